@@ -1,0 +1,37 @@
+# One entry for people and for CI. `make quickstart` and `make test` install what is missing, so they work on a fresh
+# clone with nothing but Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install quickstart quickstart-real test test-slow check clean
+
+install: $(INSTALLED)
+
+# The constraints hold the versions the tests pass on; torch comes first, alone, so that nothing pulls another build of it.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+quickstart: install
+	$(BIN)/python launch/quickstart.py --output quickstart
+
+quickstart-real: install
+	$(BIN)/python launch/quickstart_real.py --output quickstart-real
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf quickstart quickstart-real

@@ -1,0 +1,1 @@
+"""From satellite scenes to verified WebDataset shards."""

@@ -1,0 +1,58 @@
+"""The command line shared by all commands: typed parameters, `--config`, and one clear line for a user's mistake.
+
+A command is a function with annotated parameters and a Google-style docstring; jsonargparse makes the parser, the help
+and the check of every YAML key from it. A ValueError or OSError that the function raises is the user's business: one line
+on stderr and exit code 2. Any other exception is ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+USER_ERROR = 2
+
+
+class _Parser(ArgumentParser):
+    """jsonargparse's parser, whose errors are one line and name the nearest valid key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        line = " ".join(message.split())
+        unknown = re.search(r"unrecognized arguments: --([\w.\-]+)|option '([\w.\-]+)'", line, re.IGNORECASE)
+        if unknown:
+            word = (unknown.group(1) or unknown.group(2)).split(".")[-1]
+            valid = {key.split(".")[-1]: key for key in vars(self.get_defaults().as_flat()) if not key.startswith("_")}
+            near = difflib.get_close_matches(word, list(valid), 1, 0.5)
+            line += f"; did you mean {valid[near[0]]}?" if near else f"; valid keys: {', '.join(sorted(valid.values()))}"
+        print(f"{self.prog}: error: {line}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def parse(function: Callable[..., Any], arguments: Sequence[str] | None = None, positional: bool = False) -> Namespace:
+    """Parameters of `function` from the command line; `positional` turns parameters without default into positionals."""
+    description = (function.__doc__ or "").strip().split("\n\n")[0]
+    parser = _Parser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_function_arguments(function, as_group=False, as_positional=positional)
+    parsed = parser.parse_args(arguments)
+    instantiated: Namespace = parser.instantiate_classes(parsed)
+    del instantiated["config"]
+    return instantiated
+
+
+def run_command(
+    function: Callable[..., int | None], arguments: Sequence[str] | None = None, positional: bool = False
+) -> NoReturn:
+    """Parse, call and exit: 0 or what `function` returns; 2 and one line for ValueError and OSError."""
+    parameters = parse(function, arguments, positional)
+    try:
+        code = function(**vars(parameters))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    sys.exit(code or 0)

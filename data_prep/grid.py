@@ -1,0 +1,82 @@
+"""Where pixels lie: a regular grid in a coordinate reference system, windows of it, and rasters read onto it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A north-up or rotated raster grid.
+
+    Attributes:
+        crs: coordinate reference system, `EPSG:n` or WKT.
+        transform: affine transform from (column, row) to the CRS, as rasterio has it.
+        height, width: size in pixels.
+    """
+
+    crs: str
+    transform: Affine
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top in units of the CRS."""
+        corners = [self.transform @ (c, r) for c in (0, self.width) for r in (0, self.height)]
+        xs, ys = zip(*corners, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def window(self, row: int, col: int, height: int, width: int) -> Grid:
+        """The part of the grid that starts at (row, col). Raises ValueError when it reaches outside."""
+        if row < 0 or col < 0 or row + height > self.height or col + width > self.width:
+            raise ValueError(f"window rows {row}+{height}, columns {col}+{width} leaves a grid of {self.height} x {self.width}")
+        return Grid(crs=self.crs, transform=self.transform @ Affine.translation(col, row), height=height, width=width)
+
+    def windows(self, size: int) -> Iterator[tuple[int, int]]:
+        """Upper left (row, col) of the whole size x size windows of the grid, row by row, without overlap."""
+        for row in range(0, self.height - size + 1, size):
+            for col in range(0, self.width - size + 1, size):
+                yield row, col
+
+    def profile(self) -> dict[str, Any]:
+        """The georeferencing part of a rasterio profile."""
+        return {"crs": self.crs, "transform": self.transform, "height": self.height, "width": self.width}
+
+
+def read_raster(path: Path | str, grid: Grid, fill: int) -> np.ndarray:
+    """Band 1 of a classified raster on `grid`, nearest neighbour: integer (grid.height, grid.width), `fill` outside.
+
+    The raster may lie in any CRS; rasterio warps it on the fly.
+    """
+    with (
+        rasterio.open(path) as raster,
+        WarpedVRT(raster, resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped,
+    ):
+        return warped.read(1)
+
+
+def read_raster_at_own_resolution(path: Path | str, footprint: Grid, fill: int) -> np.ndarray:
+    """Band 1 of a classified raster over the footprint of `footprint` at (about) the raster's own pixel size.
+
+    What land-cover counts are made from: a 500 m footprint holds some 280 pixels of a 30 m map. `fill` outside the raster.
+    """
+    with rasterio.open(path) as raster, WarpedVRT(raster, crs=footprint.crs) as warped:
+        own_x, own_y = abs(warped.transform.a), abs(warped.transform.e)
+    left, bottom, right, top = footprint.bounds
+    width, height = max(1, round((right - left) / own_x)), max(1, round((top - bottom) / own_y))
+    transform = Affine.translation(left, top) @ Affine.scale((right - left) / width, (bottom - top) / height)
+    return read_raster(path, Grid(crs=footprint.crs, transform=transform, height=height, width=width), fill)

@@ -1,0 +1,108 @@
+"""Land-cover legends: fine codes, their counts in a footprint, and the grouping into fractions to be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+BUILT_IN_LEGENDS = Path(__file__).parent / "legends"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Legend:
+    """A land-cover legend and its default grouping.
+
+    Attributes:
+        name, title: for files and for people.
+        codes: fine codes in ascending order; the order of every vector of counts.
+        code_names: one name a code.
+        groups: for each code the name of its class.
+        classes: class names in the order of the fraction vector.
+        colors: one `#rrggbb` a class.
+        fill: codes that mean "not mapped"; they are not counted.
+    """
+
+    name: str
+    title: str
+    codes: tuple[int, ...]
+    code_names: tuple[str, ...]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    colors: tuple[str, ...]
+    fill: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.groups) - set(self.classes))
+        if unknown:
+            raise ValueError(f"legend {self.name} groups codes into {unknown}, but its classes are {list(self.classes)}")
+        if list(self.codes) != sorted(set(self.codes)):
+            raise ValueError(f"legend {self.name}: codes must be distinct and ascending, got {list(self.codes)}")
+
+    def count(self, codes: np.ndarray) -> np.ndarray:
+        """Pixels of each fine code: any integer array -> int64 (len(self.codes),). Fill codes are left out.
+
+        Raises ValueError for a code that the legend does not have: a wrong legend must not pass as "not mapped".
+        """
+        found, counts = np.unique(codes, return_counts=True)
+        unknown = sorted(set(found.tolist()) - set(self.codes) - set(self.fill))
+        if unknown:
+            raise ValueError(
+                f"land cover holds codes {unknown[:5]} that legend {self.name} does not have; is it the right legend?"
+            )
+        by_code = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        return np.array([by_code.get(code, 0) for code in self.codes], dtype=np.int64)
+
+    def grouping_matrix(self) -> np.ndarray:
+        """0/1 matrix float64 (classes, codes): `grouping_matrix() @ counts` sums fine counts into classes."""
+        return np.array([[group == name for group in self.groups] for name in self.classes], dtype=np.float64)
+
+    def fractions(self, counts: np.ndarray) -> np.ndarray:
+        """Counts (..., codes) -> area fractions float64 (..., classes) that sum to 1.
+
+        Raises ValueError where nothing was counted: such a footprint has no target and must be rejected before.
+        """
+        grouped = counts @ self.grouping_matrix().T
+        total = grouped.sum(axis=-1, keepdims=True)
+        if (total == 0).any():
+            raise ValueError("a footprint without any mapped pixel has no land-cover fractions")
+        return grouped / total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `legend_from_dict` is the inverse."""
+        return asdict(self)
+
+
+def legend_from_dict(values: Mapping[str, Any]) -> Legend:
+    """Inverse of `Legend.to_dict`."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Legend(**fields)
+
+
+def load_legend(name_or_path: str) -> Legend:
+    """A built-in legend by name (`glc_fcs30d`, `scl`, `fmask_classes`) or any legend by the path of its YAML."""
+    path = Path(name_or_path) if name_or_path.endswith(".yaml") else BUILT_IN_LEGENDS / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in BUILT_IN_LEGENDS.glob("*.yaml"))
+        raise ValueError(f"no legend {name_or_path!r}: give one of {known} or the path of a .yaml file like theirs")
+    values = yaml.safe_load(path.read_text())
+    try:
+        codes = dict(sorted(values["codes"].items()))
+        return Legend(
+            name=values["name"],
+            title=values["title"],
+            codes=tuple(codes),
+            code_names=tuple(entry["name"] for entry in codes.values()),
+            groups=tuple(entry["group"] for entry in codes.values()),
+            classes=tuple(values["classes"]),
+            colors=tuple(entry["color"] for entry in values["classes"].values()),
+            fill=tuple(values["fill"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} does not describe a legend: {error}; see {BUILT_IN_LEGENDS / 'glc_fcs30d.yaml'} for every key"
+        ) from error

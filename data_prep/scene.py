@@ -1,0 +1,126 @@
+"""A scene: a folder with the image series of one place, its land cover, its labels, and `scene.yaml` that says so.
+
+    name: delta_2021
+    region: delta                  # scenes of one region always stay in one split
+    split: train                   # train, validation or test
+    sources:
+      sentinel2: {container: zarr_cube, path: sentinel2.zarr, offset: -1000}
+      landsat: {container: geotiff_scenes, path: landsat}
+      modis: {container: hdf5_cube, path: modis.h5}
+    land_cover: {raster: landcover.tif, legend: glc_fcs30d}     # or {quality: sentinel2, legend: scl}
+    labels:
+      crop_type: {path: crop_type.tif, classes: {1: paddy_rice, 2: winter_wheat}, nodata: 0}
+
+Paths are relative to the folder. What a source's container needs beside `container` and `path` stands in the reader's
+docstring (`data_prep/readers/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DESCRIPTION = "scene.yaml"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandCover:
+    """Where land-cover counts come from: a classified raster, or the source's own quality layer counted over the year."""
+
+    legend: str
+    raster: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A label raster: its path, the name of each code, and the code that means "not labelled"."""
+
+    path: Path
+    classes: Mapping[int, str]
+    nodata: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """The content of one `scene.yaml`, checked, with absolute paths. `sources` maps names to the options of their readers."""
+
+    name: str
+    region: str
+    split: str
+    folder: Path
+    sources: Mapping[str, Mapping[str, Any]]
+    land_cover: LandCover | None
+    labels: Mapping[str, Label]
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.folder / DESCRIPTION}: split is {self.split!r}; expected one of {', '.join(SPLITS)}")
+        if not self.sources:
+            raise ValueError(f"{self.folder / DESCRIPTION}: no sources")
+        if "." in self.name or "/" in self.name:
+            raise ValueError(f"{self.folder / DESCRIPTION}: name {self.name!r} must hold no dot or slash; it begins sample keys")
+
+
+def load_scene(folder: Path) -> Scene:
+    """The scene in `folder`. Raises ValueError that names the file and the key that is missing or unknown."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ValueError(f"no {DESCRIPTION} in {folder}: a scene is a folder with a {DESCRIPTION} (see README, 'Your own data')")
+    values = yaml.safe_load(path.read_text())
+    known = {"name", "region", "split", "sources", "land_cover", "labels"}
+    if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= known:
+        found = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path}: needs the keys name and sources and knows {sorted(known)}; found {found}")
+    try:
+        cover = values.get("land_cover")
+        land_cover = None
+        if cover is not None:
+            raster = folder / cover["raster"] if "raster" in cover else None
+            land_cover = LandCover(legend=_legend_reference(cover["legend"], folder), raster=raster)
+        labels = {
+            name: Label(path=folder / entry["path"], classes=dict(entry["classes"]), nodata=entry.get("nodata", 0))
+            for name, entry in (values.get("labels") or {}).items()
+        }
+        sources = {name: dict(options) for name, options in values["sources"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as a scene: {type(error).__name__} {error}") from error
+    return Scene(
+        name=str(values["name"]),
+        region=str(values.get("region", values["name"])),
+        split=values.get("split", "train"),
+        folder=folder,
+        sources=sources,
+        land_cover=land_cover,
+        labels=labels,
+    )
+
+
+def _legend_reference(legend: str, folder: Path) -> str:
+    """A legend given as a YAML beside the scene is relative to the scene's folder; a built-in one is a bare name."""
+    return str(folder / legend) if legend.endswith(".yaml") else legend
+
+
+def find_scenes(folder: Path) -> list[Scene]:
+    """All scenes in `folder` (itself or its children), by name. Raises ValueError when there is none or a name repeats."""
+    if not folder.is_dir():
+        raise ValueError(f"input folder {folder} does not exist")
+    paths = [folder] if (folder / DESCRIPTION).is_file() else sorted(p.parent for p in folder.glob(f"*/{DESCRIPTION}"))
+    if not paths:
+        raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{DESCRIPTION} (simulate.py writes such folders)")
+    scenes = sorted((load_scene(path) for path in paths), key=lambda scene: scene.name)
+    names = [scene.name for scene in scenes]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"scene names must be unique in {folder}; repeated: {repeated}")
+    splits: dict[str, set[str]] = {}
+    for scene in scenes:
+        splits.setdefault(scene.region, set()).add(scene.split)
+    torn = sorted(region for region, found in splits.items() if len(found) > 1)
+    if torn:
+        raise ValueError(f"regions {torn} lie in more than one split; neighbours in training and test make scores worthless")
+    return scenes

@@ -1,0 +1,1 @@
+"""Fine-tuning of the encoder to mapping tasks, and georeferenced maps."""

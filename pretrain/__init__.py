@@ -1,0 +1,1 @@
+"""Pretraining: stream -> Video Swin -> land-cover fractions, with DeepSpeed ZeRO."""
