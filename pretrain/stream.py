@@ -1,0 +1,395 @@
+"""Shards -> batches. What micro-step k holds is a pure function of (corpus fingerprint, seed, k).
+
+The order is the same on any number of ranks and workers and starts anywhere at once (`pretrain/order.py`). All ranks are on
+one source in a micro-step: DeepSpeed's ZeRO 1 and 2 silently mix gradients when ranks take different branches. Only the
+drawn frames are read, by `preadv` straight into the batch. Pixels stay integers: normalise and `orient` on the device.
+
+Workers are threads: `preadv` runs outside the interpreter lock, and a batch need not be copied between processes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.corpus import Corpus
+from pretrain.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
+
+_MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy")
+_MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """What goes into a batch.
+
+    Attributes:
+        num_frames: frames drawn from the year of each sample, in the order of time.
+        global_batch_size: samples a micro-step over all ranks; one number, or one for each source so that steps cost alike.
+        mixture: weight of each source, the share of micro-steps that it gets; default: all sources of the corpus equally.
+        augment: draw one of the 8 flips and rotations for each sample.
+        num_workers: threads that read ahead on each rank; 0 reads in the caller.
+        seed: of order, frames and orientations.
+    """
+
+    num_frames: int = 16
+    global_batch_size: dict[str, int] | int = 32
+    mixture: dict[str, float] | None = None
+    augment: bool = True
+    num_workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames is {self.num_frames}; expected at least 1")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers is {self.num_workers}; expected 0 (read in the caller) or more threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's share of a micro-step: B samples of one source.
+
+    Attributes:
+        source, legend: name of the source, and of the legend that `land_cover` counts.
+        keys: B keys of the corpus.
+        pixels: (B, T, C, H, W), the sensor's integer dtype, as stored.
+        valid: (B, T, H, W) bool, True where the observation is clear.
+        dates: (B, T) int32, days since 1970-01-01, ascending.
+        day_of_year: (B, T) int16, 1 to 366.
+        land_cover: (B, codes of the legend) int64 counts.
+        orientation: (B,) uint8, what `orient` applies; 0 leaves a sample as it is.
+    """
+
+    source: str
+    legend: str
+    keys: list[str]
+    pixels: torch.Tensor
+    valid: torch.Tensor
+    dates: torch.Tensor
+    day_of_year: torch.Tensor
+    land_cover: torch.Tensor
+    orientation: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, about what was read for them."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, torch.Tensor))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on `device`; asynchronous when it lies in pinned memory, as it does where there is a GPU."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is read for B positions of a micro-step: sample numbers within the source (B,), frames (B, T), orientation (B,)."""
+
+    source: str
+    samples: np.ndarray
+    frames: np.ndarray
+    orientation: np.ndarray
+
+
+def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
+    """Apply the drawn flips and rotations: images (B, ..., H, W), orientation (B,) -> the same shape and dtype.
+
+    Bit 0 mirrors columns, bit 1 mirrors rows, bit 2 then transposes: together the 8 symmetries of a square. Selects by
+    arithmetic, so a GPU need not be waited for. Use it on floats or bool; few operators know uint16.
+    """
+
+    def where_bit(bit: int, changed: torch.Tensor) -> torch.Tensor:
+        chosen = (orientation >> bit & 1).bool().view(-1, *[1] * (images.ndim - 1))
+        return torch.where(chosen, changed, images)
+
+    images = where_bit(0, images.flip(-1))
+    images = where_bit(1, images.flip(-2))
+    return where_bit(2, images.transpose(-1, -2)) if images.shape[-1] == images.shape[-2] else images
+
+
+class _Shard:
+    """An open file. It closes when its last user lets go, so a thread never reads from a number that was given away."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    def read_into(self, array: np.ndarray, offset: int) -> None:
+        """Fill the C-contiguous `array` from byte `offset`. Raises ValueError when the file ends before."""
+        rest = array.reshape(-1).view(np.uint8).data
+        while rest:
+            done = os.preadv(self.fd, [rest], offset)
+            if done == 0:
+                raise ValueError(f"{self.path} ends at byte {offset} in the middle of a sample; run data_prep/verify.py")
+            rest, offset = rest[done:], offset + done
+
+
+class _OpenShards:
+    """The most recently used shards, open; opened at first use in each process."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Path, _Shard] = OrderedDict()
+
+    def __getitem__(self, path: Path) -> _Shard:
+        with self._lock:
+            if path not in self._open:
+                self._open[path] = _Shard(path)
+            self._open.move_to_end(path)
+            if len(self._open) > self._limit:
+                self._open.popitem(last=False)
+            return self._open[path]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._open.clear()
+
+
+class _Table:
+    """Where the samples of one source lie, in arrays: as Python objects 25 million samples would not fit in memory.
+
+    Attributes:
+        shards: paths; shard (N,) int32 points into it.
+        keys: (N,) fixed-width bytes.
+        frames: (N,) int32, frames of the year.
+        offsets, sizes: (N, 4) int64, bytes of each of `_MEMBERS` in the shard.
+        frame_shape: (C, H, W).
+        codes: length of the land-cover counts.
+    """
+
+    def __init__(self, corpus: Corpus, source: str, split: str) -> None:
+        samples = corpus.samples(source, split)
+        if not samples:
+            raise ValueError(f"{corpus.folder} has no samples of source {source!r} in split {split!r}; leave it out of `mixture`")
+        legends = sorted({sample.legend for sample in samples})
+        if len(legends) > 1:
+            raise ValueError(f"samples of source {source!r} are counted in different legends {legends}; shard them apart")
+        self.legend = legends[0]
+        self.codes = len(corpus.legends[self.legend].codes)
+        self.frame_shape = tuple(corpus.shapes[source])
+        self.dtype = np.dtype(corpus.sensors[source].dtype)
+        paths = {sample.shard: None for sample in samples}
+        self.shards = list(paths)
+        number = {path: i for i, path in enumerate(self.shards)}
+        self.shard = np.array([number[sample.shard] for sample in samples], dtype=np.int32)
+        self.keys = np.array([sample.key.encode() for sample in samples])
+        self.frames = np.array([sample.frames for sample in samples], dtype=np.int32)
+        members = [[sample.members[name] for name in _MEMBERS] for sample in samples]
+        self.offsets = np.array([[member.offset for member in row] for row in members], dtype=np.int64)
+        self.sizes = np.array([[member.size for member in row] for row in members], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def layout(self, sample: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
+        """The dtype and shape that each of `_MEMBERS` must have."""
+        frames = int(self.frames[sample])
+        return [
+            (self.dtype, (frames, *self.frame_shape)),
+            (np.dtype(bool), (frames, *self.frame_shape[1:])),
+            (np.dtype(np.int32), (frames,)),
+            (np.dtype(np.int64), (self.codes,)),
+        ]
+
+
+class Stream:
+    """Batches of one split of a corpus for one rank.
+
+    Raises ValueError for a source that the corpus or the split does not have, more frames than a sample holds, and a batch
+    that cannot be divided among the ranks.
+    """
+
+    def __init__(self, corpus: Corpus, split: str, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
+        self._config = config
+        self._rank, self._world_size = rank, world_size
+        mixture = dict.fromkeys(sorted(corpus.sensors), 1.0) if config.mixture is None else config.mixture
+        unknown = sorted(set(mixture) - set(corpus.sensors))
+        if unknown:
+            raise ValueError(f"mixture names sources {unknown}; {corpus.folder} holds {sorted(corpus.sensors)}")
+        self._cycle = np.array(mixture_cycle(mixture))
+        self.sources = sorted(mixture)
+        self._batch_size = {source: self._global_batch_size(source) for source in self.sources}
+        self._tables = {source: _Table(corpus, source, split) for source in self.sources}
+        for source, table in self._tables.items():
+            short = int((table.frames < config.num_frames).sum())
+            if short:
+                raise ValueError(
+                    f"{short} of {len(table)} samples of source {source!r} have fewer than num_frames={config.num_frames} frames "
+                    f"(the shortest {table.frames.min()}); lower num_frames, or shard again with a higher --min_frames"
+                )
+        names = (corpus.fingerprint, config.seed, split)
+        self._mixture_key = named_key(*names, "mixture")
+        self._keys = {
+            source: {what: named_key(*names, source, what) for what in ("order", "frames", "orientation")}
+            for source in self.sources
+        }
+        self._shards = _OpenShards(_MAX_OPEN_SHARDS)
+        self._pin = torch.cuda.is_available()
+
+    def _global_batch_size(self, source: str) -> int:
+        sizes = self._config.global_batch_size
+        if isinstance(sizes, dict) and source not in sizes:
+            raise ValueError(f"global_batch_size has no entry for source {source!r}, only for {sorted(sizes)}")
+        size = sizes[source] if isinstance(sizes, dict) else sizes
+        if size < 1 or size % self._world_size:
+            nearest = max(1, round(size / self._world_size)) * self._world_size
+            raise ValueError(
+                f"global_batch_size of source {source!r} is {size}, which {self._world_size} ranks cannot share equally; "
+                f"take {nearest} or another number of ranks"
+            )
+        return size
+
+    def _place(self, micro_step: int) -> tuple[str, int]:
+        """The source of a micro-step, and how many micro-steps before it had the same one.
+
+        Each cycle holds every source by its weight, in an order of its own; so only the present cycle is looked at.
+        """
+        length = len(self._cycle)
+        cycles, slot = divmod(micro_step, length)
+        present = self._cycle[shuffled(np.arange(cycles * length, micro_step + 1), length, self._mixture_key)]
+        source = str(present[slot])
+        return source, cycles * int((self._cycle == source).sum()) + int((present[:slot] == source).sum())
+
+    def source_of(self, micro_step: int) -> str:
+        """The source of a micro-step, on all ranks."""
+        return self._place(micro_step)[0]
+
+    def micro_steps_per_epoch(self, source: str) -> float:
+        """Micro-steps of `source` until each of its samples has been seen once (more)."""
+        return len(self._tables[source]) / self._batch_size[source]
+
+    def epoch_of(self, micro_step: int) -> float:
+        """Epochs of the micro-step's source that lie before it; the whole part is the number of finished ones."""
+        source, before = self._place(micro_step)
+        return before / self.micro_steps_per_epoch(source)
+
+    def draw(self, micro_step: int) -> Draw:
+        """Samples, frames and orientations of the global batch, all ranks one after the other. Reads nothing."""
+        return self._draw(micro_step, rank=0, world_size=1)
+
+    def keys(self, micro_step: int) -> list[str]:
+        """Keys of the global batch, all ranks one after the other."""
+        draw = self.draw(micro_step)
+        return [key.decode() for key in self._tables[draw.source].keys[draw.samples]]
+
+    def _draw(self, micro_step: int, rank: int, world_size: int) -> Draw:
+        """A contiguous share of the global batch."""
+        source, before = self._place(micro_step)
+        share = self._batch_size[source] // world_size
+        table, keys = self._tables[source], self._keys[source]
+        # Batch b of a source covers b*B..b*B+B-1 of the endless row of its epochs: every sample exactly once an epoch.
+        positions = before * self._batch_size[source] + rank * share + np.arange(share)
+        epochs = positions // len(table)
+        samples = shuffled(positions, len(table), keys["order"])
+        frames = drawn_frames(samples, epochs, table.frames[samples], self._config.num_frames, keys["frames"])
+        orientation = (mix(samples, mix(epochs, keys["orientation"])) >> np.uint64(61)).astype(np.uint8)
+        square = table.frame_shape[1] == table.frame_shape[2]
+        allowed = (7 if square else 3) if self._config.augment else 0
+        return Draw(source, samples, frames, orientation & np.uint8(allowed))
+
+    def batch(self, micro_step: int) -> Batch:
+        """This rank's part of a micro-step. Raises ValueError for a damaged shard."""
+        draw = self._draw(micro_step, self._rank, self._world_size)
+        table = self._tables[draw.source]
+        size, num_frames = draw.frames.shape
+        pixels, pixels_view = self._allocate(table.dtype, (size, num_frames, *table.frame_shape))
+        valid, valid_view = self._allocate(np.dtype(bool), (size, num_frames, *table.frame_shape[1:]))
+        dates, dates_view = self._allocate(np.dtype(np.int32), (size, num_frames))
+        land_cover, land_cover_view = self._allocate(np.dtype(np.int64), (size, table.codes))
+        for i, sample in enumerate(draw.samples.tolist()):
+            shard = self._shards[table.shards[table.shard[sample]]]
+            views = (pixels_view[i], valid_view[i], dates_view[i], land_cover_view[i])
+            self._read_sample(shard, table, sample, draw.frames[i], views)
+        days = dates_view.astype("datetime64[D]")
+        day_of_year = (days - days.astype("datetime64[Y]")).astype(np.int16) + np.int16(1)
+        return Batch(
+            source=draw.source,
+            legend=table.legend,
+            keys=[key.decode() for key in table.keys[draw.samples]],
+            pixels=pixels,
+            valid=valid,
+            dates=dates,
+            day_of_year=torch.from_numpy(day_of_year),
+            land_cover=land_cover,
+            orientation=torch.from_numpy(draw.orientation),
+        )
+
+    def _allocate(self, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
+        """A tensor, pinned where there is a GPU, and the array over the same memory."""
+        tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=self._pin)
+        return tensor, tensor.numpy()
+
+    @staticmethod
+    def _read_sample(shard: _Shard, table: _Table, sample: int, frames: np.ndarray, views: tuple[np.ndarray, ...]) -> None:
+        """Read the drawn frames of one sample into `views`, one for each of `_MEMBERS`."""
+        # Neighbouring frames lie side by side in the shard and in the batch: one read a run.
+        starts = np.flatnonzero(np.diff(frames, prepend=-2) != 1)
+        runs = list(zip(starts.tolist(), [*starts[1:].tolist(), len(frames)], frames[starts].tolist(), strict=True))
+        for member, (dtype, shape), view in zip(range(len(_MEMBERS)), table.layout(sample), views, strict=True):
+            offset, size = int(table.offsets[sample, member]), int(table.sizes[sample, member])
+            item = dtype.itemsize * int(np.prod(shape[1:]))
+            header = np.empty(max(0, size - item * shape[0]), np.uint8)
+            shard.read_into(header, offset)
+            if _parse_header(header.tobytes()) != (shape, False, dtype):
+                key = table.keys[sample].decode()
+                raise ValueError(
+                    f"{shard.path}: {key}.{_MEMBERS[member]} is not {dtype}{shape} as the index says; run data_prep/verify.py"
+                )
+            if member == _MEMBERS.index("landcover.npy"):
+                shard.read_into(view, offset + len(header))
+                continue
+            for start, stop, frame in runs:
+                shard.read_into(view[start:stop], offset + len(header) + frame * item)
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """This rank's batches of micro-steps start..stop-1, read ahead by `num_workers` threads."""
+        if self._config.num_workers == 0:
+            yield from map(self.batch, range(start, stop))
+            return
+        pool = ThreadPoolExecutor(self._config.num_workers, thread_name_prefix="stream")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for micro_step in range(start, stop):
+                ahead.append(pool.submit(self.batch, micro_step))
+                if len(ahead) > self._config.num_workers:  # one is ready while every worker reads another
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Close all shards. The stream stays usable and opens them again."""
+        self._shards.clear()
+
+
+@lru_cache(maxsize=4096)
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype] | None:
+    """Shape, whether in Fortran order, and dtype from the header of a .npy file; None when it is none.
+
+    Few headers differ in a corpus (one for each number of frames), so each is parsed once.
+    """
+    file = BytesIO(header)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError:
+        return None
+    return (shape, fortran_order, dtype) if file.tell() == len(header) else None
