@@ -30,10 +30,11 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class LandCover:
-    """Where land-cover counts come from: a classified raster, or the source's own quality layer counted over the year."""
+    """Where land-cover counts come from: a classified raster, or the quality layer of the source `quality` over the year."""
 
     legend: str
     raster: Path | None
+    quality: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,10 @@ def load_scene(folder: Path) -> Scene:
         land_cover = None
         if cover is not None:
             raster = folder / cover["raster"] if "raster" in cover else None
-            land_cover = LandCover(legend=_legend_reference(cover["legend"], folder), raster=raster)
+            if (raster is None) == ("quality" not in cover):
+                raise ValueError("land_cover needs either `raster` (a path) or `quality` (a source)")
+            legend = _legend_reference(cover["legend"], folder)
+            land_cover = LandCover(legend=legend, raster=raster, quality=cover.get("quality"))
         labels = {
             name: Label(path=folder / entry["path"], classes=dict(entry["classes"]), nodata=entry.get("nodata", 0))
             for name, entry in (values.get("labels") or {}).items()
