@@ -1,0 +1,77 @@
+"""What is said of a corpus as a whole, made from the plan and the indexes alone: dataset.json, rejected.jsonl, the table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from data_prep.corpus import VERSION, corpus_fingerprint
+from data_prep.normalization import BandStatistics, statistics_from_dict
+from data_prep.plan import Plan
+from data_prep.shards import json_bytes
+
+REJECTED = "rejected.jsonl"
+
+
+def describe(plan: Plan, output: Path, indexes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of dataset.json. `indexes` are those of `plan.shards`, in that order.
+
+    Normalisation is over the training split; a source without training samples takes what it has, and says so.
+    """
+    sources = {}
+    for name, sensor in plan.sensors.items():
+        of_source = [index for index in indexes if index["source"] == name and index["samples"]]
+        if not of_source:
+            continue
+        train = [index for index in of_source if index["split"] == "train"]
+        statistics = BandStatistics.empty(len(sensor.bands))
+        for index in train or of_source:
+            statistics += statistics_from_dict(index["statistics"])
+        normalization = {"mean": statistics.mean.tolist(), "std": statistics.std.tolist(), "split": "train" if train else "all"}
+        shape = [len(sensor.bands), sensor.chip_px, sensor.chip_px]
+        sources[name] = {"sensor": sensor.to_dict(), "shape": shape, "normalization": normalization}
+    shards = [
+        {**{key: index[key] for key in ("shard", "source", "split", "bytes", "sha256")}, "samples": len(index["samples"])}
+        for index in indexes
+    ]
+    return {
+        "version": VERSION,
+        "plan": plan.hash,
+        "fingerprint": corpus_fingerprint((output / f"{shard.name}.json").read_bytes() for shard in plan.shards),
+        "sources": sources,
+        "legends": {name: legend.to_dict() for name, legend in plan.legends.items()},
+        "shards": shards,
+        "rejected": len(plan.rejected) + sum(len(index["rejected"]) for index in indexes),
+    }
+
+
+def rejected_lines(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> bytes:
+    """The content of rejected.jsonl: what the plan left out, then what the writers did, shard by shard."""
+    rows = [asdict(rejection) for rejection in plan.rejected] + [row for index in indexes for row in index["rejected"]]
+    return b"".join(json_bytes(row) + b"\n" for row in rows)
+
+
+def summary(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> str:
+    """Two tables for people: samples, frames, valid share and size by source and split; rejected samples by reason."""
+    rows = []
+    for source, split in sorted({(index["source"], index["split"]) for index in indexes}):
+        group = [index for index in indexes if (index["source"], index["split"]) == (source, split)]
+        frames = sum(sample["frames"] for index in group for sample in index["samples"])
+        valid = sum(index["statistics"]["count"][0] for index in group)
+        share = valid / max(1, frames * plan.sensors[source].chip_px ** 2)
+        size = sum(index["bytes"] for index in group) / 1e6
+        rows.append(
+            [source, split, len(group), sum(len(index["samples"]) for index in group), frames, f"{share:.0%}", f"{size:.1f}"]
+        )
+    tables = [tabulate(rows, ["source", "split", "shards", "samples", "frames", "valid", "MB"], disable_numparse=True)]
+    reasons = Counter((rejection.source, rejection.reason) for rejection in plan.rejected)
+    reasons.update((row["source"], row["reason"]) for index in indexes for row in index["rejected"])
+    if reasons:
+        lines = [[source, count, reason] for (source, reason), count in sorted(reasons.items())]
+        tables.append(tabulate(lines, ["source", "rejected", "reason"]))
+    return "\n\n".join(tables)

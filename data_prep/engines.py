@@ -1,0 +1,47 @@
+"""Engines map a function over shard numbers and know nothing else: what is done and what is not stands in the output folder."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def map_local(function: Callable[[int], Result], numbers: Sequence[int], workers: int) -> Iterator[tuple[int, Result]]:
+    """Pairs of number and result as they come, from spawned processes: handles of GDAL, HDF5 and fsspec survive no fork."""
+    if workers == 1 or len(numbers) < 2:
+        yield from ((number, function(number)) for number in numbers)
+        return
+    with ProcessPoolExecutor(min(workers, len(numbers)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(function, number): number for number in numbers}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker process died (out of memory?); what is finished stays: start again with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_dask(
+    function: Callable[[int], Result], numbers: Sequence[int], workers: int, scheduler: str | None, retries: int = 3
+) -> Iterator[tuple[int, Result]]:
+    """The same on a Dask cluster at the address `scheduler`, or on one of `workers` processes that lives as long as the call.
+
+    A shard whose worker dies goes to another one, `retries` times.
+    """
+    from distributed import Client, LocalCluster, as_completed  # takes a second to import; only this engine needs it
+
+    with ExitStack() as stack:
+        cluster = scheduler or stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+        client = stack.enter_context(Client(cluster))
+        futures = dict(zip(client.map(function, numbers, pure=False, retries=retries), numbers, strict=True))
+        for future in as_completed(futures):
+            yield futures[future], future.result()

@@ -1,0 +1,163 @@
+"""What can be wrong with a shard, found by reading all of it: a writer reads back its own with this, verify.py anybody's."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.corpus import MEMBERS, VERSION
+from data_prep.normalization import BandStatistics, statistics_from_dict
+from data_prep.plan import Plan, PlannedSample, PlannedShard
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and where: a file of the corpus, and a member of it (empty when it is about the whole file)."""
+
+    file: str
+    member: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.member + ': ' if self.member else ''}{self.what}"
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping[str, Any]) -> list[Fault]:
+    """All faults of one shard: its index against the plan, its tar against both. Empty when every byte is as written.
+
+    Every member is read, hashed and decoded; memory holds one sample at a time.
+    """
+    index_file, tar_file = f"{shard.name}.json", f"{shard.name}.tar"
+    stated = [
+        ("version", VERSION),
+        ("shard", tar_file),
+        ("plan", plan.hash),
+        ("source", shard.source),
+        ("split", shard.split),
+    ]
+    faults = [
+        Fault(index_file, key, f"is {index.get(key)!r}; the plan says {value!r}")
+        for key, value in stated
+        if index.get(key) != value
+    ]
+    try:
+        faults += [Fault(index_file, *fault) for fault in _sample_list_faults(shard, index)]
+        if tar_path.stat().st_size != index["bytes"]:
+            faults.append(Fault(tar_file, "", f"is {tar_path.stat().st_size} bytes long; its index says {index['bytes']}"))
+        elif sha256_of(tar_path) != index["sha256"]:
+            faults.append(Fault(tar_file, "", "its sha256 is not the one in its index"))
+        faults += [Fault(tar_file, *fault) for fault in _structure_faults(tar_path, index)]
+        planned = {sample.key: sample for sample in shard.samples}
+        statistics = BandStatistics.empty(len(plan.sensors[shard.source].bands))
+        with tar_path.open("rb") as tar:
+            for entry in index["samples"]:
+                members = {}
+                for name, place in entry["members"].items():
+                    tar.seek(place["offset"])
+                    members[name] = tar.read(place["size"])
+                    if hashlib.sha256(members[name]).hexdigest() != place["sha256"]:
+                        faults.append(Fault(tar_file, f"{entry['key']}.{name}", "its sha256 is not the one in the index"))
+                if entry["key"] in planned:
+                    arrays, wrong = _decode(plan, planned[entry["key"]], entry, members)
+                    faults += [Fault(tar_file, f"{entry['key']}.{name}", what) for name, what in wrong]
+                    if not wrong:
+                        statistics += BandStatistics.of_pixels(arrays["pixels.npy"], arrays["valid.npy"])
+        if not faults and not statistics.is_close(statistics_from_dict(index["statistics"])):
+            faults.append(Fault(index_file, "statistics", "are not those of the pixels in the tar"))
+    except (KeyError, TypeError, AttributeError) as error:
+        faults.append(Fault(index_file, "", f"is not the index of a shard: {type(error).__name__} {error}"))
+    return faults
+
+
+def _sample_list_faults(shard: PlannedShard, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each planned sample is either written or rejected, once and in order, and nothing else is there."""
+    written = [entry["key"] for entry in index["samples"]]
+    rejected = {rejection["key"] for rejection in index["rejected"]}
+    expected = [sample.key for sample in shard.samples if sample.key not in rejected]
+    if written == expected and rejected <= {sample.key for sample in shard.samples}:
+        return
+    for key in sorted(set(expected) - set(written)):
+        yield key, "is planned here, and neither written nor rejected"
+    for key in sorted((set(written) | rejected) - {sample.key for sample in shard.samples}):
+        yield key, "is not planned here"
+    for key in sorted({key for key in written if written.count(key) > 1 or key in rejected}):
+        yield key, "occurs more than once"
+    if written != expected and sorted(written) == sorted(expected):
+        yield "", "the samples are not in the order of the plan"
+
+
+def _structure_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The members that a stock reader meets, against those of the index: a tar cut between two members just ends early."""
+    expected = {f"{entry['key']}.{name}": p["offset"] for entry in index["samples"] for name, p in entry["members"].items()}
+    found: dict[str, int] = {}
+    try:
+        with tarfile.open(tar_path, "r:") as tar:
+            for info in tar:
+                if info.name in found:
+                    yield info.name, "occurs more than once"
+                found[info.name] = info.offset_data
+    except tarfile.TarError as error:
+        yield "", f"is no readable tar: {error}"
+    for name in expected:
+        if name not in found:
+            yield name, "is missing from the tar"
+        elif found[name] != expected[name]:
+            yield name, f"lies at byte {found[name]}; the index says {expected[name]}"
+    for name in found:
+        if name not in expected:
+            yield name, "is not in the index"
+
+
+def _decode(
+    plan: Plan, planned: PlannedSample, entry: Mapping[str, Any], members: Mapping[str, bytes]
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Arrays by member, and what is wrong with which member: types and shapes, dates, counts and names against the plan."""
+    if tuple(sorted(members)) != MEMBERS:
+        return {}, [("", f"has the members {sorted(members)}; expected {list(MEMBERS)}")]
+    sensor, legend = plan.sensors[planned.source], plan.scenes[planned.scene].legend
+    assert legend is not None, "scenes without land cover have no planned samples"
+    frames, side = planned.stop - planned.start, planned.size
+    layouts = {
+        "dates.npy": (np.dtype(np.int32), (frames,)),
+        "landcover.npy": (np.dtype(np.int64), (len(plan.legends[legend].codes),)),
+        "pixels.npy": (np.dtype(sensor.dtype), (frames, len(sensor.bands), side, side)),
+        "valid.npy": (np.dtype(np.bool_), (frames, side, side)),
+    }
+    arrays: dict[str, np.ndarray] = {}
+    wrong = []
+    for name, (dtype, shape) in layouts.items():
+        try:
+            arrays[name] = array = np.load(io.BytesIO(members[name]), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            wrong.append((name, f"cannot be decoded: {error}"))
+            continue
+        if (array.dtype, array.shape) != (dtype, shape):
+            wrong.append((name, f"is {array.dtype}{array.shape}; the plan says {dtype}{shape}"))
+    if wrong:
+        return arrays, wrong
+    dates = plan.scenes[planned.scene].series[planned.source].dates[planned.start : planned.stop]
+    if entry["frames"] != frames or tuple(arrays["dates.npy"].tolist()) != dates:
+        wrong.append(("dates.npy", "the dates are not those of the plan"))
+    if entry["legend"] != legend or arrays["landcover.npy"].tolist() != entry["land_cover"]:
+        wrong.append(("landcover.npy", "the counts or the legend are not those of the index"))
+    try:
+        about = json.loads(members["json"])
+        if (about["source"], about["scene"], about["split"]) != (planned.source, planned.scene, planned.split):
+            wrong.append(("json", "names another source, scene or split than the plan"))
+    except (ValueError, KeyError, TypeError) as error:
+        wrong.append(("json", f"cannot be decoded: {type(error).__name__} {error}"))
+    return arrays, wrong
