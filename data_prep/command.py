@@ -33,12 +33,23 @@ class _Parser(ArgumentParser):
         sys.exit(USER_ERROR)
 
 
-def parse(function: Callable[..., Any], arguments: Sequence[str] | None = None, positional: bool = False) -> Namespace:
-    """Parameters of `function` from the command line; `positional` turns parameters without default into positionals."""
-    description = (function.__doc__ or "").strip().split("\n\n")[0]
+def parse(
+    function: Callable[..., Any],
+    arguments: Sequence[str] | None = None,
+    positional: bool = False,
+    config_class: type | None = None,
+) -> Namespace:
+    """Parameters of `function`, or fields of `config_class`, from the command line.
+
+    `positional` turns parameters without default into positionals.
+    """
+    description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
     parser = _Parser(description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_function_arguments(function, as_group=False, as_positional=positional)
+    if config_class is None:
+        parser.add_function_arguments(function, as_group=False, as_positional=positional)
+    else:
+        parser.add_class_arguments(config_class, as_group=False, as_positional=positional)
     parsed = parser.parse_args(arguments)
     instantiated: Namespace = parser.instantiate_classes(parsed)
     del instantiated["config"]
@@ -46,12 +57,18 @@ def parse(function: Callable[..., Any], arguments: Sequence[str] | None = None, 
 
 
 def run_command(
-    function: Callable[..., int | None], arguments: Sequence[str] | None = None, positional: bool = False
+    function: Callable[..., int | None],
+    arguments: Sequence[str] | None = None,
+    positional: bool = False,
+    config_class: type | None = None,
 ) -> NoReturn:
-    """Parse, call and exit: 0 or what `function` returns; 2 and one line for ValueError and OSError."""
-    parameters = parse(function, arguments, positional)
+    """Parse, call and exit: 0 or what `function` returns; 2 and one line for ValueError and OSError.
+
+    With a dataclass `config_class` the options are its fields and `function` takes one instance of it.
+    """
+    parameters = vars(parse(function, arguments, positional, config_class))
     try:
-        code = function(**vars(parameters))
+        code = function(**parameters) if config_class is None else function(config_class(**parameters))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)

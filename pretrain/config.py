@@ -1,0 +1,92 @@
+"""Everything a pretraining run can be told. YAML files in `configs/`; `--print_config` shows the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pretrain.model import EncoderConfig
+from pretrain.stream import StreamConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    Attributes:
+        learning_rate: peak rate.
+        final_share: rate at the last step, as a share of the peak.
+        warmup_share: share of all steps for the warm-up; a share, so that short runs keep their shape.
+        weight_decay: on matrices; norms, biases and position tables have none.
+        betas: of Adam.
+        gradient_clipping: largest norm of the whole gradient; 0 for none. Always passed to DeepSpeed, whose default is 1.0.
+    """
+
+    learning_rate: float = 5e-4
+    final_share: float = 0.01
+    warmup_share: float = 0.05
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    gradient_clipping: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Land-cover fractions with a mean teacher.
+
+    Attributes:
+        groupings: for a legend of the corpus a YAML that groups its codes otherwise (`--objective.groupings.glc_fcs30d my.yaml`).
+        consistency_weight: weight of the student-teacher term; 0 switches the term off.
+        consistency_warmup_share: share of all steps over which that weight grows from 0.
+        teacher_decay: EMA decay per step; in early steps it is limited to (1 + step) / (10 + step).
+    """
+
+    groupings: dict[str, str] = field(default_factory=dict)
+    consistency_weight: float = 0.5
+    consistency_warmup_share: float = 0.2
+    teacher_decay: float = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pretrain the encoder on land-cover fractions.
+
+    Attributes:
+        data: corpus written by data_prep/shard.py.
+        output: folder of the run: checkpoints, TensorBoard logs, metrics.json, encoder.safetensors.
+        encoder: shape of the encoder; its sources and bands are those of the corpus.
+        stream: what goes into a batch.
+        objective: loss and teacher.
+        optimizer: AdamW and its schedule.
+        num_steps: optimizer steps.
+        micro_steps: micro-batches a step, each of one source; 0 takes one for each source of the mixture.
+        zero: DeepSpeed JSON with the ZeRO stage.
+        precision: of parameters and activations in the model; the optimizer keeps fp32.
+        save_every: steps between checkpoints.
+        keep: newest checkpoints that are kept.
+        validate_every: steps between validations on the validation split; the last step always validates.
+        log_every: steps between lines of the log.
+        seed: of weights and stochastic depth (the stream has its own).
+    """
+
+    data: Path
+    output: Path
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    num_steps: int = 100_000
+    micro_steps: int = 0
+    zero: Path = Path(__file__).parent.parent / "launch" / "zero2.json"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    save_every: int = 1000
+    keep: int = 3
+    validate_every: int = 5000
+    log_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "save_every", "keep", "validate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")

@@ -1,0 +1,121 @@
+"""The only file that imports deepspeed: ranks, ZeRO, and the engine around the model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pretrain.config import OptimizerConfig, PretrainConfig
+
+# DeepSpeed decides at import; without a GPU it must not look for one.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+import deepspeed  # noqa: E402
+
+
+def start_ranks() -> tuple[int, int, torch.device]:
+    """Join the process group that the launcher describes (or be alone): rank, world size, device."""
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    # static graph of collectives, so the default time-out of half an hour only ever means a lost rank
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return dist.get_rank(), dist.get_world_size(), device
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay; norms, biases and relative position tables without."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
+        (decayed if is_matrix else plain).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; fused on a GPU."""
+    groups = parameter_groups(model, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=device.type == "cuda")
+
+
+def wrap(model: nn.Module, config: PretrainConfig, micro_steps: int, device: torch.device) -> Any:
+    """The DeepSpeed engine: ZeRO by `config.zero`, gradients averaged over ranks and micro-steps, clipping as configured.
+
+    Raises ValueError when the JSON is unreadable or sets what the run's own configuration decides.
+    """
+    settings = read_zero_json(config.zero)
+    settings |= {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it into its reports; the stream makes the batches
+        "gradient_accumulation_steps": micro_steps,
+        "gradient_clipping": config.optimizer.gradient_clipping,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "steps_per_print": 1_000_000_000,
+        "zero_allow_untested_optimizer": True,
+    }
+    optimizer = adamw(model, config.optimizer, device)
+    engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
+    return engine
+
+
+def read_zero_json(path: Path) -> dict[str, Any]:
+    """A file of `launch/zero*.json`. Raises ValueError unless it is JSON with a ZeRO stage of 1 or 2 and nothing we decide."""
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text())
+        stage = settings["zero_optimization"]["stage"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a DeepSpeed JSON with zero_optimization.stage: {error!r}") from error
+    if stage not in (0, 1, 2):
+        raise ValueError(f"{path}: ZeRO stage {stage}; the mean teacher reads whole weights, so stages 0, 1 and 2 are possible")
+    ours = {"gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "bf16", "optimizer", "scheduler"} & set(
+        settings
+    )
+    if ours:
+        raise ValueError(f"{path} sets {sorted(ours)}; these follow from the run's configuration (--optimizer, --precision, ...)")
+    return settings
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True on all ranks when `flag` is true on any."""
+    value = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Mean of a tensor over all ranks, on each of them."""
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's `value`, on every rank, in order of ranks."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    dist.barrier()
+
+
+def leave() -> None:
+    """Leave the process group, if it was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,31 @@
+"""Synchronised down-sampling between stages: time halves together with height and width, channels double."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class PatchMerging(nn.Module):
+    """Average two consecutive frames, then gather each 2 x 2 neighbourhood into channels and project 4C -> 2C.
+
+    Source: AgriFM (arXiv 2505.21357), with the spatial part of Swin (Liu et al., 2021). An odd side is padded with zeros at
+    its end; in time the zeros count in the mean, as in the published weights' training.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D, H, W, C) -> (B, ceil(D/2), ceil(H/2), ceil(W/2), 2C)."""
+        _, depth, height, width, _ = tokens.shape
+        padding = (0, 0, 0, width % 2, 0, height % 2, 0, depth % 2)
+        if any(padding):
+            tokens = F.pad(tokens, padding)
+        tokens = (tokens[:, 0::2] + tokens[:, 1::2]) * 0.5
+        # the order of the published weights: (row, column) offsets (0, 0), (1, 0), (0, 1), (1, 1)
+        neighbours = [tokens[:, :, row::2, col::2] for col in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(neighbours, dim=-1)))

@@ -1,0 +1,163 @@
+"""Loading and saving encoder weights: our own safetensors, a pretraining run, or the published `AgriFM.pth`. Always strict."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pretrain.model.video_swin import EncoderConfig, VideoSwin
+
+FORMAT = "agrifm-encoder-1"
+ENCODER_FILE = "encoder.safetensors"  # in a run's folder
+PUBLISHED_SOURCES = {"S2_patch_emd": "sentinel2", "HLSL30_patch_emd": "landsat", "Modis_patch_emd": "modis"}
+PUBLISHED_WINDOW = (8, 7, 7)
+_SHOWN = 6  # names listed in an error before "and n more"
+
+
+def save_encoder(encoder: VideoSwin, path: Path) -> None:
+    """Weights as safetensors with configuration and normalisation in the metadata; the file appears whole or not at all."""
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(encoder.config.to_dict()),
+        "normalization": json.dumps(encoder.normalization),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({k: v.detach().float().cpu().contiguous() for k, v in encoder.state_dict().items()}, temporary, metadata)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def load_encoder(path: Path | str) -> VideoSwin:
+    """An encoder with the weights and the shape that `path` holds; says in one line what was mapped.
+
+    Args:
+        path: the folder of a pretraining run, an exported `.safetensors`, or a published checkpoint (`AgriFM.pth`, or a
+            fine-tuned checkpoint of the published code, of which the encoder is taken).
+
+    Raises:
+        ValueError: the file is missing, damaged, of another kind, or any tensor is missing, unexpected or misshapen.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / ENCODER_FILE
+    if not path.is_file():
+        raise ValueError(f"no encoder at {path}: give a finished pretraining run, an encoder.safetensors or a published .pth")
+    if path.suffix == ".safetensors":
+        config, normalization, state = _read_own(path)
+        ignored = 0
+    else:
+        normalization = None
+        config, state, ignored = _read_published(path)
+    encoder = VideoSwin(config)
+    _load_strictly(encoder, state, path)
+    encoder.normalization = normalization
+    total = sum(p.numel() for p in encoder.parameters())
+    left = f", {ignored} tensors outside the encoder left aside" if ignored else ""
+    print(f"{path}: mapped all {len(state)} tensors, {total / 1e6:.1f} M parameters, sources {sorted(config.sources)}{left}")
+    return encoder
+
+
+def _load_strictly(encoder: VideoSwin, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    expected = {k: tuple(v.shape) for k, v in encoder.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    problems = {
+        "missing": sorted(set(expected) - set(found)),
+        "unexpected": sorted(set(found) - set(expected)),
+        "misshapen": [f"{k} {found[k]} for {expected[k]}" for k in sorted(expected) if k in found and found[k] != expected[k]],
+    }
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}"
+            for kind, names in problems.items()
+            if names
+        )
+        matched = sum(found.get(k) == shape for k, shape in expected.items())
+        raise ValueError(f"{path} does not fit the encoder: {matched} of {len(expected)} tensors match; {listed}")
+    encoder.load_state_dict(dict(state), strict=True)
+
+
+def _read_own(path: Path) -> tuple[EncoderConfig, dict[str, dict[str, list[float]]] | None, dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is a safetensors file of format {metadata.get('format')!r}; expected {FORMAT!r}")
+            config = EncoderConfig.from_dict(json.loads(metadata["config"]))
+            return config, json.loads(metadata["normalization"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a whole encoder file: {error}") from error
+
+
+def _read_published(path: Path) -> tuple[EncoderConfig, dict[str, torch.Tensor], int]:
+    """Tensors of a published checkpoint under our names, the configuration their shapes imply, and how many were left aside."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler meets arbitrary bytes and raises KeyError, IndexError, struct.error, ...
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} is not a PyTorch checkpoint of plain tensors (nothing was executed): {reason}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no dictionary of tensors, bare or under 'state_dict' or 'model'")
+    published = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    state = {}
+    ignored = 0
+    for name, tensor in published.items():
+        if not name.startswith("encoder."):
+            ignored += 1
+            continue
+        ours = _our_name(name.removeprefix("encoder."))
+        if ours is not None:
+            state[ours] = tensor
+    if not any(name.startswith("patch_embeds.") for name in state):
+        raise ValueError(
+            f"{path} has no AgriFM encoder: none of its {len(published)} tensors is called encoder.<source>_patch_emd.weights; "
+            f"the first are {list(published)[:3]}"
+        )
+    return _config_of(state, path), state, ignored
+
+
+def _our_name(name: str) -> str | None:
+    """Our name of a published encoder tensor; None for `relative_position_index`, which follows from the window."""
+    if name.endswith("relative_position_index"):
+        return None
+    module, _, rest = name.partition(".")
+    if module in PUBLISHED_SOURCES:
+        return f"patch_embeds.{PUBLISHED_SOURCES[module]}.{'weight' if rest == 'weights' else rest}"
+    name = name.removeprefix("backbone.")
+    return re.sub(
+        r"^layers\.(\d+)\.downsample\.", r"stages.\1.merging.", re.sub(r"^layers\.(\d+)\.blocks", r"stages.\1.blocks", name)
+    )
+
+
+def _config_of(state: Mapping[str, torch.Tensor], path: Path) -> EncoderConfig:
+    """Patch size, width, depths, heads and bands from the shapes; the window is the published one, checked against the tables."""
+    embeds = {name.split(".")[1]: tuple(t.shape) for name, t in state.items() if re.fullmatch(r"patch_embeds\.\w+\.weight", name)}
+    kernels = {shape[2:] for shape in embeds.values()}
+    if len(kernels) != 1 or any(len(shape) != 5 for shape in embeds.values()):
+        raise ValueError(f"{path}: patch embeddings of shapes {embeds}; expected (channels, bands, t, h, w) with one patch size")
+    depths, heads = [0, 0, 0, 0], [0, 0, 0, 0]
+    for name, tensor in state.items():
+        if match := re.fullmatch(r"stages\.([0-3])\.blocks\.(\d+)\.attn\.relative_position_bias_table", name):
+            stage, block = int(match[1]), int(match[2])
+            depths[stage] = max(depths[stage], block + 1)
+            heads[stage] = tensor.shape[-1]
+    if not all(depths):
+        raise ValueError(f"{path}: blocks found per stage {depths}; expected four stages")
+    return EncoderConfig(
+        sources={name: shape[1] for name, shape in sorted(embeds.items())},
+        patch_size=tuple(kernels.pop()),  # type: ignore[arg-type]
+        embed_dim=next(iter(embeds.values()))[0],
+        depths=tuple(depths),  # type: ignore[arg-type]
+        num_heads=tuple(heads),  # type: ignore[arg-type]
+        window_size=PUBLISHED_WINDOW,
+    )

@@ -1,0 +1,207 @@
+"""The AgriFM encoder: Video Swin with one patch embedding per source and synchronised temporal and spatial down-sampling.
+
+Sources: AgriFM (Li et al., arXiv 2505.21357); Video Swin Transformer (Liu et al., CVPR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from pretrain.model.patch_embed import PatchEmbed
+from pretrain.model.patch_merging import PatchMerging
+from pretrain.model.window_attention import WindowAttention
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Shape of the encoder. The defaults are those of the released weights (87.6 M parameters).
+
+    Attributes:
+        sources: bands per source; one patch embedding each. Pretraining takes them from the corpus.
+        patch_size: frames, rows and columns of a patch.
+        embed_dim: channels after the patch embedding; they double with each of the three mergings.
+        depths: blocks per stage.
+        num_heads: attention heads per stage.
+        window_size: frames, rows and columns of an attention window, in tokens.
+        mlp_ratio: hidden over input width of the MLPs.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first (Huang et al., 2016).
+    """
+
+    sources: dict[str, int] = field(default_factory=dict)
+    patch_size: tuple[int, int, int] = (4, 4, 4)
+    embed_dim: int = 128
+    depths: tuple[int, int, int, int] = (2, 2, 18, 2)
+    num_heads: tuple[int, int, int, int] = (4, 8, 16, 32)
+    window_size: tuple[int, int, int] = (8, 7, 7)
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        for stage, heads in enumerate(self.num_heads):
+            width = self.embed_dim * 2**stage
+            if width % heads:
+                raise ValueError(f"stage {stage + 1} has {width} channels, which {heads} heads do not divide")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> EncoderConfig:
+        """Inverse of `to_dict`; lists become tuples."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return EncoderConfig(**fields)
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples (B, ...) while training and scales the kept ones."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        keep = 1 - self.rate
+        mask = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(keep)
+        return branch * mask.div_(keep)
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """Pre-norm window attention and MLP with residuals; `shift` in tokens."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window: tuple[int, int, int],
+        shift: tuple[int, int, int],
+        mlp_ratio: float,
+        drop_path: float,
+    ):
+        super().__init__()
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D, H, W, C) -> the same shape."""
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), self.shift))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+
+class Stage(nn.Module):
+    """Blocks with alternating shift, then the merging (none after the last stage)."""
+
+    def __init__(self, blocks: list[Block], merging: PatchMerging | None):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.merging = merging
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens if self.merging is None else self.merging(tokens)
+
+
+class VideoSwin(nn.Module):
+    """The encoder. `normalization` holds the mean and standard deviation per source and band that its weights expect."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        if not config.sources:
+            raise ValueError("an encoder needs at least one source: sources={'sentinel2': 10}")
+        self.config = config
+        self.normalization: dict[str, dict[str, list[float]]] | None = None
+        self.patch_embeds = nn.ModuleDict(
+            {name: PatchEmbed(bands, config.embed_dim, config.patch_size) for name, bands in config.sources.items()}
+        )
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).tolist()
+        half = tuple(side // 2 for side in config.window_size)
+        self.stages = nn.ModuleList()
+        for index, depth in enumerate(config.depths):
+            dim = config.embed_dim * 2**index
+            blocks = [
+                Block(
+                    dim,
+                    config.num_heads[index],
+                    config.window_size,
+                    (half[0], half[1], half[2]) if j % 2 else (0, 0, 0),
+                    config.mlp_ratio,
+                    rates[sum(config.depths[:index]) + j],
+                )
+                for j in range(depth)
+            ]
+            self.stages.append(Stage(blocks, PatchMerging(dim) if index < len(config.depths) - 1 else None))
+        self.norm = nn.LayerNorm(config.embed_dim * 2 ** (len(config.depths) - 1))
+        self.apply(_init_linear)
+
+    @property
+    def strides(self) -> list[int]:
+        """Input pixels per feature pixel of the five maps (in rows)."""
+        patch = self.config.patch_size[1]
+        return [patch, 2 * patch, 4 * patch, 8 * patch, 8 * patch]
+
+    def output_channels(self, num_frames: int) -> list[int]:
+        """Channels C*D of the five maps for series of `num_frames`."""
+        depth, dim = -(-num_frames // self.config.patch_size[0]), self.config.embed_dim
+        channels = [dim * depth]
+        for _ in range(3):
+            depth, dim = -(-depth // 2), 2 * dim
+            channels.append(dim * depth)
+        return [*channels, dim * depth]
+
+    def forward(self, pixels: torch.Tensor, source: str) -> list[torch.Tensor]:
+        """Normalised pixels (B, T, C, H, W) of one source -> five maps (B, C*D, H, W), channels outer, time inner.
+
+        The patch embedding's output, the outputs of stages 1-3 after their merging, and the last stage after the final norm.
+        Raises ValueError for an unknown source or another number of bands.
+        """
+        if source not in self.config.sources:
+            raise ValueError(f"the encoder has no patch embedding for {source!r}; it has {sorted(self.config.sources)}")
+        if pixels.ndim != 5 or pixels.shape[2] != self.config.sources[source]:
+            raise ValueError(
+                f"pixels of {source} have shape {tuple(pixels.shape)}; expected (B, T, {self.config.sources[source]}, H, W)"
+            )
+        tokens = self.patch_embeds[source](pixels)
+        maps = [tokens]
+        for stage in self.stages:
+            tokens = stage(tokens)
+            maps.append(tokens)
+        maps[-1] = self.norm(tokens)
+        return [rearrange(m, "b d h w c -> b (c d) h w") for m in maps]
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def build_encoder(config: EncoderConfig) -> VideoSwin:
+    """A freshly initialised encoder."""
+    return VideoSwin(config)

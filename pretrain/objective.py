@@ -1,0 +1,118 @@
+"""What is learned: the land-cover fractions of a footprint, with a mean teacher against the noise of the land-cover maps.
+
+Sources: AgriFM (arXiv 2505.21357): L1 on fractions, EMA teacher. Mean teacher: Tarvainen & Valpola, NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from data_prep.corpus import Corpus
+from data_prep.landcover import Legend, load_legend
+from pretrain.model import VideoSwin
+from pretrain.stream import Batch, orient
+
+
+def normalize(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Integer pixels (B, T, C, H, W) -> float32, (number - mean) / std per band; what is not clear becomes 0, the band's mean."""
+    pixels = (batch.pixels.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    return pixels * batch.valid[:, :, None]
+
+
+class FractionsModel(nn.Module):
+    """Encoder, mean over all tokens of the last stage, linear layer, softmax: pixels -> fractions (B, classes)."""
+
+    def __init__(self, encoder: VideoSwin, num_classes: int):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.norm.normalized_shape[0], num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
+        last = self.encoder(pixels, source)[-1]  # (B, C*D, H, W)
+        tokens = last.unflatten(1, (self.head.in_features, -1))  # (B, C, D, H, W)
+        return self.head(tokens.mean(dim=(2, 3, 4))).float().softmax(dim=-1)
+
+
+class FractionTargets:
+    """Fine land-cover counts -> fractions over the classes to be learned, the same classes for every legend of the corpus."""
+
+    def __init__(self, corpus: Corpus, groupings: dict[str, str], device: torch.device):
+        legends = {name: load_legend(groupings[name]) if name in groupings else legend for name, legend in corpus.legends.items()}
+        unknown = sorted(set(groupings) - set(corpus.legends))
+        if unknown:
+            raise ValueError(f"groupings for legends {unknown}, but the corpus has {sorted(corpus.legends)}")
+        for name, legend in legends.items():
+            if legend.codes != corpus.legends[name].codes:
+                raise ValueError(f"the grouping {groupings[name]} lists other codes than legend {name} of the corpus")
+        self.legend: Legend = next(iter(legends.values()))
+        for name, legend in legends.items():
+            if legend.classes != self.legend.classes:
+                raise ValueError(
+                    f"legend {name} groups into {list(legend.classes)}, {self.legend.name} into {list(self.legend.classes)}; "
+                    "give groupings with equal classes (--objective.groupings)"
+                )
+        self.legends = legends
+        self._matrices = {n: torch.from_numpy(g.grouping_matrix()).float().to(device) for n, g in legends.items()}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.legend.classes
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Fractions float32 (B, classes) that sum to 1."""
+        grouped = batch.land_cover.float() @ self._matrices[batch.legend].T
+        return grouped / grouped.sum(dim=-1, keepdim=True).clamp_min(1)
+
+
+class MeanTeacher:
+    """Exponential moving average of the student's weights, in fp32; it sees samples as they lie, without stochastic depth."""
+
+    def __init__(self, student: FractionsModel, decay: float):
+        self.model = copy.deepcopy(student).float().eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, step: int) -> None:
+        """weights = decay * weights + (1 - decay) * student's, after optimizer step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
+            mine.lerp_(theirs.to(mine.dtype), 1 - decay)
+
+    @torch.no_grad()
+    def __call__(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
+        return self.model(pixels, source)
+
+
+def fractions_loss(
+    predicted: torch.Tensor, target: torch.Tensor, taught: torch.Tensor | None, consistency_weight: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Total, supervised and consistency loss, scalars: L1 to the map's fractions, L1 to the teacher's, both over classes."""
+    supervised = (predicted - target).abs().mean()
+    consistency = supervised.new_zeros(()) if taught is None else (predicted - taught).abs().mean()
+    return supervised + consistency_weight * consistency, supervised, consistency
+
+
+def views(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised pixels as the student sees them (flipped and rotated) and as the teacher does (as they lie)."""
+    pixels = normalize(batch, mean, std)
+    return orient(pixels, batch.orientation), pixels
+
+
+def fraction_scores(predicted: np.ndarray, target: np.ndarray, train_mean: np.ndarray) -> dict[str, float]:
+    """Errors of predicted fractions (N, classes): `mae`, `mae_of_mean` of always predicting `train_mean` (classes,), and `r2`.
+
+    R2 is 1 - residual over total sum of squares, pooled over classes; `nan` where the target does not vary.
+    """
+    residual = ((predicted - target) ** 2).sum()
+    total = ((target - target.mean(axis=0)) ** 2).sum()
+    return {
+        "mae": float(np.abs(predicted - target).mean()),
+        "mae_of_mean": float(np.abs(train_mean - target).mean()),
+        "r2": float(1 - residual / total) if total > 0 else float("nan"),
+    }

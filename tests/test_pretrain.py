@@ -1,0 +1,194 @@
+"""Pretraining by the real launcher on two ranks, against a plain PyTorch loop in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.corpus import load_corpus
+from pretrain.config import OptimizerConfig
+from pretrain.model import EncoderConfig, build_encoder, load_encoder
+from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, views
+from pretrain.stream import Stream, StreamConfig
+from pretrain.train import scheduled_learning_rate
+from tests.test_stream import write_corpus
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = {"modis": 8, "landsat": 8, "sentinel2": 8}
+ENCODER = EncoderConfig(
+    patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=(4, 3, 3), drop_path_rate=0.0
+)
+STREAM = StreamConfig(num_frames=8, global_batch_size=4, num_workers=0)
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, gradient_clipping=0.5)
+STEPS = 3
+
+
+def options(config, prefix):
+    flags = []
+    for name, value in vars(config).items():
+        if value is not None and name != "sources":
+            flags += [f"--{prefix}.{name}", json.dumps(list(value) if isinstance(value, tuple) else value)]
+    return flags
+
+
+def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    """`deepspeed launch/pretrain.sh` as a user types it."""
+    command = [str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", free_port()]
+    command += [str(ROOT / "launch/pretrain.sh"), "--data", str(corpus), "--output", str(output), "--precision", "fp32"]
+    command += ["--num_steps", str(STEPS), "--save_every", "2", *options(ENCODER, "encoder"), *options(STREAM, "stream")]
+    command += [*options(OPTIMIZER, "optimizer"), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def one_process(corpus_folder: Path) -> tuple[FractionsModel, MeanTeacher]:
+    """The same steps on the same global batches with nothing but PyTorch."""
+    corpus = load_corpus(corpus_folder)
+    stream = Stream(corpus, "train", STREAM)
+    targets = FractionTargets(corpus, {}, torch.device("cpu"))
+    torch.manual_seed(0)
+    sources = {name: corpus.shapes[name][0] for name in stream.sources}
+    model = FractionsModel(build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources})), len(targets.classes))
+    teacher = MeanTeacher(model, 0.99)
+    matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "bias_table" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "bias_table" not in n)]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": OPTIMIZER.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        betas=OPTIMIZER.betas,
+    )
+    micro_step = 0
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = scheduled_learning_rate(OPTIMIZER, step, STEPS)
+        weight = 0.5 * min(1.0, (step + 1) / max(1, 0.2 * STEPS))
+        for _ in range(len(SAMPLES)):
+            batch = stream.batch(micro_step)
+            mean, std = (torch.from_numpy(a[batch.source]).float() for a in (corpus.mean, corpus.std))
+            seen, as_it_lies = views(batch, mean, std)
+            taught = teacher(as_it_lies, batch.source)
+            loss, *_ = fractions_loss(model(seen, batch.source), targets(batch), taught, weight)
+            (loss / len(SAMPLES)).backward()
+            micro_step += 1
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.gradient_clipping)
+        optimizer.step()
+        teacher.update(model, step)
+    return model, teacher
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), SAMPLES, side=12)
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "two_ranks"
+    finished = launch(corpus, output)
+    assert finished.returncode == 0, finished.stderr[-3000:] + finished.stdout[-3000:]
+    return output
+
+
+def saved(run: Path, step: int = STEPS) -> dict:
+    path = run / "checkpoints" / f"step-{step:08d}" / "engine" / "mp_rank_00_model_states.pt"
+    return torch.load(path, weights_only=False)  # our own file, made a moment ago
+
+
+def assert_same_weights(ours: dict, theirs: dict) -> None:
+    # The ranks' gradients are means over halves of the batch, added in another order: fp32 rounding, about 1e-7 a gradient.
+    # Adam's first steps divide by the gradient's own size, which turns it into at most ~1e-5 of the learning rate 1e-3 for all
+    # but vanishing gradients; 1e-6 leaves room, and a mixed-up gradient would show as 1e-3.
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(
+            ours[name].float(), theirs[name].float(), atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus: Path):
+    model, teacher = one_process(corpus)
+    state = saved(run)
+    assert_same_weights(state["module"], model.state_dict())
+    assert_same_weights(state["teacher"], teacher.model.state_dict())
+    torch.manual_seed(0)
+    start = FractionsModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
+    assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
+
+
+@pytest.mark.slow
+def test_two_zero1_ranks_equal_one_process(corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--zero", str(ROOT / "launch/zero1.json"))
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert_same_weights(saved(tmp_path / "run")["module"], one_process(corpus)[0].state_dict())
+
+
+def test_run_leaves_an_encoder_logs_and_metrics(run: Path):
+    encoder = load_encoder(run)
+    assert encoder.config.sources == {"modis": 7, "landsat": 6, "sentinel2": 10}
+    assert encoder.normalization is not None
+    assert encoder.normalization["modis"]["std"] == [500.0] * 7
+    assert json.loads((run / "metrics.json").read_text())["steps"] == STEPS
+    assert list(run.glob("**/events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss/total" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_resumes_bit_for_bit_and_passes_over_a_damaged_checkpoint(run: Path, corpus: Path, tmp_path: Path):
+    """A run whose last checkpoint was cut continues from the one before and ends with the same bits."""
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    last = copy / "checkpoints" / f"step-{STEPS:08d}" / "engine" / "mp_rank_00_model_states.pt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    (copy / "encoder.safetensors").unlink()
+    resumed = launch(corpus, copy)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "damaged and passed over" in resumed.stdout
+    assert "resuming after step 2" in resumed.stdout
+    for name, tensor in saved(run)["module"].items():
+        assert torch.equal(tensor, saved(copy)["module"][name]), name
+
+
+def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Path):
+    for arguments, expected in [
+        (["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?"),
+        (["--stream.global_batch_size", "5"], "global_batch_size of source"),
+    ]:
+        finished = launch(corpus, tmp_path / "none", *arguments)
+        lines = [line for line in finished.stderr.splitlines() if "error: " in line and "[" not in line[:4]]
+        assert finished.returncode == 2, finished.stderr[-2000:]
+        assert len(lines) == 1, finished.stderr[-2000:]
+        assert expected in lines[0]
+        assert "Traceback" not in finished.stderr
+        assert not (tmp_path / "none").exists()
+
+
+def test_learning_rate_warms_up_and_ends_at_its_share_even_in_short_runs():
+    for steps in (1, 2, 7, 1000):
+        rates = [scheduled_learning_rate(OPTIMIZER, step, steps) for step in range(steps + 1)]
+        assert max(rates) == pytest.approx(1e-3)
+        assert rates[-1] == pytest.approx(1e-5, rel=1e-6)
+        assert rates.index(max(rates)) <= max(1, round(0.05 * steps))
+
+
+def test_fraction_scores_on_hand_made_numbers():
+    target = np.array([[1.0, 0.0], [0.0, 1.0]])
+    scores = fraction_scores(np.array([[0.5, 0.5], [0.0, 1.0]]), target, np.array([0.5, 0.5]))
+    assert scores == {"mae": 0.25, "mae_of_mean": 0.5, "r2": 0.5}
