@@ -1,0 +1,122 @@
+"""Encoder and decoder as one model, and the one file a trained model is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from data_prep.sensors import Sensor, sensor_from_dict
+from finetune.decoder import FusionDecoder
+from finetune.task import Task, task_from_dict
+from pretrain.model import EncoderConfig, build_encoder
+
+FORMAT = "agrifm crop mapper 1"
+
+
+class SeriesEncoder(Protocol):
+    """What a model needs of an encoder: `encoder(pixels (B, T, C, H, W), source=...)` -> five maps (B, C*D, H, W)."""
+
+    def __call__(self, pixels: torch.Tensor, source: str) -> list[torch.Tensor]: ...
+
+    def output_channels(self, num_frames: int) -> list[int]: ...
+
+
+class CropMapper(nn.Module):
+    """A map from the series of several sources: shared encoder, fusion decoder.
+
+    Args:
+        encoder: an nn.Module with the interface of `SeriesEncoder`.
+        sources: the sources to read, in decoder order.
+        frames: images a source (T).
+        num_classes: classes of the map.
+        channels: width of the decoder.
+    """
+
+    def __init__(self, encoder: nn.Module, sources: tuple[str, ...], frames: int, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.sources = sources
+        self.channels = channels
+        self.encoder = encoder
+        widths = encoder.output_channels(frames)  # type: ignore[operator]  # nn.Module's attributes are untyped
+        self.decoder = FusionDecoder({source: widths for source in sources}, channels, num_classes)
+
+    def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size)."""
+        scores: torch.Tensor = self.decoder({source: self.encoder(data[source], source=source) for source in self.sources}, size)
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that is needed beside the weights to use a trained model; stands as JSON in the head of the model's file.
+
+    Attributes:
+        task: the task, with every override.
+        sensors: meaning of the pixels of each source.
+        normalization: mean and standard deviation of each band of each source, in stored numbers.
+        pixel: size of a pixel of the map in units of its CRS.
+        encoder: plain values of the EncoderConfig.
+        channels: width of the decoder.
+        origin: where the encoder's weights came from, `scratch` or the checkpoint's path.
+    """
+
+    task: Task
+    sensors: dict[str, Sensor]
+    normalization: dict[str, dict[str, list[float]]]
+    pixel: float
+    encoder: dict[str, Any]
+    channels: int
+    origin: str
+
+
+def save_model(path: Path, model: CropMapper, recipe: Recipe) -> None:
+    """Write weights and recipe as one safetensors file; the final name appears only when the file is whole."""
+    head = {"format": FORMAT, "recipe": json.dumps(asdict(recipe), sort_keys=True)}
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}, temporary, head)
+    with open(temporary, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(temporary, path)
+
+
+def load_model(path: Path) -> tuple[CropMapper, Recipe]:
+    """The model in `path`, a run's folder or its `model.safetensors`, in evaluation mode. Strict: every weight must fit.
+
+    Raises ValueError when there is no model, the file is another one, or weights and recipe disagree.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"no model at {file}: give a folder that finetune/run.py wrote, or its model.safetensors")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            head = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no readable safetensors file: {error}") from error
+    if head.get("format") != FORMAT:
+        raise ValueError(f"{file} is no model of finetune/run.py (format {head.get('format')!r}, expected {FORMAT!r})")
+    values = json.loads(head["recipe"])
+    task = task_from_dict(values.pop("task"), origin=str(file))
+    sensors = {name: sensor_from_dict(sensor, origin=str(file)) for name, sensor in values.pop("sensors").items()}
+    recipe = Recipe(task=task, sensors=sensors, **values)
+    encoder = build_encoder(encoder_config(recipe.encoder))
+    model = CropMapper(encoder, task.sources, task.frames, len(task.classes), recipe.channels)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: weights do not fit the recipe in the same file: {error}") from error
+    return model.eval(), recipe
+
+
+def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
+    """Inverse of `dataclasses.asdict(EncoderConfig)` after a trip through JSON, which turns tuples into lists."""
+    return EncoderConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -1,0 +1,74 @@
+"""Fusion decoder: the feature maps of several sources to one map of class scores.
+
+Shapes: B batch, C channels, H x W pixels; sources in the order of the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# Of the encoder's five maps (patch embedding, stages 1-3 after merging, last stage after its norm) the decoder starts from
+# the last and climbs the first three; the fourth has the size of the last and is what the last was made from.
+START = 4
+CLIMB = (2, 1, 0)
+
+
+def conv_pair(channels_in: int, channels_out: int) -> nn.Sequential:
+    """conv3x3 - BatchNorm - ReLU - conv3x3, keeps height and width."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels_out, channels_out, 3, padding=1),
+    )
+
+
+def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resampling (B, C, H, W) -> (B, C, *size); the same tensor where the size is right already."""
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+class FusionDecoder(nn.Module):
+    """U-Net style decoder over several sources ("MultiFusionNeck" and head of AgriFM, arXiv 2505.21357).
+
+    At every level the maps of all sources are resized to the finest of them and concatenated, so any number of sources and
+    frames works. The published code fixes the size of the first level; here it is that of the finest source.
+
+    Args:
+        source_channels: for each source the channels of the encoder's five maps, from `encoder.output_channels(frames)`.
+        channels: width of the decoder.
+        num_classes: classes of the map.
+    """
+
+    def __init__(self, source_channels: Mapping[str, Sequence[int]], channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.sources = tuple(source_channels)
+
+        def fused(level: int) -> int:
+            return sum(source_channels[source][level] for source in self.sources)
+
+        self.start = conv_pair(fused(START), channels)
+        self.climb = nn.ModuleList(conv_pair(channels + fused(level), channels) for level in CLIMB)
+        self.neck = conv_pair(channels, channels)
+        self.head = nn.Sequential(
+            nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(channels // 2, num_classes, 1)
+        )
+
+    def forward(self, maps: Mapping[str, Sequence[torch.Tensor]], size: tuple[int, int]) -> torch.Tensor:
+        """Five maps a source -> class scores (B, classes, *size)."""
+        features = self.start(self._fuse(maps, START))
+        for level, fuse in zip(CLIMB, self.climb, strict=True):
+            skip = self._fuse(maps, level)
+            features = fuse(torch.cat([resize(features, skip.shape[-2:]), skip], dim=1))
+        scores: torch.Tensor = self.head(resize(self.neck(features), size))
+        return scores
+
+    def _fuse(self, maps: Mapping[str, Sequence[torch.Tensor]], level: int) -> torch.Tensor:
+        """The maps of all sources at one level, at the size of the finest: (B, sum of channels, H, W)."""
+        found = [maps[source][level] for source in self.sources]
+        size = max(m.shape[-2] for m in found), max(m.shape[-1] for m in found)
+        return torch.cat([resize(m, size) for m in found], dim=1)
