@@ -9,8 +9,10 @@ Workers are threads: `preadv` runs outside the interpreter lock, and a batch nee
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from data_prep.corpus import Corpus
 from pretrain.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
 
 _MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy")
+_PIXELS, _VALID, _DATES, _LAND_COVER = range(4)
 _MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
 
 
@@ -129,14 +132,13 @@ class _Shard:
         if hasattr(self, "fd"):
             os.close(self.fd)
 
-    def read_into(self, array: np.ndarray, offset: int) -> None:
-        """Fill the C-contiguous `array` from byte `offset`. Raises ValueError when the file ends before."""
-        rest = array.reshape(-1).view(np.uint8).data
-        while rest:
-            done = os.preadv(self.fd, [rest], offset)
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer of bytes from byte `offset`. Raises ValueError when the file ends before."""
+        while buffer:
+            done = os.preadv(self.fd, [buffer], offset)
             if done == 0:
                 raise ValueError(f"{self.path} ends at byte {offset} in the middle of a sample; run data_prep/verify.py")
-            rest, offset = rest[done:], offset + done
+            buffer, offset = buffer[done:], offset + done
 
 
 class _OpenShards:
@@ -159,6 +161,36 @@ class _OpenShards:
     def clear(self) -> None:
         with self._lock:
             self._open.clear()
+
+
+class _Memory:
+    """Memory of batches, used again when a batch is no longer referred to.
+
+    Fresh memory costs a page fault every 4 KiB, which takes longer than copying the page: half of the stream's speed.
+    With a GPU the memory is pinned, and torch's allocator of pinned memory does the same.
+    """
+
+    def __init__(self) -> None:
+        self._pin = torch.cuda.is_available()
+        self._free: dict[int, list[mmap.mmap]] = {}
+
+    def empty(self, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
+        """An uninitialised tensor and the array over the same memory."""
+        if self._pin:
+            tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
+            return tensor, tensor.numpy()
+        size = max(1, dtype.itemsize * int(np.prod(shape)))
+        free = self._free.setdefault(size, [])
+        try:
+            block = free.pop()  # append and pop are atomic, so threads need no lock
+        except IndexError:
+            block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                block.madvise(mmap.MADV_HUGEPAGE)
+        array = np.ndarray(shape, dtype, buffer=block)
+        # The tensor and every view of it hold the array, and only when it goes is the block free.
+        weakref.finalize(array, free.append, block).atexit = False
+        return torch.from_numpy(array), array
 
 
 class _Table:
@@ -197,15 +229,21 @@ class _Table:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def layout(self, sample: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
-        """The dtype and shape that each of `_MEMBERS` must have."""
-        frames = int(self.frames[sample])
-        return [
-            (self.dtype, (frames, *self.frame_shape)),
-            (np.dtype(bool), (frames, *self.frame_shape[1:])),
-            (np.dtype(np.int32), (frames,)),
-            (np.dtype(np.int64), (self.codes,)),
-        ]
+    def read_whole(self, shard: _Shard, sample: int, member: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A small member. Raises ValueError unless it has this dtype and shape."""
+        buffer = bytearray(int(self.sizes[sample, member]))
+        shard.read_into(memoryview(buffer), int(self.offsets[sample, member]))
+        data = max(0, len(buffer) - dtype.itemsize * int(np.prod(shape)))
+        self.expect_header(bytes(buffer[:data]), sample, member, dtype, shape)
+        return np.frombuffer(buffer, dtype, offset=data).reshape(shape)
+
+    def expect_header(self, header: bytes, sample: int, member: int, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        """Raises ValueError unless `header` is that of a .npy of this dtype and shape in C order."""
+        if _parse_header(header) != (shape, False, dtype):
+            raise ValueError(
+                f"{self.shards[self.shard[sample]]}: {self.keys[sample].decode()}.{_MEMBERS[member]} is not {dtype}{shape} "
+                "as the index says; run data_prep/verify.py"
+            )
 
 
 class Stream:
@@ -240,7 +278,7 @@ class Stream:
             for source in self.sources
         }
         self._shards = _OpenShards(_MAX_OPEN_SHARDS)
-        self._pin = torch.cuda.is_available()
+        self._memory = _Memory()
 
     def _global_batch_size(self, source: str) -> int:
         sizes = self._config.global_batch_size
@@ -260,9 +298,8 @@ class Stream:
 
         Each cycle holds every source by its weight, in an order of its own; so only the present cycle is looked at.
         """
-        length = len(self._cycle)
-        cycles, slot = divmod(micro_step, length)
-        present = self._cycle[shuffled(np.arange(cycles * length, micro_step + 1), length, self._mixture_key)]
+        cycles, slot = divmod(micro_step, len(self._cycle))
+        present = self._cycle[_cycle_order(cycles, len(self._cycle), self._mixture_key)]
         source = str(present[slot])
         return source, cycles * int((self._cycle == source).sum()) + int((present[:slot] == source).sum())
 
@@ -307,15 +344,16 @@ class Stream:
         """This rank's part of a micro-step. Raises ValueError for a damaged shard."""
         draw = self._draw(micro_step, self._rank, self._world_size)
         table = self._tables[draw.source]
-        size, num_frames = draw.frames.shape
-        pixels, pixels_view = self._allocate(table.dtype, (size, num_frames, *table.frame_shape))
-        valid, valid_view = self._allocate(np.dtype(bool), (size, num_frames, *table.frame_shape[1:]))
-        dates, dates_view = self._allocate(np.dtype(np.int32), (size, num_frames))
-        land_cover, land_cover_view = self._allocate(np.dtype(np.int64), (size, table.codes))
-        for i, sample in enumerate(draw.samples.tolist()):
-            shard = self._shards[table.shards[table.shard[sample]]]
-            views = (pixels_view[i], valid_view[i], dates_view[i], land_cover_view[i])
-            self._read_sample(shard, table, sample, draw.frames[i], views)
+        shards = [self._shards[table.shards[number]] for number in table.shard[draw.samples]]
+        pixels = self._read_frames(table, shards, draw, _PIXELS, table.dtype, table.frame_shape)
+        valid = self._read_frames(table, shards, draw, _VALID, np.dtype(bool), table.frame_shape[1:])
+        dates, dates_view = self._memory.empty(np.dtype(np.int32), draw.frames.shape)
+        land_cover, land_cover_view = self._memory.empty(np.dtype(np.int64), (len(shards), table.codes))
+        for i, (shard, sample) in enumerate(zip(shards, draw.samples.tolist(), strict=True)):
+            dates_view[i] = table.read_whole(shard, sample, _DATES, np.dtype(np.int32), (int(table.frames[sample]),))[
+                draw.frames[i]
+            ]
+            land_cover_view[i] = table.read_whole(shard, sample, _LAND_COVER, np.dtype(np.int64), (table.codes,))
         days = dates_view.astype("datetime64[D]")
         day_of_year = (days - days.astype("datetime64[Y]")).astype(np.int16) + np.int16(1)
         return Batch(
@@ -330,32 +368,31 @@ class Stream:
             orientation=torch.from_numpy(draw.orientation),
         )
 
-    def _allocate(self, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
-        """A tensor, pinned where there is a GPU, and the array over the same memory."""
-        tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=self._pin)
-        return tensor, tensor.numpy()
-
-    @staticmethod
-    def _read_sample(shard: _Shard, table: _Table, sample: int, frames: np.ndarray, views: tuple[np.ndarray, ...]) -> None:
-        """Read the drawn frames of one sample into `views`, one for each of `_MEMBERS`."""
+    def _read_frames(
+        self, table: _Table, shards: list[_Shard], draw: Draw, member: int, dtype: np.dtype, frame_shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        """The drawn frames of one member of every sample: (B, T, *frame_shape)."""
+        tensor, array = self._memory.empty(dtype, (*draw.frames.shape, *frame_shape))
+        if not array.size:
+            return tensor
+        item = array[0, 0].nbytes
+        data = table.offsets[draw.samples, member] + table.sizes[draw.samples, member] - table.frames[draw.samples] * item
+        for shard, sample, stop in zip(shards, draw.samples.tolist(), data.tolist(), strict=True):
+            start = int(table.offsets[sample, member])
+            header = bytearray(max(0, stop - start))
+            shard.read_into(memoryview(header), start)
+            table.expect_header(bytes(header), sample, member, dtype, (int(table.frames[sample]), *frame_shape))
         # Neighbouring frames lie side by side in the shard and in the batch: one read a run.
-        starts = np.flatnonzero(np.diff(frames, prepend=-2) != 1)
-        runs = list(zip(starts.tolist(), [*starts[1:].tolist(), len(frames)], frames[starts].tolist(), strict=True))
-        for member, (dtype, shape), view in zip(range(len(_MEMBERS)), table.layout(sample), views, strict=True):
-            offset, size = int(table.offsets[sample, member]), int(table.sizes[sample, member])
-            item = dtype.itemsize * int(np.prod(shape[1:]))
-            header = np.empty(max(0, size - item * shape[0]), np.uint8)
-            shard.read_into(header, offset)
-            if _parse_header(header.tobytes()) != (shape, False, dtype):
-                key = table.keys[sample].decode()
-                raise ValueError(
-                    f"{shard.path}: {key}.{_MEMBERS[member]} is not {dtype}{shape} as the index says; run data_prep/verify.py"
-                )
-            if member == _MEMBERS.index("landcover.npy"):
-                shard.read_into(view, offset + len(header))
-                continue
-            for start, stop, frame in runs:
-                shard.read_into(view[start:stop], offset + len(header) + frame * item)
+        first = np.flatnonzero(np.diff(draw.frames, axis=1, prepend=-2) != 1)
+        last = np.append(first[1:], draw.frames.size)
+        rows = first // draw.frames.shape[1]
+        offsets = data[rows] + draw.frames.reshape(-1)[first] * item
+        memory = array.reshape(-1).view(np.uint8).data
+        for row, start, stop, offset in zip(
+            rows.tolist(), (first * item).tolist(), (last * item).tolist(), offsets.tolist(), strict=True
+        ):
+            shards[row].read_into(memory[start:stop], offset)
+        return tensor
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """This rank's batches of micro-steps start..stop-1, read ahead by `num_workers` threads."""
@@ -377,6 +414,12 @@ class Stream:
     def close(self) -> None:
         """Close all shards. The stream stays usable and opens them again."""
         self._shards.clear()
+
+
+@lru_cache(maxsize=16)
+def _cycle_order(cycle: int, length: int, key: int) -> np.ndarray:
+    """Slots of the mixture's cycle in the order in which this cycle takes them."""
+    return shuffled(np.arange(cycle * length, (cycle + 1) * length), length, key)
 
 
 @lru_cache(maxsize=4096)

@@ -277,6 +277,20 @@ def test_leaving_early_ends_the_workers_and_closing_closes_the_shards(corpus: Co
     assert open_shards() == before
 
 
+def test_memory_is_used_again_only_when_nobody_looks_at_it(corpus: Corpus) -> None:
+    stream = Stream(corpus, "train", config(mixture={"landsat": 1.0}))
+    batch = stream.batch(0)
+    place, kept, copy = batch.pixels.data_ptr(), batch.pixels[1, 2:], batch.pixels[1, 2:].clone()
+    array, array_copy = batch.valid.numpy()[2], batch.valid[2].clone()
+    del batch
+    others = [stream.batch(step) for step in range(1, 6)]
+    assert torch.equal(kept, copy)
+    assert (array == array_copy.numpy()).all()
+    assert place not in {other.pixels.data_ptr() for other in others}
+    del kept, others
+    assert place in {other.pixels.data_ptr() for other in [stream.batch(step) for step in range(1, 7)]}
+
+
 @pytest.mark.parametrize(
     ("changes", "world_size", "match"),
     [
