@@ -5,13 +5,22 @@ A reader is opened where it is used (fsspec, h5py and GDAL handles do not surviv
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from data_prep.grid import Grid
+from data_prep.readers.geotiff_scenes import GeoTiffScenes
+from data_prep.readers.hdf5_cube import Hdf5Cube
+from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.sample import Series
+from data_prep.scene import DESCRIPTION, Scene
 from data_prep.sensors import Sensor
+
+CONTAINERS = ("zarr_cube", "geotiff_scenes", "hdf5_cube")
 
 
 class SeriesReader(Protocol):
@@ -34,3 +43,52 @@ class SeriesReader(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> SeriesReader:
+    """The reader of one source of a scene, with the options that scene.yaml gives it; close it or use it in a `with`.
+
+    Raises ValueError for an unknown source, container or option, and for what the reader finds wrong with the files.
+    """
+    origin = f"{scene.folder / DESCRIPTION}, source {source}"
+    if source not in scene.sources:
+        raise ValueError(f"{origin}: the scene has only the sources {sorted(scene.sources)}")
+    if source not in sensors:
+        raise ValueError(
+            f"{origin}: unknown source; known are {sorted(sensors)}, and any YAML in a folder sources/ beside the scenes"
+        )
+    options = dict(scene.sources[source])
+    sensor = sensors[source]
+    match options.pop("container", None):
+        case "zarr_cube":
+            (path,) = _paths(options, scene.folder, origin, at_most_one=True)
+            return ZarrCube(path, sensor, **_checked(options, ZarrCube, origin))
+        case "geotiff_scenes":
+            (path,) = _paths(options, scene.folder, origin, at_most_one=True)
+            return GeoTiffScenes(path, sensor, **_checked(options, GeoTiffScenes, origin))
+        case "hdf5_cube":
+            paths = _paths(options, scene.folder, origin)
+            return Hdf5Cube(paths, sensor, **_checked(options, Hdf5Cube, origin))
+        case other:
+            raise ValueError(f"{origin}: container is {other!r}; expected one of {', '.join(CONTAINERS)}")
+
+
+def _paths(options: dict[str, Any], folder: Path, origin: str, at_most_one: bool = False) -> list[str]:
+    """`path` or `paths`, taken out of `options`; relative ones start at the scene's folder, URLs stay as they are."""
+    one, several = options.pop("path", None), options.pop("paths", None)
+    found = [one] if isinstance(one, str) else several
+    if not isinstance(found, list) or not found or (one is not None and several is not None):
+        raise ValueError(f"{origin}: needs `path`" + ("" if at_most_one else " or a list `paths`"))
+    if at_most_one and several is not None:
+        raise ValueError(f"{origin}: takes one `path`, not `paths`")
+    return [path if "://" in path else str(folder / path) for path in map(str, found)]
+
+
+def _checked(options: dict[str, Any], reader: Callable[..., SeriesReader], origin: str) -> dict[str, Any]:
+    """`options` when the reader knows all of them. Raises ValueError that names those it knows."""
+    parameters = inspect.signature(reader).parameters.values()
+    known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, {', '.join(sorted(known))}")
+    return options

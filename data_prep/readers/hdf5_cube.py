@@ -1,0 +1,215 @@
+"""HDF5 cubes: all bands in one dataset, or netCDF-4's way with one variable a band in one or more files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from data_prep.grid import Grid
+from data_prep.readers.conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
+from data_prep.readers.harmonise import check_quality_type, check_stored, series, stated_offset
+from data_prep.sample import Series
+from data_prep.sensors import Sensor
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Some channels of the series: `dataset` is (time, y, x), or (time, band, y, x) with `channels` chosen from it.
+
+    `factor`: how many pixels of the series' grid one of its pixels covers along each axis.
+    """
+
+    dataset: h5py.Dataset
+    grid: Grid
+    channels: list[int] | None = None
+    factor: int = 1
+
+    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> np.ndarray:
+        """(T, channels, height, width) of a window of the series' grid, coarser pixels repeated (nearest neighbour)."""
+        rows = slice(row // self.factor, -(-(row + height) // self.factor))
+        cols = slice(col // self.factor, -(-(col + width) // self.factor))
+        # h5py picks single indices slowly and only in ascending order: read the span that holds them, then choose.
+        chosen = np.arange(self.dataset.shape[0])[times]
+        first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
+        block = self.dataset[first : last + 1, ..., rows, cols][chosen - first]
+        block = block[:, None] if self.channels is None else block[:, self.channels]
+        if self.factor > 1:
+            block = block.repeat(self.factor, axis=2).repeat(self.factor, axis=3)
+            top, left = row % self.factor, col % self.factor
+            block = block[:, :, top : top + height, left : left + width]
+        return np.asarray(block)
+
+
+class Hdf5Cube:
+    """One HDF5 or netCDF-4 file, or several on nested grids, as one series on the finest of their grids.
+
+    Stacked: a dataset `reflectance` (T, C, H, W) with `dates` (T,) beside it and the attributes `crs`, `transform` (six
+    numbers, rasterio's order) and `bands`, on the dataset or on the file. One variable a band (option `variables`): each
+    (time, y, x) with CF coordinates `time`, `x`, `y` and a grid mapping `spatial_ref`, or the attributes above.
+
+    Options of scene.yaml:
+        path, or paths: list of files; a variable is taken from the first file that has it. Coarser files must nest in the
+            finest; their pixels are repeated (nearest neighbour, so no data and quality codes stay what they are).
+        variables: `{B02: B2, B8A: B8A, ...}`, the variable of each band of the sensor.
+        reflectance, dates: names of the datasets of a stacked file; `dates` falls back to `time`.
+        quality: by default the name of the sensor's quality layer.
+        bands, crs: for files that do not state them.
+        offset: number added to stored numbers; required where the sensor's archives differ in it.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        sensor: Sensor,
+        *,
+        variables: Mapping[str, str] | None = None,
+        reflectance: str = "reflectance",
+        quality: str | None = None,
+        dates: str = "dates",
+        bands: Sequence[str] | None = None,
+        crs: str | int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        self.sensor = sensor
+        self._origin = ", ".join(paths)
+        self._offset = stated_offset(offset, sensor, self._origin)
+        self._crs = crs
+        self._time_name = dates
+        self._files: list[h5py.File] = []
+        try:
+            for path in paths:
+                self._files.append(_open(path))
+            self._set_up(variables, reflectance, quality or sensor.quality.name, bands)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
+        """The window that starts at (row, col), at the given indices of `dates`."""
+        self.grid.window(row, col, height, width)
+        blocks = [layer.read(row, col, height, width, times) for layer in self._layers]
+        quality = self._quality.read(row, col, height, width, times)[:, 0]
+        pixels = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+        return series(pixels, quality, self.dates[times], self.sensor, self._offset)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def _set_up(self, variables: Mapping[str, str] | None, reflectance: str, quality: str, bands: Sequence[str] | None) -> None:
+        if variables is None:
+            dataset = self._find(reflectance, "(T, C, H, W); or give `variables` when there is one a band", 4)
+            names = bands if bands is not None else self._attribute(dataset, "bands")
+            if names is None:
+                raise ValueError(f"{self._origin}: {reflectance} has no attribute bands; name them in scene.yaml, `bands: [...]`")
+            names = [text(name) for name in names]
+            if len(names) != dataset.shape[1]:
+                raise ValueError(f"{self._origin}: {len(names)} band names {names} for {dataset.shape[1]} bands")
+            layers = [_Layer(dataset, self._grid(dataset), band_positions(names, self.sensor, self._origin))]
+        else:
+            band_positions(list(variables), self.sensor, f"{self._origin}, option variables")
+            datasets = [self._find(variables[band], "(time, y, x)", 3) for band in self.sensor.bands]
+            layers = [_Layer(dataset, self._grid(dataset)) for dataset in datasets]
+        quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
+        # A quality layer beside stacked reflectance shares its grid without repeating it.
+        shares_grid = variables is None and quality_set.file == dataset.file and quality_set.shape[1:] == dataset.shape[2:]
+        layers.append(_Layer(quality_set, layers[0].grid if shares_grid else self._grid(quality_set)))
+
+        self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
+        *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
+        all_dates = [self._dates(layer.dataset) for layer in layers]
+        self.dates = all_dates[0]
+        for layer, found in zip(layers, all_dates, strict=True):
+            if not np.array_equal(found, self.dates):
+                raise ValueError(f"{_name(layer.dataset)}: its dates differ from those of {_name(layers[0].dataset)}")
+        for layer in self._layers:
+            nodata = layer.dataset.attrs.get("_FillValue")
+            check_stored(
+                layer.dataset.dtype, None if nodata is None else float(np.ravel(nodata)[0]), self.sensor, _name(layer.dataset)
+            )
+        check_quality_type(quality_set.dtype, _name(quality_set))
+
+    def _find(self, name: str, shape: str, ndim: int) -> h5py.Dataset:
+        for file in self._files:
+            found = file.get(name)
+            if isinstance(found, h5py.Dataset):
+                if found.ndim != ndim:
+                    raise ValueError(f"{_name(found)}: has shape {found.shape}; expected {shape}")
+                axes = [scale for scale in _dimensions(found) if scale in ("time", "y", "x")]
+                if axes and axes != [axis for axis in ("time", "y", "x") if axis in axes]:
+                    raise ValueError(f"{_name(found)}: its axes are {_dimensions(found)}; expected time, y, x, so transpose it")
+                return found
+        held = sorted({key for file in self._files for key in file})
+        raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")
+
+    def _attribute(self, dataset: h5py.Dataset, name: str) -> Any:
+        return dataset.attrs.get(name, dataset.file.attrs.get(name))
+
+    def _grid(self, dataset: h5py.Dataset) -> Grid:
+        file, origin = dataset.file, _name(dataset)
+        mapping = file.get(text(dataset.attrs.get("grid_mapping", "spatial_ref")))
+        crs = self._crs or self._attribute(dataset, "crs")
+        if crs is None and mapping is not None:
+            crs = mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref"))
+        if crs is None:
+            raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
+        transform, shape = self._attribute(dataset, "transform"), dataset.shape[-2:]
+        if transform is not None:
+            return grid_from_transform(transform, crs, shape, origin)
+        if "x" not in file or "y" not in file:
+            raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
+        grid = grid_from_centres(file["x"][:], file["y"][:], crs, origin)
+        if grid.shape != shape:
+            raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
+        return grid
+
+    def _dates(self, dataset: h5py.Dataset) -> np.ndarray:
+        name = next((name for name in (self._time_name, "time") if name in dataset.file), None)
+        if name is None:
+            raise ValueError(f"{dataset.file.filename}: a series without time: no dataset {self._time_name!r} nor 'time'")
+        axis = dataset.file[name]
+        dates = decode_dates(axis[:], dict(axis.attrs), _name(axis))
+        if len(dates) != dataset.shape[0]:
+            raise ValueError(f"{_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
+        return dates
+
+
+def _open(path: str) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ValueError(f"{path}: no readable HDF5 or netCDF-4 file: {error}") from error
+
+
+def _name(dataset: h5py.Dataset) -> str:
+    return f"{dataset.file.filename}{dataset.name}"
+
+
+def _dimensions(dataset: h5py.Dataset) -> list[str]:
+    """Names of the dimension scales attached to the axes (what netCDF-4 writes); empty where there are none."""
+    return [scale[0].name.rsplit("/", 1)[-1] for scale in dataset.dims if len(scale)]
+
+
+def _nested(layer: _Layer, finest: Grid) -> _Layer:
+    """`layer` with the factor by which its pixels cover those of `finest`. Raises ValueError when they do not nest."""
+    factor = round(abs(layer.grid.transform.a / finest.transform.a)) if finest.transform.a else 1
+    own, fine = layer.grid.transform, finest.transform
+    stretched = (fine.a * factor, fine.b * factor, fine.c, fine.d * factor, fine.e * factor, fine.f)
+    tolerance = np.sqrt(abs(fine.determinant)) / 100
+    fits = np.allclose(tuple(own)[:6], stretched, rtol=0, atol=tolerance) and layer.grid.crs == finest.crs
+    covers = layer.grid.height * factor >= finest.height and layer.grid.width * factor >= finest.width
+    if not fits or not covers:
+        raise ValueError(
+            f"{_name(layer.dataset)}: its grid {layer.grid.shape} {tuple(own)[:6]} does not nest in the finest one, "
+            f"{finest.shape} {tuple(fine)[:6]}: pixel sizes must be whole multiples and the upper left corners equal"
+        )
+    return _Layer(layer.dataset, layer.grid, layer.channels, factor)

@@ -1,0 +1,125 @@
+"""Zarr cubes: one group with all bands of a series in one array, Zarr version 2 or 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import zarr
+
+from data_prep.grid import Grid
+from data_prep.readers.conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
+from data_prep.readers.harmonise import check_quality_type, check_stored, series, stated_offset
+from data_prep.sample import Series
+from data_prep.sensors import Sensor
+
+DIMENSIONS = ("time", "band", "y", "x")
+
+
+class ZarrCube:
+    """A group with `reflectance` (time, band, y, x), the quality layer (time, y, x), `time`, `band`, and `x`/`y` or `transform`.
+
+    Options of scene.yaml (each names an array of the group unless said otherwise):
+        offset: number added to stored numbers; required where the sensor's archives differ in it.
+        reflectance, time, band, x, y: by default called so. `x` and `y` hold pixel centres; an attribute `transform` of the
+            group (six numbers, rasterio's order) may stand in for them.
+        quality: by default the name of the sensor's quality layer.
+        bands: list of band names, for stores that have none.
+        crs: for stores without an attribute `crs` (or a CF variable `spatial_ref`).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sensor: Sensor,
+        *,
+        offset: int | None = None,
+        reflectance: str = "reflectance",
+        quality: str | None = None,
+        time: str = "time",
+        band: str = "band",
+        x: str = "x",
+        y: str = "y",
+        bands: Sequence[str] | None = None,
+        crs: str | int | None = None,
+    ) -> None:
+        self.sensor = sensor
+        self._path = path
+        self._offset = stated_offset(offset, sensor, path)
+        try:
+            # A Zarr group never unpickles unless it is asked for an object codec; arrays of names are read as plain strings.
+            self._group = zarr.open_group(path, mode="r")
+        except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+            raise ValueError(f"{path}: no Zarr group there") from error
+        self._reflectance = self._array(reflectance, DIMENSIONS)
+        self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
+        fill = self._reflectance.attrs.get("_FillValue")
+        check_stored(self._reflectance.dtype, fill if isinstance(fill, int | float) else None, sensor, f"{path}/{reflectance}")
+        check_quality_type(self._quality.dtype, f"{path}/{self._quality.basename}")
+        frames, _, height, width = self._reflectance.shape
+        if self._quality.shape != (frames, height, width):
+            raise ValueError(f"{path}: quality has shape {self._quality.shape}; expected {(frames, height, width)}")
+
+        self.dates = self._dates(time, frames)
+        names = [str(name) for name in bands] if bands is not None else [text(name) for name in self._coordinate(band)]
+        if len(names) != self._reflectance.shape[1]:
+            raise ValueError(f"{path}: {len(names)} band names {names} for {self._reflectance.shape[1]} bands")
+        positions = band_positions(names, sensor, path)
+        # A slice is much cheaper than a list of indices where the store has the sensor's own order.
+        self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
+        self.grid = self._grid(x, y, crs, (height, width))
+
+    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
+        """The window that starts at (row, col), at the given indices of `dates`."""
+        self.grid.window(row, col, height, width)
+        rows, cols = slice(row, row + height), slice(col, col + width)
+        pixels = np.asarray(self._reflectance.oindex[times, self._bands, rows, cols])
+        quality = np.asarray(self._quality.oindex[times, rows, cols])
+        return series(pixels, quality, self.dates[times], self.sensor, self._offset)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._group.store.close()
+
+    def _array(self, name: str, dimensions: tuple[str, ...]) -> zarr.Array[Any]:
+        found = self._group.get(name)
+        if not isinstance(found, zarr.Array):
+            raise ValueError(f"{self._path}: no array {name!r}; it holds {sorted(self._group.array_keys())}")
+        # Version 3 stores the names of dimensions itself, version 2 the way xarray writes them.
+        names: Any = getattr(found.metadata, "dimension_names", None) or found.attrs.get("_ARRAY_DIMENSIONS")
+        if found.ndim != len(dimensions):
+            raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected the axes {dimensions}")
+        order = [dimension for dimension in names or () if dimension in dimensions]
+        if order and order != [dimension for dimension in dimensions if dimension in order]:
+            raise ValueError(f"{self._path}/{name}: axes are {tuple(names)}; expected the order {dimensions}, so transpose it")
+        return found
+
+    def _coordinate(self, name: str) -> np.ndarray:
+        found = self._group.get(name)
+        if not isinstance(found, zarr.Array) or found.ndim != 1:
+            raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {sorted(self._group.array_keys())}")
+        return np.asarray(found[:])
+
+    def _dates(self, name: str, frames: int) -> np.ndarray:
+        if name not in self._group:
+            raise ValueError(f"{self._path}: a series without time: no array {name!r} with the day of each image")
+        dates = decode_dates(self._coordinate(name), dict(self._group[name].attrs), f"{self._path}/{name}")
+        if len(dates) != frames:
+            raise ValueError(f"{self._path}: {len(dates)} dates for {frames} images")
+        return dates
+
+    def _grid(self, x: str, y: str, crs: Any, shape: tuple[int, int]) -> Grid:
+        attributes: dict[str, Any] = dict(self._group.attrs)
+        mapping: dict[str, Any] = dict(self._group["spatial_ref"].attrs) if "spatial_ref" in self._group else {}
+        crs = crs or attributes.get("crs") or mapping.get("crs_wkt") or mapping.get("spatial_ref")
+        if crs is None:
+            raise ValueError(f"{self._path}: no coordinate reference system: no attribute crs; give `crs: EPSG:n` in scene.yaml")
+        if "transform" in attributes:
+            return grid_from_transform(attributes["transform"], crs, shape, self._path)
+        grid = grid_from_centres(self._coordinate(x), self._coordinate(y), crs, self._path)
+        if grid.shape != shape:
+            raise ValueError(f"{self._path}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
+        return grid
