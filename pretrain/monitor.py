@@ -153,7 +153,8 @@ def rgb_strip_figure(
         # Select before converting: few torch operators know uint16.
         rgb = np.moveaxis(pixels[row].numpy()[:, bands], 1, -1).astype(np.float32)  # (T, H, W, 3)
         clear = valid[row].numpy()
-        low, high = np.percentile(rgb[clear], (2, 98)) if clear.any() else (0, 1)
+        # 95: a missed cloud must not darken all other frames
+        low, high = np.percentile(rgb[clear], (2, 95)) if clear.any() else (0, 1)
         shown = np.clip((rgb - low) / max(high - low, 1), 0, 1)
         shown[~clear] = 0.75 + 0.15 * shown[~clear]
         gap = max(1, width // 24)

@@ -9,27 +9,18 @@ Workers are threads: `preadv` runs outside the interpreter lock, and a batch nee
 
 from __future__ import annotations
 
-import mmap
-import os
-import threading
-import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from data_prep.corpus import Corpus
+from pretrain.indexed_shards import DATES, LAND_COVER, PIXELS, VALID, BatchMemory, OpenShard, OpenShards, SampleTable
 from pretrain.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
-
-_MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy")
-_PIXELS, _VALID, _DATES, _LAND_COVER = range(4)
-_MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,131 +112,6 @@ def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
     return where_bit(2, images.transpose(-1, -2)) if images.shape[-1] == images.shape[-2] else images
 
 
-class _Shard:
-    """An open file. It closes when its last user lets go, so a thread never reads from a number that was given away."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill the buffer of bytes from byte `offset`. Raises ValueError when the file ends before."""
-        while buffer:
-            done = os.preadv(self.fd, [buffer], offset)
-            if done == 0:
-                raise ValueError(f"{self.path} ends at byte {offset} in the middle of a sample; run data_prep/verify.py")
-            buffer, offset = buffer[done:], offset + done
-
-
-class _OpenShards:
-    """The most recently used shards, open; opened at first use in each process."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._open: OrderedDict[Path, _Shard] = OrderedDict()
-
-    def __getitem__(self, path: Path) -> _Shard:
-        with self._lock:
-            if path not in self._open:
-                self._open[path] = _Shard(path)
-            self._open.move_to_end(path)
-            if len(self._open) > self._limit:
-                self._open.popitem(last=False)
-            return self._open[path]
-
-    def clear(self) -> None:
-        with self._lock:
-            self._open.clear()
-
-
-class _Memory:
-    """Memory of batches, used again when a batch is no longer referred to.
-
-    Fresh memory costs a page fault every 4 KiB, which takes longer than copying the page: half of the stream's speed.
-    With a GPU the memory is pinned, and torch's allocator of pinned memory does the same.
-    """
-
-    def __init__(self) -> None:
-        self._pin = torch.cuda.is_available()
-        self._free: dict[int, list[mmap.mmap]] = {}
-
-    def empty(self, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
-        """An uninitialised tensor and the array over the same memory."""
-        if self._pin:
-            tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
-            return tensor, tensor.numpy()
-        size = max(1, dtype.itemsize * int(np.prod(shape)))
-        free = self._free.setdefault(size, [])
-        try:
-            block = free.pop()  # append and pop are atomic, so threads need no lock
-        except IndexError:
-            block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                block.madvise(mmap.MADV_HUGEPAGE)
-        array = np.ndarray(shape, dtype, buffer=block)
-        # The tensor and every view of it hold the array, and only when it goes is the block free.
-        weakref.finalize(array, free.append, block).atexit = False
-        return torch.from_numpy(array), array
-
-
-class _Table:
-    """Where the samples of one source lie, in arrays: as Python objects 25 million samples would not fit in memory.
-
-    Attributes:
-        shards: paths; shard (N,) int32 points into it.
-        keys: (N,) fixed-width bytes.
-        frames: (N,) int32, frames of the year.
-        offsets, sizes: (N, 4) int64, bytes of each of `_MEMBERS` in the shard.
-        frame_shape: (C, H, W).
-        codes: length of the land-cover counts.
-    """
-
-    def __init__(self, corpus: Corpus, source: str, split: str) -> None:
-        samples = corpus.samples(source, split)
-        if not samples:
-            raise ValueError(f"{corpus.folder} has no samples of source {source!r} in split {split!r}; leave it out of `mixture`")
-        legends = sorted({sample.legend for sample in samples})
-        if len(legends) > 1:
-            raise ValueError(f"samples of source {source!r} are counted in different legends {legends}; shard them apart")
-        self.legend = legends[0]
-        self.codes = len(corpus.legends[self.legend].codes)
-        self.frame_shape = tuple(corpus.shapes[source])
-        self.dtype = np.dtype(corpus.sensors[source].dtype)
-        paths = {sample.shard: None for sample in samples}
-        self.shards = list(paths)
-        number = {path: i for i, path in enumerate(self.shards)}
-        self.shard = np.array([number[sample.shard] for sample in samples], dtype=np.int32)
-        self.keys = np.array([sample.key.encode() for sample in samples])
-        self.frames = np.array([sample.frames for sample in samples], dtype=np.int32)
-        members = [[sample.members[name] for name in _MEMBERS] for sample in samples]
-        self.offsets = np.array([[member.offset for member in row] for row in members], dtype=np.int64)
-        self.sizes = np.array([[member.size for member in row] for row in members], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def read_whole(self, shard: _Shard, sample: int, member: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """A small member. Raises ValueError unless it has this dtype and shape."""
-        buffer = bytearray(int(self.sizes[sample, member]))
-        shard.read_into(memoryview(buffer), int(self.offsets[sample, member]))
-        data = max(0, len(buffer) - dtype.itemsize * int(np.prod(shape)))
-        self.expect_header(bytes(buffer[:data]), sample, member, dtype, shape)
-        return np.frombuffer(buffer, dtype, offset=data).reshape(shape)
-
-    def expect_header(self, header: bytes, sample: int, member: int, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        """Raises ValueError unless `header` is that of a .npy of this dtype and shape in C order."""
-        if _parse_header(header) != (shape, False, dtype):
-            raise ValueError(
-                f"{self.shards[self.shard[sample]]}: {self.keys[sample].decode()}.{_MEMBERS[member]} is not {dtype}{shape} "
-                "as the index says; run data_prep/verify.py"
-            )
-
-
 class Stream:
     """Batches of one split of a corpus for one rank.
 
@@ -263,7 +129,7 @@ class Stream:
         self._cycle = np.array(mixture_cycle(mixture))
         self.sources = sorted(mixture)
         self._batch_size = {source: self._global_batch_size(source) for source in self.sources}
-        self._tables = {source: _Table(corpus, source, split) for source in self.sources}
+        self._tables = {source: SampleTable(corpus, source, split) for source in self.sources}
         for source, table in self._tables.items():
             short = int((table.frames < config.num_frames).sum())
             if short:
@@ -277,8 +143,8 @@ class Stream:
             source: {what: named_key(*names, source, what) for what in ("order", "frames", "orientation")}
             for source in self.sources
         }
-        self._shards = _OpenShards(_MAX_OPEN_SHARDS)
-        self._memory = _Memory()
+        self._shards = OpenShards()
+        self._memory = BatchMemory()
 
     def _global_batch_size(self, source: str) -> int:
         sizes = self._config.global_batch_size
@@ -345,15 +211,15 @@ class Stream:
         draw = self._draw(micro_step, self._rank, self._world_size)
         table = self._tables[draw.source]
         shards = [self._shards[table.shards[number]] for number in table.shard[draw.samples]]
-        pixels = self._read_frames(table, shards, draw, _PIXELS, table.dtype, table.frame_shape)
-        valid = self._read_frames(table, shards, draw, _VALID, np.dtype(bool), table.frame_shape[1:])
+        pixels = self._read_frames(table, shards, draw, PIXELS, table.dtype, table.frame_shape)
+        valid = self._read_frames(table, shards, draw, VALID, np.dtype(bool), table.frame_shape[1:])
         dates, dates_view = self._memory.empty(np.dtype(np.int32), draw.frames.shape)
         land_cover, land_cover_view = self._memory.empty(np.dtype(np.int64), (len(shards), table.codes))
         for i, (shard, sample) in enumerate(zip(shards, draw.samples.tolist(), strict=True)):
-            dates_view[i] = table.read_whole(shard, sample, _DATES, np.dtype(np.int32), (int(table.frames[sample]),))[
+            dates_view[i] = table.read_whole(shard, sample, DATES, np.dtype(np.int32), (int(table.frames[sample]),))[
                 draw.frames[i]
             ]
-            land_cover_view[i] = table.read_whole(shard, sample, _LAND_COVER, np.dtype(np.int64), (table.codes,))
+            land_cover_view[i] = table.read_whole(shard, sample, LAND_COVER, np.dtype(np.int64), (table.codes,))
         days = dates_view.astype("datetime64[D]")
         day_of_year = (days - days.astype("datetime64[Y]")).astype(np.int16) + np.int16(1)
         return Batch(
@@ -369,7 +235,7 @@ class Stream:
         )
 
     def _read_frames(
-        self, table: _Table, shards: list[_Shard], draw: Draw, member: int, dtype: np.dtype, frame_shape: tuple[int, ...]
+        self, table: SampleTable, shards: list[OpenShard], draw: Draw, member: int, dtype: np.dtype, frame_shape: tuple[int, ...]
     ) -> torch.Tensor:
         """The drawn frames of one member of every sample: (B, T, *frame_shape)."""
         tensor, array = self._memory.empty(dtype, (*draw.frames.shape, *frame_shape))
@@ -420,19 +286,3 @@ class Stream:
 def _cycle_order(cycle: int, length: int, key: int) -> np.ndarray:
     """Slots of the mixture's cycle in the order in which this cycle takes them."""
     return shuffled(np.arange(cycle * length, (cycle + 1) * length), length, key)
-
-
-@lru_cache(maxsize=4096)
-def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype] | None:
-    """Shape, whether in Fortran order, and dtype from the header of a .npy file; None when it is none.
-
-    Few headers differ in a corpus (one for each number of frames), so each is parsed once.
-    """
-    file = BytesIO(header)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            return None
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    except ValueError:
-        return None
-    return (shape, fortran_order, dtype) if file.tell() == len(header) else None

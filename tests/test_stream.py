@@ -324,3 +324,9 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
     shard.write_bytes(data.replace(b"'shape': (", b"'shape': [", 3))
     with pytest.raises(ValueError, match=r"modis-train-000001\.tar: modis-scene-2021-r0000\d-c00000\.\w+\.npy is not"):
         stream.batch(0)
+    shard.write_bytes(data[:-1])
+    with pytest.raises(ValueError, match=r"modis-train-000001\.tar has \d+ of \d+ bytes"):
+        Stream(load_corpus(folder), "train", config())
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"modis-train-000001\.tar has 0 of \d+ bytes"):
+        Stream(load_corpus(folder), "train", config())

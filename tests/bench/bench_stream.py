@@ -29,7 +29,7 @@ from test_stream import write_corpus  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
 from data_prep.corpus import load_corpus  # noqa: E402
-from pretrain import stream as stream_module  # noqa: E402
+from pretrain.indexed_shards import OpenShard  # noqa: E402
 from pretrain.stream import Stream, StreamConfig  # noqa: E402
 
 Read = tuple[int, int, int]  # file descriptor, offset, bytes
@@ -38,19 +38,19 @@ Read = tuple[int, int, int]  # file descriptor, offset, bytes
 def recorded_reads(stream: Stream, steps: int) -> list[list[Read]]:
     """Every read of every batch, as the stream does them."""
     reads: list[list[Read]] = []
-    original = stream_module._Shard.read_into
+    original = OpenShard.read_into
 
     def record(shard: Any, buffer: memoryview, offset: int) -> None:
         reads[-1].append((shard.fd, offset, len(buffer)))
         original(shard, buffer, offset)
 
-    stream_module._Shard.read_into = record  # type: ignore[method-assign]
+    OpenShard.read_into = record  # type: ignore[method-assign]
     try:
         for step in range(steps):
             reads.append([])
             stream.batch(step)
     finally:
-        stream_module._Shard.read_into = original  # type: ignore[method-assign]
+        OpenShard.read_into = original  # type: ignore[method-assign]
     return reads
 
 
