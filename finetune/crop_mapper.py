@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,37 +17,29 @@ from torch import nn
 from data_prep.sensors import Sensor, sensor_from_dict
 from finetune.decoder import FusionDecoder
 from finetune.task import Task, task_from_dict
-from pretrain.model import EncoderConfig, build_encoder
+from pretrain.model import EncoderConfig, VideoSwin, build_encoder
 
 FORMAT = "agrifm crop mapper 1"
-
-
-class SeriesEncoder(Protocol):
-    """What a model needs of an encoder: `encoder(pixels (B, T, C, H, W), source=...)` -> five maps (B, C*D, H, W)."""
-
-    def __call__(self, pixels: torch.Tensor, source: str) -> list[torch.Tensor]: ...
-
-    def output_channels(self, num_frames: int) -> list[int]: ...
 
 
 class CropMapper(nn.Module):
     """A map from the series of several sources: shared encoder, fusion decoder.
 
     Args:
-        encoder: an nn.Module with the interface of `SeriesEncoder`.
+        encoder: `pretrain.model.VideoSwin`.
         sources: the sources to read, in decoder order.
         frames: images a source (T).
         num_classes: classes of the map.
         channels: width of the decoder.
     """
 
-    def __init__(self, encoder: nn.Module, sources: tuple[str, ...], frames: int, num_classes: int, channels: int) -> None:
+    def __init__(self, encoder: VideoSwin, sources: tuple[str, ...], frames: int, num_classes: int, channels: int) -> None:
         super().__init__()
         self.sources = sources
         self.channels = channels
         self.encoder = encoder
-        widths = encoder.output_channels(frames)  # type: ignore[operator]  # nn.Module's attributes are untyped
-        self.decoder = FusionDecoder({source: widths for source in sources}, channels, num_classes)
+        widths = encoder.output_channels(frames)
+        self.decoder = FusionDecoder(dict.fromkeys(sources, widths), channels, num_classes)
 
     def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size)."""
@@ -64,7 +56,7 @@ class Recipe:
         sensors: meaning of the pixels of each source.
         normalization: mean and standard deviation of each band of each source, in stored numbers.
         pixel: size of a pixel of the map in units of its CRS.
-        encoder: plain values of the EncoderConfig.
+        encoder: `EncoderConfig.to_dict()`.
         channels: width of the decoder.
         origin: where the encoder's weights came from, `scratch` or the checkpoint's path.
     """
@@ -108,15 +100,10 @@ def load_model(path: Path) -> tuple[CropMapper, Recipe]:
     task = task_from_dict(values.pop("task"), origin=str(file))
     sensors = {name: sensor_from_dict(sensor, origin=str(file)) for name, sensor in values.pop("sensors").items()}
     recipe = Recipe(task=task, sensors=sensors, **values)
-    encoder = build_encoder(encoder_config(recipe.encoder))
+    encoder = build_encoder(EncoderConfig.from_dict(recipe.encoder))
     model = CropMapper(encoder, task.sources, task.frames, len(task.classes), recipe.channels)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{file}: weights do not fit the recipe in the same file: {error}") from error
     return model.eval(), recipe
-
-
-def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
-    """Inverse of `dataclasses.asdict(EncoderConfig)` after a trip through JSON, which turns tuples into lists."""
-    return EncoderConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

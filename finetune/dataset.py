@@ -82,6 +82,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"no labelled pixel in {', '.join(scene.name for scene in scenes)} (label {task.label})")
         needed = sum(self.series[index].window_bytes(size) for index, _, _ in self.windows)
         self._cache: dict[int, dict[str, Clip]] = {}
+        self._open: SceneSeries | None = None  # without the cache: one scene at a time, each may be hundreds of files
         if needed <= cache_gb * 1e9:
             self._read_all()
 
@@ -91,14 +92,15 @@ class WindowDataset(Dataset[dict[str, Any]]):
         with tqdm(total=len(self.windows), desc="reading windows", unit="window", leave=False) as bar:
             for scene, series in enumerate(self.series):
                 rows, cols = (origins(length, size, size) for length in series.grid.shape)
-                for row, col, clips in series.windows(rows, cols, size):
-                    index = wanted.get((scene, row, col))
-                    if index is not None:
-                        # Copies: a view would keep its whole block in memory.
-                        self._cache[index] = {
-                            source: Clip(pixels=clip.pixels.copy(), valid=clip.valid.copy()) for source, clip in clips.items()
-                        }
-                        bar.update()
+                with series:
+                    for row, col, clips in series.windows(rows, cols, size):
+                        index = wanted.get((scene, row, col))
+                        if index is not None:
+                            # Copies: a view would keep its whole block in memory.
+                            self._cache[index] = {
+                                source: Clip(pixels=clip.pixels.copy(), valid=clip.valid.copy()) for source, clip in clips.items()
+                            }
+                            bar.update()
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -111,7 +113,11 @@ class WindowDataset(Dataset[dict[str, Any]]):
         if index in self._cache:
             return self._cache[index]
         scene, row, col = self.windows[index]
-        return self.series[scene].read(row, col, self.task.window_px, self.task.window_px)
+        series = self.series[scene]
+        if series is not self._open:
+            self.close()
+            self._open = series.__enter__()
+        return series.read(row, col, self.task.window_px, self.task.window_px)
 
     def item(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Item `index`; with `rng` random dates, and one random flip and rotation for pixels and label alike."""
@@ -161,9 +167,10 @@ class WindowDataset(Dataset[dict[str, Any]]):
         return counts
 
     def close(self) -> None:
-        """Close the readers of all scenes."""
-        for series in self.series:
-            series.__exit__()
+        """Close the readers of the scene that was read last."""
+        if self._open is not None:
+            self._open.__exit__()
+            self._open = None
 
 
 def read_classes(series: SceneSeries) -> np.ndarray:

@@ -29,7 +29,7 @@ def conv_pair(channels_in: int, channels_out: int) -> nn.Sequential:
 
 def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bilinear resampling (B, C, H, W) -> (B, C, *size); the same tensor where the size is right already."""
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return maps if tuple(maps.shape[-2:]) == tuple(size) else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 class FusionDecoder(nn.Module):
@@ -63,7 +63,7 @@ class FusionDecoder(nn.Module):
         features = self.start(self._fuse(maps, START))
         for level, fuse in zip(CLIMB, self.climb, strict=True):
             skip = self._fuse(maps, level)
-            features = fuse(torch.cat([resize(features, skip.shape[-2:]), skip], dim=1))
+            features = fuse(torch.cat([resize(features, (skip.shape[-2], skip.shape[-1])), skip], dim=1))
         scores: torch.Tensor = self.head(resize(self.neck(features), size))
         return scores
 

@@ -64,6 +64,13 @@ def table(result: dict[str, Any]) -> list[list[str]]:
     return [*rows, [*last, f"{result['pixels']:,}"]]
 
 
+def headline(result: dict[str, Any], target: str | None) -> tuple[str, float]:
+    """The one score that stands for a task: the F1 of its target class or the mean F1, and its name."""
+    if target is None:
+        return "mean F1", result["mean_f1"]
+    return f"{target.replace('_', ' ')} F1", result["classes"][target]["f1"]
+
+
 TABLE_HEADER = ["class", "F1 %", "precision %", "recall %", "IoU %", "accuracy %", "pixels"]
 
 

@@ -155,7 +155,10 @@ def grid_of_pixel(source_grid: Grid, pixel: float) -> Grid:
 
 
 class SceneSeries:
-    """The sources of one scene, open for reading, over windows of the map's grid; a context manager.
+    """The sources of one scene over windows of the map's grid.
+
+    Making one opens the readers to learn grids and dates, and closes them again; `with series:` opens them for reading. So
+    hundreds of scenes can be known at a time, though each may be hundreds of files.
 
     Args:
         scene: the scene.
@@ -165,7 +168,8 @@ class SceneSeries:
         year: the year in which the season ends; None takes the one with most images of the first source.
 
     Attributes:
-        grid: the map's grid. readers, seasons, nestings: one a source.
+        grid: the map's grid.
+        sensors, grids, seasons, nestings, readers: one a source; readers only while open.
         step: windows begin at multiples of this many pixels of the map, and so large are their sides multiples of.
         finest: the source with the smallest pixels.
 
@@ -187,11 +191,10 @@ class SceneSeries:
                 f"scene {scene.name} has no {' and no '.join(missing)}, which the task needs; it has {', '.join(scene.sources)}; "
                 "choose others with --sources"
             )
-        self.scene, self.task = scene, task
-        with ExitStack() as opened:
-            self.readers: dict[str, SeriesReader] = {
-                source: opened.enter_context(open_reader(scene, source, sensors)) for source in task.sources
-            }
+        self.scene, self.task, self._sensors = scene, task, sensors
+        self._stack = ExitStack()
+        self.readers: dict[str, SeriesReader] = {}
+        with self:
             first = self.readers[task.sources[0]]
             self.year = task.year_of(first.dates) if year is None else year
             self.seasons = {source: split_season(reader.dates, task, self.year) for source, reader in self.readers.items()}
@@ -202,16 +205,24 @@ class SceneSeries:
                     raise ValueError(
                         f"scene {scene.name}: no image of {source} between {begin} and {end}; it has {dates[0]} to {dates[-1]}"
                     )
-            self.finest = min(task.sources, key=lambda source: abs(self.readers[source].grid.transform.a))
-            self.grid = self._label_grid() if pixel is None else grid_of_pixel(self.readers[self.finest].grid, pixel)
-            self.nestings = {source: nest(self.grid, reader.grid, source) for source, reader in self.readers.items()}
-            self._stack = opened.pop_all()
+            self.sensors = {source: reader.sensor for source, reader in self.readers.items()}
+            self.grids = {source: reader.grid for source, reader in self.readers.items()}
+        self.finest = min(task.sources, key=lambda source: abs(self.grids[source].transform.a))
+        self.grid = self._label_grid() if pixel is None else grid_of_pixel(self.grids[self.finest], pixel)
+        self.nestings = {source: nest(self.grid, grid, source) for source, grid in self.grids.items()}
         self.step = math.lcm(*(scale.denominator for nesting in self.nestings.values() for scale in nesting.scale))
 
     def __enter__(self) -> Self:
+        """Open the readers, unless they are."""
+        if not self.readers:
+            with ExitStack() as opened:
+                for source in self.task.sources:
+                    self.readers[source] = opened.enter_context(open_reader(self.scene, source, self._sensors))
+                self._stack = opened.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.readers = {}
         self._stack.close()
 
     def _label_grid(self) -> Grid:
@@ -220,12 +231,12 @@ class SceneSeries:
             raise ValueError(f"scene {scene.name} has no label {task.label!r}; it has {', '.join(scene.labels) or 'none'}")
         path = scene.labels[task.label].path
         grid = raster_grid(path)
-        sources = {source: reader.grid for source, reader in self.readers.items()}
         # One source must cover exactly what the label covers: the usual mistake is a label of another tile or another size.
         if not any(
-            np.allclose(grid.bounds, other.bounds, rtol=0, atol=TOLERANCE * abs(grid.transform.a)) for other in sources.values()
+            np.allclose(grid.bounds, other.bounds, rtol=0, atol=TOLERANCE * abs(grid.transform.a))
+            for other in self.grids.values()
         ):
-            found = "; ".join(f"{source}: {describe(other)}" for source, other in sources.items())
+            found = "; ".join(f"{source}: {describe(other)}" for source, other in self.grids.items())
             raise ValueError(
                 f"label raster {path} ({describe(grid)}) covers another area than every source of the task ({found}); "
                 "put the label on the grid of one of them (no data outside), or name another label with --label"
@@ -244,18 +255,21 @@ class SceneSeries:
     def window_bytes(self, size: int) -> int:
         """Bytes of all images of all sources over one window of size x size pixels of the map."""
         total = 0
-        for source, reader in self.readers.items():
+        for source, sensor in self.sensors.items():
             _, _, height, width = self.nestings[source].window(0, 0, size, size)
-            itemsize = np.dtype(reader.sensor.dtype).itemsize
-            total += len(self.seasons[source].times) * height * width * (len(reader.sensor.bands) * itemsize + 1)
+            itemsize = np.dtype(sensor.dtype).itemsize
+            total += len(self.seasons[source].times) * height * width * (len(sensor.bands) * itemsize + 1)
         return total
 
     def read(self, row: int, col: int, height: int, width: int) -> dict[str, Clip]:
-        """The season's images over a window of the map, which may reach outside: invalid there."""
-        return {
-            source: read_padded(reader, self.nestings[source].window(row, col, height, width), self.seasons[source].times)
-            for source, reader in self.readers.items()
-        }
+        """The season's images over a window of the map, which may reach outside: invalid there. Only while open."""
+        return {source: self.read_source(source, row, col, height, width) for source in self.task.sources}
+
+    def read_source(self, source: str, row: int, col: int, height: int, width: int) -> Clip:
+        """The season's images of one source over a window of the map."""
+        return read_padded(
+            self.readers[source], self.nestings[source].window(row, col, height, width), self.seasons[source].times
+        )
 
     def windows(self, rows: list[int], cols: list[int], size: int) -> Iterator[tuple[int, int, dict[str, Clip]]]:
         """(row, col, clips) of the windows that begin at every pair of `rows` and `cols`, row by row.

@@ -46,6 +46,7 @@ class Task:
         season: first and last (month, day); when the first comes later in the year than the last, the season begins in
             the year before.
         window_px: side of a training window in pixels of the label.
+        target: the class whose F1 stands for the task in titles and tables; None for the mean over classes.
         loss: `cross_entropy`, or `balanced_cross_entropy` with weights by inverse square root of the class's frequency.
     """
 
@@ -57,6 +58,7 @@ class Task:
     frames: int
     season: tuple[str, str]
     window_px: int
+    target: str | None = None
     loss: str = "cross_entropy"
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class Task:
                 f"task {self.name}: the first class takes the rest and lists no labels, every other class lists its own; "
                 f"listed twice: {twice or 'none'}"
             )
+        if self.target is not None and self.target not in names:
+            raise ValueError(f"task {self.name}: target is {self.target!r}, which is none of its classes {names}")
         if not self.sources or len(set(self.sources)) < len(self.sources):
             raise ValueError(f"task {self.name}: sources must be distinct and at least one, got {list(self.sources)}")
         if self.frames < 1 or self.window_px < 1:
@@ -129,7 +133,7 @@ class Task:
 def task_from_dict(values: Mapping[str, Any], origin: str = "task") -> Task:
     """Build a Task from plain values. Raises ValueError that names `origin` and the key that is wrong."""
     try:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         classes = tuple(MapClass(**(entry | {"labels": tuple(entry.get("labels", ()))})) for entry in values["classes"])
         return Task(**(fields | {"classes": classes}))
     except (KeyError, TypeError, AttributeError) as error:

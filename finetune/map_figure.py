@@ -1,0 +1,96 @@
+"""The map as a picture: satellite image, label and prediction side by side."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from rasterio.crs import CRS
+
+from finetune.series import SceneSeries
+from finetune.task import IGNORE, Task
+
+NO_DATA_COLOR = "#8a8a8a"
+LARGEST_PREVIEW_PX = 768
+
+
+def preview_window(height: int, width: int) -> tuple[int, int, int, int]:
+    """The central part (row, col, height, width) of a map that a picture shows: all of it unless it is very large."""
+    h, w = min(height, LARGEST_PREVIEW_PX), min(width, LARGEST_PREVIEW_PX)
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def composite(series: SceneSeries, window: tuple[int, int, int, int]) -> np.ndarray:
+    """True-colour median of the season's clear observations of the finest source, float (H, W, 3) in 0..1, NaN where none."""
+    step = series.step
+    row, col, height, width = window
+    # Whole source pixels only, then cut to the window.
+    top, left = row // step * step, col // step * step
+    bottom, right = -(-(row + height) // step) * step, -(-(col + width) // step) * step
+    clip = series.read_source(series.finest, top, left, bottom - top, right - left)
+    sensor = series.sensors[series.finest]
+    images = clip.pixels[:, [sensor.bands.index(band) for band in sensor.rgb]].astype(np.float32)
+    images[~np.broadcast_to(clip.valid[:, None], images.shape)] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pixels that were never clear stay NaN
+        median = np.nanmedian(images, axis=0).transpose(1, 2, 0)
+        low, high = np.nanpercentile(median, (2, 98), axis=(0, 1))
+    stretched = np.clip((median - low) / np.maximum(high - low, 1), 0, 1)
+    rows = np.minimum(((np.arange(height) + row - top) * stretched.shape[0] / (bottom - top)).astype(int), stretched.shape[0] - 1)
+    cols = np.minimum(((np.arange(width) + col - left) * stretched.shape[1] / (right - left)).astype(int), stretched.shape[1] - 1)
+    return stretched[np.ix_(rows, cols)]
+
+
+def colored(classes: np.ndarray, task: Task) -> np.ndarray:
+    """Class indices (H, W) -> RGB (H, W, 3); whatever is no class gets the colour of no data."""
+    palette = np.array([to_rgb(c.color) for c in task.classes] + [to_rgb(NO_DATA_COLOR)])
+    return palette[np.where((classes >= 0) & (classes < len(task.classes)), classes, len(task.classes))]
+
+
+def save_map_figure(
+    path: Path, task: Task, title: str, image: np.ndarray, label: np.ndarray | None, predicted: np.ndarray, pixel: float, crs: str
+) -> None:
+    """Write the PNG: image (H, W, 3), label and predicted class indices (H, W), `pixel` the side of a pixel in the CRS."""
+    matplotlib.use("Agg", force=False)
+    shown = np.where(np.isnan(image), to_rgb(NO_DATA_COLOR), image)
+    panels = [("satellite image, median of the season", shown)]
+    if label is not None:
+        panels.append(("label", colored(np.where(label == IGNORE, -1, label), task)))
+    panels.append(("prediction", colored(predicted.astype(int), task)))
+    height, width = predicted.shape
+    side = 4.6
+    figure = Figure(figsize=(side * len(panels), side * min(2.0, max(0.5, height / width)) + 1.3), dpi=110, layout="constrained")
+    for axes, (name, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(name, fontsize=11)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if CRS.from_user_input(crs).is_projected:
+            _scale_bar(axes, pixel, width, height)
+    patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
+    patches.append(Patch(facecolor=NO_DATA_COLOR, edgecolor="#555555", label="no data"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=11)
+    figure.suptitle(title, fontsize=13)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png")
+    os.replace(temporary, path)
+
+
+def _scale_bar(axes: Axes, pixel: float, width: int, height: int) -> None:
+    """A bar of a round length, about a quarter of the picture, lower left."""
+    target = width * pixel / 4
+    magnitude = 10 ** np.floor(np.log10(target))
+    length = max(step * magnitude for step in (1, 2, 5) if step * magnitude <= target)
+    text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    x, y = 0.04 * width, 0.95 * height
+    axes.plot([x, x + length / pixel], [y, y], color="black", linewidth=6, solid_capstyle="butt")
+    axes.plot([x, x + length / pixel], [y, y], color="white", linewidth=3, solid_capstyle="butt")
+    outline = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+    axes.text(x, y - 0.03 * height, text, fontsize=9, va="bottom", bbox=outline)

@@ -1,0 +1,289 @@
+"""Command: fine-tune an encoder for a task, score it on the test scenes, and map them.
+
+    python finetune/run.py --task paddy_rice --data scenes/ --checkpoint runs/tiny --output runs/paddy_rice
+
+Where the encoder's weights come from:
+    1. output holds the same run, finished: nothing is done, its table is shown again;
+    2. output holds the same run, interrupted: it continues after its last epoch;
+    3. --checkpoint: a pretraining run, an encoder.safetensors or the published AgriFM.pth, strictly;
+    4. otherwise random weights of the shape in --encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.command import run_command
+from data_prep.scene import SPLITS, Scene, find_scenes
+from data_prep.sensors import Sensor, load_sensors
+from finetune.crop_mapper import CropMapper, Recipe, load_model
+from finetune.dataset import WindowDataset, read_classes
+from finetune.metrics import TABLE_HEADER, headline, scores, table
+from finetune.predict import check_overlap, draw, map_confusion, pick_device, predict_scene
+from finetune.series import SceneSeries
+from finetune.task import Task, load_task
+from finetune.train import MODEL_FILE, Progress, Schedule, train, write_json
+from pretrain.model import EncoderConfig, VideoSwin, build_encoder, load_encoder
+from pretrain.model.pretrained import ENCODER_FILE
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.json"
+
+# The shape of pretrain/configs/tiny.yaml.
+TINY = EncoderConfig(embed_dim=32, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), window_size=(4, 7, 7), drop_path_rate=0.05)
+
+
+def run(
+    task: str,
+    data: Path,
+    output: Path,
+    checkpoint: Path | None = None,
+    encoder: EncoderConfig = TINY,
+    epochs: int = 20,
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 5e-4,
+    sources: list[str] | None = None,
+    label: str | None = None,
+    frames: int | None = None,
+    window_px: int | None = None,
+    year: int | None = None,
+    decoder_channels: int = 64,
+    overlap: float = 0.5,
+    cache_gb: float = 4.0,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Fine-tune an encoder for a mapping task, score it on the test scenes and map them.
+
+    Args:
+        task: a task of finetune/tasks/ (paddy_rice, cropland) or the path of a YAML like theirs.
+        data: folder of scenes; scene.yaml says in which split each is.
+        output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard.
+        checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
+        encoder: shape of the encoder without a checkpoint (its sources are those of the task).
+        epochs: passes over the training windows.
+        batch_size: windows a step.
+        learning_rate: peak of the learning rate, after a warm-up and before a cosine that fit the length of the run.
+        weight_decay: weight decay of AdamW.
+        sources: sources instead of the task's, for instance [sentinel2].
+        label: label raster instead of the task's.
+        frames: images a source instead of the task's.
+        window_px: side of a window in pixels of the label instead of the task's.
+        year: year in which the season ends; the default takes the one with most images.
+        decoder_channels: width of the decoder.
+        overlap: share of a window that its neighbour covers too when the test scenes are mapped.
+        cache_gb: windows are kept in memory when they fit into so many gigabytes.
+        seed: seed of weights, order of windows, dates and flips.
+        device: auto, cpu or cuda.
+    """
+    chosen = load_task(task)
+    changes = {"sources": tuple(sources) if sources else None, "label": label, "frames": frames, "window_px": window_px}
+    chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay)
+    place = pick_device(device)
+    check_overlap(overlap)
+    splits = scenes_by_split(data)
+    sensors = known_sensors(data, chosen)
+    settings = {
+        "task": chosen.to_dict(),
+        "data": str(data.resolve()),
+        "checkpoint": fingerprint(checkpoint),
+        "encoder": None if checkpoint else encoder.to_dict(),
+        "schedule": asdict(schedule),
+        "year": year,
+        "decoder_channels": decoder_channels,
+        "overlap": overlap,
+        "seed": seed,
+    }
+    if is_finished(output, settings):
+        print(f"{output} holds this run, finished; remove the folder to run it again")
+        show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
+        return
+
+    torch.manual_seed(seed)
+    if checkpoint is None:
+        backbone = build_encoder(replace(encoder, sources={source: len(sensors[source].bands) for source in chosen.sources}))
+    else:
+        backbone = load_encoder(checkpoint)
+        check_bands(backbone, chosen, sensors, checkpoint)
+
+    # Everything a user can get wrong is met before the output folder is made.
+    training, validation = (WindowDataset(splits[split], chosen, sensors, cache_gb, year) for split in ("train", "validation"))
+    tests = [SceneSeries(scene, chosen, sensors, year=year) for scene in splits["test"]]
+    truths = {}
+    for series in tests:
+        series.check_window(chosen.window_px)
+        truths[series.scene.name] = read_classes(series)
+    pixels = {round(abs(series.grid.transform.a), 6) for series in [*training.series, *validation.series, *tests]}
+    if len(pixels) > 1:
+        raise ValueError(
+            f"labels {chosen.label!r} have pixels of different size: {sorted(pixels)}; all scenes must have the same"
+        )
+    known = backbone.normalization or {}
+    normalization = {source: known.get(source) or training.statistics(source) for source in chosen.sources}
+    training.normalization = validation.normalization = normalization
+    model = CropMapper(backbone, chosen.sources, chosen.frames, len(chosen.classes), decoder_channels)
+    recipe = Recipe(
+        task=chosen,
+        sensors={source: sensors[source] for source in chosen.sources},
+        normalization=normalization,
+        pixel=pixels.pop(),
+        encoder=backbone.config.to_dict(),
+        channels=decoder_channels,
+        origin=str(checkpoint) if checkpoint else "scratch",
+    )
+
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / RUN_FILE, settings)
+    print(f"{chosen.title}: {len(training)} training and {len(validation)} validation windows, encoder from {recipe.origin}")
+    progress = train(model, recipe, training, validation, schedule, output, seed, place)
+    best, _ = load_model(output / MODEL_FILE)
+    result = test(best.to(place), recipe, tests, truths, output, place, overlap)
+    write_json(output / METRICS_FILE, summary(recipe, progress, result))
+    for opened in (training, validation):
+        opened.close()
+    show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
+
+
+def test(
+    model: CropMapper,
+    recipe: Recipe,
+    tests: list[SceneSeries],
+    truths: dict[str, np.ndarray],
+    output: Path,
+    device: torch.device,
+    overlap: float,
+) -> dict[str, Any]:
+    """Map every test scene; scores over all labelled pixels of all of them, and of each."""
+    (output / "maps").mkdir(exist_ok=True)
+    total = torch.zeros(len(recipe.task.classes), len(recipe.task.classes), dtype=torch.int64)
+    each = {}
+    for series in tests:
+        name = series.scene.name
+        path = output / "maps" / f"{name}.tif"
+        with series:
+            predict_scene(model, recipe, series, path, device, overlap)
+            draw(path.with_suffix(".png"), recipe.task, series, path, truths[name])
+        matrix = map_confusion(recipe.task, truths[name], read_map(path))
+        total += matrix
+        each[name] = headline(scores(matrix, [c.name for c in recipe.task.classes]), recipe.task.target)[1]
+    return scores(total, [c.name for c in recipe.task.classes]) | {"scenes": each}
+
+
+def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
+    """Content of metrics.json."""
+    name, score = headline(result, recipe.task.target)
+    return {
+        "task": recipe.task.name,
+        "encoder": recipe.origin,
+        "score": {"name": name, "value": score},
+        "test": result,
+        "validation": progress.best,
+        "best_epoch": progress.best_epoch,
+        "history": progress.history,
+    }
+
+
+def show(output: Path, metrics: dict[str, Any], task: Task) -> None:
+    """The table at the end of a run."""
+    name, score = metrics["score"]["name"], metrics["score"]["value"]
+    print(f"\n{task.title}, test scenes, encoder from {metrics['encoder']}, best epoch {metrics['best_epoch']}")
+    print(
+        tabulate(
+            table(metrics["test"]), TABLE_HEADER, colalign=("left", *["right"] * (len(TABLE_HEADER) - 1)), disable_numparse=True
+        )
+    )
+    shown = "not defined" if score is None else f"{100 * score:.2f} %"
+    print(f"{name} {shown}; maps in {output / 'maps'}; curves: tensorboard --logdir {output}")
+
+
+def scenes_by_split(data: Path) -> dict[str, list[Scene]]:
+    """The scenes of each split. Raises ValueError when one is empty."""
+    scenes = find_scenes(data)
+    splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
+    empty = [split for split in SPLITS if not splits[split]]
+    if empty:
+        raise ValueError(
+            f"no scenes of split {' and '.join(empty)} in {data}; found "
+            + ", ".join(f"{scene.name} ({scene.split})" for scene in scenes)
+            + "; `split` in each scene.yaml says where it belongs"
+        )
+    return splits
+
+
+def known_sensors(data: Path, task: Task) -> dict[str, Sensor]:
+    """The sensors of the task's sources. Raises ValueError for a source without a description."""
+    sensors = load_sensors(data / "sources")
+    unknown = [source for source in task.sources if source not in sensors]
+    if unknown:
+        raise ValueError(
+            f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)} (a YAML in {data / 'sources'} adds one)"
+        )
+    return sensors
+
+
+def check_bands(encoder: VideoSwin, task: Task, sensors: dict[str, Sensor], checkpoint: Path) -> None:
+    """Raises ValueError unless the checkpoint knows every source of the task, with as many bands."""
+    for source in task.sources:
+        bands = encoder.config.sources.get(source)
+        if bands is None:
+            raise ValueError(
+                f"checkpoint {checkpoint} was pretrained on {', '.join(encoder.config.sources)}, not on {source}; "
+                "choose with --sources"
+            )
+        if bands != len(sensors[source].bands):
+            raise ValueError(
+                f"checkpoint {checkpoint} knows {source} with {bands} bands; here it has {len(sensors[source].bands)} "
+                f"({', '.join(sensors[source].bands)})"
+            )
+
+
+def fingerprint(checkpoint: Path | None) -> str | None:
+    """SHA-256 of the checkpoint's file, so that a run does not continue with other weights under the same name."""
+    if checkpoint is None:
+        return None
+    file = checkpoint / ENCODER_FILE if checkpoint.is_dir() else checkpoint
+    if not file.is_file():
+        raise ValueError(f"no encoder at {file}: give a finished pretraining run, an encoder.safetensors or AgriFM.pth")
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def is_finished(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether `output` holds this very run, finished. Raises ValueError when it holds another."""
+    path = output / RUN_FILE
+    if not path.is_file():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise ValueError(f"--output {output} is not empty and holds no run of finetune/run.py; choose another folder")
+        return False
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"--output {output} holds a run with other settings ({', '.join(changed)}); choose another folder or remove it"
+        )
+    return (output / METRICS_FILE).is_file()
+
+
+def read_map(path: Path) -> np.ndarray:
+    """Class indices of a map, uint8 (H, W)."""
+    with rasterio.open(path) as raster:
+        classes: np.ndarray = raster.read(1)
+    return classes
+
+
+if __name__ == "__main__":
+    run_command(run)

@@ -1,0 +1,218 @@
+"""The training loop: AdamW, warm-up and cosine, best by mean F1 on validation, one checkpoint an epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from finetune.crop_mapper import CropMapper, Recipe, save_model
+from finetune.dataset import WindowDataset
+from finetune.metrics import confusion, scores, without_nan
+from finetune.task import IGNORE
+
+MODEL_FILE = "model.safetensors"
+LAST_EPOCH_FILE = "last_epoch.pt"
+GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast to learn.
+
+    Attributes:
+        epochs: passes over the training windows.
+        batch_size: windows a step.
+        learning_rate: peak learning rate.
+        weight_decay: decoupled weight decay of AdamW (Loshchilov and Hutter, 2019).
+        warmup_share: share of all steps with a linearly rising rate, so that it fits runs of any length.
+        final_share: the learning rate at the end as a share of the peak.
+    """
+
+    epochs: int = 20
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-4
+    warmup_share: float = 0.1
+    final_share: float = 1 / 60
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise ValueError(f"epochs and batch_size must be at least 1 and learning_rate positive, got {self}")
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Learning rate of step 0..num_steps-1: linear warm-up, then half a cosine down to the final share."""
+        warmup = min(num_steps - 1, math.ceil(self.warmup_share * num_steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, num_steps - 1 - warmup)
+        return self.learning_rate * (self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass
+class Progress:
+    """What is known after an epoch: how many are done, the best so far and its validation scores, and each epoch's numbers."""
+
+    epoch: int
+    best_epoch: int
+    best: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def train(
+    model: CropMapper,
+    recipe: Recipe,
+    training: WindowDataset,
+    validation: WindowDataset,
+    schedule: Schedule,
+    output: Path,
+    seed: int,
+    device: torch.device,
+) -> Progress:
+    """Train `model`; the best weights by validation mean F1 end up in `output/model.safetensors`.
+
+    Starts after the last epoch whose checkpoint lies in `output`. Raises ValueError when the loss is not finite.
+    """
+    model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    weights = class_weights(training, recipe.task.loss).to(device)
+    batches = math.ceil(len(training) / schedule.batch_size)
+    num_steps = schedule.epochs * batches
+    progress = resume(output, model, optimizer, device)
+    writer = SummaryWriter(str(output), purge_step=progress.epoch)
+    bar = tqdm(total=num_steps, initial=progress.epoch * batches, desc=f"training {recipe.task.name}", unit="step")
+
+    for epoch in range(progress.epoch, schedule.epochs):
+        # Everything random in an epoch follows from (seed, epoch), so that a resumed run draws what the first would have.
+        rng = np.random.default_rng([seed, epoch])
+        torch.manual_seed(int(rng.integers(2**31)))
+        order = rng.permutation(len(training))
+        model.train()
+        losses = []
+        # Parts of equal size: a last batch of one window would leave batch normalisation nothing to average over.
+        for number, indices in enumerate(np.array_split(order, batches)):
+            rate = schedule.rate(epoch * batches + number, num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = training.batch(indices.tolist(), rng)
+            label = batch["label"].to(device)
+            class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
+            loss = F.cross_entropy(class_scores, label, weight=weights, ignore_index=IGNORE)
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"the loss is {loss.item()} in epoch {epoch + 1} on {batch['file_name']}; nothing was learned from it, "
+                    "lower --learning_rate and start again in another --output"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+            optimizer.step()
+            losses.append(loss.item())
+            bar.update()
+        found = evaluate(model, validation, schedule.batch_size, device)
+        progress.epoch = epoch + 1
+        progress.history.append({"loss": float(np.mean(losses)), "mean_f1": found["mean_f1"]})
+        if _score(found) > _score(progress.best):
+            progress.best, progress.best_epoch = found, epoch + 1
+            save_model(output / MODEL_FILE, model, recipe)
+        save_progress(output, progress, model, optimizer)
+        report(writer, epoch + 1, progress.history[-1], rate, found)
+        bar.set_postfix(
+            loss=f"{np.mean(losses):.3f}", f1=f"{100 * found['mean_f1']:.1f} %", best=f"{100 * _score(progress.best):.1f} %"
+        )
+    bar.close()
+    writer.close()
+    return progress
+
+
+@torch.no_grad()
+def evaluate(model: CropMapper, dataset: WindowDataset, batch_size: int, device: torch.device) -> dict[str, Any]:
+    """Scores of the model over all windows of `dataset`."""
+    model.eval()
+    matrix = confusion(len(dataset.task.classes)).to(device)
+    for start in range(0, len(dataset), batch_size):
+        batch = dataset.batch(range(start, min(start + batch_size, len(dataset))))
+        label = batch["label"].to(device)
+        matrix.update(
+            model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1])).argmax(dim=1), label
+        )
+    return scores(matrix.compute().cpu(), [c.name for c in dataset.task.classes])
+
+
+def class_weights(training: WindowDataset, loss: str) -> torch.Tensor:
+    """Weight of each class in the loss, float32 (classes,), mean 1 over the labelled pixels when balanced."""
+    pixels = training.class_pixels().astype(np.float64)
+    absent = [c.name for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
+    if absent:
+        raise ValueError(
+            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(absent)}; its names there are "
+            f"{[list(c.labels) or 'everything else' for c in training.task.classes if c.name in absent]}"
+        )
+    if loss == "cross_entropy":
+        return torch.ones(len(pixels))
+    weights = 1 / np.sqrt(pixels)
+    return torch.tensor(weights * pixels.sum() / (weights * pixels).sum(), dtype=torch.float32)
+
+
+def resume(output: Path, model: CropMapper, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
+    """Load the last epoch's checkpoint into model and optimizer; a fresh Progress when there is none."""
+    path = output / LAST_EPOCH_FILE
+    if not path.is_file():
+        return Progress(epoch=0, best_epoch=0, best={}, history=[])
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**json.loads(state["progress"]))
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} does not continue this run ({error}); start again in another --output") from error
+    print(f"continuing after epoch {progress.epoch}")
+    return progress
+
+
+def save_progress(output: Path, progress: Progress, model: CropMapper, optimizer: torch.optim.Optimizer) -> None:
+    """The checkpoint of an epoch; it replaces the one before only when it is whole."""
+    path = output / LAST_EPOCH_FILE
+    temporary = path.with_name(f".{path.name}.tmp")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": json.dumps(vars(progress))}
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def report(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: float, found: dict[str, Any]) -> None:
+    """One epoch's numbers to TensorBoard."""
+    writer.add_scalar("train/loss", numbers["loss"], epoch)
+    writer.add_scalar("train/learning_rate", rate, epoch)
+    for name in ("mean_f1", "mean_iou", "overall_accuracy", "kappa"):
+        writer.add_scalar(f"validation/{name}", found[name], epoch)
+    for name, values in found["classes"].items():
+        writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)
+
+
+def _score(found: dict[str, Any]) -> float:
+    """Mean F1, below every other where it is not defined or nothing was evaluated yet."""
+    value = found.get("mean_f1", math.nan)
+    return -1.0 if math.isnan(value) else value
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """JSON under a temporary name, then renamed; NaN becomes null."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        json.dump(without_nan(values), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
