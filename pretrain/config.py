@@ -43,7 +43,7 @@ class ObjectiveConfig:
     """
 
     groupings: dict[str, str] = field(default_factory=dict)
-    consistency_weight: float = 0.5
+    consistency_weight: float = 1.0
     consistency_warmup_share: float = 0.2
     teacher_decay: float = 0.99
 

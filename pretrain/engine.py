@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,37 @@ from pretrain.config import OptimizerConfig, PretrainConfig
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-import deepspeed  # noqa: E402
 
 
-def start_ranks() -> tuple[int, int, torch.device]:
-    """Join the process group that the launcher describes (or be alone): rank, world size, device."""
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Send the process's stderr, that of its children too, to nowhere for a while. Exceptions still come through."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+# On import DeepSpeed asks the linker which of its operators could be built, and the linker complains of each that could not.
+with _quiet_stderr():
+    import deepspeed
+if not torch.cuda.is_available():
+    # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at the first start: a minute, and it fails where there
+    # is no C++ compiler. CPU ranks are for trying things out; gloo serves them.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def announced_ranks() -> tuple[int, int]:
+    """Rank and world size that the launcher gave this process, before any rank is spoken to; (0, 1) without a launcher."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start_ranks() -> torch.device:
+    """Join the process group that the launcher describes (or be alone): the device of this rank."""
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -33,14 +61,14 @@ def start_ranks() -> tuple[int, int, torch.device]:
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    # static graph of collectives, so the default time-out of half an hour only ever means a lost rank
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
-    return dist.get_rank(), dist.get_world_size(), device
+    return device
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay; norms, biases and relative position tables without."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
         (decayed if is_matrix else plain).append(parameter)

@@ -42,7 +42,7 @@ class FractionsModel(nn.Module):
 class FractionTargets:
     """Fine land-cover counts -> fractions over the classes to be learned, the same classes for every legend of the corpus."""
 
-    def __init__(self, corpus: Corpus, groupings: dict[str, str], device: torch.device):
+    def __init__(self, corpus: Corpus, groupings: dict[str, str]):
         legends = {name: load_legend(groupings[name]) if name in groupings else legend for name, legend in corpus.legends.items()}
         unknown = sorted(set(groupings) - set(corpus.legends))
         if unknown:
@@ -58,7 +58,7 @@ class FractionTargets:
                     "give groupings with equal classes (--objective.groupings)"
                 )
         self.legends = legends
-        self._matrices = {n: torch.from_numpy(g.grouping_matrix()).float().to(device) for n, g in legends.items()}
+        self._matrices = {n: torch.from_numpy(g.grouping_matrix()).float() for n, g in legends.items()}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ class FractionTargets:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Fractions float32 (B, classes) that sum to 1."""
-        grouped = batch.land_cover.float() @ self._matrices[batch.legend].T
+        grouped = batch.land_cover.float() @ self._matrices[batch.legend].T.to(batch.land_cover.device)
         return grouped / grouped.sum(dim=-1, keepdim=True).clamp_min(1)
 
 
@@ -92,9 +92,13 @@ class MeanTeacher:
 def fractions_loss(
     predicted: torch.Tensor, target: torch.Tensor, taught: torch.Tensor | None, consistency_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Total, supervised and consistency loss, scalars: L1 to the map's fractions, L1 to the teacher's, both over classes."""
+    """Total, supervised and consistency loss, scalars: L1 to the map's fractions; squared distance to the teacher's.
+
+    The squared distance is that of the mean-teacher paper. L1 would not do here: student and teacher start equal, and the sign
+    of a difference that is nothing but rounding would steer the first steps.
+    """
     supervised = (predicted - target).abs().mean()
-    consistency = supervised.new_zeros(()) if taught is None else (predicted - taught).abs().mean()
+    consistency = supervised.new_zeros(()) if taught is None else ((predicted - taught) ** 2).sum(dim=-1).mean()
     return supervised + consistency_weight * consistency, supervised, consistency
 
 

@@ -22,7 +22,7 @@ from pretrain import engine as ranks
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.model import build_encoder, save_encoder
 from pretrain.model.pretrained import ENCODER_FILE
-from pretrain.monitor import Monitor, fractions_figure, rgb_strip_figure
+from pretrain.monitor import Monitor, corpus_description, fractions_figure, rgb_strip_figure
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, normalize, views
 from pretrain.stream import Stream, StreamConfig
 
@@ -31,14 +31,18 @@ METRICS_FILE = "metrics.json"
 
 def pretrain(config: PretrainConfig) -> None:
     """Train from where the run in `config.output` stopped (or from the start) to `config.num_steps`."""
-    rank, world_size, device = ranks.start_ranks()
+    # All that can be wrong with the arguments shows here, on every rank alike, before any rank waits for another.
+    rank, world_size = ranks.announced_ranks()
     is_main = rank == 0
     corpus = load_corpus(config.data)
     stream = Stream(corpus, "train", config.stream, rank, world_size)
-    targets = FractionTargets(corpus, config.objective.groupings, device)
-    statistics = {s: _statistics(corpus, s, device) for s in stream.sources}
+    targets = FractionTargets(corpus, config.objective.groupings)
     micro_steps = config.micro_steps or len(stream.sources)
+    ranks.read_zero_json(config.zero)
     claim_output(config, corpus.fingerprint, is_main)
+
+    device = ranks.start_ranks()
+    statistics = {s: _statistics(corpus, s, device) for s in stream.sources}
 
     torch.manual_seed(config.seed)  # the same weights on all ranks
     sources = {name: corpus.shapes[name][0] for name in stream.sources}
@@ -58,6 +62,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     monitor = Monitor(config.output, is_main, first_step=first, num_steps=config.num_steps)
     monitor.text(first, "configuration", f"```json\n{json.dumps(_plain(config), indent=2)}\n```")
+    monitor.text(first, "corpus", corpus_description(corpus))
     batches = stream.batches(first * micro_steps, config.num_steps * micro_steps)
     scores: dict[str, Any] = {}
     for step in range(first, config.num_steps):
@@ -94,7 +99,11 @@ def pretrain(config: PretrainConfig) -> None:
             monitor.scalars(done, {f"validation/{s}/{n}": v for s, each in scores.items() for n, v in each.items()})
             if is_main:
                 sensor = corpus.sensors[batch.source]
-                monitor.figure(done, f"batch/{batch.source}", rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor))
+                monitor.figure(
+                    done,
+                    f"batch/{batch.source}",
+                    rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor, batch.dates.cpu()),
+                )
                 shown = fractions_figure(target.detach().cpu(), predicted.detach().cpu(), targets.legend)
                 monitor.figure(done, f"fractions/{batch.source}", shown)
         if done % config.save_every == 0 or done == config.num_steps:
@@ -227,12 +236,9 @@ def claim_output(config: PretrainConfig, fingerprint: str, is_main: bool) -> Non
             raise ValueError(
                 f"{config.output} holds a run with other {', '.join(changed)}; give another --output or the same settings"
             )
-    ranks.barrier()  # nobody writes before everybody has compared
-    if is_main:
+    elif is_main:
         config.output.mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            _write_json(path, mine)
-    ranks.barrier()
+        _write_json(path, mine)
 
 
 def _essential(values: dict[str, Any], key: str) -> Any:

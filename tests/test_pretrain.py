@@ -60,7 +60,7 @@ def one_process(corpus_folder: Path) -> tuple[FractionsModel, MeanTeacher]:
     """The same steps on the same global batches with nothing but PyTorch."""
     corpus = load_corpus(corpus_folder)
     stream = Stream(corpus, "train", STREAM)
-    targets = FractionTargets(corpus, {}, torch.device("cpu"))
+    targets = FractionTargets(corpus, {})
     torch.manual_seed(0)
     sources = {name: corpus.shapes[name][0] for name in stream.sources}
     model = FractionsModel(build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources})), len(targets.classes))
@@ -76,7 +76,7 @@ def one_process(corpus_folder: Path) -> tuple[FractionsModel, MeanTeacher]:
         optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = scheduled_learning_rate(OPTIMIZER, step, STEPS)
-        weight = 0.5 * min(1.0, (step + 1) / max(1, 0.2 * STEPS))
+        weight = 1.0 * min(1.0, (step + 1) / max(1, 0.2 * STEPS))
         for _ in range(len(SAMPLES)):
             batch = stream.batch(micro_step)
             mean, std = (torch.from_numpy(a[batch.source]).float() for a in (corpus.mean, corpus.std))
@@ -181,7 +181,8 @@ def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Pat
 
 
 def test_learning_rate_warms_up_and_ends_at_its_share_even_in_short_runs():
-    for steps in (1, 2, 7, 1000):
+    assert scheduled_learning_rate(OPTIMIZER, 0, 1) == 1e-3
+    for steps in (2, 7, 1000):
         rates = [scheduled_learning_rate(OPTIMIZER, step, steps) for step in range(steps + 1)]
         assert max(rates) == pytest.approx(1e-3)
         assert rates[-1] == pytest.approx(1e-5, rel=1e-6)

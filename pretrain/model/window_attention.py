@@ -89,7 +89,7 @@ class WindowAttention(nn.Module):
     def forward(self, tokens: torch.Tensor, shift: Size) -> torch.Tensor:
         """(B, D, H, W, C) -> the same shape. The block's `shift` is dropped along sides no longer than the window."""
         batch, *size, _ = tokens.shape
-        window, shift = fit_window(tuple(size), self.window, shift)
+        window, shift = fit_window((size[0], size[1], size[2]), self.window, shift)
         padding = [-s % w for s, w in zip(size, window, strict=True)]
         padded: Size = tuple(s + p for s, p in zip(size, padding, strict=True))  # type: ignore[assignment]
         shifted = any(shift)
