@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart quickstart-real test test-slow check clean
+.PHONY: install quickstart quickstart-real test test-slow check bench clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,12 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+bench: install
+	for script in tests/bench/bench_*.py; do \
+	    name=$$(basename $$script .py); \
+	    $(BIN)/python $$script --output tests/bench/results/$${name#bench_}.json || exit 1; \
+	done
 
 check: install
 	$(BIN)/ruff check .

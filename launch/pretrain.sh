@@ -5,7 +5,7 @@
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -d "$project/.venv/bin" ] && PATH="$project/.venv/bin:$PATH"
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
-exec deepspeed --num_accelerators "${NUM_RANKS:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}" "$0" "$@"
+exec deepspeed --log_level error --num_accelerators "${NUM_RANKS:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}" "$0" "$@"
 '''
 from pretrain.train import main
 

@@ -35,10 +35,12 @@ def main() -> None:
     rows = []
     for source, scores in json.loads((runs / "tiny/metrics.json").read_text())["validation"].items():
         rows.append([f"fraction error, {source}", scores["mae"], f"{scores['mae_of_mean']:.4f} by predicting the mean"])
-    f1 = [json.loads((runs / run / "metrics.json").read_text())["test"]["f1"]["paddy_rice"] for run in ("paddy_rice", "paddy_rice_scratch")]
-    rows.append(["paddy rice F1 on the test region", f1[0], f"{f1[1]:.4f} from scratch"])
+    pretrained, scratch = (
+        json.loads((runs / run / "metrics.json").read_text())["score"]["value"] for run in ("paddy_rice", "paddy_rice_scratch")
+    )
+    rows.append(["paddy rice F1, test region", pretrained, f"{scratch:.4f} from scratch"])
     print("\n" + tabulate(rows, headers=["result", "pretrained", "compare with"], floatfmt=".4f"))
-    print(f"\nmap:         {', '.join(str(p) for p in sorted((runs / 'paddy_rice').glob('**/*map*')))}")
+    print(f"\nmap:         {', '.join(str(p) for p in sorted((runs / 'paddy_rice' / 'maps').iterdir()))}")
     print(f"TensorBoard: tensorboard --logdir {runs}")
     print(f"took {(time.monotonic() - begin) / 60:.1f} minutes")
 

@@ -19,9 +19,14 @@ def run_steps(steps: list[tuple[str, list[str]]]) -> None:
     begin = time.monotonic()
     for number, (title, command) in enumerate(steps, 1):
         shown = shlex.join([Path(command[0]).name, *command[1:]])
-        print(f"\n\033[1m[{number}/{len(steps)}] {title}\033[0m  ({time.monotonic() - begin:.0f} s so far)\n$ {shown}", flush=True)
+        print(
+            f"\n\033[1m[{number}/{len(steps)}] {title}\033[0m  ({time.monotonic() - begin:.0f} s so far)\n$ {shown}", flush=True
+        )
         # two ranks or workers on a small machine: one thread each, or they fight for the cores
-        environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+        }
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         if code:
             print(f"step {number} ({title}) ended with code {code}", file=sys.stderr)
@@ -30,5 +35,5 @@ def run_steps(steps: list[tuple[str, list[str]]]) -> None:
 
 def pretraining(config: str, data: Path, output: Path, *more: str) -> list[str]:
     """The pretraining command on two ranks."""
-    launcher = [str(BIN / "deepspeed"), "--num_accelerators", "2", "launch/pretrain.sh"]
+    launcher = [str(BIN / "deepspeed"), "--log_level", "error", "--num_accelerators", "2", "launch/pretrain.sh"]
     return [*launcher, "--config", config, "--data", str(data), "--output", str(output), *more]

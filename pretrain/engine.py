@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from pretrain.config import OptimizerConfig, PretrainConfig
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+warnings.filterwarnings(
+    "ignore", message=".*deprecated. Please use `torch.distributed", category=FutureWarning
+)  # DeepSpeed's calls
 
 
 @contextlib.contextmanager

@@ -96,7 +96,8 @@ def pretrain(config: PretrainConfig) -> None:
             monitor.scalars(done, scalars)
         if done % config.validate_every == 0 or done == config.num_steps:
             scores = validate(corpus, config.stream, teacher, targets, statistics, rank, world_size, device)
-            monitor.scalars(done, {f"validation/{s}/{n}": v for s, each in scores.items() for n, v in each.items()})
+            if scores:
+                monitor.scalars(done, {f"validation/{s}/{n}": v for s, each in scores.items() for n, v in each.items()})
             if is_main:
                 sensor = corpus.sensors[batch.source]
                 monitor.figure(

@@ -180,6 +180,17 @@ def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Pat
         assert not (tmp_path / "none").exists()
 
 
+def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_samples(corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--optimizer.learning_rate", "1e36", "--optimizer.gradient_clipping", "0")
+    assert finished.returncode not in (0, 2)
+    report = json.loads(next((tmp_path / "run").glob("non_finite_step_*.json")).read_text())
+    keys = [key for rank in report["ranks"] for key in rank["keys"]]
+    assert len(report["ranks"]) == 2
+    stream = Stream(load_corpus(corpus), "train", STREAM)
+    assert keys in [stream.keys(len(SAMPLES) * report["step"] + i) for i in range(len(SAMPLES))]
+    assert not list((tmp_path / "run" / "checkpoints").glob(f"step-{report['step'] + 1:08d}"))
+
+
 def test_learning_rate_warms_up_and_ends_at_its_share_even_in_short_runs():
     assert scheduled_learning_rate(OPTIMIZER, 0, 1) == 1e-3
     for steps in (2, 7, 1000):

@@ -1,6 +1,6 @@
 """How fast the stream is against reading the same bytes by bare `preadv`, from page cache.
 
-    python tests/bench/bench_stream.py --output tests/bench/stream.json
+    python tests/bench/bench_stream.py --output tests/bench/results/stream.json
 
 The floor reads the very same runs of bytes into one buffer, with as many threads, knowing every offset beforehand. Both
 alternate in one process, and the median of the ratios of neighbouring rounds counts, so that a slow spell hits both.
