@@ -147,7 +147,12 @@ def barrier() -> None:
     dist.barrier()
 
 
+def joined() -> bool:
+    """Whether this rank is in the process group."""
+    return dist.is_initialized()
+
+
 def leave() -> None:
     """Leave the process group, if it was joined."""
-    if dist.is_initialized():
+    if joined():
         dist.destroy_process_group()

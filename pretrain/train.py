@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from data_prep.command import run_command
+from data_prep.command import USER_ERROR, run_command
 from data_prep.corpus import Corpus, load_corpus
 from pretrain import checkpoint
 from pretrain import engine as ranks
@@ -272,23 +272,23 @@ def _write_json(path: Path, values: Any) -> None:
 
 
 def main() -> NoReturn:
-    """Entry of every rank: the launcher's `--local_rank` goes, and one rank alone speaks of a user's mistake."""
+    """Entry of every rank. The launcher's `--local_rank` goes; of a mistake that all ranks see alike, rank 0 alone speaks."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    if os.environ.get("RANK", "0") != "0":
-        # Every rank sees the same mistake and the launcher ends all when the first one ends: only rank 0 speaks, and first.
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if ranks.announced_ranks()[0] != 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     run_command(_run, arguments, config_class=PretrainConfig)
 
 
 def _run(config: PretrainConfig) -> None:
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     try:
         pretrain(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError):
+        if ranks.announced_ranks()[0] != 0 and not ranks.joined():
+            time.sleep(5)  # the launcher ends all ranks as soon as one ends; rank 0 gets the time to say what is wrong
+            sys.exit(USER_ERROR)
         ranks.leave()
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(5)
-            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        raise error
+        raise
 
 
 if __name__ == "__main__":
