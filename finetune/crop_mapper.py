@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from data_prep.sensors import Sensor, sensor_from_dict
@@ -74,9 +74,11 @@ def save_model(path: Path, model: CropMapper, recipe: Recipe) -> None:
     """Write weights and recipe as one safetensors file; the final name appears only when the file is whole."""
     head = {"format": FORMAT, "recipe": json.dumps(asdict(recipe), sort_keys=True)}
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}, temporary, head)
-    with open(temporary, "rb") as written:
-        os.fsync(written.fileno())
+    # save() and not save_file(): the latter makes files that only their owner may read.
+    with open(temporary, "wb") as file:
+        file.write(save({name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}, head))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

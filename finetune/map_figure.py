@@ -66,7 +66,7 @@ def save_map_figure(
     panels.append(("prediction", colored(predicted.astype(int), task)))
     height, width = predicted.shape
     side = 4.6
-    figure = Figure(figsize=(side * len(panels), side * min(2.0, max(0.5, height / width)) + 1.3), dpi=110, layout="constrained")
+    figure = Figure(figsize=(side * len(panels), side * min(2.0, max(0.5, height / width)) + 1.0), dpi=110, layout="constrained")
     for axes, (name, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(name, fontsize=11)

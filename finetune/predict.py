@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import run_command
 from data_prep.scene import load_scene
-from data_prep.sensors import load_sensors
+from data_prep.sensors import Sensor, load_sensors
 from finetune.crop_mapper import CropMapper, Recipe, load_model
 from finetune.dataset import frames, origins, read_classes
 from finetune.map_figure import composite, preview_window, save_map_figure
 from finetune.metrics import confusion, headline, scores
-from finetune.series import Clip, SceneSeries
+from finetune.series import Clip, SceneSeries, raster_grid
 from finetune.task import Task
 
 NO_DATA = 255
@@ -59,20 +59,16 @@ def predict(
         raise ValueError(f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif")
     mapper, recipe = load_model(model)
     scene = load_scene(input)
-    sensors = load_sensors(input.resolve().parent / "sources")
-    check_sensors(recipe, {name: sensors[name].bands for name in recipe.task.sources if name in sensors})
+    sensors = recipe.sensors | load_sensors(input.resolve().parent / "sources")
+    check_sensors(recipe, sensors)
     place = pick_device(device)
     check_overlap(overlap)
     series = SceneSeries(scene, recipe.task, sensors, pixel=recipe.pixel, year=year)
     series.check_window(recipe.task.window_px)
+    label = label_beside(series)
     with series:
         output.parent.mkdir(parents=True, exist_ok=True)
         predict_scene(mapper.to(place), recipe, series, output, place, overlap, batch_size)
-        label = None
-        # The label is shown beside the map where the scene has one on the same grid.
-        if recipe.task.label in scene.labels:
-            labelled = SceneSeries(scene, recipe.task, sensors, year=series.year)
-            label = read_classes(labelled) if labelled.grid.shape == series.grid.shape else None
         picture = output.with_suffix(".png")
         draw(picture, recipe.task, series, output, label)
     with rasterio.open(output) as written:
@@ -166,6 +162,16 @@ def blend_weight(size: int) -> np.ndarray:
     return np.outer(ramp, ramp).astype(np.float32)
 
 
+def label_beside(series: SceneSeries) -> np.ndarray | None:
+    """The task's label of the scene where it has one on the map's grid: class indices (H, W)."""
+    label = series.scene.labels.get(series.task.label)
+    if label is None:
+        return None
+    grid = raster_grid(label.path)
+    same = grid.shape == series.grid.shape and grid.transform.almost_equals(series.grid.transform, precision=1e-3)
+    return read_classes(series) if same else None
+
+
 def draw(path: Path, task: Task, series: SceneSeries, raster_path: Path, label: np.ndarray | None) -> None:
     """The picture of a map; with a label its title holds the score of the part shown."""
     row, col, height, width = window = preview_window(*series.grid.shape)
@@ -195,12 +201,12 @@ def map_scores(task: Task, label: np.ndarray, predicted: np.ndarray) -> dict[str
     return scores(map_confusion(task, label, predicted), [c.name for c in task.classes])
 
 
-def check_sensors(recipe: Recipe, bands: dict[str, tuple[str, ...]]) -> None:
+def check_sensors(recipe: Recipe, sensors: Mapping[str, Sensor]) -> None:
     """Raises ValueError when a source has other bands here than the model was trained on."""
     for source in recipe.task.sources:
-        trained = recipe.sensors[source].bands
-        if bands.get(source, trained) != trained:
-            raise ValueError(f"the model knows {source} with bands {list(trained)}; here it has {list(bands[source])}")
+        trained, here = recipe.sensors[source].bands, sensors[source].bands
+        if here != trained:
+            raise ValueError(f"the model knows {source} with bands {list(trained)}; here it has {list(here)}")
 
 
 def check_overlap(overlap: float) -> None:

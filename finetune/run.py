@@ -98,11 +98,11 @@ def run(
     splits = scenes_by_split(data)
     sensors = known_sensors(data, chosen)
     settings = {
-        "task": chosen.to_dict(),
+        **{f"task.{name}": value for name, value in chosen.to_dict().items()},
         "data": str(data.resolve()),
         "checkpoint": fingerprint(checkpoint),
         "encoder": None if checkpoint else encoder.to_dict(),
-        "schedule": asdict(schedule),
+        **asdict(schedule),
         "year": year,
         "decoder_channels": decoder_channels,
         "overlap": overlap,
