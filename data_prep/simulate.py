@@ -1,0 +1,76 @@
+"""Command: simulated scenes, as archives would hold them, for the demonstration and for tests."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from data_prep.command import run_command
+from data_prep.simulation.scene_folder import SceneSettings, is_finished, simulate_scene
+
+
+def simulate(
+    output: Path,
+    seed: int = 0,
+    regions: int = 7,
+    years: list[int] = [2022],  # noqa: B006  (a list, so that --years shows it; nobody changes it)
+    landsat_px: int = 384,
+    sentinel2_px: int = 384,
+    modis_days: int = 4,
+    workers: int = 2,
+) -> None:
+    """Simulate scenes: Sentinel-2, Landsat and MODIS series with land cover, crop types and parcels.
+
+    Interrupted, it goes on where it stopped when it is started again with the same arguments.
+
+    Args:
+        output: Folder of the scenes, made when it is missing.
+        seed: Of everything random; the same seed gives the same bytes.
+        regions: How many regions. The first seven differ in land and climate: five for training, one for validation, one for
+            test. More are further landscapes of the same seven.
+        years: Calendar years; each region gets one scene a year.
+        landsat_px: Side of a region in Landsat pixels of 30 m, a multiple of 16.
+        sentinel2_px: Side of the Sentinel-2 tile in its centre in pixels of 10 m, a multiple of 6.
+        modis_days: Days between MODIS composites.
+        workers: Processes.
+    """
+    if regions < 1 or workers < 1 or not years or len(set(years)) < len(years):
+        raise ValueError(f"need at least 1 region, 1 worker and distinct years; got {regions}, {workers} and {years}")
+    jobs = [
+        SceneSettings(place=place, year=year, seed=seed, landsat_px=landsat_px, sentinel2_px=sentinel2_px, modis_days=modis_days)
+        for place in range(regions)
+        for year in years
+    ]
+    for settings in jobs:  # a conflict shows before the first scene is made
+        is_finished(output / settings.name, settings)
+    output.mkdir(parents=True, exist_ok=True)
+    rows = _run(jobs, output, workers)
+    print(tabulate([rows[settings.name] for settings in jobs], headers="keys"))
+    print(f"{len(jobs)} scenes in {output}")
+
+
+def _run(jobs: list[SceneSettings], output: Path, workers: int) -> dict[str, dict[str, Any]]:
+    """Simulate all, in this process or in several; returns each scene's row of the table by its name."""
+    rows = {}
+    with tqdm(total=len(jobs), desc="simulating", unit="scene") as bar:
+        if workers == 1:
+            for settings in jobs:
+                rows[settings.name] = simulate_scene(settings, output)
+                bar.update()
+            return rows
+        # spawn: GDAL, HDF5 and thread pools do not survive a fork
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(simulate_scene, settings, output): settings for settings in jobs}
+            for future in as_completed(futures):
+                rows[futures[future].name] = future.result()
+                bar.update()
+    return rows
+
+
+if __name__ == "__main__":
+    run_command(simulate)

@@ -1,0 +1,213 @@
+"""What grows or stands on a piece of land: crops with their calendars, natural vegetation, water, built-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+REFERENCE_LATITUDE = 42.0
+NOT_CROPLAND = 100  # code of every labelled pixel that is no crop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cycle:
+    """One growth of leaves, in days of the year at 42 degrees north (negative: in the year before).
+
+    Leaf area follows a double logistic (Beck et al. 2006, RSE 100): half up at `rise`, half down at `turn`; between them
+    `lai`, until `harvest` cuts it. Moving north by one degree delays the start by `start_per_degree` and the end by
+    `end_per_degree` days.
+    """
+
+    rise: float
+    turn: float
+    lai: float
+    sow: float | None = None
+    harvest: float | None = None
+    rise_days: float = 9.0
+    turn_days: float = 7.0
+    standing: float = 0.45  # share of the leaf area that stays, dead, until the harvest
+    autumn_lai: float = 0.0  # reached before winter by what is sown in autumn
+    flood: tuple[float, float] | None = None  # first and last day under water
+    start_per_degree: float = 1.2
+    end_per_degree: float = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cover:
+    """A kind of cover.
+
+    Attributes:
+        name: for people and for labels (crops).
+        glc: code in GLC_FCS30D.
+        crop: code in the crop-type labels, or NOT_CROPLAND.
+        color: `#rrggbb`.
+        plant: plant type of the canopy spectra, None for what has no leaves.
+        base_lai: leaf area outside the cycles.
+        surface: shares of surface spectra, for what has no leaves.
+        perennial: stays on its parcel from year to year.
+        wet: share of the ground always under water (marsh).
+        hides_snow: share of lying snow that the canopy or the surface hides.
+    """
+
+    name: str
+    glc: int
+    color: str
+    crop: int = NOT_CROPLAND
+    plant: str | None = None
+    base_lai: float = 0.0
+    cycles: tuple[Cycle, ...] = ()
+    surface: tuple[tuple[str, float], ...] = ()
+    perennial: bool = True
+    wet: float = 0.0
+    hides_snow: float = 0.0
+
+
+def _crop(code: int, name: str, color: str, plant: str, *cycles: Cycle, glc: int = 10) -> Cover:
+    return Cover(name=name, glc=glc, color=color, crop=code, plant=plant, cycles=cycles, perennial=False)
+
+
+_WINTER: dict[str, Any] = {"start_per_degree": 2.2, "end_per_degree": 2.6, "rise_days": 11.0}
+_CUTS = tuple(Cycle(rise=104 + 36 * i, turn=400, lai=3.6, sow=84 + 36 * i, harvest=121 + 36 * i, rise_days=6) for i in range(5))
+
+CROPS = (
+    # The label does not tell single from double rice; dates of double rice are those of 21 degrees north.
+    _crop(
+        1,
+        "paddy_rice",
+        "#1f78b4",
+        "rice",
+        Cycle(sow=134, rise=186, turn=252, harvest=272, lai=5.6, flood=(128, 240), start_per_degree=0.5, end_per_degree=0.2),
+        glc=20,
+    ),
+    _crop(
+        1,
+        "double_rice",
+        "#1f78b4",
+        "rice",
+        Cycle(sow=42, rise=84, turn=148, harvest=164, lai=5.0, flood=(30, 138), start_per_degree=0, end_per_degree=0),
+        Cycle(sow=186, rise=218, turn=276, harvest=291, lai=4.6, flood=(174, 262), start_per_degree=0, end_per_degree=0),
+        glc=20,
+    ),
+    _crop(
+        2,
+        "winter_wheat",
+        "#d9a520",
+        "cereal",
+        Cycle(sow=-83, rise=100, turn=157, harvest=173, lai=5.2, autumn_lai=0.9, **_WINTER),
+    ),
+    _crop(3, "maize", "#e6550d", "maize", Cycle(sow=122, rise=168, turn=248, harvest=276, lai=4.8)),
+    _crop(
+        4, "soybean", "#74a33b", "broadleaf", Cycle(sow=136, rise=186, turn=254, harvest=273, lai=5.2, turn_days=5, standing=0.2)
+    ),
+    _crop(
+        5,
+        "winter_rapeseed",
+        "#f0e130",
+        "broadleaf",
+        Cycle(sow=-112, rise=88, turn=152, harvest=168, lai=4.6, autumn_lai=1.7, **_WINTER),
+    ),
+    _crop(6, "spring_barley", "#c8a878", "cereal", Cycle(sow=74, rise=114, turn=166, harvest=184, lai=4.2, end_per_degree=2.0)),
+    _crop(7, "sunflower", "#b15928", "broadleaf", Cycle(sow=108, rise=158, turn=224, harvest=251, lai=3.4, turn_days=8)),
+    _crop(
+        8,
+        "vegetables",
+        "#e377c2",
+        "broadleaf",
+        Cycle(sow=82, rise=112, turn=400, harvest=158, lai=3.0, rise_days=7),
+        Cycle(sow=186, rise=216, turn=400, harvest=284, lai=3.4, rise_days=7),
+        glc=11,
+    ),
+    _crop(9, "alfalfa", "#8c6bb1", "broadleaf", *_CUTS, glc=11),
+    Cover(
+        name="orchard",
+        glc=12,
+        crop=10,
+        color="#8dd3a8",
+        plant="deciduous",
+        base_lai=0.45,
+        cycles=(Cycle(rise=100, turn=300, lai=2.3, standing=0.0, turn_days=10),),
+    ),
+    _crop(11, "fallow", "#bdbdbd", "grass", Cycle(rise=120, turn=215, lai=0.9, rise_days=16, turn_days=20, standing=0.7)),
+)
+
+LAND = (
+    Cover(
+        name="deciduous_forest",
+        glc=62,
+        color="#4c8c3f",
+        plant="deciduous",
+        base_lai=0.7,
+        cycles=(
+            Cycle(rise=122, turn=292, lai=4.8, rise_days=6, turn_days=8, standing=0.0, start_per_degree=2.2, end_per_degree=-2),
+        ),
+        hides_snow=0.45,
+    ),
+    Cover(
+        name="evergreen_forest",
+        glc=52,
+        color="#1b5e3a",
+        plant="evergreen",
+        base_lai=3.6,
+        cycles=(Cycle(rise=110, turn=310, lai=4.8, rise_days=20, turn_days=25, standing=0.75),),
+        hides_snow=0.75,
+    ),
+    Cover(name="needle_forest", glc=72, color="#2f4f4f", plant="needle", base_lai=3.4, hides_snow=0.8),
+    Cover(
+        name="shrubland",
+        glc=120,
+        color="#8a9a5b",
+        plant="evergreen",
+        base_lai=0.8,
+        cycles=(Cycle(rise=118, turn=280, lai=1.9, rise_days=14, turn_days=20, standing=0.4),),
+        hides_snow=0.3,
+    ),
+    Cover(
+        name="grassland",
+        glc=130,
+        color="#a9cf63",
+        plant="grass",
+        base_lai=0.7,
+        cycles=(Cycle(rise=100, turn=285, lai=2.9, rise_days=14, turn_days=22, standing=0.55, start_per_degree=2.0),),
+    ),
+    Cover(  # green in the wet winter, straw in the dry summer
+        name="annual_grassland",
+        glc=130,
+        color="#c5cf7a",
+        plant="grass",
+        base_lai=0.5,
+        cycles=(Cycle(rise=-20, turn=118, lai=2.6, rise_days=18, turn_days=9, standing=0.6, start_per_degree=0),),
+    ),
+    Cover(
+        name="marsh",
+        glc=182,
+        color="#5fb8a8",
+        plant="reed",
+        base_lai=0.9,
+        cycles=(Cycle(rise=138, turn=268, lai=4.2, rise_days=11, turn_days=12, standing=0.5, start_per_degree=1.8),),
+        wet=0.7,
+    ),
+    Cover(
+        name="sparse_vegetation",
+        glc=150,
+        color="#d8c9a0",
+        plant="grass",
+        base_lai=0.15,
+        cycles=(Cycle(rise=115, turn=230, lai=0.6, rise_days=14, turn_days=20, standing=0.5),),
+    ),
+    Cover(name="rock", glc=201, color="#c9b393", surface=(("rock", 0.75), ("sand", 0.25))),
+    Cover(name="river", glc=210, color="#2c6fb2", surface=(("turbid_water", 0.75), ("clear_water", 0.25)), hides_snow=0.95),
+    Cover(name="lake", glc=210, color="#2c6fb2", surface=(("clear_water", 0.7), ("green_water", 0.3)), hides_snow=0.4),
+    Cover(name="pond", glc=210, color="#4a90c2", surface=(("green_water", 0.8), ("turbid_water", 0.2)), hides_snow=0.4),
+    Cover(name="paved_road", glc=190, color="#7a2418", surface=(("asphalt", 0.8), ("concrete", 0.2)), hides_snow=0.6),
+    Cover(name="red_roofs", glc=190, color="#c4442e", surface=(("red_roof", 0.75), ("asphalt", 0.25)), hides_snow=0.35),
+    Cover(name="grey_roofs", glc=190, color="#c4442e", surface=(("grey_roof", 0.7), ("concrete", 0.3)), hides_snow=0.35),
+    Cover(name="blue_roofs", glc=190, color="#c4442e", surface=(("blue_roof", 0.8), ("concrete", 0.2)), hides_snow=0.35),
+    Cover(name="yard", glc=190, color="#c4442e", surface=(("concrete", 0.6), ("loam", 0.4)), hides_snow=0.4),
+    Cover(name="track", glc=10, color="#cbb892", surface=(("loam", 0.7), ("concrete", 0.3))),
+)
+
+COVERS: tuple[Cover, ...] = CROPS + LAND
+INDEX = {cover.name: index for index, cover in enumerate(COVERS)}
+
+# Labels by code: the two kinds of rice share one.
+CROP_NAMES = {cover.crop: cover.name for cover in reversed(CROPS)} | {NOT_CROPLAND: "not_cropland"}

@@ -1,0 +1,200 @@
+"""The land as a function of coordinates: districts of parallel fields, roads, a river, lakes, villages, woods, meadows.
+
+Because it is a function, it can be rasterised at any resolution, anywhere, in pieces. It gives for each point the kind of
+land and a key: points with the same key belong to one object (a field, a stand of trees, a house, ...).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.simulation.randomness import SmoothNoise, generator, hashed, normal, uniform
+from data_prep.simulation.regions import Region
+
+
+class Kind(IntEnum):
+    FIELD = 0
+    MARGIN = 1  # grass strip or ditch between fields
+    TRACK = 2
+    ROAD = 3
+    RIVER = 4
+    LAKE = 5
+    BAR = 6  # bare sand and gravel along the river
+    WOOD = 7
+    MEADOW = 8
+    MARSH = 9
+    HOUSE = 10  # cell of a village: a roof, a yard, a garden, trees
+
+
+class Cells(NamedTuple):
+    """Cells of a jittered partition at some points: their key, and the distance in metres to the border."""
+
+    key: np.ndarray
+    border_m: np.ndarray
+
+
+class Landscape:
+    """The land of one region; the same for the same (region, seed), whatever the year.
+
+    Coordinates are metres east and south of the region's upper left corner; the region is `extent_m` square.
+    """
+
+    def __init__(self, region: Region, extent_m: float, seed: int) -> None:
+        self.region, self._names, self._extent = region, ("landscape", region.name, seed), extent_m
+        period = 2 * extent_m
+        # Districts shrink in a small region, so that even a test's scene has several of them.
+        self._district_m = min(region.district_m, extent_m / 3)
+
+        def noise(name: str, scale: float, octaves: int = 3) -> SmoothNoise:
+            return SmoothNoise(*self._names, name, scale=min(scale, extent_m / 2), extent=period, octaves=octaves)
+
+        self._warp = noise("warp x", 2500, 1), noise("warp y", 2500, 1)
+        self._relief = noise("relief", 4500, 4)
+        self._meander = noise("meander", 2600, 3)
+        self._outline = noise("village outline", 180, 2)
+        self._patches = {name: noise(name, scale, 4) for name, scale in (("forest", 1500), ("grass", 1300), ("marsh", 1200))}
+        self._patches["lake"] = noise("lake", 1800, 3)
+        self.suitability = noise("suitability", 2200, 2)
+        rng = generator(*self._names, "lines")
+        self._river_angle = rng.uniform(-0.6, 0.6)
+        self._river_offset = rng.uniform(0.44, 0.56) * extent_m
+        self._roads = [(rng.uniform(0, np.pi), rng.uniform(-0.25, 0.25) * extent_m) for _ in range(2)]
+        self._field_angle = rng.uniform(0, np.pi)
+        side = np.linspace(0, extent_m, 96)
+        x, y = (a.ravel() for a in np.meshgrid(side, side))
+        self._thresholds: dict[str, float] = {}
+        for name, share in region.shares.items():
+            self._thresholds[name] = float(np.quantile(self._patch(name, x, y), 1 - share)) if share else np.inf
+
+    def elevation_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Height above the lowest ground, metres."""
+        return self.region.relief_m * np.clip(0.35 + 0.4 * self._relief(x, y), 0.0, None)
+
+    def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Kind (uint8) and key (uint64) of the object at each point; x and y in metres, 1-D."""
+        region = self.region
+        xw, yw = x + 45 * self._warp[0](x, y), y + 45 * self._warp[1](x, y)
+        district = self._voronoi(xw, yw, self._district_m, "district")
+        kind, key = self._fields(xw, yw, district.key)
+
+        def put(where: np.ndarray, what: Kind, which: np.ndarray | str) -> None:
+            """Objects with keys of their own, or all one object when `which` is a name."""
+            kind[where] = what
+            key[where] = hashed(np.zeros(1), *self._names, which)[0] if isinstance(which, str) else which[where]
+
+        for name, what, size in (("grass", Kind.MEADOW, 260), ("forest", Kind.WOOD, 190), ("marsh", Kind.MARSH, 210)):
+            inside = np.flatnonzero(self._patch(name, x, y) > self._thresholds[name])
+            if inside.size:
+                kind[inside] = what
+                key[inside] = self._voronoi(xw[inside], yw[inside], size, name).key
+        put(district.border_m < 3.5, Kind.TRACK if region.villages < 0.1 else Kind.ROAD, hashed(district.key, "road"))
+        self._villages(x, y, kind, key)
+        for angle, offset in self._roads:
+            put(np.abs(self._across(xw, yw, angle) - offset) < 6, Kind.ROAD, "main road")
+        put(self._patch("lake", x, y) > self._thresholds["lake"], Kind.LAKE, self._voronoi(x, y, 3000, "lake").key)
+        if region.river_m:
+            distance = self._river_distance(x, y)
+            half = 0.5 * region.river_m
+            bars = half + 0.35 * region.river_m * np.clip(self._outline(x, y) - 0.3, 0, None)
+            put(distance < bars, Kind.BAR, "bar")
+            put(distance < half, Kind.RIVER, "river")
+        return kind, key
+
+    def _patch(self, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The field whose highest parts are forest (more on hills), grass, marsh (more by the river), or lake."""
+        field = self._patches[name](x, y).astype(np.float64)
+        if name in ("forest", "grass") and self.region.relief_m > 100:
+            field += 1.1 * self.elevation_m(x, y) / self.region.relief_m * 2
+        if name == "marsh" and self.region.river_m:
+            field += 1.6 * np.exp(-self._river_distance(x, y) / 700)
+        return field
+
+    def _across(self, x: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
+        """Signed distance of points from the line through the centre at `angle`."""
+        return (x - self._extent / 2) * np.cos(angle) + (y - self._extent / 2) * np.sin(angle)
+
+    def _river_distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        along = self._across(x, y, self._river_angle + np.pi / 2) + self._extent
+        middle = self._river_offset - self._extent / 2 + min(420.0, 0.06 * self._extent) * self._meander(along, np.zeros(1))
+        return np.abs(self._across(x, y, self._river_angle) - middle)
+
+    def _fields(self, x: np.ndarray, y: np.ndarray, district: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lanes of parallel fields, one direction and one size for each district."""
+        region, names = self.region, self._names
+        ids, inverse = np.unique(district, return_inverse=True)
+        turned = 0.5 * np.pi * (uniform(ids, *names, "turn") < 0.5)
+        angle = (self._field_angle + 0.22 * normal(ids, *names, "angle") + turned)[inverse]
+        scale = np.exp(0.5 * region.field_spread * normal(ids, *names, "size"))[inverse]
+        u = x * np.cos(angle) + y * np.sin(angle)
+        v = y * np.cos(angle) - x * np.sin(angle)
+        length, width = region.field_m
+        lanes = self._cuts(v, length * scale, district, "lane")
+        spread = np.exp(region.field_spread * normal(lanes.key, *names, "lane width"))
+        fields = self._cuts(u, width * scale * np.clip(spread, 0.5, 2.0), lanes.key, "field")
+        kind = np.zeros(x.shape, dtype=np.uint8)
+        key = fields.key.copy()
+        margin = fields.border_m < 1.2
+        kind[margin], key[margin] = Kind.MARGIN, hashed(district, "margin")[margin]
+        track = lanes.border_m < 2.2
+        kind[track], key[track] = Kind.TRACK, hashed(district, "track")[track]
+        return kind, key
+
+    def _cuts(self, position: np.ndarray, spacing: np.ndarray, parent: np.ndarray, name: str) -> Cells:
+        """A line cut into pieces of about `spacing` metres, at places that depend on the parent's key."""
+        t = position / spacing
+        whole = np.floor(t)
+
+        def cut(index: np.ndarray) -> np.ndarray:
+            return index + 0.62 * (uniform(parent ^ hashed(index.astype(np.int64).view(np.uint64), name), "cut") - 0.5)
+
+        low, high = cut(whole), cut(whole + 1)
+        index = whole - (t < low) + (t >= high)
+        border = np.minimum(np.abs(t - low), np.abs(t - high)) * spacing
+        return Cells(key=hashed(parent ^ hashed(index.astype(np.int64).view(np.uint64), name), *self._names), border_m=border)
+
+    def _voronoi(self, x: np.ndarray, y: np.ndarray, size: float, name: str) -> Cells:
+        """Voronoi cells of one random site in each square of `size` metres."""
+        column, row = np.floor(x / size).astype(np.int64), np.floor(y / size).astype(np.int64)
+        nearest = np.full(x.shape, np.inf)
+        second = np.full(x.shape, np.inf)
+        key = np.zeros(x.shape, dtype=np.uint64)
+        columns, rows = np.arange(column.min() - 1, column.max() + 2), np.arange(row.min() - 1, row.max() + 2)
+        keys = hashed((rows[:, None] << 20) + columns[None, :] + (1 << 40), *self._names, name)
+        site_x = size * (columns[None, :] + 0.5 + 0.8 * (uniform(keys, "x") - 0.5))
+        site_y = size * (rows[:, None] + 0.5 + 0.8 * (uniform(keys, "y") - 0.5))
+        for dr in (-1, 0, 1):
+            for dc in (-1, 0, 1):
+                i, j = row + dr - rows[0], column + dc - columns[0]
+                distance = np.hypot(x - site_x[i, j], y - site_y[i, j])
+                nearer = distance < nearest
+                second = np.where(nearer, nearest, np.minimum(second, distance))
+                key = np.where(nearer, keys[i, j], key)
+                nearest = np.where(nearer, distance, nearest)
+        return Cells(key=key, border_m=0.5 * (second - nearest))
+
+    def _villages(self, x: np.ndarray, y: np.ndarray, kind: np.ndarray, key: np.ndarray) -> None:
+        """Villages, their streets and houses, put over `kind` and `key` in place."""
+        size = 1000.0 / np.sqrt(self.region.villages)
+        size = min(size, 0.6 * self._extent)
+        column, row = np.floor(x / size).astype(np.int64), np.floor(y / size).astype(np.int64)
+        site = hashed((row << 20) + column + (1 << 40), *self._names, "village")
+        # A village stays within its square, so that one look is enough.
+        radius = np.minimum(self.region.village_m * np.exp(0.3 * normal(site, "radius")), 0.3 * size)
+        distance = np.hypot(
+            x - size * (column + 0.5 + 0.3 * (uniform(site, "x") - 0.5)),
+            y - size * (row + 0.5 + 0.3 * (uniform(site, "y") - 0.5)),
+        )
+        inside = np.flatnonzero(distance + 0.22 * radius * self._outline(x, y) < radius)
+        if not inside.size:
+            return
+        site, angle = site[inside], np.pi * uniform(site[inside], "angle")
+        u = x[inside] * np.cos(angle) + y[inside] * np.sin(angle)
+        v = y[inside] * np.cos(angle) - x[inside] * np.sin(angle)
+        streets = self._cuts(v, np.full(u.shape, 72.0), site, "street")
+        plots = self._cuts(u, np.full(u.shape, 30.0), streets.key ^ (v - 36 * np.floor(v / 36) > 18).astype(np.uint64), "plot")
+        is_street = streets.border_m < 3.5
+        kind[inside] = np.where(is_street, Kind.ROAD, Kind.HOUSE)
+        key[inside] = np.where(is_street, hashed(site, "streets"), plots.key)

@@ -1,0 +1,191 @@
+"""Weather of a year and what it does to objects: leaf area, senescence, and what the ground between leaves is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_prep.simulation.covers import COVERS, INDEX, REFERENCE_LATITUDE, Cover, Cycle
+from data_prep.simulation.landscape import Kind
+from data_prep.simulation.randomness import generator, normal, uniform
+from data_prep.simulation.regions import Region
+from data_prep.simulation.spectra import BACKGROUNDS
+
+if TYPE_CHECKING:
+    from data_prep.simulation.surface import Objects
+
+LOAM, DARK, RED, MOIST, STRAW, FLOODED, SNOW = range(len(BACKGROUNDS))
+HIGH_M = 500.0  # height of the second snow record above the first
+LAPSE_C = 6.5e-3  # colder by so much a metre up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weather:
+    """One year of one region, daily from 1 January: (days,) each.
+
+    temperature_c; cloudiness: expected cloud cover 0..1; moisture of bare soil 0..1; snow and snow_high: share of open ground
+    under snow in the plain and 500 m up; shift_days: how much later than usual the season is.
+    """
+
+    temperature_c: np.ndarray
+    cloudiness: np.ndarray
+    moisture: np.ndarray
+    snow: np.ndarray
+    snow_high: np.ndarray
+    shift_days: float
+
+
+def make_weather(region: Region, year: int, seed: int) -> Weather:
+    """Weather from the region's climate. The winter before is simulated too, so that 1 January has its snow and wet soil."""
+    rng = generator("weather", region.name, year, seed)
+    spin_up = 120
+    day = np.arange(-spin_up, 366)
+    climate = region.climate
+    summer = 0.5 - 0.5 * np.cos(2 * np.pi * (day - 15) / 365.25)
+    departure, state = np.empty(len(day)), 0.0
+    for i, kick in enumerate(rng.standard_normal(len(day))):
+        state = 0.8 * state + 2.0 * kick
+        departure[i] = state
+    temperature = climate.temperature_c - climate.swing_c * np.cos(2 * np.pi * (day - 20) / 365.25) + departure
+    cloudiness = climate.cloud[0] + (climate.cloud[1] - climate.cloud[0]) * summer
+    rain = rng.gamma(0.8, 1.25, len(day)) * (rng.random(len(day)) < 0.55 * cloudiness)
+    rain *= climate.rain_mm[0] + (climate.rain_mm[1] - climate.rain_mm[0]) * summer
+    moisture, snow, snow_high = (np.zeros(len(day)) for _ in range(3))
+    wet, depth, depth_high = 0.4, 0.0, 0.0
+    for i in range(len(day)):
+        wet = min(1.0, wet * (0.93 - 0.12 * summer[i]) + rain[i] / 18.0)
+        depth = _snow_depth(depth, rain[i], temperature[i])
+        depth_high = _snow_depth(depth_high, 1.3 * rain[i], temperature[i] - LAPSE_C * HIGH_M)
+        moisture[i], snow[i], snow_high[i] = wet, np.tanh(depth / 5), np.tanh(depth_high / 5)
+    return Weather(
+        temperature_c=temperature[spin_up:],
+        cloudiness=cloudiness[spin_up:],
+        moisture=moisture[spin_up:],
+        snow=snow[spin_up:],
+        snow_high=snow_high[spin_up:],
+        shift_days=4.0 * rng.standard_normal(),
+    )
+
+
+def _snow_depth(depth_mm: float, rain_mm: float, temperature_c: float) -> float:
+    """Water in the snow after a day: what falls below 0.5 degrees stays, each degree above melts 3.5 mm."""
+    fallen = rain_mm if temperature_c < 0.5 else 0.0
+    return max(0.0, depth_mm + fallen - 3.5 * max(0.0, temperature_c))
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Objects on one day: lai, senescence and snow (N,); ground: shares of BACKGROUNDS (N, 7), each row sums to 1."""
+
+    lai: np.ndarray
+    senescence: np.ndarray
+    ground: np.ndarray
+    snow: np.ndarray
+
+
+class Season:
+    """The growing season of one region and year for all of its objects."""
+
+    def __init__(self, region: Region, objects: Objects, weather: Weather, year: int, seed: int) -> None:
+        self._region, self._objects, self._weather = region, objects, weather
+        key = objects.key
+        self._shift = 5.5 * normal(key, "shift", year, seed) + weather.shift_days + 0.02 * objects.elevation_m
+        self._vigour = np.exp(0.14 * normal(key, "vigour", year, seed))
+        self._tillage = 8 + 70 * uniform(key, "tillage", year, seed)  # days from harvest to the plough
+        self._floods_winter = uniform(key, "winter flood", year, seed) < region.winter_flood
+        self._wetness = 0.15 * normal(key, "wetness", seed)
+        # Trees differ less in time than fields do.
+        self._shift = np.where(np.isin(objects.kind, (Kind.FIELD,)), self._shift, 0.5 * self._shift)
+        loam, dark, red = region.soil
+        darkness = np.clip(dark + 0.22 * normal(key, "soil", seed), 0.0, 1.0)
+        brown = (1 - darkness) / (loam + red) if loam + red else 0 * darkness
+        self._soil = np.stack([loam * brown, darkness, red * brown], axis=1)
+        self._members = [
+            (COVERS[c], np.flatnonzero(objects.cover == c), np.flatnonzero(objects.next_cover == c)) for c in range(len(COVERS))
+        ]
+
+    def state(self, day: float) -> State:
+        """The objects on a day of the year (1 January is 0)."""
+        n = len(self._objects)
+        base = np.array([c.base_lai for c in COVERS])[self._objects.cover]
+        lai, senescence = base.copy(), np.array([resting(c) for c in COVERS])[self._objects.cover]
+        flooded = np.array([c.wet for c in COVERS])[self._objects.cover]
+        straw = np.zeros(n)
+        for cover, now, following in self._members:
+            for cycle in cover.cycles:
+                for members, shift in ((now, 0.0), (following, 365.0), (now if cover.perennial else now[:0], -365.0)):
+                    if members.size:
+                        self._grow(cover, cycle, members, day - shift, lai, senescence, flooded, straw)
+        if self._region.winter_flood:
+            self._flood_stubble(day, flooded)
+        index = min(max(int(day), 0), 365)
+        moisture = np.clip(self._weather.moisture[index] + self._wetness, 0.0, 1.0)
+        free = (1 - flooded) * (1 - straw)
+        ground = np.zeros((n, len(BACKGROUNDS)))
+        ground[:, :MOIST] = self._soil * (free * (1 - moisture))[:, None]
+        ground[:, MOIST] = free * moisture
+        ground[:, STRAW] = (1 - flooded) * straw
+        ground[:, FLOODED] = flooded
+        height = np.clip(self._objects.elevation_m / HIGH_M, 0.0, 1.5)
+        snow = np.clip(self._weather.snow[index] * (1 - height) + self._weather.snow_high[index] * height, 0.0, 1.0)
+        patchy = np.clip(snow * 1.25 - 0.25 * uniform(self._objects.key, "drift"), 0.0, 1.0)
+        return State(lai=lai, senescence=senescence, ground=ground, snow=patchy)
+
+    def _grow(
+        self,
+        cover: Cover,
+        cycle: Cycle,
+        members: np.ndarray,
+        day: float,
+        lai: np.ndarray,
+        senescence: np.ndarray,
+        flooded: np.ndarray,
+        straw: np.ndarray,
+    ) -> None:
+        """One cycle of one cover: where its leaves exceed what is there, they and their colour take over."""
+        north = self._region.latitude - REFERENCE_LATITUDE
+        early = day - self._shift[members] - cycle.start_per_degree * north  # day on the calendar of the start
+        late = day - self._shift[members] - cycle.end_per_degree * north
+        up = _logistic((early - cycle.rise) / cycle.rise_days)
+        down = _logistic((late - cycle.turn) / cycle.turn_days)
+        leaves = cycle.lai * up * (1 - (1 - cycle.standing) * down)
+        if cycle.sow is not None:
+            emerged = _logistic((early - cycle.sow - 24) / 5.0)
+            leaves = np.maximum(leaves, cycle.autumn_lai * emerged * (1 - down)) * (early > cycle.sow)
+        leaves *= self._vigour[members]
+        # Colour changes before leaves are lost; evergreens (no loss) stay green.
+        dead = _logistic((late - cycle.turn + 0.3 * cycle.turn_days) / (0.8 * cycle.turn_days)) if cycle.turn < 365 else 0 * late
+        if cover.plant == "evergreen":
+            dead = 0.25 * dead
+        if cycle.harvest is not None:
+            since = late - cycle.harvest
+            leaves *= _logistic(-since / 0.7)
+            stubble = 0.75 * _logistic(since / 0.7) * np.exp(-np.clip(since, 0, None) / 90.0)
+            stubble *= since < self._tillage[members]
+            straw[members] = np.maximum(straw[members], stubble)
+            straw[members[leaves > 0.3]] *= 0.3
+        more = leaves > lai[members]
+        taken = members[more]
+        old = (cover.base_lai / leaves[more]) ** 2  # of perennials brown stems and litter shine through the first leaves
+        lai[taken], senescence[taken] = leaves[more], dead[more] + (resting(cover) - dead[more]) * old
+        if cycle.flood is not None:
+            first, last = cycle.flood
+            under = _logistic((early - first) / 1.5) * _logistic((last - late) / 3.0)
+            flooded[members] = np.maximum(flooded[members], 0.96 * under)
+
+    def _flood_stubble(self, day: float, flooded: np.ndarray) -> None:
+        """Harvested paddies under water from November to February, to rot the straw and for birds."""
+        rice = np.isin(self._objects.cover, (INDEX["paddy_rice"], INDEX["double_rice"])) & self._floods_winter
+        since = (day - self._shift - 312) % 365
+        flooded[rice] = np.maximum(flooded[rice], 0.9 * (_logistic(since / 4) * _logistic((102 - since) / 4))[rice])
+
+
+def resting(cover: Cover) -> float:
+    """Senescence outside the cycles: what stands in winter is brown, except on evergreens."""
+    return {"grass": 0.7, "reed": 1.0, "deciduous": 1.0}.get(cover.plant or "", 0.0) if cover.base_lai else 0.0
+
+
+def _logistic(value: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.clip(value, -40.0, 40.0)))
