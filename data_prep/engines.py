@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +19,8 @@ def map_local(function: Callable[[int], Result], numbers: Sequence[int], workers
     if workers == 1 or len(numbers) < 2:
         yield from ((number, function(number)) for number in numbers)
         return
-    with ProcessPoolExecutor(min(workers, len(numbers)), mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(numbers)), mp_context=context, initializer=_end_with_parent) as pool:
         futures = {pool.submit(function, number): number for number in numbers}
         try:
             for future in as_completed(futures):
@@ -28,6 +31,18 @@ def map_local(function: Callable[[int], Result], numbers: Sequence[int], workers
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed parent would wait for work for ever."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def map_dask(
