@@ -21,7 +21,7 @@ from data_prep.sensors import Sensor
 from data_prep.shards import whole_file
 
 TILE_PX = 128  # side of a frame in the picture
-STRETCH = (1, 90)  # percentiles of the clear observations that become black and white; snow may saturate, fields must not be dark
+STRETCH = (1, 90)  # percentiles of clear observations that become dark and bright; snow may saturate, fields must not be dark
 NOT_OBSERVED = 0.86  # grey
 INK, MUTED = "#202020", "#6a6a6a"
 
@@ -104,8 +104,9 @@ def _draw_strip(axes: Axes, entry: SampleEntry, sensor: Sensor, frames: int) -> 
     for position, date in enumerate(dates):
         middle = position * (width + gap) + width / 2
         axes.text(middle, height * 1.03, f"{date.day} {date:%b}", fontsize=7.5, color=MUTED, ha="center", va="top")
-    place = entry.key.split("-", 1)[1].rsplit("-", 3)  # scene, year, row, column
-    axes.text(-gap, height / 2, f"{place[0]} {place[1]}", fontsize=8, color=INK, rotation=90, ha="right", va="center")
+    scene, year, *_ = entry.key.split("-", 1)[1].rsplit("-", 3)  # the rest is row and column
+    label = scene if year in scene else f"{scene} {year}"
+    axes.text(-gap, height / 2, label, fontsize=8, color=INK, rotation=90, ha="right", va="center")
     axes.set_ylim(height * 1.2, -0.5)
 
 
@@ -159,13 +160,15 @@ def clearest(valid: np.ndarray, frames: int) -> np.ndarray:
 
 
 def stretched(all_rgb: np.ndarray, valid: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Numbers (T, 3, H, W) -> colours 0..1 (T, H, W, 3), stretched alike in all frames, by band, over clear observations.
+    """Numbers (T, 3, H, W) -> colours 0..1 (T, H, W, 3), stretched alike in all frames over clear observations.
 
-    `all_rgb` and `valid` (T, H, W) give the percentiles, so that a year's colours can be compared.
+    `all_rgb` and `valid` (T, H, W) give the percentiles, so that a year's colours can be compared. The limits are common
+    to the three bands, so that colours keep their relation: soils stay brown.
     """
     clear = np.moveaxis(all_rgb, 1, -1)[valid]
-    low, high = np.percentile(clear, STRETCH, axis=0) if len(clear) else (np.zeros(3), np.ones(3))
-    scaled: np.ndarray = np.clip((np.moveaxis(shown, 1, -1) - low) / np.maximum(high - low, 1), 0, 1)
+    by_band = np.percentile(clear, STRETCH, axis=0) if len(clear) else np.array([[0, 0, 0], [1, 1, 1]])
+    low, high = by_band[0].min(), by_band[1].max()
+    scaled: np.ndarray = np.clip((np.moveaxis(shown, 1, -1) - low) / max(high - low, 1), 0, 1)
     return scaled
 
 
