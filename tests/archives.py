@@ -1,0 +1,114 @@
+"""Small archives of Zarr scenes for the tests of sharding, with the arrays they were made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import yaml
+import zarr
+from affine import Affine
+
+from data_prep.sensors import Sensor, load_sensors
+
+CRS = "EPSG:32631"
+WEST, NORTH = 500_040.0, 5_000_040.0
+CODES = (10, 61, 130, 190, 210)  # of GLC_FCS30D
+
+
+@dataclass
+class Cube:
+    """What a scene's Zarr store holds: pixels (T, C, H, W), quality (T, H, W), dates datetime64[D] (T,)."""
+
+    pixels: np.ndarray
+    quality: np.ndarray
+    dates: np.ndarray
+
+
+def days(year: int, count: int) -> np.ndarray:
+    """`count` dates spread over a year."""
+    return np.datetime64(f"{year}-01-03") + np.arange(count) * (360 // count)
+
+
+def make_cube(sensor: Sensor, side: int, dates: np.ndarray, rng: np.random.Generator) -> Cube:
+    """Random reflectance, about a quarter of it cloudy."""
+    clear = {"sentinel2": (4, 5, 6, 11), "modis": (0, 1), "landsat": (64, 96)}[sensor.name]
+    cloudy = {"sentinel2": 9, "modis": 255, "landsat": 2}[sensor.name]
+    pixels = rng.integers(200, 9_000, (len(dates), len(sensor.bands), side, side)).astype(sensor.dtype)
+    quality = rng.choice(np.array(clear, np.uint8), (len(dates), side, side))
+    quality[rng.random(quality.shape) < 0.25] = cloudy
+    return Cube(pixels, quality, dates)
+
+
+def write_cube(path: Path, cube: Cube, sensor: Sensor, gsd: float, **left_out: bool) -> None:
+    """A Zarr store as the Zarr reader documents it; `time=False` leaves the time axis out."""
+    group = zarr.open_group(path, mode="w")
+    side = cube.pixels.shape[-1]
+    arrays: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
+        "reflectance": (cube.pixels, ("time", "band", "y", "x")),
+        sensor.quality.name: (cube.quality, ("time", "y", "x")),
+        "time": (cube.dates.astype(np.int64), ("time",)),
+        "x": (WEST + gsd * (np.arange(side) + 0.5), ("x",)),
+        "y": (NORTH - gsd * (np.arange(side) + 0.5), ("y",)),
+    }
+    for name, (array, dimensions) in arrays.items():
+        if left_out.get(name, True):
+            stored = group.create_array(name, data=array, dimension_names=dimensions)
+            if name == "time":
+                stored.attrs["units"] = "days since 1970-01-01"
+    group.attrs["crs"] = CRS
+
+
+def write_scene(folder: Path, cubes: dict[str, Cube], gsd: dict[str, float], **description: Any) -> None:
+    """A scene folder with one Zarr store a source and its scene.yaml."""
+    sensors = load_sensors()
+    sources = {}
+    for source, cube in cubes.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_cube(folder / f"{source}.zarr", cube, sensors[source], gsd[source])
+        bands = list(sensors[source].bands)
+        sources[source] = {"container": "zarr_cube", "path": f"{source}.zarr", "bands": bands}
+        if sensors[source].offset_varies:
+            sources[source]["offset"] = 0
+    (folder / "scene.yaml").write_text(yaml.safe_dump({"name": folder.name, "sources": sources, **description}))
+
+
+def write_land_cover(path: Path, codes: np.ndarray, gsd: float = 30.0, west: float = WEST) -> None:
+    """A land-cover GeoTIFF (rows, columns) uint8 whose corner is that of the scenes."""
+    transform = Affine(gsd, 0, west, 0, -gsd, NORTH)
+    height, width = codes.shape
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": CRS, "transform": transform}
+    with rasterio.open(path, "w", height=height, width=width, **profile) as raster:
+        raster.write(codes.astype(np.uint8), 1)
+
+
+def write_archive(folder: Path, seed: int = 0) -> dict[str, dict[str, Cube]]:
+    """Two scenes; returns their cubes by scene and source.
+
+    delta (train): Sentinel-2, 30 x 30 px, years 2019 (5 dates), 2020 (20), 2021 (24); MODIS 9 x 9 px, 2021 (40); land cover from
+    a 30 m map whose upper left 4 x 4 px are not mapped. coast (test): Sentinel-2, 24 x 24 px, 2021 (18 dates), where the 12 px at
+    the upper left were never observed; land cover counted from SCL. Made for chips of 12 px (Sentinel-2) and 4 px (MODIS).
+    """
+    rng = np.random.default_rng(seed)
+    sensors = load_sensors()
+    years = np.concatenate([days(2019, 5), days(2020, 20), days(2021, 24)])
+    delta = {
+        "sentinel2": make_cube(sensors["sentinel2"], 30, years, rng),
+        "modis": make_cube(sensors["modis"], 9, days(2021, 40), rng),
+    }
+    coast = {"sentinel2": make_cube(sensors["sentinel2"], 24, days(2021, 18), rng)}
+    coast["sentinel2"].quality[:, :12, :12] = 0
+    gsd = {"sentinel2": 10.0, "modis": 30.0}
+    land_cover = {"raster": "landcover.tif", "legend": "glc_fcs30d"}
+    write_scene(folder / "delta", delta, gsd, split="train", land_cover=land_cover)
+    write_scene(folder / "coast", coast, gsd, split="test", land_cover={"quality": "sentinel2", "legend": "scl"})
+    codes = rng.choice(CODES, (10, 10))
+    codes[:4, :4] = 0
+    write_land_cover(folder / "delta" / "landcover.tif", codes)
+    return {"delta": delta, "coast": coast}
+
+
+CHIPS = ("--chip_px.sentinel2", "12", "--chip_px.modis", "4")

@@ -1,0 +1,268 @@
+"""Each kind of damage is found, and where it is; an undamaged corpus is not accused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.corpus import corpus_fingerprint, load_corpus
+from data_prep.plan import make_plan
+from data_prep.shard import begin, finish
+from data_prep.shards import json_bytes, write_shard
+from data_prep.verify import find_faults
+from tests.archives import write_archive
+
+SCRIPT = Path(__file__).parent.parent / "data_prep" / "verify.py"
+SHARD = "sentinel2-train-000001"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    write_archive(folder / "scenes")
+    plan = make_plan(folder / "scenes", None, {"sentinel2": 12, "modis": 4}, 0.15)
+    begin(plan, folder / "corpus")
+    for number in range(len(plan.shards)):
+        write_shard(folder / "scenes", folder / "corpus", number)
+    finish(plan, folder / "corpus", workers=1)
+    return folder / "corpus"
+
+
+@pytest.fixture
+def corpus(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "corpus"))
+
+
+def index(corpus: Path, shard: str = SHARD) -> dict[str, Any]:
+    return json.loads((corpus / f"{shard}.json").read_text())  # type: ignore[no-any-return]
+
+
+def members(corpus: Path, shard: str = SHARD) -> list[tuple[str, int, int]]:
+    """Name, offset and size of each member as tarfile finds them."""
+    with tarfile.open(corpus / f"{shard}.tar") as tar:
+        return [(info.name, info.offset_data, info.size) for info in tar]
+
+
+def rewrite(path: Path, change: Callable[[bytearray], None]) -> None:
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+def reindex(corpus: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    values = index(corpus)
+    change(values)
+    (corpus / f"{SHARD}.json").write_bytes(json_bytes(values))
+
+
+def faults(corpus: Path) -> str:
+    return "\n".join(map(str, find_faults(corpus)))
+
+
+def test_a_sound_corpus_has_no_faults(sound: Path) -> None:
+    assert find_faults(sound) == []
+    assert find_faults(sound, workers=2) == []
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_flipped_bit_in_any_member(corpus: Path, which: int) -> None:
+    name, offset, size = members(corpus)[5 + which]
+
+    def flip(data: bytearray) -> None:
+        data[offset + size - 1] ^= 0x10
+
+    rewrite(corpus / f"{SHARD}.tar", flip)
+    found = faults(corpus)
+    assert f"{SHARD}.tar: {name}: its sha256 is not the one in the index" in found
+    assert f"{SHARD}.tar: its sha256 is not the one in its index" in found
+
+
+def test_flipped_bit_in_a_tar_header(corpus: Path) -> None:
+    _, offset, _ = members(corpus)[3]
+
+    def flip(data: bytearray) -> None:
+        data[offset - 512] ^= 0x01
+
+    rewrite(corpus / f"{SHARD}.tar", flip)
+    assert f"{SHARD}.tar" in faults(corpus)
+
+
+@pytest.mark.parametrize("keep", [5, 7])
+def test_tar_cut_between_members(corpus: Path, keep: int) -> None:
+    """What a stock reader takes for a whole tar: cut between samples, and within one."""
+    names = members(corpus)
+    end = names[keep][1] - 512
+    path = corpus / f"{SHARD}.tar"
+    path.write_bytes(path.read_bytes()[:end])
+    assert len(members(corpus)) == keep
+    found = faults(corpus)
+    assert f"{SHARD}.tar: is {end} bytes long" in found
+    for name, _, _ in names[keep:]:
+        assert f"{name}: is missing from the tar" in found
+
+
+def test_lost_sample_with_an_index_that_agrees(corpus: Path) -> None:
+    """Tar, index and dataset.json agree with each other: only the plan knows of the sample."""
+    plan_hash = index(corpus)["plan"]
+    lost = index(corpus)["samples"][-1]
+    cut = min(member["offset"] for member in lost["members"].values()) - 512
+    path = corpus / f"{SHARD}.tar"
+    path.write_bytes(path.read_bytes()[:cut] + bytes(1024))
+
+    def drop(values: dict[str, Any]) -> None:
+        values["samples"].pop()
+        values["bytes"] = path.stat().st_size
+        values["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    reindex(corpus, drop)
+    assert index(corpus)["plan"] == plan_hash
+    assert f"{SHARD}.json: {lost['key']}: is planned here, and neither written nor rejected" in faults(corpus)
+
+
+def test_member_of_another_type_in_a_consistent_shard(corpus: Path) -> None:
+    """A rewritten valid mask whose hashes all fit: what it decodes to does not."""
+    entry = index(corpus)["samples"][0]
+    place = entry["members"]["valid.npy"]
+    path = corpus / f"{SHARD}.tar"
+
+    def retype(data: bytearray) -> None:
+        member = bytes(data[place["offset"] : place["offset"] + place["size"]]).replace(b"'|b1'", b"'|u1'")
+        data[place["offset"] : place["offset"] + place["size"]] = member
+
+    rewrite(path, retype)
+
+    def rehash(values: dict[str, Any]) -> None:
+        data = path.read_bytes()
+        values["sha256"] = hashlib.sha256(data).hexdigest()
+        member = data[place["offset"] : place["offset"] + place["size"]]
+        values["samples"][0]["members"]["valid.npy"]["sha256"] = hashlib.sha256(member).hexdigest()
+
+    reindex(corpus, rehash)
+    assert f"{SHARD}.tar: {entry['key']}.valid.npy: is uint8" in faults(corpus)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".json"])
+def test_missing_file(corpus: Path, suffix: str) -> None:
+    (corpus / f"{SHARD}{suffix}").unlink()
+    assert f"{SHARD}{suffix}: is missing" in faults(corpus)
+
+
+@pytest.mark.parametrize("suffixes", [(".tar",), (".json",), (".tar", ".json")])
+def test_swapped_shards(corpus: Path, suffixes: tuple[str, ...]) -> None:
+    for suffix in suffixes:
+        one, other = corpus / f"{SHARD}{suffix}", corpus / f"sentinel2-train-000000{suffix}"
+        data = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(data)
+    found = faults(corpus)
+    for shard in (SHARD, "sentinel2-train-000000"):
+        assert any(line.startswith(shard) for line in found.splitlines())
+
+
+def test_key_twice_in_the_corpus(corpus: Path) -> None:
+    """The samples of one shard copied into another one, with an index that admits it."""
+    donor = index(corpus, "sentinel2-train-000000")["samples"][0]
+    path = corpus / f"{SHARD}.tar"
+    data = path.read_bytes()
+
+    def add(values: dict[str, Any]) -> None:
+        values["samples"].append(donor)
+
+    reindex(corpus, add)
+    assert f"{SHARD}.json: {donor['key']}: is not planned here" in faults(corpus)
+
+    name, offset, size = members(corpus)[0]
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        tar.addfile(info, io.BytesIO(data[offset : offset + size]))
+    assert f"{SHARD}.tar: {name}: occurs more than once" in faults(corpus)
+
+
+def test_statistics_that_are_not_the_pixels(corpus: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["statistics"]["mean"][2] += 0.01
+
+    reindex(corpus, change)
+    assert f"{SHARD}.json: statistics: are not those of the pixels in the tar" in faults(corpus)
+
+
+def test_land_cover_counts_that_are_not_the_member(corpus: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["samples"][1]["land_cover"][0] += 1
+
+    reindex(corpus, change)
+    assert "landcover.npy: the counts or the legend are not those of the index" in faults(corpus)
+
+
+def test_index_that_is_no_index(corpus: Path) -> None:
+    (corpus / f"{SHARD}.json").write_text('{"version": 1}')
+    assert f"{SHARD}.json: is not the index of a shard" in faults(corpus)
+    (corpus / f"{SHARD}.json").write_text('{"version": 1')
+    assert f"{SHARD}.json: " in faults(corpus)
+    assert "is no JSON" in faults(corpus)
+
+
+def test_fingerprint_and_normalization_of_the_description(corpus: Path) -> None:
+    path = corpus / "dataset.json"
+    values = json.loads(path.read_text())
+    for key, change in {"fingerprint": "0" * 64, "rejected": 3, "sources": {**values["sources"], "more": {}}}.items():
+        path.write_bytes(json_bytes({**values, key: change}))
+        assert faults(corpus) == f"dataset.json: {key}: does not fit the shards and their indexes"
+    with pytest.raises(ValueError, match="does not describe a corpus"):
+        load_corpus(corpus)
+    path.write_bytes(json_bytes({**values, "fingerprint": "0" * 64}))
+    with pytest.raises(ValueError, match=r"the indexes in .* are not those of dataset.json"):
+        load_corpus(corpus)
+    path.unlink()
+    assert "dataset.json: is missing: the corpus is unfinished" in faults(corpus)
+    with pytest.raises(ValueError, match="no finished corpus"):
+        load_corpus(corpus)
+
+
+def test_plan_and_rejections_and_strangers(corpus: Path) -> None:
+    (corpus / "rejected.jsonl").write_bytes((corpus / "rejected.jsonl").read_bytes()[:-5])
+    (corpus / "sentinel2-train-000099.tar").write_bytes(bytes(10_240))
+    assert faults(corpus).splitlines() == [
+        "sentinel2-train-000099.tar: is not in the plan",
+        "rejected.jsonl: does not fit the plan and the indexes",
+    ]
+    plan = corpus / "plan.json"
+    plan.write_bytes(plan.read_bytes().replace(b'"row":12', b'"row":11', 1))
+    assert "plan.json: is not the plan that dataset.json was written from" in faults(corpus)
+    plan.unlink()
+    assert faults(corpus).endswith("plan.json is missing")
+
+
+def test_fingerprint_follows_the_pixels(corpus: Path) -> None:
+    loaded = load_corpus(corpus)
+    assert loaded.fingerprint == corpus_fingerprint(shard.index.read_bytes() for shard in loaded.shards)
+    assert sum(shard.samples for shard in loaded.shards) == 12
+    reindex(corpus, lambda values: values["samples"][0]["members"]["pixels.npy"].update(sha256="0" * 64))
+    with pytest.raises(ValueError, match="verify"):
+        load_corpus(corpus)
+
+
+def test_exit_codes_of_the_command(corpus: Path, tmp_path: Path) -> None:
+    def run(folder: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False)
+
+    good = run(corpus)
+    assert (good.returncode, "every byte as written" in good.stdout) == (0, True)
+    (corpus / f"{SHARD}.json").unlink()
+    bad = run(corpus)
+    assert (bad.returncode, bad.stdout.splitlines()[0]) == (1, f"{SHARD}.json: is missing")
+    (tmp_path / "nothing").mkdir()
+    none = run(tmp_path / "nothing")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert none.stderr.startswith(f"error: {tmp_path / 'nothing'} holds no corpus")
