@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
 from data_prep.corpus import read_json
@@ -256,6 +259,9 @@ def _check_land_cover(scene: Scene, raster: Path, legend: Legend, grid: Grid, ro
     """Read the map under the whole scene in strips of `rows`. Raises ValueError for foreign codes and for another place."""
     if not raster.is_file():
         raise ValueError(f"{scene.folder / DESCRIPTION}: land-cover raster {raster} does not exist")
+    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(raster) as file:
+        if file.crs is None or file.transform.is_identity:
+            raise ValueError(f"{raster} is not georeferenced: a land-cover map needs a CRS and a transform")
     mapped = 0
     for row in range(0, grid.height, rows):
         strip = grid.window(row, 0, min(rows, grid.height - row), grid.width)

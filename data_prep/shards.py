@@ -125,6 +125,9 @@ def _read_sample(reader: SeriesReader, scene: Scene, legend: Legend, planned: Pl
     def reject(reason: str) -> Rejection:
         return Rejection(planned.key, planned.source, planned.scene, reason)
 
+    def unreadable(error: Exception) -> Rejection:  # paths inside the scene only: equal archives give equal bytes anywhere
+        return reject("cannot be read: " + " ".join(str(error).split()).replace(f"{scene.folder}/", ""))
+
     try:
         size = planned.size
         footprint = reader.grid.window(planned.row, planned.col, size, size)
@@ -153,11 +156,11 @@ def _read_sample(reader: SeriesReader, scene: Scene, legend: Legend, planned: Pl
             land_cover=counts,
         )
     except (ValueError, RuntimeError) as error:  # codecs of zarr raise RuntimeError for damaged chunks
-        return reject(f"cannot be read: {error}")
+        return unreadable(error)
     except OSError as error:
         if error.errno is not None:  # a full disk, a lost mount: not this sample's fault. HDF5 and GDAL give no errno.
             raise
-        return reject(f"cannot be read: {error}")
+        return unreadable(error)
 
 
 def sample_members(sample: Sample, bands: Sequence[str]) -> dict[str, bytes]:

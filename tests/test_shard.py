@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import webdataset
@@ -22,6 +23,7 @@ import zarr
 
 from data_prep.command import run_command
 from data_prep.corpus import load_corpus
+from data_prep.engines import map_local
 from data_prep.landcover import load_legend
 from data_prep.plan import load_plan, make_plan
 from data_prep.readers.zarr_cube import ZarrCube
@@ -228,6 +230,33 @@ def test_killed_and_started_again_gives_the_same_bytes(archive: tuple[Path, Any]
     assert contents(output) == whole
 
 
+def test_a_dead_worker_is_said_in_a_line() -> None:
+    with pytest.raises(OSError, match="a worker process died"):
+        list(map_local(os._exit, [3, 4], workers=2))
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "sleep.py"
+    script.write_text(
+        "import time\nfrom data_prep.engines import map_local\n"
+        "if __name__ == '__main__':\n    list(map_local(time.sleep, [60, 60], workers=2))\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)})
+    parent, workers = psutil.Process(process.pid), []
+    deadline = time.monotonic() + 60
+    while len(workers) < 3 and time.monotonic() < deadline:  # two workers and the resource tracker
+        workers = parent.children()
+        time.sleep(0.05)
+    time.sleep(1)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
+    assert len(workers) == 3
+    assert not alive
+
+
 def test_finished_shards_are_not_written_again(archive: tuple[Path, Any], tmp_path: Path) -> None:
     output = tmp_path / "corpus"
     arguments = ("--input", archive[0], "--output", output, *ARGUMENTS)
@@ -307,7 +336,9 @@ def test_a_damaged_chunk_rejects_its_samples_only(tmp_path: Path) -> None:
     unreadable = [row for row in reasons if row["reason"].startswith("cannot be read: ")]
     assert unreadable
     assert {row["source"] for row in unreadable} == {"modis"}
+    assert str(tmp_path) not in (output / "rejected.jsonl").read_text()
     assert set(load_corpus(output).sensors) == {"sentinel2"}
+    assert len(stock_samples(output)) == 9  # the shard without samples is an empty tar that a stock reader passes over
 
 
 @pytest.fixture
@@ -357,6 +388,13 @@ def spoil_place(folder: Path) -> None:
     write_land_cover(folder / "scenes" / "delta" / "landcover.tif", np.full((4, 4), 10), west=600_000)
 
 
+def spoil_georeference(folder: Path) -> None:
+    path = folder / "scenes" / "delta" / "landcover.tif"
+    path.unlink()
+    with rasterio.open(path, "w", driver="GTiff", count=1, dtype="uint8", height=4, width=4) as raster:
+        raster.write(np.full((1, 4, 4), 10, np.uint8))
+
+
 def spoil_map(folder: Path) -> None:
     (folder / "scenes" / "delta" / "landcover.tif").unlink()
 
@@ -379,6 +417,7 @@ def spoil_quality(folder: Path) -> None:
         (spoil_time, [], "time"),
         (spoil_codes, [], r"landcover.tif: land cover holds codes \[99\] that legend glc_fcs30d does not have"),
         (spoil_place, [], "maps nothing of scene delta"),
+        (spoil_georeference, [], "landcover.tif is not georeferenced"),
         (spoil_map, [], "landcover.tif does not exist"),
         (spoil_cover, [], "nothing to write: all 1 windows .* no land cover"),
         (spoil_quality, [], "quality layer of 'landsat'"),
@@ -392,6 +431,7 @@ def spoil_quality(folder: Path) -> None:
         (None, ["--scheduler", "tcp://localhost:1"], "only with --engine dask"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_bad_input_is_one_line_exit_2_and_no_output(
     small: Path, spoil: Any, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
