@@ -1,8 +1,9 @@
 """Windows of labelled scenes for training and validation.
 
 How a series of any length becomes the model's T frames: the season is dealt into T equal periods, and each gives one image:
-the clearest over the window in evaluation, a random one in training; a period without any clear pixel gives zeros. Pixels
-that are not clear are zero after normalisation, the mean of the band, never a no-data number.
+the clearest over the window in evaluation, a random one in training, where the season is moved by some days, too. A period
+without any clear pixel gives zeros. Pixels that are not clear are zero after normalisation, the mean of the band, never a
+no-data number.
 """
 
 from __future__ import annotations
@@ -29,17 +30,22 @@ def origins(length: int, size: int, stride: int) -> list[int]:
     return list(range(0, max(length - size + stride, 1), stride))
 
 
+def origins_within(length: int, size: int, stride: int, step: int) -> list[int]:
+    """Like `origins`, but the last window moves back, in whole steps, so that it reaches over the end as little as can be."""
+    last = max(0, -(-(length - size) // step) * step)
+    return [min(origin, last) for origin in origins(length, size, stride)]
+
+
 def frames(
-    clip: Clip, season: Season, mean: Sequence[float], std: Sequence[float], rng: np.random.Generator | None
+    clip: Clip, season: Season, known: Mapping[str, Sequence[float]], rng: np.random.Generator | None = None, shift: float = 0.0
 ) -> np.ndarray:
-    """The model's input of one source: float32 (T, C, H, W), normalised, zero where not clear."""
-    chosen = season.choose(clip.valid, rng)
+    """The model's input of one source: float32 (T, C, H, W), normalised by `known` mean and std, zero where not clear."""
+    chosen = season.choose(clip.valid, rng, shift)
     taken = np.flatnonzero(chosen >= 0)
     images = clip.pixels[chosen[taken]]
-    offset = np.asarray(mean, dtype=np.float32)[:, None, None]
-    scale = np.asarray(std, dtype=np.float32)[:, None, None]
+    mean, std = (np.asarray(known[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
     result = np.zeros((season.periods, *images.shape[1:]), dtype=np.float32)
-    result[taken] = (images - offset) / scale * clip.valid[chosen[taken]][:, None]
+    result[taken] = (images - mean) / std * clip.valid[chosen[taken]][:, None]
     return result
 
 
@@ -52,6 +58,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
     Args:
         scenes: scenes of one split.
         task, sensors: what to read.
+        shift_days: when drawn at random, the whole season of a window is moved by up to so many days.
         cache_gb: windows are read once and kept in memory when they fit into so many gigabytes, else read when asked for.
         year: see SceneSeries.
 
@@ -59,8 +66,16 @@ class WindowDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, scenes: Sequence[Scene], task: Task, sensors: Mapping[str, Sensor], cache_gb: float = 4.0, year: int | None = None
+        self,
+        scenes: Sequence[Scene],
+        task: Task,
+        sensors: Mapping[str, Sensor],
+        *,
+        shift_days: float = 0.0,
+        cache_gb: float = 4.0,
+        year: int | None = None,
     ) -> None:
+        self.shift_days = shift_days
         self.task = task
         self.normalization: Normalization | None = None
         self.series = [SceneSeries(scene, task, sensors, year=year) for scene in scenes]
@@ -125,6 +140,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
         scene, row, col = self.windows[index]
         series = self.series[scene]
         turns, flip = (0, 0) if rng is None else (int(rng.integers(4)), int(rng.integers(2)))
+        # Seasons come earlier or later elsewhere: all sources are shifted alike.
+        shift = 0.0 if rng is None else rng.uniform(-self.shift_days, self.shift_days)
 
         def turned(array: np.ndarray) -> np.ndarray:
             array = np.rot90(array, turns, axes=(-2, -1))
@@ -132,8 +149,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
         data = {}
         for source, clip in self.clips(index).items():
-            known = self.normalization[source]
-            data[source] = torch.from_numpy(turned(frames(clip, series.seasons[source], known["mean"], known["std"], rng)))
+            pixels = frames(clip, series.seasons[source], self.normalization[source], rng, shift)
+            data[source] = torch.from_numpy(turned(pixels))
         label = torch.from_numpy(turned(self.labels[index].astype(np.int64)))
         return {"data": data, "label": label, "file_name": f"{series.scene.name}-r{row:05d}-c{col:05d}"}
 

@@ -26,7 +26,7 @@ from data_prep.command import run_command
 from data_prep.scene import load_scene
 from data_prep.sensors import Sensor, load_sensors
 from finetune.crop_mapper import CropMapper, Recipe, load_model
-from finetune.dataset import frames, origins, read_classes
+from finetune.dataset import frames, origins_within, read_classes
 from finetune.map_figure import composite, preview_window, save_map_figure
 from finetune.metrics import confusion, headline, scores
 from finetune.series import Clip, SceneSeries, raster_grid
@@ -100,14 +100,15 @@ def predict_scene(
     series.check_window(size)
     # Windows must begin on whole pixels of every source.
     stride = max(series.step, round(size * (1 - overlap)) // series.step * series.step)
-    rows, cols = origins(grid.height, size, stride), origins(grid.width, size, stride)
+    rows, cols = (origins_within(length, size, stride, series.step) for length in grid.shape)
     weight = blend_weight(size)
     profile = grid.profile() | {"driver": "GTiff", "count": 1, "dtype": "uint8", "nodata": NO_DATA, "compress": "deflate"}
     profile |= {"blockysize": min(stride, grid.height), "bigtiff": "if_safer"}
     temporary = output.with_name(f".{output.name}.tmp")
     width = cols[-1] + size
+    # Sums of weighted probabilities; the largest is the largest of their weighted mean too.
     total = np.zeros((len(task.classes), size, width), dtype=np.float32)
-    weights, seen = np.zeros((size, width), dtype=np.float32), np.zeros((size, width), dtype=bool)
+    seen = np.zeros((size, width), dtype=bool)
     model.eval()
     try:
         with (
@@ -117,22 +118,21 @@ def predict_scene(
             raster.write_colormap(1, {i: _rgba(c.color) for i, c in enumerate(task.classes)})
             raster.update_tags(task=task.name, year=series.year)
             raster.update_tags(1, **{f"class_{i}": c.name for i, c in enumerate(task.classes)})
-            for row, strip in _by_row(series.windows(rows, cols, size)):
+            for (row, strip), after in zip(_by_row(series.windows(rows, cols, size)), [*rows[1:], grid.height], strict=True):
                 for start in range(0, len(strip), batch_size):
                     part = strip[start : start + batch_size]
                     probabilities, clear = predict_windows(model, recipe, series, [clips for _, clips in part], device)
                     for (col, _), probability, mask in zip(part, probabilities, clear, strict=True):
                         total[:, :, col : col + size] += probability * weight
-                        weights[:, col : col + size] += weight
                         seen[:, col : col + size] |= mask
                     bar.update(len(part))
-                # Rows above the next strip are final.
-                done = min(size if row == rows[-1] else stride, grid.height - row)
+                # Rows above the next windows are final.
+                done = after - row
                 classes = np.where(seen, total.argmax(axis=0), NO_DATA).astype(np.uint8)[:done, : grid.width]
                 raster.write(classes, 1, window=Window(0, row, grid.width, done))
-                for buffer in (total, weights, seen):
-                    buffer[..., : size - stride, :] = buffer[..., stride:, :].copy()
-                    buffer[..., size - stride :, :] = 0
+                for buffer in (total, seen):
+                    buffer[..., : size - done, :] = buffer[..., done:, :].copy()
+                    buffer[..., size - done :, :] = 0
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, output)
@@ -149,7 +149,7 @@ def predict_windows(
     data = {}
     for source in recipe.task.sources:
         known, season = recipe.normalization[source], series.seasons[source]
-        stacked = np.stack([frames(clips[source], season, known["mean"], known["std"], None) for clips in windows])
+        stacked = np.stack([frames(clips[source], season, known) for clips in windows])
         data[source] = torch.from_numpy(stacked).to(device)
     probabilities = model(data, (size, size)).softmax(dim=1).cpu().numpy()
     clear = np.stack([_seen(clips[series.finest], series, size) for clips in windows])
@@ -242,7 +242,7 @@ def _by_row(
 
 def _seen(clip: Clip, series: SceneSeries, size: int) -> np.ndarray:
     """Where any image that the model was given is clear, on the map's grid: bool (size, size)."""
-    chosen = series.seasons[series.finest].choose(clip.valid, None)
+    chosen = series.seasons[series.finest].choose(clip.valid)
     clear = clip.valid[chosen[chosen >= 0]].any(axis=0)
     rows = np.arange(size) * clear.shape[0] // size
     cols = np.arange(size) * clear.shape[1] // size

@@ -34,7 +34,7 @@ from finetune.metrics import TABLE_HEADER, headline, scores, table
 from finetune.predict import check_overlap, draw, map_confusion, pick_device, predict_scene
 from finetune.series import SceneSeries
 from finetune.task import Task, load_task
-from finetune.train import MODEL_FILE, Progress, Schedule, train, write_json
+from finetune.train import MODEL_FILE, Progress, Schedule, class_weights, train, write_json
 from pretrain.model import EncoderConfig, VideoSwin, build_encoder, load_encoder
 from pretrain.model.pretrained import ENCODER_FILE
 
@@ -61,6 +61,7 @@ def run(
     window_px: int | None = None,
     year: int | None = None,
     decoder_channels: int = 64,
+    shift_days: float = 15.0,
     overlap: float = 0.5,
     cache_gb: float = 4.0,
     seed: int = 0,
@@ -84,6 +85,7 @@ def run(
         window_px: side of a window in pixels of the label instead of the task's.
         year: year in which the season ends; the default takes the one with most images.
         decoder_channels: width of the decoder.
+        shift_days: in training the season of each window is moved by up to so many days, as seasons differ between regions.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
         cache_gb: windows are kept in memory when they fit into so many gigabytes.
         seed: seed of weights, order of windows, dates and flips.
@@ -105,6 +107,7 @@ def run(
         **asdict(schedule),
         "year": year,
         "decoder_channels": decoder_channels,
+        "shift_days": shift_days,
         "overlap": overlap,
         "seed": seed,
     }
@@ -121,7 +124,10 @@ def run(
         check_bands(backbone, chosen, sensors, checkpoint)
 
     # Everything a user can get wrong is met before the output folder is made.
-    training, validation = (WindowDataset(splits[split], chosen, sensors, cache_gb, year) for split in ("train", "validation"))
+    training, validation = (
+        WindowDataset(splits[split], chosen, sensors, shift_days=shift_days, cache_gb=cache_gb, year=year)
+        for split in ("train", "validation")
+    )
     tests = [SceneSeries(scene, chosen, sensors, year=year) for scene in splits["test"]]
     truths = {}
     for series in tests:
@@ -132,6 +138,7 @@ def run(
         raise ValueError(
             f"labels {chosen.label!r} have pixels of different size: {sorted(pixels)}; all scenes must have the same"
         )
+    weights = class_weights(training, chosen.loss)
     known = backbone.normalization or {}
     normalization = {source: known.get(source) or training.statistics(source) for source in chosen.sources}
     training.normalization = validation.normalization = normalization
@@ -149,7 +156,7 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / RUN_FILE, settings)
     print(f"{chosen.title}: {len(training)} training and {len(validation)} validation windows, encoder from {recipe.origin}")
-    progress = train(model, recipe, training, validation, schedule, output, seed, place)
+    progress = train(model, recipe, training, validation, schedule, weights, output, seed, place)
     best, _ = load_model(output / MODEL_FILE)
     result = test(best.to(place), recipe, tests, truths, output, place, overlap)
     write_json(output / METRICS_FILE, summary(recipe, progress, result))

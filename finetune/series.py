@@ -49,40 +49,41 @@ class Season:
 
     Attributes:
         times: (N,) indices of the reader's dates that lie in the season.
-        period: (N,) which of the equal periods each falls into.
-        off_centre: (N,) days between image and middle of its period.
-        periods: number of periods (the model's frames).
+        days: (N,) days from the season's beginning to noon of each.
+        length: days of the season.
+        periods: number of equal periods it is dealt into (the model's frames).
     """
 
     times: np.ndarray
-    period: np.ndarray
-    off_centre: np.ndarray
+    days: np.ndarray
+    length: int
     periods: int
 
-    def choose(self, valid: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    def choose(self, valid: np.ndarray, rng: np.random.Generator | None = None, shift: float = 0.0) -> np.ndarray:
         """One image a period: valid (N, H, W) -> indices (periods,) into the clip, -1 where the period has none.
 
         Without `rng` the clearest image of each period, the one nearest to its middle among equals; with `rng` a random one
-        of those with any clear pixel, so that training sees other dates in every epoch.
+        of those with any clear pixel, so that training sees other dates in every epoch. `shift`: days by which every image is
+        taken to be later.
         """
+        position = (self.days + shift) / (self.length / self.periods)
+        off_centre = np.abs(position % 1 - 0.5)
         clear = valid.reshape(len(valid), -1).mean(axis=1)
         chosen = np.full(self.periods, -1)
         for period in range(self.periods):
-            candidates = np.flatnonzero((self.period == period) & (clear > 0))
+            candidates = np.flatnonzero((np.floor(position) == period) & (clear > 0))
             if len(candidates):
-                best = np.lexsort((self.off_centre[candidates], -clear[candidates]))[0]
+                best = np.lexsort((off_centre[candidates], -clear[candidates]))[0]
                 chosen[period] = candidates[best] if rng is None else rng.choice(candidates)
         return chosen
 
 
-def split_season(dates: np.ndarray, task: Task, year: int) -> Season:
-    """The images of `dates` (datetime64[D]) in the season that ends in `year`, dealt into `task.frames` equal periods."""
+def season_of_dates(dates: np.ndarray, task: Task, year: int) -> Season:
+    """The images of `dates` (datetime64[D]) in the season that ends in `year`."""
     first, end = task.season_of(year)
     times = np.flatnonzero((dates >= first) & (dates < end))
     days = (dates[times] - first).astype(int) + 0.5
-    length = (end - first).astype(int) / task.frames
-    period = np.minimum((days / length).astype(int), task.frames - 1)
-    return Season(times=times, period=period, off_centre=np.abs(days - (period + 0.5) * length), periods=task.frames)
+    return Season(times=times, days=days, length=int((end - first).astype(int)), periods=task.frames)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class SceneSeries:
         with self:
             first = self.readers[task.sources[0]]
             self.year = task.year_of(first.dates) if year is None else year
-            self.seasons = {source: split_season(reader.dates, task, self.year) for source, reader in self.readers.items()}
+            self.seasons = {source: season_of_dates(reader.dates, task, self.year) for source, reader in self.readers.items()}
             for source, season in self.seasons.items():
                 if not len(season.times):
                     begin, end = task.season_of(self.year)

@@ -75,17 +75,18 @@ def train(
     training: WindowDataset,
     validation: WindowDataset,
     schedule: Schedule,
+    weights: torch.Tensor,
     output: Path,
     seed: int,
     device: torch.device,
 ) -> Progress:
-    """Train `model`; the best weights by validation mean F1 end up in `output/model.safetensors`.
+    """Train `model`, with `weights` (classes,) in the loss; the best by validation mean F1 ends up in `output/model.safetensors`.
 
     Starts after the last epoch whose checkpoint lies in `output`. Raises ValueError when the loss is not finite.
     """
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    weights = class_weights(training, recipe.task.loss).to(device)
+    weights = weights.to(device)
     batches = math.ceil(len(training) / schedule.batch_size)
     num_steps = schedule.epochs * batches
     progress = resume(output, model, optimizer, device)

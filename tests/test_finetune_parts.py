@@ -22,9 +22,9 @@ from sklearn.metrics import (
 from data_prep.scene import Label, load_scene
 from data_prep.sensors import load_sensors
 from finetune.crop_mapper import CropMapper
-from finetune.dataset import WindowDataset, origins
+from finetune.dataset import WindowDataset, origins, origins_within
 from finetune.metrics import confusion, headline, scores, table, without_nan
-from finetune.series import SceneSeries, Season, split_season
+from finetune.series import SceneSeries, Season, season_of_dates
 from finetune.task import IGNORE, load_task, task_from_dict
 from pretrain.model import EncoderConfig, build_encoder
 from tests.rice_scenes import MODIS_PX, write_label, write_rice_scene
@@ -114,24 +114,27 @@ def test_season_may_begin_in_the_year_before() -> None:
     assert load_task("paddy_rice").season_of(2020) == (np.datetime64("2020-01-01"), np.datetime64("2021-01-01"))
     dates = np.arange("2020-11-01", "2021-05-01", 7, dtype="datetime64[D]")
     assert wheat.year_of(dates) == 2021
-    season = split_season(dates, wheat, 2021)
+    season = season_of_dates(dates, wheat, 2021)
     assert len(season.times) == len(dates)
-    # Every image lies in its own sixteenth of the season's 273 days.
-    for date, period in zip(dates, season.period, strict=True):
-        first = 273 / 16 * period
-        assert first <= (date - np.datetime64("2020-10-01")).astype(int) + 0.5 < first + 273 / 16
+    # All are clear, so a period has an image if and only if one was taken in its sixteenth of the season's 273 days.
+    chosen = season.choose(np.ones((len(dates), 1, 1), dtype=bool))
+    taken = (dates - np.datetime64("2020-10-01")).astype(int) + 0.5
+    for period in range(16):
+        inside = np.flatnonzero((taken >= 273 / 16 * period) & (taken < 273 / 16 * (period + 1)))
+        assert (chosen[period] == -1) if not len(inside) else (chosen[period] in inside)
 
 
 def test_evaluation_takes_the_clearest_image_of_each_period_and_training_a_random_one() -> None:
-    season = Season(
-        times=np.arange(5), period=np.array([0, 0, 0, 2, 2]), off_centre=np.array([9.0, 1.0, 5.0, 2.0, 3.0]), periods=4
-    )
+    season = Season(times=np.arange(5), days=np.array([1.0, 9.0, 15.0, 48.0, 53.0]), length=80, periods=4)
     valid = np.zeros((5, 2, 2), dtype=bool)
     valid[0, 0, 0] = valid[1, :] = valid[2, :] = True  # 1 and 2 are fully clear, 1 is nearer to the middle; 3 and 4 cloudy
-    assert season.choose(valid, None).tolist() == [1, -1, -1, -1]
+    assert season.choose(valid).tolist() == [1, -1, -1, -1]
     drawn = np.array([season.choose(valid, np.random.default_rng(seed)) for seed in range(40)])
     assert set(drawn[:, 0]) == {0, 1, 2}
     assert (drawn[:, 1:] == -1).all()
+    # Ten days later two of them fall into the second period; ten days earlier two lie before the season.
+    assert season.choose(valid, shift=11).tolist() == [0, 2, -1, -1]
+    assert season.choose(valid, shift=-10).tolist() == [2, -1, -1, -1]
 
 
 def test_label_codes_become_classes() -> None:
@@ -169,6 +172,10 @@ def test_origins_cover_everything_once() -> None:
         starts = origins(length, 48, 32)
         assert starts[-1] + 48 >= length
         assert len(starts) == 1 or starts[-2] + 48 < length, "the last window is needed"
+        within = origins_within(length, 48, 32, 16)
+        assert within[:-1] == starts[:-1]
+        assert within[-1] % 16 == 0
+        assert length <= within[-1] + 48 < max(length, 33) + 16
 
 
 @pytest.fixture
