@@ -11,6 +11,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from data_prep.command import run_command
+from data_prep.simulation.preview import write_preview
 from data_prep.simulation.scene_folder import SceneSettings, is_finished, simulate_scene
 
 
@@ -23,6 +24,7 @@ def simulate(
     sentinel2_px: int = 384,
     modis_days: int = 4,
     workers: int = 2,
+    preview: bool = False,
 ) -> None:
     """Simulate scenes: Sentinel-2, Landsat and MODIS series with land cover, crop types and parcels.
 
@@ -38,6 +40,7 @@ def simulate(
         sentinel2_px: Side of the Sentinel-2 tile in its centre in pixels of 10 m, a multiple of 6.
         modis_days: Days between MODIS composites.
         workers: Processes.
+        preview: Also draw SCENE/preview.png: composites, maps and NDVI of each scene.
     """
     if regions < 1 or workers < 1 or not years or len(set(years)) < len(years):
         raise ValueError(f"need at least 1 region, 1 worker and distinct years; got {regions}, {workers} and {years}")
@@ -50,6 +53,9 @@ def simulate(
         is_finished(output / settings.name, settings)
     output.mkdir(parents=True, exist_ok=True)
     rows = _run(jobs, output, workers)
+    if preview:
+        for settings in tqdm(jobs, desc="drawing", unit="scene"):
+            write_preview(output / settings.name)
     print(tabulate([rows[settings.name] for settings in jobs], headers="keys"))
     print(f"{len(jobs)} scenes in {output}")
 

@@ -28,6 +28,7 @@ class Cycle:
     standing: float = 0.45  # share of the leaf area that stays, dead, until the harvest
     autumn_lai: float = 0.0  # reached before winter by what is sown in autumn
     flood: tuple[float, float] | None = None  # first and last day under water
+    plant: str | None = None  # plant type, when it is not that of the cover
     start_per_degree: float = 1.2
     end_per_degree: float = 0.6
 
@@ -67,6 +68,12 @@ def _crop(code: int, name: str, color: str, plant: str, *cycles: Cycle, glc: int
 
 
 _WINTER: dict[str, Any] = {"start_per_degree": 2.2, "end_per_degree": 2.6, "rise_days": 11.0}
+_WHEAT = Cycle(sow=-83, rise=100, turn=157, harvest=173, lai=5.2, autumn_lai=0.9, plant="cereal", **_WINTER)
+_RAPESEED = Cycle(sow=-112, rise=88, turn=152, harvest=168, lai=4.6, autumn_lai=1.7, plant="broadleaf", **_WINTER)
+_LATE_RICE = Cycle(
+    sow=168, rise=208, turn=262, harvest=281, lai=5.2, flood=(160, 252), start_per_degree=0.3, end_per_degree=0.2, plant="rice"
+)
+_LATE_MAIZE = Cycle(sow=172, rise=208, turn=268, harvest=282, lai=4.4, plant="maize")
 _CUTS = tuple(Cycle(rise=104 + 36 * i, turn=400, lai=3.6, sow=84 + 36 * i, harvest=121 + 36 * i, rise_days=6) for i in range(5))
 
 CROPS = (
@@ -88,24 +95,16 @@ CROPS = (
         Cycle(sow=186, rise=218, turn=276, harvest=291, lai=4.6, flood=(174, 262), start_per_degree=0, end_per_degree=0),
         glc=20,
     ),
-    _crop(
-        2,
-        "winter_wheat",
-        "#d9a520",
-        "cereal",
-        Cycle(sow=-83, rise=100, turn=157, harvest=173, lai=5.2, autumn_lai=0.9, **_WINTER),
-    ),
+    # After a winter crop rice is transplanted a month later; the label is that of the summer's crop.
+    _crop(1, "rapeseed_then_rice", "#1f78b4", "rice", _RAPESEED, _LATE_RICE, glc=20),
+    _crop(1, "wheat_then_rice", "#1f78b4", "rice", _WHEAT, _LATE_RICE, glc=20),
+    _crop(2, "winter_wheat", "#d9a520", "cereal", _WHEAT),
+    _crop(2, "wheat_then_maize", "#d9a520", "cereal", _WHEAT, _LATE_MAIZE),
     _crop(3, "maize", "#e6550d", "maize", Cycle(sow=122, rise=168, turn=248, harvest=276, lai=4.8)),
     _crop(
         4, "soybean", "#74a33b", "broadleaf", Cycle(sow=136, rise=186, turn=254, harvest=273, lai=5.2, turn_days=5, standing=0.2)
     ),
-    _crop(
-        5,
-        "winter_rapeseed",
-        "#f0e130",
-        "broadleaf",
-        Cycle(sow=-112, rise=88, turn=152, harvest=168, lai=4.6, autumn_lai=1.7, **_WINTER),
-    ),
+    _crop(5, "winter_rapeseed", "#f0e130", "broadleaf", _RAPESEED),
     _crop(6, "spring_barley", "#c8a878", "cereal", Cycle(sow=74, rise=114, turn=166, harvest=184, lai=4.2, end_per_degree=2.0)),
     _crop(7, "sunflower", "#b15928", "broadleaf", Cycle(sow=108, rise=158, turn=224, harvest=251, lai=3.4, turn_days=8)),
     _crop(
@@ -136,11 +135,11 @@ LAND = (
         glc=62,
         color="#4c8c3f",
         plant="deciduous",
-        base_lai=0.7,
+        base_lai=1.2,
         cycles=(
             Cycle(rise=122, turn=292, lai=4.8, rise_days=6, turn_days=8, standing=0.0, start_per_degree=2.2, end_per_degree=-2),
         ),
-        hides_snow=0.45,
+        hides_snow=0.55,
     ),
     Cover(
         name="evergreen_forest",
@@ -195,9 +194,9 @@ LAND = (
         cycles=(Cycle(rise=115, turn=230, lai=0.6, rise_days=14, turn_days=20, standing=0.5),),
     ),
     Cover(name="rock", glc=201, color="#c9b393", surface=(("rock", 0.75), ("sand", 0.25))),
-    Cover(name="river", glc=210, color="#2c6fb2", surface=(("turbid_water", 0.75), ("clear_water", 0.25)), hides_snow=0.95),
-    Cover(name="lake", glc=210, color="#2c6fb2", surface=(("clear_water", 0.7), ("green_water", 0.3)), hides_snow=0.4),
-    Cover(name="pond", glc=210, color="#4a90c2", surface=(("green_water", 0.8), ("turbid_water", 0.2)), hides_snow=0.4),
+    Cover(name="river", glc=210, color="#2c6fb2", surface=(("turbid_water", 0.75), ("clear_water", 0.25))),
+    Cover(name="lake", glc=210, color="#2c6fb2", surface=(("clear_water", 0.7), ("green_water", 0.3))),
+    Cover(name="pond", glc=210, color="#4a90c2", surface=(("green_water", 0.8), ("turbid_water", 0.2))),
     Cover(name="paved_road", glc=190, color="#7a2418", surface=(("asphalt", 0.8), ("concrete", 0.2)), hides_snow=0.6),
     Cover(name="red_roofs", glc=190, color="#c4442e", surface=(("red_roof", 0.75), ("asphalt", 0.25)), hides_snow=0.35),
     Cover(name="grey_roofs", glc=190, color="#c4442e", surface=(("grey_roof", 0.7), ("concrete", 0.3)), hides_snow=0.35),

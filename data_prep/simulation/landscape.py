@@ -77,7 +77,9 @@ class Landscape:
         """Kind (uint8) and key (uint64) of the object at each point; x and y in metres, 1-D."""
         region = self.region
         xw, yw = x + 45 * self._warp[0](x, y), y + 45 * self._warp[1](x, y)
-        district = self._voronoi(xw, yw, self._district_m, "district")
+        district = self._sections(x, y) if region.sections else self._voronoi(xw, yw, self._district_m, "district")
+        if region.sections:
+            xw, yw = x, y
         kind, key = self._fields(xw, yw, district.key)
 
         def put(where: np.ndarray, what: Kind, which: np.ndarray | str) -> None:
@@ -97,7 +99,7 @@ class Landscape:
         put(self._patch("lake", x, y) > self._thresholds["lake"], Kind.LAKE, self._voronoi(x, y, 3000, "lake").key)
         if region.river_m:
             distance = self._river_distance(x, y)
-            half = 0.5 * region.river_m
+            half = 0.5 * region.river_m * (1 + 0.18 * self._relief(x, y))
             bars = half + 0.35 * region.river_m * np.clip(self._outline(x, y) - 0.3, 0, None)
             put(distance < bars, Kind.BAR, "bar")
             put(distance < half, Kind.RIVER, "river")
@@ -126,7 +128,8 @@ class Landscape:
         region, names = self.region, self._names
         ids, inverse = np.unique(district, return_inverse=True)
         turned = 0.5 * np.pi * (uniform(ids, *names, "turn") < 0.5)
-        angle = (self._field_angle + 0.22 * normal(ids, *names, "angle") + turned)[inverse]
+        bent = 0.0 if region.sections else self._field_angle + 0.22 * normal(ids, *names, "angle")
+        angle = (bent + turned)[inverse]
         scale = np.exp(0.5 * region.field_spread * normal(ids, *names, "size"))[inverse]
         u = x * np.cos(angle) + y * np.sin(angle)
         v = y * np.cos(angle) - x * np.sin(angle)
@@ -155,6 +158,14 @@ class Landscape:
         border = np.minimum(np.abs(t - low), np.abs(t - high)) * spacing
         return Cells(key=hashed(parent ^ hashed(index.astype(np.int64).view(np.uint64), name), *self._names), border_m=border)
 
+    def _sections(self, x: np.ndarray, y: np.ndarray) -> Cells:
+        """Square miles along the axes, with a road around each."""
+        mile = min(1609.0, self._district_m)
+        column, row = np.floor(x / mile + 0.3), np.floor(y / mile + 0.6)
+        key = hashed((row.astype(np.int64) << 20) + column.astype(np.int64), *self._names, "section")
+        u, v = (x / mile + 0.3 - column) * mile, (y / mile + 0.6 - row) * mile
+        return Cells(key=key, border_m=np.minimum(np.minimum(u, mile - u), np.minimum(v, mile - v)))
+
     def _voronoi(self, x: np.ndarray, y: np.ndarray, size: float, name: str) -> Cells:
         """Voronoi cells of one random site in each square of `size` metres."""
         column, row = np.floor(x / size).astype(np.int64), np.floor(y / size).astype(np.int64)
@@ -177,17 +188,19 @@ class Landscape:
 
     def _villages(self, x: np.ndarray, y: np.ndarray, kind: np.ndarray, key: np.ndarray) -> None:
         """Villages, their streets and houses, put over `kind` and `key` in place."""
-        size = 1000.0 / np.sqrt(self.region.villages)
-        size = min(size, 0.6 * self._extent)
+        size = min(1000.0 / np.sqrt(self.region.villages), 0.6 * self._extent)
         column, row = np.floor(x / size).astype(np.int64), np.floor(y / size).astype(np.int64)
-        site = hashed((row << 20) + column + (1 << 40), *self._names, "village")
-        # A village stays within its square, so that one look is enough.
-        radius = np.minimum(self.region.village_m * np.exp(0.3 * normal(site, "radius")), 0.3 * size)
-        distance = np.hypot(
-            x - size * (column + 0.5 + 0.3 * (uniform(site, "x") - 0.5)),
-            y - size * (row + 0.5 + 0.3 * (uniform(site, "y") - 0.5)),
-        )
-        inside = np.flatnonzero(distance + 0.22 * radius * self._outline(x, y) < radius)
+        distance = np.full(x.shape, np.inf)  # from the border of the nearest village, negative inside
+        site = np.zeros(x.shape, dtype=np.uint64)
+        for dr in (-1, 0, 1):
+            for dc in (-1, 0, 1):
+                i, j = row + dr, column + dc
+                cell = hashed((i << 20) + j + (1 << 40), *self._names, "village")
+                radius = np.minimum(self.region.village_m * np.exp(0.45 * normal(cell, "radius")), 0.45 * size)
+                away = np.hypot(x - size * (j + uniform(cell, "x")), y - size * (i + uniform(cell, "y"))) - radius
+                nearer = (away < distance) & (uniform(cell, "there") < 0.85)
+                distance, site = np.where(nearer, away, distance), np.where(nearer, cell, site)
+        inside = np.flatnonzero(distance + 0.3 * self.region.village_m * self._outline(x, y) < 0)
         if not inside.size:
             return
         site, angle = site[inside], np.pi * uniform(site[inside], "angle")

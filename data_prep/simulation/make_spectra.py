@@ -106,11 +106,11 @@ def water(chlorophyll: float, sediment: float, organic: float) -> np.ndarray:
     return np.pi * 0.52 * below / (1 - 1.7 * below) + 0.006
 
 
-def flooded(soil: np.ndarray, depth_m: float = 0.06) -> np.ndarray:
+def flooded(soil: np.ndarray, depth_m: float = 0.035) -> np.ndarray:
     """Soil under a shallow, turbid sheet of water: the bed shines through, dimmed on both ways."""
     attenuation = water_absorption() + 6.0 * (550 / WAVELENGTH) ** 0.5
     through = np.exp(-2.2 * attenuation * depth_m)
-    return 0.9 * soil * through + (1 - through) * water(12.0, 60.0, 1.0) + 0.008
+    return 0.9 * soil * through + (1 - through) * water(12.0, 30.0, 1.0) + 0.008
 
 
 def snow(grain_mm: float, soot: float) -> np.ndarray:
@@ -139,11 +139,12 @@ def surfaces() -> dict[str, np.ndarray]:
         "clear_water": water(2.0, 1.5, 0.25),
         "turbid_water": water(8.0, 35.0, 0.8),
         "green_water": water(30.0, 8.0, 0.9),
+        # Shade between buildings, dirt and age are in the shapes of built-up surfaces.
         "asphalt": interpolated((400, 0.07), (600, 0.10), (1000, 0.13), (1600, 0.17), (2200, 0.16), (2500, 0.15)),
-        "concrete": interpolated((400, 0.17), (600, 0.27), (1000, 0.33), (1600, 0.36), (2200, 0.32), (2500, 0.28)),
-        "red_roof": interpolated((400, 0.06), (550, 0.10), (620, 0.22), (800, 0.27), (1000, 0.29), (1600, 0.40), (2500, 0.36)),
-        "grey_roof": interpolated((400, 0.20), (550, 0.24), (800, 0.25), (1600, 0.23), (2200, 0.22), (2500, 0.20)),
-        "blue_roof": interpolated((400, 0.20), (470, 0.30), (560, 0.20), (650, 0.13), (850, 0.24), (1600, 0.25), (2500, 0.18)),
+        "concrete": interpolated((400, 0.11), (600, 0.17), (1000, 0.21), (1600, 0.24), (2200, 0.22), (2500, 0.19)),
+        "red_roof": interpolated((400, 0.05), (550, 0.08), (620, 0.16), (800, 0.20), (1000, 0.22), (1600, 0.30), (2500, 0.27)),
+        "grey_roof": interpolated((400, 0.13), (550, 0.16), (800, 0.18), (1600, 0.18), (2200, 0.17), (2500, 0.15)),
+        "blue_roof": interpolated((400, 0.16), (470, 0.24), (560, 0.16), (650, 0.11), (850, 0.20), (1600, 0.20), (2500, 0.15)),
         "rock": 0.45 * dry * iron_slope(0.25),
         "sand": 0.95 * dry * iron_slope(0.45),
         "cloud": interpolated((400, 0.72), (900, 0.74), (1300, 0.66), (1600, 0.48), (1800, 0.45), (2200, 0.36), (2500, 0.30)),

@@ -68,8 +68,8 @@ def make_sky(rng: np.random.Generator, shape: tuple[int, int], pixel_m: float, c
     """Clouds as the highest parts of a random field, shadows displaced away from the sun by height times tan(zenith)."""
     cells = max(round(shape[0] * pixel_m / CLOUD_CELL_M), 2)
     size = 1 << int(np.ceil(np.log2(max(64.0, 1.3 * cells))))
-    field = power_law_field(rng, size, rng.uniform(1.35, 1.75))
-    softness = rng.uniform(0.12, 0.45)
+    field = power_law_field(rng, size, rng.uniform(1.6, 2.0))
+    softness = rng.uniform(0.10, 0.5)
     cloud = (
         np.clip((field - np.quantile(field, 1 - np.clip(cover, 0.0, 0.999))) / softness, 0.0, 1.0) if cover > 0.004 else 0 * field
     )

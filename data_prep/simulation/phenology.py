@@ -11,12 +11,13 @@ from data_prep.simulation.covers import COVERS, INDEX, REFERENCE_LATITUDE, Cover
 from data_prep.simulation.landscape import Kind
 from data_prep.simulation.randomness import generator, normal, uniform
 from data_prep.simulation.regions import Region
-from data_prep.simulation.spectra import BACKGROUNDS
+from data_prep.simulation.spectra import BACKGROUNDS, PLANTS
 
 if TYPE_CHECKING:
     from data_prep.simulation.surface import Objects
 
 LOAM, DARK, RED, MOIST, STRAW, FLOODED, SNOW = range(len(BACKGROUNDS))
+_PLANT = np.array([PLANTS.index(cover.plant) if cover.plant else -1 for cover in COVERS])
 HIGH_M = 500.0  # height of the second snow record above the first
 LAPSE_C = 6.5e-3  # colder by so much a metre up
 
@@ -26,10 +27,11 @@ class Weather:
     """One year of one region, daily from 1 January: (days,) each.
 
     temperature_c; cloudiness: expected cloud cover 0..1; moisture of bare soil 0..1; snow and snow_high: share of open ground
-    under snow in the plain and 500 m up; shift_days: how much later than usual the season is.
+    under snow in the plain and 500 m up; ice: share of water that is frozen over; shift_days: how much later the season is.
     """
 
     temperature_c: np.ndarray
+    ice: np.ndarray
     cloudiness: np.ndarray
     moisture: np.ndarray
     snow: np.ndarray
@@ -44,12 +46,11 @@ def make_weather(region: Region, year: int, seed: int) -> Weather:
     day = np.arange(-spin_up, 366)
     climate = region.climate
     summer = 0.5 - 0.5 * np.cos(2 * np.pi * (day - 15) / 365.25)
-    departure, state = np.empty(len(day)), 0.0
-    for i, kick in enumerate(rng.standard_normal(len(day))):
-        state = 0.8 * state + 2.0 * kick
-        departure[i] = state
+    departure = 3.3 * _persistent(rng, len(day), 0.8)
     temperature = climate.temperature_c - climate.swing_c * np.cos(2 * np.pi * (day - 20) / 365.25) + departure
-    cloudiness = climate.cloud[0] + (climate.cloud[1] - climate.cloud[0]) * summer
+    usual = climate.cloud[0] + (climate.cloud[1] - climate.cloud[0]) * summer
+    cloudiness = np.clip(usual + 0.22 * _persistent(rng, len(day), 0.75), 0.02, 0.98)  # fair and dull spells of days
+    frozen = np.convolve(temperature, np.ones(21) / 21, mode="full")[: len(day)]  # mean of three weeks
     rain = rng.gamma(0.8, 1.25, len(day)) * (rng.random(len(day)) < 0.55 * cloudiness)
     rain *= climate.rain_mm[0] + (climate.rain_mm[1] - climate.rain_mm[0]) * summer
     moisture, snow, snow_high = (np.zeros(len(day)) for _ in range(3))
@@ -58,9 +59,10 @@ def make_weather(region: Region, year: int, seed: int) -> Weather:
         wet = min(1.0, wet * (0.93 - 0.12 * summer[i]) + rain[i] / 18.0)
         depth = _snow_depth(depth, rain[i], temperature[i])
         depth_high = _snow_depth(depth_high, 1.3 * rain[i], temperature[i] - LAPSE_C * HIGH_M)
-        moisture[i], snow[i], snow_high[i] = wet, np.tanh(depth / 5), np.tanh(depth_high / 5)
+        moisture[i], snow[i], snow_high[i] = wet, np.tanh(depth / 9), np.tanh(depth_high / 9)
     return Weather(
         temperature_c=temperature[spin_up:],
+        ice=_logistic((-4.0 - frozen[spin_up:]) / 0.8),
         cloudiness=cloudiness[spin_up:],
         moisture=moisture[spin_up:],
         snow=snow[spin_up:],
@@ -70,15 +72,33 @@ def make_weather(region: Region, year: int, seed: int) -> Weather:
 
 
 def _snow_depth(depth_mm: float, rain_mm: float, temperature_c: float) -> float:
-    """Water in the snow after a day: what falls below 0.5 degrees stays, each degree above melts 3.5 mm."""
+    """Water in the snow after a day: falls below 0.5 degrees; wind and sun take a little, each degree above zero 3.5 mm."""
     fallen = rain_mm if temperature_c < 0.5 else 0.0
-    return max(0.0, depth_mm + fallen - 3.5 * max(0.0, temperature_c))
+    return max(0.0, 0.995 * depth_mm + fallen - 0.1 - 3.5 * max(0.0, temperature_c))
+
+
+def _persistent(rng: np.random.Generator, days: int, memory: float) -> np.ndarray:
+    """A daily series of zero mean and unit variance that remembers (autoregressive of first order)."""
+    series, state = np.empty(days), 0.0
+    for i, kick in enumerate(rng.standard_normal(days)):
+        state = memory * state + np.sqrt(1 - memory**2) * kick
+        series[i] = state
+    return series
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Objects on one day: lai, senescence and snow (N,); ground: shares of BACKGROUNDS (N, 7), each row sums to 1."""
+    """Objects on one day, arrays over the N objects.
 
+    Attributes:
+        plant: index into PLANTS, -1 for what has no leaves.
+        lai: leaf area, m2/m2.
+        senescence: 0 green to 1 dead.
+        ground: shares of BACKGROUNDS (N, 7); each row sums to 1.
+        snow: share of open ground under snow.
+    """
+
+    plant: np.ndarray
     lai: np.ndarray
     senescence: np.ndarray
     ground: np.ndarray
@@ -100,8 +120,10 @@ class Season:
         self._shift = np.where(np.isin(objects.kind, (Kind.FIELD,)), self._shift, 0.5 * self._shift)
         loam, dark, red = region.soil
         darkness = np.clip(dark + 0.22 * normal(key, "soil", seed), 0.0, 1.0)
+        darkness = np.where(objects.kind == Kind.WOOD, 0.9, darkness)  # litter, stems and their shade
         brown = (1 - darkness) / (loam + red) if loam + red else 0 * darkness
         self._soil = np.stack([loam * brown, darkness, red * brown], axis=1)
+        self._water = np.array([c.glc == 210 for c in COVERS])[objects.cover]
         self._members = [
             (COVERS[c], np.flatnonzero(objects.cover == c), np.flatnonzero(objects.next_cover == c)) for c in range(len(COVERS))
         ]
@@ -111,13 +133,14 @@ class Season:
         n = len(self._objects)
         base = np.array([c.base_lai for c in COVERS])[self._objects.cover]
         lai, senescence = base.copy(), np.array([resting(c) for c in COVERS])[self._objects.cover]
+        plant = _PLANT[self._objects.cover]
         flooded = np.array([c.wet for c in COVERS])[self._objects.cover]
         straw = np.zeros(n)
         for cover, now, following in self._members:
             for cycle in cover.cycles:
                 for members, shift in ((now, 0.0), (following, 365.0), (now if cover.perennial else now[:0], -365.0)):
                     if members.size:
-                        self._grow(cover, cycle, members, day - shift, lai, senescence, flooded, straw)
+                        self._grow(cover, cycle, members, day - shift, plant, lai, senescence, flooded, straw)
         if self._region.winter_flood:
             self._flood_stubble(day, flooded)
         index = min(max(int(day), 0), 365)
@@ -131,7 +154,8 @@ class Season:
         height = np.clip(self._objects.elevation_m / HIGH_M, 0.0, 1.5)
         snow = np.clip(self._weather.snow[index] * (1 - height) + self._weather.snow_high[index] * height, 0.0, 1.0)
         patchy = np.clip(snow * 1.25 - 0.25 * uniform(self._objects.key, "drift"), 0.0, 1.0)
-        return State(lai=lai, senescence=senescence, ground=ground, snow=patchy)
+        patchy = np.where(self._water, patchy * self._weather.ice[index], patchy)
+        return State(plant=plant, lai=lai, senescence=senescence, ground=ground, snow=patchy)
 
     def _grow(
         self,
@@ -139,6 +163,7 @@ class Season:
         cycle: Cycle,
         members: np.ndarray,
         day: float,
+        plant: np.ndarray,
         lai: np.ndarray,
         senescence: np.ndarray,
         flooded: np.ndarray,
@@ -169,15 +194,16 @@ class Season:
         more = leaves > lai[members]
         taken = members[more]
         old = (cover.base_lai / leaves[more]) ** 2  # of perennials brown stems and litter shine through the first leaves
+        plant[taken] = PLANTS.index(cycle.plant or cover.plant or "")
         lai[taken], senescence[taken] = leaves[more], dead[more] + (resting(cover) - dead[more]) * old
         if cycle.flood is not None:
             first, last = cycle.flood
             under = _logistic((early - first) / 1.5) * _logistic((last - late) / 3.0)
-            flooded[members] = np.maximum(flooded[members], 0.96 * under)
+            flooded[members] = np.maximum(flooded[members], 0.9 * under)
 
     def _flood_stubble(self, day: float, flooded: np.ndarray) -> None:
         """Harvested paddies under water from November to February, to rot the straw and for birds."""
-        rice = np.isin(self._objects.cover, (INDEX["paddy_rice"], INDEX["double_rice"])) & self._floods_winter
+        rice = (self._objects.cover == INDEX["paddy_rice"]) & self._floods_winter
         since = (day - self._shift - 312) % 365
         flooded[rice] = np.maximum(flooded[rice], 0.9 * (_logistic(since / 4) * _logistic((102 - since) / 4))[rice])
 

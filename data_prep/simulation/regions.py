@@ -39,6 +39,7 @@ class Region:
         river_m: width of the river, 0 for none.
         relief_m: height of the hills.
         roofs: weights of the roofs of villages.
+        sections: land divided into square miles along the meridians, each with its own fields.
         winter_flood: share of the harvested rice fields that are flooded in winter.
     """
 
@@ -60,6 +61,7 @@ class Region:
     climate: Climate
     field_spread: float = 0.4
     grassland: str = "grassland"
+    sections: bool = False
     winter_flood: float = 0.0
 
 
@@ -74,7 +76,16 @@ REGIONS = (
         field_m=(130, 62),
         district_m=1300,
         soil=(0.5, 0.3, 0.2),
-        crops={"paddy_rice": 4.5, "winter_rapeseed": 2.0, "winter_wheat": 2.0, "soybean": 0.7, "vegetables": 0.8, "pond": 1.1},
+        crops={
+            "paddy_rice": 2.2,
+            "rapeseed_then_rice": 1.8,
+            "wheat_then_rice": 1.0,
+            "wheat_then_maize": 1.6,
+            "winter_rapeseed": 0.8,
+            "soybean": 0.8,
+            "vegetables": 0.9,
+            "pond": 1.1,
+        },
         forests={"evergreen_forest": 1, "deciduous_forest": 2},
         shares={"forest": 0.05, "grass": 0.02, "marsh": 0.03, "lake": 0.08},
         villages=0.55,
@@ -183,7 +194,8 @@ REGIONS = (
         river_m=45,
         relief_m=30,
         roofs={"grey_roofs": 4, "red_roofs": 1},
-        climate=Climate(temperature_c=9.5, swing_c=15, cloud=(0.5, 0.4), rain_mm=(4, 11)),
+        sections=True,
+        climate=Climate(temperature_c=10, swing_c=14.5, cloud=(0.5, 0.4), rain_mm=(4, 11)),
     ),
     Region(
         name="limagne",

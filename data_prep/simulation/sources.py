@@ -78,7 +78,7 @@ def modis_images(
 ) -> Iterator[Image]:
     """MODIS nadir reflectance from 16 days around each date, weighted to its middle: smooth in time, fill where always cloudy.
 
-    Quality 0: enough clear days for a full inversion; 1: few, so the magnitude is less certain; 255: none.
+    Quality 0: at least 7 clear days, a full inversion; 1: at least 3, so only the magnitude is fitted; 255: fill.
     """
     rng = generator(*names, "modis")
     height, width = pixels.shape
@@ -98,7 +98,7 @@ def modis_images(
         near = [(t, 1 - abs(t - day) / (half + 1)) for t in ground if abs(t - day) <= half]
         mean = np.average([ground[t] for t, _ in near], axis=0, weights=[weight for _, weight in near])
         looked = clear[day : day + COMPOSITE_DAYS].sum(axis=0)
-        quality = np.select([looked >= 5, looked >= 1], [0, 1], default=255).astype(np.uint8)
+        quality = np.select([looked >= 7, looked >= 3], [0, 1], default=255).astype(np.uint8)
         uncertain = np.where(quality == 1, 0.03, 0.006)[..., None] * rng.standard_normal((height, width, 1))
         noise = 0.0015 * rng.standard_normal(mean.shape)
         yield Image(day=day, pixels=to_numbers(mean * (1 + uncertain) + noise, sensor, 0, quality == 255), quality=quality)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 TABLE = Path(__file__).with_name("spectra.npz")
-# Order of the backgrounds in the table and of the last axis of every array of ground shares.
+# Orders of the table; BACKGROUNDS is also that of the last axis of every array of ground shares.
+PLANTS = ("rice", "cereal", "maize", "broadleaf", "grass", "deciduous", "evergreen", "needle", "reed")
 BACKGROUNDS = ("loam", "dark", "red", "moist", "straw", "flooded", "snow")
 
 
@@ -28,7 +29,6 @@ class Spectra:
             raise ValueError(f"no spectra for source {source!r}; the table has {sorted({name.split(':')[0] for name in names})}")
         self.bands = [names[i].split(":")[1] for i in chosen]
         self.center_nm = table["center_nm"][chosen]
-        self._plants: list[str] = table["plants"].tolist()
         self._surfaces = dict(zip(table["surface_names"].tolist(), table["surfaces"][:, chosen], strict=True))
         self._lai, self._senescence = table["lai"], table["senescence"]
         self._canopies = np.ascontiguousarray(table["canopies"][..., chosen])
@@ -37,14 +37,10 @@ class Spectra:
         """Reflectance float32 (bands,) of soil, water, snow, roofs, cloud, ... by name."""
         return self._surfaces[name]
 
-    def plant(self, name: str) -> int:
-        """Index of a plant type, for `canopy`."""
-        return self._plants.index(name)
-
     def canopy(self, plant: np.ndarray, lai: np.ndarray, senescence: np.ndarray, ground: np.ndarray) -> np.ndarray:
         """Nadir reflectance float32 (N, bands).
 
-        plant: indices (N,); lai: m2/m2 (N,); senescence: 0 green to 1 dead (N,); ground: shares of BACKGROUNDS (N, 7).
+        plant: indices into PLANTS (N,); lai: m2/m2 (N,); senescence: 0 green to 1 dead (N,); ground: shares of BACKGROUNDS (N, 7)
         """
         i, u = _bracket(self._lai, lai)
         j, v = _bracket(self._senescence, senescence)
@@ -60,6 +56,7 @@ class Spectra:
 def _table() -> dict[str, np.ndarray]:
     with np.load(TABLE, allow_pickle=False) as arrays:
         table = {name: arrays[name] for name in arrays.files}
+    assert tuple(table["plants"].tolist()) == PLANTS
     assert tuple(table["backgrounds"].tolist()) == BACKGROUNDS
     return table
 

@@ -124,19 +124,26 @@ def choose_covers(
         chosen = np.flatnonzero(kind == what)
         if not chosen.size:
             continue
-        names = [name for name, weight in mix.items() if weight > 0]
-        scores = np.empty((len(names), chosen.size))
-        for i, name in enumerate(names):
-            # Gumbel's trick: the largest of log(weight) + noise falls on each with its share.
-            when = "always" if COVERS[INDEX[name]].perennial or "rice" in name else year
-            gumbel = -np.log(-np.log(uniform(key[chosen], "cover", seed, name, when)))
-            scores[i] = np.log(mix[name]) + gumbel
-            if "rice" in name:  # paddies lie together, where water is
-                scores[i] += 1.3 * suits[chosen]
-            elif name in ("pond", "orchard"):
-                scores[i] += 0.5 * suits[chosen] * (1 if name == "pond" else -1)
-        cover[chosen] = np.array([INDEX[name] for name in names])[scores.argmax(axis=0)]
+        # Annual crops take turns on their fields; rice and what is perennial stays where it is.
+        stays = {name: w for name, w in mix.items() if w > 0 and (COVERS[INDEX[name]].perennial or "rice" in name)}
+        turns = {name: w for name, w in mix.items() if w > 0 and name not in stays}
+        first = _draw({**stays, "turns": sum(turns.values())} if turns else stays, key[chosen], suits[chosen], (seed, "stays"))
+        second = _draw(turns, key[chosen], suits[chosen], (seed, "turns", year)) if turns else first
+        cover[chosen] = [INDEX[b if a == "turns" else a] for a, b in zip(first, second, strict=True)]
     return cover
+
+
+def _draw(weights: dict[str, float], key: np.ndarray, suits: np.ndarray, names: tuple[object, ...]) -> list[str]:
+    """A name for each key, by weight; rice and ponds lie together where `suits` is high, orchards where it is low.
+
+    Gumbel's trick: the largest of log(weight) + noise falls on each name with its share.
+    """
+    options = list(weights)
+    scores = np.empty((len(options), len(key)))
+    for i, name in enumerate(options):
+        together = 1.8 if "rice" in name else {"pond": 0.5, "orchard": -0.5}.get(name, 0.0)
+        scores[i] = np.log(weights[name]) - np.log(-np.log(uniform(key, "cover", *names, name))) + together * suits
+    return [options[i] for i in scores.argmax(axis=0)]
 
 
 class Pixels:
@@ -204,8 +211,6 @@ class Surface:
 
     def __init__(self, objects: Objects, spectra: Spectra, seed: int) -> None:
         self._spectra = spectra
-        self._plant = np.array([spectra.plant(c.plant) if c.plant else -1 for c in COVERS])[objects.cover]
-        self._leafy = np.flatnonzero(self._plant >= 0)
         bare = np.array(
             [sum((share * spectra.surface(name) for name, share in c.surface), np.zeros(len(spectra.bands))) for c in COVERS]
         )[objects.cover]
@@ -221,8 +226,8 @@ class Surface:
         out[0] = self._bare
         out[1] = 0.0
         out[2] = self._bare * self._roughness
-        at = self._leafy
-        plant, lai, senescence, ground = self._plant[at], state.lai[at], state.senescence[at], state.ground[at]
+        at = np.flatnonzero(state.plant >= 0)
+        plant, lai, senescence, ground = state.plant[at], state.lai[at], state.senescence[at], state.ground[at]
         canopy = self._spectra.canopy(plant, lai, senescence, ground)
         out[0][at] = canopy
         more = self._spectra.canopy(plant, lai * 1.15, senescence, ground)
