@@ -44,7 +44,7 @@ def parse(
     `positional` turns parameters without default into positionals.
     """
     description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
-    parser = _Parser(description=description)
+    parser = _Parser(description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     if config_class is None:
         parser.add_function_arguments(function, as_group=False, as_positional=positional)

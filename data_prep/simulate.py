@@ -34,7 +34,7 @@ def simulate(
         output: Folder of the scenes, made when it is missing.
         seed: Of everything random; the same seed gives the same bytes.
         regions: How many regions. The first seven differ in land and climate: five for training, one for validation, one for
-            test. More are further landscapes of the same seven.
+            test. More are further landscapes in the same seven climates, all for training.
         years: Calendar years; each region gets one scene a year.
         landsat_px: Side of a region in Landsat pixels of 30 m, a multiple of 16.
         sentinel2_px: Side of the Sentinel-2 tile in its centre in pixels of 10 m, a multiple of 6.

@@ -42,7 +42,7 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
 
 # The shape of pretrain/configs/tiny.yaml.
-TINY = EncoderConfig(embed_dim=32, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), window_size=(4, 7, 7), drop_path_rate=0.05)
+TINY = EncoderConfig(embed_dim=32, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), window_size=(4, 7, 7), drop_path_rate=0.0)
 
 
 def run(

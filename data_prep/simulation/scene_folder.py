@@ -74,10 +74,10 @@ class SceneSettings:
 
     @property
     def region(self) -> Region:
-        """The region at `place`; when the list is through, the next round has a number in its name."""
+        """The region at `place`; later rounds have a number in their names and are for training."""
         round_, index = divmod(self.place, len(REGIONS))
         region = REGIONS[index]
-        return replace(region, name=f"{region.name}{round_ + 1}") if round_ else region
+        return replace(region, name=f"{region.name}{round_ + 1}", split="train") if round_ else region
 
     @property
     def name(self) -> str:
