@@ -113,7 +113,7 @@ def test_sensors_agree_on_bands_they_share() -> None:
     for plant, lai, senescence in itertools.product(PLANTS, (0.5, 3.0), (0.0, 0.8)):
         seen = {source: canopy(Spectra(source), plant, lai, senescence) for source in ("sentinel2", "landsat", "modis")}
         for band, (landsat, modis) in pairs.items():
-            assert seen["landsat"][landsat] == pytest.approx(seen["sentinel2"][band], rel=0.08, abs=0.008)
+            assert seen["landsat"][landsat] == pytest.approx(seen["sentinel2"][band], rel=0.12, abs=0.015)
             assert seen["modis"][modis] == pytest.approx(seen["sentinel2"][band], rel=0.12, abs=0.015)
 
 
