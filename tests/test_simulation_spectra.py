@@ -114,7 +114,9 @@ def test_sensors_agree_on_bands_they_share() -> None:
         seen = {source: canopy(Spectra(source), plant, lai, senescence) for source in ("sentinel2", "landsat", "modis")}
         for band, (landsat, modis) in pairs.items():
             assert seen["landsat"][landsat] == pytest.approx(seen["sentinel2"][band], rel=0.12, abs=0.015)
-            assert seen["modis"][modis] == pytest.approx(seen["sentinel2"][band], rel=0.12, abs=0.015)
+            # half-dead leaves rise steeply from 480 to 520 nm: MODIS's blue ends at 479 nm, Sentinel-2's at 525
+            slope = 0.02 if band == "B02" and senescence else 0.0
+            assert seen["modis"][modis] == pytest.approx(seen["sentinel2"][band], rel=0.12, abs=0.015 + slope), (plant, band)
 
 
 def test_interpolation_meets_the_table_and_is_linear_between() -> None:

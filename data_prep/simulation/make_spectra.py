@@ -34,18 +34,59 @@ LAI = np.array([0.0, 0.2, 0.5, 1.0, 1.7, 2.6, 4.0, 6.0])
 SENESCENCE = np.array([0.0, 0.33, 0.67, 1.0])  # 0: green leaves, 1: dead, dry and brown
 
 # n: leaf layers; cab, car: chlorophyll and carotenoids, ug/cm2; cw: water, cm; cm: dry matter, g/cm2; angle: mean leaf
-# inclination, degrees; hotspot: leaf size over canopy height; shade: factor for gaps between crowns.
+# inclination, degrees; hotspot: leaf size over canopy height; shade: factor for gaps between crowns; stems: what leafless
+# trunks and branches take away.
 # Values within the ranges of the LOPEX and ANGERS leaf collections and of the published look-up tables for each crop.
 PLANTS = {
-    "rice": {"n": 1.5, "cab": 42, "car": 9, "cw": 0.012, "cm": 0.0045, "angle": 64, "hotspot": 0.05, "shade": 1.0},
-    "cereal": {"n": 1.5, "cab": 48, "car": 10, "cw": 0.015, "cm": 0.0050, "angle": 60, "hotspot": 0.05, "shade": 1.0},
-    "maize": {"n": 1.5, "cab": 56, "car": 11, "cw": 0.016, "cm": 0.0055, "angle": 54, "hotspot": 0.08, "shade": 0.95},
-    "broadleaf": {"n": 1.6, "cab": 44, "car": 9, "cw": 0.014, "cm": 0.0040, "angle": 36, "hotspot": 0.10, "shade": 1.0},
-    "grass": {"n": 1.5, "cab": 34, "car": 8, "cw": 0.010, "cm": 0.0050, "angle": 62, "hotspot": 0.02, "shade": 1.0},
-    "deciduous": {"n": 1.7, "cab": 46, "car": 10, "cw": 0.011, "cm": 0.0060, "angle": 48, "hotspot": 0.05, "shade": 0.80},
-    "evergreen": {"n": 1.9, "cab": 58, "car": 12, "cw": 0.014, "cm": 0.0100, "angle": 46, "hotspot": 0.05, "shade": 0.72},
-    "needle": {"n": 2.2, "cab": 46, "car": 10, "cw": 0.022, "cm": 0.0150, "angle": 58, "hotspot": 0.02, "shade": 0.58},
-    "reed": {"n": 1.6, "cab": 38, "car": 8, "cw": 0.010, "cm": 0.0060, "angle": 68, "hotspot": 0.03, "shade": 0.92},
+    "rice": {"n": 1.5, "cab": 42, "car": 9, "cw": 0.012, "cm": 0.0045, "angle": 64, "hotspot": 0.05, "shade": 1.0, "stems": 0},
+    "cereal": {"n": 1.5, "cab": 48, "car": 10, "cw": 0.015, "cm": 0.0050, "angle": 60, "hotspot": 0.05, "shade": 1.0, "stems": 0},
+    "maize": {"n": 1.5, "cab": 56, "car": 11, "cw": 0.016, "cm": 0.0055, "angle": 54, "hotspot": 0.08, "shade": 0.95, "stems": 0},
+    "broadleaf": {
+        "n": 1.6,
+        "cab": 44,
+        "car": 9,
+        "cw": 0.014,
+        "cm": 0.0040,
+        "angle": 36,
+        "hotspot": 0.10,
+        "shade": 1.0,
+        "stems": 0,
+    },
+    "grass": {"n": 1.5, "cab": 34, "car": 8, "cw": 0.010, "cm": 0.0050, "angle": 62, "hotspot": 0.02, "shade": 1.0, "stems": 0},
+    "deciduous": {
+        "n": 1.7,
+        "cab": 46,
+        "car": 10,
+        "cw": 0.011,
+        "cm": 0.0060,
+        "angle": 48,
+        "hotspot": 0.05,
+        "shade": 0.80,
+        "stems": 0.32,
+    },
+    "evergreen": {
+        "n": 1.9,
+        "cab": 58,
+        "car": 12,
+        "cw": 0.014,
+        "cm": 0.0100,
+        "angle": 46,
+        "hotspot": 0.05,
+        "shade": 0.72,
+        "stems": 0.25,
+    },
+    "needle": {
+        "n": 2.2,
+        "cab": 46,
+        "car": 10,
+        "cw": 0.022,
+        "cm": 0.0150,
+        "angle": 58,
+        "hotspot": 0.02,
+        "shade": 0.58,
+        "stems": 0.25,
+    },
+    "reed": {"n": 1.6, "cab": 38, "car": 8, "cw": 0.010, "cm": 0.0060, "angle": 68, "hotspot": 0.03, "shade": 0.92, "stems": 0},
 }
 
 
@@ -67,7 +108,8 @@ def canopy(plant: dict[str, float], senescence: float, lai: float, background: n
     structure = {"lidfa": plant["angle"], "hspot": plant["hotspot"], "tts": SUN_ZENITH, "tto": 0.0, "psi": 0.0}
     spectrum = run_prosail(**leaf(plant, senescence), lai=lai, **structure, prospect_version="D", rsoil0=background)
     covered = 1.0 - np.exp(-0.6 * lai)
-    return np.asarray(spectrum) * (1.0 - covered * (1.0 - plant["shade"]))
+    stems = plant["stems"] * np.exp(-0.5 * lai)  # seen, with their shade, where leaves do not hide them
+    return np.asarray(spectrum) * (1.0 - covered * (1.0 - plant["shade"]) - stems)
 
 
 def iron_slope(strength: float) -> np.ndarray:
