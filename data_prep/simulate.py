@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 from tqdm import tqdm
 
 from data_prep.command import run_command
+from data_prep.engines import map_local
 from data_prep.simulation.preview import write_preview
 from data_prep.simulation.scene_folder import SceneSettings, is_finished, simulate_scene
 
@@ -52,30 +51,13 @@ def simulate(
     for settings in jobs:  # a conflict shows before the first scene is made
         is_finished(output / settings.name, settings)
     output.mkdir(parents=True, exist_ok=True)
-    rows = _run(jobs, output, workers)
+    scenes = map_local(partial(simulate_scene, output=output), jobs, workers)
+    rows = {settings.name: row for settings, row in tqdm(scenes, desc="simulating", unit="scene", total=len(jobs))}
     if preview:
         for settings in tqdm(jobs, desc="drawing", unit="scene"):
             write_preview(output / settings.name)
     print(tabulate([rows[settings.name] for settings in jobs], headers="keys"))
     print(f"{len(jobs)} scenes in {output}")
-
-
-def _run(jobs: list[SceneSettings], output: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """Simulate all, in this process or in several; returns each scene's row of the table by its name."""
-    rows = {}
-    with tqdm(total=len(jobs), desc="simulating", unit="scene") as bar:
-        if workers == 1:
-            for settings in jobs:
-                rows[settings.name] = simulate_scene(settings, output)
-                bar.update()
-            return rows
-        # spawn: GDAL, HDF5 and thread pools do not survive a fork
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(simulate_scene, settings, output): settings for settings in jobs}
-            for future in as_completed(futures):
-                rows[futures[future].name] = future.result()
-                bar.update()
-    return rows
 
 
 if __name__ == "__main__":

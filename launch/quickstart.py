@@ -18,13 +18,14 @@ def main() -> None:
     output = parser.parse_args().output
     begin = time.monotonic()
     scenes, corpus, runs = output / "scenes", output / "corpus", output / "runs"
-    # many small landscapes teach more than a few large ones
+    # Many small landscapes teach more than a few large ones. Small chips, too: their fractions differ more from the mean.
     size = ["--regions", "21", "--landsat_px", "256", "--sentinel2_px", "240"]
+    chips = ["--chip_px.sentinel2", "32", "--chip_px.landsat", "32", "--chip_px.modis", "4"]
     rice = ["finetune/run.py", "--task", "paddy_rice", "--data", str(scenes), "--epochs", "8"]
     run_steps(
         [
             ("simulate scenes", [PYTHON, "data_prep/simulate.py", "--output", str(scenes), "--seed", "0", *size]),
-            ("shard", [PYTHON, "data_prep/shard.py", "--input", str(scenes), "--output", str(corpus), "--workers", "2"]),
+            ("shard", [PYTHON, "data_prep/shard.py", "--input", str(scenes), "--output", str(corpus), "--workers", "2", *chips]),
             ("verify", [PYTHON, "data_prep/verify.py", str(corpus)]),
             ("pretrain, 2 ranks, ZeRO-2", pretraining("pretrain/configs/tiny.yaml", corpus, runs / "tiny")),
             (

@@ -32,7 +32,7 @@ from data_prep.simulation.spectra import Spectra
 from data_prep.simulation.surface import Objects, Pixels, Surface, find_objects, rasterise
 
 RECORD = "simulation.json"  # the settings a finished scene was made with
-VERSION = 1  # raise it when the same settings give other bytes
+VERSION = 2  # raise it when the same settings give other bytes
 LANDSAT_M, SENTINEL2_M = 30, 10
 MODIS_LANDSATS = 16  # a MODIS pixel is 16 x 16 Landsat pixels: 480 m
 CLOUD_LIMIT = {"sentinel2": 0.75, "landsat": 0.80}
