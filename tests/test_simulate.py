@@ -362,6 +362,8 @@ def test_every_region_has_what_its_split_needs() -> None:
         if region.split != "train":
             assert any("rice" in name for name in region.crops)
             assert len(region.crops) >= 4
+    later = SceneSettings(place=len(REGIONS) + PLACES["sacramento"], year=2022).region
+    assert (later.name, later.split) == ("sacramento2", "train")
     legend = load_legend("glc_fcs30d")
     assert {cover.glc for cover in COVERS} <= set(legend.codes)
 
