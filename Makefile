@@ -26,6 +26,7 @@ test: install
 	$(BIN)/python -m pytest
 
 test-slow: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[spectra]"
 	$(BIN)/python -m pytest -m slow
 
 bench: install

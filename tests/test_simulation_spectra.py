@@ -137,10 +137,12 @@ def test_unknown_source_is_named() -> None:
         Spectra("aster")
 
 
+@pytest.mark.slow
 def test_table_can_be_made_again() -> None:
-    """Where the two packages are installed: PROSAIL and the response functions give the committed numbers."""
-    prosail = pytest.importorskip("prosail")
-    rsr = pytest.importorskip("pyrsr.rsr")
+    """PROSAIL and the response functions give the committed numbers; `make test-slow` installs the two packages."""
+    import prosail
+    from pyrsr import rsr
+
     from data_prep.simulation.make_spectra import PLANTS as parameters
     from data_prep.simulation.make_spectra import leaf, surfaces
 
