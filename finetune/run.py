@@ -85,7 +85,7 @@ def run(
         window_px: side of a window in pixels of the label instead of the task's.
         year: year in which the season ends; the default takes the one with most images.
         decoder_channels: width of the decoder.
-        shift_days: in training the season of each window is moved by up to so many days, as seasons differ between regions; 0: not.
+        shift_days: in training each window's season is moved by up to so many days, as seasons differ between regions.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
         cache_gb: windows are kept in memory when they fit into so many gigabytes.
         seed: seed of weights, order of windows, dates and flips.
