@@ -34,9 +34,8 @@ class FractionsModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        last = self.encoder(pixels, source)[-1]  # (B, C*D, H, W)
-        tokens = last.unflatten(1, (self.head.in_features, -1))  # (B, C, D, H, W)
-        return self.head(tokens.mean(dim=(2, 3, 4))).float().softmax(dim=-1)
+        last = self.encoder.tokens(pixels, source)[-1]  # (B, D, H, W, C)
+        return self.head(last.mean(dim=(1, 2, 3))).float().softmax(dim=-1)
 
 
 class FractionTargets:

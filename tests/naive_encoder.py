@@ -1,19 +1,20 @@
 """An oracle of the encoder, straight from its description: slow, explicit, and shares no code with `pretrain.model`.
 
-Takes the weights of a `VideoSwin` by name. Loops over windows and pairs of tokens instead of reshaping; masks by asking for
-each pair whether both tokens were neighbours before the shift.
+Takes the weights of a `VideoSwin` by name. Its attention stands here twice:
+
+- `windowed_attention`, the steps that the published model takes: pad, roll, cut into windows, project every token of them,
+  scores with bias and mask, softmax, weighted sum, project, back. Benchmarks and the count of FLOPs
+  compare with this one.
+- `looped_attention`, an oracle of that: a loop over windows and pairs of tokens instead of reshaping, masked by asking for each
+  pair whether both tokens were neighbours before the shift. Too slow for real sizes.
 """
 
 import itertools
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-
-
-def layer_norm(x, weight, bias):
-    mean = x.mean(-1, keepdim=True)
-    return (x - mean) / torch.sqrt(((x - mean) ** 2).mean(-1, keepdim=True) + 1e-5) * weight + bias
 
 
 def pad_end(x, dims, multiples):
@@ -26,10 +27,75 @@ def pad_end(x, dims, multiples):
     return x
 
 
-def attention(x, w, prefix, heads, table_window, shifted):
-    batch, *size, channels = x.shape
+def fitted(size, table_window, shifted):
+    """A window no larger than the map; a side that the window covers is not shifted."""
     window = [min(s, t) for s, t in zip(size, table_window, strict=True)]
     shift = [t // 2 if shifted and s > t else 0 for s, t in zip(size, table_window, strict=True)]
+    return window, shift
+
+
+@lru_cache
+def relative_position_index(window, table_window):
+    places = torch.tensor(list(itertools.product(*[range(s) for s in window])))  # (N, 3)
+    d, h, w = (places[:, None] - places[None] + torch.tensor(table_window) - 1).unbind(-1)  # (N, N) each
+    return (d * (2 * table_window[1] - 1) + h) * (2 * table_window[2] - 1) + w
+
+
+def cut_windows(x, window):
+    batch, depth, height, width, channels = x.shape
+    d, h, w = window
+    x = x.view(batch, depth // d, d, height // h, h, width // w, w, channels)
+    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).contiguous().view(-1, d * h * w, channels)
+
+
+def join_windows(windows, window, padded):
+    depth, height, width = padded
+    d, h, w = window
+    x = windows.view(-1, depth // d, height // h, width // w, d, h, w, windows.shape[-1])
+    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).contiguous().view(-1, depth, height, width, windows.shape[-1])
+
+
+@lru_cache
+def region_mask(padded, window, shift):
+    """(windows, N, N): 0 between tokens of one region, -100 between tokens that only the roll brought together."""
+    region = torch.zeros(1, *padded, 1)
+    bands = [[slice(0, -w), slice(-w, -s), slice(-s, None)] if s else [slice(None)] for w, s in zip(window, shift, strict=True)]
+    for number, (d, h, w) in enumerate(itertools.product(*bands)):
+        region[:, d, h, w] = number
+    region = cut_windows(region, window).squeeze(-1)
+    return (region[:, None, :] != region[:, :, None]).float() * -100.0
+
+
+def windowed_attention(x, w, prefix, heads, table_window, shifted):
+    batch, *size, channels = x.shape
+    window, shift = fitted(size, table_window, shifted)
+    x = pad_end(x, (1, 2, 3), window)
+    padded = tuple(x.shape[1:4])
+    if any(shift):
+        x = torch.roll(x, [-s for s in shift], (1, 2, 3))
+    x = cut_windows(x, window)
+    count, tokens, _ = x.shape
+    qkv = F.linear(x, w[prefix + "qkv.weight"], w[prefix + "qkv.bias"])
+    q, k, v = qkv.view(count, tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
+    scores = (q * (channels // heads) ** -0.5) @ k.transpose(-2, -1)
+    table = w[prefix + "relative_position_bias_table"]
+    index = relative_position_index(tuple(window), tuple(table_window)).to(table.device)
+    scores = scores + table[index.view(-1)].view(tokens, tokens, heads).permute(2, 0, 1).contiguous()
+    if any(shift):
+        mask = region_mask(padded, tuple(window), tuple(shift)).to(scores)
+        scores = scores.view(batch, -1, heads, tokens, tokens) + mask[None, :, None]
+        scores = scores.view(-1, heads, tokens, tokens)
+    attended = (scores.softmax(-1) @ v).transpose(1, 2).reshape(count, tokens, channels)
+    x = F.linear(attended, w[prefix + "proj.weight"], w[prefix + "proj.bias"])
+    x = join_windows(x, window, padded)
+    if any(shift):
+        x = torch.roll(x, shift, (1, 2, 3))
+    return x[:, : size[0], : size[1], : size[2]]
+
+
+def looped_attention(x, w, prefix, heads, table_window, shifted):
+    batch, *size, channels = x.shape
+    window, shift = fitted(size, table_window, shifted)
     x = pad_end(x, (1, 2, 3), window)
     padded = x.shape[1:4]
     for axis in range(3):
@@ -63,9 +129,13 @@ def attention(x, w, prefix, heads, table_window, shifted):
     return out @ w[prefix + "proj.weight"].T + w[prefix + "proj.bias"]
 
 
-def naive_encoder(weights, config, pixels, source):
+def naive_encoder(weights, config, pixels, source, attention=windowed_attention):
     """The five maps of an encoder without stochastic depth. `weights` is its state dict."""
     w = weights
+
+    def layer_norm(x, name):
+        return F.layer_norm(x, x.shape[-1:], w[name + ".weight"], w[name + ".bias"])
+
     pt, ph, pw = config.patch_size
     x = pad_end(pixels.transpose(1, 2), (2, 3, 4), (pt, ph, pw))  # (B, C, T, H, W)
     x = F.conv3d(x, w[f"patch_embeds.{source}.weight"], w[f"patch_embeds.{source}.bias"], stride=(pt, ph, pw))
@@ -74,19 +144,16 @@ def naive_encoder(weights, config, pixels, source):
     for stage, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
         for block in range(depth):
             p = f"stages.{stage}.blocks.{block}."
-            normed = layer_norm(x, w[p + "norm1.weight"], w[p + "norm1.bias"])
-            x = x + attention(normed, w, p + "attn.", heads, config.window_size, shifted=block % 2 == 1)
-            normed = layer_norm(x, w[p + "norm2.weight"], w[p + "norm2.bias"])
-            hidden = normed @ w[p + "mlp.fc1.weight"].T + w[p + "mlp.fc1.bias"]
-            hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-            x = x + hidden @ w[p + "mlp.fc2.weight"].T + w[p + "mlp.fc2.bias"]
+            x = x + attention(layer_norm(x, p + "norm1"), w, p + "attn.", heads, config.window_size, shifted=block % 2 == 1)
+            hidden = F.gelu(F.linear(layer_norm(x, p + "norm2"), w[p + "mlp.fc1.weight"], w[p + "mlp.fc1.bias"]))
+            x = x + F.linear(hidden, w[p + "mlp.fc2.weight"], w[p + "mlp.fc2.bias"])
         if stage < 3:
             x = pad_end(x, (1, 2, 3), (2, 2, 2))
-            x = torch.stack([(x[:, t] + x[:, t + 1]) / 2 for t in range(0, x.shape[1], 2)], 1)
+            x = torch.stack([x[:, t : t + 2].mean(1) for t in range(0, x.shape[1], 2)], 1)
             x = torch.cat([x[:, :, r::2, c::2] for r, c in ((0, 0), (1, 0), (0, 1), (1, 1))], -1)
             p = f"stages.{stage}.merging."
-            x = layer_norm(x, w[p + "norm.weight"], w[p + "norm.bias"]) @ w[p + "reduction.weight"].T
+            x = F.linear(layer_norm(x, p + "norm"), w[p + "reduction.weight"])
         else:
-            x = layer_norm(x, w["norm.weight"], w["norm.bias"])
+            x = layer_norm(x, "norm")
         maps.append(x.permute(0, 4, 1, 2, 3).flatten(1, 2))
     return maps

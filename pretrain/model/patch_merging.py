@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pretrain.model.recompute import norm_linear
+
 
 class PatchMerging(nn.Module):
     """Average two consecutive frames, then gather each 2 x 2 neighbourhood into channels and project 4C -> 2C.
@@ -28,4 +30,4 @@ class PatchMerging(nn.Module):
         tokens = (tokens[:, 0::2] + tokens[:, 1::2]) * 0.5
         # the order of the published weights: (row, column) offsets (0, 0), (1, 0), (0, 1), (1, 1)
         neighbours = [tokens[:, :, row::2, col::2] for col in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(neighbours, dim=-1)))
+        return norm_linear(torch.cat(neighbours, dim=-1), self.norm, self.reduction)

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from pretrain.model.patch_embed import PatchEmbed
 from pretrain.model.patch_merging import PatchMerging
+from pretrain.model.recompute import gelu_linear, norm_linear
 from pretrain.model.window_attention import WindowAttention
+from pretrain.model.window_layout import Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,50 +83,53 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.fc1(tokens)))
+    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+        """The MLP of `norm(tokens)`: (..., C) -> (..., C)."""
+        return gelu_linear(norm_linear(tokens, norm, self.fc1), self.fc2)
 
 
 class Block(nn.Module):
-    """Pre-norm window attention and MLP with residuals; `shift` in tokens."""
+    """Pre-norm window attention and MLP with residuals."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window: tuple[int, int, int],
-        shift: tuple[int, int, int],
-        mlp_ratio: float,
-        drop_path: float,
-    ):
+    def __init__(self, dim: int, num_heads: int, window: Size, shifted: bool, mlp_ratio: float, drop_path: float):
         super().__init__()
-        self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window)
+        self.attn = WindowAttention(dim, num_heads, window, shifted)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, D, H, W, C) -> the same shape."""
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), self.shift))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+    def forward(self, tokens: torch.Tensor, size: Size) -> torch.Tensor:
+        """(B, L, C) -> (B, L, C), the tokens of a map of `size` frames, rows and columns."""
+        tokens = tokens + self.drop_path(self.attn(tokens, self.norm1, size))
+        return tokens + self.drop_path(self.mlp(tokens, self.norm2))
 
 
 class Stage(nn.Module):
-    """Blocks with alternating shift, then the merging (none after the last stage)."""
+    """Blocks with alternating shift, then the merging (none after the last stage).
+
+    With `checkpointed` the blocks keep nothing but their input for the gradient and run twice (Chen et al., 2016).
+    """
 
     def __init__(self, blocks: list[Block], merging: PatchMerging | None):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.merging = merging
+        self.checkpointed = False
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, D, H, W, C) -> the merged map, or one of the same shape from the last stage."""
+        batch, *sides, channels = tokens.shape
+        size: Size = (sides[0], sides[1], sides[2])
+        flat = tokens.view(batch, -1, channels)
         for block in self.blocks:
-            tokens = block(tokens)
+            if self.checkpointed and torch.is_grad_enabled():
+                flat = checkpoint(block, flat, size, use_reentrant=False)
+            else:
+                flat = block(flat, size)
+        tokens = flat.view(batch, *size, channels)
         return tokens if self.merging is None else self.merging(tokens)
 
 
@@ -140,7 +146,6 @@ class VideoSwin(nn.Module):
             {name: PatchEmbed(bands, config.embed_dim, config.patch_size) for name, bands in config.sources.items()}
         )
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).tolist()
-        half = tuple(side // 2 for side in config.window_size)
         self.stages = nn.ModuleList()
         for index, depth in enumerate(config.depths):
             dim = config.embed_dim * 2**index
@@ -149,7 +154,7 @@ class VideoSwin(nn.Module):
                     dim,
                     config.num_heads[index],
                     config.window_size,
-                    (half[0], half[1], half[2]) if j % 2 else (0, 0, 0),
+                    j % 2 == 1,
                     config.mlp_ratio,
                     rates[sum(config.depths[:index]) + j],
                 )
@@ -180,19 +185,21 @@ class VideoSwin(nn.Module):
         The patch embedding's output, the outputs of stages 1-3 after their merging, and the last stage after the final norm.
         Raises ValueError for an unknown source or another number of bands.
         """
+        return [rearrange(tokens, "b d h w c -> b (c d) h w") for tokens in self.tokens(pixels, source)]
+
+    def tokens(self, pixels: torch.Tensor, source: str) -> list[torch.Tensor]:
+        """The five maps of `forward` as they are computed, (B, D, H, W, C): no copy is made of those that nobody uses."""
         if source not in self.config.sources:
             raise ValueError(f"the encoder has no patch embedding for {source!r}; it has {sorted(self.config.sources)}")
         if pixels.ndim != 5 or pixels.shape[2] != self.config.sources[source]:
             raise ValueError(
                 f"pixels of {source} have shape {tuple(pixels.shape)}; expected (B, T, {self.config.sources[source]}, H, W)"
             )
-        tokens = self.patch_embeds[source](pixels)
-        maps = [tokens]
+        maps = [self.patch_embeds[source](pixels)]
         for stage in self.stages:
-            tokens = stage(tokens)
-            maps.append(tokens)
-        maps[-1] = self.norm(tokens)
-        return [rearrange(m, "b d h w c -> b (c d) h w") for m in maps]
+            maps.append(stage(maps[-1]))
+        maps[-1] = self.norm(maps[-1])
+        return maps
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -1,120 +1,196 @@
 """Attention inside shifted 3-D windows with a relative position bias (Video Swin, Liu et al., 2022).
 
-Shape suffixes: B batch, D/H/W feature map, C channels, K windows of one map, N tokens of a window, A attention heads.
+Shape suffixes: B batch, L tokens of a map, C channels, A attention heads, H = C / A channels of a head, K windows of one
+group, N real tokens of a window, M keys of a window: N, and one more that stands for the padding if there is any.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-Size = tuple[int, int, int]
+from pretrain.model.recompute import norm_linear
+from pretrain.model.window_layout import Size, WindowGroup, window_groups
+
 # Between regions that only the cyclic shift made neighbours; the value of the published code, large enough to vanish in softmax.
 MASKED = -100.0
-
-
-def fit_window(size: Size, window: Size, shift: Size) -> tuple[Size, Size]:
-    """Window and shift for a feature map of `size`: a side that is no longer than the window becomes the window, unshifted."""
-    fitted_window = tuple(min(s, w) for s, w in zip(size, window, strict=True))
-    fitted_shift = tuple(0 if s <= w else h for s, w, h in zip(size, window, shift, strict=True))
-    return fitted_window, fitted_shift  # type: ignore[return-value]
-
-
-@lru_cache(maxsize=64)
-def relative_position_index(window: Size, table_window: Size) -> torch.Tensor:
-    """Rows of the bias table for every pair of tokens of `window`: int64 (N, N).
-
-    The table is laid out for `table_window` offsets. For a smaller window the offsets are looked up by their value; the
-    published code slices the big window's index instead, which pairs tokens with wrong offsets once rows or columns shrink.
-    """
-    coordinates = torch.stack(torch.meshgrid(*[torch.arange(side) for side in window], indexing="ij")).flatten(1)  # (3, N)
-    offsets = coordinates[:, :, None] - coordinates[:, None, :]  # (3, N, N)
-    index = torch.zeros(offsets.shape[1:], dtype=torch.int64)
-    for offset, side in zip(offsets, table_window, strict=True):
-        index = index * (2 * side - 1) + offset + side - 1
-    return index
-
-
-@lru_cache(maxsize=64)
-def shift_mask(padded: Size, window: Size, shift: Size, device: torch.device) -> torch.Tensor:
-    """Additive mask of shifted windows: float32 (K, N, N), 0 within a region and MASKED between regions."""
-    region = torch.zeros(padded, dtype=torch.int64)
-    for axis, (size, side, offset) in enumerate(zip(padded, window, shift, strict=True)):
-        position = torch.arange(size)
-        # three bands an axis: untouched, cut by the shift, wrapped around by it
-        band = (position >= size - side).long() + (position >= size - offset).long() if offset else torch.zeros_like(position)
-        region = region * 3 + band.view([-1 if i == axis else 1 for i in range(3)])
-    labels = to_windows(region[None, ..., None], window)[..., 0]  # (K, N)
-    return (labels[:, None, :] != labels[:, :, None]).float().mul(MASKED).to(device)
-
-
-def to_windows(tokens: torch.Tensor, window: Size) -> torch.Tensor:
-    """(B, D, H, W, C) with sides divisible by the window -> (B * K, N, C)."""
-    batch, depth, height, width, channels = tokens.shape
-    wd, wh, ww = window
-    blocks = tokens.view(batch, depth // wd, wd, height // wh, wh, width // ww, ww, channels)
-    return blocks.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, wd * wh * ww, channels)
-
-
-def from_windows(windows: torch.Tensor, window: Size, padded: Size) -> torch.Tensor:
-    """Inverse of `to_windows`: (B * K, N, C) -> (B, D, H, W, C)."""
-    depth, height, width = padded
-    wd, wh, ww = window
-    blocks = windows.view(-1, depth // wd, height // wh, width // ww, wd, wh, ww, windows.shape[-1])
-    return blocks.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, depth, height, width, windows.shape[-1])
+# Bytes of attention scores that are worked on at a time, so that they stay in the cache between the four passes over them.
+# Measured with tests/bench/bench_encoder.py on CPUs of 1 MB of L2 a core.
+SCORE_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention in windows of a feature map, optionally shifted."""
+    """Multi-head self-attention in windows of a feature map; every second block shifts the windows by half."""
 
-    def __init__(self, dim: int, num_heads: int, window: Size):
+    def __init__(self, dim: int, num_heads: int, window: Size, shifted: bool):
         super().__init__()
         self.num_heads = num_heads
         self.window = window
+        self.shifted = shifted
         table_rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(table_rows, num_heads))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def bias(self, window: Size) -> torch.Tensor:
-        """Relative position bias (A, N, N) of a window, in the table's dtype."""
-        index = relative_position_index(window, self.window).to(self.relative_position_bias_table.device)
-        tokens = index.shape[0]
-        return self.relative_position_bias_table[index.flatten()].view(tokens, tokens, -1).permute(2, 0, 1)
+    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, size: Size) -> torch.Tensor:
+        """Attention over `norm(tokens)`: (B, L, C) -> (B, L, C), L = frames * rows * columns of `size`.
 
-    def forward(self, tokens: torch.Tensor, shift: Size) -> torch.Tensor:
-        """(B, D, H, W, C) -> the same shape. The block's `shift` is dropped along sides no longer than the window."""
-        batch, *size, _ = tokens.shape
-        window, shift = fit_window((size[0], size[1], size[2]), self.window, shift)
-        padding = [-s % w for s, w in zip(size, window, strict=True)]
-        padded: Size = tuple(s + p for s, p in zip(size, padding, strict=True))  # type: ignore[assignment]
-        shifted = any(shift)
+        A side of the map that is no longer than the window is one window, unshifted.
+        """
+        qkv = norm_linear(tokens, norm, self.qkv)
+        groups = window_groups(size, self.window, self.shifted, tokens.device)
+        biases = [self._bias(group).to(qkv.dtype) for group in groups]
+        # The published code pads with zeros after the norm and before the projection, so padding projects to the bias.
+        padding = self.qkv.bias.to(qkv.dtype)
+        return self.proj(attend(qkv, padding, biases, list(size), list(self.window), self.shifted))
 
-        if any(padding):
-            # The map is padded with zeros before the projection, so padding tokens are the projection's bias. Projecting
-            # the real tokens alone and adding the bias after padding gives the same with fewer operations.
-            qkv = F.linear(tokens, self.qkv.weight)
-            qkv = F.pad(qkv, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0])) + self.qkv.bias
-        else:
-            qkv = self.qkv(tokens)
-        if shifted:
-            qkv = torch.roll(qkv, [-s for s in shift], dims=(1, 2, 3))
-        windows = to_windows(qkv, window)  # (B*K, N, 3C)
-        query, key, value = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B*K, A, N, C/A)
+    def _bias(self, group: WindowGroup) -> torch.Tensor:
+        """What is added to the scores of a group's windows: (A, N, M)."""
+        bias = _look_up(self.relative_position_bias_table, group.bias_rows, group.masked)
+        if group.padding_bias_rows is None:
+            return bias
+        padding = _look_up(self.relative_position_bias_table, group.padding_bias_rows, group.padding_masked)
+        return torch.cat([bias, padding.float().logsumexp(-1, keepdim=True).to(bias.dtype)], dim=-1)
 
-        bias = self.bias(window).to(query.dtype)
-        if shifted:
-            mask = shift_mask(padded, window, shift, tokens.device).to(query.dtype)
-            bias = (bias + mask[:, None]).repeat(batch, 1, 1, 1)  # (B*K, A, N, N)
-        else:
-            bias = bias[None]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
-        merged = from_windows(attended.transpose(1, 2).flatten(2), window, padded)
-        if shifted:
-            merged = torch.roll(merged, shift, dims=(1, 2, 3))
-        return self.proj(merged[:, : size[0], : size[1], : size[2]])
+def _look_up(table: torch.Tensor, rows: torch.Tensor, masked: torch.Tensor | None) -> torch.Tensor:
+    """Bias table (rows, A), pairs (N, M) -> (A, N, M), with MASKED added where it applies."""
+    bias = table[rows.flatten()].t().view(-1, *rows.shape)
+    return bias if masked is None else bias + masked * MASKED
+
+
+# Registered operators, so that torch.compile keeps them as they are and meets no break in its graph.
+@torch.library.custom_op("agrifm::attend", mutates_args=())
+def attend(
+    qkv: torch.Tensor, padding: torch.Tensor, biases: Sequence[torch.Tensor], size: list[int], window: list[int], shifted: bool
+) -> torch.Tensor:
+    """softmax(Q K^T / sqrt(H) + bias) V within each window.
+
+    Args:
+        qkv: (B, L, 3C), queries, keys and values of the map's tokens, each with heads outer.
+        padding: (3C,), those of a padding token.
+        biases: (A, N, M) for each group of `window_groups(size, window, shifted)`.
+        size, window, shifted: of that layout.
+
+    Returns (B, L, C). Scores exist for a few windows at a time and are computed again for the gradient, so memory does not
+    grow with them, as in FlashAttention (Dao et al., 2022). Unlike PyTorch's fused attention on CPUs it gives the bias a
+    gradient.
+    """
+    batch, length, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    flat = qkv.reshape(batch * length, 3 * channels)
+    out = flat.new_empty(batch * length, channels)
+    for number, chunk in _chunks(qkv, biases, size, window, shifted):
+        bias = biases[number]
+        query, key, value = _heads(flat, chunk, padding, bias)
+        attended = _probabilities(query, key, bias) @ value  # (k*A, N, H)
+        out.index_copy_(0, chunk.flatten(), _tokens(attended, len(chunk)))
+    return out.view(batch, length, channels)
+
+
+@torch.library.custom_op("agrifm::attend_backward", mutates_args=())
+def attend_backward(
+    grad: torch.Tensor,
+    qkv: torch.Tensor,
+    padding: torch.Tensor,
+    biases: Sequence[torch.Tensor],
+    size: list[int],
+    window: list[int],
+    shifted: bool,
+) -> list[torch.Tensor]:
+    """Gradients of `attend` with respect to qkv, padding and each of the biases, given that of its result (B, L, C)."""
+    batch, length, channels = grad.shape
+    flat, flat_grad = qkv.reshape(batch * length, 3 * channels), grad.reshape(batch * length, channels)
+    grad_qkv = torch.empty_like(flat)
+    # Sums over many windows: in float32 also when the rest is bfloat16.
+    grad_padding = torch.zeros_like(padding, dtype=torch.float32)
+    grad_biases = [torch.zeros_like(bias, dtype=torch.float32) for bias in biases]
+    for number, chunk in _chunks(qkv, biases, size, window, shifted):
+        bias = biases[number]
+        heads, tokens, keys = bias.shape
+        query, key, value = _heads(flat, chunk, padding, bias)
+        weights = _probabilities(query, key, bias)
+        upstream = flat_grad.index_select(0, chunk.flatten()).view(len(chunk), tokens, heads, -1)
+        upstream = upstream.transpose(1, 2).reshape(len(chunk) * heads, tokens, -1)
+        grad_scores = torch.ops.aten._softmax_backward_data(upstream @ value.mT, weights, -1, weights.dtype)
+        grad_biases[number] += grad_scores.view(len(chunk), heads, tokens, keys).sum(0)
+        scale = query.shape[-1] ** -0.5
+        grads = torch.empty(len(chunk), keys, 3, heads, query.shape[-1], dtype=qkv.dtype, device=qkv.device)
+        by_head = grads.permute(2, 0, 3, 1, 4)  # (3, k, A, M, H)
+        by_head[0, :, :, :tokens] = (grad_scores @ key).mul_(scale).view(len(chunk), heads, tokens, -1)
+        by_head[1] = (grad_scores.mT @ query).view(len(chunk), heads, keys, -1)  # the query bears the scale already
+        by_head[2] = (weights.mT @ upstream).view(len(chunk), heads, keys, -1)
+        if keys > tokens:
+            grad_padding[channels:] += grads[:, tokens, 1:].sum(0, dtype=torch.float32).flatten()
+        grad_qkv.index_copy_(0, chunk.flatten(), grads[:, :tokens].reshape(-1, 3 * channels))
+    return [grad_qkv.view_as(qkv), grad_padding.to(padding), *(g.to(b) for g, b in zip(grad_biases, biases, strict=True))]
+
+
+def _chunks(
+    qkv: torch.Tensor, biases: Sequence[torch.Tensor], size: Sequence[int], window: Sequence[int], shifted: bool
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """A group's number and some of its windows: int64 (k, N), where their tokens lie among the (B * L) of the batch."""
+    first = torch.arange(qkv.shape[0], device=qkv.device).view(-1, 1, 1) * qkv.shape[1]
+    groups = window_groups(_size(size), _size(window), shifted, qkv.device)
+    for number, (group, bias) in enumerate(zip(groups, biases, strict=True)):
+        windows = (group.index + first).flatten(0, 1)  # (B*K, N)
+        budget = SCORE_BYTES.get(qkv.device.type, SCORE_BYTES["cuda"])
+        for chunk in windows.split(max(1, budget // (bias.numel() * qkv.element_size()))):
+            yield number, chunk
+
+
+def _size(sides: Sequence[int]) -> Size:
+    depth, height, width = sides
+    return depth, height, width
+
+
+def _heads(
+    flat: torch.Tensor, chunk: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scaled queries (k*A, N, H), keys and values (k*A, M, H) of k windows."""
+    heads, tokens, keys = bias.shape
+    rows = flat.index_select(0, chunk.flatten()).view(len(chunk), tokens, -1)
+    if keys > tokens:
+        rows = torch.cat([rows, padding.expand(len(chunk), 1, -1)], dim=1)
+    by_head = rows.view(len(chunk), keys, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (3, k, A, M, H)
+    query = by_head[0, :, :, :tokens] * by_head.shape[-1] ** -0.5
+    return query.flatten(0, 1).contiguous(), by_head[1].flatten(0, 1).contiguous(), by_head[2].flatten(0, 1).contiguous()
+
+
+def _probabilities(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Attention weights (k*A, N, M)."""
+    scores = query @ key.mT
+    scores.view(-1, *bias.shape).add_(bias)
+    return scores.softmax(-1)
+
+
+def _tokens(attended: torch.Tensor, windows: int) -> torch.Tensor:
+    """(k*A, N, H) -> (k*N, C)."""
+    return attended.view(windows, -1, *attended.shape[1:]).transpose(1, 2).reshape(windows * attended.shape[1], -1)
+
+
+@attend.register_fake
+def _(qkv: torch.Tensor, padding, biases, size, window, shifted) -> torch.Tensor:  # type: ignore[no-untyped-def]  # noqa: ARG001
+    return qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
+
+
+@attend_backward.register_fake
+def _(grad, qkv, padding, biases, size, window, shifted) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]  # noqa: ARG001
+    return [torch.empty_like(qkv), torch.empty_like(padding), *(torch.empty_like(bias) for bias in biases)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001
+    qkv, padding, biases, *ctx.layout = inputs
+    ctx.save_for_backward(qkv, padding, *biases)
+
+
+def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    qkv, padding, *biases = ctx.saved_tensors
+    grad_qkv, grad_padding, *grad_biases = attend_backward(grad.contiguous(), qkv, padding, biases, *ctx.layout)
+    return grad_qkv, grad_padding, grad_biases, None, None, None
+
+
+attend.register_autograd(_gradients, setup_context=_keep)
