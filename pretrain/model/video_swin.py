@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.model.patch_embed import PatchEmbed
 from pretrain.model.patch_merging import PatchMerging
-from pretrain.model.recompute import gelu_linear, norm_linear
+from pretrain.model.recompute import norm_mlp
 from pretrain.model.window_attention import WindowAttention
 from pretrain.model.window_layout import Size
 
@@ -87,7 +87,7 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
         """The MLP of `norm(tokens)`: (..., C) -> (..., C)."""
-        return gelu_linear(norm_linear(tokens, norm, self.fc1), self.fc2)
+        return norm_mlp(tokens, norm, self.fc1, self.fc2)
 
 
 class Block(nn.Module):

@@ -13,10 +13,8 @@ import torch
 from torch import nn
 
 from pretrain.model.recompute import norm_linear
-from pretrain.model.window_layout import Size, WindowGroup, window_groups
+from pretrain.model.window_layout import Size, WindowLayout, window_layout
 
-# Between regions that only the cyclic shift made neighbours; the value of the published code, large enough to vanish in softmax.
-MASKED = -100.0
 # Bytes of attention scores that are worked on at a time, so that they stay in the cache between the four passes over them.
 # Measured with tests/bench/bench_encoder.py on CPUs of 1 MB of L2 a core.
 SCORE_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
@@ -42,25 +40,22 @@ class WindowAttention(nn.Module):
         A side of the map that is no longer than the window is one window, unshifted.
         """
         qkv = norm_linear(tokens, norm, self.qkv)
-        groups = window_groups(size, self.window, self.shifted, tokens.device)
-        biases = [self._bias(group).to(qkv.dtype) for group in groups]
+        layout = window_layout(size, self.window, self.shifted, tokens.device)
+        biases = [bias.to(qkv.dtype) for bias in self._biases(layout)]
         # The published code pads with zeros after the norm and before the projection, so padding projects to the bias.
         padding = self.qkv.bias.to(qkv.dtype)
         return self.proj(attend(qkv, padding, biases, list(size), list(self.window), self.shifted))
 
-    def _bias(self, group: WindowGroup) -> torch.Tensor:
-        """What is added to the scores of a group's windows: (A, N, M)."""
-        bias = _look_up(self.relative_position_bias_table, group.bias_rows, group.masked)
-        if group.padding_bias_rows is None:
-            return bias
-        padding = _look_up(self.relative_position_bias_table, group.padding_bias_rows, group.padding_masked)
-        return torch.cat([bias, padding.float().logsumexp(-1, keepdim=True).to(bias.dtype)], dim=-1)
-
-
-def _look_up(table: torch.Tensor, rows: torch.Tensor, masked: torch.Tensor | None) -> torch.Tensor:
-    """Bias table (rows, A), pairs (N, M) -> (A, N, M), with MASKED added where it applies."""
-    bias = table[rows.flatten()].t().view(-1, *rows.shape)
-    return bias if masked is None else bias + masked * MASKED
+    def _biases(self, layout: WindowLayout) -> Iterator[torch.Tensor]:
+        """What is added to the scores in the windows of each group: float32 (A, N, M)."""
+        pairs = (self.relative_position_bias_table[layout.bias_rows] + layout.mask).t().contiguous()  # (A, R)
+        for group in layout.groups:
+            tokens, padding = group.index.shape[1], group.num_padding
+            real, padded, pairs = pairs.split([tokens**2, tokens * padding, pairs.shape[1] - tokens * (tokens + padding)], dim=1)
+            bias = real.view(-1, tokens, tokens)
+            if padding:
+                bias = torch.cat([bias, padded.view(-1, tokens, padding).logsumexp(-1, keepdim=True)], dim=-1)
+            yield bias
 
 
 # Registered operators, so that torch.compile keeps them as they are and meets no break in its graph.
@@ -73,7 +68,7 @@ def attend(
     Args:
         qkv: (B, L, 3C), queries, keys and values of the map's tokens, each with heads outer.
         padding: (3C,), those of a padding token.
-        biases: (A, N, M) for each group of `window_groups(size, window, shifted)`.
+        biases: (A, N, M) for each group of `window_layout(size, window, shifted)`.
         size, window, shifted: of that layout.
 
     Returns (B, L, C). Scores exist for a few windows at a time and are computed again for the gradient, so memory does not
@@ -116,7 +111,7 @@ def attend_backward(
         upstream = flat_grad.index_select(0, chunk.flatten()).view(len(chunk), tokens, heads, -1)
         upstream = upstream.transpose(1, 2).reshape(len(chunk) * heads, tokens, -1)
         grad_scores = torch.ops.aten._softmax_backward_data(upstream @ value.mT, weights, -1, weights.dtype)
-        grad_biases[number] += grad_scores.view(len(chunk), heads, tokens, keys).sum(0)
+        grad_biases[number] += grad_scores.view(len(chunk), heads, tokens, keys).sum(0, dtype=torch.float32)
         scale = query.shape[-1] ** -0.5
         grads = torch.empty(len(chunk), keys, 3, heads, query.shape[-1], dtype=qkv.dtype, device=qkv.device)
         by_head = grads.permute(2, 0, 3, 1, 4)  # (3, k, A, M, H)
@@ -134,8 +129,8 @@ def _chunks(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """A group's number and some of its windows: int64 (k, N), where their tokens lie among the (B * L) of the batch."""
     first = torch.arange(qkv.shape[0], device=qkv.device).view(-1, 1, 1) * qkv.shape[1]
-    groups = window_groups(_size(size), _size(window), shifted, qkv.device)
-    for number, (group, bias) in enumerate(zip(groups, biases, strict=True)):
+    layout = window_layout(_size(size), _size(window), shifted, qkv.device)
+    for number, (group, bias) in enumerate(zip(layout.groups, biases, strict=True)):
         windows = (group.index + first).flatten(0, 1)  # (B*K, N)
         budget = SCORE_BYTES.get(qkv.device.type, SCORE_BYTES["cuda"])
         for chunk in windows.split(max(1, budget // (bias.numel() * qkv.element_size()))):
@@ -156,8 +151,8 @@ def _heads(
     if keys > tokens:
         rows = torch.cat([rows, padding.expand(len(chunk), 1, -1)], dim=1)
     by_head = rows.view(len(chunk), keys, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (3, k, A, M, H)
-    query = by_head[0, :, :, :tokens] * by_head.shape[-1] ** -0.5
-    return query.flatten(0, 1).contiguous(), by_head[1].flatten(0, 1).contiguous(), by_head[2].flatten(0, 1).contiguous()
+    query = by_head[0, :, :, :tokens].flatten(0, 1).contiguous().mul_(by_head.shape[-1] ** -0.5)
+    return query, by_head[1].flatten(0, 1).contiguous(), by_head[2].flatten(0, 1).contiguous()
 
 
 def _probabilities(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -21,22 +21,42 @@ import torch
 Size = tuple[int, int, int]  # frames, rows, columns, in tokens
 
 
+# Added to scores between regions that only the cyclic shift made neighbours. The published code adds -100, and exp(-100) = 4e-44
+# is a denormal number, over which CPUs take some ten times as long. Both vanish in a softmax; ours is exactly 0.
+MASKED = -10_000.0
+
+# Windows of a small map are joined to one, masked between them, where that makes less than so many times the pairs: an operator
+# costs more than the pairs do.
+_JOINED = 4
+
+
 @dataclass(frozen=True)
 class WindowGroup:
-    """The windows of a map that are padded and masked alike: K windows of N real and P padding tokens.
+    """K windows that are padded and masked alike, or one that joins all of a small map: N real tokens and P padding each.
 
     Attributes:
         index: int64 (K, N), where each window's real tokens lie in the flattened map.
-        bias_rows: int64 (N, N), row of the bias table for each pair of query and key.
-        masked: bool (N, N), pairs that only the cyclic shift made neighbours; None when there are none.
-        padding_bias_rows, padding_masked: the same for the padding keys, (N, P); None when there are none.
+        num_padding: P.
     """
 
     index: torch.Tensor
+    num_padding: int
+
+
+@dataclass(frozen=True)
+class WindowLayout:
+    """All windows of a map, every token of it in exactly one of them.
+
+    Attributes:
+        groups: one for each way to be cut by the map's ends, at most eight.
+        bias_rows: int64 (R,), for each group the row of the bias table for its N x N pairs of query and key, then for its
+            N x P pairs of query and padding.
+        mask: float32 (R, 1), MASKED where a pair must not see each other, else 0.
+    """
+
+    groups: tuple[WindowGroup, ...]
     bias_rows: torch.Tensor
-    masked: torch.Tensor | None
-    padding_bias_rows: torch.Tensor | None
-    padding_masked: torch.Tensor | None
+    mask: torch.Tensor
 
 
 def fit_window(size: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
@@ -47,8 +67,8 @@ def fit_window(size: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
 
 
 @lru_cache(maxsize=64)
-def window_groups(size: Size, window: Size, shifted: bool, device: torch.device) -> tuple[WindowGroup, ...]:
-    """The windows of a feature map of `size`, every token of it in exactly one of them.
+def window_layout(size: Size, window: Size, shifted: bool, device: torch.device) -> WindowLayout:
+    """The windows of a feature map of `size`.
 
     `window` is the side lengths that the bias table is laid out for; `shifted` moves the windows by half of them. The 64 most
     recently used layouts are kept: series of varying length and size cost one construction each.
@@ -68,23 +88,40 @@ def window_groups(size: Size, window: Size, shifted: bool, device: torch.device)
 
     offset = inner[:, None] - inner[None] + torch.tensor(window) - 1  # (N + P, N + P, 3), from key to query, from 0 on
     bias_rows = (offset[..., 0] * (2 * window[1] - 1) + offset[..., 1]) * (2 * window[2] - 1) + offset[..., 2]
-    groups = []
-    for number, kind in enumerate(kinds):
-        is_real, regions = kind[: len(inner)].bool(), kind[len(inner) :]
-        strangers = regions[:, None] != regions[None]
-
-        def part(pairs: torch.Tensor, keys: torch.Tensor, queries: torch.Tensor = is_real) -> torch.Tensor:
-            return pairs[queries][:, keys].contiguous().to(device)
-
-        is_masked, is_padded = bool(strangers[is_real].any()), not bool(is_real.all())
-        groups.append(
-            WindowGroup(
-                index=token[kind_of == number][:, is_real].contiguous().to(device),
-                bias_rows=part(bias_rows, is_real),
-                masked=part(strangers, is_real) if is_masked else None,
-                padding_bias_rows=part(bias_rows, ~is_real) if is_padded else None,
-                padding_masked=part(strangers, ~is_real) if is_padded else None,
-            )
-        )
+    if math.prod(size) ** 2 < _JOINED * int(real.sum(1).square().sum()):
+        parts = [(token[real][None], real, region)]
+    else:
+        parts = []
+        for number, kind in enumerate(kinds):
+            is_real, regions = kind[: len(inner)].bool(), kind[len(inner) :]
+            parts.append((token[kind_of == number][:, is_real], is_real[None], regions[None]))
+    groups, rows, masks = [], [], []
+    for index, is_real, regions in parts:
+        groups.append(WindowGroup(index.contiguous().to(device), int((~is_real).sum(1).max())))
+        for pair_rows, strangers in _pairs(is_real, regions, bias_rows):
+            rows.append(pair_rows.flatten())
+            masks.append(strangers.flatten())
     assert sum(group.index.numel() for group in groups) == math.prod(size), "every token lies in one window"
-    return tuple(groups)
+    return WindowLayout(tuple(groups), torch.cat(rows).to(device), (torch.cat(masks)[:, None] * MASKED).to(device))
+
+
+def _pairs(
+    real: torch.Tensor, region: torch.Tensor, bias_rows: torch.Tensor
+) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Rows of the bias table, and whether the pair is masked, for W windows joined to one.
+
+    Args:
+        real: bool (W, places), which places hold a token.
+        region: int64 (W, places), equal for places that were neighbours before the shift.
+        bias_rows: int64 (places, places).
+
+    Returns both for (query, key) and for (query, padding), a query's padding being that of its own window.
+    """
+    window, place = real.nonzero(as_tuple=True)  # of every query, which are the keys, too
+    own = region[window, place]
+    apart = (window[:, None] != window) | (own[:, None] != own)
+    # Windows may differ in padding: the places without a token come first, as many as the window with most of it has.
+    padding = torch.sort(real.long(), dim=1, stable=True).indices[:, : int((~real).sum(1).max())][window]  # (queries, P)
+    no_padding = real[window[:, None], padding]
+    padding_apart = no_padding | (region[window[:, None], padding] != own[:, None])
+    return (bias_rows[place[:, None], place], apart), (bias_rows[place[:, None], padding], padding_apart)
