@@ -63,6 +63,10 @@ class PretrainConfig:
         micro_steps: micro-batches a step, each of one source; 0 takes one for each source of the mixture.
         zero: DeepSpeed JSON with the ZeRO stage.
         precision: of parameters and activations in the model; the optimizer keeps fp32.
+        checkpoint_stages: stages of the encoder (1 to 4) whose blocks are computed twice instead of kept for the gradient; the
+            first holds most of the memory. `python -m pretrain.model.cost` says what it saves.
+        compile: let torch.compile fuse the encoder's blocks, after a comparison of loss and gradient with and without. Takes
+            minutes at the start.
         save_every: steps between checkpoints.
         keep: newest checkpoints that are kept.
         validate_every: steps between validations on the validation split; the last step always validates.
@@ -80,6 +84,8 @@ class PretrainConfig:
     micro_steps: int = 0
     zero: Path = Path(__file__).parent.parent / "launch" / "zero2.json"
     precision: Literal["fp32", "bf16"] = "bf16"
+    checkpoint_stages: tuple[int, ...] = ()
+    compile: bool = False
     save_every: int = 1000
     keep: int = 3
     validate_every: int = 5000

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,12 +21,13 @@ from data_prep.command import USER_ERROR, run_command
 from data_prep.corpus import Corpus, load_corpus
 from pretrain import checkpoint
 from pretrain import engine as ranks
+from pretrain.compilation import compile_compared
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.model import build_encoder, save_encoder
 from pretrain.model.pretrained import ENCODER_FILE
 from pretrain.monitor import Monitor, corpus_description, fractions_figure, rgb_strip_figure
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, normalize, views
-from pretrain.stream import Stream, StreamConfig
+from pretrain.stream import Batch, Stream, StreamConfig
 
 METRICS_FILE = "metrics.json"
 
@@ -49,7 +52,15 @@ def pretrain(config: PretrainConfig) -> None:
     encoder = build_encoder(dataclasses.replace(config.encoder, sources=sources))
     encoder.normalization = {s: {"mean": corpus.mean[s].tolist(), "std": corpus.std[s].tolist()} for s in stream.sources}
     model = FractionsModel(encoder, len(targets.classes))
+    encoder.checkpoint_stages(config.checkpoint_stages)
     teacher = MeanTeacher(model.to(device), config.objective.teacher_decay)
+    if config.compile:
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in first_batches(stream, device))
+        for line in compile_compared(model, dtype, examples):
+            if is_main:
+                print(line, flush=True)
+        teacher.model.encoder.compile_blocks()
     engine = ranks.wrap(model, config, micro_steps, device)
 
     checkpoints = config.output / "checkpoints"
@@ -123,6 +134,17 @@ def pretrain(config: PretrainConfig) -> None:
     monitor.close()
     stream.close()
     ranks.leave()
+
+
+def first_batches(stream: Stream, device: torch.device) -> Iterator[Batch]:
+    """The stream's first batch of each source."""
+    waiting = set(stream.sources)
+    for micro_step in itertools.count():
+        if not waiting:
+            return
+        if stream.source_of(micro_step) in waiting:
+            waiting.remove(stream.source_of(micro_step))
+            yield stream.batch(micro_step).to(device)
 
 
 @dataclasses.dataclass
@@ -229,7 +251,7 @@ def claim_output(config: PretrainConfig, fingerprint: str, is_main: bool) -> Non
     """
     path = config.output / "config.json"
     mine = {"fingerprint": fingerprint, **_plain(config)}
-    free = {"data", "output", "log_every", "save_every", "validate_every", "keep", "zero"}
+    free = {"compile", "checkpoint_stages", "data", "output", "log_every", "save_every", "validate_every", "keep", "zero"}
     if path.is_file():
         theirs = json.loads(path.read_text())
         changed = sorted(k for k in mine.keys() | theirs.keys() if k not in free and _essential(mine, k) != _essential(theirs, k))

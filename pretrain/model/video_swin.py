@@ -5,10 +5,11 @@ Sources: AgriFM (Li et al., arXiv 2505.21357); Video Swin Transformer (Liu et al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import nn
@@ -18,7 +19,7 @@ from pretrain.model.patch_embed import PatchEmbed
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.recompute import norm_mlp
 from pretrain.model.window_attention import WindowAttention
-from pretrain.model.window_layout import Size
+from pretrain.model.window_layout import Size, WindowLayout, window_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +66,20 @@ class EncoderConfig:
 class DropPath(nn.Module):
     """Drops a residual branch for whole samples (B, ...) while training and scales the kept ones."""
 
+    drops: bool
+    keep: torch.Tensor
+
     def __init__(self, rate: float):
         super().__init__()
-        self.rate = rate
+        self.drops = rate > 0
+        # A tensor: a compiled block would be specialised on a number, and each block has its own rate.
+        self.register_buffer("keep", torch.tensor(1 - rate, dtype=torch.float64), persistent=False)
 
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.rate == 0:
+        if not (self.training and self.drops):
             return branch
-        keep = 1 - self.rate
-        mask = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(keep)
-        return branch * mask.div_(keep)
+        mask = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device) < self.keep
+        return branch * (mask / self.keep).to(branch.dtype)
 
 
 class Mlp(nn.Module):
@@ -93,42 +98,45 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm window attention and MLP with residuals."""
 
-    def __init__(self, dim: int, num_heads: int, window: Size, shifted: bool, mlp_ratio: float, drop_path: float):
+    def __init__(self, dim: int, num_heads: int, window: Size, mlp_ratio: float, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window, shifted)
+        self.attn = WindowAttention(dim, num_heads, window)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: torch.Tensor, size: Size) -> torch.Tensor:
-        """(B, L, C) -> (B, L, C), the tokens of a map of `size` frames, rows and columns."""
-        tokens = tokens + self.drop_path(self.attn(tokens, self.norm1, size))
+    def forward(self, tokens: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
+        """(B, L, C) -> (B, L, C), the tokens of the map that `layout` cuts into windows."""
+        tokens = tokens + self.drop_path(self.attn(tokens, self.norm1, layout))
         return tokens + self.drop_path(self.mlp(tokens, self.norm2))
 
 
 class Stage(nn.Module):
-    """Blocks with alternating shift, then the merging (none after the last stage).
+    """Blocks, every second one with windows shifted by half, then the merging (none after the last stage).
 
     With `checkpointed` the blocks keep nothing but their input for the gradient and run twice (Chen et al., 2016).
     """
 
-    def __init__(self, blocks: list[Block], merging: PatchMerging | None):
+    def __init__(self, blocks: list[Block], merging: PatchMerging | None, window: Size):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.merging = merging
+        self.window = window
         self.checkpointed = False
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, D, H, W, C) -> the merged map, or one of the same shape from the last stage."""
         batch, *sides, channels = tokens.shape
         size: Size = (sides[0], sides[1], sides[2])
-        flat = tokens.view(batch, -1, channels)
-        for block in self.blocks:
+        layouts = [window_layout(size, self.window, shifted, tokens.device) for shifted in (False, True)]
+        flat = tokens.reshape(batch, -1, channels)
+        for number, block in enumerate(self.blocks):
+            layout = layouts[number % 2]
             if self.checkpointed and torch.is_grad_enabled():
-                flat = checkpoint(block, flat, size, use_reentrant=False)
+                flat = checkpoint(block, flat, layout, use_reentrant=False)
             else:
-                flat = block(flat, size)
+                flat = block(flat, layout)
         tokens = flat.view(batch, *size, channels)
         return tokens if self.merging is None else self.merging(tokens)
 
@@ -145,7 +153,7 @@ class VideoSwin(nn.Module):
         self.patch_embeds = nn.ModuleDict(
             {name: PatchEmbed(bands, config.embed_dim, config.patch_size) for name, bands in config.sources.items()}
         )
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths)).tolist()
+        rates = np.linspace(0, config.drop_path_rate, sum(config.depths)).tolist()
         self.stages = nn.ModuleList()
         for index, depth in enumerate(config.depths):
             dim = config.embed_dim * 2**index
@@ -154,15 +162,31 @@ class VideoSwin(nn.Module):
                     dim,
                     config.num_heads[index],
                     config.window_size,
-                    j % 2 == 1,
                     config.mlp_ratio,
                     rates[sum(config.depths[:index]) + j],
                 )
                 for j in range(depth)
             ]
-            self.stages.append(Stage(blocks, PatchMerging(dim) if index < len(config.depths) - 1 else None))
+            self.stages.append(Stage(blocks, PatchMerging(dim) if index < len(config.depths) - 1 else None, config.window_size))
         self.norm = nn.LayerNorm(config.embed_dim * 2 ** (len(config.depths) - 1))
         self.apply(_init_linear)
+
+    def checkpoint_stages(self, stages: Sequence[int]) -> None:
+        """Trade time for memory in these stages (1 to 4) and no others: see `Stage`. Raises ValueError for another number."""
+        wrong = sorted(set(stages) - set(range(1, len(self.stages) + 1)))
+        if wrong:
+            raise ValueError(f"checkpoint_stages has {wrong}; the stages are numbered 1 to {len(self.stages)}")
+        found = [module for module in self.stages if isinstance(module, Stage)]
+        for number, stage in enumerate(found, 1):
+            stage.checkpointed = number in stages
+
+    def compile_blocks(self) -> None:
+        """Let torch.compile fuse what lies around the attention: once for each stage and shape, not once a block."""
+        shapes = 64  # of four stages, shifted or not, with and without gradient, at a few sizes
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=False)
 
     @property
     def strides(self) -> list[int]:

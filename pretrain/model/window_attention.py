@@ -21,30 +21,23 @@ SCORE_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention in windows of a feature map; every second block shifts the windows by half."""
+    """Multi-head self-attention in windows of a feature map. `window` is what the bias table is laid out for."""
 
-    def __init__(self, dim: int, num_heads: int, window: Size, shifted: bool):
+    def __init__(self, dim: int, num_heads: int, window: Size):
         super().__init__()
-        self.num_heads = num_heads
-        self.window = window
-        self.shifted = shifted
         table_rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(table_rows, num_heads))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, size: Size) -> torch.Tensor:
-        """Attention over `norm(tokens)`: (B, L, C) -> (B, L, C), L = frames * rows * columns of `size`.
-
-        A side of the map that is no longer than the window is one window, unshifted.
-        """
+    def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, layout: WindowLayout) -> torch.Tensor:
+        """Attention over `norm(tokens)`: (B, L, C) -> (B, L, C), L the tokens of the map that `layout` cuts."""
         qkv = norm_linear(tokens, norm, self.qkv)
-        layout = window_layout(size, self.window, self.shifted, tokens.device)
         biases = [bias.to(qkv.dtype) for bias in self._biases(layout)]
         # The published code pads with zeros after the norm and before the projection, so padding projects to the bias.
         padding = self.qkv.bias.to(qkv.dtype)
-        return self.proj(attend(qkv, padding, biases, list(size), list(self.window), self.shifted))
+        return self.proj(attend(qkv, padding, biases, list(layout.size), list(layout.window), layout.shifted))
 
     def _biases(self, layout: WindowLayout) -> Iterator[torch.Tensor]:
         """What is added to the scores in the windows of each group: float32 (A, N, M)."""

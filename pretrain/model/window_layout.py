@@ -43,17 +43,21 @@ class WindowGroup:
     num_padding: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WindowLayout:
     """All windows of a map, every token of it in exactly one of them.
 
     Attributes:
+        size, window, shifted: what it is the layout of, as `window_layout` takes them.
         groups: one for each way to be cut by the map's ends, at most eight.
         bias_rows: int64 (R,), for each group the row of the bias table for its N x N pairs of query and key, then for its
             N x P pairs of query and padding.
         mask: float32 (R, 1), MASKED where a pair must not see each other, else 0.
     """
 
+    size: Size
+    window: Size
+    shifted: bool
     groups: tuple[WindowGroup, ...]
     bias_rows: torch.Tensor
     mask: torch.Tensor
@@ -102,7 +106,14 @@ def window_layout(size: Size, window: Size, shifted: bool, device: torch.device)
             rows.append(pair_rows.flatten())
             masks.append(strangers.flatten())
     assert sum(group.index.numel() for group in groups) == math.prod(size), "every token lies in one window"
-    return WindowLayout(tuple(groups), torch.cat(rows).to(device), (torch.cat(masks)[:, None] * MASKED).to(device))
+    return WindowLayout(
+        size=size,
+        window=window,
+        shifted=shifted,
+        groups=tuple(groups),
+        bias_rows=torch.cat(rows).to(device),
+        mask=(torch.cat(masks)[:, None] * MASKED).to(device),
+    )
 
 
 def _pairs(
