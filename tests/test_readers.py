@@ -99,6 +99,7 @@ def test_zarr_windows_equal_slicing(tmp_path: Path, zarr_format: int) -> None:
     ) as reader:
         assert reader.grid.crs == CRS
         assert reader.grid.transform == TRANSFORM
+        assert reader.chunk == (8, 8)
         assert_windows_equal(reader, pixels, quality)
 
 
@@ -200,6 +201,7 @@ def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.Monke
     here = scene(tmp_path, "landsat", container="geotiff_scenes", path="landsat")
     with open_reader(here, "landsat", SENSORS) as reader:
         assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
+        assert reader.chunk == (HEIGHT, WIDTH)  # one strip: GDAL makes strips of some 8 kB
         assert_windows_equal(reader, pixels, quality)
     monkeypatch.setattr("data_prep.readers.geotiff_scenes.MAX_OPEN_FILES", 3)  # fewer than one date needs
     with open_reader(here, "landsat", SENSORS) as reader:
@@ -279,6 +281,7 @@ def test_hdf5_stacked_windows_equal_slicing(tmp_path: Path, dates: np.ndarray) -
     write_stacked(tmp_path / "modis.h5", sensor, pixels, quality, dates)
     with open_reader(scene(tmp_path, "modis", container="hdf5_cube", path="modis.h5"), "modis", SENSORS) as reader:
         assert (reader.grid.crs, reader.grid.transform) == (CRS, TRANSFORM)
+        assert reader.chunk == (8, 8)
         assert_windows_equal(reader, pixels, quality)
 
 
@@ -320,6 +323,7 @@ def test_hdf5_variables_of_two_resolutions(tmp_path: Path) -> None:
     expected = np.concatenate([pixels[:, :4], np.kron(coarse, np.ones((1, 1, 2, 2), dtype=np.uint16))], axis=1)
     with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
         assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
+        assert reader.chunk == (2, WIDTH)  # not chunked: a row of the coarser file
         assert_windows_equal(reader, expected, quality)
 
     write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])}, 60.0, DAYS, left=500_020.0)

@@ -30,11 +30,14 @@ class SeriesReader(Protocol):
         sensor: meaning of the numbers.
         grid: grid of the whole scene in this source's pixels.
         dates: (T,) datetime64[D], strictly increasing.
+        chunk: (rows, columns) of the grid that are stored together: a chunk of the store, a block or strip of a raster. Chunks
+            begin at row 0 and column 0; a block of whole chunks is read without reading any chunk twice.
     """
 
     sensor: Sensor
     grid: Grid
     dates: np.ndarray
+    chunk: tuple[int, int]
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""

@@ -70,6 +70,7 @@ class GeoTiffScenes:
                 raise ValueError(f"{self._files[0][0]}: no coordinate reference system")
             self.grid = Grid(crs=crs_text(first.crs, path), transform=first.transform, height=first.height, width=first.width)
             self._crs = first.crs
+            self.chunk = first.block_shapes[0]
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""

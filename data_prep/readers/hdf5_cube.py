@@ -28,6 +28,12 @@ class _Layer:
     channels: list[int] | None = None
     factor: int = 1
 
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """(rows, columns) of the series' grid that one of its chunks covers; without chunks, rows lie one after another."""
+        rows, cols = self.dataset.chunks[-2:] if self.dataset.chunks else (1, self.dataset.shape[-1])
+        return rows * self.factor, cols * self.factor
+
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> np.ndarray:
         """(T, channels, height, width) of a window of the series' grid, coarser pixels repeated (nearest neighbour)."""
         rows = slice(row // self.factor, -(-(row + height) // self.factor))
@@ -124,6 +130,8 @@ class Hdf5Cube:
 
         self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
         *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
+        rows, cols = np.max([layer.chunk for layer in self._layers], axis=0).tolist()
+        self.chunk = min(rows, self.grid.height), min(cols, self.grid.width)
         all_dates = [self._dates(layer.dataset) for layer in layers]
         self.dates = all_dates[0]
         for layer, found in zip(layers, all_dates, strict=True):

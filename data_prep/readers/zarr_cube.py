@@ -69,6 +69,7 @@ class ZarrCube:
         # A slice is much cheaper than a list of indices where the store has the sensor's own order.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid = self._grid(x, y, crs, (height, width))
+        self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
