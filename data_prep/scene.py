@@ -17,6 +17,7 @@ docstring (`data_prep/readers/`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,11 @@ def load_scene(folder: Path) -> Scene:
         land_cover=land_cover,
         labels=labels,
     )
+
+
+def description_sha256(scene: Scene) -> str:
+    """What tells a writer that a scene was described anew since it was planned."""
+    return hashlib.sha256((scene.folder / DESCRIPTION).read_bytes()).hexdigest()
 
 
 def _legend_reference(legend: str, folder: Path) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from data_prep.command import run_command
 from data_prep.corpus import load_corpus
 from data_prep.engines import map_local
 from data_prep.landcover import load_legend
-from data_prep.plan import load_plan, make_plan
+from data_prep.plan import PLAN, TABLES, load_plan
+from data_prep.planning import PlanSettings, make_plan
 from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
-from data_prep.shard import begin, shard
+from data_prep.shard import shard
 from data_prep.shards import write_shard
 from tests.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
 
@@ -156,23 +158,25 @@ def test_description_counts_statistics_and_rejections(
 
 
 def test_plan_is_frozen_hashed_and_reads_no_pixels(
-    archive: tuple[Path, Any], corpus: Path, monkeypatch: pytest.MonkeyPatch
+    archive: tuple[Path, Any], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_pixels(*_: object) -> None:
         raise AssertionError("the plan read pixels")
 
     monkeypatch.setattr(ZarrCube, "read", no_pixels)
-    plan = make_plan(archive[0], None, {"sentinel2": 12, "modis": 4}, 0.1)
-    assert plan.content == (corpus / "plan.json").read_bytes()
-    assert load_plan(corpus) == plan
-    assert load_plan(corpus).hash == plan.hash
+    settings = PlanSettings(chip_px={"sentinel2": 12, "modis": 4}, shard_mb=0.1)
+    plan = make_plan(archive[0], tmp_path / "again", settings, workers=2)
+    for name in (PLAN, *TABLES.values()):
+        assert (tmp_path / "again" / name).read_bytes() == (corpus / name).read_bytes()
+    assert load_plan(corpus).hash == plan.hash == make_plan(archive[0], corpus, settings).hash
+    assert load_plan(corpus).damaged_tables() == []
     assert {load_index(corpus, name.name)["plan"] for name in corpus.glob("*0*.json")} == {plan.hash}
-    assert make_plan(archive[0], None, {"sentinel2": 12, "modis": 4}, 0.2).hash != plan.hash
-    for planned in plan.shards:  # a shard is of one source and one split, its samples in the scene's order
+    assert make_plan(archive[0], tmp_path / "larger", replace(settings, shard_mb=0.2)).hash != plan.hash
+    for planned in plan.shards():  # a shard is of one source and one split, its samples in the scene's order
         places = [(sample.scene, sample.year, sample.row, sample.col) for sample in planned.samples]
         assert places == sorted(places)
         assert {(sample.source, sample.split) for sample in planned.samples} == {(planned.source, planned.split)}
-    keys = [sample.key for planned in plan.shards for sample in planned.samples]
+    keys = [sample.key for planned in plan.shards() for sample in planned.samples]
     assert len(set(keys)) == len(keys) == 12 + 4  # four of them are rejected when they are read
 
 
@@ -180,13 +184,13 @@ def load_index(corpus: Path, name: str) -> dict[str, Any]:
     return json.loads((corpus / name).read_text())  # type: ignore[no-any-return]
 
 
-def test_shards_keep_to_their_size(archive: tuple[Path, Any]) -> None:
-    chips = {"sentinel2": 3, "modis": 3}
-    plan = make_plan(archive[0], None, chips, 0.05)
-    sizes = Counter({planned.name: sum(s.stop - s.start for s in planned.samples) * (9 * 21 + 4) for planned in plan.shards})
-    assert len(plan.shards) > 10
+def test_shards_keep_to_their_size(archive: tuple[Path, Any], tmp_path: Path) -> None:
+    settings = PlanSettings(chip_px={"sentinel2": 3, "modis": 3}, shard_mb=0.05)
+    plan = make_plan(archive[0], tmp_path / "small", settings)
+    sizes = Counter({planned.name: sum(s.stop - s.start for s in planned.samples) * (9 * 21 + 4) for planned in plan.shards()})
+    assert plan.num_shards > 10
     assert max(sizes.values()) < 0.06e6
-    assert len(make_plan(archive[0], None, chips, 1000).shards) == 3
+    assert make_plan(archive[0], tmp_path / "large", replace(settings, shard_mb=1000)).num_shards == 3
 
 
 @pytest.mark.parametrize("engine", [["--workers", "2"], ["--engine", "dask", "--workers", "2"]])
@@ -302,13 +306,12 @@ def test_another_plan_in_the_same_folder_is_refused(
 
 def test_a_scene_that_changes_after_the_plan_is_refused(tmp_path: Path) -> None:
     write_archive(tmp_path / "scenes")
-    plan = make_plan(tmp_path / "scenes", ["modis"], {"modis": 4})
-    begin(plan, tmp_path / "corpus")
+    make_plan(tmp_path / "scenes", tmp_path / "corpus", PlanSettings(sources=("modis",), chip_px={"modis": 4}))
     times = zarr.open_group(tmp_path / "scenes" / "delta" / "modis.zarr", mode="r+")["time"]
     times[-1] = times[-1] + 1
     with pytest.raises(ValueError, match=r"modis of scene .*delta changed since"):
         write_shard(tmp_path / "scenes", tmp_path / "corpus", 0)
-    assert list(contents(tmp_path / "corpus")) == ["plan.json"]
+    assert set(contents(tmp_path / "corpus")) == {PLAN, *TABLES.values()}
 
 
 def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
@@ -322,7 +325,7 @@ def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
         patch.setattr("tarfile.copyfileobj", full)
         assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 2
     assert "No space left" in capsys.readouterr().err
-    assert [path.name for path in output.iterdir()] == ["plan.json"]
+    assert {path.name for path in output.iterdir()} == {PLAN, *TABLES.values()}
 
 
 def test_a_damaged_chunk_rejects_its_samples_only(tmp_path: Path) -> None:
@@ -470,7 +473,7 @@ def test_quality_of_one_source_says_nothing_of_another(tmp_path: Path) -> None:
     description = tmp_path / "scenes" / "delta" / "scene.yaml"
     values = {**yaml.safe_load(description.read_text()), "land_cover": {"quality": "sentinel2", "legend": "scl"}}
     description.write_text(yaml.safe_dump(values))
-    plan = make_plan(tmp_path / "scenes", None, {"sentinel2": 12, "modis": 4})
-    assert {sample.source for planned in plan.shards for sample in planned.samples} == {"sentinel2"}
-    reasons = {row.reason for row in plan.rejected if row.source == "modis"}
+    plan = make_plan(tmp_path / "scenes", tmp_path / "corpus", PlanSettings(chip_px={"sentinel2": 12, "modis": 4}))
+    assert {sample.source for planned in plan.shards() for sample in planned.samples} == {"sentinel2"}
+    reasons = {row.reason for row in plan.rejected() if row.source == "modis"}
     assert reasons == {"land cover is counted from the quality layer of another source"}

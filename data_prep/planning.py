@@ -1,0 +1,423 @@
+"""From scenes to the plan of a corpus, in memory that does not grow with the number of samples.
+
+Each scene is opened once, for its grid and dates. Its samples go to one temporary table a source and split, in the order of
+scenes; when all are counted, these tables are read once more and divided into shards. Nothing is ever sorted as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+from tqdm import tqdm
+
+from data_prep.blocks import block_shape
+from data_prep.division import Span, divide
+from data_prep.durable import TEMPORARY, json_bytes, sha256_of, whole_file
+from data_prep.engines import map_local
+from data_prep.grid import Grid, read_raster_at_own_resolution
+from data_prep.landcover import Legend, load_legend
+from data_prep.plan import (
+    PLAN,
+    TABLES,
+    Plan,
+    PlannedSeries,
+    RejectedGroup,
+    ShardGroup,
+    load_plan,
+    plan_values,
+    sample_key,
+)
+from data_prep.plan_table import REJECTED, SAMPLES, SERIES, SHARDS, TableWriter, batches
+from data_prep.readers import open_reader
+from data_prep.scene import DESCRIPTION, Scene, description_sha256, find_scenes, load_scene
+from data_prep.sensors import Sensor, load_sensors
+
+FEW_FRAMES = "fewer than {} dates in the year"
+NO_LAND_COVER = "the scene has no land cover"
+OTHER_QUALITY = "land cover is counted from the quality layer of another source"
+WINDOW_TOO_LARGE = "a window of {size} x {size} px is larger than the scene, {height} x {width} px"
+
+Job = TypeVar("Job", bound=Hashable)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What shapes a plan beside the scenes.
+
+    Attributes:
+        sources: only these; None for all that the scenes hold.
+        chip_px: side of a sample in pixels by source, in place of the sensors' own.
+        shard_mb: bytes of a shard in 1e6, on average at most.
+        min_frames: samples with fewer dates in the year are rejected.
+    """
+
+    sources: tuple[str, ...] | None = None
+    chip_px: Mapping[str, int] = field(default_factory=dict)
+    shard_mb: float = 256.0
+    min_frames: int = 16
+
+    def __post_init__(self) -> None:
+        if self.shard_mb <= 0 or self.min_frames < 1:
+            raise ValueError(f"shard_mb must be above 0 and min_frames at least 1, got {self.shard_mb} and {self.min_frames}")
+        wrong = {source: size for source, size in self.chip_px.items() if size < 1}
+        if wrong:
+            raise ValueError(f"chip_px must be at least 1 pixel, got {wrong}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surveyed:
+    """One series as it was found: what is planned of it, its split, and the reason to reject all of it, or None."""
+
+    series: PlannedSeries
+    split: str
+    reason: str | None
+
+
+def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None, workers: int = 1) -> Plan:
+    """The plan of a corpus of all scenes in `archive`: the one that lies in `output` already, or a new one, written there.
+
+    Raises ValueError for what the user must mend: an output folder that holds something else or another plan, no scenes,
+    unknown sources, containers that are not what their scene says, land cover of another legend or another place, or
+    nothing at all to write.
+    """
+    settings = settings or PlanSettings()
+    scenes = find_scenes(archive)
+    sensors = _sensors_in_use(archive, scenes, settings)
+    legends: dict[str, Legend] = {}
+    digest = hashlib.sha256()
+    for scene in scenes:
+        _add_legend(scene, legends)
+        digest.update(f"{scene.folder.relative_to(archive).as_posix()} {description_sha256(scene)}\n".encode())
+    arguments = {
+        "sources": sorted(sensors),
+        "shard_mb": settings.shard_mb,
+        "min_frames": settings.min_frames,
+        "scenes_sha256": digest.hexdigest(),
+    }
+    if (output / PLAN).is_file():
+        plan = load_plan(output)
+        if (plan.settings, plan.sensors, plan.legends) != (arguments, sensors, legends):
+            raise ValueError(
+                f"{output} holds a corpus of another plan (other arguments, or scenes that changed): "
+                "give the arguments it was begun with, or a new output folder"
+            )
+        return plan
+    if output.exists() and (not output.is_dir() or any(not _is_ours(path.name) for path in output.iterdir())):
+        raise ValueError(f"{output} exists and is no corpus; give a new output folder")
+
+    jobs = [scene.folder for scene in scenes]
+    found = _in_order(map_local(partial(survey, archive, sensors), jobs, workers), jobs)
+    surveyed = (series for of_scene in tqdm(found, desc="plan", unit="scene", total=len(jobs)) for series in of_scene)
+    return write_plan(output, surveyed, arguments, sensors, legends)
+
+
+def _is_ours(name: str) -> bool:
+    """True for what a run leaves that was killed before its plan was whole."""
+    return name.endswith(TEMPORARY) or name in TABLES.values()
+
+
+def _sensors_in_use(archive: Path, scenes: Sequence[Scene], settings: PlanSettings) -> dict[str, Sensor]:
+    """Sensors of the wanted sources, by name in ascending order, with their chip sizes."""
+    home = archive.parent if (archive / DESCRIPTION).is_file() else archive
+    known = load_sensors(home / "sources")
+    held = sorted({source for scene in scenes for source in scene.sources})
+    wanted = held if settings.sources is None else sorted(set(settings.sources))
+    unknown = sorted((set(wanted) | set(settings.chip_px)) - set(known))
+    if unknown:
+        raise ValueError(
+            f"unknown sources {unknown}; known are {sorted(known)}; describe your own in {home / 'sources'}/NAME.yaml"
+        )
+    absent = sorted((set(wanted) | set(settings.chip_px)) - set(held))
+    if absent:
+        raise ValueError(f"no scene in {archive} has the sources {absent}; they hold {held}")
+    return {source: replace(known[source], chip_px=settings.chip_px.get(source, known[source].chip_px)) for source in wanted}
+
+
+def _add_legend(scene: Scene, legends: dict[str, Legend]) -> None:
+    """Add the scene's legend to `legends`. Raises ValueError when a name stands for two legends."""
+    if scene.land_cover is None:
+        return
+    legend = load_legend(scene.land_cover.legend)
+    if legends.setdefault(legend.name, legend) != legend:
+        raise ValueError(f"{scene.folder / DESCRIPTION}: another scene has a different legend named {legend.name!r}; rename one")
+    quality = scene.land_cover.quality
+    if quality is not None and quality not in scene.sources:
+        raise ValueError(f"{scene.folder / DESCRIPTION}: land cover from the quality layer of {quality!r}, which it lacks")
+
+
+def survey(archive: Path, sensors: Mapping[str, Sensor], folder: Path) -> list[Surveyed]:
+    """The series of the scene in `folder`, of the sources in `sensors`, by name of source; their files are opened here."""
+    scene = load_scene(folder)
+    cover = scene.land_cover
+    legend = None if cover is None else load_legend(cover.legend)
+    found = []
+    for source in sorted(set(scene.sources) & set(sensors)):
+        reason = None
+        if cover is None:
+            reason = NO_LAND_COVER
+        elif cover.quality is not None and cover.quality != source:
+            reason = OTHER_QUALITY
+        with open_reader(scene, source, sensors) as reader:
+            series = PlannedSeries(
+                scene=scene.name,
+                place=scene.name,
+                folder=folder.relative_to(archive).as_posix(),
+                description_sha256=description_sha256(scene),
+                source=source,
+                file=None,
+                legend="" if legend is None else legend.name,
+                grid=reader.grid,
+                chunk=reader.chunk,
+                dates=tuple(reader.dates.astype(np.int64).tolist()),
+            )
+        if cover is not None and cover.raster is not None and legend is not None:
+            _check_land_cover(scene, cover.raster, legend, series.grid, sensors[source].chip_px)
+        found.append(Surveyed(series=series, split=scene.split, reason=reason))
+    return found
+
+
+def _check_land_cover(scene: Scene, raster: Path, legend: Legend, grid: Grid, rows: int) -> None:
+    """Read the map under the whole scene in strips of `rows`. Raises ValueError for foreign codes and for another place."""
+    if not raster.is_file():
+        raise ValueError(f"{scene.folder / DESCRIPTION}: land-cover raster {raster} does not exist")
+    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(raster) as file:
+        if file.crs is None or file.transform.is_identity:
+            raise ValueError(f"{raster} is not georeferenced: a land-cover map needs a CRS and a transform")
+    mapped = 0
+    for row in range(0, grid.height, rows):
+        strip = grid.window(row, 0, min(rows, grid.height - row), grid.width)
+        try:
+            mapped += int(legend.count(read_raster_at_own_resolution(raster, strip, legend.fill[0])).sum())
+        except ValueError as error:
+            raise ValueError(f"{raster}: {error}") from error
+    if mapped == 0:
+        raise ValueError(f"{raster} maps nothing of scene {scene.name}, {grid.crs} {grid.bounds}: does it lie elsewhere?")
+
+
+def write_plan(
+    output: Path,
+    surveyed: Iterable[Surveyed],
+    arguments: Mapping[str, Any],
+    sensors: Mapping[str, Sensor],
+    legends: Mapping[str, Legend],
+) -> Plan:
+    """Write the plan of the samples of all series, given in order, to `output`; plan.json comes last.
+
+    A failure leaves no file, and no folder that was not there. Raises ValueError when there is nothing to write.
+    """
+    is_new = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(whole_file(output / file)) for name, file in TABLES.items()}
+            content, groups, rejected_groups = _write_tables(files, output, surveyed, arguments, sensors)
+            table_sha256 = {TABLES[name]: sha256_of(path) for name, path in files.items()}
+        values = plan_values(arguments, sensors, legends, groups, rejected_groups, content, table_sha256)
+        with whole_file(output / PLAN) as temporary:
+            temporary.write_bytes(json_bytes(values))
+    except BaseException:
+        for file in TABLES.values():
+            (output / file).unlink(missing_ok=True)
+        if is_new:
+            output.rmdir()
+        raise
+    return load_plan(output)
+
+
+def _write_tables(
+    files: Mapping[str, Path],
+    output: Path,
+    surveyed: Iterable[Surveyed],
+    arguments: Mapping[str, Any],
+    sensors: Mapping[str, Sensor],
+) -> tuple[dict[str, str], list[ShardGroup], list[RejectedGroup]]:
+    """Write the tables to `files`; returns their digests by name, and the groups of shards and of rejected samples."""
+    content = {}
+    with (
+        _Samples(output) as samples,
+        TableWriter(files["series"], SERIES) as series_table,
+        TableWriter(files["rejected"], REJECTED) as rejected_table,
+    ):
+        reasons: Counter[tuple[str, str]] = Counter()
+        for found in surveyed:
+            series, sensor = found.series, sensors[found.series.source]
+            number, planned = series_table.rows, 0
+            for windows, reason in _cut(found, sensor, arguments["min_frames"]):
+                if reason is None:
+                    samples.add(number, found.split, windows, series, sensor)
+                    planned += len(windows.rows)
+                else:
+                    reasons[series.source, reason] += len(windows.rows)
+                    rejected_table.add(_rejected_rows(series, windows, reason))
+            if planned:
+                series_table.add(_series_row(series))
+        content["series"], content["rejected"] = series_table.digest(), rejected_table.digest()
+        rejected_groups = [RejectedGroup(*names, count) for names, count in sorted(reasons.items())]
+        if not series_table.rows:
+            listed = "; ".join(sorted({reason for _, reason in reasons}))
+            raise ValueError(f"nothing to write: all {reasons.total()} windows are rejected: {listed}")
+
+        groups = []
+        with TableWriter(files["samples"], SAMPLES) as samples_table, TableWriter(files["shards"], SHARDS) as shards_table:
+            for source, split in samples.groups():
+                first = samples_table.rows
+                spans = list(samples.divided(source, split, samples_table, arguments["shard_mb"] * 1e6))
+                shards_table.add(
+                    {
+                        "first": np.array([first + span.first for span in spans]),
+                        "samples": np.array([span.samples for span in spans]),
+                        "bytes": np.array([span.bytes for span in spans]),
+                    }
+                )
+                size = sum(span.bytes for span in spans)
+                groups.append(ShardGroup(source, split, len(spans), samples_table.rows - first, size))
+            content["samples"], content["shards"] = samples_table.digest(), shards_table.digest()
+    return content, groups, rejected_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Windows:
+    """Windows of a series that share a fate: upper left pixel, year, and dates [start, stop), each int64 (n,)."""
+
+    rows: np.ndarray
+    cols: np.ndarray
+    years: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+
+
+def _cut(found: Surveyed, sensor: Sensor, min_frames: int) -> Iterator[tuple[_Windows, str | None]]:
+    """The samples of one series with None, block by block and then year by year; before them those with a reason to reject."""
+    size, grid, reason_for_all = sensor.chip_px, found.series.grid, found.reason
+    rows, cols = (np.arange(0, extent - size + 1, size) for extent in grid.shape)
+    if not len(rows) or not len(cols):
+        rows = cols = np.zeros(1, np.int64)
+        reason_for_all = WINDOW_TOO_LARGE.format(size=size, height=grid.height, width=grid.width)
+    dates = np.array(found.series.dates, dtype=np.int64).astype("datetime64[D]")
+    calendar = np.unique(dates.astype("datetime64[Y]"))
+    starts, stops = np.searchsorted(dates, calendar), np.searchsorted(dates, calendar + 1)
+    year, row, col = (grid.ravel() for grid in np.meshgrid(np.arange(len(calendar)), rows, cols, indexing="ij"))
+    block_rows, block_cols = block_shape(found.series.chunk, size)
+    order = np.lexsort((col, row, year, col // block_cols, row // block_rows))
+    year, row, col = year[order], row[order], col[order]
+    years = calendar.astype(np.int64) + 1970
+    windows = _Windows(rows=row, cols=col, years=years[year], starts=starts[year], stops=stops[year])
+    if reason_for_all is not None:
+        yield windows, reason_for_all
+        return
+    few = windows.stops - windows.starts < min_frames
+    for chosen, reason in ((few, FEW_FRAMES.format(min_frames)), (~few, None)):
+        if chosen.any():
+            yield _Windows(**{name: values[chosen] for name, values in vars(windows).items()}), reason
+
+
+class _Samples:
+    """Temporary tables of planned samples in `folder`, one a source and split: written first, then divided into shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[tuple[str, str], TableWriter] = {}
+        self._bytes: Counter[tuple[str, str]] = Counter()
+        self._blocks: Counter[tuple[str, str]] = Counter()
+        self._stack = ExitStack()
+
+    def groups(self) -> list[tuple[str, str]]:
+        return sorted(self._writers)
+
+    def add(self, number: int, split: str, windows: _Windows, series: PlannedSeries, sensor: Sensor) -> None:
+        """Append samples of the series with the row `number` in the table of series."""
+        group = (series.source, split)
+        if group not in self._writers:
+            schema = SAMPLES.append(pa.field("bytes", pa.int64())).append(pa.field("block", pa.int64()))
+            self._writers[group] = self._stack.enter_context(TableWriter(self._path(group), schema))
+        count = len(windows.rows)
+        sizes = _sample_bytes(windows.stops - windows.starts, sensor)
+        block_rows, block_cols = block_shape(series.chunk, sensor.chip_px)
+        places = np.stack([windows.rows // block_rows, windows.cols // block_cols])
+        changes = (np.diff(places, axis=1) != 0).any(axis=0)
+        blocks = self._blocks[group] + np.concatenate([[0], np.cumsum(changes)])
+        self._writers[group].add(
+            {
+                "series": np.full(count, number),
+                "year": windows.years,
+                "row": windows.rows,
+                "col": windows.cols,
+                "start": windows.starts,
+                "stop": windows.stops,
+                "site": pa.nulls(count, pa.string()),
+                "bytes": sizes,
+                "block": blocks,
+            }
+        )
+        self._bytes[group] += int(sizes.sum())
+        self._blocks[group] = int(blocks[-1]) + 1
+
+    def divided(self, source: str, split: str, table: TableWriter, shard_bytes: float) -> Iterator[Span]:
+        """Append the samples of one source and split to `table`; yields the shards that they make up."""
+        path = self._path((source, split))
+        self._writers[source, split].close()
+
+        def sizes_and_blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for batch in batches(path):
+                table.add_table(pa.Table.from_batches([batch.select(SAMPLES.names)]))
+                yield batch["bytes"].to_numpy(), batch["block"].to_numpy()
+
+        yield from divide(sizes_and_blocks(), self._bytes[source, split], shard_bytes)
+        path.unlink()
+
+    def __enter__(self) -> _Samples:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+        for group in self._writers:
+            self._path(group).unlink(missing_ok=True)
+
+    def _path(self, group: tuple[str, str]) -> Path:
+        return self._folder / f".{'-'.join(group)}.samples{TEMPORARY}"
+
+
+def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """About the bytes of samples in a tar: pixels, valid, dates, and some 6 kB of headers, counts and JSON."""
+    pixel_bytes = len(sensor.bands) * np.dtype(sensor.dtype).itemsize + 1
+    return np.asarray(frames * (sensor.chip_px**2 * pixel_bytes + 4) + 6_000)
+
+
+def _rejected_rows(series: PlannedSeries, windows: _Windows, reason: str) -> dict[str, list[str]]:
+    places = zip(windows.years.tolist(), windows.rows.tolist(), windows.cols.tolist(), strict=True)
+    keys = [sample_key(series.source, series.place, *place) for place in places]
+    count = len(keys)
+    return {"key": keys, "source": [series.source] * count, "scene": [series.scene] * count, "reason": [reason] * count}
+
+
+def _series_row(series: PlannedSeries) -> dict[str, list[Any]]:
+    names = ("scene", "place", "folder", "description_sha256", "source", "file", "legend")
+    row = {name: [getattr(series, name)] for name in names}
+    grid = series.grid
+    row |= {"crs": [grid.crs], "transform": [list(grid.transform)[:6]], "height": [grid.height], "width": [grid.width]}
+    return row | {"chunk_rows": [series.chunk[0]], "chunk_cols": [series.chunk[1]], "dates": [list(series.dates)]}
+
+
+def _in_order(pairs: Iterable[tuple[Job, Result]], jobs: Sequence[Job]) -> Iterator[Result]:
+    """Results in the order of `jobs`, each as soon as those before it are there."""
+    waiting: dict[Job, Result] = {}
+    due = iter(jobs)
+    job = next(due, None)
+    for finished, result in pairs:
+        waiting[finished] = result
+        while job is not None and job in waiting:
+            yield waiting.pop(job)
+            job = next(due, None)
