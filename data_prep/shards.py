@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.blocks import BlockReader
 from data_prep.corpus import MEMBERS, VERSION, read_json
 from data_prep.durable import json_bytes, sha256_of, whole_file
 from data_prep.faults import shard_faults
@@ -102,8 +103,10 @@ def read_samples(archive: Path, plan: Plan, shard: PlannedShard) -> Iterator[Sam
         scene = load_scene(archive / planned.folder)
         with open_reader(scene, shard.source, plan.sensors) as reader:
             _check_unchanged(scene, planned, reader)
-            for sample in group:
-                yield _read_sample(reader, scene, plan.legends[planned.legend], sample)
+            samples = list(group)
+            blocks = BlockReader(reader, samples)
+            for sample in samples:
+                yield _read_sample(blocks, scene, plan.legends[planned.legend], sample)
 
 
 def _check_unchanged(scene: Scene, planned: PlannedSeries, reader: SeriesReader) -> None:
@@ -113,7 +116,7 @@ def _check_unchanged(scene: Scene, planned: PlannedSeries, reader: SeriesReader)
         )
 
 
-def _read_sample(reader: SeriesReader, scene: Scene, legend: Legend, planned: PlannedSample) -> Sample | Rejection:
+def _read_sample(blocks: BlockReader, scene: Scene, legend: Legend, planned: PlannedSample) -> Sample | Rejection:
     """Read one sample. What is wrong with its data is a reason to reject it; what is wrong with the machine is raised."""
 
     def reject(reason: str) -> Rejection:
@@ -123,9 +126,8 @@ def _read_sample(reader: SeriesReader, scene: Scene, legend: Legend, planned: Pl
         return reject("cannot be read: " + " ".join(str(error).split()).replace(f"{scene.folder}/", ""))
 
     try:
-        size = planned.size
-        footprint = reader.grid.window(planned.row, planned.col, size, size)
-        series = reader.read(planned.row, planned.col, size, size, slice(planned.start, planned.stop))
+        footprint = planned.series.grid.window(planned.row, planned.col, planned.size, planned.size)
+        series = blocks.read(planned)
         if not series.valid.any():
             return reject(NOTHING_VALID)
         assert scene.land_cover is not None
