@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,9 @@ import rasterio
 from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
+
+GEOGRAPHIC = "EPSG:4326"  # longitude and latitude on WGS 84, in this order in rasterio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +48,25 @@ class Grid:
             raise ValueError(f"window rows {row}+{height}, columns {col}+{width} leaves a grid of {self.height} x {self.width}")
         return Grid(crs=self.crs, transform=self.transform @ Affine.translation(col, row), height=height, width=width)
 
-    def windows(self, size: int) -> Iterator[tuple[int, int]]:
-        """Upper left (row, col) of the whole size x size windows of the grid, row by row, without overlap."""
-        for row in range(0, self.height - size + 1, size):
-            for col in range(0, self.width - size + 1, size):
-                yield row, col
+    def places_of(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Longitudes and latitudes in degrees of (fractional) pixel coordinates, each float64 (n,)."""
+        x, y = _apply(self.transform, np.asarray(cols, np.float64), np.asarray(rows, np.float64))
+        lon, lat = transform(self.crs, GEOGRAPHIC, x, y)
+        return np.array(lon), np.array(lat)
+
+    def pixels_at(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fractional (columns, rows) of places given in degrees, each float64 (n,); infinite where the CRS has none."""
+        x, y = transform(GEOGRAPHIC, self.crs, lon, lat)
+        return _apply(~self.transform, np.array(x), np.array(y))
 
     def profile(self) -> dict[str, Any]:
         """The georeferencing part of a rasterio profile."""
         return {"crs": self.crs, "transform": self.transform, "height": self.height, "width": self.width}
+
+
+def _apply(affine: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b, c, d, e, f = tuple(affine)[:6]
+    return a * x + b * y + c, d * x + e * y + f
 
 
 def read_raster(path: Path | str, grid: Grid, fill: int) -> np.ndarray:

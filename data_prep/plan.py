@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from affine import Affine
+from tabulate import tabulate
 
 from data_prep.corpus import read_json
 from data_prep.durable import json_bytes, sha256_of
@@ -223,6 +224,16 @@ class Plan:
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{path} cannot be read: {error}; the plan is damaged: use a new output folder") from error
         return found
+
+
+def plan_table(plan: Plan) -> str:
+    """Two tables for people: shards, samples and about the bytes by source and split; rejected samples by reason."""
+    rows = [[g.source, g.split, g.shards, g.samples, f"{g.bytes / 1e6:.1f}"] for g in plan.groups]
+    tables = [tabulate(rows, ["source", "split", "shards", "samples", "MB"], disable_numparse=True)]
+    if plan.rejected_groups:
+        rejected = [[g.source, g.samples, g.reason] for g in plan.rejected_groups]
+        tables.append(tabulate(rejected, ["source", "rejected", "reason"]))
+    return "\n\n".join(tables)
 
 
 def plan_hash(values: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,12 +41,16 @@ from data_prep.plan import (
 )
 from data_prep.plan_table import REJECTED, SAMPLES, SERIES, SHARDS, TableWriter, batches
 from data_prep.readers import open_reader
-from data_prep.scene import DESCRIPTION, Scene, description_sha256, find_scenes, load_scene
+from data_prep.scene import DESCRIPTION, SPLITS, Scene, description_sha256, find_scenes, load_scene
 from data_prep.sensors import Sensor, load_sensors
+from data_prep.sites import ANY, SAME_WINDOW, SiteCutter, load_sites
+from data_prep.splits import IN_BUFFER, SplitBlocks
+from data_prep.windows import Windows, grid_windows, windows_at
 
 FEW_FRAMES = "fewer than {} dates in the year"
 NO_LAND_COVER = "the scene has no land cover"
 OTHER_QUALITY = "land cover is counted from the quality layer of another source"
+SPLIT_BUFFER = "in the buffer beside a block of another split"
 WINDOW_TOO_LARGE = "a window of {size} x {size} px is larger than the scene, {height} x {width} px"
 
 Job = TypeVar("Job", bound=Hashable)
@@ -62,12 +66,16 @@ class PlanSettings:
         chip_px: side of a sample in pixels by source, in place of the sensors' own.
         shard_mb: bytes of a shard in 1e6, on average at most.
         min_frames: samples with fewer dates in the year are rejected.
+        split_blocks: blocks of places that decide on splits, in place of the scenes'.
+        sites: table of the places where samples are cut (`data_prep/sites.py`); None for all windows of a grid.
     """
 
     sources: tuple[str, ...] | None = None
     chip_px: Mapping[str, int] = field(default_factory=dict)
     shard_mb: float = 256.0
     min_frames: int = 16
+    split_blocks: SplitBlocks | None = None
+    sites: Path | None = None
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or self.min_frames < 1:
@@ -105,6 +113,8 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
         "sources": sorted(sensors),
         "shard_mb": settings.shard_mb,
         "min_frames": settings.min_frames,
+        "split_blocks": None if settings.split_blocks is None else asdict(settings.split_blocks),
+        "sites_sha256": None if settings.sites is None else _sites_sha256(settings.sites),
         "scenes_sha256": digest.hexdigest(),
     }
     if (output / PLAN).is_file():
@@ -121,7 +131,13 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     jobs = [scene.folder for scene in scenes]
     found = _in_order(map_local(partial(survey, archive, sensors), jobs, workers), jobs)
     surveyed = (series for of_scene in tqdm(found, desc="plan", unit="scene", total=len(jobs)) for series in of_scene)
-    return write_plan(output, surveyed, arguments, sensors, legends)
+    return write_plan(output, surveyed, settings, arguments, sensors, legends)
+
+
+def _sites_sha256(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"table of sites {path} does not exist")
+    return sha256_of(path)
 
 
 def _is_ours(name: str) -> bool:
@@ -210,12 +226,14 @@ def _check_land_cover(scene: Scene, raster: Path, legend: Legend, grid: Grid, ro
 def write_plan(
     output: Path,
     surveyed: Iterable[Surveyed],
+    settings: PlanSettings,
     arguments: Mapping[str, Any],
     sensors: Mapping[str, Sensor],
     legends: Mapping[str, Legend],
 ) -> Plan:
     """Write the plan of the samples of all series, given in order, to `output`; plan.json comes last.
 
+    `arguments` are what plan.json says of the settings and the scenes.
     A failure leaves no file, and no folder that was not there. Raises ValueError when there is nothing to write.
     """
     is_new = not output.exists()
@@ -223,7 +241,7 @@ def write_plan(
     try:
         with ExitStack() as stack:
             files = {name: stack.enter_context(whole_file(output / file)) for name, file in TABLES.items()}
-            content, groups, rejected_groups = _write_tables(files, output, surveyed, arguments, sensors)
+            content, groups, rejected_groups = _write_tables(files, output, surveyed, settings, sensors)
             table_sha256 = {TABLES[name]: sha256_of(path) for name, path in files.items()}
         values = plan_values(arguments, sensors, legends, groups, rejected_groups, content, table_sha256)
         with whole_file(output / PLAN) as temporary:
@@ -241,40 +259,47 @@ def _write_tables(
     files: Mapping[str, Path],
     output: Path,
     surveyed: Iterable[Surveyed],
-    arguments: Mapping[str, Any],
+    settings: PlanSettings,
     sensors: Mapping[str, Sensor],
 ) -> tuple[dict[str, str], list[ShardGroup], list[RejectedGroup]]:
     """Write the tables to `files`; returns their digests by name, and the groups of shards and of rejected samples."""
     content = {}
+    cutter = None if settings.sites is None else SiteCutter(load_sites(settings.sites), sorted(sensors))
     with (
         _Samples(output) as samples,
         TableWriter(files["series"], SERIES) as series_table,
         TableWriter(files["rejected"], REJECTED) as rejected_table,
     ):
-        reasons: Counter[tuple[str, str]] = Counter()
+        rejected = _Rejected(rejected_table)
         for found in surveyed:
             series, sensor = found.series, sensors[found.series.source]
             number, planned = series_table.rows, 0
-            for windows, reason in _cut(found, sensor, arguments["min_frames"]):
-                if reason is None:
-                    samples.add(number, found.split, windows, series, sensor)
-                    planned += len(windows.rows)
-                else:
-                    reasons[series.source, reason] += len(windows.rows)
-                    rejected_table.add(_rejected_rows(series, windows, reason))
+            for windows, reason in _cut(found, sensor.chip_px, settings.min_frames, cutter):
+                if reason is not None:
+                    rejected.add(series, windows, reason)
+                    continue
+                splits = _splits(found, sensor.chip_px, windows, settings.split_blocks, cutter)
+                rejected.add(series, windows.take(splits == IN_BUFFER), SPLIT_BUFFER)
+                for index, split in enumerate(SPLITS):
+                    of_split = windows.take(splits == index)
+                    samples.add(number, split, of_split, series, sensor, cutter)
+                    planned += len(of_split)
             if planned:
                 series_table.add(_series_row(series))
+        if cutter is not None:
+            for source, reason, ids in cutter.without_window():
+                rejected.add_sites(source, reason, ids)
         content["series"], content["rejected"] = series_table.digest(), rejected_table.digest()
-        rejected_groups = [RejectedGroup(*names, count) for names, count in sorted(reasons.items())]
+        rejected_groups = [RejectedGroup(*names, count) for names, count in sorted(rejected.reasons.items())]
         if not series_table.rows:
-            listed = "; ".join(sorted({reason for _, reason in reasons}))
-            raise ValueError(f"nothing to write: all {reasons.total()} windows are rejected: {listed}")
+            listed = "; ".join(sorted({reason for _, reason in rejected.reasons}))
+            raise ValueError(f"nothing to write: all {rejected.reasons.total()} windows are rejected: {listed}")
 
         groups = []
         with TableWriter(files["samples"], SAMPLES) as samples_table, TableWriter(files["shards"], SHARDS) as shards_table:
             for source, split in samples.groups():
                 first = samples_table.rows
-                spans = list(samples.divided(source, split, samples_table, arguments["shard_mb"] * 1e6))
+                spans = list(samples.divided(source, split, samples_table, settings.shard_mb * 1e6))
                 shards_table.add(
                     {
                         "first": np.array([first + span.first for span in spans]),
@@ -288,40 +313,35 @@ def _write_tables(
     return content, groups, rejected_groups
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Windows:
-    """Windows of a series that share a fate: upper left pixel, year, and dates [start, stop), each int64 (n,)."""
-
-    rows: np.ndarray
-    cols: np.ndarray
-    years: np.ndarray
-    starts: np.ndarray
-    stops: np.ndarray
-
-
-def _cut(found: Surveyed, sensor: Sensor, min_frames: int) -> Iterator[tuple[_Windows, str | None]]:
-    """The samples of one series with None, block by block and then year by year; before them those with a reason to reject."""
-    size, grid, reason_for_all = sensor.chip_px, found.series.grid, found.reason
-    rows, cols = (np.arange(0, extent - size + 1, size) for extent in grid.shape)
-    if not len(rows) or not len(cols):
-        rows = cols = np.zeros(1, np.int64)
-        reason_for_all = WINDOW_TOO_LARGE.format(size=size, height=grid.height, width=grid.width)
-    dates = np.array(found.series.dates, dtype=np.int64).astype("datetime64[D]")
-    calendar = np.unique(dates.astype("datetime64[Y]"))
-    starts, stops = np.searchsorted(dates, calendar), np.searchsorted(dates, calendar + 1)
-    year, row, col = (grid.ravel() for grid in np.meshgrid(np.arange(len(calendar)), rows, cols, indexing="ij"))
-    block_rows, block_cols = block_shape(found.series.chunk, size)
-    order = np.lexsort((col, row, year, col // block_cols, row // block_rows))
-    year, row, col = year[order], row[order], col[order]
-    years = calendar.astype(np.int64) + 1970
-    windows = _Windows(rows=row, cols=col, years=years[year], starts=starts[year], stops=stops[year])
-    if reason_for_all is not None:
-        yield windows, reason_for_all
+def _cut(found: Surveyed, size: int, min_frames: int, cutter: SiteCutter | None) -> Iterator[tuple[Windows, str | None]]:
+    """The samples of one series with None, and those to reject with the reason; each part in the order of reading."""
+    series, reason = found.series, found.reason
+    if cutter is not None:
+        windows, repeated = cutter.cut(series, size)
+        yield repeated, SAME_WINDOW
+    elif min(series.grid.shape) >= size:
+        windows = grid_windows(series, size)
+    else:
+        windows = windows_at(series, size, np.zeros(1, np.int64), np.zeros(1, np.int64))
+        reason = WINDOW_TOO_LARGE.format(size=size, height=series.grid.height, width=series.grid.width)
+    if reason is not None:
+        yield windows, reason
         return
     few = windows.stops - windows.starts < min_frames
-    for chosen, reason in ((few, FEW_FRAMES.format(min_frames)), (~few, None)):
-        if chosen.any():
-            yield _Windows(**{name: values[chosen] for name, values in vars(windows).items()}), reason
+    yield windows.take(few), FEW_FRAMES.format(min_frames)
+    yield windows.take(~few), None
+
+
+def _splits(found: Surveyed, size: int, windows: Windows, blocks: SplitBlocks | None, cutter: SiteCutter | None) -> np.ndarray:
+    """Index into SPLITS of each window, or IN_BUFFER: what the table of sites says, else its block, else its scene."""
+    if blocks is None:
+        splits = np.full(len(windows), SPLITS.index(found.split), np.int8)
+    else:
+        splits = blocks.of_places(*found.series.grid.places_of(windows.rows + size / 2, windows.cols + size / 2))
+    if cutter is None:
+        return splits
+    stated = cutter.splits(windows.sites)
+    return np.where(stated == ANY, splits, stated)
 
 
 class _Samples:
@@ -337,13 +357,17 @@ class _Samples:
     def groups(self) -> list[tuple[str, str]]:
         return sorted(self._writers)
 
-    def add(self, number: int, split: str, windows: _Windows, series: PlannedSeries, sensor: Sensor) -> None:
+    def add(
+        self, number: int, split: str, windows: Windows, series: PlannedSeries, sensor: Sensor, cutter: SiteCutter | None
+    ) -> None:
         """Append samples of the series with the row `number` in the table of series."""
+        count = len(windows)
+        if not count:
+            return
         group = (series.source, split)
         if group not in self._writers:
             schema = SAMPLES.append(pa.field("bytes", pa.int64())).append(pa.field("block", pa.int64()))
             self._writers[group] = self._stack.enter_context(TableWriter(self._path(group), schema))
-        count = len(windows.rows)
         sizes = _sample_bytes(windows.stops - windows.starts, sensor)
         block_rows, block_cols = block_shape(series.chunk, sensor.chip_px)
         places = np.stack([windows.rows // block_rows, windows.cols // block_cols])
@@ -357,7 +381,7 @@ class _Samples:
                 "col": windows.cols,
                 "start": windows.starts,
                 "stop": windows.stops,
-                "site": pa.nulls(count, pa.string()),
+                "site": pa.nulls(count, pa.string()) if cutter is None else cutter.ids(windows.sites),
                 "bytes": sizes,
                 "block": blocks,
             }
@@ -396,11 +420,25 @@ def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:
     return np.asarray(frames * (sensor.chip_px**2 * pixel_bytes + 4) + 6_000)
 
 
-def _rejected_rows(series: PlannedSeries, windows: _Windows, reason: str) -> dict[str, list[str]]:
-    places = zip(windows.years.tolist(), windows.rows.tolist(), windows.cols.tolist(), strict=True)
-    keys = [sample_key(series.source, series.place, *place) for place in places]
-    count = len(keys)
-    return {"key": keys, "source": [series.source] * count, "scene": [series.scene] * count, "reason": [reason] * count}
+class _Rejected:
+    """Writes the table of rejected samples, and counts them by source and reason."""
+
+    def __init__(self, table: TableWriter) -> None:
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        self._table = table
+
+    def add(self, series: PlannedSeries, windows: Windows, reason: str) -> None:
+        places = zip(windows.years.tolist(), windows.rows.tolist(), windows.cols.tolist(), strict=True)
+        self._add([sample_key(series.source, series.place, *place) for place in places], series.source, series.scene, reason)
+
+    def add_sites(self, source: str, reason: str, ids: pa.Array) -> None:
+        self._add([f"{source}-site-{text}" for text in ids.to_pylist()], source, "", reason)
+
+    def _add(self, keys: list[str], source: str, scene: str, reason: str) -> None:
+        count = len(keys)
+        if count:
+            self.reasons[source, reason] += count
+            self._table.add({"key": keys, "source": [source] * count, "scene": [scene] * count, "reason": [reason] * count})
 
 
 def _series_row(series: PlannedSeries) -> dict[str, list[Any]]:

@@ -16,9 +16,10 @@ from data_prep.corpus import DATASET, read_json
 from data_prep.description import REJECTED, describe, rejected_lines, summary
 from data_prep.durable import TEMPORARY, json_bytes, whole_file
 from data_prep.engines import map_dask, map_local
-from data_prep.plan import Plan
+from data_prep.plan import Plan, plan_table
 from data_prep.planning import PlanSettings, make_plan
 from data_prep.shards import is_written, write_shard
+from data_prep.splits import split_blocks_of
 from data_prep.verify import index_paths, verify_shards
 
 
@@ -30,6 +31,12 @@ def shard(
     chip_px: dict[str, int] | None = None,
     shard_mb: float = 256.0,
     min_frames: int = 16,
+    sites: Path | None = None,
+    split_block_km: float | None = None,
+    split_shares: dict[str, float] | None = None,
+    split_buffer_km: float = 0.0,
+    split_seed: int = 0,
+    plan_only: bool = False,
     engine: Literal["local", "dask"] = "local",
     scheduler: str | None = None,
 ) -> None:
@@ -43,6 +50,14 @@ def shard(
         chip_px: side of a sample in pixels, by source (--chip_px.landsat 32); default: the sensors' own.
         shard_mb: size of a shard in megabytes (1e6 bytes), about.
         min_frames: samples with fewer dates in the year are rejected.
+        sites: CSV or Parquet table of places where samples are cut (columns id, lon, lat, and if wanted year, source, split;
+            draw_sites.py draws one); default: all windows of each scene.
+        split_block_km: split by place: side in kilometres of the blocks that go to one split as a whole; default: as the
+            scenes say.
+        split_shares: share of the blocks of each split (--split_shares.test 0.2); default: train 0.8, validation 0.1, test 0.1.
+        split_buffer_km: leave out samples nearer than this to a block of another split; at most half a block.
+        split_seed: another seed is another draw of the blocks.
+        plan_only: write the plan, say what is in it, and stop; started without it, the command goes on from there.
         engine: local processes, or a Dask cluster.
         scheduler: address of a running Dask scheduler; without it the dask engine starts a local cluster.
     """
@@ -52,9 +67,17 @@ def shard(
         raise ValueError("--scheduler is of use only with --engine dask")
     wanted = sources.split(",") if isinstance(sources, str) else sources
     settings = PlanSettings(
-        sources=None if wanted is None else tuple(wanted), chip_px=chip_px or {}, shard_mb=shard_mb, min_frames=min_frames
+        sources=None if wanted is None else tuple(wanted),
+        chip_px=chip_px or {},
+        shard_mb=shard_mb,
+        min_frames=min_frames,
+        sites=sites,
+        split_blocks=split_blocks_of(split_block_km, split_shares, split_buffer_km, split_seed),
     )
     plan = make_plan(input, output, settings, workers)
+    if plan_only:
+        print(plan_table(plan))
+        return
     for leftover in output.glob(f".*{TEMPORARY}"):  # of a run that was killed
         leftover.unlink(missing_ok=True)
     function = partial(write_shard, input.resolve(), output.resolve())

@@ -180,6 +180,32 @@ def test_plan_is_frozen_hashed_and_reads_no_pixels(
     assert len(set(keys)) == len(keys) == 12 + 4  # four of them are rejected when they are read
 
 
+def test_plan_only_says_what_would_be_written_and_the_command_goes_on_from_there(
+    archive: tuple[Path, Any], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "corpus"
+    assert run("--input", archive[0], "--output", output, *ARGUMENTS, "--plan_only", "true") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {tuple(row[:2]): int(row[3]) for row in rows if row and row[-1][-1].isdigit()} == {
+        ("modis", "train"): 4,
+        ("sentinel2", "test"): 4,
+        ("sentinel2", "train"): 8,
+    }
+    assert ["sentinel2", "4", "fewer", "than", "16", "dates", "in", "the", "year"] in rows
+    assert {path.name for path in output.iterdir()} == {PLAN, *TABLES.values()}
+    assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert contents(output) == contents(corpus)
+
+
+def test_a_run_that_was_killed_while_it_planned_starts_anew(archive: tuple[Path, Any], corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "corpus"
+    output.mkdir()
+    for name in (".sentinel2-train.samples.tmp", TABLES["series"], f".{TABLES['samples']}.0.tmp"):
+        (output / name).write_bytes(b"half")
+    assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert contents(output) == contents(corpus)
+
+
 def load_index(corpus: Path, name: str) -> dict[str, Any]:
     return json.loads((corpus / name).read_text())  # type: ignore[no-any-return]
 
@@ -430,6 +456,9 @@ def spoil_quality(folder: Path) -> None:
         (None, ["--chip_px.sentinel2", "0"], "chip_px must be at least 1"),
         (None, ["--min_frames", "18"], "fewer than 18 dates"),
         (None, ["--shard_mb", "0"], "shard_mb must be above 0"),
+        (None, ["--sites", "none.csv"], "table of sites none.csv does not exist"),
+        (None, ["--split_block_km", "10", "--split_buffer_km", "8"], "the buffer between splits is 8.0 km"),
+        (None, ["--split_buffer_km", "8"], "only with split_block_km"),
         (None, ["--workers", "0"], "workers must be at least 1"),
         (None, ["--scheduler", "tcp://localhost:1"], "only with --engine dask"),
     ],
