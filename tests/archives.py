@@ -112,3 +112,6 @@ def write_archive(folder: Path, seed: int = 0) -> dict[str, dict[str, Cube]]:
 
 
 CHIPS = ("--chip_px.sentinel2", "12", "--chip_px.modis", "4")
+
+
+BAND_METRES = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B05": 20, "B06": 20, "B07": 20, "B8A": 20, "B11": 20, "B12": 20}
