@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from data_prep.grid import Grid
 from data_prep.readers import open_reader
 from data_prep.readers.nesting import nesting_factor, read_nested
 from data_prep.sensors import Quality
-from tests.archives import BAND_METRES
+from tests.archives import BAND_METRES, PHYSICAL_BANDS, safe_metadata, safe_name, write_safe
 from tests.series import (
     BOX,
     CRS,
@@ -331,3 +332,136 @@ def test_bad_rasters_are_named(tmp_path: Path) -> None:
         write_raster(other, pixels[0, 0])
     with pytest.raises(ValueError, match=r"holds the tiles 31TFJ \(49 files\), 32TGJ \(1 files\); .* keep one tile a folder"):
         reader()
+
+
+# Sentinel-2 SAFE
+
+
+def write_products(folder: Path, pixels: np.ndarray, scl: np.ndarray, baselines: list[str], **metadata: Any) -> list[Path]:
+    """A product for each of the first dates; from 04.00 on the metadata state offsets of -1000, and -900 for B8A."""
+    products = []
+    for time, baseline in enumerate(baselines):
+        values = {
+            band: pixels[time, channel] if metres == 10 else coarse(pixels[time, channel])
+            for channel, (band, metres) in enumerate(BAND_METRES.items())
+        }
+        offsets = None if baseline < "04.00" else {band: -900 if band == "B8A" else -1000 for band in PHYSICAL_BANDS}
+        text = safe_metadata(baseline, offsets, **metadata)
+        products.append(write_safe(folder, DATES[time], values, coarse(scl[time]), baseline, text, TRANSFORM_10M))
+    return products
+
+
+TRANSFORM_10M = Affine(10.0, 0.0, 600_000.0, 0.0, -10.0, 4_900_020.0)
+BASELINES = ["02.09", "03.01", "04.00", "05.09"]
+
+
+def safe_numbers() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    pixels = rng.integers(1, 9000, (4, 10, 180, 120)).astype(np.uint16)
+    pixels[rng.random(pixels.shape) < 0.02] = 0
+    return pixels, rng.integers(0, 12, (4, 180, 120)).astype(np.uint8)
+
+
+def expected_of_safe(pixels: np.ndarray) -> np.ndarray:
+    """No data stays, other numbers of 04.00 and later lose their offset and stay above 0; 20 m pixels are repeated."""
+    result = on_fine_grid(pixels).astype(int)
+    for time in (2, 3):
+        for channel, band in enumerate(BAND_METRES):
+            shift = 900 if band == "B8A" else 1000
+            layer = result[time, channel]
+            layer[layer != 0] = np.maximum(layer[layer != 0] - shift, 1)
+    return result.astype(np.uint16)
+
+
+def open_safe(folder: Path, path: str = "s2", **options: Any) -> Any:
+    return open_reader(scene(folder, "sentinel2", container="sentinel2_safe", path=path, **options), "sentinel2", SENSORS)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_safe_products_of_several_baselines(tmp_path: Path, listed: bool) -> None:
+    pixels, scl = safe_numbers()
+    products = write_products(tmp_path / "s2", pixels, scl, BASELINES, listed=listed)
+    with open_safe(tmp_path) as reader:
+        assert reader.grid == Grid(crs=CRS, transform=TRANSFORM_10M, height=180, width=120)
+        assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse(scl)), DATES[:4])
+    with open_safe(tmp_path, path=f"s2/{products[2].name}") as reader:  # one product by itself
+        assert_windows_equal(reader, expected_of_safe(pixels)[2:3], repeated(coarse(scl))[2:3], DATES[2:3])
+    with open_safe(tmp_path, resampling="bilinear") as reader:
+        got = reader.read(10, 10, 20, 20, slice(0, 1)).pixels[0, 5]
+        np.testing.assert_array_equal(got, naive_bilinear(coarse(pixels[0, 5]), 2, 0)[10:30, 10:30])
+
+
+def test_safe_offset_is_never_guessed(tmp_path: Path) -> None:
+    pixels, scl = safe_numbers()
+    early, late = write_products(tmp_path / "s2", pixels[1:3], scl[1:3], ["03.01", "04.00"])
+    metadata = late / "MTD_MSIL2A.xml"
+    whole = metadata.read_text()
+
+    def refused(message: str, **options: Any) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            open_safe(tmp_path, **options)
+        assert late.name in str(caught.value)
+
+    refused(r"the offsets of 2021-01-11 are \[-1000, .*-900, .*\], but scene.yaml states 0", offset=0)
+    metadata.write_text(safe_metadata("04.00", None))
+    refused("is missing or does not say the additive offset, so scene.yaml must: `offset: -1000`")
+    metadata.unlink()
+    refused("is missing or does not say the additive offset")
+    with open_safe(tmp_path, offset={"2015-06-23": 0, str(DATES[1]): -1000}) as reader:
+        got = reader.read(0, 0, 180, 120, slice(None)).pixels
+    shifted = np.where(pixels[2] == 0, 0, np.maximum(pixels[2].astype(int) - 1000, 1))
+    np.testing.assert_array_equal(got[0], on_fine_grid(pixels[1:2])[0])
+    np.testing.assert_array_equal(got[1], on_fine_grid(shifted[None])[0])
+    metadata.write_text(whole[:300])
+    refused("is no XML that can be read")
+    metadata.write_text('<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>')
+    refused("is no XML that can be read: EntitiesForbidden")
+    metadata.write_text(safe_metadata("04.00", {"B2": -1000}))
+    refused("BOA_ADD_OFFSET does not give a whole number for each band")
+    metadata.write_text(safe_metadata("04.00", dict.fromkeys(PHYSICAL_BANDS, -1000), quantification=4000))
+    refused("reflectance is number / 4000, but number \\* 0.0001")
+    assert early.is_dir()
+
+
+def test_safe_mistakes_are_named(tmp_path: Path) -> None:
+    pixels, scl = safe_numbers()
+    with pytest.raises(ValueError, match="s2: no such folder"):
+        open_safe(tmp_path)
+    (tmp_path / "s2").mkdir()
+    (tmp_path / "s2" / "README").write_text("")
+    with pytest.raises(ValueError, match="no Level-2A product: none of its 1 files is like"):
+        open_safe(tmp_path)
+    products = write_products(tmp_path / "s2", pixels, scl, BASELINES)
+    again = tmp_path / "s2" / safe_name(DATES[1], "05.00")
+    products[1].rename(tmp_path / "kept")
+    for name in (products[1].name, again.name):  # one day in two processings
+        shutil.copytree(tmp_path / "kept", tmp_path / "s2" / name)
+    with pytest.raises(ValueError, match=f"2 products of {DATES[1]}: .*N0301.*, .*N0500.*; keep one a date"):
+        open_safe(tmp_path)
+    shutil.rmtree(again)
+    (image,) = products[1].glob("GRANULE/*/IMG_DATA/R20m/*_B11_20m.jp2")
+    whole = image.read_bytes()
+    image.unlink()
+    with pytest.raises(ValueError, match=f"1 of 4 dates are incomplete, missing: B11 of {DATES[1]}"):
+        open_safe(tmp_path)
+    with pytest.warns(UserWarning, match="1 of 4 dates left out"):
+        opened = open_safe(tmp_path, incomplete="leave_out")
+    with opened as reader:
+        kept = [0, 2, 3]
+        assert_windows_equal(reader, expected_of_safe(pixels)[kept], repeated(coarse(scl))[kept], DATES[kept], tries=3)
+    image.with_name(image.name.replace("T31TFJ", "T32TGJ")).write_bytes(whole)
+    with pytest.raises(ValueError, match=r"holds the tiles 31TFJ \(43 files\), 32TGJ \(1 files\)"):
+        open_safe(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_jpeg_2000_that_is_cut_off_is_an_error_not_zeros(tmp_path: Path, share: float) -> None:
+    """With GDAL's own setting of threads such a file reads as zeros, which are no data, and nobody would know."""
+    pixels, scl = safe_numbers()
+    products = write_products(tmp_path / "s2", pixels[:2], scl[:2], BASELINES[:2])
+    (image,) = products[1].glob("GRANULE/*/IMG_DATA/R10m/*_B04_10m.jp2")
+    image.write_bytes(image.read_bytes()[: int(share * image.stat().st_size)])
+    with open_safe(tmp_path) as reader:
+        assert reader.read(0, 0, 180, 120, slice(0, 1)).pixels.any()
+        with pytest.raises(ValueError, match=r"_B04_10m\.jp2: cannot be read as a raster: it is missing, damaged or cut off"):
+            reader.read(0, 0, 180, 120, slice(None))
