@@ -193,3 +193,65 @@ def write_safe(
         write("B02", 20, bands["B02"][::2, ::2] + 1)
         write("B02", 60, bands["B02"][::6, ::6] + 1)
     return product
+
+
+MODIS_TILE_M = 1_111_950.519767  # side of a tile of the sinusoidal grid
+STRUCT_METADATA = """GROUP=SwathStructure
+END_GROUP=SwathStructure
+GROUP=GridStructure
+\tGROUP=GRID_1
+\t\tGridName="MOD_Grid_BRDF"
+\t\tXDim={width}
+\t\tYDim={height}
+\t\tUpperLeftPointMtrs=({left:.6f},{top:.6f})
+\t\tLowerRightMtrs=({right:.6f},{bottom:.6f})
+\t\tProjection=GCTP_SNSOID
+\t\tProjParams=(6371007.181000,0,0,0,0,0,0,0,0,0,0,0,0)
+\t\tSphereCode=-1
+\t\tGridOrigin=HDFE_GD_UL
+\t\tGROUP=Dimension
+\t\tEND_GROUP=Dimension
+\t\tGROUP=DataField
+{fields}
+\t\tEND_GROUP=DataField
+\t\tGROUP=MergedFields
+\t\tEND_GROUP=MergedFields
+\tEND_GROUP=GRID_1
+END_GROUP=GridStructure
+GROUP=PointStructure
+END_GROUP=PointStructure
+END
+"""
+DATA_FIELD = """\t\t\tOBJECT=DataField_{number}
+\t\t\t\tDataFieldName="{name}"
+\t\t\t\tDataType=DFNT_INT16
+\t\t\t\tDimList=("YDim","XDim")
+\t\t\tEND_OBJECT=DataField_{number}"""
+
+
+def mcd43a4_name(date: np.datetime64, tile: str = "h18v04", production: str = "2021010041045") -> str:
+    return f"MCD43A4.A{date.item():%Y%j}.{tile}.061.{production}.hdf"
+
+
+def write_mcd43a4(
+    path: Path, pixels: np.ndarray, quality: np.ndarray, tile: tuple[int, int] = (18, 4), metadata: str = STRUCT_METADATA
+) -> None:
+    """One day of MCD43A4 as HDF4-EOS: pixels int16 (7, H, W), mandatory quality uint8 (7, H, W) of each band."""
+    from pyhdf.SD import SD, SDC
+
+    fields = {f"BRDF_Albedo_Band_Mandatory_Quality_Band{band + 1}": quality[band] for band in range(len(quality))}
+    fields |= {f"Nadir_Reflectance_Band{band + 1}": pixels[band] for band in range(len(pixels))}
+    file = SD(str(path), SDC.WRITE | SDC.CREATE | SDC.TRUNC)
+    for name, values in fields.items():
+        kind = {"int16": SDC.INT16, "uint8": SDC.UINT8, "float32": SDC.FLOAT32}[values.dtype.name]
+        field = file.create(name, kind, values.shape)
+        field.setcompress(SDC.COMP_DEFLATE, 4)
+        field.setfillvalue({"int16": 32_767, "uint8": 255, "float32": 0.0}[values.dtype.name])
+        field[:] = values
+        field.endaccess()
+    height, width = pixels.shape[1:]
+    left, top = (tile[0] - 18) * MODIS_TILE_M, (9 - tile[1]) * MODIS_TILE_M
+    listed = "\n".join(DATA_FIELD.format(number=number, name=name) for number, name in enumerate(fields, 1))
+    corners = {"left": left, "top": top, "right": left + MODIS_TILE_M, "bottom": top - MODIS_TILE_M}
+    file.attr("StructMetadata.0").set(SDC.CHAR8, metadata.format(width=width, height=height, fields=listed, **corners))
+    file.end()
