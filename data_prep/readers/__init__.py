@@ -15,6 +15,7 @@ import numpy as np
 from data_prep.grid import Grid
 from data_prep.readers.geotiff_scenes import GeoTiffScenes
 from data_prep.readers.hdf5_cube import Hdf5Cube
+from data_prep.readers.hdf5_sample import Hdf5Sample
 from data_prep.readers.modis_hdf4 import ModisHdf4
 from data_prep.readers.sentinel2_safe import Sentinel2Safe
 from data_prep.readers.storage import is_url
@@ -29,6 +30,7 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     "sentinel2_safe": Sentinel2Safe,
     "modis_hdf4": ModisHdf4,
     "hdf5_cube": Hdf5Cube,
+    "hdf5_sample": Hdf5Sample,
 }
 
 
