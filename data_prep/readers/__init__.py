@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from data_prep.grid import Grid
+from data_prep.readers.composite import Composite
 from data_prep.readers.geotiff_scenes import GeoTiffScenes
 from data_prep.readers.hdf5_cube import Hdf5Cube
 from data_prep.readers.hdf5_sample import Hdf5Sample
@@ -62,7 +63,8 @@ class SeriesReader(Protocol):
 def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> SeriesReader:
     """The reader of one source of a scene, with the options that scene.yaml gives it; close it or use it in a `with`.
 
-    `container` names one of `CONTAINERS`, whose docstrings explain their options.
+    `container` names one of `CONTAINERS`, whose docstrings explain their options. `compose` goes with all of them: by default
+    the dates stay as they are, `{every_days: 16, method: median}` makes one image of each 16 days (see Composite).
 
     Raises ValueError for an unknown source, container or option, and for what the reader finds wrong with the files.
     """
@@ -79,10 +81,17 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
     if not isinstance(container, str) or container not in CONTAINERS:
         raise ValueError(f"{origin}: container is {container!r}; expected one of {', '.join(CONTAINERS)}")
     reader = CONTAINERS[container]
+    compose = options.pop("compose", None)
     paths = _paths(options, scene.folder, origin, at_most_one=reader is not Hdf5Cube)
     place: Any = paths if reader is Hdf5Cube else paths[0]
     opened: SeriesReader = reader(place, sensor, **_checked(options, reader, origin))
-    return opened
+    if compose is None:
+        return opened
+    try:
+        return Composite(opened, compose, origin)
+    except ValueError:
+        opened.__exit__()
+        raise
 
 
 def _paths(options: dict[str, Any], folder: Path, origin: str, at_most_one: bool = False) -> list[str]:
@@ -102,5 +111,5 @@ def _checked(options: dict[str, Any], reader: Callable[..., SeriesReader], origi
     known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, {', '.join(sorted(known))}")
+        raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, compose, {', '.join(sorted(known))}")
     return options
