@@ -42,6 +42,11 @@ class Grid:
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
+    @property
+    def georeferenced(self) -> bool:
+        """False where the place is not known, as of samples without coordinates: the CRS is then a local one."""
+        return not self.crs.startswith("LOCAL_CS")
+
     def window(self, row: int, col: int, height: int, width: int) -> Grid:
         """The part of the grid that starts at (row, col). Raises ValueError when it reaches outside."""
         if row < 0 or col < 0 or row + height > self.height or col + width > self.width:
@@ -85,7 +90,10 @@ def read_raster_at_own_resolution(path: Path | str, footprint: Grid, fill: int) 
     """Band 1 of a classified raster over the footprint of `footprint` at (about) the raster's own pixel size.
 
     What land-cover counts are made from: a 500 m footprint holds some 280 pixels of a 30 m map. `fill` outside the raster.
+    Raises ValueError when the place of the footprint is not known.
     """
+    if not footprint.georeferenced:
+        raise ValueError(f"{path} cannot be read for a sample whose place is not known: give it a CRS and a transform")
     with rasterio.open(path) as raster, WarpedVRT(raster, crs=footprint.crs) as warped:
         own_x, own_y = abs(warped.transform.a), abs(warped.transform.e)
     left, bottom, right, top = footprint.bounds

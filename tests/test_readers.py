@@ -14,50 +14,24 @@ from affine import Affine
 
 from data_prep.readers import CONTAINERS, open_reader
 from data_prep.readers.conventions import decode_dates, grid_from_centres
-from data_prep.scene import Scene
-from data_prep.sensors import Sensor, load_sensors
+from data_prep.sensors import Sensor
+from tests.series import (
+    CRS,
+    DATES,
+    DAYS,
+    FRAMES,
+    HEIGHT,
+    SENSORS,
+    TRANSFORM,
+    WIDTH,
+    assert_windows_equal,
+    numbers,
+    scene,
+    write_raster,
+)
 
-SENSORS = load_sensors()
-CRS = "EPSG:32631"
-TRANSFORM = Affine(30.0, 0.0, 500_000.0, 0.0, -30.0, 4_000_000.0)
-HEIGHT, WIDTH, FRAMES = 24, 20, 7
-DATES = np.datetime64("2021-01-03") + np.array([0, 8, 16, 40, 48, 56, 300]).astype("timedelta64[D]")
-DAYS = DATES.astype("datetime64[D]").astype(np.int64)
 X = 500_015.0 + 30 * np.arange(WIDTH)
 Y = 3_999_985.0 - 30 * np.arange(HEIGHT)
-
-
-def scene(folder: Path, source: str, **options: Any) -> Scene:
-    return Scene(name="s", region="r", split="train", folder=folder, sources={source: options}, land_cover=None, labels={})
-
-
-def numbers(sensor: Sensor, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random stored numbers (T, C, H, W) with some no data, and quality codes (T, H, W)."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(1, 9000, (FRAMES, len(sensor.bands), HEIGHT, WIDTH)).astype(sensor.dtype)
-    pixels[rng.random(pixels.shape) < 0.02] = sensor.nodata
-    return pixels, rng.integers(0, 12, (FRAMES, HEIGHT, WIDTH)).astype(np.uint8)
-
-
-def assert_windows_equal(reader: Any, pixels: np.ndarray, quality: np.ndarray) -> None:
-    """Random windows at slices and at index arrays equal slicing of the arrays."""
-    rng = np.random.default_rng(1)
-    sensor: Sensor = reader.sensor
-    for _ in range(12):
-        row, col = int(rng.integers(0, HEIGHT - 1)), int(rng.integers(0, WIDTH - 1))
-        height, width = int(rng.integers(1, HEIGHT - row + 1)), int(rng.integers(1, WIDTH - col + 1))
-        chosen = np.sort(rng.choice(FRAMES, rng.integers(1, FRAMES + 1), replace=False))
-        for times in (chosen, slice(int(chosen[0]), int(chosen[-1]) + 1)):
-            got = reader.read(row, col, height, width, times)
-            box = (slice(row, row + height), slice(col, col + width))
-            expected = pixels[times][:, :, *box]
-            np.testing.assert_array_equal(got.pixels, expected)
-            assert got.pixels.dtype == np.dtype(sensor.dtype)
-            np.testing.assert_array_equal(got.quality, quality[times][:, *box])
-            np.testing.assert_array_equal(got.valid, sensor.valid(expected, quality[times][:, *box]))
-            np.testing.assert_array_equal(got.dates, DATES[times])
-    with pytest.raises(ValueError, match="leaves a grid of 24 x 20"):
-        reader.read(0, WIDTH - 1, 1, 2, slice(None))
 
 
 def write_zarr(
@@ -90,13 +64,12 @@ def write_zarr(
 
 @pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_zarr_windows_equal_slicing(tmp_path: Path, zarr_format: int) -> None:
-    sensor = SENSORS["sentinel2"]
+@pytest.mark.parametrize("source", ["sentinel2", "modis"])
+def test_zarr_windows_equal_slicing(tmp_path: Path, source: str, zarr_format: int) -> None:
+    sensor = SENSORS[source]
     pixels, quality = numbers(sensor)
-    write_zarr(tmp_path / "s2.zarr", sensor, pixels, quality, zarr_format)
-    with open_reader(
-        scene(tmp_path, "sentinel2", container="zarr_cube", path="s2.zarr", offset=0), "sentinel2", SENSORS
-    ) as reader:
+    write_zarr(tmp_path / "c.zarr", sensor, pixels, quality, zarr_format)
+    with open_reader(scene(tmp_path, source, container="zarr_cube", path="c.zarr", offset=0), source, SENSORS) as reader:
         assert reader.grid.crs == CRS
         assert reader.grid.transform == TRANSFORM
         assert reader.chunk == (8, 8)
@@ -135,7 +108,7 @@ def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
         ((), {}, "must state it: `offset: -1000`"),
         ((), {"offset": "-1000"}, "offset is '-1000'; expected a whole number"),
         ((), {"offset": 0, "quality": "QA"}, "no array 'QA'; it holds"),
-        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, band"),
+        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, compose, band"),
         (("time",), {"offset": 0}, "a series without time"),
         (("SCL",), {"offset": 0}, "no array 'SCL'"),
         (("band",), {"offset": 0}, "no one-dimensional array 'band'"),
@@ -177,21 +150,14 @@ def test_zarr_of_another_type_bands_or_axes(tmp_path: Path) -> None:
         )
 
 
-def write_geotiff(path: Path, values: np.ndarray, nodata: float | None = None, transform: Affine = TRANSFORM) -> None:
-    profile = {"driver": "GTiff", "height": values.shape[0], "width": values.shape[1], "count": 1, "dtype": values.dtype}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", **profile, nodata=nodata, crs=CRS, transform=transform) as file:
-        file.write(values, 1)
-
-
 def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str = "int16") -> None:
     sensor = SENSORS["landsat"]
     for time, date in enumerate(DATES):
         stem = f"HLS.L30.T31TFJ.{date.item():%Y%j}T103000.v2.0"
         for channel, band in enumerate(sensor.bands):
-            write_geotiff(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
-        write_geotiff(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
-        write_geotiff(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
+            write_raster(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
+        write_raster(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
+        write_raster(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
 
 
 def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +169,7 @@ def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.Monke
         assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
         assert reader.chunk == (HEIGHT, WIDTH)  # one strip: GDAL makes strips of some 8 kB
         assert_windows_equal(reader, pixels, quality)
-    monkeypatch.setattr("data_prep.readers.geotiff_scenes.MAX_OPEN_FILES", 3)  # fewer than one date needs
+    monkeypatch.setattr("data_prep.readers.raster_series.MAX_OPEN_FILES", 3)  # fewer than one date needs
     with open_reader(here, "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
 
@@ -214,8 +180,8 @@ def test_geotiff_other_names(tmp_path: Path) -> None:
     names = {band: f"b{n}" for n, band in enumerate(sensor.bands, 2)} | {"Fmask": "fmask"}
     for time, date in enumerate(DATES):
         for channel, band in enumerate(sensor.bands):
-            write_geotiff(tmp_path / "l" / str(date) / f"X_{date}_{names[band]}.tif", pixels[time, channel])
-        write_geotiff(tmp_path / "l" / str(date) / f"X_{date}_fmask.tif", quality[time])
+            write_raster(tmp_path / "l" / str(date) / f"X_{date}_{names[band]}.tif", pixels[time, channel])
+        write_raster(tmp_path / "l" / str(date) / f"X_{date}_fmask.tif", quality[time])
     options = {"pattern": r".*/X_(?P<date>[\d-]+)_(?P<band>\w+)\.tif", "date_format": "%Y-%m-%d", "band_names": names}
     with open_reader(scene(tmp_path, "landsat", container="geotiff_scenes", path="l", **options), "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
@@ -244,7 +210,7 @@ def test_geotiff_mistakes_are_named(tmp_path: Path) -> None:
         reader(band_names={"B4": "B04"})
 
     other_orbit = folder / "HLS.L30.T32TFJ.2021003T103024.v2.0.B04.tif"
-    write_geotiff(other_orbit, pixels[0, 0])
+    write_raster(other_orbit, pixels[0, 0])
     with pytest.raises(ValueError, match="two files for B04 of 2021-01-03"):
         reader()
     other_orbit.unlink()
@@ -257,11 +223,11 @@ def test_geotiff_mistakes_are_named(tmp_path: Path) -> None:
         (pixels[0, 0].astype(np.float32), {}, "stored as float32"),
     ]:
         red.unlink()
-        write_geotiff(red, values, **extra)
-        with reader() as broken, pytest.raises(ValueError, match=message):
-            broken.read(0, 0, 4, 4, slice(None))
+        write_raster(red, values, **extra)
+        with pytest.raises(ValueError, match=message):
+            reader()
     red.unlink()
-    with pytest.raises(ValueError, match="B04 of 2021-01-03 missing"):
+    with pytest.raises(ValueError, match="1 of 7 dates are incomplete, missing: B04 of 2021-01-03; fetch"):
         reader()
 
 
