@@ -7,40 +7,40 @@ scenes; when all are counted, these tables are read once more and divided into s
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
 from data_prep.blocks import block_shape
 from data_prep.division import Span, divide
 from data_prep.durable import TEMPORARY, json_bytes, sha256_of, whole_file
 from data_prep.engines import map_local
-from data_prep.grid import Grid, read_raster_at_own_resolution
 from data_prep.landcover import Legend, load_legend
+from data_prep.landcover_codes import LandCoverMap
 from data_prep.plan import (
     PLAN,
     TABLES,
     Plan,
     PlannedSeries,
     RejectedGroup,
+    Rejection,
     ShardGroup,
     load_plan,
     plan_values,
     sample_key,
 )
 from data_prep.plan_table import REJECTED, SAMPLES, SERIES, SHARDS, TableWriter, batches
-from data_prep.readers import open_reader
+from data_prep.planned_reader import open_file_or_scene
+from data_prep.sample_files import files_of, list_sha256, stands_for_files
 from data_prep.scene import DESCRIPTION, SPLITS, Scene, description_sha256, find_scenes, load_scene
 from data_prep.sensors import Sensor, load_sensors
 from data_prep.sites import ANY, SAME_WINDOW, SiteCutter, load_sites
@@ -49,9 +49,15 @@ from data_prep.windows import Windows, grid_windows, windows_at
 
 FEW_FRAMES = "fewer than {} dates in the year"
 NO_LAND_COVER = "the scene has no land cover"
+NO_PLACE = "its place on the globe is not known"
+OTHER_YEARS = "the land-cover map is of {} to {}; take its nearest year with nearest_year"
 OTHER_QUALITY = "land cover is counted from the quality layer of another source"
 SPLIT_BUFFER = "in the buffer beside a block of another split"
 WINDOW_TOO_LARGE = "a window of {size} x {size} px is larger than the scene, {height} x {width} px"
+
+# Files are surveyed some at a time, and jobs are handed out some at a time: their names and dates must not fill memory.
+FILES_A_JOB = 128
+JOBS_AT_ONCE = 400
 
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
@@ -87,11 +93,19 @@ class PlanSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Surveyed:
-    """One series as it was found: what is planned of it, its split, and the reason to reject all of it, or None."""
+    """One series as it was found.
+
+    Attributes:
+        series: what is planned of it.
+        split: its scene's.
+        reason: why all of it is rejected, or None.
+        cover_years: first and last year of its land-cover map, when other years are rejected.
+    """
 
     series: PlannedSeries
     split: str
-    reason: str | None
+    reason: str | None = None
+    cover_years: tuple[int, int] | None = None
 
 
 def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None, workers: int = 1) -> Plan:
@@ -108,7 +122,8 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     digest = hashlib.sha256()
     for scene in scenes:
         _add_legend(scene, legends)
-        digest.update(f"{scene.folder.relative_to(archive).as_posix()} {description_sha256(scene)}\n".encode())
+        listed = [list_sha256(scene, source) for source in sorted(set(scene.sources) & set(sensors))]
+        digest.update(f"{scene.folder.relative_to(archive).as_posix()} {description_sha256(scene)} {listed}\n".encode())
     arguments = {
         "sources": sorted(sensors),
         "shard_mb": settings.shard_mb,
@@ -128,10 +143,20 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     if output.exists() and (not output.is_dir() or any(not _is_ours(path.name) for path in output.iterdir())):
         raise ValueError(f"{output} exists and is no corpus; give a new output folder")
 
-    jobs = [scene.folder for scene in scenes]
-    found = _in_order(map_local(partial(survey, archive, sensors), jobs, workers), jobs)
-    surveyed = (series for of_scene in tqdm(found, desc="plan", unit="scene", total=len(jobs)) for series in of_scene)
-    return write_plan(output, surveyed, settings, arguments, sensors, legends)
+    return write_plan(output, _surveyed(archive, scenes, sensors, settings, workers), settings, arguments, sensors, legends)
+
+
+def _surveyed(
+    archive: Path, scenes: Sequence[Scene], sensors: Mapping[str, Sensor], settings: PlanSettings, workers: int
+) -> Iterator[Surveyed | Rejection]:
+    """All series in the order of scenes, surveyed by `workers` processes, some jobs at a time: there may be millions of files."""
+    needs_place = settings.sites is not None or settings.split_blocks is not None
+    jobs = _jobs(scenes, sensors)
+    with tqdm(desc="plan", unit="series") as bar:
+        while some := list(islice(jobs, JOBS_AT_ONCE)):
+            for found in _in_order(map_local(partial(survey, archive, sensors, needs_place), some, workers), some):
+                bar.update(len(found))
+                yield from found
 
 
 def _sites_sha256(path: Path) -> str:
@@ -174,58 +199,97 @@ def _add_legend(scene: Scene, legends: dict[str, Legend]) -> None:
         raise ValueError(f"{scene.folder / DESCRIPTION}: land cover from the quality layer of {quality!r}, which it lacks")
 
 
-def survey(archive: Path, sensors: Mapping[str, Sensor], folder: Path) -> list[Surveyed]:
-    """The series of the scene in `folder`, of the sources in `sensors`, by name of source; their files are opened here."""
-    scene = load_scene(folder)
-    cover = scene.land_cover
-    legend = None if cover is None else load_legend(cover.legend)
-    found = []
-    for source in sorted(set(scene.sources) & set(sensors)):
-        reason = None
-        if cover is None:
-            reason = NO_LAND_COVER
-        elif cover.quality is not None and cover.quality != source:
-            reason = OTHER_QUALITY
-        with open_reader(scene, source, sensors) as reader:
-            series = PlannedSeries(
-                scene=scene.name,
-                place=scene.name,
-                folder=folder.relative_to(archive).as_posix(),
-                description_sha256=description_sha256(scene),
-                source=source,
-                file=None,
-                legend="" if legend is None else legend.name,
-                grid=reader.grid,
-                chunk=reader.chunk,
-                dates=tuple(reader.dates.astype(np.int64).tolist()),
-            )
-        if cover is not None and cover.raster is not None and legend is not None:
-            _check_land_cover(scene, cover.raster, legend, series.grid, sensors[source].chip_px)
-        found.append(Surveyed(series=series, split=scene.split, reason=reason))
+@dataclass(frozen=True)
+class _Job:
+    """What a worker surveys at once: a scene, or some of the files of one of its sources, numbered from `first`."""
+
+    folder: Path
+    source: str | None = None
+    first: int = 0
+    files: tuple[str, ...] = ()
+
+
+def _jobs(scenes: Sequence[Scene], sensors: Mapping[str, Sensor]) -> Iterator[_Job]:
+    """Scene after scene; the files that a scene stands for are listed as they are asked for."""
+    for scene in scenes:
+        sources = sorted(set(scene.sources) & set(sensors))
+        if not all(stands_for_files(scene, source) for source in sources):
+            yield _Job(scene.folder)
+        for source in sources:
+            if stands_for_files(scene, source):
+                files, first = files_of(scene, source), 0
+                while some := tuple(islice(files, FILES_A_JOB)):
+                    yield _Job(scene.folder, source, first, some)
+                    first += len(some)
+
+
+def survey(archive: Path, sensors: Mapping[str, Sensor], needs_place: bool, job: _Job) -> list[Surveyed | Rejection]:
+    """The series of a job, by name of source and in the order of files; their files are opened here.
+
+    `needs_place`: series whose place on the globe is not known are rejected. So is a file among many that cannot be read; a scene
+    that cannot be read raises ValueError.
+    """
+    scene = load_scene(job.folder)
+    found: list[Surveyed | Rejection] = []
+    if job.source is None:
+        for source in sorted(set(scene.sources) & set(sensors)):
+            if not stands_for_files(scene, source):
+                found.append(_survey_series(archive, scene, source, sensors, needs_place))
+        return found
+    for number, file in enumerate(job.files, job.first):
+        place = f"{scene.name}_{number:08d}"
+        try:
+            found.append(_survey_series(archive, scene, job.source, sensors, needs_place, file, place))
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+                raise
+            reason = " ".join(str(error).split()).replace(f"{scene.folder}/", "")
+            found.append(Rejection(f"{job.source}-{place}", job.source, scene.name, f"cannot be read: {reason}"))
     return found
 
 
-def _check_land_cover(scene: Scene, raster: Path, legend: Legend, grid: Grid, rows: int) -> None:
-    """Read the map under the whole scene in strips of `rows`. Raises ValueError for foreign codes and for another place."""
-    if not raster.is_file():
-        raise ValueError(f"{scene.folder / DESCRIPTION}: land-cover raster {raster} does not exist")
-    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(raster) as file:
-        if file.crs is None or file.transform.is_identity:
-            raise ValueError(f"{raster} is not georeferenced: a land-cover map needs a CRS and a transform")
-    mapped = 0
-    for row in range(0, grid.height, rows):
-        strip = grid.window(row, 0, min(rows, grid.height - row), grid.width)
-        try:
-            mapped += int(legend.count(read_raster_at_own_resolution(raster, strip, legend.fill[0])).sum())
-        except ValueError as error:
-            raise ValueError(f"{raster}: {error}") from error
-    if mapped == 0:
-        raise ValueError(f"{raster} maps nothing of scene {scene.name}, {grid.crs} {grid.bounds}: does it lie elsewhere?")
+def _survey_series(
+    archive: Path,
+    scene: Scene,
+    source: str,
+    sensors: Mapping[str, Sensor],
+    needs_place: bool,
+    file: str | None = None,
+    place: str | None = None,
+) -> Surveyed:
+    cover = scene.land_cover
+    legend = None if cover is None else load_legend(cover.legend)
+    with open_file_or_scene(scene, source, file, sensors) as reader:
+        series = PlannedSeries(
+            scene=scene.name,
+            place=place or scene.name,
+            folder=scene.folder.relative_to(archive).as_posix(),
+            description_sha256=description_sha256(scene),
+            source=source,
+            file=file,
+            legend="" if legend is None else legend.name,
+            grid=reader.grid,
+            chunk=reader.chunk,
+            dates=tuple(reader.dates.astype(np.int64).tolist()),
+        )
+    reason, years = None, None
+    if cover is None or legend is None:
+        reason = NO_LAND_COVER
+    elif cover.quality is not None and cover.quality != source:
+        reason = OTHER_QUALITY
+    elif (cover.rasters or needs_place) and not series.grid.georeferenced:
+        reason = NO_PLACE
+    elif cover.rasters:
+        with LandCoverMap(cover, legend, str(scene.folder / DESCRIPTION)) as land_cover:
+            if file is None:
+                land_cover.check(scene, series.grid)
+            years = None if cover.nearest_year else land_cover.years
+    return Surveyed(series=series, split=scene.split, reason=reason, cover_years=years)
 
 
 def write_plan(
     output: Path,
-    surveyed: Iterable[Surveyed],
+    surveyed: Iterable[Surveyed | Rejection],
     settings: PlanSettings,
     arguments: Mapping[str, Any],
     sensors: Mapping[str, Sensor],
@@ -258,7 +322,7 @@ def write_plan(
 def _write_tables(
     files: Mapping[str, Path],
     output: Path,
-    surveyed: Iterable[Surveyed],
+    surveyed: Iterable[Surveyed | Rejection],
     settings: PlanSettings,
     sensors: Mapping[str, Sensor],
 ) -> tuple[dict[str, str], list[ShardGroup], list[RejectedGroup]]:
@@ -272,14 +336,17 @@ def _write_tables(
     ):
         rejected = _Rejected(rejected_table)
         for found in surveyed:
+            if isinstance(found, Rejection):
+                rejected.add(found)
+                continue
             series, sensor = found.series, sensors[found.series.source]
             number, planned = series_table.rows, 0
             for windows, reason in _cut(found, sensor.chip_px, settings.min_frames, cutter):
                 if reason is not None:
-                    rejected.add(series, windows, reason)
+                    rejected.add_windows(series, windows, reason)
                     continue
                 splits = _splits(found, sensor.chip_px, windows, settings.split_blocks, cutter)
-                rejected.add(series, windows.take(splits == IN_BUFFER), SPLIT_BUFFER)
+                rejected.add_windows(series, windows.take(splits == IN_BUFFER), SPLIT_BUFFER)
                 for index, split in enumerate(SPLITS):
                     of_split = windows.take(splits == index)
                     samples.add(number, split, of_split, series, sensor, cutter)
@@ -316,7 +383,7 @@ def _write_tables(
 def _cut(found: Surveyed, size: int, min_frames: int, cutter: SiteCutter | None) -> Iterator[tuple[Windows, str | None]]:
     """The samples of one series with None, and those to reject with the reason; each part in the order of reading."""
     series, reason = found.series, found.reason
-    if cutter is not None:
+    if cutter is not None and series.grid.georeferenced:
         windows, repeated = cutter.cut(series, size)
         yield repeated, SAME_WINDOW
     elif min(series.grid.shape) >= size:
@@ -327,6 +394,11 @@ def _cut(found: Surveyed, size: int, min_frames: int, cutter: SiteCutter | None)
     if reason is not None:
         yield windows, reason
         return
+    if found.cover_years is not None:
+        first, last = found.cover_years
+        outside = (windows.years < first) | (windows.years > last)
+        yield windows.take(outside), OTHER_YEARS.format(first, last)
+        windows = windows.take(~outside)
     few = windows.stops - windows.starts < min_frames
     yield windows.take(few), FEW_FRAMES.format(min_frames)
     yield windows.take(~few), None
@@ -427,7 +499,10 @@ class _Rejected:
         self.reasons: Counter[tuple[str, str]] = Counter()
         self._table = table
 
-    def add(self, series: PlannedSeries, windows: Windows, reason: str) -> None:
+    def add(self, rejection: Rejection) -> None:
+        self._add([rejection.key], rejection.source, rejection.scene, rejection.reason)
+
+    def add_windows(self, series: PlannedSeries, windows: Windows, reason: str) -> None:
         places = zip(windows.years.tolist(), windows.rows.tolist(), windows.cols.tolist(), strict=True)
         self._add([sample_key(series.source, series.place, *place) for place in places], series.source, series.scene, reason)
 

@@ -22,14 +22,14 @@ from data_prep.blocks import BlockReader
 from data_prep.corpus import MEMBERS, VERSION, read_json
 from data_prep.durable import json_bytes, sha256_of, whole_file
 from data_prep.faults import shard_faults
-from data_prep.grid import read_raster_at_own_resolution
 from data_prep.landcover import Legend
+from data_prep.landcover_codes import LandCoverCodes, open_land_cover
 from data_prep.normalization import BandStatistics
-from data_prep.plan import PLAN, Plan, PlannedSample, PlannedSeries, PlannedShard, Rejection
+from data_prep.plan import PLAN, Plan, PlannedSample, PlannedShard, Rejection
 from data_prep.plan import load_plan as read_plan
-from data_prep.readers import SeriesReader, open_reader
+from data_prep.planned_reader import open_planned
 from data_prep.sample import Sample
-from data_prep.scene import Scene, description_sha256, load_scene
+from data_prep.scene import Scene, load_scene
 
 NOTHING_VALID = "no valid observation in the year"
 NOTHING_MAPPED = "no mapped land cover in the footprint"
@@ -101,22 +101,17 @@ def read_samples(archive: Path, plan: Plan, shard: PlannedShard) -> Iterator[Sam
     """The shard's samples in order, read from the archive, or why they are rejected."""
     for planned, group in groupby(shard.samples, key=lambda sample: sample.series):
         scene = load_scene(archive / planned.folder)
-        with open_reader(scene, shard.source, plan.sensors) as reader:
-            _check_unchanged(scene, planned, reader)
+        legend = plan.legends[planned.legend]
+        with open_planned(scene, planned, plan.sensors) as reader, open_land_cover(scene, legend) as land_cover:
             samples = list(group)
             blocks = BlockReader(reader, samples)
             for sample in samples:
-                yield _read_sample(blocks, scene, plan.legends[planned.legend], sample)
+                yield _read_sample(blocks, land_cover, scene, legend, sample)
 
 
-def _check_unchanged(scene: Scene, planned: PlannedSeries, reader: SeriesReader) -> None:
-    if description_sha256(scene) != planned.description_sha256 or not planned.is_of(reader):
-        raise ValueError(
-            f"{planned.source} of scene {scene.folder} changed since the corpus was planned; use a new output folder"
-        )
-
-
-def _read_sample(blocks: BlockReader, scene: Scene, legend: Legend, planned: PlannedSample) -> Sample | Rejection:
+def _read_sample(
+    blocks: BlockReader, land_cover: LandCoverCodes, scene: Scene, legend: Legend, planned: PlannedSample
+) -> Sample | Rejection:
     """Read one sample. What is wrong with its data is a reason to reject it; what is wrong with the machine is raised."""
 
     def reject(reason: str) -> Rejection:
@@ -130,12 +125,7 @@ def _read_sample(blocks: BlockReader, scene: Scene, legend: Legend, planned: Pla
         series = blocks.read(planned)
         if not series.valid.any():
             return reject(NOTHING_VALID)
-        assert scene.land_cover is not None
-        if scene.land_cover.raster is None:
-            codes = series.quality
-        else:
-            codes = read_raster_at_own_resolution(scene.land_cover.raster, footprint, legend.fill[0])
-        counts = legend.count(codes)
+        counts = legend.count(land_cover.codes(planned, series))
         if not counts.any():
             return reject(NOTHING_MAPPED)
         return Sample(
