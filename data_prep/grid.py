@@ -52,6 +52,8 @@ class Grid:
     def places_of(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Longitudes and latitudes in degrees of (fractional) pixel coordinates, each float64 (n,)."""
         x, y = apply(self.transform, np.asarray(cols, np.float64), np.asarray(rows, np.float64))
+        if self.crs == GEOGRAPHIC:
+            return x, y
         lon, lat = transform(self.crs, GEOGRAPHIC, x, y)
         return np.array(lon), np.array(lat)
 

@@ -98,7 +98,7 @@ class LabelCodes:
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """One raster of a map: where it lies, (left, bottom, right, top) in its CRS, and how many bands it has."""
 
     path: Path
@@ -117,7 +117,7 @@ class LandCoverMap:
 
     def __init__(self, cover: LandCover, legend: Legend, origin: str) -> None:
         self._cover, self._legend = cover, legend
-        self._tiles = _tiles(cover.rasters)
+        self._tiles, self.years = map_tiles(cover, origin)
         by_crs: dict[CRS, list[int]] = {}
         for number, tile in enumerate(self._tiles):
             by_crs.setdefault(tile.crs, []).append(number)
@@ -125,18 +125,6 @@ class LandCoverMap:
         self._by_crs = {crs: np.array(numbers) for crs, numbers in by_crs.items()}
         self._stack = ExitStack()
         self._open: dict[Path, Any] = {}
-        counts = sorted({tile.bands for tile in self._tiles})
-        if len(counts) > 1:
-            raise ValueError(f"{origin}: the rasters of land cover have {counts} bands; expected the same number in each")
-        if cover.first_year is None:
-            self.years: tuple[int, int] | None = None
-            if counts[0] > 1:
-                raise ValueError(
-                    f"{origin}: {self._tiles[0].path} has {counts[0]} bands; if they are years, say which year the first one is, "
-                    "`first_year: 2000`, else give a raster of one band"
-                )
-        else:
-            self.years = (cover.first_year, cover.first_year + counts[0] - 1)
 
     def codes(self, sample: PlannedSample, series: Series) -> np.ndarray:  # noqa: ARG002
         footprint = sample.series.grid.window(sample.row, sample.col, sample.size, sample.size)
@@ -183,12 +171,12 @@ class LandCoverMap:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _dataset(self, tile: _Tile) -> Any:
+    def _dataset(self, tile: Tile) -> Any:
         if tile.path not in self._open:
             self._open[tile.path] = self._stack.enter_context(rasterio.open(tile.path))
         return self._open[tile.path]
 
-    def _under(self, footprint: Grid) -> list[tuple[_Tile, tuple[int, int]]]:
+    def _under(self, footprint: Grid) -> list[tuple[Tile, tuple[int, int]]]:
         """The tiles that the footprint touches, each with the (rows, columns) of its own pixels that the footprint is about."""
         col, row = (at.ravel() for at in np.meshgrid(*(np.linspace(0, extent, 3) for extent in footprint.shape[::-1])))
         places = apply(footprint.transform, col, row)
@@ -215,8 +203,27 @@ def _regridded(footprint: Grid, shape: tuple[int, ...]) -> Grid:
     return Grid(crs=footprint.crs, transform=affine, height=height, width=width)
 
 
+def map_tiles(cover: LandCover, origin: str) -> tuple[tuple[Tile, ...], tuple[int, int] | None]:
+    """The rasters of a map, and the first and last year that have a band; None for a map that is of no year.
+
+    Raises ValueError that begins with `origin` when their bands are not what `cover` says.
+    """
+    tiles = _tiles(cover.rasters)
+    counts = sorted({tile.bands for tile in tiles})
+    if len(counts) > 1:
+        raise ValueError(f"{origin}: the rasters of land cover have {counts} bands; expected the same number in each")
+    if cover.first_year is not None:
+        return tiles, (cover.first_year, cover.first_year + counts[0] - 1)
+    if counts[0] > 1:
+        raise ValueError(
+            f"{origin}: {tiles[0].path} has {counts[0]} bands; if they are years, say which year the first one is, "
+            "`first_year: 2000`, else give a raster of one band"
+        )
+    return tiles, None
+
+
 @lru_cache(maxsize=4)
-def _tiles(paths: tuple[Path, ...]) -> tuple[_Tile, ...]:
+def _tiles(paths: tuple[Path, ...]) -> tuple[Tile, ...]:
     """The rasters of files and of folders. Raises ValueError for what is missing or lies nowhere.
 
     Kept, since scenes share the tiles of the globe, and opening a thousand of them takes a second.
@@ -232,7 +239,7 @@ def _tiles(paths: tuple[Path, ...]) -> tuple[_Tile, ...]:
             with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(path) as raster:
                 if raster.crs is None or raster.transform.is_identity:
                     raise ValueError(f"{path} is not georeferenced: a land-cover map needs a CRS and a transform")
-                found.append(_Tile(path, raster.crs, raster.transform, tuple(raster.bounds), raster.count))
+                found.append(Tile(path, raster.crs, raster.transform, tuple(raster.bounds), raster.count))
         except rasterio.RasterioIOError as error:
             raise ValueError(f"land-cover raster {path} cannot be read: {error}") from error
     return tuple(found)
