@@ -30,6 +30,7 @@ from tests.series import (
     WIDTH,
     assert_windows_equal,
     coarse,
+    naive_bilinear,
     numbers,
     repeated,
     scene,
@@ -132,26 +133,6 @@ def test_sentinel2_cogs_of_two_resolutions(tmp_path: Path) -> None:
             np.testing.assert_array_equal(got.pixels[time, channel], expected)
         part = reader.read(3, 5, 8, 7, np.array([1, 4]))
         np.testing.assert_array_equal(part.pixels, got.pixels[[1, 4]][:, :, 3:11, 5:12])
-
-
-def naive_bilinear(values: np.ndarray, factor: int, nodata: int) -> np.ndarray:
-    """Pixel by pixel, from distances between pixel centres."""
-    height, width = values.shape
-    result = np.full((height * factor, width * factor), nodata, dtype=values.dtype)
-    for row in range(height * factor):
-        for col in range(width * factor):
-            if values[row // factor, col // factor] == nodata:
-                continue
-            y, x = (row + 0.5) / factor - 0.5, (col + 0.5) / factor - 0.5
-            total = weights = 0.0
-            for r in range(int(np.floor(y)), int(np.floor(y)) + 2):
-                for c in range(int(np.floor(x)), int(np.floor(x)) + 2):
-                    value = int(values[min(max(r, 0), height - 1), min(max(c, 0), width - 1)])
-                    if value != nodata:
-                        weight = (1 - abs(y - r)) * (1 - abs(x - c))
-                        total, weights = total + weight * value, weights + weight
-            result[row, col] = round(total / weights)
-    return result
 
 
 @pytest.mark.parametrize("factor", [2, 3, 6])
