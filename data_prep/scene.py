@@ -11,8 +11,9 @@
     labels:
       crop_type: {path: crop_type.tif, classes: {1: paddy_rice, 2: winter_wheat}, nodata: 0}
 
-Paths are relative to the folder. What a source's container needs beside `container` and `path` stands in the reader's
-docstring (`data_prep/readers/`).
+Paths are relative to the folder; those of sources may be fsspec URLs. What a source's container needs beside `container` and
+`path` stands in the reader's docstring (`data_prep/readers/`). `compose: {every_days: 16, method: median}` makes regular steps of
+any source (`data_prep/readers/composite.py`).
 """
 
 from __future__ import annotations

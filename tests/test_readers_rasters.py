@@ -162,6 +162,30 @@ def test_bilinear_equals_gdal_inside(factor: int) -> None:
     assert np.abs(got[inside].astype(int) - expected[inside]).max() <= 1  # GDAL rounds halves up
 
 
+@pytest.mark.parametrize("nodata", [None, 0])
+@pytest.mark.parametrize("factor", [2, 3, 6])
+def test_any_window_is_part_of_the_whole(factor: int, nodata: int | None) -> None:
+    rng = np.random.default_rng(factor)
+    values = rng.integers(0, 4, (2, 7, 5)).astype(np.int16)  # a quarter is 0, no data
+    own = Grid(crs=CRS, transform=TRANSFORM @ Affine.scale(factor), height=7, width=5)
+
+    def read(row: int, col: int, height: int, width: int) -> np.ndarray:
+        assert 0 <= row < row + height <= 7
+        assert 0 <= col < col + width <= 5
+        return values[:, row : row + height, col : col + width]
+
+    whole = read_nested(read, own, factor, (0, 0, 7 * factor, 5 * factor), nodata)
+    if nodata is None:
+        np.testing.assert_array_equal(whole, repeated(values, factor))
+    else:
+        np.testing.assert_array_equal(whole, [naive_bilinear(layer, factor, nodata) for layer in values])
+    for _ in range(200):
+        row, col = int(rng.integers(0, 7 * factor)), int(rng.integers(0, 5 * factor))
+        height, width = int(rng.integers(1, 7 * factor - row + 1)), int(rng.integers(1, 5 * factor - col + 1))
+        part = read_nested(read, own, factor, (row, col, height, width), nodata)
+        np.testing.assert_array_equal(part, whole[:, row : row + height, col : col + width])
+
+
 @pytest.mark.parametrize(
     ("transform", "shape", "crs"),
     [
