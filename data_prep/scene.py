@@ -21,8 +21,9 @@ Land cover comes from one of
 A scene may also stand for very many files with one series each: `{container: hdf5_sample, path: samples/}` is all HDF5 files in
 a folder and its folders, `path: samples.txt` those that a text file lists, one a line.
 
-Paths are relative to the folder. What a source's container needs beside `container` and `path` stands in the reader's
-docstring (`data_prep/readers/`).
+Paths are relative to the folder; those of sources may be fsspec URLs. What a source's container needs beside `container` and
+`path` stands in the reader's docstring (`data_prep/readers/`). `compose: {every_days: 16, method: median}` makes regular steps of
+any source (`data_prep/readers/composite.py`).
 """
 
 from __future__ import annotations

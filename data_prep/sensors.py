@@ -81,7 +81,8 @@ class Sensor:
         rgb: the three bands shown as red, green and blue.
         quality: decoding of the quality layer.
         offset_varies: True where archives of the product differ in an additive offset (Sentinel-2: -1000 from processing
-            baseline 04.00 on, unless the archive is harmonised already). A scene must then state its offset.
+            baseline 04.00 on, unless the archive is harmonised already). Metadata that the reader knows, or the scene, must
+            then state it.
     """
 
     name: str

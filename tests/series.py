@@ -76,3 +76,23 @@ def coarse(values: np.ndarray, factor: int = 2) -> np.ndarray:
 def repeated(values: np.ndarray, factor: int = 2) -> np.ndarray:
     """Each pixel `factor` x `factor` times, by the Kronecker product."""
     return np.kron(values, np.ones((factor, factor), dtype=values.dtype))
+
+
+def naive_bilinear(values: np.ndarray, factor: int, nodata: int) -> np.ndarray:
+    """Pixel by pixel, from distances between pixel centres."""
+    height, width = values.shape
+    result = np.full((height * factor, width * factor), nodata, dtype=values.dtype)
+    for row in range(height * factor):
+        for col in range(width * factor):
+            if values[row // factor, col // factor] == nodata:
+                continue
+            y, x = (row + 0.5) / factor - 0.5, (col + 0.5) / factor - 0.5
+            total = weights = 0.0
+            for r in range(int(np.floor(y)), int(np.floor(y)) + 2):
+                for c in range(int(np.floor(x)), int(np.floor(x)) + 2):
+                    value = int(values[min(max(r, 0), height - 1), min(max(c, 0), width - 1)])
+                    if value != nodata:
+                        weight = (1 - abs(y - r)) * (1 - abs(x - c))
+                        total, weights = total + weight * value, weights + weight
+            result[row, col] = round(total / weights)
+    return result

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import rasterio
@@ -25,6 +26,7 @@ from tests.series import (
     TRANSFORM,
     WIDTH,
     assert_windows_equal,
+    naive_bilinear,
     numbers,
     scene,
     write_raster,
@@ -148,6 +150,71 @@ def test_zarr_of_another_type_bands_or_axes(tmp_path: Path) -> None:
             "sentinel2",
             SENSORS,
         )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_damaged_zarr_is_named(tmp_path: Path, zarr_format: int) -> None:
+    sensor = SENSORS["landsat"]
+    store = tmp_path / "l.zarr"
+    here = scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr")
+    chunk = store / "reflectance" / ("c/0/0/1/0" if zarr_format == 3 else "0.0.1.0")
+    metadata = store / "reflectance" / ("zarr.json" if zarr_format == 3 else ".zarray")
+    write_zarr(store, sensor, *numbers(sensor), zarr_format=zarr_format)
+    whole = chunk.read_bytes()
+    for content in (whole[: len(whole) // 2], b"x" * 50, b""):
+        chunk.write_bytes(content)
+        with open_reader(here, "landsat", SENSORS) as reader:
+            assert reader.read(0, 0, 8, 8, slice(None)).pixels.any()
+            with pytest.raises(ValueError, match=r"l\.zarr/reflectance: a chunk cannot be decoded, it is damaged or cut off"):
+                reader.read(0, 0, 16, 8, slice(None))
+    chunk.write_bytes(whole)
+    metadata.write_bytes(metadata.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"l\.zarr: metadata of .* cannot be read"):
+        open_reader(here, "landsat", SENSORS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (7, 2, 16, 16))])
+def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, shards: tuple[int, ...] | None) -> None:
+    """By itself Blosc reads such chunks as numbers that nobody wrote."""
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    write_zarr(tmp_path / "l.zarr", sensor, pixels, quality, zarr_format)
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    blosc = zarr.codecs.BloscCodec(cname="lz4") if zarr_format == 3 else numcodecs.Blosc(cname="lz4")
+    options: dict[str, Any] = {} if shards is None else {"shards": shards}
+    group.create_array("packed", data=pixels, chunks=(7, 2, 8, 8), compressors=blosc, **options)
+    options = {"container": "zarr_cube", "path": "l.zarr", "reflectance": "packed"}
+    chunk = tmp_path / "l.zarr" / "packed" / ("c/0/0/0/0" if zarr_format == 3 else "0.0.0.0")
+    whole = chunk.read_bytes()
+    with open_reader(scene(tmp_path, "landsat", **options), "landsat", SENSORS) as reader:
+        assert_windows_equal(reader, pixels, quality)
+        if shards is not None:  # its index lies at its end, so a shard cut off anywhere has none: another error
+            chunk.write_bytes(whole[:-1])
+            with pytest.raises(ValueError, match="packed: a chunk cannot be decoded, it is damaged or cut off"):
+                reader.read(0, 0, 16, 16, slice(None))
+            return
+        for length in (0, 1, 15, 16, 17, len(whole) // 2, len(whole) - 1):
+            chunk.write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=f"packed: a chunk cannot be decoded.*0 has {length} of"):
+                reader.read(0, 0, 8, 8, slice(None))
+        chunk.write_bytes(whole)
+        assert_windows_equal(reader, pixels, quality)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dates_of_zarr_that_repeat_or_go_back(tmp_path: Path) -> None:
+    sensor = SENSORS["landsat"]
+    write_zarr(tmp_path / "l.zarr", sensor, *numbers(sensor))
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    for times, message in (
+        ([0, 8, 8, 16, 17, 18, 19], "2021-01-11 is followed by 2021-01-11"),
+        ([9, 8, 10, 11, 12, 13, 14], "2021-01-12 is"),
+    ):
+        group["time"][:] = np.array(times)
+        with pytest.raises(ValueError, match=f"{message}.* sort the images and mosaic those of one day first"):
+            open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS)
 
 
 def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str = "int16") -> None:
@@ -329,6 +396,47 @@ def test_hdf5_mistakes_are_named(tmp_path: Path) -> None:
     refused("quality codes are stored as float32")
     write_stacked(path, sensor, pixels, quality, dates=DAYS[::-1].copy())
     refused("dates must increase strictly: 2021-10-30 is followed by")
+
+
+def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
+    sensor = SENSORS["modis"]
+    path = tmp_path / "modis.h5"
+    write_stacked(path, sensor, *numbers(sensor))
+    here = scene(tmp_path, "modis", container="hdf5_cube", path="modis.h5")
+    with h5py.File(path) as file:
+        chunk = file["reflectance"].id.get_chunk_info(5)
+    whole = path.read_bytes()
+    end = chunk.byte_offset + chunk.size
+    path.write_bytes(whole[: chunk.byte_offset] + bytes(chunk.size) + whole[end:])
+    message = r"modis\.h5/reflectance: cannot be read, it is damaged or cut off"
+    with open_reader(here, "modis", SENSORS) as reader, pytest.raises(ValueError, match=message):
+        reader.read(0, 0, HEIGHT, WIDTH, slice(None))
+    path.write_bytes(whole[: len(whole) - 100])
+    with pytest.raises(ValueError, match=r"modis\.h5: no readable HDF5"):
+        open_reader(here, "modis", SENSORS)
+
+
+def test_hdf5_bilinear_like_rasters(tmp_path: Path) -> None:
+    """The same method as for rasters: numbers from the naive loop of their tests."""
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    coarse = pixels[:, 4:, : HEIGHT // 2, : WIDTH // 2]
+    names = list(VARIABLES.values())
+    write_netcdf(tmp_path / "10m.nc", {name: pixels[:, i] for i, name in enumerate(names[:4])} | {"SCL": quality}, 30.0, DAYS)
+    write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])}, 60.0, DAYS)
+    options = {
+        "container": "hdf5_cube",
+        "paths": ["10m.nc", "20m.nc"],
+        "variables": VARIABLES,
+        "offset": 0,
+        "resampling": "bilinear",
+    }
+    with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
+        got = reader.read(2, 3, 9, 8, slice(1, 4))
+    np.testing.assert_array_equal(got.pixels[:, :4], pixels[1:4, :4, 2:11, 3:11])
+    for frame, channel in ((0, 4), (2, 9)):
+        expected = naive_bilinear(coarse[frame + 1, channel - 4], 2, sensor.nodata)[2:11, 3:11]
+        np.testing.assert_array_equal(got.pixels[frame, channel], expected)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tests.series import (
     WIDTH,
     assert_windows_equal,
     coarse,
+    naive_bilinear,
     numbers,
     repeated,
     scene,
@@ -134,26 +135,6 @@ def test_sentinel2_cogs_of_two_resolutions(tmp_path: Path) -> None:
         np.testing.assert_array_equal(part.pixels, got.pixels[[1, 4]][:, :, 3:11, 5:12])
 
 
-def naive_bilinear(values: np.ndarray, factor: int, nodata: int) -> np.ndarray:
-    """Pixel by pixel, from distances between pixel centres."""
-    height, width = values.shape
-    result = np.full((height * factor, width * factor), nodata, dtype=values.dtype)
-    for row in range(height * factor):
-        for col in range(width * factor):
-            if values[row // factor, col // factor] == nodata:
-                continue
-            y, x = (row + 0.5) / factor - 0.5, (col + 0.5) / factor - 0.5
-            total = weights = 0.0
-            for r in range(int(np.floor(y)), int(np.floor(y)) + 2):
-                for c in range(int(np.floor(x)), int(np.floor(x)) + 2):
-                    value = int(values[min(max(r, 0), height - 1), min(max(c, 0), width - 1)])
-                    if value != nodata:
-                        weight = (1 - abs(y - r)) * (1 - abs(x - c))
-                        total, weights = total + weight * value, weights + weight
-            result[row, col] = round(total / weights)
-    return result
-
-
 @pytest.mark.parametrize("factor", [2, 3, 6])
 def test_bilinear_equals_gdal_inside(factor: int) -> None:
     values = np.random.default_rng(0).integers(1, 9000, (9, 11)).astype(np.uint16)
@@ -179,6 +160,30 @@ def test_bilinear_equals_gdal_inside(factor: int) -> None:
     )
     inside = np.s_[factor:-factor, factor:-factor]  # GDAL weighs the border in its own way
     assert np.abs(got[inside].astype(int) - expected[inside]).max() <= 1  # GDAL rounds halves up
+
+
+@pytest.mark.parametrize("nodata", [None, 0])
+@pytest.mark.parametrize("factor", [2, 3, 6])
+def test_any_window_is_part_of_the_whole(factor: int, nodata: int | None) -> None:
+    rng = np.random.default_rng(factor)
+    values = rng.integers(0, 4, (2, 7, 5)).astype(np.int16)  # a quarter is 0, no data
+    own = Grid(crs=CRS, transform=TRANSFORM @ Affine.scale(factor), height=7, width=5)
+
+    def read(row: int, col: int, height: int, width: int) -> np.ndarray:
+        assert 0 <= row < row + height <= 7
+        assert 0 <= col < col + width <= 5
+        return values[:, row : row + height, col : col + width]
+
+    whole = read_nested(read, own, factor, (0, 0, 7 * factor, 5 * factor), nodata)
+    if nodata is None:
+        np.testing.assert_array_equal(whole, repeated(values, factor))
+    else:
+        np.testing.assert_array_equal(whole, [naive_bilinear(layer, factor, nodata) for layer in values])
+    for _ in range(200):
+        row, col = int(rng.integers(0, 7 * factor)), int(rng.integers(0, 5 * factor))
+        height, width = int(rng.integers(1, 7 * factor - row + 1)), int(rng.integers(1, 5 * factor - col + 1))
+        part = read_nested(read, own, factor, (row, col, height, width), nodata)
+        np.testing.assert_array_equal(part, whole[:, row : row + height, col : col + width])
 
 
 @pytest.mark.parametrize(

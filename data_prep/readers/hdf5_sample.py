@@ -14,7 +14,6 @@ from data_prep.grid import Grid
 from data_prep.readers.conventions import band_positions, decode_dates, grid_from_transform, text
 from data_prep.readers.harmonise import Offset, check_quality_type, check_stored, series, stated_offsets
 from data_prep.readers.hdf5_cube import open_hdf5, read_dataset
-from data_prep.readers.storage import file_system, is_url
 from data_prep.sample import Series
 from data_prep.sensors import Sensor
 
@@ -143,10 +142,3 @@ class Hdf5Sample:
                 f"{self._path}: has a transform, but no coordinate reference system; give `crs: EPSG:n` in scene.yaml"
             )
         return grid_from_transform(transform, crs, shape, self._path)
-
-
-def find_hdf5_samples(path: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """Paths or URLs of all HDF5 files (.h5, .hdf5) of a folder, in ascending order."""
-    files, root = file_system(path, storage_options)
-    found = sorted(name for name in files.find(root) if name.endswith((".h5", ".hdf5")))
-    return [files.unstrip_protocol(name) if is_url(path) else name for name in found]

@@ -6,6 +6,7 @@ in fsspec's own configuration files.
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Generic, TypeVar
@@ -80,6 +81,7 @@ class Folder:
 
         Raises ValueError when it is missing or no raster, and what fsspec raises when the way to it is broken.
         """
+        self._failures.clear()
         try:
             if self.local:
                 return rasterio.open(self.where(file))
@@ -88,17 +90,29 @@ class Folder:
             raise self.unreadable(file, error) from error
 
     def unreadable(self, file: str, error: Exception) -> Exception:
-        """What to raise after rasterio failed to open or read a file: it is damaged, or it could not be reached just now."""
+        """What to raise after rasterio failed to open or read a file.
+
+        ValueError when it is missing or damaged; an OSError with a number when it could not be reached just now.
+        """
         if self._failures:
-            failure, self._failures = self._failures[-1], []
-            if not isinstance(failure, FileNotFoundError):
+            failure = self._failures[-1]
+            self._failures.clear()
+            if isinstance(failure, OSError) and failure.errno is not None:
                 return failure
+            if not isinstance(failure, FileNotFoundError):
+                return ConnectionError(errno.ECONNABORTED, f"could not be reached: {failure!r}", self.where(file))
             error = failure
         reason = error.__cause__ or error
         return ValueError(f"{self.where(file)}: cannot be read as a raster: it is missing, damaged or cut off: {reason}")
 
     def _open_for_gdal(self, path: str, mode: str = "rb") -> _Handle:
-        return _Handle(self._files.open(f"{self._root}/{path}", mode), self._failures)
+        if path == "test":  # rasterio tries every opener with this name, which need not be asked for elsewhere
+            raise FileNotFoundError(path)
+        try:
+            return _Handle(self._files.open(f"{self._root}/{path}", mode), self._failures)
+        except Exception as error:
+            self._failures.append(error)
+            raise
 
 
 class _Handle:

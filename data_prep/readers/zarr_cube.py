@@ -13,6 +13,7 @@ from data_prep.grid import Grid
 from data_prep.readers.conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
 from data_prep.readers.harmonise import Offset, check_quality_type, check_stored, series, stated_offsets
 from data_prep.readers.storage import file_system, is_url
+from data_prep.readers.whole_chunks import WholeChunks
 from data_prep.sample import Series
 from data_prep.sensors import Sensor
 
@@ -56,9 +57,13 @@ class ZarrCube:
             file_system(path, storage_options)  # says what is wrong with a URL more clearly than Zarr
         try:
             # A Zarr group never unpickles unless it is asked for an object codec; arrays of names are read as plain strings.
-            self._group = zarr.open_group(path, mode="r", storage_options=dict(storage_options or {}) if is_url(path) else None)
+            group = zarr.open_group(path, mode="r", storage_options=dict(storage_options or {}) if is_url(path) else None)
+            self._store = WholeChunks(group.store)
+            self._group = zarr.open_group(self._store, path=group.path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: metadata of the group cannot be read: {error}") from error
         self._reflectance = self._array(reflectance, DIMENSIONS)
         self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
         fill = self._reflectance.attrs.get("_FillValue")
@@ -101,24 +106,31 @@ class ZarrCube:
                 f"{self._path}/{array.basename}: a chunk cannot be decoded, it is damaged or cut off: {error}"
             ) from error
 
+    def _get(self, name: str) -> Any:
+        try:
+            return self._group.get(name)
+        except ValueError as error:
+            raise ValueError(f"{self._path}: metadata of {name} cannot be read: {error}") from error
+
     def _held(self) -> str:
         return str(sorted(self._group.array_keys())) if self._group.store.supports_listing else "what cannot be listed"
 
     def _array(self, name: str, dimensions: tuple[str, ...]) -> zarr.Array[Any]:
-        found = self._group.get(name)
+        found = self._get(name)
         if not isinstance(found, zarr.Array):
             raise ValueError(f"{self._path}: no array {name!r}; it holds {self._held()}")
         # Version 3 stores the names of dimensions itself, version 2 the way xarray writes them.
         names: Any = getattr(found.metadata, "dimension_names", None) or found.attrs.get("_ARRAY_DIMENSIONS")
         if found.ndim != len(dimensions):
             raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected the axes {dimensions}")
+        self._store.watch(found)
         order = [dimension for dimension in names or () if dimension in dimensions]
         if order and order != [dimension for dimension in dimensions if dimension in order]:
             raise ValueError(f"{self._path}/{name}: axes are {tuple(names)}; expected the order {dimensions}, so transpose it")
         return found
 
     def _coordinate(self, name: str) -> np.ndarray:
-        found = self._group.get(name)
+        found = self._get(name)
         if not isinstance(found, zarr.Array) or found.ndim != 1:
             raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {self._held()}")
         return np.asarray(found[:])
