@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from data_prep.plan import TABLES, Plan
 from data_prep.plan_table import GROUP_ROWS, TableWriter, batches, read_rows
 from data_prep.planning import PlanSettings, make_plan
 from data_prep.readers import open_reader
+from data_prep.readers.harmonise import series
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
 from tests.archives import Cube, days, make_cube, write_land_cover, write_scene
@@ -188,6 +190,21 @@ def test_blocks_larger_than_memory_are_cut(tmp_path: Path, monkeypatch: pytest.M
     one_window = 18 * 12 * 12 * (10 * 2 + 2)
     assert largest <= max(limit, one_window)
     assert max(counts.values()) > 1
+
+
+def test_an_offset_takes_no_more_memory_than_a_date() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 3_000, (40, 10, 64, 64)).astype(np.uint16)
+    offsets = np.where(np.arange(40) < 20, 0, -1000)
+    expected = np.where((pixels == 0) | (offsets == 0)[:, None, None, None], pixels, np.maximum(pixels.astype(int) - 1000, 1))
+    expected[20:][pixels[20:] == 0] = 0
+    tracemalloc.start()
+    found = series(pixels, np.full((40, 64, 64), 4, np.uint8), days(2021, 40), SENSOR, offsets)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < pixels.nbytes / 2
+    np.testing.assert_array_equal(found.pixels, expected)
+    np.testing.assert_array_equal(found.valid, (expected != 0).all(axis=1))
 
 
 def test_shards_end_where_chunks_end(tmp_path: Path) -> None:

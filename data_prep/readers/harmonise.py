@@ -99,20 +99,22 @@ def check_quality_type(dtype: np.dtype, origin: str) -> None:
 
 
 def series(pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, sensor: Sensor, offsets: np.ndarray) -> Series:
-    """Stored pixels (T, C, H, W) and quality codes (T, H, W) -> Series with the offsets (T,) or (T, C) removed.
+    """Stored pixels (T, C, H, W) and quality codes (T, H, W) -> Series with the offsets (T,) or (T, C) removed, in place.
 
     Observed numbers that leave the product's valid range by the offset are clipped to it (dark pixels of Sentinel-2
     baseline 04.00 lie below 1000 and mean a reflectance of about zero); no data stays no data. Quality is never changed.
     Without quality codes (None) all complete observations count as clear, and the codes are those of "not observed".
     """
     pixels = pixels.astype(sensor.dtype, copy=False)
-    if offsets.any():
-        added = offsets.reshape(len(offsets), -1, 1, 1)
-        shifted = np.clip(pixels.astype(np.int64) + added, *sensor.valid_range).astype(sensor.dtype)
-        pixels = np.where((pixels == sensor.nodata) | (added == 0), pixels, shifted)
-    if quality is None:
-        valid = sensor.observed(pixels)
-        quality = np.full(valid.shape, sensor.quality.nodata, dtype=np.min_scalar_type(sensor.quality.nodata))
-    else:
-        valid = sensor.valid(pixels, quality)
-    return Series(pixels=pixels, quality=quality, valid=valid, dates=dates)
+    frames, _, height, width = pixels.shape
+    added = offsets.reshape(len(offsets), -1, 1, 1)
+    valid = np.empty((frames, height, width), np.bool_)
+    unknown = sensor.quality.nodata
+    codes = np.full(valid.shape, unknown, np.min_scalar_type(unknown)) if quality is None else quality
+    for time in range(frames):  # date by date: the wide numbers in between never are as many as the pixels of a block
+        frame = pixels[time : time + 1]
+        if added[time].any():
+            shifted = np.clip(frame.astype(np.int64) + added[time], *sensor.valid_range)
+            np.copyto(frame, shifted, where=(frame != sensor.nodata) & (added[time] != 0), casting="unsafe")
+        valid[time] = (sensor.observed(frame) if quality is None else sensor.valid(frame, codes[time : time + 1]))[0]
+    return Series(pixels=pixels, quality=codes, valid=valid, dates=dates)
