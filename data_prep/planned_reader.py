@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from data_prep.plan import PlannedSeries
 from data_prep.readers import SeriesReader, open_reader
 from data_prep.sample import Series
-from data_prep.scene import Scene, description_sha256
+from data_prep.scene import DESCRIPTION, Scene, description_sha256, load_scene
 from data_prep.sensors import Sensor
 
 
@@ -22,14 +23,22 @@ def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Map
     return open_reader(scene, source, sensors)
 
 
+def load_planned(archive: Path, planned: PlannedSeries) -> Scene:
+    """The scene of a planned series. Raises ValueError when it is gone, or is described anew since it was planned."""
+    folder = archive / planned.folder
+    if not (folder / DESCRIPTION).is_file():
+        raise ValueError(f"scene {folder} is gone since the corpus was planned; put it back, or use a new output folder")
+    scene = load_scene(folder)
+    if description_sha256(scene) != planned.description_sha256:
+        raise ValueError(f"{folder / DESCRIPTION} changed since the corpus was planned; use a new output folder")
+    return scene
+
+
 def open_planned(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sensor]) -> SeriesReader:
-    """The reader of a planned series. Raises ValueError when the scene or its grid or dates changed since it was planned.
+    """The reader of a planned series. Raises ValueError when its grid or dates changed since it was planned.
 
     A file among many that is damaged, changed or gone is not worth stopping for: reading any window of it raises instead.
     """
-    what = f"{planned.source} of scene {scene.folder}"
-    if description_sha256(scene) != planned.description_sha256:
-        raise ValueError(f"{what} changed since the corpus was planned; use a new output folder")
     if planned.file is None:
         reader = open_reader(scene, planned.source, sensors)
     else:
@@ -43,6 +52,7 @@ def open_planned(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sen
         return reader
     reader.__exit__()
     if planned.file is None:
+        what = f"{planned.source} of scene {scene.folder}"
         raise ValueError(f"{what} changed since the corpus was planned; use a new output folder")
     changed = ValueError(f"{planned.file}: its grid or dates changed since the corpus was planned")
     return _Unreadable(planned, sensors[planned.source], changed)

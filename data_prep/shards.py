@@ -27,9 +27,9 @@ from data_prep.landcover_codes import LandCoverCodes, open_land_cover
 from data_prep.normalization import BandStatistics
 from data_prep.plan import PLAN, Plan, PlannedSample, PlannedShard, Rejection
 from data_prep.plan import load_plan as read_plan
-from data_prep.planned_reader import open_planned
+from data_prep.planned_reader import load_planned, open_planned
 from data_prep.sample import Sample
-from data_prep.scene import Scene, load_scene
+from data_prep.scene import Scene
 
 NOTHING_VALID = "no valid observation in the year"
 NOTHING_MAPPED = "no mapped land cover in the footprint"
@@ -100,7 +100,7 @@ def is_written(plan: Plan, name: str, output: Path) -> bool:
 def read_samples(archive: Path, plan: Plan, shard: PlannedShard) -> Iterator[Sample | Rejection]:
     """The shard's samples in order, read from the archive, or why they are rejected."""
     for planned, group in groupby(shard.samples, key=lambda sample: sample.series):
-        scene = load_scene(archive / planned.folder)
+        scene = load_planned(archive, planned)
         legend = plan.legends[planned.legend]
         with open_planned(scene, planned, plan.sensors) as reader, open_land_cover(scene, legend) as land_cover:
             samples = list(group)

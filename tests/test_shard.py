@@ -340,6 +340,36 @@ def test_a_scene_that_changes_after_the_plan_is_refused(tmp_path: Path) -> None:
     assert set(contents(tmp_path / "corpus")) == {PLAN, *TABLES.values()}
 
 
+def test_a_scene_that_is_gone_or_described_anew_is_said_in_a_line(tmp_path: Path) -> None:
+    write_archive(tmp_path / "scenes")
+    plan = make_plan(tmp_path / "scenes", tmp_path / "corpus", PlanSettings(chip_px={"sentinel2": 12, "modis": 4}))
+    of_delta = plan.names.index("sentinel2-train-000000")
+    description = tmp_path / "scenes" / "delta" / "scene.yaml"
+    text = description.read_text()
+    description.write_text(text + "\n")
+    with pytest.raises(ValueError, match=r"delta/scene\.yaml changed since the corpus was planned"):
+        write_shard(tmp_path / "scenes", tmp_path / "corpus", of_delta)
+    description.write_text(text)
+    (tmp_path / "scenes" / "delta").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"scene .*delta is gone since the corpus was planned; put it back"):
+        write_shard(tmp_path / "scenes", tmp_path / "corpus", of_delta)
+    write_shard(tmp_path / "scenes", tmp_path / "corpus", plan.names.index("sentinel2-test-000000"))  # of another scene
+    (tmp_path / "elsewhere").rename(tmp_path / "scenes" / "delta")
+    write_shard(tmp_path / "scenes", tmp_path / "corpus", of_delta)
+
+
+def test_scenes_of_several_crs_are_one_corpus(tmp_path: Path) -> None:
+    write_archive(tmp_path / "scenes")
+    for source, crs in (("sentinel2", "EPSG:32632"), ("modis", "EPSG:32633")):  # of one scene even
+        zarr.open_group(tmp_path / "scenes" / "delta" / f"{source}.zarr", mode="r+").attrs["crs"] = crs
+    describe_delta = yaml.safe_load((tmp_path / "scenes" / "delta" / "scene.yaml").read_text())
+    describe_delta["land_cover"] = {"quality": "sentinel2", "legend": "scl"}
+    (tmp_path / "scenes" / "delta" / "scene.yaml").write_text(yaml.safe_dump(describe_delta))
+    assert run("--input", tmp_path / "scenes", "--output", tmp_path / "corpus", *CHIPS) == 0
+    found = {(sample["json"]["scene"], sample["json"]["crs"]) for sample in stock_samples(tmp_path / "corpus")}
+    assert found == {("delta", "EPSG:32632"), ("coast", "EPSG:32631")}
+
+
 def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
     archive: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
