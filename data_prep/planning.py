@@ -7,6 +7,7 @@ scenes; when all are counted, these tables are read once more and divided into s
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -421,6 +422,7 @@ class _Samples:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._run = uuid.uuid4().hex  # two runs that plan the same corpus at a time each write files of their own
         self._writers: dict[tuple[str, str], TableWriter] = {}
         self._bytes: Counter[tuple[str, str]] = Counter()
         self._blocks: Counter[tuple[str, str]] = Counter()
@@ -483,7 +485,7 @@ class _Samples:
             self._path(group).unlink(missing_ok=True)
 
     def _path(self, group: tuple[str, str]) -> Path:
-        return self._folder / f".{'-'.join(group)}.samples{TEMPORARY}"
+        return self._folder / f".{'-'.join(group)}.{self._run}{TEMPORARY}"
 
 
 def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:
