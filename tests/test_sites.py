@@ -226,6 +226,7 @@ def test_blocks_decide_on_the_splits_of_windows_of_a_grid(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("id,lon,lat\n", "holds no sites"),
         ("id,lon\n1,2", r"columns \['lat'\] are missing"),
         ("id,lon,lat\n1,east,3", "cannot be read as a table of sites"),
         ("id,lon,lat\n1,,3", "1 of 1 rows have no lon"),
