@@ -35,6 +35,7 @@ def stated_offsets(
     for number in stated.values():
         if isinstance(number, bool) or not isinstance(number, int):
             raise ValueError(f"{origin}: offset is {number!r}; expected a whole number that is added to the stored numbers")
+        check_offset(number, sensor, origin)
     if not sensor.offset_varies and any(stated.values()):
         raise ValueError(
             f"{origin}: offset {offset}, but source {sensor.name} has none; "
@@ -64,6 +65,13 @@ def stated_offsets(
         first = int(np.argmax(place < 0))
         raise ValueError(f"{origin}: offset {dict(offset)} says nothing of {dates[first]}, which lies before all of its keys")
     return np.array(list(offset.values()), dtype=np.int64)[order][place]
+
+
+def check_offset(offset: int, sensor: Sensor, origin: str) -> None:
+    """Raises ValueError when no number that the sensor's type can hold is in the valid range after `offset` is added."""
+    limits, (low, high) = np.iinfo(sensor.dtype), sensor.valid_range
+    if not (limits.min + offset <= high and limits.max + offset >= low):
+        raise ValueError(f"{origin}: offset {offset} moves every number of {sensor.dtype} out of the valid range {low} to {high}")
 
 
 def baseline_number(baseline: str) -> int:
@@ -98,6 +106,23 @@ def check_quality_type(dtype: np.dtype, origin: str) -> None:
         raise ValueError(f"{origin}: quality codes are stored as {dtype}; expected integers, never scaled or averaged")
 
 
+def _shifted(pixels: np.ndarray, added: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """`pixels` plus int64 `added` that broadcasts to them, clipped to the valid range; no data, and where 0 is added, as before.
+
+    In the numbers' own type, since wider ones would cost more than reading: they are clipped first to what stays in range (see
+    `check_offset`), so that the sum fits, even if the number to add wraps around.
+    """
+    limits = np.iinfo(pixels.dtype)
+    low, high = (np.clip(bound - added, limits.min, limits.max).astype(pixels.dtype) for bound in sensor.valid_range)
+    shifted = np.clip(pixels, low, high)
+    shifted += added.astype(pixels.dtype)
+    kept = pixels == sensor.nodata
+    if not added.all():
+        kept |= added == 0
+    np.copyto(shifted, pixels, where=kept)
+    return shifted
+
+
 def series(pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, sensor: Sensor, offsets: np.ndarray) -> Series:
     """Stored pixels (T, C, H, W) and quality codes (T, H, W) -> Series with the offsets (T,) or (T, C) removed.
 
@@ -107,9 +132,7 @@ def series(pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, se
     """
     pixels = pixels.astype(sensor.dtype, copy=False)
     if offsets.any():
-        added = offsets.reshape(len(offsets), -1, 1, 1)
-        shifted = np.clip(pixels.astype(np.int64) + added, *sensor.valid_range).astype(sensor.dtype)
-        pixels = np.where((pixels == sensor.nodata) | (added == 0), pixels, shifted)
+        pixels = _shifted(pixels, offsets.reshape(len(offsets), -1, 1, 1), sensor)
     if quality is None:
         valid = sensor.observed(pixels)
         quality = np.full(valid.shape, sensor.quality.nodata, dtype=np.min_scalar_type(sensor.quality.nodata))

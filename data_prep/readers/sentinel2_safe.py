@@ -12,7 +12,7 @@ import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from data_prep.readers.harmonise import Offset, baseline_number, stated_offsets
+from data_prep.readers.harmonise import Offset, baseline_number, check_offset, stated_offsets
 from data_prep.readers.raster_series import FoundFile, RasterSeries, check_one_tile, images_of, parse_date
 from data_prep.readers.storage import Folder
 from data_prep.sensors import Sensor
@@ -130,9 +130,12 @@ def _offsets_in_metadata(content: bytes, sensor: Sensor, where: str) -> np.ndarr
             for about in root.findall(".//{*}Spectral_Information[@physicalBand]")
         }
         offsets = {names[int(entry.attrib["band_id"])]: int(entry.text or "") for entry in listed}
-        return np.array([offsets[band] for band in sensor.bands], dtype=np.int64)
+        found = np.array([offsets[band] for band in sensor.bands], dtype=np.int64)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{where}: BOA_ADD_OFFSET does not give a whole number for each band: {error!r}") from error
+    for offset in found.tolist():
+        check_offset(offset, sensor, where)
+    return found
 
 
 def _first(root: Element, *names: str) -> str | None:
