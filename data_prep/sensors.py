@@ -111,7 +111,15 @@ class Sensor:
     def observed(self, pixels: np.ndarray) -> np.ndarray:
         """Observations that are complete, with every band in the valid range: pixels (T, C, H, W) -> bool (T, H, W)."""
         low, high = self.valid_range
-        return ((pixels != self.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
+        limits = np.iinfo(pixels.dtype)
+        complete = np.ones((len(pixels), *pixels.shape[2:]), dtype=bool)
+        if low > limits.min:  # comparisons that the type answers are left out: they are as dear as the others
+            complete &= (pixels >= low).all(axis=1)
+        if high < limits.max:
+            complete &= (pixels <= high).all(axis=1)
+        if low <= self.nodata <= high:
+            complete &= (pixels != self.nodata).all(axis=1)
+        return complete
 
     def valid(self, pixels: np.ndarray, quality: np.ndarray) -> np.ndarray:
         """Clear and complete observations: pixels (T, C, H, W), quality (T, H, W) -> bool (T, H, W)."""

@@ -15,6 +15,7 @@ from affine import Affine
 
 from data_prep.readers import CONTAINERS, open_reader
 from data_prep.readers.conventions import decode_dates, grid_from_centres
+from data_prep.readers.harmonise import check_offset, series
 from data_prep.sensors import Sensor
 from tests.series import (
     CRS,
@@ -101,6 +102,34 @@ def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
     assert got.pixels[0, 0, 0].tolist() == [0, 1, 1, 1, 2000]
     assert got.valid[0, 0].tolist() == [False, True, True, True, True]
     assert (got.quality == 4).all(), "the offset never touches quality"
+
+
+@pytest.mark.parametrize("source", ["sentinel2", "landsat", "modis"])
+def test_offsets_equal_wide_arithmetic(source: str) -> None:
+    """Numbers and offsets up to the ends of the type, each date and band with its own, against int64."""
+    sensor = SENSORS[source]
+    limits = np.iinfo(sensor.dtype)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(limits.min, limits.max, (40, 3, 9, 9), endpoint=True).astype(sensor.dtype)
+    pixels[:, :, 0, :4] = [limits.min, limits.max, sensor.nodata, sensor.valid_range[0]]
+    smallest, largest = sensor.valid_range[0] - limits.max, sensor.valid_range[1] - limits.min
+    offsets = rng.integers(smallest, largest, (40, 3), endpoint=True)
+    offsets[:10] //= 100
+    offsets[[5, 20, 21]] = [[0], [smallest], [largest]]
+    for offset in (smallest - 1, largest + 1):
+        with pytest.raises(ValueError, match=f"offset {offset} moves every number of {sensor.dtype} out of the valid range"):
+            check_offset(offset, sensor, "x")
+    got = series(pixels.copy(), None, DATES[0] + np.arange(40), sensor, offsets)  # it works in place
+    wide = pixels.astype(np.int64) + offsets[:, :, None, None]
+    expected = np.where(pixels == sensor.nodata, sensor.nodata, np.clip(wide, *sensor.valid_range))
+    expected[5] = pixels[5]
+    np.testing.assert_array_equal(got.pixels, expected)
+    low, high = sensor.valid_range
+    valid = ((expected != sensor.nodata) & (expected >= low) & (expected <= high)).all(axis=1)
+    np.testing.assert_array_equal(got.valid, valid)
+    raw = series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
+    valid = ((pixels != sensor.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
+    np.testing.assert_array_equal(raw.valid, valid)
 
 
 @pytest.mark.filterwarnings("ignore")

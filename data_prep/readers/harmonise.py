@@ -35,6 +35,7 @@ def stated_offsets(
     for number in stated.values():
         if isinstance(number, bool) or not isinstance(number, int):
             raise ValueError(f"{origin}: offset is {number!r}; expected a whole number that is added to the stored numbers")
+        check_offset(number, sensor, origin)
     if not sensor.offset_varies and any(stated.values()):
         raise ValueError(
             f"{origin}: offset {offset}, but source {sensor.name} has none; "
@@ -64,6 +65,13 @@ def stated_offsets(
         first = int(np.argmax(place < 0))
         raise ValueError(f"{origin}: offset {dict(offset)} says nothing of {dates[first]}, which lies before all of its keys")
     return np.array(list(offset.values()), dtype=np.int64)[order][place]
+
+
+def check_offset(offset: int, sensor: Sensor, origin: str) -> None:
+    """Raises ValueError when no number that the sensor's type can hold is in the valid range after `offset` is added."""
+    limits, (low, high) = np.iinfo(sensor.dtype), sensor.valid_range
+    if not (limits.min + offset <= high and limits.max + offset >= low):
+        raise ValueError(f"{origin}: offset {offset} moves every number of {sensor.dtype} out of the valid range {low} to {high}")
 
 
 def baseline_number(baseline: str) -> int:
@@ -98,6 +106,23 @@ def check_quality_type(dtype: np.dtype, origin: str) -> None:
         raise ValueError(f"{origin}: quality codes are stored as {dtype}; expected integers, never scaled or averaged")
 
 
+def _shifted(pixels: np.ndarray, added: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """`pixels` plus int64 `added` that broadcasts to them, clipped to the valid range; no data, and where 0 is added, as before.
+
+    In the numbers' own type, since wider ones would cost more than reading: they are clipped first to what stays in range (see
+    `check_offset`), so that the sum fits, even if the number to add wraps around.
+    """
+    limits = np.iinfo(pixels.dtype)
+    low, high = (np.clip(bound - added, limits.min, limits.max).astype(pixels.dtype) for bound in sensor.valid_range)
+    shifted = np.clip(pixels, low, high)
+    shifted += added.astype(pixels.dtype)
+    kept = pixels == sensor.nodata
+    if not added.all():
+        kept |= added == 0
+    np.copyto(shifted, pixels, where=kept)
+    return shifted
+
+
 def series(pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, sensor: Sensor, offsets: np.ndarray) -> Series:
     """Stored pixels (T, C, H, W) and quality codes (T, H, W) -> Series with the offsets (T,) or (T, C) removed, in place.
 
@@ -111,10 +136,9 @@ def series(pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, se
     valid = np.empty((frames, height, width), np.bool_)
     unknown = sensor.quality.nodata
     codes = np.full(valid.shape, unknown, np.min_scalar_type(unknown)) if quality is None else quality
-    for time in range(frames):  # date by date: the wide numbers in between never are as many as the pixels of a block
+    for time in range(frames):  # date by date: what lies in between is never as large as the pixels of a block
         frame = pixels[time : time + 1]
         if added[time].any():
-            shifted = np.clip(frame.astype(np.int64) + added[time], *sensor.valid_range)
-            np.copyto(frame, shifted, where=(frame != sensor.nodata) & (added[time] != 0), casting="unsafe")
+            frame[:] = _shifted(frame, added[time : time + 1], sensor)
         valid[time] = (sensor.observed(frame) if quality is None else sensor.valid(frame, codes[time : time + 1]))[0]
     return Series(pixels=pixels, quality=codes, valid=valid, dates=dates)

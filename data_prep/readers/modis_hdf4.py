@@ -40,7 +40,9 @@ class ModisHdf4:
     """MCD43A4 (or another gridded MODIS product) of one tile, one file a day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
 
     The grid is read from the file's StructMetadata.0. Where each band has a quality field of its own, the worst code counts.
-    A file elsewhere than on this machine is copied here while it is in use, since the HDF4 library reads nothing else.
+    A file elsewhere than on this machine is copied here while it is in use, since the HDF4 library reads nothing else. A file
+    that is cut off is an error; but flipped bytes inside can crash that library, and the process with it: compare checksums with
+    the archive's after a download.
 
     Options of scene.yaml:
         path: the folder, or an fsspec URL of one.

@@ -12,7 +12,7 @@ import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from data_prep.readers.harmonise import Offset, baseline_number, stated_offsets
+from data_prep.readers.harmonise import Offset, baseline_number, check_offset, stated_offsets
 from data_prep.readers.raster_series import FoundFile, RasterSeries, check_one_tile, images_of, parse_date
 from data_prep.readers.storage import Folder
 from data_prep.sensors import Sensor
@@ -54,7 +54,7 @@ class Sentinel2Safe(RasterSeries):
     ) -> None:
         folder = Folder(path, storage_options)
         layers = {layer: [layer] for layer in (*sensor.bands, sensor.quality.name)}
-        finest: dict[tuple[str, str], tuple[int, FoundFile]] = {}
+        found: dict[tuple[str, str, int], FoundFile] = {}
         products: dict[np.datetime64, set[str]] = defaultdict(set)
         all_files = folder.files()
         for file in all_files:
@@ -63,21 +63,24 @@ class Sentinel2Safe(RasterSeries):
                 continue
             date = parse_date(match["date"], "%Y%m%d", folder.where(file))
             products[date].add(match["product"])
-            found = FoundFile(path=file, layer=match["layer"], date=date, tile=match["tile"])
-            place, metres = (match["product"], match["layer"]), int(match["metres"])
-            if place not in finest or metres < finest[place][0]:
-                finest[place] = metres, found
-        if not finest:
+            place = match["product"], match["layer"], int(match["metres"])
+            if place in found:
+                raise ValueError(
+                    f"{path}: two files for {match['layer']} of {date}, {found[place].path} and {file}; keep one granule"
+                )
+            found[place] = FoundFile(path=file, layer=match["layer"], date=date, tile=match["tile"])
+        if not found:
             raise ValueError(
                 f"{path}: no Level-2A product: none of its {len(all_files)} files is like "
                 "*.SAFE/GRANULE/*/IMG_DATA/R10m/*_B02_10m.jp2"
             )
-        check_one_tile((found.tile for _, found in finest.values()), path)
+        check_one_tile((file.tile for file in found.values()), path)
         for date, several in products.items():
             if len(several) > 1:
                 names = ", ".join(sorted(name.rstrip("/") for name in several))
                 raise ValueError(f"{path}: {len(several)} products of {date}: {names}; keep one a date, or mosaic them first")
-        images = images_of((found for _, found in finest.values()), layers, sensor, incomplete, path)
+        finest = {(product, layer): found[product, layer, metres] for product, layer, metres in sorted(found, reverse=True)}
+        images = images_of(finest.values(), layers, sensor, incomplete, path)
         in_order = [(image.date, min(products[image.date])) for image in images]
         super().__init__(folder, sensor, images, _offsets(in_order, folder, set(all_files), sensor, offset), resampling)
 
@@ -130,9 +133,12 @@ def _offsets_in_metadata(content: bytes, sensor: Sensor, where: str) -> np.ndarr
             for about in root.findall(".//{*}Spectral_Information[@physicalBand]")
         }
         offsets = {names[int(entry.attrib["band_id"])]: int(entry.text or "") for entry in listed}
-        return np.array([offsets[band] for band in sensor.bands], dtype=np.int64)
+        found = np.array([offsets[band] for band in sensor.bands], dtype=np.int64)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{where}: BOA_ADD_OFFSET does not give a whole number for each band: {error!r}") from error
+    for offset in found.tolist():
+        check_offset(offset, sensor, where)
+    return found
 
 
 def _first(root: Element, *names: str) -> str | None:

@@ -18,6 +18,7 @@ from data_prep.sample import Series
 from data_prep.sensors import Sensor
 
 DIMENSIONS = ("time", "band", "y", "x")
+UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # what Zarr raises for JSON that is none, or says what it does not know
 
 
 class ZarrCube:
@@ -62,7 +63,7 @@ class ZarrCube:
             self._group = zarr.open_group(self._store, path=group.path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
-        except ValueError as error:
+        except UNREADABLE_METADATA as error:
             raise ValueError(f"{path}: metadata of the group cannot be read: {error}") from error
         self._reflectance = self._array(reflectance, DIMENSIONS)
         self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
@@ -109,7 +110,7 @@ class ZarrCube:
     def _get(self, name: str) -> Any:
         try:
             return self._group.get(name)
-        except ValueError as error:
+        except UNREADABLE_METADATA as error:
             raise ValueError(f"{self._path}: metadata of {name} cannot be read: {error}") from error
 
     def _held(self) -> str:
@@ -133,7 +134,8 @@ class ZarrCube:
         found = self._get(name)
         if not isinstance(found, zarr.Array) or found.ndim != 1:
             raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {self._held()}")
-        return np.asarray(found[:])
+        self._store.watch(found)
+        return self._read(found, (slice(None),))
 
     def _dates(self, name: str, frames: int) -> np.ndarray:
         if name not in self._group:
