@@ -6,7 +6,7 @@ in the archive. Nothing else in the project knows a band name, a scale or a qual
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,8 @@ class Quality:
     """How a quality layer tells clear observations from the rest.
 
     `classes`: a pixel is clear when its code is in `valid` (SCL). `bits`: when none of `reject_bits` is set (HLS Fmask).
-    A pixel with the code `nodata` was not observed at all.
+    A pixel with the code `nodata` was not observed at all. `preferred`: clear codes that mean a better observation than other
+    clear ones (full inversions of MODIS); the best pixel of several dates is chosen among them first.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Quality:
     nodata: int
     valid: tuple[int, ...] = ()
     reject_bits: tuple[int, ...] = ()
+    preferred: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in ("classes", "bits"):
@@ -45,6 +47,20 @@ class Quality:
             return np.isin(codes, self.valid)
         mask = sum(1 << bit for bit in self.reject_bits)
         return ((codes & mask) == 0) & (codes != self.nodata)
+
+    def worst(self, layers: Sequence[np.ndarray]) -> np.ndarray:
+        """One layer from several of equal shape, as where each band has its own.
+
+        Bits are united. Of classes, one that is not clear wins over one that is, and then the larger code.
+        """
+        worst = layers[0]
+        for codes in layers[1:]:
+            if self.kind == "bits":
+                worst = worst | codes
+            else:
+                worse = self.clear(worst).astype(np.int8) - self.clear(codes)  # 1: only `codes` is not clear
+                worst = np.where((worse > 0) | ((worse == 0) & (codes > worst)), codes, worst)
+        return worst
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +81,8 @@ class Sensor:
         rgb: the three bands shown as red, green and blue.
         quality: decoding of the quality layer.
         offset_varies: True where archives of the product differ in an additive offset (Sentinel-2: -1000 from processing
-            baseline 04.00 on, unless the archive is harmonised already). A scene must then state its offset.
+            baseline 04.00 on, unless the archive is harmonised already). Metadata that the reader knows, or the scene, must
+            then state it.
     """
 
     name: str
@@ -91,11 +108,22 @@ class Sensor:
         if not np.issubdtype(np.dtype(self.dtype), np.integer):
             raise ValueError(f"source {self.name}: dtype is {self.dtype}; pixels stay integers as the product stores them")
 
+    def observed(self, pixels: np.ndarray) -> np.ndarray:
+        """Observations that are complete, with every band in the valid range: pixels (T, C, H, W) -> bool (T, H, W)."""
+        low, high = self.valid_range
+        limits = np.iinfo(pixels.dtype)
+        complete = np.ones((len(pixels), *pixels.shape[2:]), dtype=bool)
+        if low > limits.min:  # comparisons that the type answers are left out: they are as dear as the others
+            complete &= (pixels >= low).all(axis=1)
+        if high < limits.max:
+            complete &= (pixels <= high).all(axis=1)
+        if low <= self.nodata <= high:
+            complete &= (pixels != self.nodata).all(axis=1)
+        return complete
+
     def valid(self, pixels: np.ndarray, quality: np.ndarray) -> np.ndarray:
         """Clear and complete observations: pixels (T, C, H, W), quality (T, H, W) -> bool (T, H, W)."""
-        low, high = self.valid_range
-        observed = ((pixels != self.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
-        return observed & self.quality.clear(quality)
+        return self.observed(pixels) & self.quality.clear(quality)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `sensor_from_dict` is the inverse."""

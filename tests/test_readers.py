@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import rasterio
@@ -14,50 +15,26 @@ from affine import Affine
 
 from data_prep.readers import CONTAINERS, open_reader
 from data_prep.readers.conventions import decode_dates, grid_from_centres
-from data_prep.scene import Scene
-from data_prep.sensors import Sensor, load_sensors
+from data_prep.readers.harmonise import check_offset, series
+from data_prep.sensors import Sensor
+from tests.series import (
+    CRS,
+    DATES,
+    DAYS,
+    FRAMES,
+    HEIGHT,
+    SENSORS,
+    TRANSFORM,
+    WIDTH,
+    assert_windows_equal,
+    naive_bilinear,
+    numbers,
+    scene,
+    write_raster,
+)
 
-SENSORS = load_sensors()
-CRS = "EPSG:32631"
-TRANSFORM = Affine(30.0, 0.0, 500_000.0, 0.0, -30.0, 4_000_000.0)
-HEIGHT, WIDTH, FRAMES = 24, 20, 7
-DATES = np.datetime64("2021-01-03") + np.array([0, 8, 16, 40, 48, 56, 300]).astype("timedelta64[D]")
-DAYS = DATES.astype("datetime64[D]").astype(np.int64)
 X = 500_015.0 + 30 * np.arange(WIDTH)
 Y = 3_999_985.0 - 30 * np.arange(HEIGHT)
-
-
-def scene(folder: Path, source: str, **options: Any) -> Scene:
-    return Scene(name="s", region="r", split="train", folder=folder, sources={source: options}, land_cover=None, labels={})
-
-
-def numbers(sensor: Sensor, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random stored numbers (T, C, H, W) with some no data, and quality codes (T, H, W)."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(1, 9000, (FRAMES, len(sensor.bands), HEIGHT, WIDTH)).astype(sensor.dtype)
-    pixels[rng.random(pixels.shape) < 0.02] = sensor.nodata
-    return pixels, rng.integers(0, 12, (FRAMES, HEIGHT, WIDTH)).astype(np.uint8)
-
-
-def assert_windows_equal(reader: Any, pixels: np.ndarray, quality: np.ndarray) -> None:
-    """Random windows at slices and at index arrays equal slicing of the arrays."""
-    rng = np.random.default_rng(1)
-    sensor: Sensor = reader.sensor
-    for _ in range(12):
-        row, col = int(rng.integers(0, HEIGHT - 1)), int(rng.integers(0, WIDTH - 1))
-        height, width = int(rng.integers(1, HEIGHT - row + 1)), int(rng.integers(1, WIDTH - col + 1))
-        chosen = np.sort(rng.choice(FRAMES, rng.integers(1, FRAMES + 1), replace=False))
-        for times in (chosen, slice(int(chosen[0]), int(chosen[-1]) + 1)):
-            got = reader.read(row, col, height, width, times)
-            box = (slice(row, row + height), slice(col, col + width))
-            expected = pixels[times][:, :, *box]
-            np.testing.assert_array_equal(got.pixels, expected)
-            assert got.pixels.dtype == np.dtype(sensor.dtype)
-            np.testing.assert_array_equal(got.quality, quality[times][:, *box])
-            np.testing.assert_array_equal(got.valid, sensor.valid(expected, quality[times][:, *box]))
-            np.testing.assert_array_equal(got.dates, DATES[times])
-    with pytest.raises(ValueError, match="leaves a grid of 24 x 20"):
-        reader.read(0, WIDTH - 1, 1, 2, slice(None))
 
 
 def write_zarr(
@@ -90,15 +67,15 @@ def write_zarr(
 
 @pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_zarr_windows_equal_slicing(tmp_path: Path, zarr_format: int) -> None:
-    sensor = SENSORS["sentinel2"]
+@pytest.mark.parametrize("source", ["sentinel2", "modis"])
+def test_zarr_windows_equal_slicing(tmp_path: Path, source: str, zarr_format: int) -> None:
+    sensor = SENSORS[source]
     pixels, quality = numbers(sensor)
-    write_zarr(tmp_path / "s2.zarr", sensor, pixels, quality, zarr_format)
-    with open_reader(
-        scene(tmp_path, "sentinel2", container="zarr_cube", path="s2.zarr", offset=0), "sentinel2", SENSORS
-    ) as reader:
+    write_zarr(tmp_path / "c.zarr", sensor, pixels, quality, zarr_format)
+    with open_reader(scene(tmp_path, source, container="zarr_cube", path="c.zarr", offset=0), source, SENSORS) as reader:
         assert reader.grid.crs == CRS
         assert reader.grid.transform == TRANSFORM
+        assert reader.chunk == (8, 8)
         assert_windows_equal(reader, pixels, quality)
 
 
@@ -127,6 +104,34 @@ def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
     assert (got.quality == 4).all(), "the offset never touches quality"
 
 
+@pytest.mark.parametrize("source", ["sentinel2", "landsat", "modis"])
+def test_offsets_equal_wide_arithmetic(source: str) -> None:
+    """Numbers and offsets up to the ends of the type, each date and band with its own, against int64."""
+    sensor = SENSORS[source]
+    limits = np.iinfo(sensor.dtype)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(limits.min, limits.max, (40, 3, 9, 9), endpoint=True).astype(sensor.dtype)
+    pixels[:, :, 0, :4] = [limits.min, limits.max, sensor.nodata, sensor.valid_range[0]]
+    smallest, largest = sensor.valid_range[0] - limits.max, sensor.valid_range[1] - limits.min
+    offsets = rng.integers(smallest, largest, (40, 3), endpoint=True)
+    offsets[:10] //= 100
+    offsets[[5, 20, 21]] = [[0], [smallest], [largest]]
+    for offset in (smallest - 1, largest + 1):
+        with pytest.raises(ValueError, match=f"offset {offset} moves every number of {sensor.dtype} out of the valid range"):
+            check_offset(offset, sensor, "x")
+    got = series(pixels.copy(), None, DATES[0] + np.arange(40), sensor, offsets)  # it works in place
+    wide = pixels.astype(np.int64) + offsets[:, :, None, None]
+    expected = np.where(pixels == sensor.nodata, sensor.nodata, np.clip(wide, *sensor.valid_range))
+    expected[5] = pixels[5]
+    np.testing.assert_array_equal(got.pixels, expected)
+    low, high = sensor.valid_range
+    valid = ((expected != sensor.nodata) & (expected >= low) & (expected <= high)).all(axis=1)
+    np.testing.assert_array_equal(got.valid, valid)
+    raw = series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
+    valid = ((pixels != sensor.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
+    np.testing.assert_array_equal(raw.valid, valid)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("skip", "options", "message"),
@@ -134,7 +139,7 @@ def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
         ((), {}, "must state it: `offset: -1000`"),
         ((), {"offset": "-1000"}, "offset is '-1000'; expected a whole number"),
         ((), {"offset": 0, "quality": "QA"}, "no array 'QA'; it holds"),
-        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, band"),
+        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, compose, band"),
         (("time",), {"offset": 0}, "a series without time"),
         (("SCL",), {"offset": 0}, "no array 'SCL'"),
         (("band",), {"offset": 0}, "no one-dimensional array 'band'"),
@@ -176,11 +181,69 @@ def test_zarr_of_another_type_bands_or_axes(tmp_path: Path) -> None:
         )
 
 
-def write_geotiff(path: Path, values: np.ndarray, nodata: float | None = None, transform: Affine = TRANSFORM) -> None:
-    profile = {"driver": "GTiff", "height": values.shape[0], "width": values.shape[1], "count": 1, "dtype": values.dtype}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", **profile, nodata=nodata, crs=CRS, transform=transform) as file:
-        file.write(values, 1)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_damaged_zarr_is_named(tmp_path: Path, zarr_format: int) -> None:
+    sensor = SENSORS["landsat"]
+    store = tmp_path / "l.zarr"
+    here = scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr")
+    chunk = store / "reflectance" / ("c/0/0/1/0" if zarr_format == 3 else "0.0.1.0")
+    metadata = store / "reflectance" / ("zarr.json" if zarr_format == 3 else ".zarray")
+    write_zarr(store, sensor, *numbers(sensor), zarr_format=zarr_format)
+    whole = chunk.read_bytes()
+    for content in (whole[: len(whole) // 2], b"x" * 50, b""):
+        chunk.write_bytes(content)
+        with open_reader(here, "landsat", SENSORS) as reader:
+            assert reader.read(0, 0, 8, 8, slice(None)).pixels.any()
+            with pytest.raises(ValueError, match=r"l\.zarr/reflectance: a chunk cannot be decoded, it is damaged or cut off"):
+                reader.read(0, 0, 16, 8, slice(None))
+    chunk.write_bytes(whole)
+    metadata.write_bytes(metadata.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"l\.zarr: metadata of .* cannot be read"):
+        open_reader(here, "landsat", SENSORS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (7, 2, 16, 16))])
+def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, shards: tuple[int, ...] | None) -> None:
+    """By itself Blosc reads such chunks as numbers that nobody wrote."""
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    write_zarr(tmp_path / "l.zarr", sensor, pixels, quality, zarr_format)
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    blosc = zarr.codecs.BloscCodec(cname="lz4") if zarr_format == 3 else numcodecs.Blosc(cname="lz4")
+    options: dict[str, Any] = {} if shards is None else {"shards": shards}
+    group.create_array("packed", data=pixels, chunks=(7, 2, 8, 8), compressors=blosc, **options)
+    options = {"container": "zarr_cube", "path": "l.zarr", "reflectance": "packed"}
+    chunk = tmp_path / "l.zarr" / "packed" / ("c/0/0/0/0" if zarr_format == 3 else "0.0.0.0")
+    whole = chunk.read_bytes()
+    with open_reader(scene(tmp_path, "landsat", **options), "landsat", SENSORS) as reader:
+        assert_windows_equal(reader, pixels, quality)
+        if shards is not None:  # its index lies at its end, so a shard cut off anywhere has none: another error
+            chunk.write_bytes(whole[:-1])
+            with pytest.raises(ValueError, match="packed: a chunk cannot be decoded, it is damaged or cut off"):
+                reader.read(0, 0, 16, 16, slice(None))
+            return
+        for length in (0, 1, 15, 16, 17, len(whole) // 2, len(whole) - 1):
+            chunk.write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=f"packed: a chunk cannot be decoded.*0 has {length} of"):
+                reader.read(0, 0, 8, 8, slice(None))
+        chunk.write_bytes(whole)
+        assert_windows_equal(reader, pixels, quality)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dates_of_zarr_that_repeat_or_go_back(tmp_path: Path) -> None:
+    sensor = SENSORS["landsat"]
+    write_zarr(tmp_path / "l.zarr", sensor, *numbers(sensor))
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    for times, message in (
+        ([0, 8, 8, 16, 17, 18, 19], "2021-01-11 is followed by 2021-01-11"),
+        ([9, 8, 10, 11, 12, 13, 14], "2021-01-12 is"),
+    ):
+        group["time"][:] = np.array(times)
+        with pytest.raises(ValueError, match=f"{message}.* sort the images and mosaic those of one day first"):
+            open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS)
 
 
 def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str = "int16") -> None:
@@ -188,9 +251,9 @@ def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str 
     for time, date in enumerate(DATES):
         stem = f"HLS.L30.T31TFJ.{date.item():%Y%j}T103000.v2.0"
         for channel, band in enumerate(sensor.bands):
-            write_geotiff(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
-        write_geotiff(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
-        write_geotiff(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
+            write_raster(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
+        write_raster(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
+        write_raster(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
 
 
 def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +263,9 @@ def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.Monke
     here = scene(tmp_path, "landsat", container="geotiff_scenes", path="landsat")
     with open_reader(here, "landsat", SENSORS) as reader:
         assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
+        assert reader.chunk == (HEIGHT, WIDTH)  # one strip: GDAL makes strips of some 8 kB
         assert_windows_equal(reader, pixels, quality)
-    monkeypatch.setattr("data_prep.readers.geotiff_scenes.MAX_OPEN_FILES", 3)  # fewer than one date needs
+    monkeypatch.setattr("data_prep.readers.raster_series.MAX_OPEN_FILES", 3)  # fewer than one date needs
     with open_reader(here, "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
 
@@ -212,8 +276,8 @@ def test_geotiff_other_names(tmp_path: Path) -> None:
     names = {band: f"b{n}" for n, band in enumerate(sensor.bands, 2)} | {"Fmask": "fmask"}
     for time, date in enumerate(DATES):
         for channel, band in enumerate(sensor.bands):
-            write_geotiff(tmp_path / "l" / str(date) / f"X_{date}_{names[band]}.tif", pixels[time, channel])
-        write_geotiff(tmp_path / "l" / str(date) / f"X_{date}_fmask.tif", quality[time])
+            write_raster(tmp_path / "l" / str(date) / f"X_{date}_{names[band]}.tif", pixels[time, channel])
+        write_raster(tmp_path / "l" / str(date) / f"X_{date}_fmask.tif", quality[time])
     options = {"pattern": r".*/X_(?P<date>[\d-]+)_(?P<band>\w+)\.tif", "date_format": "%Y-%m-%d", "band_names": names}
     with open_reader(scene(tmp_path, "landsat", container="geotiff_scenes", path="l", **options), "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
@@ -242,7 +306,7 @@ def test_geotiff_mistakes_are_named(tmp_path: Path) -> None:
         reader(band_names={"B4": "B04"})
 
     other_orbit = folder / "HLS.L30.T32TFJ.2021003T103024.v2.0.B04.tif"
-    write_geotiff(other_orbit, pixels[0, 0])
+    write_raster(other_orbit, pixels[0, 0])
     with pytest.raises(ValueError, match="two files for B04 of 2021-01-03"):
         reader()
     other_orbit.unlink()
@@ -255,11 +319,11 @@ def test_geotiff_mistakes_are_named(tmp_path: Path) -> None:
         (pixels[0, 0].astype(np.float32), {}, "stored as float32"),
     ]:
         red.unlink()
-        write_geotiff(red, values, **extra)
-        with reader() as broken, pytest.raises(ValueError, match=message):
-            broken.read(0, 0, 4, 4, slice(None))
+        write_raster(red, values, **extra)
+        with pytest.raises(ValueError, match=message):
+            reader()
     red.unlink()
-    with pytest.raises(ValueError, match="B04 of 2021-01-03 missing"):
+    with pytest.raises(ValueError, match="1 of 7 dates are incomplete, missing: B04 of 2021-01-03; fetch"):
         reader()
 
 
@@ -279,6 +343,7 @@ def test_hdf5_stacked_windows_equal_slicing(tmp_path: Path, dates: np.ndarray) -
     write_stacked(tmp_path / "modis.h5", sensor, pixels, quality, dates)
     with open_reader(scene(tmp_path, "modis", container="hdf5_cube", path="modis.h5"), "modis", SENSORS) as reader:
         assert (reader.grid.crs, reader.grid.transform) == (CRS, TRANSFORM)
+        assert reader.chunk == (8, 8)
         assert_windows_equal(reader, pixels, quality)
 
 
@@ -320,6 +385,7 @@ def test_hdf5_variables_of_two_resolutions(tmp_path: Path) -> None:
     expected = np.concatenate([pixels[:, :4], np.kron(coarse, np.ones((1, 1, 2, 2), dtype=np.uint16))], axis=1)
     with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
         assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
+        assert reader.chunk == (2, WIDTH)  # not chunked: a row of the coarser file
         assert_windows_equal(reader, expected, quality)
 
     write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])}, 60.0, DAYS, left=500_020.0)
@@ -359,6 +425,47 @@ def test_hdf5_mistakes_are_named(tmp_path: Path) -> None:
     refused("quality codes are stored as float32")
     write_stacked(path, sensor, pixels, quality, dates=DAYS[::-1].copy())
     refused("dates must increase strictly: 2021-10-30 is followed by")
+
+
+def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
+    sensor = SENSORS["modis"]
+    path = tmp_path / "modis.h5"
+    write_stacked(path, sensor, *numbers(sensor))
+    here = scene(tmp_path, "modis", container="hdf5_cube", path="modis.h5")
+    with h5py.File(path) as file:
+        chunk = file["reflectance"].id.get_chunk_info(5)
+    whole = path.read_bytes()
+    end = chunk.byte_offset + chunk.size
+    path.write_bytes(whole[: chunk.byte_offset] + bytes(chunk.size) + whole[end:])
+    message = r"modis\.h5/reflectance: cannot be read, it is damaged or cut off"
+    with open_reader(here, "modis", SENSORS) as reader, pytest.raises(ValueError, match=message):
+        reader.read(0, 0, HEIGHT, WIDTH, slice(None))
+    path.write_bytes(whole[: len(whole) - 100])
+    with pytest.raises(ValueError, match=r"modis\.h5: no readable HDF5"):
+        open_reader(here, "modis", SENSORS)
+
+
+def test_hdf5_bilinear_like_rasters(tmp_path: Path) -> None:
+    """The same method as for rasters: numbers from the naive loop of their tests."""
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    coarse = pixels[:, 4:, : HEIGHT // 2, : WIDTH // 2]
+    names = list(VARIABLES.values())
+    write_netcdf(tmp_path / "10m.nc", {name: pixels[:, i] for i, name in enumerate(names[:4])} | {"SCL": quality}, 30.0, DAYS)
+    write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])}, 60.0, DAYS)
+    options = {
+        "container": "hdf5_cube",
+        "paths": ["10m.nc", "20m.nc"],
+        "variables": VARIABLES,
+        "offset": 0,
+        "resampling": "bilinear",
+    }
+    with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
+        got = reader.read(2, 3, 9, 8, slice(1, 4))
+    np.testing.assert_array_equal(got.pixels[:, :4], pixels[1:4, :4, 2:11, 3:11])
+    for frame, channel in ((0, 4), (2, 9)):
+        expected = naive_bilinear(coarse[frame + 1, channel - 4], 2, sensor.nodata)[2:11, 3:11]
+        np.testing.assert_array_equal(got.pixels[frame, channel], expected)
 
 
 @pytest.mark.parametrize(

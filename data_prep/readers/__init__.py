@@ -13,14 +13,26 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from data_prep.grid import Grid
+from data_prep.readers.composite import Composite
 from data_prep.readers.geotiff_scenes import GeoTiffScenes
 from data_prep.readers.hdf5_cube import Hdf5Cube
+from data_prep.readers.hdf5_sample import Hdf5Sample
+from data_prep.readers.modis_hdf4 import ModisHdf4
+from data_prep.readers.sentinel2_safe import Sentinel2Safe
+from data_prep.readers.storage import is_url
 from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.sample import Series
 from data_prep.scene import DESCRIPTION, Scene
 from data_prep.sensors import Sensor
 
-CONTAINERS = ("zarr_cube", "geotiff_scenes", "hdf5_cube")
+CONTAINERS: dict[str, Callable[..., Any]] = {
+    "zarr_cube": ZarrCube,
+    "geotiff_scenes": GeoTiffScenes,
+    "sentinel2_safe": Sentinel2Safe,
+    "modis_hdf4": ModisHdf4,
+    "hdf5_cube": Hdf5Cube,
+    "hdf5_sample": Hdf5Sample,
+}
 
 
 class SeriesReader(Protocol):
@@ -30,11 +42,14 @@ class SeriesReader(Protocol):
         sensor: meaning of the numbers.
         grid: grid of the whole scene in this source's pixels.
         dates: (T,) datetime64[D], strictly increasing.
+        chunk: (rows, columns) of the grid that are stored together: a chunk of the store, a block or strip of a raster. Chunks
+            begin at row 0 and column 0; a block of whole chunks is read without reading any chunk twice.
     """
 
     sensor: Sensor
     grid: Grid
     dates: np.ndarray
+    chunk: tuple[int, int]
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
@@ -48,6 +63,9 @@ class SeriesReader(Protocol):
 def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> SeriesReader:
     """The reader of one source of a scene, with the options that scene.yaml gives it; close it or use it in a `with`.
 
+    `container` names one of `CONTAINERS`, whose docstrings explain their options. `compose` goes with all of them: by default
+    the dates stay as they are, `{every_days: 16, method: median}` makes one image of each 16 days (see Composite).
+
     Raises ValueError for an unknown source, container or option, and for what the reader finds wrong with the files.
     """
     origin = f"{scene.folder / DESCRIPTION}, source {source}"
@@ -59,18 +77,21 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
         )
     options = dict(scene.sources[source])
     sensor = sensors[source]
-    match options.pop("container", None):
-        case "zarr_cube":
-            (path,) = _paths(options, scene.folder, origin, at_most_one=True)
-            return ZarrCube(path, sensor, **_checked(options, ZarrCube, origin))
-        case "geotiff_scenes":
-            (path,) = _paths(options, scene.folder, origin, at_most_one=True)
-            return GeoTiffScenes(path, sensor, **_checked(options, GeoTiffScenes, origin))
-        case "hdf5_cube":
-            paths = _paths(options, scene.folder, origin)
-            return Hdf5Cube(paths, sensor, **_checked(options, Hdf5Cube, origin))
-        case other:
-            raise ValueError(f"{origin}: container is {other!r}; expected one of {', '.join(CONTAINERS)}")
+    container = options.pop("container", None)
+    if not isinstance(container, str) or container not in CONTAINERS:
+        raise ValueError(f"{origin}: container is {container!r}; expected one of {', '.join(CONTAINERS)}")
+    reader = CONTAINERS[container]
+    compose = options.pop("compose", None)
+    paths = _paths(options, scene.folder, origin, at_most_one=reader is not Hdf5Cube)
+    place: Any = paths if reader is Hdf5Cube else paths[0]
+    opened: SeriesReader = reader(place, sensor, **_checked(options, reader, origin))
+    if compose is None:
+        return opened
+    try:
+        return Composite(opened, compose, origin)
+    except ValueError:
+        opened.__exit__()
+        raise
 
 
 def _paths(options: dict[str, Any], folder: Path, origin: str, at_most_one: bool = False) -> list[str]:
@@ -81,7 +102,7 @@ def _paths(options: dict[str, Any], folder: Path, origin: str, at_most_one: bool
         raise ValueError(f"{origin}: needs `path`" + ("" if at_most_one else " or a list `paths`"))
     if at_most_one and several is not None:
         raise ValueError(f"{origin}: takes one `path`, not `paths`")
-    return [path if "://" in path else str(folder / path) for path in map(str, found)]
+    return [path if is_url(path) else str(folder / path) for path in map(str, found)]
 
 
 def _checked(options: dict[str, Any], reader: Callable[..., SeriesReader], origin: str) -> dict[str, Any]:
@@ -90,5 +111,5 @@ def _checked(options: dict[str, Any], reader: Callable[..., SeriesReader], origi
     known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, {', '.join(sorted(known))}")
+        raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, compose, {', '.join(sorted(known))}")
     return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,14 @@ def crs_text(value: Any, origin: str) -> str:
     """A CRS given as EPSG number, `EPSG:n`, WKT or PROJ text -> `EPSG:n` where it has one, else WKT."""
     value = int(value) if isinstance(value, int | np.integer) else text(value)
     try:
-        crs = CRS.from_epsg(value) if isinstance(value, int) else CRS.from_user_input(value)
+        return _canonical_crs(value)
     except (CRSError, ValueError) as error:
         raise ValueError(f"{origin}: {value!r} is no coordinate reference system: {error}") from error
+
+
+@lru_cache(maxsize=64)  # to find the EPSG number takes longer than to open a file
+def _canonical_crs(value: int | str) -> str:
+    crs = CRS.from_epsg(value) if isinstance(value, int) else CRS.from_user_input(value)
     code = crs.to_epsg()
     return f"EPSG:{code}" if code else str(crs.to_wkt())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import h5py
@@ -11,7 +12,9 @@ import numpy as np
 
 from data_prep.grid import Grid
 from data_prep.readers.conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
-from data_prep.readers.harmonise import check_quality_type, check_stored, series, stated_offset
+from data_prep.readers.harmonise import Offset, check_quality_type, check_stored, series, stated_offsets
+from data_prep.readers.nesting import check_resampling, nesting_factor, read_nested
+from data_prep.readers.storage import file_system, is_url
 from data_prep.sample import Series
 from data_prep.sensors import Sensor
 
@@ -28,20 +31,26 @@ class _Layer:
     channels: list[int] | None = None
     factor: int = 1
 
-    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> np.ndarray:
-        """(T, channels, height, width) of a window of the series' grid, coarser pixels repeated (nearest neighbour)."""
-        rows = slice(row // self.factor, -(-(row + height) // self.factor))
-        cols = slice(col // self.factor, -(-(col + width) // self.factor))
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """(rows, columns) of the series' grid that one of its chunks covers; without chunks, rows lie one after another."""
+        rows, cols = self.dataset.chunks[-2:] if self.dataset.chunks else (1, self.dataset.shape[-1])
+        return rows * self.factor, cols * self.factor
+
+    def read(
+        self, window: tuple[int, int, int, int], times: slice | np.ndarray, bilinear_nodata: int | None = None
+    ) -> np.ndarray:
+        """(T, channels, height, width) of a window (row, col, height, width) of the series' grid."""
         # h5py picks single indices slowly and only in ascending order: read the span that holds them, then choose.
         chosen = np.arange(self.dataset.shape[0])[times]
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
-        block = self.dataset[first : last + 1, ..., rows, cols][chosen - first]
-        block = block[:, None] if self.channels is None else block[:, self.channels]
-        if self.factor > 1:
-            block = block.repeat(self.factor, axis=2).repeat(self.factor, axis=3)
-            top, left = row % self.factor, col % self.factor
-            block = block[:, :, top : top + height, left : left + width]
-        return np.asarray(block)
+
+        def read(row: int, col: int, height: int, width: int) -> np.ndarray:
+            span = np.s_[first : last + 1, ..., row : row + height, col : col + width]
+            block = read_dataset(self.dataset, span)[chosen - first]
+            return np.asarray(block[:, None] if self.channels is None else block[:, self.channels])
+
+        return read_nested(read, self.grid, self.factor, window, bilinear_nodata)
 
 
 class Hdf5Cube:
@@ -52,13 +61,17 @@ class Hdf5Cube:
     (time, y, x) with CF coordinates `time`, `x`, `y` and a grid mapping `spatial_ref`, or the attributes above.
 
     Options of scene.yaml:
-        path, or paths: list of files; a variable is taken from the first file that has it. Coarser files must nest in the
-            finest; their pixels are repeated (nearest neighbour, so no data and quality codes stay what they are).
+        path, or paths: list of files or fsspec URLs; a variable is taken from the first file that has it. Coarser files must
+            nest in the finest.
         variables: `{B02: B2, B8A: B8A, ...}`, the variable of each band of the sensor.
         reflectance, dates: names of the datasets of a stacked file; `dates` falls back to `time`.
         quality: by default the name of the sensor's quality layer.
         bands, crs: for files that do not state them.
-        offset: number added to stored numbers; required where the sensor's archives differ in it.
+        resampling: of coarser reflectance, `nearest` (default: numbers stay those that were measured) or `bilinear`; quality is
+            always taken from the nearest.
+        offset: number added to stored numbers, or numbers by date (see `stated_offsets`); required where the sensor's archives
+            differ in it.
+        storage_options: for fsspec URLs, credentials above all.
     """
 
     def __init__(
@@ -72,18 +85,23 @@ class Hdf5Cube:
         dates: str = "dates",
         bands: Sequence[str] | None = None,
         crs: str | int | None = None,
-        offset: int | None = None,
+        resampling: str = "nearest",
+        offset: Offset = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.sensor = sensor
         self._origin = ", ".join(paths)
-        self._offset = stated_offset(offset, sensor, self._origin)
+        check_resampling(resampling, self._origin)
+        self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
         self._crs = crs
         self._time_name = dates
+        self._stack = ExitStack()
         self._files: list[h5py.File] = []
         try:
             for path in paths:
-                self._files.append(_open(path))
+                self._files.append(open_hdf5(path, storage_options, self._stack))
             self._set_up(variables, reflectance, quality or sensor.quality.name, bands)
+            self._offsets = stated_offsets(offset, sensor, self.dates, self._origin)
         except BaseException:
             self.__exit__()
             raise
@@ -91,17 +109,17 @@ class Hdf5Cube:
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        blocks = [layer.read(row, col, height, width, times) for layer in self._layers]
-        quality = self._quality.read(row, col, height, width, times)[:, 0]
+        window = row, col, height, width
+        blocks = [layer.read(window, times, self._bilinear_nodata) for layer in self._layers]
+        quality = self._quality.read(window, times)[:, 0]
         pixels = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-        return series(pixels, quality, self.dates[times], self.sensor, self._offset)
+        return series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for file in self._files:
-            file.close()
+        self._stack.close()
 
     def _set_up(self, variables: Mapping[str, str] | None, reflectance: str, quality: str, bands: Sequence[str] | None) -> None:
         if variables is None:
@@ -124,6 +142,8 @@ class Hdf5Cube:
 
         self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
         *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
+        rows, cols = np.max([layer.chunk for layer in self._layers], axis=0).tolist()
+        self.chunk = min(rows, self.grid.height), min(cols, self.grid.width)
         all_dates = [self._dates(layer.dataset) for layer in layers]
         self.dates = all_dates[0]
         for layer, found in zip(layers, all_dates, strict=True):
@@ -181,13 +201,29 @@ class Hdf5Cube:
         return dates
 
 
-def _open(path: str) -> h5py.File:
+def open_hdf5(path: str, storage_options: Mapping[str, Any] | None, stack: ExitStack) -> h5py.File:
+    """An HDF5 file at a path or URL, open until `stack` is closed. Raises ValueError when it is missing or no HDF5."""
     try:
-        return h5py.File(path, "r")
+        if is_url(path):
+            files, name = file_system(path, storage_options)
+            return stack.enter_context(h5py.File(stack.enter_context(files.open(name, "rb")), "r"))
+        return stack.enter_context(h5py.File(path, "r"))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except OSError as error:
+        if is_url(path) and error.errno is not None:  # the way to it is broken, not the file; HDF5's own errors have no number
+            raise
         raise ValueError(f"{path}: no readable HDF5 or netCDF-4 file: {error}") from error
+
+
+def read_dataset(dataset: h5py.Dataset, part: Any) -> np.ndarray:
+    """A part of a dataset. Raises ValueError that names the file when it is damaged or cut off."""
+    try:
+        return np.asarray(dataset[part])
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{_name(dataset)}: cannot be read, it is damaged or cut off: {error}") from error
 
 
 def _name(dataset: h5py.Dataset) -> str:
@@ -201,15 +237,4 @@ def _dimensions(dataset: h5py.Dataset) -> list[str]:
 
 def _nested(layer: _Layer, finest: Grid) -> _Layer:
     """`layer` with the factor by which its pixels cover those of `finest`. Raises ValueError when they do not nest."""
-    factor = round(abs(layer.grid.transform.a / finest.transform.a)) if finest.transform.a else 1
-    own, fine = layer.grid.transform, finest.transform
-    stretched = (fine.a * factor, fine.b * factor, fine.c, fine.d * factor, fine.e * factor, fine.f)
-    tolerance = np.sqrt(abs(fine.determinant)) / 100
-    fits = np.allclose(tuple(own)[:6], stretched, rtol=0, atol=tolerance) and layer.grid.crs == finest.crs
-    covers = layer.grid.height * factor >= finest.height and layer.grid.width * factor >= finest.width
-    if not fits or not covers:
-        raise ValueError(
-            f"{_name(layer.dataset)}: its grid {layer.grid.shape} {tuple(own)[:6]} does not nest in the finest one, "
-            f"{finest.shape} {tuple(fine)[:6]}: pixel sizes must be whole multiples and the upper left corners equal"
-        )
-    return _Layer(layer.dataset, layer.grid, layer.channels, factor)
+    return replace(layer, factor=nesting_factor(layer.grid, finest, _name(layer.dataset)))

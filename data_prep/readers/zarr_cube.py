@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -10,23 +11,29 @@ import zarr
 
 from data_prep.grid import Grid
 from data_prep.readers.conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
-from data_prep.readers.harmonise import check_quality_type, check_stored, series, stated_offset
+from data_prep.readers.harmonise import Offset, check_quality_type, check_stored, series, stated_offsets
+from data_prep.readers.storage import file_system, is_url
+from data_prep.readers.whole_chunks import WholeChunks
 from data_prep.sample import Series
 from data_prep.sensors import Sensor
 
 DIMENSIONS = ("time", "band", "y", "x")
+UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # what Zarr raises for JSON that is none, or says what it does not know
 
 
 class ZarrCube:
     """A group with `reflectance` (time, band, y, x), the quality layer (time, y, x), `time`, `band`, and `x`/`y` or `transform`.
 
     Options of scene.yaml (each names an array of the group unless said otherwise):
-        offset: number added to stored numbers; required where the sensor's archives differ in it.
+        path: the group, of Zarr version 2 or 3, or its fsspec URL.
+        offset: number added to stored numbers, or numbers by date (see `stated_offsets`); required where the sensor's archives
+            differ in it.
         reflectance, time, band, x, y: by default called so. `x` and `y` hold pixel centres; an attribute `transform` of the
             group (six numbers, rasterio's order) may stand in for them.
         quality: by default the name of the sensor's quality layer.
         bands: list of band names, for stores that have none.
         crs: for stores without an attribute `crs` (or a CF variable `spatial_ref`).
+        storage_options: for fsspec URLs, credentials above all.
     """
 
     def __init__(
@@ -34,7 +41,7 @@ class ZarrCube:
         path: str,
         sensor: Sensor,
         *,
-        offset: int | None = None,
+        offset: Offset = None,
         reflectance: str = "reflectance",
         quality: str | None = None,
         time: str = "time",
@@ -43,15 +50,21 @@ class ZarrCube:
         y: str = "y",
         bands: Sequence[str] | None = None,
         crs: str | int | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.sensor = sensor
         self._path = path
-        self._offset = stated_offset(offset, sensor, path)
+        if is_url(path):
+            file_system(path, storage_options)  # says what is wrong with a URL more clearly than Zarr
         try:
             # A Zarr group never unpickles unless it is asked for an object codec; arrays of names are read as plain strings.
-            self._group = zarr.open_group(path, mode="r")
+            group = zarr.open_group(path, mode="r", storage_options=dict(storage_options or {}) if is_url(path) else None)
+            self._store = WholeChunks(group.store)
+            self._group = zarr.open_group(self._store, path=group.path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
+        except UNREADABLE_METADATA as error:
+            raise ValueError(f"{path}: metadata of the group cannot be read: {error}") from error
         self._reflectance = self._array(reflectance, DIMENSIONS)
         self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
         fill = self._reflectance.attrs.get("_FillValue")
@@ -62,6 +75,7 @@ class ZarrCube:
             raise ValueError(f"{path}: quality has shape {self._quality.shape}; expected {(frames, height, width)}")
 
         self.dates = self._dates(time, frames)
+        self._offsets = stated_offsets(offset, sensor, self.dates, path)
         names = [str(name) for name in bands] if bands is not None else [text(name) for name in self._coordinate(band)]
         if len(names) != self._reflectance.shape[1]:
             raise ValueError(f"{path}: {len(names)} band names {names} for {self._reflectance.shape[1]} bands")
@@ -69,14 +83,15 @@ class ZarrCube:
         # A slice is much cheaper than a list of indices where the store has the sensor's own order.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid = self._grid(x, y, crs, (height, width))
+        self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
         rows, cols = slice(row, row + height), slice(col, col + width)
-        pixels = np.asarray(self._reflectance.oindex[times, self._bands, rows, cols])
-        quality = np.asarray(self._quality.oindex[times, rows, cols])
-        return series(pixels, quality, self.dates[times], self.sensor, self._offset)
+        pixels = self._read(self._reflectance, (times, self._bands, rows, cols))
+        quality = self._read(self._quality, (times, rows, cols))
+        return series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
         return self
@@ -84,24 +99,43 @@ class ZarrCube:
     def __exit__(self, *exception: object) -> None:
         self._group.store.close()
 
+    def _read(self, array: zarr.Array[Any], part: tuple[Any, ...]) -> np.ndarray:
+        try:
+            return np.asarray(array.oindex[part])
+        except (RuntimeError, ValueError, EOFError, zlib.error) as error:  # what the codecs raise
+            raise ValueError(
+                f"{self._path}/{array.basename}: a chunk cannot be decoded, it is damaged or cut off: {error}"
+            ) from error
+
+    def _get(self, name: str) -> Any:
+        try:
+            return self._group.get(name)
+        except UNREADABLE_METADATA as error:
+            raise ValueError(f"{self._path}: metadata of {name} cannot be read: {error}") from error
+
+    def _held(self) -> str:
+        return str(sorted(self._group.array_keys())) if self._group.store.supports_listing else "what cannot be listed"
+
     def _array(self, name: str, dimensions: tuple[str, ...]) -> zarr.Array[Any]:
-        found = self._group.get(name)
+        found = self._get(name)
         if not isinstance(found, zarr.Array):
-            raise ValueError(f"{self._path}: no array {name!r}; it holds {sorted(self._group.array_keys())}")
+            raise ValueError(f"{self._path}: no array {name!r}; it holds {self._held()}")
         # Version 3 stores the names of dimensions itself, version 2 the way xarray writes them.
         names: Any = getattr(found.metadata, "dimension_names", None) or found.attrs.get("_ARRAY_DIMENSIONS")
         if found.ndim != len(dimensions):
             raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected the axes {dimensions}")
+        self._store.watch(found)
         order = [dimension for dimension in names or () if dimension in dimensions]
         if order and order != [dimension for dimension in dimensions if dimension in order]:
             raise ValueError(f"{self._path}/{name}: axes are {tuple(names)}; expected the order {dimensions}, so transpose it")
         return found
 
     def _coordinate(self, name: str) -> np.ndarray:
-        found = self._group.get(name)
+        found = self._get(name)
         if not isinstance(found, zarr.Array) or found.ndim != 1:
-            raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {sorted(self._group.array_keys())}")
-        return np.asarray(found[:])
+            raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {self._held()}")
+        self._store.watch(found)
+        return self._read(found, (slice(None),))
 
     def _dates(self, name: str, frames: int) -> np.ndarray:
         if name not in self._group:

@@ -1,0 +1,144 @@
+"""HDF5 samples: one file a sample, with one dataset (T, C, H, W) a source, as AgriFM's own data are published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from affine import Affine
+
+from data_prep.grid import Grid
+from data_prep.readers.conventions import band_positions, decode_dates, grid_from_transform, text
+from data_prep.readers.harmonise import Offset, check_quality_type, check_stored, series, stated_offsets
+from data_prep.readers.hdf5_cube import open_hdf5, read_dataset
+from data_prep.sample import Series
+from data_prep.sensors import Sensor
+
+NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
+
+
+class Hdf5Sample:
+    """One file with a dataset (T, C, H, W) for each source, and often `label` (H, W). The published files hold nothing else.
+
+    Without a quality layer every complete observation counts as valid. Without georeference the grid has the local CRS `NOWHERE`
+    and pixels of size 1, and is not `georeferenced`: no land cover can be read from a map then.
+
+    Options of scene.yaml:
+        path: the file, or its fsspec URL.
+        dataset: name of the source's dataset, by default that of the source.
+        bands: names of its channels; by default its attribute `bands`, or else the sensor's own bands and order, when their
+            number is right.
+        quality: name of a quality dataset (T, H, W); by default none.
+        dates: name of a dataset (T,), or of an attribute of the dataset or the file, by default `dates`. Published files have
+            none; then dates must be stated: a list of ISO dates, or `{start: 2020-01-05, every_days: 10}` for a regular series.
+            They are never made up.
+        crs: for files with an attribute `transform` but no `crs`.
+        offset: number added to stored numbers, or numbers by date (see `stated_offsets`); required where the sensor's archives
+            differ in it.
+        storage_options: for fsspec URLs, credentials above all.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sensor: Sensor,
+        *,
+        dataset: str | None = None,
+        bands: Sequence[str] | None = None,
+        quality: str | None = None,
+        dates: str | Sequence[Any] | Mapping[str, Any] = "dates",
+        crs: str | int | None = None,
+        offset: Offset = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.sensor = sensor
+        self._path = path
+        self._stack = ExitStack()
+        try:
+            self._file = open_hdf5(path, storage_options, self._stack)
+            self._data = self._find(dataset or sensor.name, 4, "(T, C, H, W)")
+            frames, channels, height, width = self._data.shape
+            where = f"{path}/{dataset or sensor.name}"
+            fill = self._data.attrs.get("_FillValue")
+            check_stored(self._data.dtype, None if fill is None else float(np.ravel(fill)[0]), sensor, where)
+            named = bands if bands is not None else self._attribute("bands")
+            names = list(sensor.bands) if named is None else [text(name) for name in named]
+            if len(names) != channels:
+                raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
+            self._channels = band_positions(names, sensor, where)
+            self._quality = None if quality is None else self._find(quality, 3, "(T, H, W), the quality layer")
+            if self._quality is not None:
+                check_quality_type(self._quality.dtype, f"{path}/{quality}")
+                if self._quality.shape != (frames, height, width):
+                    raise ValueError(f"{path}/{quality}: has shape {self._quality.shape}; expected {(frames, height, width)}")
+            self.dates = self._dates(dates, frames)
+            self._offsets = stated_offsets(offset, sensor, self.dates, path)
+            self.grid = self._grid(crs, (height, width))
+            self.chunk = self._data.chunks[2:] if self._data.chunks else (height, width)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
+        """The window that starts at (row, col), at the given indices of `dates`."""
+        self.grid.window(row, col, height, width)
+        part = np.s_[..., row : row + height, col : col + width]
+        # All dates are read: a sample is small, and h5py picks single dates slowly.
+        pixels = read_dataset(self._data, part)[times][:, self._channels]
+        quality = None if self._quality is None else read_dataset(self._quality, part)[times]
+        return series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _find(self, name: str, ndim: int, shape: str) -> h5py.Dataset:
+        found = self._file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            raise ValueError(f"{self._path}: no dataset {name!r} {shape}; it holds {sorted(self._file)}")
+        if found.ndim != ndim:
+            raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected {shape}")
+        return found
+
+    def _attribute(self, name: str) -> Any:
+        return self._data.attrs.get(name, self._file.attrs.get(name))
+
+    def _dates(self, dates: str | Sequence[Any] | Mapping[str, Any], frames: int) -> np.ndarray:
+        """The days of the images: read from the file, or as stated."""
+        where = f"{self._path}, dates"
+        if isinstance(dates, str):
+            axis = self._file.get(dates)
+            values = axis[()] if isinstance(axis, h5py.Dataset) else self._attribute(dates)
+            if values is None:
+                raise ValueError(
+                    f"{self._path}: says nothing of dates (no dataset or attribute {dates!r}), and they are not made up: state "
+                    "them in scene.yaml, `dates: [2020-01-05, ...]` or, for a regular series, "
+                    "`dates: {start: 2020-01-05, every_days: 10}`"
+                )
+            found = decode_dates(np.atleast_1d(values), axis.attrs if isinstance(axis, h5py.Dataset) else {}, where)
+        elif isinstance(dates, Mapping):
+            every_days = dates.get("every_days")
+            if set(dates) != {"start", "every_days"} or not isinstance(every_days, int) or every_days < 1:
+                raise ValueError(f"{where}: {dict(dates)}; expected {{start: 2020-01-05, every_days: 10}}")
+            start = decode_dates(np.array([str(dates["start"])]), {}, where)
+            found = start + every_days * np.arange(frames)
+        else:
+            found = decode_dates(np.array([str(date) for date in dates]), {}, where)
+        if len(found) != frames:
+            raise ValueError(f"{where}: {len(found)} dates for {frames} images")
+        return found
+
+    def _grid(self, crs: str | int | None, shape: tuple[int, int]) -> Grid:
+        transform, crs = self._attribute("transform"), crs or self._attribute("crs")
+        if transform is None:
+            return Grid(crs=NOWHERE, transform=Affine.scale(1, -1), height=shape[0], width=shape[1])
+        if crs is None:
+            raise ValueError(
+                f"{self._path}: has a transform, but no coordinate reference system; give `crs: EPSG:n` in scene.yaml"
+            )
+        return grid_from_transform(transform, crs, shape, self._path)
