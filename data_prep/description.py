@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from typing import Any
 from tabulate import tabulate
 
 from data_prep.corpus import VERSION, corpus_fingerprint
+from data_prep.durable import json_bytes
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan
-from data_prep.shards import json_bytes
 
 REJECTED = "rejected.jsonl"
 
 
 def describe(plan: Plan, output: Path, indexes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The content of dataset.json. `indexes` are those of `plan.shards`, in that order.
+    """The content of dataset.json. `indexes` are those of the plan's shards, in their order.
 
     Normalisation is over the training split; a source without training samples takes what it has, and says so.
     """
@@ -42,18 +42,21 @@ def describe(plan: Plan, output: Path, indexes: Sequence[Mapping[str, Any]]) -> 
     return {
         "version": VERSION,
         "plan": plan.hash,
-        "fingerprint": corpus_fingerprint((output / f"{shard.name}.json").read_bytes() for shard in plan.shards),
+        "fingerprint": corpus_fingerprint((output / f"{name}.json").read_bytes() for name in plan.names),
         "sources": sources,
         "legends": {name: legend.to_dict() for name, legend in plan.legends.items()},
         "shards": shards,
-        "rejected": len(plan.rejected) + sum(len(index["rejected"]) for index in indexes),
+        "rejected": plan.num_rejected + sum(len(index["rejected"]) for index in indexes),
     }
 
 
-def rejected_lines(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> bytes:
-    """The content of rejected.jsonl: what the plan left out, then what the writers did, shard by shard."""
-    rows = [asdict(rejection) for rejection in plan.rejected] + [row for index in indexes for row in index["rejected"]]
-    return b"".join(json_bytes(row) + b"\n" for row in rows)
+def rejected_lines(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+    """The lines of rejected.jsonl: what the plan left out, then what the writers did, shard by shard."""
+    for rejection in plan.rejected():
+        yield json_bytes(asdict(rejection)) + b"\n"
+    for index in indexes:
+        for row in index["rejected"]:
+            yield json_bytes(row) + b"\n"
 
 
 def summary(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> str:
@@ -69,7 +72,7 @@ def summary(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> str:
             [source, split, len(group), sum(len(index["samples"]) for index in group), frames, f"{share:.0%}", f"{size:.1f}"]
         )
     tables = [tabulate(rows, ["source", "split", "shards", "samples", "frames", "valid", "MB"], disable_numparse=True)]
-    reasons = Counter((rejection.source, rejection.reason) for rejection in plan.rejected)
+    reasons = Counter({(group.source, group.reason): group.samples for group in plan.rejected_groups})
     reasons.update((row["source"], row["reason"]) for index in indexes for row in index["rejected"])
     if reasons:
         lines = [[source, count, reason] for (source, reason), count in sorted(reasons.items())]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.corpus import MEMBERS, VERSION
+from data_prep.durable import sha256_of
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan, PlannedSample, PlannedShard
 
@@ -28,12 +29,6 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.member + ': ' if self.member else ''}{self.what}"
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping[str, Any]) -> list[Fault]:
@@ -128,8 +123,7 @@ def _decode(
     """Arrays by member, and what is wrong with which member: types and shapes, dates, counts and names against the plan."""
     if tuple(sorted(members)) != MEMBERS:
         return {}, [("", f"has the members {sorted(members)}; expected {list(MEMBERS)}")]
-    sensor, legend = plan.sensors[planned.source], plan.scenes[planned.scene].legend
-    assert legend is not None, "scenes without land cover have no planned samples"
+    sensor, legend = plan.sensors[planned.source], planned.series.legend
     frames, side = planned.stop - planned.start, planned.size
     layouts = {
         "dates.npy": (np.dtype(np.int32), (frames,)),
@@ -149,7 +143,7 @@ def _decode(
             wrong.append((name, f"is {array.dtype}{array.shape}; the plan says {dtype}{shape}"))
     if wrong:
         return arrays, wrong
-    dates = plan.scenes[planned.scene].series[planned.source].dates[planned.start : planned.stop]
+    dates = planned.series.dates[planned.start : planned.stop]
     if entry["frames"] != frames or tuple(arrays["dates.npy"].tolist()) != dates:
         wrong.append(("dates.npy", "the dates are not those of the plan"))
     if entry["legend"] != legend or arrays["landcover.npy"].tolist() != entry["land_cover"]:

@@ -20,10 +20,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from data_prep.command import run_command
+from data_prep.durable import whole_file
 from data_prep.readers import open_reader
 from data_prep.scene import DESCRIPTION, load_scene
 from data_prep.sensors import load_sensors
-from data_prep.shards import whole_file
 
 DESCRIPTIONS = Path(__file__).parent / "real"  # scene.yaml of each scene, and their sensors in sources/
 

@@ -1,17 +1,15 @@
-"""Where pixels lie: a regular grid in a coordinate reference system, windows of it, and rasters read onto it."""
+"""Where pixels lie: a regular grid in a coordinate reference system, windows of it, and places on the globe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
-from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
+
+GEOGRAPHIC = "EPSG:4326"  # longitude and latitude on WGS 84, in this order in rasterio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,40 +49,25 @@ class Grid:
             raise ValueError(f"window rows {row}+{height}, columns {col}+{width} leaves a grid of {self.height} x {self.width}")
         return Grid(crs=self.crs, transform=self.transform @ Affine.translation(col, row), height=height, width=width)
 
-    def windows(self, size: int) -> Iterator[tuple[int, int]]:
-        """Upper left (row, col) of the whole size x size windows of the grid, row by row, without overlap."""
-        for row in range(0, self.height - size + 1, size):
-            for col in range(0, self.width - size + 1, size):
-                yield row, col
+    def places_of(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Longitudes and latitudes in degrees of (fractional) pixel coordinates, each float64 (n,)."""
+        x, y = apply(self.transform, np.asarray(cols, np.float64), np.asarray(rows, np.float64))
+        if self.crs == GEOGRAPHIC:
+            return x, y
+        lon, lat = transform(self.crs, GEOGRAPHIC, x, y)
+        return np.array(lon), np.array(lat)
+
+    def pixels_at(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fractional (columns, rows) of places given in degrees, each float64 (n,); infinite where the CRS has none."""
+        x, y = transform(GEOGRAPHIC, self.crs, lon, lat)
+        return apply(~self.transform, np.array(x), np.array(y))
 
     def profile(self) -> dict[str, Any]:
         """The georeferencing part of a rasterio profile."""
         return {"crs": self.crs, "transform": self.transform, "height": self.height, "width": self.width}
 
 
-def read_raster(path: Path | str, grid: Grid, fill: int) -> np.ndarray:
-    """Band 1 of a classified raster on `grid`, nearest neighbour: integer (grid.height, grid.width), `fill` outside.
-
-    The raster may lie in any CRS; rasterio warps it on the fly.
-    """
-    with (
-        rasterio.open(path) as raster,
-        WarpedVRT(raster, resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped,
-    ):
-        return warped.read(1)
-
-
-def read_raster_at_own_resolution(path: Path | str, footprint: Grid, fill: int) -> np.ndarray:
-    """Band 1 of a classified raster over the footprint of `footprint` at (about) the raster's own pixel size.
-
-    What land-cover counts are made from: a 500 m footprint holds some 280 pixels of a 30 m map. `fill` outside the raster.
-    Raises ValueError when the place of the footprint is not known.
-    """
-    if not footprint.georeferenced:
-        raise ValueError(f"{path} cannot be read for a sample whose place is not known: give it a CRS and a transform")
-    with rasterio.open(path) as raster, WarpedVRT(raster, crs=footprint.crs) as warped:
-        own_x, own_y = abs(warped.transform.a), abs(warped.transform.e)
-    left, bottom, right, top = footprint.bounds
-    width, height = max(1, round((right - left) / own_x)), max(1, round((top - bottom) / own_y))
-    transform = Affine.translation(left, top) @ Affine.scale((right - left) / width, (bottom - top) / height)
-    return read_raster(path, Grid(crs=footprint.crs, transform=transform, height=height, width=width), fill)
+def apply(affine: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The transform of many points at once."""
+    a, b, c, d, e, f = tuple(affine)[:6]
+    return a * x + b * y + c, d * x + e * y + f

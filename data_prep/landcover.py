@@ -42,6 +42,8 @@ class Legend:
             raise ValueError(f"legend {self.name} groups codes into {unknown}, but its classes are {list(self.classes)}")
         if list(self.codes) != sorted(set(self.codes)):
             raise ValueError(f"legend {self.name}: codes must be distinct and ascending, got {list(self.codes)}")
+        if not self.fill:
+            raise ValueError(f"legend {self.name}: `fill` needs a code, for what lies outside the map")
 
     def count(self, codes: np.ndarray) -> np.ndarray:
         """Pixels of each fine code: any integer array -> int64 (len(self.codes),). Fill codes are left out.
@@ -84,7 +86,7 @@ def legend_from_dict(values: Mapping[str, Any]) -> Legend:
 
 
 def load_legend(name_or_path: str) -> Legend:
-    """A built-in legend by name (`glc_fcs30d`, `scl`, `fmask_classes`) or any legend by the path of its YAML."""
+    """A built-in legend by name (`glc_fcs30d`, `mcd12q1`, `scl`, `fmask_classes`) or any legend by the path of its YAML."""
     path = Path(name_or_path) if name_or_path.endswith(".yaml") else BUILT_IN_LEGENDS / f"{name_or_path}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in BUILT_IN_LEGENDS.glob("*.yaml"))

@@ -16,9 +16,9 @@ from matplotlib.patches import Patch
 
 from data_prep.command import run_command
 from data_prep.corpus import Corpus, SampleEntry, load_corpus
+from data_prep.durable import whole_file
 from data_prep.landcover import Legend
 from data_prep.sensors import Sensor
-from data_prep.shards import whole_file
 
 TILE_PX = 128  # side of a frame in the picture
 STRETCH = (1, 90)  # percentiles of clear observations that become dark and bright; snow may saturate, fields must not be dark

@@ -7,9 +7,19 @@
       sentinel2: {container: zarr_cube, path: sentinel2.zarr, offset: -1000}
       landsat: {container: geotiff_scenes, path: landsat}
       modis: {container: hdf5_cube, path: modis.h5}
-    land_cover: {raster: landcover.tif, legend: glc_fcs30d}     # or {quality: sentinel2, legend: scl}
+    land_cover: {raster: landcover.tif, legend: glc_fcs30d}
     labels:
       crop_type: {path: crop_type.tif, classes: {1: paddy_rice, 2: winter_wheat}, nodata: 0}
+
+Land cover comes from one of
+    {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS; or a list of rasters, or a folder with tiles
+    {raster: tiles/, first_year: 2000, legend: ...}  a map of several years with a band for each, the first one of 2000; samples
+                                                     of other years are rejected, or take the nearest with `nearest_year: true`
+    {quality: sentinel2, legend: scl}                the quality layer of the source, counted over the year
+    {label: label, legend: my.yaml}                  a dataset (H, W) in the source's own HDF5 file
+
+A scene may also stand for very many files with one series each: `{container: hdf5_sample, path: samples/}` is all HDF5 files in
+a folder and its folders, `path: samples.txt` those that a text file lists, one a line.
 
 Paths are relative to the folder; those of sources may be fsspec URLs. What a source's container needs beside `container` and
 `path` stands in the reader's docstring (`data_prep/readers/`). `compose: {every_days: 16, method: median}` makes regular steps of
@@ -18,6 +28,7 @@ any source (`data_prep/readers/composite.py`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +42,23 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class LandCover:
-    """Where land-cover counts come from: a classified raster, or the quality layer of the source `quality` over the year."""
+    """Where land-cover counts come from: `rasters`, or `quality`, or `label`.
+
+    Attributes:
+        legend: built-in name, or path of a YAML.
+        rasters: rasters of a classified map, and folders of them.
+        first_year: year of the first band of each; None for a map without years.
+        nearest_year: years beyond those of the map take the nearest one, instead of being rejected.
+        quality: source whose quality layer is counted over the year.
+        label: name of a dataset (H, W) in the source's HDF5 file.
+    """
 
     legend: str
-    raster: Path | None
+    rasters: tuple[Path, ...] = ()
+    first_year: int | None = None
+    nearest_year: bool = False
     quality: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +105,7 @@ def load_scene(folder: Path) -> Scene:
         cover = values.get("land_cover")
         land_cover = None
         if cover is not None:
-            raster = folder / cover["raster"] if "raster" in cover else None
-            if (raster is None) == ("quality" not in cover):
-                raise ValueError("land_cover needs either `raster` (a path) or `quality` (a source)")
-            legend = _legend_reference(cover["legend"], folder)
-            land_cover = LandCover(legend=legend, raster=raster, quality=cover.get("quality"))
+            land_cover = _land_cover(cover, folder)
         labels = {
             name: Label(path=folder / entry["path"], classes=dict(entry["classes"]), nodata=entry.get("nodata", 0))
             for name, entry in (values.get("labels") or {}).items()
@@ -103,6 +122,26 @@ def load_scene(folder: Path) -> Scene:
         land_cover=land_cover,
         labels=labels,
     )
+
+
+def _land_cover(values: Mapping[str, Any], folder: Path) -> LandCover:
+    """The land cover that `values` describe. Raises ValueError and KeyError for what is wrong with them."""
+    known = {"legend", "raster", "first_year", "nearest_year", "quality", "label"}
+    if set(values) - known:
+        raise ValueError(f"land_cover knows {sorted(known)}; found {sorted(set(values) - known)}")
+    if len({"raster", "quality", "label"} & set(values)) != 1:
+        raise ValueError("land_cover needs either `raster` (a path), `quality` (a source) or `label` (a dataset)")
+    options = {name: value for name, value in values.items() if name not in ("legend", "raster")}
+    if "raster" not in values and {"first_year", "nearest_year"} & set(options):
+        raise ValueError("first_year and nearest_year of land_cover belong to a raster")
+    rasters = values.get("raster", ())
+    paths = tuple(folder / path for path in ([rasters] if isinstance(rasters, str) else rasters))
+    return LandCover(legend=_legend_reference(values["legend"], folder), rasters=paths, **options)
+
+
+def description_sha256(scene: Scene) -> str:
+    """What tells a writer that a scene was described anew since it was planned."""
+    return hashlib.sha256((scene.folder / DESCRIPTION).read_bytes()).hexdigest()
 
 
 def _legend_reference(legend: str, folder: Path) -> str:

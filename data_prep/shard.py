@@ -14,9 +14,12 @@ from tqdm import tqdm
 from data_prep.command import run_command
 from data_prep.corpus import DATASET, read_json
 from data_prep.description import REJECTED, describe, rejected_lines, summary
+from data_prep.durable import TEMPORARY, json_bytes, whole_file
 from data_prep.engines import map_dask, map_local
-from data_prep.plan import PLAN, Plan, make_plan
-from data_prep.shards import TEMPORARY, is_written, json_bytes, whole_file, write_shard
+from data_prep.plan import Plan, plan_table
+from data_prep.planning import PlanSettings, make_plan
+from data_prep.shards import is_written, write_shard
+from data_prep.splits import split_blocks_of
 from data_prep.verify import index_paths, verify_shards
 
 
@@ -28,6 +31,12 @@ def shard(
     chip_px: dict[str, int] | None = None,
     shard_mb: float = 256.0,
     min_frames: int = 16,
+    sites: Path | None = None,
+    split_block_km: float | None = None,
+    split_shares: dict[str, float] | None = None,
+    split_buffer_km: float = 0.0,
+    split_seed: int = 0,
+    plan_only: bool = False,
     engine: Literal["local", "dask"] = "local",
     scheduler: str | None = None,
 ) -> None:
@@ -41,6 +50,14 @@ def shard(
         chip_px: side of a sample in pixels, by source (--chip_px.landsat 32); default: the sensors' own.
         shard_mb: size of a shard in megabytes (1e6 bytes), about.
         min_frames: samples with fewer dates in the year are rejected.
+        sites: CSV or Parquet table of places where samples are cut (columns id, lon, lat, and if wanted year, source, split;
+            draw_sites.py draws one); default: all windows of each scene.
+        split_block_km: split by place: side in kilometres of the blocks that go to one split as a whole; default: as the
+            scenes say.
+        split_shares: share of the blocks of each split (--split_shares.test 0.2); default: train 0.8, validation 0.1, test 0.1.
+        split_buffer_km: leave out samples nearer than this to a block of another split; at most half a block.
+        split_seed: another seed is another draw of the blocks.
+        plan_only: write the plan, say what is in it, and stop; started without it, the command goes on from there.
         engine: local processes, or a Dask cluster.
         scheduler: address of a running Dask scheduler; without it the dask engine starts a local cluster.
     """
@@ -49,37 +66,30 @@ def shard(
     if scheduler is not None and engine != "dask":
         raise ValueError("--scheduler is of use only with --engine dask")
     wanted = sources.split(",") if isinstance(sources, str) else sources
-    plan = make_plan(input, wanted, chip_px, shard_mb, min_frames)
-    begin(plan, output)
+    settings = PlanSettings(
+        sources=None if wanted is None else tuple(wanted),
+        chip_px=chip_px or {},
+        shard_mb=shard_mb,
+        min_frames=min_frames,
+        sites=sites,
+        split_blocks=split_blocks_of(split_block_km, split_shares, split_buffer_km, split_seed),
+    )
+    plan = make_plan(input, output, settings, workers)
+    if plan_only:
+        print(plan_table(plan))
+        return
+    for leftover in output.glob(f".*{TEMPORARY}"):  # of a run that was killed
+        leftover.unlink(missing_ok=True)
     function = partial(write_shard, input.resolve(), output.resolve())
-    todo = [number for number, planned in enumerate(plan.shards) if not is_written(plan, planned, output)]
+    todo = [number for number, name in enumerate(plan.names) if not is_written(plan, name, output)]
     done = map_dask(function, todo, workers, scheduler) if engine == "dask" else map_local(function, todo, workers)
-    with tqdm(desc="write", unit="shard", total=len(plan.shards), initial=len(plan.shards) - len(todo)) as bar:
+    with tqdm(desc="write", unit="shard", total=plan.num_shards, initial=plan.num_shards - len(todo)) as bar:
         written = 0
         for _, size in done:
             written += size
             bar.set_postfix(MB=f"{written / 1e6:.0f}", refresh=False)
             bar.update()
     finish(plan, output, workers)
-
-
-def begin(plan: Plan, output: Path) -> None:
-    """Make the output folder with the plan in it. Raises ValueError when it belongs to another plan or to something else."""
-    path = output / PLAN
-    if path.is_file():
-        if path.read_bytes() != plan.content:
-            raise ValueError(
-                f"{output} holds a corpus of another plan (other arguments, or scenes that changed): "
-                "give the arguments it was begun with, or a new output folder"
-            )
-    elif output.exists() and (not output.is_dir() or any(not p.name.endswith(TEMPORARY) for p in output.iterdir())):
-        raise ValueError(f"{output} exists and is no corpus; give a new output folder")
-    output.mkdir(parents=True, exist_ok=True)
-    for leftover in output.glob(f".*{TEMPORARY}"):  # of a run that was killed
-        leftover.unlink(missing_ok=True)
-    if not path.is_file():
-        with whole_file(path) as temporary:
-            temporary.write_bytes(plan.content)
 
 
 def finish(plan: Plan, output: Path, workers: int) -> None:
@@ -89,8 +99,8 @@ def finish(plan: Plan, output: Path, workers: int) -> None:
         damaged = sorted({Path(fault.file).stem for fault in faults})
         raise ValueError(f"{len(faults)} faults, first {faults[0]}; remove {', '.join(damaged[:3])}.* and start again")
     indexes = [read_json(path) for path in index_paths(output, plan)]
-    with whole_file(output / REJECTED) as temporary:
-        temporary.write_bytes(rejected_lines(plan, indexes))
+    with whole_file(output / REJECTED) as temporary, temporary.open("wb") as file:
+        file.writelines(rejected_lines(plan, indexes))
     print(summary(plan, indexes))
     if not any(index["samples"] for index in indexes):
         raise ValueError(f"every sample was rejected; the reasons are in {output / REJECTED}")

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
 import tarfile
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import groupby
@@ -22,18 +18,19 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.blocks import BlockReader
 from data_prep.corpus import MEMBERS, VERSION, read_json
-from data_prep.faults import sha256_of, shard_faults
-from data_prep.grid import read_raster_at_own_resolution
+from data_prep.durable import json_bytes, sha256_of, whole_file
+from data_prep.faults import shard_faults
 from data_prep.landcover import Legend
+from data_prep.landcover_codes import LandCoverCodes, open_land_cover
 from data_prep.normalization import BandStatistics
-from data_prep.plan import PLAN, Plan, PlannedSample, PlannedScene, PlannedSeries, PlannedShard, Rejection, description_sha256
+from data_prep.plan import PLAN, Plan, PlannedSample, PlannedShard, Rejection
 from data_prep.plan import load_plan as read_plan
-from data_prep.readers import SeriesReader, open_reader
+from data_prep.planned_reader import load_planned, open_planned
 from data_prep.sample import Sample
-from data_prep.scene import Scene, load_scene
+from data_prep.scene import Scene
 
-TEMPORARY = ".tmp"
 NOTHING_VALID = "no valid observation in the year"
 NOTHING_MAPPED = "no mapped land cover in the footprint"
 
@@ -52,8 +49,8 @@ def write_shard(archive: Path, output: Path, shard_id: int) -> int:
     Raises ValueError when the archive is no longer what was planned, OSError when the output cannot be written.
     """
     plan = load_plan(output)
-    shard = plan.shards[shard_id]
-    if is_written(plan, shard, output):
+    shard = plan.shard(shard_id)
+    if is_written(plan, shard.name, output):
         return (output / f"{shard.name}.tar").stat().st_size
     tar_path, index_path = output / f"{shard.name}.tar", output / f"{shard.name}.json"
     statistics = BandStatistics.empty(len(plan.sensors[shard.source].bands))
@@ -87,9 +84,9 @@ def write_shard(archive: Path, output: Path, shard_id: int) -> int:
     return tar_path.stat().st_size
 
 
-def is_written(plan: Plan, shard: PlannedShard, output: Path) -> bool:
-    """True when the shard's index is there, belongs to the plan, and the tar has the size that it states."""
-    index_path, tar_path = output / f"{shard.name}.json", output / f"{shard.name}.tar"
+def is_written(plan: Plan, name: str, output: Path) -> bool:
+    """True when the index of the shard `name` is there, belongs to the plan, and the tar has the size that it states."""
+    index_path, tar_path = output / f"{name}.json", output / f"{name}.tar"
     if not index_path.is_file() or not tar_path.is_file():
         return False
     try:
@@ -102,24 +99,19 @@ def is_written(plan: Plan, shard: PlannedShard, output: Path) -> bool:
 
 def read_samples(archive: Path, plan: Plan, shard: PlannedShard) -> Iterator[Sample | Rejection]:
     """The shard's samples in order, read from the archive, or why they are rejected."""
-    sensors = plan.sensors
-    for name, group in groupby(shard.samples, key=lambda sample: sample.scene):
-        planned = plan.scenes[name]
-        scene = load_scene(archive / planned.folder)
-        with open_reader(scene, shard.source, sensors) as reader:
-            _check_unchanged(scene, planned, PlannedSeries.of(reader), shard.source)
-            assert planned.legend is not None, "scenes without land cover have no planned samples"
-            legend = plan.legends[planned.legend]
-            for sample in group:
-                yield _read_sample(reader, scene, legend, sample)
+    for planned, group in groupby(shard.samples, key=lambda sample: sample.series):
+        scene = load_planned(archive, planned)
+        legend = plan.legends[planned.legend]
+        with open_planned(scene, planned, plan.sensors) as reader, open_land_cover(scene, legend) as land_cover:
+            samples = list(group)
+            blocks = BlockReader(reader, samples)
+            for sample in samples:
+                yield _read_sample(blocks, land_cover, scene, legend, sample)
 
 
-def _check_unchanged(scene: Scene, planned: PlannedScene, series: PlannedSeries, source: str) -> None:
-    if description_sha256(scene) != planned.description_sha256 or series != planned.series[source]:
-        raise ValueError(f"{source} of scene {scene.folder} changed since the corpus was planned; use a new output folder")
-
-
-def _read_sample(reader: SeriesReader, scene: Scene, legend: Legend, planned: PlannedSample) -> Sample | Rejection:
+def _read_sample(
+    blocks: BlockReader, land_cover: LandCoverCodes, scene: Scene, legend: Legend, planned: PlannedSample
+) -> Sample | Rejection:
     """Read one sample. What is wrong with its data is a reason to reject it; what is wrong with the machine is raised."""
 
     def reject(reason: str) -> Rejection:
@@ -129,17 +121,11 @@ def _read_sample(reader: SeriesReader, scene: Scene, legend: Legend, planned: Pl
         return reject("cannot be read: " + " ".join(str(error).split()).replace(f"{scene.folder}/", ""))
 
     try:
-        size = planned.size
-        footprint = reader.grid.window(planned.row, planned.col, size, size)
-        series = reader.read(planned.row, planned.col, size, size, slice(planned.start, planned.stop))
+        footprint = planned.series.grid.window(planned.row, planned.col, planned.size, planned.size)
+        series = blocks.read(planned)
         if not series.valid.any():
             return reject(NOTHING_VALID)
-        assert scene.land_cover is not None
-        if scene.land_cover.raster is None:
-            codes = series.quality
-        else:
-            codes = read_raster_at_own_resolution(scene.land_cover.raster, footprint, legend.fill[0])
-        counts = legend.count(codes)
+        counts = legend.count(land_cover.codes(planned, series))
         if not counts.any():
             return reject(NOTHING_MAPPED)
         return Sample(
@@ -211,29 +197,3 @@ def _add(tar: tarfile.TarFile, sample: Sample, bands: Sequence[str]) -> dict[str
         "legend": sample.legend,
         "land_cover": sample.land_cover.tolist(),
     }
-
-
-def json_bytes(values: Mapping[str, Any]) -> bytes:
-    """Canonical JSON: equal values are equal bytes."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; on success it is synced and takes the name `path`, else it is removed.
-
-    The name is unique: two workers that write the same shard (one believed dead) each write a file of their own.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_prep.grid import Grid, read_raster_at_own_resolution
+from data_prep.grid import Grid
 from data_prep.readers import open_reader
 from data_prep.readers.hdf5_sample import NOWHERE
 from tests.series import (
@@ -25,7 +25,6 @@ from tests.series import (
     assert_windows_equal,
     numbers,
     scene,
-    write_raster,
 )
 
 SENSOR = SENSORS["sentinel2"]
@@ -77,15 +76,12 @@ def test_quality_bands_and_georeference_where_the_file_has_them(tmp_path: Path) 
     np.testing.assert_array_equal(got[4:], np.where(pixels[4:] == 0, 0, np.maximum(pixels[4:].astype(int) - 1000, 1)))
 
 
-def test_a_sample_without_place_takes_no_land_cover_from_a_map(tmp_path: Path) -> None:
+def test_a_sample_without_place_says_so(tmp_path: Path) -> None:
     write(tmp_path / "0001.h5", numbers(SENSOR)[0])
     with open_sample(tmp_path) as reader:
         assert reader.grid.crs == NOWHERE
         assert reader.grid.shape == (HEIGHT, WIDTH)
-        write_raster(tmp_path / "map.tif", np.ones((50, 50), np.uint8))
         assert not reader.grid.georeferenced
-        with pytest.raises(ValueError, match=r"map\.tif cannot be read for a sample whose place is not known"):
-            read_raster_at_own_resolution(tmp_path / "map.tif", reader.grid, 0)
 
 
 def test_dates_are_stated_or_read_never_made_up(tmp_path: Path) -> None:

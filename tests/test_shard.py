@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from data_prep.command import run_command
 from data_prep.corpus import load_corpus
 from data_prep.engines import map_local
 from data_prep.landcover import load_legend
-from data_prep.plan import load_plan, make_plan
+from data_prep.plan import PLAN, TABLES, load_plan
+from data_prep.planning import PlanSettings, make_plan
 from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
-from data_prep.shard import begin, shard
+from data_prep.shard import shard
 from data_prep.shards import write_shard
 from tests.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
 
@@ -156,37 +158,65 @@ def test_description_counts_statistics_and_rejections(
 
 
 def test_plan_is_frozen_hashed_and_reads_no_pixels(
-    archive: tuple[Path, Any], corpus: Path, monkeypatch: pytest.MonkeyPatch
+    archive: tuple[Path, Any], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_pixels(*_: object) -> None:
         raise AssertionError("the plan read pixels")
 
     monkeypatch.setattr(ZarrCube, "read", no_pixels)
-    plan = make_plan(archive[0], None, {"sentinel2": 12, "modis": 4}, 0.1)
-    assert plan.content == (corpus / "plan.json").read_bytes()
-    assert load_plan(corpus) == plan
-    assert load_plan(corpus).hash == plan.hash
+    settings = PlanSettings(chip_px={"sentinel2": 12, "modis": 4}, shard_mb=0.1)
+    plan = make_plan(archive[0], tmp_path / "again", settings, workers=2)
+    for name in (PLAN, *TABLES.values()):
+        assert (tmp_path / "again" / name).read_bytes() == (corpus / name).read_bytes()
+    assert load_plan(corpus).hash == plan.hash == make_plan(archive[0], corpus, settings).hash
+    assert load_plan(corpus).damaged_tables() == []
     assert {load_index(corpus, name.name)["plan"] for name in corpus.glob("*0*.json")} == {plan.hash}
-    assert make_plan(archive[0], None, {"sentinel2": 12, "modis": 4}, 0.2).hash != plan.hash
-    for planned in plan.shards:  # a shard is of one source and one split, its samples in the scene's order
+    assert make_plan(archive[0], tmp_path / "larger", replace(settings, shard_mb=0.2)).hash != plan.hash
+    for planned in plan.shards():  # a shard is of one source and one split, its samples in the scene's order
         places = [(sample.scene, sample.year, sample.row, sample.col) for sample in planned.samples]
         assert places == sorted(places)
         assert {(sample.source, sample.split) for sample in planned.samples} == {(planned.source, planned.split)}
-    keys = [sample.key for planned in plan.shards for sample in planned.samples]
+    keys = [sample.key for planned in plan.shards() for sample in planned.samples]
     assert len(set(keys)) == len(keys) == 12 + 4  # four of them are rejected when they are read
+
+
+def test_plan_only_says_what_would_be_written_and_the_command_goes_on_from_there(
+    archive: tuple[Path, Any], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "corpus"
+    assert run("--input", archive[0], "--output", output, *ARGUMENTS, "--plan_only", "true") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {tuple(row[:2]): int(row[3]) for row in rows if row and row[-1][-1].isdigit()} == {
+        ("modis", "train"): 4,
+        ("sentinel2", "test"): 4,
+        ("sentinel2", "train"): 8,
+    }
+    assert ["sentinel2", "4", "fewer", "than", "16", "dates", "in", "the", "year"] in rows
+    assert {path.name for path in output.iterdir()} == {PLAN, *TABLES.values()}
+    assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert contents(output) == contents(corpus)
+
+
+def test_a_run_that_was_killed_while_it_planned_starts_anew(archive: tuple[Path, Any], corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "corpus"
+    output.mkdir()
+    for name in (".sentinel2-train.samples.tmp", TABLES["series"], f".{TABLES['samples']}.0.tmp"):
+        (output / name).write_bytes(b"half")
+    assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert contents(output) == contents(corpus)
 
 
 def load_index(corpus: Path, name: str) -> dict[str, Any]:
     return json.loads((corpus / name).read_text())  # type: ignore[no-any-return]
 
 
-def test_shards_keep_to_their_size(archive: tuple[Path, Any]) -> None:
-    chips = {"sentinel2": 3, "modis": 3}
-    plan = make_plan(archive[0], None, chips, 0.05)
-    sizes = Counter({planned.name: sum(s.stop - s.start for s in planned.samples) * (9 * 21 + 4) for planned in plan.shards})
-    assert len(plan.shards) > 10
+def test_shards_keep_to_their_size(archive: tuple[Path, Any], tmp_path: Path) -> None:
+    settings = PlanSettings(chip_px={"sentinel2": 3, "modis": 3}, shard_mb=0.05)
+    plan = make_plan(archive[0], tmp_path / "small", settings)
+    sizes = Counter({planned.name: sum(s.stop - s.start for s in planned.samples) * (9 * 21 + 4) for planned in plan.shards()})
+    assert plan.num_shards > 10
     assert max(sizes.values()) < 0.06e6
-    assert len(make_plan(archive[0], None, chips, 1000).shards) == 3
+    assert make_plan(archive[0], tmp_path / "large", replace(settings, shard_mb=1000)).num_shards == 3
 
 
 @pytest.mark.parametrize("engine", [["--workers", "2"], ["--engine", "dask", "--workers", "2"]])
@@ -302,13 +332,42 @@ def test_another_plan_in_the_same_folder_is_refused(
 
 def test_a_scene_that_changes_after_the_plan_is_refused(tmp_path: Path) -> None:
     write_archive(tmp_path / "scenes")
-    plan = make_plan(tmp_path / "scenes", ["modis"], {"modis": 4})
-    begin(plan, tmp_path / "corpus")
+    make_plan(tmp_path / "scenes", tmp_path / "corpus", PlanSettings(sources=("modis",), chip_px={"modis": 4}))
     times = zarr.open_group(tmp_path / "scenes" / "delta" / "modis.zarr", mode="r+")["time"]
     times[-1] = times[-1] + 1
     with pytest.raises(ValueError, match=r"modis of scene .*delta changed since"):
         write_shard(tmp_path / "scenes", tmp_path / "corpus", 0)
-    assert list(contents(tmp_path / "corpus")) == ["plan.json"]
+    assert set(contents(tmp_path / "corpus")) == {PLAN, *TABLES.values()}
+
+
+def test_a_scene_that_is_gone_or_described_anew_is_said_in_a_line(tmp_path: Path) -> None:
+    write_archive(tmp_path / "scenes")
+    plan = make_plan(tmp_path / "scenes", tmp_path / "corpus", PlanSettings(chip_px={"sentinel2": 12, "modis": 4}))
+    of_delta = plan.names.index("sentinel2-train-000000")
+    description = tmp_path / "scenes" / "delta" / "scene.yaml"
+    text = description.read_text()
+    description.write_text(text + "\n")
+    with pytest.raises(ValueError, match=r"delta/scene\.yaml changed since the corpus was planned"):
+        write_shard(tmp_path / "scenes", tmp_path / "corpus", of_delta)
+    description.write_text(text)
+    (tmp_path / "scenes" / "delta").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"scene .*delta is gone since the corpus was planned; put it back"):
+        write_shard(tmp_path / "scenes", tmp_path / "corpus", of_delta)
+    write_shard(tmp_path / "scenes", tmp_path / "corpus", plan.names.index("sentinel2-test-000000"))  # of another scene
+    (tmp_path / "elsewhere").rename(tmp_path / "scenes" / "delta")
+    write_shard(tmp_path / "scenes", tmp_path / "corpus", of_delta)
+
+
+def test_scenes_of_several_crs_are_one_corpus(tmp_path: Path) -> None:
+    write_archive(tmp_path / "scenes")
+    for source, crs in (("sentinel2", "EPSG:32632"), ("modis", "EPSG:32633")):  # of one scene even
+        zarr.open_group(tmp_path / "scenes" / "delta" / f"{source}.zarr", mode="r+").attrs["crs"] = crs
+    describe_delta = yaml.safe_load((tmp_path / "scenes" / "delta" / "scene.yaml").read_text())
+    describe_delta["land_cover"] = {"quality": "sentinel2", "legend": "scl"}
+    (tmp_path / "scenes" / "delta" / "scene.yaml").write_text(yaml.safe_dump(describe_delta))
+    assert run("--input", tmp_path / "scenes", "--output", tmp_path / "corpus", *CHIPS) == 0
+    found = {(sample["json"]["scene"], sample["json"]["crs"]) for sample in stock_samples(tmp_path / "corpus")}
+    assert found == {("delta", "EPSG:32632"), ("coast", "EPSG:32631")}
 
 
 def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
@@ -322,7 +381,7 @@ def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
         patch.setattr("tarfile.copyfileobj", full)
         assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 2
     assert "No space left" in capsys.readouterr().err
-    assert [path.name for path in output.iterdir()] == ["plan.json"]
+    assert {path.name for path in output.iterdir()} == {PLAN, *TABLES.values()}
 
 
 def test_a_damaged_chunk_rejects_its_samples_only(tmp_path: Path) -> None:
@@ -427,6 +486,9 @@ def spoil_quality(folder: Path) -> None:
         (None, ["--chip_px.sentinel2", "0"], "chip_px must be at least 1"),
         (None, ["--min_frames", "18"], "fewer than 18 dates"),
         (None, ["--shard_mb", "0"], "shard_mb must be above 0"),
+        (None, ["--sites", "none.csv"], "table of sites none.csv does not exist"),
+        (None, ["--split_block_km", "10", "--split_buffer_km", "8"], "the buffer between splits is 8.0 km"),
+        (None, ["--split_buffer_km", "8"], "only with split_block_km"),
         (None, ["--workers", "0"], "workers must be at least 1"),
         (None, ["--scheduler", "tcp://localhost:1"], "only with --engine dask"),
     ],
@@ -470,7 +532,7 @@ def test_quality_of_one_source_says_nothing_of_another(tmp_path: Path) -> None:
     description = tmp_path / "scenes" / "delta" / "scene.yaml"
     values = {**yaml.safe_load(description.read_text()), "land_cover": {"quality": "sentinel2", "legend": "scl"}}
     description.write_text(yaml.safe_dump(values))
-    plan = make_plan(tmp_path / "scenes", None, {"sentinel2": 12, "modis": 4})
-    assert {sample.source for planned in plan.shards for sample in planned.samples} == {"sentinel2"}
-    reasons = {row.reason for row in plan.rejected if row.source == "modis"}
+    plan = make_plan(tmp_path / "scenes", tmp_path / "corpus", PlanSettings(chip_px={"sentinel2": 12, "modis": 4}))
+    assert {sample.source for planned in plan.shards() for sample in planned.samples} == {"sentinel2"}
+    reasons = {row.reason for row in plan.rejected() if row.source == "modis"}
     assert reasons == {"land cover is counted from the quality layer of another source"}

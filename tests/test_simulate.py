@@ -133,9 +133,9 @@ def test_modis_is_filled_where_quality_says_so(italian: Path) -> None:
 def test_maps_lie_on_the_grids_and_agree(italian: Path) -> None:
     scene, legend = load_scene(italian), load_legend("glc_fcs30d")
     assert scene.land_cover is not None
-    assert scene.land_cover.raster is not None
+    assert scene.land_cover.rasters
     grid = grids(small("lomellina"))
-    with rasterio.open(scene.land_cover.raster) as raster:
+    with rasterio.open(scene.land_cover.rasters[0]) as raster:
         assert raster.transform == grid["landsat"].transform
         assert raster.colormap(1)[210][:3] == (44, 111, 178)
         cover = raster.read(1)

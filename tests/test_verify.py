@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from data_prep.corpus import corpus_fingerprint, load_corpus
-from data_prep.plan import make_plan
-from data_prep.shard import begin, finish
-from data_prep.shards import json_bytes, write_shard
+from data_prep.durable import json_bytes
+from data_prep.plan import TABLES
+from data_prep.planning import PlanSettings, make_plan
+from data_prep.shard import finish
+from data_prep.shards import write_shard
 from data_prep.verify import find_faults
 from tests.archives import write_archive
 
@@ -30,9 +32,9 @@ SHARD = "sentinel2-train-000001"
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     write_archive(folder / "scenes")
-    plan = make_plan(folder / "scenes", None, {"sentinel2": 12, "modis": 4}, 0.15)
-    begin(plan, folder / "corpus")
-    for number in range(len(plan.shards)):
+    settings = PlanSettings(chip_px={"sentinel2": 12, "modis": 4}, shard_mb=0.2)
+    plan = make_plan(folder / "scenes", folder / "corpus", settings)
+    for number in range(plan.num_shards):
         write_shard(folder / "scenes", folder / "corpus", number)
     finish(plan, folder / "corpus", workers=1)
     return folder / "corpus"
@@ -237,8 +239,12 @@ def test_plan_and_rejections_and_strangers(corpus: Path) -> None:
         "sentinel2-train-000099.tar: is not in the plan",
         "rejected.jsonl: does not fit the plan and the indexes",
     ]
+    for name in TABLES.values():
+        rewrite(corpus / name, lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1))
+        assert f"{name}: is missing, or is not the table" in faults(corpus)
+        rewrite(corpus / name, lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 1))
     plan = corpus / "plan.json"
-    plan.write_bytes(plan.read_bytes().replace(b'"row":12', b'"row":11', 1))
+    plan.write_bytes(plan.read_bytes().replace(b'"min_frames":16', b'"min_frames":15', 1))
     assert "plan.json: is not the plan that dataset.json was written from" in faults(corpus)
     plan.unlink()
     assert faults(corpus).endswith("plan.json is missing")

@@ -81,11 +81,11 @@ def _show_codes(ax: Axes, codes: np.ndarray, colors: dict[int, str], names: dict
 
 def _land_cover(ax: Axes, scene: Scene) -> None:
     assert scene.land_cover is not None
-    assert scene.land_cover.raster is not None
+    assert scene.land_cover.rasters
     legend = load_legend(scene.land_cover.legend)
     by_class = dict(zip(legend.classes, legend.colors, strict=True))
     names = dict(zip(legend.codes, legend.groups, strict=True))
-    with rasterio.open(scene.land_cover.raster) as raster:
+    with rasterio.open(scene.land_cover.rasters[0]) as raster:
         _show_codes(
             ax, raster.read(1), {code: by_class[name] for code, name in names.items()}, names, f"land cover, {legend.title}"
         )
@@ -100,12 +100,12 @@ def _crop_types(ax: Axes, scene: Scene) -> None:
 def _curves(ax: Axes, scene: Scene) -> None:
     """NDVI of the clear Landsat pixels of each crop (lines) and land-cover class (dashes) on each date."""
     assert scene.land_cover is not None
-    assert scene.land_cover.raster is not None
+    assert scene.land_cover.rasters
     legend = load_legend(scene.land_cover.legend)
     with (
         open_reader(scene, "landsat", load_sensors()) as reader,
         rasterio.open(scene.labels["crop_type"].path) as crops,
-        rasterio.open(scene.land_cover.raster) as land,
+        rasterio.open(scene.land_cover.rasters[0]) as land,
     ):
         series = reader.read(0, 0, *reader.grid.shape, slice(None))
         red, nir = (series.pixels[:, reader.sensor.bands.index(band)].astype(np.float32) for band in ("B04", "B05"))
