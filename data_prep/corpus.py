@@ -1,7 +1,7 @@
 """A finished corpus as its readers see it: shards, their indexes, and `dataset.json` that describes the whole.
 
     corpus/
-      plan.json                     what was to be written, frozen before a pixel was read
+      plan.json, plan-*.parquet     what was to be written, frozen before a pixel was read
       rejected.jsonl                one line a rejected sample, with its reason
       <source>-<split>-000000.tar   plain WebDataset tar
       <source>-<split>-000000.json  its index: where each member lies in the tar, its size and sha256, and statistics

@@ -169,6 +169,7 @@ class LandCoverMap:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._open.clear()
         self._stack.close()
 
     def _dataset(self, tile: Tile) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -25,13 +26,20 @@ def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Map
 
 def load_planned(archive: Path, planned: PlannedSeries) -> Scene:
     """The scene of a planned series. Raises ValueError when it is gone, or is described anew since it was planned."""
-    folder = archive / planned.folder
-    if not (folder / DESCRIPTION).is_file():
-        raise ValueError(f"scene {folder} is gone since the corpus was planned; put it back, or use a new output folder")
-    scene = load_scene(folder)
-    if description_sha256(scene) != planned.description_sha256:
-        raise ValueError(f"{folder / DESCRIPTION} changed since the corpus was planned; use a new output folder")
+    path = archive / planned.folder / DESCRIPTION
+    if not path.is_file():
+        raise ValueError(f"scene {path.parent} is gone since the corpus was planned; put it back, or use a new output folder")
+    scene, sha256 = _described(path.parent, path.stat().st_mtime_ns)
+    if sha256 != planned.description_sha256:
+        raise ValueError(f"{path} changed since the corpus was planned; use a new output folder")
     return scene
+
+
+@lru_cache(maxsize=8)
+def _described(folder: Path, _written: int) -> tuple[Scene, str]:
+    """A scene and the sha256 of its description, read once while it stands for file after file."""
+    scene = load_scene(folder)
+    return scene, description_sha256(scene)
 
 
 def open_planned(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sensor]) -> SeriesReader:

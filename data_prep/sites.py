@@ -48,7 +48,7 @@ class Sites:
         source_names: the sources that the table names.
     """
 
-    ids: pa.ChunkedArray
+    ids: pa.LargeStringArray
     lon: np.ndarray
     lat: np.ndarray
     years: np.ndarray
@@ -77,6 +77,8 @@ def load_sites(path: Path) -> Sites:
         table = table.select(list(columns)).cast(pa.schema(list(columns.items())))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table of sites (a CSV, or Parquet): {error}") from error
+    if not len(table):
+        raise ValueError(f"{path} holds no sites")
     for name in REQUIRED:
         if table[name].null_count:
             raise ValueError(f"{path}: {table[name].null_count} of {len(table)} rows have no {name}")
@@ -94,7 +96,7 @@ def load_sites(path: Path) -> Sites:
     split_of = np.array([SPLITS.index(name) for name in split_names] + [ANY], np.int8)  # the last one is that of -1
     years = pc.fill_null(table["year"], ANY).to_numpy() if "year" in columns else np.full(len(table), ANY, np.int16)
     return Sites(
-        ids=table["id"],
+        ids=pa.concat_arrays(table["id"].cast(pa.large_string()).chunks),  # one piece, else each look-up joins the pieces
         lon=lon,
         lat=lat,
         years=years,
@@ -170,7 +172,7 @@ class SiteCutter:
 
     def ids(self, numbers: np.ndarray) -> pa.Array:
         """Ids of the sites with these numbers, null for -1."""
-        return self._sites.ids.take(pa.array(numbers, mask=numbers < 0)).combine_chunks()
+        return self._sites.ids.take(pa.array(numbers, mask=numbers < 0)).cast(pa.string())
 
     def splits(self, numbers: np.ndarray) -> np.ndarray:
         """Splits that the table gives the sites: index into SPLITS, -1 where it says nothing."""

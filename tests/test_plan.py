@@ -13,19 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import blocks
 from data_prep.blocks import BlockReader
 from data_prep.division import SLACK, divide
-from data_prep.plan import TABLES, Plan
+from data_prep.grid import Grid
+from data_prep.plan import TABLES, Plan, PlannedSample, PlannedSeries
 from data_prep.plan_table import GROUP_ROWS, TableWriter, batches, read_rows
 from data_prep.planning import PlanSettings, make_plan
 from data_prep.readers import open_reader
 from data_prep.readers.harmonise import series
+from data_prep.sample import Series
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
+from data_prep.windows import windows_at
 from tests.archives import Cube, days, make_cube, write_land_cover, write_scene
 
 SENSOR = load_sensors()["sentinel2"]
@@ -169,6 +173,85 @@ def test_each_chunk_is_read_once_a_shard(
     fetched = read_counting(tmp_path, plan, cube, monkeypatch)
     assert len(fetched) == plan.num_shards > (1 if shard_mb < 3 else 0)
     assert all(set(counts.values()) == {1} for counts in fetched)
+
+
+class CountingReader:
+    """A series in memory that counts how often pixels of each chunk are read in each year."""
+
+    def __init__(self, cube: Cube, chunk: tuple[int, int]) -> None:
+        side = cube.quality.shape[-1]
+        self.sensor, self.dates, self.chunk = SENSOR, cube.dates, chunk
+        self.grid = Grid(crs="EPSG:32631", transform=Affine(10, 0, 0, 0, -10, 0), height=side, width=side)
+        self.touched: Counter[tuple[int, int]] = Counter()
+        self._cube = cube
+
+    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
+        rows, cols = self.chunk
+        for block_row in range(row // rows, (row + height - 1) // rows + 1):
+            for block_col in range(col // cols, (col + width - 1) // cols + 1):
+                self.touched[block_row, block_col] += 1
+        pixels = self._cube.pixels[times, :, row : row + height, col : col + width]
+        quality = self._cube.quality[times, row : row + height, col : col + width]
+        return Series(pixels=pixels, quality=quality, valid=quality < 7, dates=self.dates[times])
+
+    def __enter__(self) -> CountingReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+CUBE = make_cube(SENSOR, 40, np.concatenate([days(2020, 3), days(2021, 4)]), np.random.default_rng(3))
+
+
+@given(
+    chunk=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    size=st.integers(1, 18),
+    places=st.lists(st.tuples(st.integers(0, 22), st.integers(0, 22)), min_size=1, max_size=25, unique=True),
+    limit=st.sampled_from([0, 10_000, 50_000, 10**9]),
+    part=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+@settings(max_examples=300, deadline=None)
+def test_windows_at_any_places_by_any_blocks(
+    chunk: tuple[int, int], size: int, places: list[tuple[int, int]], limit: int, part: tuple[float, float]
+) -> None:
+    reader = CountingReader(CUBE, chunk)
+    series_of = PlannedSeries(
+        scene="s",
+        place="s",
+        folder="s",
+        description_sha256="",
+        source="sentinel2",
+        file=None,
+        legend="scl",
+        grid=reader.grid,
+        chunk=chunk,
+        dates=tuple(CUBE.dates.astype(int).tolist()),
+    )
+    rows, cols = np.array(places).T
+    windows = windows_at(series_of, size, rows, cols)
+    assert len(windows) == 2 * len(places)
+    samples = [
+        PlannedSample(series_of, int(year), int(row), int(col), size, "train", int(start), int(stop))
+        for row, col, year, start, stop in zip(
+            windows.rows, windows.cols, windows.years, windows.starts, windows.stops, strict=True
+        )
+    ]
+    first, last = sorted(int(share * len(samples)) for share in part)  # of several shards, any
+    samples = samples[first:last] or samples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_BYTES", limit)
+        block_reader = BlockReader(reader, samples)
+        for sample in samples:
+            found = block_reader.read(sample)
+            there = np.s_[sample.start : sample.stop, ..., sample.row : sample.row + size, sample.col : sample.col + size]
+            np.testing.assert_array_equal(found.pixels, CUBE.pixels[there])
+            np.testing.assert_array_equal(found.quality, CUBE.quality[there])
+            np.testing.assert_array_equal(found.valid, CUBE.quality[there] < 7)
+            np.testing.assert_array_equal(found.dates, CUBE.dates[sample.start : sample.stop])
+    assert not block_reader._blocks
+    if limit == 10**9:
+        assert set(reader.touched.values()) == {1}
 
 
 @pytest.mark.parametrize("limit", [1, 120_000, 400_000, 900_000])

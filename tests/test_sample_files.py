@@ -15,7 +15,7 @@ import pytest
 import webdataset
 import yaml
 
-from data_prep import planning
+from data_prep import survey
 from data_prep.landcover import load_legend
 from data_prep.plan import Plan
 from data_prep.planning import PlanSettings, make_plan
@@ -168,8 +168,8 @@ def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
 ) -> None:
     folder, _ = archive
     plan = planned(folder)
-    monkeypatch.setattr(planning, "FILES_A_JOB", 2)
-    monkeypatch.setattr(planning, "JOBS_AT_ONCE", 2)
+    monkeypatch.setattr(survey, "FILES_A_JOB", 2)
+    monkeypatch.setattr(survey, "JOBS_AT_ONCE", 2)
     settings = PlanSettings(chip_px=SIDES, shard_mb=0.2)
     assert make_plan(folder / "scenes", folder / "other", settings, workers=2).hash == plan.hash
 

@@ -206,6 +206,10 @@ def test_blocks_decide_on_the_splits_of_windows_of_a_grid(tmp_path: Path) -> Non
     blocks = SplitBlocks(block_km=0.5, shares={"train": 0.5, "validation": 0.5}, buffer_km=0.1)
     settings = PlanSettings(chip_px={"sentinel2": 6}, split_blocks=blocks)
     plan = make_plan(tmp_path / "scenes", tmp_path / "corpus", settings)
+    assert make_plan(tmp_path / "scenes", tmp_path / "corpus", settings).hash == plan.hash
+    other = PlanSettings(chip_px={"sentinel2": 6}, split_blocks=SplitBlocks(block_km=0.5, shares=blocks.shares))
+    with pytest.raises(ValueError, match="another plan"):
+        make_plan(tmp_path / "scenes", tmp_path / "corpus", other)
     samples = samples_of(plan)
     centres = np.array([(sample.col + 3, sample.row + 3) for sample in samples]) * 10.0
     lon, lat = degrees(*centres.T)
@@ -222,6 +226,7 @@ def test_blocks_decide_on_the_splits_of_windows_of_a_grid(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("id,lon,lat\n", "holds no sites"),
         ("id,lon\n1,2", r"columns \['lat'\] are missing"),
         ("id,lon,lat\n1,east,3", "cannot be read as a table of sites"),
         ("id,lon,lat\n1,,3", "1 of 1 rows have no lon"),
