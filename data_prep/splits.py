@@ -106,6 +106,9 @@ def split_blocks_of(
 
 def _completed(shares: Mapping[str, float]) -> dict[str, float]:
     """Shares of all splits: those not given share what is left in the proportions of the default."""
+    unknown = sorted(set(shares) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"no splits are called {unknown}; expected shares of {', '.join(SPLITS)}")
     rest = {split: share for split, share in DEFAULT_SHARES.items() if split not in shares}
     left = 1 - sum(shares.values())
     return {**{split: share / sum(rest.values()) * left for split, share in rest.items()}, **shares}

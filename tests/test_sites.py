@@ -104,6 +104,8 @@ def test_shares_that_are_not_given_keep_their_proportions() -> None:
     assert blocks is not None
     assert blocks.shares == pytest.approx({"train": 0.48, "validation": 0.06, "test": 0.46})
     assert split_blocks_of(None, None, 0, 0) is None
+    with pytest.raises(ValueError, match=r"no splits are called \['tset'\]"):
+        split_blocks_of(50, {"tset": 0.3}, 0, 0)
     with pytest.raises(ValueError, match="only with split_block_km"):
         split_blocks_of(None, None, 3, 0)
 
