@@ -114,9 +114,9 @@ class Sensor:
         limits = np.iinfo(pixels.dtype)
         complete = np.ones((len(pixels), *pixels.shape[2:]), dtype=bool)
         if low > limits.min:  # comparisons that the type answers are left out: they are as dear as the others
-            complete &= (pixels >= low).all(axis=1)
+            complete &= pixels.min(axis=1) >= low
         if high < limits.max:
-            complete &= (pixels <= high).all(axis=1)
+            complete &= pixels.max(axis=1) <= high
         if low <= self.nodata <= high:
             complete &= (pixels != self.nodata).all(axis=1)
         return complete

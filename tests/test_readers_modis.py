@@ -56,7 +56,10 @@ def test_files_elsewhere_are_copied_while_in_use(tmp_path: Path, written: tuple[
         assert_windows_equal(reader, pixels, quality.max(axis=1), tries=3)
         assert len(list(copies.iterdir())) == FRAMES
     assert not copies.exists()
-    memory.rm("/mcd43a4", recursive=True)
+    with open_modis(tmp_path, path="memory://mcd43a4") as reader:
+        memory.rm("/mcd43a4", recursive=True)
+        with pytest.raises(ValueError, match=rf"{mcd43a4_name(DATES[1])}: is missing, though it was there"):
+            reader.read(*BOX, slice(None))
 
 
 def test_the_grid_is_that_of_the_tile(tmp_path: Path, written: tuple[np.ndarray, np.ndarray]) -> None:

@@ -106,23 +106,6 @@ def check_quality_type(dtype: np.dtype, origin: str) -> None:
         raise ValueError(f"{origin}: quality codes are stored as {dtype}; expected integers, never scaled or averaged")
 
 
-def _shifted(pixels: np.ndarray, added: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """`pixels` plus int64 `added` that broadcasts to them, clipped to the valid range; no data, and where 0 is added, as before.
-
-    In the numbers' own type, since wider ones would cost more than reading: they are clipped first to what stays in range (see
-    `check_offset`), so that the sum fits, even if the number to add wraps around.
-    """
-    limits = np.iinfo(pixels.dtype)
-    low, high = (np.clip(bound - added, limits.min, limits.max).astype(pixels.dtype) for bound in sensor.valid_range)
-    shifted = np.clip(pixels, low, high)
-    shifted += added.astype(pixels.dtype)
-    kept = pixels == sensor.nodata
-    if not added.all():
-        kept |= added == 0
-    np.copyto(shifted, pixels, where=kept)
-    return shifted
-
-
 def series(pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, sensor: Sensor, offsets: np.ndarray) -> Series:
     """Stored pixels (T, C, H, W) and quality codes (T, H, W) -> Series with the offsets (T,) or (T, C) removed, in place.
 
@@ -136,9 +119,28 @@ def series(pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, se
     valid = np.empty((frames, height, width), np.bool_)
     unknown = sensor.quality.nodata
     codes = np.full(valid.shape, unknown, np.min_scalar_type(unknown)) if quality is None else quality
-    for time in range(frames):  # date by date: what lies in between is never as large as the pixels of a block
+    for time in range(frames):  # date by date: what is in between never is as large as a block of pixels
         frame = pixels[time : time + 1]
-        if added[time].any():
-            frame[:] = _shifted(frame, added[time : time + 1], sensor)
+        if added[time].all():
+            _add(frame[0], added[time], sensor)
+        elif added[time].any():
+            some = np.flatnonzero(added[time])
+            part = frame[0, some]
+            _add(part, added[time, some], sensor)
+            frame[0, some] = part
         valid[time] = (sensor.observed(frame) if quality is None else sensor.valid(frame, codes[time : time + 1]))[0]
     return Series(pixels=pixels, quality=codes, valid=valid, dates=dates)
+
+
+def _add(frame: np.ndarray, added: np.ndarray, sensor: Sensor) -> None:
+    """Add int64 `added` (C or 1, 1, 1), nowhere 0, to (C, H, W) in place, clipped to the valid range; no data stays.
+
+    In the numbers' own type, since wider ones would cost more than reading: they are clipped first to what stays in range (see
+    `check_offset`), so that the sum fits, even if the number to add wraps around.
+    """
+    limits = np.iinfo(frame.dtype)
+    low, high = (np.clip(bound - added, limits.min, limits.max).astype(frame.dtype) for bound in sensor.valid_range)
+    unseen = frame == sensor.nodata
+    np.clip(frame, low, high, out=frame)
+    frame += added.astype(frame.dtype)
+    np.copyto(frame, sensor.nodata, where=unseen)

@@ -170,7 +170,10 @@ class ModisHdf4:
             return self._folder.where(file)
         copy = Path(self._copies.name, file.replace("/", "_"))
         resources.callback(copy.unlink, missing_ok=True)
-        self._folder.fetch(file, str(copy))
+        try:
+            self._folder.fetch(file, str(copy))
+        except FileNotFoundError as error:
+            raise ValueError(f"{self._folder.where(file)}: is missing, though it was there when the series was opened") from error
         return str(copy)
 
     def _check(self, field: Any, name: str, where: str) -> None:
