@@ -71,7 +71,7 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
                     faults += [Fault(tar_file, f"{entry['key']}.{name}", what) for name, what in wrong]
                     if not wrong:
                         statistics += BandStatistics.of_pixels(arrays["pixels.npy"], arrays["valid.npy"])
-        if not faults and not statistics.is_close(statistics_from_dict(index["statistics"])):
+        if not faults and statistics != statistics_from_dict(index["statistics"]):
             faults.append(Fault(index_file, "statistics", "are not those of the pixels in the tar"))
     except (KeyError, TypeError, AttributeError) as error:
         faults.append(Fault(index_file, "", f"is not the index of a shard: {type(error).__name__} {error}"))

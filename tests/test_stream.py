@@ -76,8 +76,7 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
             data = (folder / f"{name}.tar").read_bytes()
             shard = {"shard": f"{name}.tar", "source": source, "split": "train", "bytes": len(data)}
             shard["sha256"] = hashlib.sha256(data).hexdigest()
-            zeros = [0.0] * shape[0]
-            statistics = {"count": [0] * shape[0], "mean": zeros, "m2": zeros}
+            statistics = {name: [0] * shape[0] for name in ("count", "total", "squares")}
             index = {"version": 1, **shard, "plan": "0" * 64, "samples": entries, "statistics": statistics}
             (folder / f"{name}.json").write_text(json.dumps(index))
             contents.append((folder / f"{name}.json").read_bytes())
