@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,17 @@ from pretrain.stream import Batch, Stream, StreamConfig, orient
 
 SIDE = 6
 SAMPLES = {"landsat": 13, "modis": 7}
+
+
+def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """As the contract says: XXH3 of key, counts, day, pixels and validity, each seeded by the one before."""
+    parts = []
+    for day, pixels, valid in zip(arrays["dates.npy"], arrays["pixels.npy"], arrays["valid.npy"], strict=True):
+        checksum = 0
+        for content in (key.encode(), arrays["landcover.npy"], day, pixels, valid):
+            checksum = xxhash.xxh3_64(content if isinstance(content, bytes) else content.tobytes(), seed=checksum).intdigest()
+        parts.append(checksum)
+    return np.array(parts, np.uint64)
 
 
 def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] = (17, 24), side: int = SIDE) -> Path:
@@ -55,6 +67,7 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
                         "pixels.npy": rng.integers(0, 10_000, (length, *shape)).astype(sensor.dtype),
                         "valid.npy": rng.random((length, side, side)) < 0.7,
                     }
+                    arrays["checksums.npy"] = checksums(key, arrays)
                     members = {}
                     for member, array in arrays.items():
                         buffer = io.BytesIO()
@@ -75,14 +88,14 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
                     )
             data = (folder / f"{name}.tar").read_bytes()
             shard = {"shard": f"{name}.tar", "source": source, "split": "train", "bytes": len(data)}
-            shard["sha256"] = hashlib.sha256(data).hexdigest()
+            shard["xxh3_128"] = xxhash.xxh3_128(data).hexdigest()
             statistics = {name: [0] * shape[0] for name in ("count", "total", "squares")}
-            index = {"version": 1, **shard, "plan": "0" * 64, "samples": entries, "statistics": statistics}
+            index = {"version": 2, **shard, "plan": "0" * 64, "samples": entries, "statistics": statistics}
             (folder / f"{name}.json").write_text(json.dumps(index))
             contents.append((folder / f"{name}.json").read_bytes())
             shards.append({**shard, "samples": len(entries)})
     description = {
-        "version": 1,
+        "version": 2,
         "fingerprint": hashlib.sha256(b"".join(contents)).hexdigest(),
         "sources": sources,
         "legends": {legend.name: legend.to_dict()},
