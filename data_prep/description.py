@@ -19,6 +19,7 @@ from data_prep.corpus import VERSION, corpus_fingerprint, read_json
 from data_prep.durable import json_bytes
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan
+from data_prep.scene import SPLITS
 
 REJECTED = "rejected.jsonl"
 _MOST_REASONS = 30  # lines of the table for people; rejected.jsonl has all
@@ -107,11 +108,12 @@ def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
 
 
 def by_source_and_split(summaries: Iterable[ShardSummary]) -> dict[tuple[str, str], ShardSummary]:
-    """One summary for each source and split, in the order of their names."""
+    """One summary for each source and split: sources by name, splits in their usual order."""
     groups: dict[tuple[str, str], list[ShardSummary]] = {}
     for summary in summaries:
         groups.setdefault((summary.source, summary.split), []).append(summary)
-    return {name: merged(group) for name, group in sorted(groups.items())}
+    order = sorted(groups, key=lambda name: (name[0], SPLITS.index(name[1])))
+    return {name: merged(groups[name]) for name in order}
 
 
 def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) -> dict[str, Any]:
