@@ -342,3 +342,38 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(ValueError, match=r"modis-train-000001\.tar has 0 of \d+ bytes"):
         Stream(load_corpus(folder), "train", config())
+
+
+def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
+    loaded = load_corpus(folder)
+    stream, unchecked = (Stream(loaded, "train", config(check_reads=check)) for check in (True, False))
+    entry = loaded.samples("modis", "train")[3]
+    sound = entry.shard.read_bytes()
+    for member in ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"):
+        flipped = bytearray(sound)
+        place = entry.members[member]
+        # Every frame is hit, so that the drawn ones are: a bit of each 8 bytes behind the header.
+        for at in range(place.offset + 128, place.offset + place.size, 8):
+            flipped[at] ^= 1
+        entry.shard.write_bytes(flipped)
+        unchecked.batch(0)
+        with pytest.raises(
+            ValueError, match=rf"modis-train-000001.tar: \d+ of \d+ frames read of {entry.key} are not as they were"
+        ):
+            stream.batch(0)
+    entry.shard.write_bytes(sound)
+    stream.batch(0)
+
+
+def test_shards_under_each_others_names_are_noticed(tmp_path: Path) -> None:
+    """Their samples are of equal sizes, so all offsets, headers and shapes fit."""
+    folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
+    stream = Stream(load_corpus(folder), "train", config())
+    one, other = folder / "modis-train-000000.tar", folder / "modis-train-000001.tar"
+    assert one.stat().st_size == other.stat().st_size
+    one.rename(folder / "third")
+    other.rename(one)
+    (folder / "third").rename(other)
+    with pytest.raises(ValueError, match="are not as they were written"):
+        stream.batch(0)
