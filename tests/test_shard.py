@@ -28,7 +28,6 @@ from data_prep.engines import map_local
 from data_prep.landcover import load_legend
 from data_prep.plan import PLAN, TABLES, load_plan
 from data_prep.planning import PlanSettings, make_plan
-from data_prep.progress import PROGRESS
 from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
@@ -36,6 +35,7 @@ from data_prep.shard import shard
 from data_prep.shard_file import TarWriter
 from data_prep.shards import write_shard
 from tests.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
+from tests.interruptions import contents
 
 SCRIPT = Path(__file__).parent.parent / "data_prep" / "shard.py"
 ARGUMENTS = [*CHIPS, "--shard_mb", "0.1"]
@@ -53,11 +53,6 @@ def run(*arguments: str | Path) -> int:
     with pytest.raises(SystemExit) as exit_:
         run_command(shard, [str(argument) for argument in arguments])
     return int(exit_.value.code or 0)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files by name but the log of progress."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != PROGRESS}
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,9 @@ from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.shard import shard
 from data_prep.shard_file import TarWriter
 from tests.archives import CHIPS, write_archive
+from tests.interruptions import DISTURBANCES, contents, dask_cluster
 from tests.mortal import square_or_die
-from tests.test_shard import contents, run
+from tests.test_shard import run
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "data_prep" / "shard.py"
@@ -294,7 +295,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(scenes: Path, whole:
     found = contents(tmp_path / "corpus")
     assert "dataset.json" not in found
     assert all(data == whole[name] for name, data in found.items()), "nothing is half-written"
-    assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
+    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -447,31 +448,42 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def test_a_dask_scheduler_that_goes_away(scenes: Path, tmp_path: Path) -> None:
-    file = tmp_path / "scheduler.json"
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
-    scheduler = subprocess.Popen([*dask, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL)
-    arguments = ["--input", str(scenes), "--output", str(tmp_path / "corpus"), *ARGUMENTS, "--shard_mb", "0.02"]
-    try:
-        wait_for(lambda: file.exists() and file.read_text().endswith("}"))
-        address = json.loads(file.read_text())["address"]
-        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-dashboard", "--nthreads", "1"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        working = subprocess.Popen([*worker, "--death-timeout", "5"], env=environment, stderr=subprocess.DEVNULL)
+    arguments = ["--input", str(scenes), "--output", str(tmp_path / "corpus"), *CHIPS, "--shard_mb", "0.02"]
+    with dask_cluster(tmp_path) as (address, scheduler):
         command = [sys.executable, str(SCRIPT), *arguments, "--engine", "dask", "--scheduler", address]
         client = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         wait_for(lambda: list((tmp_path / "corpus").glob("*.tar")))
         scheduler.kill()
         _, errors = client.communicate(timeout=120)
-    finally:
-        scheduler.kill()
-        scheduler.wait()
     assert client.returncode == 2
     assert re.search(rf"^error: the Dask scheduler at {address} went away", errors, re.MULTILINE)
     assert "dataset.json" not in contents(tmp_path / "corpus")
-    working.wait(timeout=60)  # ends by itself, without a scheduler
     assert run(*arguments) == 0
     assert run("--input", scenes, "--output", tmp_path / "undisturbed", *arguments[4:]) == 0
     assert contents(tmp_path / "corpus") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("kind", ["kill -9 of the run", "SIGTERM", "kill -9 of a worker"])
+def test_interrupted_and_started_again_gives_the_same_bytes(
+    scenes: Path, whole: dict[str, bytes], tmp_path: Path, kind: str
+) -> None:
+    """tests/bench/kill_shard.py does more of them, at random moments."""
+    arguments = ["--input", str(scenes), "--output", str(tmp_path / "corpus"), *ARGUMENTS]
+
+    def wait(process: subprocess.Popen[bytes]) -> None:
+        while len(list((tmp_path / "corpus").glob("*.tar"))) < 2 and process.poll() is None:
+            time.sleep(0.001)
+
+    code = DISTURBANCES[kind](arguments, wait)
+    between = contents(tmp_path / "corpus")
+    assert all(data == whole[name] for name, data in between.items() if not name.endswith(".tmp"))
+    if kind == "kill -9 of a worker":
+        assert code == 0, "others do its work"
+    else:
+        assert code < 0
+        assert "dataset.json" not in between
+        assert run(*arguments) == 0
+    assert contents(tmp_path / "corpus") == whole
 
 
 # progress
