@@ -8,6 +8,7 @@ from itertools import product
 
 import numpy as np
 
+_CACHED_PIXELS = 1 << 14  # of a band, summed together: all bands in float64 stay in a core's cache
 _EXACT_PIXELS = 1 << 20  # a float64 holds a sum of so many products of 16-bit numbers without rounding: 2^20 * 2^32 < 2^53
 
 
@@ -35,17 +36,16 @@ class BandStatistics:
             raise ValueError(f"pixels are {pixels.dtype}; statistics are over integers of at most 32 bits")
         frames, bands, height, width = pixels.shape
         total, squares = np.zeros((2, bands), dtype=object)  # objects: Python's integers have no largest one
-        for frame, clear in zip(
-            pixels.reshape(frames, bands, height * width), valid.reshape(frames, height * width), strict=True
-        ):
-            for start in range(0, height * width, _EXACT_PIXELS):
-                part = slice(start, start + _EXACT_PIXELS)
-                parts = _16_bit_parts(frame[:, part] * clear[part].astype(pixels.dtype))
-                for weight, numbers in parts:
-                    total += weight * _integers(numbers.sum(axis=1))
-                for (weight, numbers), (other_weight, others) in product(parts, parts):
-                    # einsum and not a matrix product: BLAS would start threads for each of these short sums.
-                    squares += weight * other_weight * _integers(np.einsum("cp,cp->c", numbers, others))
+        pixels, valid = pixels.reshape(frames, bands, height * width), valid.reshape(frames, 1, height * width)
+        together = max(1, _CACHED_PIXELS // max(1, height * width))  # frames
+        for first, start in product(range(0, frames, together), range(0, height * width, _EXACT_PIXELS)):
+            part = slice(first, first + together), slice(None), slice(start, start + _EXACT_PIXELS)
+            parts = _16_bit_parts(pixels[part] * valid[part].astype(pixels.dtype))
+            for weight, numbers in parts:
+                total += weight * _integers(numbers.sum(axis=(0, 2)))
+            for (weight, numbers), (other_weight, others) in product(parts, parts):
+                # einsum and not a matrix product: BLAS would start threads for each of these short sums.
+                squares += weight * other_weight * _integers(np.einsum("tcp,tcp->c", numbers, others))
         return BandStatistics((int(valid.sum()),) * bands, tuple(total.tolist()), tuple(squares.tolist()))
 
     def __add__(self, other: BandStatistics) -> BandStatistics:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -58,11 +59,24 @@ def frame_checksums(key: str, land_cover: np.ndarray, days: np.ndarray, pixels: 
     """
     of_sample = xxhash.xxh3_64_intdigest(land_cover.tobytes(), xxhash.xxh3_64_intdigest(key.encode()))
     checksums = np.empty(len(days), np.uint64)
-    for frame, (image, clear) in enumerate(zip(pixels, valid, strict=True)):
-        seed = xxhash.xxh3_64_intdigest(days[frame].tobytes(), of_sample)
-        seed = xxhash.xxh3_64_intdigest(np.ascontiguousarray(image).data, seed)
-        checksums[frame] = xxhash.xxh3_64_intdigest(np.ascontiguousarray(clear).data, seed)
+    if len(days):
+        parts = zip(*map(_by_frame, (days, pixels, valid)), strict=True)
+        for frame, (day, image, clear) in enumerate(parts):
+            seed = xxhash.xxh3_64_intdigest(image, xxhash.xxh3_64_intdigest(day, of_sample))
+            checksums[frame] = xxhash.xxh3_64_intdigest(clear, seed)
     return checksums
+
+
+def _by_frame(array: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of each frame of (T, ...)."""
+    data = _bytes(np.ascontiguousarray(array))
+    size = len(data) // len(array)
+    return (data[start : start + size] for start in range(0, size * len(array), size)) if size else repeat(data, len(array))
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _npy(array: np.ndarray) -> list[Buffer]:
@@ -70,7 +84,7 @@ def _npy(array: np.ndarray) -> list[Buffer]:
     array = np.ascontiguousarray(array)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return [header.getvalue(), array.reshape(-1).view(np.uint8).data]
+    return [header.getvalue(), _bytes(array)]
 
 
 class TarWriter:
