@@ -401,6 +401,32 @@ def test_slurm_array_and_a_last_job(
     assert contents(tmp_path / "corpus") == whole
 
 
+def test_dask_workers_as_slurm_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an `sbatch` that starts the job's script here, at once, and a `scancel` that does nothing."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    start = f'cp "$1" {tmp_path}/job.sh\nbash {tmp_path}/job.sh > {tmp_path}/job.log 2>&1 &\n'
+    (commands / "sbatch").write_text(f'#!/usr/bin/env bash\n{start}echo "Submitted batch job $!"\n')
+    (commands / "scancel").write_text("#!/usr/bin/env bash\n")
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "flags").mkdir()
+    settings_ = {"cores": 1, "memory": "1GB", "walltime": "0:40:00", "death-timeout": "30", "log-directory": str(tmp_path)}
+    import dask
+
+    with (
+        dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings_.items()}),
+        open_engine("dask", workers=1, scheduler="slurm") as map_jobs,
+    ):
+        jobs = list(map_jobs(partial(square_or_die, tmp_path / "flags"), [0, 1, 2]))
+    assert sorted(jobs) == [(0, 0), (1, 1), (2, 4)]
+    script = (tmp_path / "job.sh").read_text()
+    assert "#SBATCH -t 0:40:00" in script
+    assert "--lifetime 2160s --lifetime-stagger 120s" in script, "the worker ends before SLURM ends its job"
+
+
 def test_arguments_for_another_process_are_the_same() -> None:
     given_ = [
         "--input",

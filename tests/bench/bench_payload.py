@@ -170,7 +170,9 @@ def cut(scenes: Path, chips: dict[str, int], limit: int) -> dict[str, list[np.nd
                 for year in np.unique(years):
                     times = slice(*np.searchsorted(years, [year, year + 1]).tolist())
                     if times.stop - times.start >= DRAWN:
-                        places.setdefault(source, []).extend((scene, *place, size, times) for place in reader.grid.windows(size))
+                        rows, cols = (range(0, extent - size + 1, size) for extent in reader.grid.shape)
+                        of_source = places.setdefault(source, [])
+                        of_source.extend((scene, row, col, size, times) for row in rows for col in cols)
     samples: dict[str, list[np.ndarray]] = {}
     for source, found in places.items():
         for place in np.linspace(0, len(found) - 1, min(limit, len(found))).round().astype(int):
