@@ -131,6 +131,7 @@ def bench_stream(output: Path | None = None, rounds: int = 9) -> None:
     report = {
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+        "date": time.strftime("%Y-%m-%d"),
         "rounds": rounds,
         "results": results,
     }
