@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.errors import is_of_the_machine
 from data_prep.plan import PlannedSample
 from data_prep.readers import SeriesReader
 from data_prep.sample import Series
@@ -130,10 +131,8 @@ class BlockReader:
         block = None
         try:
             block = self._reader.read(extent.top, extent.left, height, width, slice(extent.start, extent.stop))
-        except (ValueError, RuntimeError):
-            pass
-        except OSError as error:
-            if error.errno is not None:  # of the machine, not of the data
+        except Exception as error:
+            if is_of_the_machine(error):
                 raise
         self._blocks[key] = block
         return block

@@ -8,9 +8,10 @@ on stderr and exit code 2. Any other exception is ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -54,6 +55,15 @@ def parse(
     instantiated: Namespace = parser.instantiate_classes(parsed)
     del instantiated["config"]
     return instantiated
+
+
+def as_arguments(values: Mapping[str, Any]) -> list[str]:
+    """The command line that gives a command these parameters, for another process; None is left to its default."""
+    arguments = []
+    for name, value in values.items():
+        if value is not None:
+            arguments += [f"--{name}", json.dumps(value) if isinstance(value, bool | list | dict) else str(value)]
+    return arguments
 
 
 def run_command(

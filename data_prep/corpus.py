@@ -4,7 +4,8 @@
       plan.json, plan-*.parquet     what was to be written, frozen before a pixel was read
       rejected.jsonl                one line a rejected sample, with its reason
       <source>-<split>-000000.tar   plain WebDataset tar
-      <source>-<split>-000000.json  its index: where each member lies in the tar, its size and sha256, and statistics
+      <source>-<split>-000000.json  its index: where each member lies in the tar, its size and sha256, counts and statistics
+      <source>-<split>-000000.failed.jsonl  where samples could not be read: each with the traceback of its error
       dataset.json                  written last
 
 `data_prep/shard.py` writes it, `data_prep/verify.py` proves it, `pretrain/stream.py` reads it.
@@ -24,9 +25,10 @@ import numpy as np
 from data_prep.landcover import Legend, legend_from_dict
 from data_prep.sensors import Sensor, sensor_from_dict
 
-VERSION = 1
+VERSION = 2
 DATASET = "dataset.json"
-MEMBERS = ("dates.npy", "json", "landcover.npy", "pixels.npy", "valid.npy")  # in the order in which they lie in a tar
+FAILED = ".failed.jsonl"  # suffix after a shard's name
+MEMBERS = ("checksums.npy", "dates.npy", "json", "landcover.npy", "pixels.npy", "valid.npy")  # as they lie in a tar
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,14 @@ class SampleEntry:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One line of the table of shards. `bytes` and `sha256` are of the tar, `samples` is how many it holds."""
+    """One line of the table of shards. `bytes` and `xxh3_128` are of the tar, `samples` is how many it holds."""
 
     path: Path
     source: str
     split: str
     samples: int
     bytes: int
-    sha256: str
+    xxh3_128: str
 
     @property
     def index(self) -> Path:
@@ -156,7 +158,7 @@ def load_corpus(folder: Path) -> Corpus:
             std={name: np.array(source["normalization"]["std"]) for name, source in sources.items()},
             legends={name: legend_from_dict(legend) for name, legend in values["legends"].items()},
             shards=[
-                Shard(folder / s["shard"], s["source"], s["split"], s["samples"], s["bytes"], s["sha256"])
+                Shard(folder / s["shard"], s["source"], s["split"], s["samples"], s["bytes"], s["xxh3_128"])
                 for s in values["shards"]
             ],
             rejected=values["rejected"],

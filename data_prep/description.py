@@ -1,80 +1,184 @@
-"""What is said of a corpus as a whole, made from the plan and the indexes alone: dataset.json, rejected.jsonl, the table."""
+"""What is said of a corpus as a whole, made from the plan and the indexes alone: dataset.json, rejected.jsonl, the tables.
+
+An index becomes a short `ShardSummary` as soon as it is read, where it is read: the indexes of 25 million samples would not
+fit in memory.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
-from data_prep.corpus import VERSION, corpus_fingerprint
+from data_prep.corpus import VERSION, corpus_fingerprint, read_json
 from data_prep.durable import json_bytes
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan
+from data_prep.scene import SPLITS
 
 REJECTED = "rejected.jsonl"
+_MOST_REASONS = 30  # lines of the table for people; rejected.jsonl has all
 
 
-def describe(plan: Plan, output: Path, indexes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The content of dataset.json. `indexes` are those of the plan's shards, in their order.
+@dataclass(frozen=True, kw_only=True)
+class ShardSummary:
+    """One index in short, or several of one source and split together (`merged`, whose `shard` is then the first's name).
+
+    Attributes:
+        shard, source, split, bytes, xxh3_128: as in the index.
+        samples: how many it holds.
+        frames: number of samples by their number of frames.
+        days: first and last day of all samples since 1970-01-01, or None without samples.
+        land_cover: sums of the fine counts int64 (codes,), by legend.
+        statistics: of the valid pixels.
+        rejected: number of samples by (reason, whether it is a failure to read).
+    """
+
+    shard: str
+    source: str
+    split: str
+    bytes: int
+    xxh3_128: str
+    samples: int
+    frames: Counter[int]
+    days: tuple[int, int] | None
+    land_cover: Mapping[str, np.ndarray]
+    statistics: BandStatistics
+    rejected: Counter[tuple[str, bool]]
+
+    @property
+    def failed(self) -> int:
+        """Samples that could not be read."""
+        return sum(count for (_, failed), count in self.rejected.items() if failed)
+
+    @property
+    def total_frames(self) -> int:
+        return sum(length * count for length, count in self.frames.items())
+
+    def valid_share(self, chip_px: int) -> float:
+        """Share of valid pixels over all frames of chips of `chip_px` x `chip_px` pixels."""
+        return self.statistics.count[0] / max(1, self.total_frames * chip_px**2)
+
+
+def summarise(index: Mapping[str, Any]) -> ShardSummary:
+    """An index in short."""
+    samples = index["samples"]
+    land_cover: dict[str, np.ndarray] = {}
+    for sample in samples:
+        counts = np.array(sample["land_cover"], dtype=np.int64)
+        land_cover[sample["legend"]] = land_cover.get(sample["legend"], 0) + counts
+    days = [day for sample in samples for day in sample["days"]]
+    return ShardSummary(
+        **{name: index[name] for name in ("shard", "source", "split", "bytes", "xxh3_128")},
+        samples=len(samples),
+        frames=Counter(sample["frames"] for sample in samples),
+        days=(min(days), max(days)) if days else None,
+        land_cover=land_cover,
+        statistics=statistics_from_dict(index["statistics"]),
+        rejected=Counter((row["reason"], row["failed"]) for row in index["rejected"]),
+    )
+
+
+def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
+    """At least one summary of one source and split -> one of all together."""
+    first = summaries[0]
+    days = [day for summary in summaries if summary.days is not None for day in summary.days]
+    land_cover: dict[str, np.ndarray] = {}
+    for summary in summaries:
+        for legend, counts in summary.land_cover.items():
+            land_cover[legend] = land_cover.get(legend, 0) + counts
+    return ShardSummary(
+        shard=first.shard,
+        source=first.source,
+        split=first.split,
+        bytes=sum(summary.bytes for summary in summaries),
+        xxh3_128="",
+        samples=sum(summary.samples for summary in summaries),
+        frames=sum((summary.frames for summary in summaries), Counter()),
+        days=(min(days), max(days)) if days else None,
+        land_cover=land_cover,
+        statistics=sum((summary.statistics for summary in summaries[1:]), first.statistics),
+        rejected=sum((summary.rejected for summary in summaries), Counter()),
+    )
+
+
+def by_source_and_split(summaries: Iterable[ShardSummary]) -> dict[tuple[str, str], ShardSummary]:
+    """One summary for each source and split: sources by name, splits in their usual order."""
+    groups: dict[tuple[str, str], list[ShardSummary]] = {}
+    for summary in summaries:
+        groups.setdefault((summary.source, summary.split), []).append(summary)
+    order = sorted(groups, key=lambda name: (name[0], SPLITS.index(name[1])))
+    return {name: merged(groups[name]) for name in order}
+
+
+def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) -> dict[str, Any]:
+    """The content of dataset.json. `summaries` are those of the plan's shards, in their order.
 
     Normalisation is over the training split; a source without training samples takes what it has, and says so.
     """
+    groups = by_source_and_split(summaries)
     sources = {}
     for name, sensor in plan.sensors.items():
-        of_source = [index for index in indexes if index["source"] == name and index["samples"]]
+        of_source = {split: group for (source, split), group in groups.items() if source == name and group.samples}
         if not of_source:
             continue
-        train = [index for index in of_source if index["split"] == "train"]
+        train = of_source.get("train")
         statistics = BandStatistics.empty(len(sensor.bands))
-        for index in train or of_source:
-            statistics += statistics_from_dict(index["statistics"])
-        normalization = {"mean": statistics.mean.tolist(), "std": statistics.std.tolist(), "split": "train" if train else "all"}
+        for group in [train] if train is not None else of_source.values():
+            statistics += group.statistics
+        normalization = {
+            "mean": statistics.mean.tolist(),
+            "std": statistics.std.tolist(),
+            "split": "all" if train is None else "train",
+        }
         shape = [len(sensor.bands), sensor.chip_px, sensor.chip_px]
         sources[name] = {"sensor": sensor.to_dict(), "shape": shape, "normalization": normalization}
-    shards = [
-        {**{key: index[key] for key in ("shard", "source", "split", "bytes", "sha256")}, "samples": len(index["samples"])}
-        for index in indexes
-    ]
+    columns = ("shard", "source", "split", "bytes", "xxh3_128", "samples")
     return {
         "version": VERSION,
         "plan": plan.hash,
         "fingerprint": corpus_fingerprint((output / f"{name}.json").read_bytes() for name in plan.names),
         "sources": sources,
         "legends": {name: legend.to_dict() for name, legend in plan.legends.items()},
-        "shards": shards,
-        "rejected": plan.num_rejected + sum(len(index["rejected"]) for index in indexes),
+        "shards": [{column: getattr(summary, column) for column in columns} for summary in summaries],
+        "rejected": plan.num_rejected + sum(summary.rejected.total() for summary in summaries),
+        "failed": sum(summary.failed for summary in summaries),
     }
 
 
-def rejected_lines(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+def rejected_lines(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) -> Iterator[bytes]:
     """The lines of rejected.jsonl: what the plan left out, then what the writers did, shard by shard."""
     for rejection in plan.rejected():
-        yield json_bytes(asdict(rejection)) + b"\n"
-    for index in indexes:
-        for row in index["rejected"]:
-            yield json_bytes(row) + b"\n"
+        yield json_bytes({**asdict(rejection), "failed": False}) + b"\n"
+    for name, summary in zip(plan.names, summaries, strict=True):
+        if summary.rejected:
+            for row in read_json(output / f"{name}.json")["rejected"]:
+                yield json_bytes(row) + b"\n"
 
 
-def summary(plan: Plan, indexes: Sequence[Mapping[str, Any]]) -> str:
+def summary_tables(plan: Plan, summaries: Sequence[ShardSummary]) -> str:
     """Two tables for people: samples, frames, valid share and size by source and split; rejected samples by reason."""
+    shards = Counter((summary.source, summary.split) for summary in summaries)
+    groups = by_source_and_split(summaries)
     rows = []
-    for source, split in sorted({(index["source"], index["split"]) for index in indexes}):
-        group = [index for index in indexes if (index["source"], index["split"]) == (source, split)]
-        frames = sum(sample["frames"] for index in group for sample in index["samples"])
-        valid = sum(index["statistics"]["count"][0] for index in group)
-        share = valid / max(1, frames * plan.sensors[source].chip_px ** 2)
-        size = sum(index["bytes"] for index in group) / 1e6
-        rows.append(
-            [source, split, len(group), sum(len(index["samples"]) for index in group), frames, f"{share:.0%}", f"{size:.1f}"]
-        )
+    for (source, split), group in groups.items():
+        share = f"{group.valid_share(plan.sensors[source].chip_px):.0%}"
+        size = f"{group.bytes / 1e6:.1f}"
+        rows.append([source, split, shards[source, split], group.samples, group.total_frames, share, size])
     tables = [tabulate(rows, ["source", "split", "shards", "samples", "frames", "valid", "MB"], disable_numparse=True)]
     reasons = Counter({(group.source, group.reason): group.samples for group in plan.rejected_groups})
-    reasons.update((row["source"], row["reason"]) for index in indexes for row in index["rejected"])
+    for (source, _), group in groups.items():
+        for (reason, _), count in group.rejected.items():
+            reasons[source, reason] += count
     if reasons:
-        lines = [[source, count, reason] for (source, reason), count in sorted(reasons.items())]
+        shown = sorted(reasons.most_common(_MOST_REASONS))
+        lines = [[source, str(count), reason] for (source, reason), count in shown]
+        if len(reasons) > len(shown):
+            lines.append(["...", "", f"{len(reasons) - len(shown)} more reasons in {REJECTED}"])
         tables.append(tabulate(lines, ["source", "rejected", "reason"]))
     return "\n\n".join(tables)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 TEMPORARY = ".tmp"
+_STALE_S = 3600.0  # a writer that lives touches its file more often
+_READ_BYTES = 1 << 20
 
 
 def json_bytes(values: Mapping[str, Any]) -> bytes:
@@ -23,6 +28,29 @@ def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_of(path: Path) -> str:
+    """XXH3 of 128 bits of a file's bytes in hexadecimal, what `xxhsum -H2` prints; forty times as fast as sha256."""
+    digest = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(_READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def remove_leftovers(folder: Path, everything: bool = False) -> None:
+    """Remove temporary files of killed runs: those that nobody wrote to for an hour, or all when nobody else can be writing.
+
+    Other jobs may write into the same folder, on machines whose processes cannot be seen from here.
+    """
+    for path in folder.glob(f".*{TEMPORARY}"):
+        try:
+            if everything or time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
+        except FileNotFoundError:
+            continue
 
 
 @contextmanager

@@ -4,32 +4,91 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
-from typing import TypeVar
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
+Engine = Literal["local", "dask", "slurm"]
+
+SLURM = "slurm"  # in place of a scheduler's address: Dask starts workers as SLURM jobs
+_MOST_DEATHS = 3  # of workers in a row, with nothing finished in between
+_ALLOWED_FAILURES = 10  # workers that may die under a job of Dask before it is given up: queues end workers all the time
+_LIFETIME_SHARE = 0.9  # a Dask worker ends by itself, its job done, before SLURM ends it in the middle of one
+_SBATCH = Path(__file__).parents[1] / "launch" / "shard.sbatch"
+
+
+class MapJobs(Protocol):
+    """Pairs of job and result, as they come."""
+
+    def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]: ...
+
+
+@contextmanager
+def open_engine(engine: Engine, workers: int, scheduler: str | None = None) -> Iterator[MapJobs]:
+    """The way to map jobs: local processes, or a Dask cluster that lives as long as the `with`.
+
+    `scheduler` is the address of a running Dask cluster, or `slurm` for one of SLURM jobs, configured as dask-jobqueue says;
+    without it Dask gets `workers` local processes.
+    """
+    if engine == "local":
+        yield partial(map_local, workers=workers)
+        return
+    from distributed import Client, LocalCluster  # takes a second to import; only this engine needs it
+
+    with ExitStack() as stack:
+        if scheduler is None:
+            cluster: Any = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+        elif scheduler == SLURM:
+            cluster = stack.enter_context(slurm_cluster(workers))
+        else:
+            cluster = scheduler
+        try:
+            client = stack.enter_context(Client(cluster))
+        except OSError as error:
+            raise OSError(f"no Dask scheduler at {scheduler}: {error}") from error
+        yield partial(_map_dask, client)
 
 
 def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Result]]:
-    """Pairs of job and result as they come, from spawned processes: handles of GDAL, HDF5 and fsspec survive no fork."""
+    """Pairs of job and result as they come, from spawned processes: handles of GDAL, HDF5 and fsspec survive no fork.
+
+    When a worker dies its pool dies with it: the rest goes to a new one. Raises OSError when that does not help.
+    """
     if workers == 1 or len(jobs) < 2:
         yield from ((job, function(job)) for job in jobs)
         return
+    remaining = dict(enumerate(jobs))
+    deaths = 0
+    while remaining:
+        try:
+            for number, result in _map_pool(function, dict(remaining), workers):
+                deaths = 0
+                yield remaining.pop(number), result
+        except BrokenProcessPool as error:
+            deaths += 1
+            if deaths == _MOST_DEATHS:
+                raise OSError(
+                    f"a worker process died (out of memory?), {deaths} times without finishing anything; "
+                    "what is finished stays: start again with fewer workers"
+                ) from error
+
+
+def _map_pool(function: Callable[[Job], Result], jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Result]]:
+    """Pairs of a job's number and its result. Raises BrokenProcessPool when a worker dies."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
-        futures = {pool.submit(function, job): job for job in jobs}
+        futures = {pool.submit(function, job): number for number, job in jobs.items()}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise OSError(
-                "a worker process died (out of memory?); what is finished stays: start again with fewer workers"
-            ) from error
+                yield futures.pop(future), future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -46,18 +105,79 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def map_dask(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, scheduler: str | None, retries: int = 3
-) -> Iterator[tuple[Job, Result]]:
-    """The same on a Dask cluster at the address `scheduler`, or on one of `workers` processes that lives as long as the call.
+def _map_dask(client: Any, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+    """The same on a Dask cluster. A job whose worker dies goes to another one; an error of the job itself is raised."""
+    from distributed import as_completed
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import KilledWorker
 
-    A job whose worker dies goes to another one, `retries` times.
-    """
-    from distributed import Client, LocalCluster, as_completed  # takes a second to import; only this engine needs it
-
-    with ExitStack() as stack:
-        cluster = scheduler or stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
-        client = stack.enter_context(Client(cluster))
-        futures = dict(zip(client.map(function, jobs, pure=False, retries=retries), jobs, strict=True))
+    address = client.scheduler.address
+    futures = dict(zip(client.map(function, jobs, pure=False), jobs, strict=True))
+    try:
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            job = futures.pop(future)
+            yield job, future.result()
+    except FutureCancelledError as error:
+        raise OSError(f"the Dask scheduler at {address} went away; what is finished stays: start again") from error
+    except KilledWorker as error:
+        raise OSError(f"workers keep dying (out of memory?): {error}; what is finished stays: start again") from error
+
+
+def slurm_cluster(workers: int) -> Any:
+    """A Dask cluster of `workers` SLURM jobs, replaced as they end; queue, walltime and memory by dask-jobqueue's settings.
+
+    Raises ValueError when dask-jobqueue is not installed or not configured.
+    """
+    import dask
+
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise ValueError('Dask on SLURM needs dask-jobqueue: python -m pip install ".[slurm]"') from error
+    walltime = _slurm_seconds(str(dask.config.get("jobqueue.slurm.walltime")))
+    lifetime, stagger = walltime * _LIFETIME_SHARE, walltime * (1 - _LIFETIME_SHARE) / 2
+    options = [*(dask.config.get("jobqueue.slurm.worker-extra-args", None) or [])]
+    options += ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{stagger:.0f}s"]
+    dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES})
+    try:
+        cluster = SLURMCluster(worker_extra_args=options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"dask-jobqueue: {error}; configure jobqueue.slurm (cores, memory, walltime, queue)") from error
+    cluster.adapt(minimum_jobs=workers, maximum_jobs=workers)  # unlike `scale`, starts a job anew when one has ended
+    return cluster
+
+
+def _slurm_seconds(walltime: str) -> int:
+    """SLURM's `minutes`, `[hours:]minutes:seconds` or `days-hours[:minutes[:seconds]]` in seconds."""
+    days, _, clock = walltime.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = (0, *parts)[-3:]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def submit_slurm(writing: Sequence[str], finishing: Sequence[str], tasks: int) -> tuple[str, str]:
+    """Submit `launch/shard.sbatch` with the arguments `writing` as an array of `tasks` jobs, and with `finishing` to follow.
+
+    Options of `sbatch` itself come from its environment (SBATCH_PARTITION, SBATCH_ACCOUNT, ...). Returns both job ids.
+    Raises OSError when `sbatch` is missing or refuses.
+    """
+
+    environment = {**os.environ, "AGRIFM_PROJECT": str(_SBATCH.parents[1])}  # SLURM runs a copy of the script elsewhere
+
+    def submit(option: str, arguments: Sequence[str]) -> str:
+        command = ["sbatch", "--parsable", option, str(_SBATCH), *arguments]
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise OSError("--engine slurm submits jobs with `sbatch`, which is not on this machine") from error
+        if done.returncode != 0:
+            raise OSError(f"sbatch ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout.strip().split(";")[0]
+
+    array = submit(f"--array=0-{tasks - 1}", writing)
+    return array, submit(f"--dependency=afterany:{array}", finishing)

@@ -1,4 +1,4 @@
-"""What can be wrong with a shard, found by reading all of it: a writer reads back its own with this, verify.py anybody's."""
+"""What can be wrong with a shard, found by reading all of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.corpus import MEMBERS, VERSION
-from data_prep.durable import sha256_of
+from data_prep.corpus import FAILED, MEMBERS, VERSION
+from data_prep.durable import checksum_of
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan, PlannedSample, PlannedShard
+from data_prep.shard_file import frame_checksums
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
         faults += [Fault(index_file, *fault) for fault in _sample_list_faults(shard, index)]
         if tar_path.stat().st_size != index["bytes"]:
             faults.append(Fault(tar_file, "", f"is {tar_path.stat().st_size} bytes long; its index says {index['bytes']}"))
-        elif sha256_of(tar_path) != index["sha256"]:
-            faults.append(Fault(tar_file, "", "its sha256 is not the one in its index"))
+        elif checksum_of(tar_path) != index["xxh3_128"]:
+            faults.append(Fault(tar_file, "", "its checksum is not the one in its index"))
         faults += [Fault(tar_file, *fault) for fault in _structure_faults(tar_path, index)]
         planned = {sample.key: sample for sample in shard.samples}
         statistics = BandStatistics.empty(len(plan.sensors[shard.source].bands))
@@ -71,9 +72,12 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
                     faults += [Fault(tar_file, f"{entry['key']}.{name}", what) for name, what in wrong]
                     if not wrong:
                         statistics += BandStatistics.of_pixels(arrays["pixels.npy"], arrays["valid.npy"])
-        if not faults and not statistics.is_close(statistics_from_dict(index["statistics"])):
+        if not faults and statistics != statistics_from_dict(index["statistics"]):
             faults.append(Fault(index_file, "statistics", "are not those of the pixels in the tar"))
-    except (KeyError, TypeError, AttributeError) as error:
+        faults += _failure_faults(tar_path.with_suffix(FAILED), index)
+    except OSError as error:
+        faults.append(Fault(tar_file, "", f"cannot be read: {error}"))
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         faults.append(Fault(index_file, "", f"is not the index of a shard: {type(error).__name__} {error}"))
     return faults
 
@@ -93,6 +97,18 @@ def _sample_list_faults(shard: PlannedShard, index: Mapping[str, Any]) -> Iterat
         yield key, "occurs more than once"
     if written != expected and sorted(written) == sorted(expected):
         yield "", "the samples are not in the order of the plan"
+
+
+def _failure_faults(path: Path, index: Mapping[str, Any]) -> Iterator[Fault]:
+    """The table of failures has a row for each failed sample of the index, and is not there when none failed."""
+    failed = [row["key"] for row in index["rejected"] if row["failed"]]
+    try:
+        rows = [json.loads(line)["key"] for line in path.read_bytes().splitlines()] if path.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        yield Fault(path.name, "", f"is no table of failures: {type(error).__name__} {error}")
+        return
+    if rows != failed:
+        yield Fault(path.name, "", f"has {len(rows)} rows; the index says that {len(failed)} samples failed, or other ones")
 
 
 def _structure_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -126,6 +142,7 @@ def _decode(
     sensor, legend = plan.sensors[planned.source], planned.series.legend
     frames, side = planned.stop - planned.start, planned.size
     layouts = {
+        "checksums.npy": (np.dtype(np.uint64), (frames,)),
         "dates.npy": (np.dtype(np.int32), (frames,)),
         "landcover.npy": (np.dtype(np.int64), (len(plan.legends[legend].codes),)),
         "pixels.npy": (np.dtype(sensor.dtype), (frames, len(sensor.bands), side, side)),
@@ -144,10 +161,13 @@ def _decode(
     if wrong:
         return arrays, wrong
     dates = planned.series.dates[planned.start : planned.stop]
-    if entry["frames"] != frames or tuple(arrays["dates.npy"].tolist()) != dates:
+    if entry["frames"] != frames or entry["days"] != [dates[0], dates[-1]] or tuple(arrays["dates.npy"].tolist()) != dates:
         wrong.append(("dates.npy", "the dates are not those of the plan"))
     if entry["legend"] != legend or arrays["landcover.npy"].tolist() != entry["land_cover"]:
         wrong.append(("landcover.npy", "the counts or the legend are not those of the index"))
+    content = (arrays[name] for name in ("landcover.npy", "dates.npy", "pixels.npy", "valid.npy"))
+    if not np.array_equal(arrays["checksums.npy"], frame_checksums(entry["key"], *content)):
+        wrong.append(("checksums.npy", "are not those of the frames"))
     try:
         about = json.loads(members["json"])
         if (about["source"], about["scene"], about["split"]) != (planned.source, planned.scene, planned.split):

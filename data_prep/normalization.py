@@ -3,65 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 
+_CACHED_PIXELS = 1 << 14  # of a band, summed together: all bands in float64 stay in a core's cache
+_EXACT_PIXELS = 1 << 20  # a float64 holds a sum of so many products of 16-bit numbers without rounding: 2^20 * 2^32 < 2^53
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True)
 class BandStatistics:
-    """Moments of each band: `count` int64 (C,), `mean` float64 (C,), `m2` float64 (C,), the sum of squared deviations.
+    """Number of valid pixels, sum of their digital numbers and sum of squares, each (C,): whole numbers of any size.
 
-    In digital numbers. `a + b` is the statistics of both sets of pixels together.
-    Source: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979, eq. 2.1.
+    `a + b` is the statistics of both sets of pixels together. Sums of integers are exact, so neither the order of merging
+    nor a large mean beside a small spread costs a digit, however many samples are merged.
     """
 
-    count: np.ndarray
-    mean: np.ndarray
-    m2: np.ndarray
+    count: tuple[int, ...]
+    total: tuple[int, ...]
+    squares: tuple[int, ...]
 
     @staticmethod
     def empty(bands: int) -> BandStatistics:
         """Statistics of no pixels: the neutral element of `+`."""
-        return BandStatistics(np.zeros(bands, np.int64), np.zeros(bands), np.zeros(bands))
+        return BandStatistics(*[(0,) * bands] * 3)
 
     @staticmethod
     def of_pixels(pixels: np.ndarray, valid: np.ndarray) -> BandStatistics:
-        """Statistics of one sample: integers (T, C, H, W), valid bool (T, H, W); two passes in float64, a band at a time."""
-        bands = pixels.shape[1]
-        count = int(valid.sum())
-        if count == 0:
-            return BandStatistics.empty(bands)
-        mean, m2 = np.empty(bands), np.empty(bands)
-        for band in range(bands):
-            values = pixels[:, band][valid].astype(np.float64)
-            mean[band] = values.mean()
-            m2[band] = np.square(values - mean[band]).sum()
-        return BandStatistics(np.full(bands, count), mean, m2)
+        """Statistics of one sample: integers of up to 32 bits (T, C, H, W), valid bool (T, H, W)."""
+        if not np.issubdtype(pixels.dtype, np.integer) or pixels.dtype.itemsize > 4:
+            raise ValueError(f"pixels are {pixels.dtype}; statistics are over integers of at most 32 bits")
+        frames, bands, height, width = pixels.shape
+        total, squares = np.zeros((2, bands), dtype=object)  # objects: Python's integers have no largest one
+        pixels, valid = pixels.reshape(frames, bands, height * width), valid.reshape(frames, 1, height * width)
+        together = max(1, _CACHED_PIXELS // max(1, height * width))  # frames
+        for first, start in product(range(0, frames, together), range(0, height * width, _EXACT_PIXELS)):
+            part = slice(first, first + together), slice(None), slice(start, start + _EXACT_PIXELS)
+            parts = _16_bit_parts(pixels[part] * valid[part].astype(pixels.dtype))
+            for weight, numbers in parts:
+                total += weight * _integers(numbers.sum(axis=(0, 2)))
+            for (weight, numbers), (other_weight, others) in product(parts, parts):
+                # einsum and not a matrix product: BLAS would start threads for each of these short sums.
+                squares += weight * other_weight * _integers(np.einsum("tcp,tcp->c", numbers, others))
+        return BandStatistics((int(valid.sum()),) * bands, tuple(total.tolist()), tuple(squares.tolist()))
 
     def __add__(self, other: BandStatistics) -> BandStatistics:
-        count = self.count + other.count
-        share = other.count / np.maximum(count, 1)
-        delta = other.mean - self.mean
-        return BandStatistics(count, self.mean + delta * share, self.m2 + other.m2 + delta**2 * self.count * share)
+        columns = zip(vars(self).values(), vars(other).values(), strict=True)
+        return BandStatistics(*(tuple(a + b for a, b in zip(mine, yours, strict=True)) for mine, yours in columns))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Float64 (C,), 0 where nothing was counted."""
+        return np.array([total / max(1, count) for count, total in zip(self.count, self.total, strict=True)])
 
     @property
     def std(self) -> np.ndarray:
         """Standard deviation of the pixels themselves (not of a population they were drawn from), float64 (C,)."""
-        return np.sqrt(self.m2 / np.maximum(self.count, 1))
+        columns = zip(self.count, self.total, self.squares, strict=True)
+        return np.sqrt([(squares * count - total**2) / max(1, count**2) for count, total, squares in columns])
 
-    def is_close(self, other: BandStatistics) -> bool:
-        """Equal but for the rounding of sums in another order."""
-        return np.array_equal(self.count, other.count) and all(
-            np.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in ((self.mean, other.mean), (self.m2, other.m2))
-        )
-
-    def to_dict(self) -> dict[str, list[Any]]:
+    def to_dict(self) -> dict[str, list[int]]:
         """Plain values for JSON; `statistics_from_dict` is the inverse."""
-        return {"count": self.count.tolist(), "mean": self.mean.tolist(), "m2": self.m2.tolist()}
+        return {name: list(values) for name, values in asdict(self).items()}
 
 
-def statistics_from_dict(values: Mapping[str, Sequence[float]]) -> BandStatistics:
+def statistics_from_dict(values: Mapping[str, Sequence[int]]) -> BandStatistics:
     """Inverse of `BandStatistics.to_dict`."""
-    return BandStatistics(np.array(values["count"], np.int64), np.array(values["mean"], float), np.array(values["m2"], float))
+    return BandStatistics(**{name: tuple(column) for name, column in values.items()})
+
+
+def _integers(whole_numbers: np.ndarray) -> np.ndarray:
+    return whole_numbers.astype(np.int64).astype(object)
+
+
+def _16_bit_parts(numbers: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Integers as a sum of weight * float64 array, each part of at most 16 bits so that sums of products stay exact."""
+    if numbers.dtype.itemsize <= 2:
+        return [(1, numbers.astype(np.float64))]
+    return [(1 << 16, (numbers >> 16).astype(np.float64)), (1, (numbers & 0xFFFF).astype(np.float64))]

@@ -6,8 +6,10 @@ python data_prep/quicklook.py corpus/ --output samples.png
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,10 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from data_prep.command import run_command
-from data_prep.corpus import Corpus, SampleEntry, load_corpus
+from data_prep.corpus import Corpus, SampleEntry, load_corpus, read_json, sample_entries
 from data_prep.durable import whole_file
 from data_prep.landcover import Legend
 from data_prep.sensors import Sensor
+
+Item = TypeVar("Item")
 
 TILE_PX = 128  # side of a frame in the picture
 STRETCH = (1, 90)  # percentiles of clear observations that become dark and bright; snow may saturate, fields must not be dark
@@ -41,7 +45,7 @@ def quicklook(corpus: Path, output: Path = Path("samples.png"), samples: int = 3
     if output.suffix.lower() != ".png":
         raise ValueError(f"output is {output}; expected a name that ends in .png")
     loaded = load_corpus(corpus)
-    chosen = {source: _spread(loaded.samples(source, split), samples) for source in sorted(loaded.sensors)}
+    chosen = {source: chosen_samples(loaded, source, split, samples) for source in sorted(loaded.sensors)}
     chosen = {source: entries for source, entries in chosen.items() if entries}
     if not chosen:
         raise ValueError(f"{corpus} has no samples in the split {split!r}; it has {sorted({s.split for s in loaded.shards})}")
@@ -183,9 +187,18 @@ def veiled(image: np.ndarray, clear: np.ndarray, observed: np.ndarray, side: int
     return image
 
 
-def _spread(entries: list[SampleEntry], count: int) -> list[SampleEntry]:
-    """`count` of the entries, from first to last at equal distances."""
-    return [entries[i] for i in sorted(set(np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int)))]
+def chosen_samples(corpus: Corpus, source: str, split: str, count: int) -> list[SampleEntry]:
+    """At most `count` samples of a source and split, spread over its shards, whose other indexes are not read."""
+    shards = [shard for shard in corpus.shards if (shard.source, shard.split) == (source, split) and shard.samples]
+    some = _spread(shards, count)
+    parts = np.diff(np.linspace(0, count, len(some) + 1).astype(int)).tolist()
+    entries = [_spread(sample_entries(read_json(s.index), corpus.folder), part) for s, part in zip(some, parts, strict=True)]
+    return [entry for of_shard in entries for entry in of_shard]
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of the items, from first to last at equal distances."""
+    return [items[i] for i in sorted(set(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)))]
 
 
 if __name__ == "__main__":

@@ -5,23 +5,39 @@ python data_prep/verify.py corpus/ [--workers N]
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
+import numpy as np
+import xxhash
 
 from data_prep.command import run_command
-from data_prep.corpus import DATASET, read_json
-from data_prep.description import REJECTED, describe, rejected_lines
+from data_prep.corpus import DATASET, FAILED, read_json
+from data_prep.description import REJECTED, ShardSummary, describe, rejected_lines, summarise
 from data_prep.durable import json_bytes
-from data_prep.engines import map_local
+from data_prep.engines import MapJobs, open_engine
 from data_prep.faults import Fault, shard_faults
 from data_prep.plan import PLAN, Plan, load_plan
+from data_prep.progress import PROGRESS, Progress
 from data_prep.shards import load_plan as cached_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What reading a whole shard gave.
+
+    Attributes:
+        faults: what is wrong with it.
+        summary: its index in short, or None when it has faults.
+        keys: XXH3 of the key of each of its samples, uint64.
+    """
+
+    faults: list[Fault]
+    summary: ShardSummary | None
+    keys: np.ndarray
 
 
 def verify(corpus: Path, workers: int = 1) -> int:
@@ -31,7 +47,8 @@ def verify(corpus: Path, workers: int = 1) -> int:
         corpus: folder that `data_prep/shard.py` wrote.
         workers: processes that read at the same time.
     """
-    faults = find_faults(corpus, workers)
+    with open_engine("local", workers) as map_jobs:
+        faults = find_faults(corpus, map_jobs)
     for fault in faults:
         print(fault)
     if faults:
@@ -44,7 +61,7 @@ def verify(corpus: Path, workers: int = 1) -> int:
     return 0
 
 
-def find_faults(folder: Path, workers: int = 1) -> list[Fault]:
+def find_faults(folder: Path, map_jobs: MapJobs) -> list[Fault]:
     """All faults of the corpus in `folder`. Raises ValueError when there is no corpus at all."""
     if not (folder / PLAN).is_file() and not (folder / DATASET).is_file():
         raise ValueError(f"{folder} holds no corpus: neither {PLAN} nor {DATASET}; `python data_prep/shard.py` writes one")
@@ -62,61 +79,86 @@ def find_faults(folder: Path, workers: int = 1) -> list[Fault]:
     damaged = plan.damaged_tables()
     if damaged:
         return [Fault(name, "", "is missing, or is not the table that the plan was written with") for name in damaged]
-    faults = [fault for number in verify_shards(folder, plan, workers) for fault in number]
-    indexes = [read_json(path) for path in index_paths(folder, plan)] if not faults else []
-    return faults + list(_corpus_faults(folder, plan, indexes))
+    verified = verify_shards(folder, plan, map_jobs)
+    faults = [fault for shard in verified for fault in shard.faults]
+    return faults + list(_corpus_faults(folder, plan, verified))
 
 
-def index_paths(folder: Path, plan: Plan) -> list[Path]:
-    """Paths of the indexes in the order of the plan."""
-    return [folder / f"{name}.json" for name in plan.names]
-
-
-def verify_shards(folder: Path, plan: Plan, workers: int) -> list[list[Fault]]:
-    """Faults of each shard, in the order of the plan."""
+def verify_shards(folder: Path, plan: Plan, map_jobs: MapJobs, log: Path | None = None) -> list[Verified]:
+    """What reading each shard gives, in the order of the plan. `log` gets the progress as JSON lines."""
     numbers = range(plan.num_shards)
-    results = map_local(partial(verify_shard, folder), numbers, workers)
-    found = dict(tqdm(results, desc="verify", unit="shard", total=len(numbers)))
+    found: dict[int, Verified] = {}
+    with Progress("verify", total=len(numbers), log=log) as progress:
+        for number, verified in map_jobs(partial(verify_shard, folder), numbers):
+            found[number] = verified
+            progress.add(verified.summary.bytes if verified.summary is not None else 0)
     return [found[number] for number in numbers]
 
 
-def verify_shard(folder: Path, shard_id: int) -> list[Fault]:
-    """Faults of one shard of the plan in `folder`."""
+def verify_shard(folder: Path, shard_id: int) -> Verified:
+    """Read one shard of the plan in `folder`."""
     plan = cached_plan(folder)
     shard = plan.shard(shard_id)
     tar_path, index_path = folder / f"{shard.name}.tar", folder / f"{shard.name}.json"
-    missing = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
-    if missing:
-        return missing
-    try:
-        index = read_json(index_path)
-    except ValueError as error:
-        return [Fault(index_path.name, "", str(error))]
-    return shard_faults(plan, shard, tar_path, index)
+    faults = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
+    if not faults:
+        try:
+            index = read_json(index_path)
+            faults = shard_faults(plan, shard, tar_path, index)
+        except ValueError as error:
+            faults = [Fault(index_path.name, "", str(error))]
+    if faults:
+        return Verified(faults=faults, summary=None, keys=np.empty(0, np.uint64))
+    return Verified(faults=[], summary=summarise(index), keys=key_hashes(sample["key"] for sample in index["samples"]))
 
 
-def _corpus_faults(folder: Path, plan: Plan, indexes: Sequence[dict[str, Any]]) -> Iterator[Fault]:
-    """What concerns more than one shard; `indexes` is empty when a shard has faults of its own."""
-    planned = {f"{name}{suffix}" for name in plan.names for suffix in (".tar", ".json")} | {PLAN, DATASET}
-    for path in sorted([*folder.glob("*.tar"), *folder.glob("*.json")]):
+def key_hashes(keys: Iterable[str]) -> np.ndarray:
+    """XXH3 of each key, uint64: 8 bytes stand for a key, so that those of a whole corpus fit in memory."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64)
+
+
+def repeated_keys(folder: Path, plan: Plan, hashes: Sequence[np.ndarray]) -> Iterator[tuple[str, str, str]]:
+    """(key, shard, other shard) of samples that occur twice, given the `key_hashes` of each shard of the plan.
+
+    Equal hashes are suspects; the keys themselves, read from the indexes of those shards, decide.
+    """
+    ordered = np.concatenate([*hashes, np.empty(0, np.uint64)])
+    ordered.sort()
+    suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(suspects):
+        return
+    seen: dict[str, str] = {}
+    for name, of_shard in zip(plan.names, hashes, strict=True):
+        if not np.isin(of_shard, suspects).any():
+            continue
+        for sample, suspected in zip(read_json(folder / f"{name}.json")["samples"], np.isin(of_shard, suspects), strict=True):
+            if suspected and seen.setdefault(sample["key"], name) != name:
+                yield sample["key"], seen[sample["key"]], name
+
+
+def _corpus_faults(folder: Path, plan: Plan, verified: Sequence[Verified]) -> Iterator[Fault]:
+    """What concerns more than one shard; the description is not looked at when a shard has faults of its own."""
+    planned = {f"{name}{suffix}" for name in plan.names for suffix in (".tar", ".json", FAILED)}
+    planned |= {PLAN, DATASET, REJECTED, PROGRESS}
+    for path in sorted(path for suffix in ("tar", "json", "jsonl") for path in folder.glob(f"*.{suffix}")):
         if path.name not in planned:
             yield Fault(path.name, "", "is not in the plan")
-    keys = Counter(sample.key for shard in plan.shards() for sample in shard.samples)
-    for key, count in keys.items():
-        if count > 1:
-            yield Fault(PLAN, key, f"occurs {count} times in the corpus")
+    for key, shard, other in repeated_keys(folder, plan, [shard.keys for shard in verified]):
+        yield Fault(f"{other}.tar", key, f"is in {shard}.tar already")
+    summaries = [shard.summary for shard in verified if shard.summary is not None]
+    sound = len(summaries) == len(verified)
     if not (folder / DATASET).is_file():
         yield Fault(DATASET, "", "is missing: the corpus is unfinished; start shard.py again with the same arguments")
-    elif indexes:
-        expected, found = describe(plan, folder, indexes), read_json(folder / DATASET)
+    elif sound:
+        expected, found = describe(plan, folder, summaries), read_json(folder / DATASET)
         for key in sorted(set(expected) | set(found)):
             if json_bytes({key: found.get(key)}) != json_bytes({key: expected.get(key)}):
                 yield Fault(DATASET, key, "does not fit the shards and their indexes")
-    if indexes:
+    if sound:
         path = folder / REJECTED
         if not path.is_file():
             yield Fault(REJECTED, "", "is missing")
-        elif not _holds(path, rejected_lines(plan, indexes)):
+        elif not _holds(path, rejected_lines(plan, folder, summaries)):
             yield Fault(REJECTED, "", "does not fit the plan and the indexes")
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from data_prep.corpus import Corpus, read_json, sample_entries
+from data_prep.shard_file import frame_checksums
 
-MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy")  # json is for people
-PIXELS, VALID, DATES, LAND_COVER = range(4)
+MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy")  # json is for people
+PIXELS, VALID, DATES, LAND_COVER, CHECKSUMS = range(5)
 _MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
 
 
@@ -100,7 +101,7 @@ class SampleTable:
         shards: paths; shard (N,) int32 points into it.
         keys: (N,) fixed-width bytes.
         frames: (N,) int32, frames of the year.
-        offsets, sizes: (N, 4) int64, bytes of each of `MEMBERS` in the shard.
+        offsets, sizes: (N, 5) int64, bytes of each of `MEMBERS` in the shard.
         frame_shape: (C, H, W).
         codes: length of the land-cover counts.
     """
@@ -151,6 +152,18 @@ class SampleTable:
             raise ValueError(
                 f"{self.shards[self.shard[sample]]}: {self.keys[sample].decode()}.{MEMBERS[member]} is not {dtype}{shape} "
                 "as the index says; run data_prep/verify.py"
+            )
+
+    def expect_checksums(
+        self, written: np.ndarray, sample: int, land_cover: np.ndarray, days: np.ndarray, pixels: np.ndarray, valid: np.ndarray
+    ) -> None:
+        """Raises ValueError unless the frames that were read have the checksums that were `written` for them, uint64 (T,)."""
+        key = self.keys[sample].decode()
+        wrong = np.flatnonzero(frame_checksums(key, land_cover, days, pixels, valid) != written)
+        if len(wrong):
+            raise ValueError(
+                f"{self.shards[self.shard[sample]]}: {len(wrong)} of {len(written)} frames read of {key} are not as they were "
+                f"written, first that of {days[wrong[0]].astype('datetime64[D]')}; run data_prep/verify.py"
             )
 
 

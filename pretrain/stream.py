@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from data_prep.corpus import Corpus
-from pretrain.indexed_shards import DATES, LAND_COVER, PIXELS, VALID, BatchMemory, OpenShard, OpenShards, SampleTable
+from pretrain.indexed_shards import CHECKSUMS, DATES, LAND_COVER, PIXELS, VALID, BatchMemory, OpenShard, OpenShards, SampleTable
 from pretrain.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
 
 
@@ -33,6 +33,7 @@ class StreamConfig:
         mixture: weight of each source, the share of micro-steps that it gets; default: all sources of the corpus equally.
         augment: draw one of the 8 flips and rotations for each sample.
         num_workers: threads that read ahead on each rank; 0 reads in the caller.
+        check_reads: compare all that is read with the checksums that the shards hold.
         seed: of order, frames and orientations.
     """
 
@@ -41,6 +42,7 @@ class StreamConfig:
     mixture: dict[str, float] | None = None
     augment: bool = True
     num_workers: int = 2
+    check_reads: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -216,10 +218,13 @@ class Stream:
         dates, dates_view = self._memory.empty(np.dtype(np.int32), draw.frames.shape)
         land_cover, land_cover_view = self._memory.empty(np.dtype(np.int64), (len(shards), table.codes))
         for i, (shard, sample) in enumerate(zip(shards, draw.samples.tolist(), strict=True)):
-            dates_view[i] = table.read_whole(shard, sample, DATES, np.dtype(np.int32), (int(table.frames[sample]),))[
-                draw.frames[i]
-            ]
+            length, drawn = (int(table.frames[sample]),), draw.frames[i]
+            dates_view[i] = table.read_whole(shard, sample, DATES, np.dtype(np.int32), length)[drawn]
             land_cover_view[i] = table.read_whole(shard, sample, LAND_COVER, np.dtype(np.int64), (table.codes,))
+            if self._config.check_reads:
+                written = table.read_whole(shard, sample, CHECKSUMS, np.dtype(np.uint64), length)[drawn]
+                content = (land_cover_view[i], dates_view[i], pixels[i].numpy(), valid[i].numpy())
+                table.expect_checksums(written, sample, *content)
         days = dates_view.astype("datetime64[D]")
         day_of_year = (days - days.astype("datetime64[Y]")).astype(np.int16) + np.int16(1)
         return Batch(

@@ -32,8 +32,10 @@ from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
 from data_prep.shard import shard
+from data_prep.shard_file import TarWriter
 from data_prep.shards import write_shard
 from tests.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
+from tests.interruptions import contents
 
 SCRIPT = Path(__file__).parent.parent / "data_prep" / "shard.py"
 ARGUMENTS = [*CHIPS, "--shard_mb", "0.1"]
@@ -51,10 +53,6 @@ def run(*arguments: str | Path) -> int:
     with pytest.raises(SystemExit) as exit_:
         run_command(shard, [str(argument) for argument in arguments])
     return int(exit_.value.code or 0)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -378,10 +376,10 @@ def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
 
     output = tmp_path / "corpus"
     with monkeypatch.context() as patch:
-        patch.setattr("tarfile.copyfileobj", full)
+        patch.setattr(TarWriter, "add", full)
         assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 2
     assert "No space left" in capsys.readouterr().err
-    assert {path.name for path in output.iterdir()} == {PLAN, *TABLES.values()}
+    assert set(contents(output)) == {PLAN, *TABLES.values()}
 
 
 def test_a_damaged_chunk_rejects_its_samples_only(tmp_path: Path) -> None:
@@ -390,7 +388,10 @@ def test_a_damaged_chunk_rejects_its_samples_only(tmp_path: Path) -> None:
     chunk = next(path for path in sorted(stored.rglob("*")) if path.is_file())
     chunk.write_bytes(b"rubbish" + chunk.read_bytes()[7:])
     output = tmp_path / "corpus"
-    assert run("--input", tmp_path / "scenes", "--output", output, *ARGUMENTS) == 0
+    arguments = ("--input", tmp_path / "scenes", "--output", output, *ARGUMENTS)
+    assert run(*arguments) == 1
+    assert not (output / "dataset.json").exists(), "4 of 13 are more than the share that may fail"
+    assert run(*arguments, "--max_failed_share", "0.4") == 0
     reasons = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
     unreadable = [row for row in reasons if row["reason"].startswith("cannot be read: ")]
     assert unreadable

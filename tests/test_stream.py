@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,17 @@ from pretrain.stream import Batch, Stream, StreamConfig, orient
 
 SIDE = 6
 SAMPLES = {"landsat": 13, "modis": 7}
+
+
+def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """As the contract says: XXH3 of key, counts, day, pixels and validity, each seeded by the one before."""
+    parts = []
+    for day, pixels, valid in zip(arrays["dates.npy"], arrays["pixels.npy"], arrays["valid.npy"], strict=True):
+        checksum = 0
+        for content in (key.encode(), arrays["landcover.npy"], day, pixels, valid):
+            checksum = xxhash.xxh3_64(content if isinstance(content, bytes) else content.tobytes(), seed=checksum).intdigest()
+        parts.append(checksum)
+    return np.array(parts, np.uint64)
 
 
 def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] = (17, 24), side: int = SIDE) -> Path:
@@ -55,6 +67,7 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
                         "pixels.npy": rng.integers(0, 10_000, (length, *shape)).astype(sensor.dtype),
                         "valid.npy": rng.random((length, side, side)) < 0.7,
                     }
+                    arrays["checksums.npy"] = checksums(key, arrays)
                     members = {}
                     for member, array in arrays.items():
                         buffer = io.BytesIO()
@@ -75,15 +88,14 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
                     )
             data = (folder / f"{name}.tar").read_bytes()
             shard = {"shard": f"{name}.tar", "source": source, "split": "train", "bytes": len(data)}
-            shard["sha256"] = hashlib.sha256(data).hexdigest()
-            zeros = [0.0] * shape[0]
-            statistics = {"count": [0] * shape[0], "mean": zeros, "m2": zeros}
-            index = {"version": 1, **shard, "plan": "0" * 64, "samples": entries, "statistics": statistics}
+            shard["xxh3_128"] = xxhash.xxh3_128(data).hexdigest()
+            statistics = {name: [0] * shape[0] for name in ("count", "total", "squares")}
+            index = {"version": 2, **shard, "plan": "0" * 64, "samples": entries, "statistics": statistics}
             (folder / f"{name}.json").write_text(json.dumps(index))
             contents.append((folder / f"{name}.json").read_bytes())
             shards.append({**shard, "samples": len(entries)})
     description = {
-        "version": 1,
+        "version": 2,
         "fingerprint": hashlib.sha256(b"".join(contents)).hexdigest(),
         "sources": sources,
         "legends": {legend.name: legend.to_dict()},
@@ -330,3 +342,38 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(ValueError, match=r"modis-train-000001\.tar has 0 of \d+ bytes"):
         Stream(load_corpus(folder), "train", config())
+
+
+def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
+    loaded = load_corpus(folder)
+    stream, unchecked = (Stream(loaded, "train", config(check_reads=check)) for check in (True, False))
+    entry = loaded.samples("modis", "train")[3]
+    sound = entry.shard.read_bytes()
+    for member in ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"):
+        flipped = bytearray(sound)
+        place = entry.members[member]
+        # Every frame is hit, so that the drawn ones are: a bit of each 8 bytes behind the header.
+        for at in range(place.offset + 128, place.offset + place.size, 8):
+            flipped[at] ^= 1
+        entry.shard.write_bytes(flipped)
+        unchecked.batch(0)
+        with pytest.raises(
+            ValueError, match=rf"modis-train-000001.tar: \d+ of \d+ frames read of {entry.key} are not as they were"
+        ):
+            stream.batch(0)
+    entry.shard.write_bytes(sound)
+    stream.batch(0)
+
+
+def test_shards_under_each_others_names_are_noticed(tmp_path: Path) -> None:
+    """Their samples are of equal sizes, so all offsets, headers and shapes fit."""
+    folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
+    stream = Stream(load_corpus(folder), "train", config())
+    one, other = folder / "modis-train-000000.tar", folder / "modis-train-000001.tar"
+    assert one.stat().st_size == other.stat().st_size
+    one.rename(folder / "third")
+    other.rename(one)
+    (folder / "third").rename(other)
+    with pytest.raises(ValueError, match="are not as they were written"):
+        stream.batch(0)

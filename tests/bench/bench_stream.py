@@ -3,7 +3,8 @@
     python tests/bench/bench_stream.py --output tests/bench/results/stream.json
 
 The floor reads the very same runs of bytes into one buffer, with as many threads, knowing every offset beforehand. Both
-alternate in one process, and the median of the ratios of neighbouring rounds counts, so that a slow spell hits both.
+alternate in one process, and the median of the ratios of neighbouring rounds counts, so that a slow spell hits both. In turn
+with them goes the stream without `check_reads`: what the comparison of every frame with its checksum costs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +80,22 @@ def timed(work: Callable[[], object]) -> float:
 def measure(folder: Path, source: str, batch_size: int, steps: int, rounds: int, threads: int) -> dict[str, Any]:
     config = StreamConfig(mixture={source: 1.0}, global_batch_size=batch_size, num_workers=threads)
     stream = Stream(load_corpus(folder), "train", config)
+    unchecked = Stream(load_corpus(folder), "train", replace(config, check_reads=False))
     reads = recorded_reads(stream, steps)
     megabytes = sum(read[2] for batch in reads for read in batch) / 1e6
 
     largest = max(sum(read[2] for read in batch) for batch in reads)
     buffers = [memoryview(bytearray(largest)) for _ in range(threads)]
 
-    def read_all() -> None:
+    def read_all(stream: Stream) -> None:
         for _ in stream.batches(0, steps):
             pass
 
-    floor(reads, buffers, threads), read_all()  # fill the page cache, start the allocator
-    pairs = [(timed(lambda: floor(reads, buffers, threads)), timed(read_all)) for _ in range(rounds)]
+    floor(reads, buffers, threads), read_all(stream), read_all(unchecked)  # fill the page cache, start the allocator
+    times = [
+        (timed(lambda: floor(reads, buffers, threads)), timed(lambda: read_all(stream)), timed(lambda: read_all(unchecked)))
+        for _ in range(rounds)
+    ]
     fresh = Stream(load_corpus(folder), "train", config)
     first_batch = timed(lambda: next(fresh.batches(1_000_000, 1_000_010)))
     return {
@@ -97,10 +103,11 @@ def measure(folder: Path, source: str, batch_size: int, steps: int, rounds: int,
         "threads": threads,
         "batch": batch_size,
         "mb_a_batch": round(megabytes / steps, 2),
-        "floor_mb_s": round(megabytes / statistics.median(a for a, _ in pairs)),
-        "stream_mb_s": round(megabytes / statistics.median(b for _, b in pairs)),
-        "samples_s": round(batch_size * steps / statistics.median(b for _, b in pairs)),
-        "share_of_floor": round(statistics.median(a / b for a, b in pairs), 3),
+        "floor_mb_s": round(megabytes / statistics.median(a for a, _, _ in times)),
+        "stream_mb_s": round(megabytes / statistics.median(b for _, b, _ in times)),
+        "samples_s": round(batch_size * steps / statistics.median(b for _, b, _ in times)),
+        "share_of_floor": round(statistics.median(a / b for a, b, _ in times), 3),
+        "check_reads_costs": round(statistics.median(b / c for _, b, c in times) - 1, 3),
         "first_batch_at_step_1e6_s": round(first_batch, 4),
     }
 
@@ -124,6 +131,7 @@ def bench_stream(output: Path | None = None, rounds: int = 9) -> None:
     report = {
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+        "date": time.strftime("%Y-%m-%d"),
         "rounds": rounds,
         "results": results,
     }

@@ -1,0 +1,129 @@
+"""How samples lie in a shard: the members of each, the bytes of the tar around them, and the checksums over them.
+
+Every byte is hashed once on its way into the file, and no array is copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+
+from data_prep.corpus import MEMBERS
+from data_prep.durable import json_bytes
+from data_prep.sample import Sample
+
+Buffer = bytes | memoryview
+
+
+def sample_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]:
+    """The members of a sample by name, sorted as they lie in the tar; each as the buffers that make it up."""
+    about = {
+        "source": sample.source,
+        "scene": sample.scene,
+        "region": sample.region,
+        "split": sample.split,
+        "year": int(str(sample.dates[0].astype("datetime64[Y]"))),
+        "crs": sample.footprint.crs,
+        "transform": list(sample.footprint.transform)[:6],
+        "height": sample.footprint.height,
+        "width": sample.footprint.width,
+        "legend": sample.legend,
+        "bands": list(bands),
+    }
+    dates = sample.dates.astype(np.int32)
+    members: dict[str, list[Buffer]] = {
+        "checksums.npy": _npy(frame_checksums(sample.key, sample.land_cover, dates, sample.pixels, sample.valid)),
+        "dates.npy": _npy(dates),
+        "json": [json_bytes(about)],
+        "landcover.npy": _npy(sample.land_cover),
+        "pixels.npy": _npy(sample.pixels),
+        "valid.npy": _npy(sample.valid),
+    }
+    assert tuple(members) == MEMBERS
+    return members
+
+
+def frame_checksums(key: str, land_cover: np.ndarray, days: np.ndarray, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """A checksum a frame over all that training takes from a sample, so that a reader of some frames can check those.
+
+    land_cover int64 (codes,), days int32 (T,), pixels (T, C, H, W), valid bool (T, H, W) -> uint64 (T,). XXH3 over the pixels,
+    then over the valid mask, seeded by the checksum before; the first seed is of the key, the counts and the day. So frames
+    of another sample, another frame, or a shard under another's name do not pass.
+    """
+    of_sample = xxhash.xxh3_64_intdigest(land_cover.tobytes(), xxhash.xxh3_64_intdigest(key.encode()))
+    checksums = np.empty(len(days), np.uint64)
+    if len(days):
+        parts = zip(*map(_by_frame, (days, pixels, valid)), strict=True)
+        for frame, (day, image, clear) in enumerate(parts):
+            seed = xxhash.xxh3_64_intdigest(image, xxhash.xxh3_64_intdigest(day, of_sample))
+            checksums[frame] = xxhash.xxh3_64_intdigest(clear, seed)
+    return checksums
+
+
+def _by_frame(array: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of each frame of (T, ...)."""
+    data = _bytes(np.ascontiguousarray(array))
+    size = len(data) // len(array)
+    return (data[start : start + size] for start in range(0, size * len(array), size)) if size else repeat(data, len(array))
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _npy(array: np.ndarray) -> list[Buffer]:
+    """What `numpy.save` writes: the header and the array's own memory."""
+    array = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return [header.getvalue(), _bytes(array)]
+
+
+class TarWriter:
+    """Writes a tar as `tarfile` would in GNU format with its own defaults (mtime 0, no owner, mode 0644).
+
+    Attributes:
+        size: bytes written.
+        checksum: XXH3 of 128 bits over all of them.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = xxhash.xxh3_128()
+        self.size = 0
+
+    @property
+    def checksum(self) -> str:
+        return self._digest.hexdigest()
+
+    def add(self, name: str, content: Sequence[Buffer]) -> dict[str, Any]:
+        """Append a member; returns the byte offset, size and sha256 of its content."""
+        size = sum(map(len, content))
+        info = tarfile.TarInfo(name)
+        info.size = size
+        self._write(info.tobuf(tarfile.GNU_FORMAT))
+        place = {"offset": self.size, "size": size}
+        sha256 = hashlib.sha256()
+        for part in content:
+            self._write(part)
+            sha256.update(part)
+        self._write(bytes(-size % tarfile.BLOCKSIZE))
+        return {**place, "sha256": sha256.hexdigest()}
+
+    def end(self) -> None:
+        """The blocks of zeros that end a tar."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self.size % tarfile.RECORDSIZE))
+
+    def _write(self, part: Buffer) -> None:
+        self._file.write(part)
+        self._digest.update(part)
+        self.size += len(part)
