@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from data_prep.durable import whole_file
 from data_prep.sensors import Sensor, sensor_from_dict
 from finetune.decoder import FusionDecoder
 from finetune.task import Task, task_from_dict
@@ -73,13 +73,11 @@ class Recipe:
 def save_model(path: Path, model: CropMapper, recipe: Recipe) -> None:
     """Write weights and recipe as one safetensors file; the final name appears only when the file is whole."""
     head = {"format": FORMAT, "recipe": json.dumps(asdict(recipe), sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.tmp")
-    # save() and not save_file(): the latter makes files that only their owner may read.
-    with open(temporary, "wb") as file:
-        file.write(save({name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}, head))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        # save() and not save_file(): the latter makes files that only their owner may read.
+        temporary.write_bytes(
+            save({name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}, head)
+        )
 
 
 def load_model(path: Path) -> tuple[CropMapper, Recipe]:

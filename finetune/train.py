@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from data_prep.durable import whole_file
 from finetune.crop_mapper import CropMapper, Recipe, save_model
 from finetune.dataset import WindowDataset
 from finetune.metrics import confusion, scores, without_nan
@@ -183,14 +183,9 @@ def resume(output: Path, model: CropMapper, optimizer: torch.optim.Optimizer, de
 
 def save_progress(output: Path, progress: Progress, model: CropMapper, optimizer: torch.optim.Optimizer) -> None:
     """The checkpoint of an epoch; it replaces the one before only when it is whole."""
-    path = output / LAST_EPOCH_FILE
-    temporary = path.with_name(f".{path.name}.tmp")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": json.dumps(vars(progress))}
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole_file(output / LAST_EPOCH_FILE) as temporary:
+        torch.save(state, temporary)
 
 
 def report(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: float, found: dict[str, Any]) -> None:
@@ -210,10 +205,6 @@ def _score(found: dict[str, Any]) -> float:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """JSON under a temporary name, then renamed; NaN becomes null."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        json.dump(without_nan(values), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """A whole JSON file; NaN becomes null."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(without_nan(values), indent=2))

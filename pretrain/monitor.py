@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -23,6 +22,7 @@ from tabulate import tabulate
 from torch.utils.tensorboard import SummaryWriter
 
 from data_prep.corpus import Corpus
+from data_prep.durable import whole_file
 from data_prep.landcover import Legend
 from data_prep.sensors import Sensor
 
@@ -112,12 +112,8 @@ def keep_lines_until(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             continue
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(kept))
 
 
 def corpus_description(corpus: Corpus) -> str:

@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from data_prep.command import USER_ERROR, run_command
 from data_prep.corpus import Corpus, load_corpus
+from data_prep.durable import whole_file
 from pretrain import checkpoint
 from pretrain import engine as ranks
 from pretrain.compilation import compile_compared
@@ -288,9 +289,8 @@ def _plain(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2))
-    temporary.rename(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2))
 
 
 def main() -> NoReturn:

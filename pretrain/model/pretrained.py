@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from data_prep.durable import whole_file
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
 
 FORMAT = "agrifm-encoder-1"
@@ -28,11 +28,9 @@ def save_encoder(encoder: VideoSwin, path: Path) -> None:
         "config": json.dumps(encoder.config.to_dict()),
         "normalization": json.dumps(encoder.normalization),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().float().cpu().contiguous() for k, v in encoder.state_dict().items()}, temporary, metadata)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    with whole_file(path) as temporary:
+        temporary.write_bytes(save(weights, metadata))  # save_file() would make a file that only its owner may read
 
 
 def load_encoder(path: Path | str) -> VideoSwin:

@@ -16,7 +16,7 @@ from torch import nn
 
 # Bytes that an operation writes at a time, so that the next one finds them in the cache; a GPU takes all rows at once.
 # Measured with tests/bench/bench_encoder.py on CPUs with 1 MB of L2 a core.
-CPU_WORKING_SET = 2 << 20
+CPU_WORKING_SET = 4 << 20
 
 
 def norm_linear(tokens: torch.Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> torch.Tensor:
@@ -53,7 +53,7 @@ class _NormLinear(torch.autograd.Function):
             *grads,
             None,
             flat.t() @ normed.flatten(0, -2),
-            flat.sum(0, dtype=torch.float32).to(flat.dtype) if ctx.has_bias else None,
+            flat.sum(0) if ctx.has_bias else None,
         )
 
 
@@ -89,9 +89,9 @@ class _NormMlp(torch.autograd.Function):
                 grad_norm_weight,
                 grad_norm_bias,
                 grad_hidden.t() @ normed,
-                grad_hidden.sum(0, dtype=torch.float32),
+                grad_hidden.sum(0),
                 upstream.t() @ F.gelu(hidden[rows]),
-                upstream.sum(0, dtype=torch.float32),
+                upstream.sum(0),
             )
         of_norm_weight, of_norm_bias, *of_weights = (total.to(grad.dtype) for total in sums)
         return grad_tokens.view_as(tokens), of_norm_weight, of_norm_bias, None, *of_weights

@@ -170,7 +170,7 @@ def bench_encoder(
     Args:
         output: JSON file to write; default: print only.
         rounds: rounds of naive and ours, alternating.
-        batches: samples a step; default: 1, 4 and 8 on a CPU, 8, 32 and 128 on a GPU.
+        batches: samples a step; default: 1, 4, 8 and 16 on a CPU, 8, 32 and 128 on a GPU.
         frames: frames a sample; default: 16, on a GPU 16 and 32.
         sides: pixels along rows and columns; default: 128, on a GPU 128 and 224.
         compiled: also with torch.compile; default: on a GPU.
@@ -185,7 +185,7 @@ def bench_encoder(
         (batch, count, side)
         for side in sides or ([128, 224] if on_gpu else [128])
         for count in frames or ([16, 32] if on_gpu else [16])
-        for batch in batches or ([8, 32, 128] if on_gpu else [1, 4, 8])
+        for batch in batches or ([8, 32, 128] if on_gpu else [1, 4, 8, 16])
     ]
     modes = [False, True] if (on_gpu if compiled is None else compiled) else [False]
     results = []
