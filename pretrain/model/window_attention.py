@@ -103,7 +103,8 @@ def attend_backward(
         weights = _probabilities(query, key, bias)
         upstream = flat_grad.index_select(0, chunk.flatten()).view(len(chunk), tokens, heads, -1)
         upstream = upstream.transpose(1, 2).reshape(len(chunk) * heads, tokens, -1)
-        grad_scores = torch.ops.aten._softmax_backward_data(upstream @ value.mT, weights, -1, weights.dtype)
+        grad_scores = upstream @ value.mT  # of the weights, and in place of the scores
+        torch.ops.aten._softmax_backward_data.out(grad_scores, weights, -1, weights.dtype, grad_input=grad_scores)
         grad_biases[number] += grad_scores.view(len(chunk), heads, tokens, keys).sum(0, dtype=torch.float32)
         scale = query.shape[-1] ** -0.5
         grads = torch.empty(len(chunk), keys, 3, heads, query.shape[-1], dtype=qkv.dtype, device=qkv.device)
@@ -152,7 +153,7 @@ def _probabilities(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -
     """Attention weights (k*A, N, M)."""
     scores = query @ key.mT
     scores.view(-1, *bias.shape).add_(bias)
-    return scores.softmax(-1)
+    return torch.softmax(scores, -1, out=scores)  # in place, row by row: fresh memory costs as much as the softmax
 
 
 def _tokens(attended: torch.Tensor, windows: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -51,15 +52,16 @@ def timed(step: Step, device: torch.device) -> float:
     return synchronised_time(device) - begin
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, size: int, rounds: int = 7) -> float:
+def product_rate(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> float:
     """FLOP/s of a plain product of two square matrices: what the device itself reaches."""
+    size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(rounds))
 
 
 def peak_bytes(step: Step, device: torch.device) -> int:
-    """Most bytes of tensors that lay in memory at once during `step`, above those before it."""
+    """Most bytes of tensors that lay in memory at once during `step`, above those before it. Gradients lie there before."""
     step()
     gc.collect()
     if device.type == "cuda":
@@ -112,16 +114,21 @@ class Contest:
             with torch.inference_mode():
                 naive(weights, config, pixels, "sentinel2")
 
-        # Gradients stay allocated, as in every step but the first.
         self.steps = {"training": (train_naive, train_ours), "inference": (infer_naive, infer_ours)}
         self.flops = forward_flops(config, BANDS, frames, side, side)
         self.published_flops = forward_flops(config, BANDS, frames, side, side, padded=True)
-        self.encoder, self.parameters, self.device, self.batch = encoder, parameters, device, batch
+        self.encoder, self.parameters, self.device, self.batch = encoder, [*parameters, *weights.values()], device, batch
+
+    def time(self, step: Step) -> float:
+        """Seconds of a step that finds no gradients, as training loops and DeepSpeed leave it."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        return timed(step, self.device)
 
     def result(self, kind: str, rounds: int, rate: float, datasheet: float | None) -> dict[str, Any]:
         naive, ours = self.steps[kind]
         naive(), ours()
-        pairs = [(timed(naive, self.device), timed(ours, self.device)) for _ in range(rounds)]
+        pairs = [(self.time(naive), self.time(ours)) for _ in range(rounds)]
         seconds = statistics.median(b for _, b in pairs)
         useful = self.batch * (self.flops.training if kind == "training" else self.flops.forward)
         memory = [peak_bytes(step, self.device) for step in (naive, ours)]
@@ -146,9 +153,9 @@ class Contest:
             pairs = []
             for _ in range(rounds):
                 self.encoder.checkpoint_stages(())
-                plain = timed(step, self.device)
+                plain = self.time(step)
                 self.encoder.checkpoint_stages(stages)
-                pairs.append((plain, timed(step, self.device)))
+                pairs.append((plain, self.time(step)))
             peak = peak_bytes(step, self.device)
             self.encoder.checkpoint_stages(())
             entry = {"stages": list(stages), "time": round(statistics.median(b / a for a, b in pairs), 3)}
@@ -156,9 +163,28 @@ class Contest:
         return results
 
 
+def measure(setting: tuple[str, int, int, int, bool, int, float | None, bool]) -> list[dict[str, Any]]:
+    """All results of one setting."""
+    dtype_name, batch, frames, side, compiled, rounds, datasheet, with_checkpointing = setting
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    dtype = getattr(torch, dtype_name)
+    name = {"dtype": dtype_name, "batch": batch, "frames": frames, "side": side, "compiled": compiled}
+    rate = product_rate(device, dtype)
+    try:
+        contest = Contest(device, dtype, batch, frames, side, compiled)
+        results = [{**name, "kind": k, **contest.result(k, rounds, rate, datasheet)} for k in ("training", "inference")]
+        if with_checkpointing:
+            results.append({**name, "kind": "checkpointing", "settings": contest.checkpointing(max(3, rounds // 2))})
+    except torch.OutOfMemoryError as error:
+        return [{**name, "kind": "out of memory", "error": str(error).splitlines()[0]}]
+    return results
+
+
 def bench_encoder(
     output: Path | None = None,
     rounds: int = 9,
+    dtypes: list[str] | None = None,
     batches: list[int] | None = None,
     frames: list[int] | None = None,
     sides: list[int] | None = None,
@@ -170,6 +196,7 @@ def bench_encoder(
     Args:
         output: JSON file to write; default: print only.
         rounds: rounds of naive and ours, alternating.
+        dtypes: of float32 (TF32 on a GPU) and bfloat16; default: both.
         batches: samples a step; default: 1, 4, 8 and 16 on a CPU, 8, 32 and 128 on a GPU.
         frames: frames a sample; default: 16, on a GPU 16 and 32.
         sides: pixels along rows and columns; default: 128, on a GPU 128 and 224.
@@ -179,8 +206,6 @@ def bench_encoder(
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     datasheet = GPUS[gpu][0] if on_gpu else None
-    if on_gpu:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     shapes = [
         (batch, count, side)
         for side in sides or ([128, 224] if on_gpu else [128])
@@ -188,35 +213,15 @@ def bench_encoder(
         for batch in batches or ([8, 32, 128] if on_gpu else [1, 4, 8, 16])
     ]
     modes = [False, True] if (on_gpu if compiled is None else compiled) else [False]
+    jobs = [(dtype, *shape, mode) for dtype in dtypes or ["float32", "bfloat16"] for shape in shapes for mode in modes]
     results = []
-    jobs = [(dtype, *shape, mode) for dtype in (torch.float32, torch.bfloat16) for shape in shapes for mode in modes]
-    for dtype, batch, count, side, mode in tqdm(jobs, desc="encoder", unit="setting"):
-        name = {"dtype": str(dtype).removeprefix("torch."), "batch": batch, "frames": count, "side": side, "compiled": mode}
-        rate = product_rate(device, dtype, 8192 if on_gpu else 2048)
-        try:
-            contest = Contest(device, dtype, batch, count, side, mode)
-            for kind in ("training", "inference"):
-                results.append({**name, "kind": kind, **contest.result(kind, rounds, rate, datasheet)})
-            if dtype == torch.bfloat16 and batch == shapes[-1][0] and not mode:
-                results.append({**name, "kind": "checkpointing", "settings": contest.checkpointing(max(3, rounds // 2))})
-        except torch.OutOfMemoryError as error:
-            results.append({**name, "kind": "out of memory", "error": str(error).splitlines()[0]})
-        contest = None  # type: ignore[assignment]
-        gc.collect()
-        torch.cuda.empty_cache()
-    columns = [
-        "dtype",
-        "batch",
-        "frames",
-        "side",
-        "compiled",
-        "kind",
-        "speed_up",
-        "samples_s",
-        "share_of_matrix_product",
-        "peak_share",
-    ]
-    columns += ["mfu"] if on_gpu else []
+    # A process for each setting: what the allocator kept from a larger one changes the speed of the next.
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        work = [(*job, rounds, datasheet, job[1] == shapes[-1][0] and job[0] == "bfloat16" and not job[-1]) for job in jobs]
+        for found in tqdm(pool.imap(measure, work, chunksize=1), desc="encoder", unit="setting", total=len(work)):
+            results += found
+    columns = ["dtype", "batch", "frames", "side", "compiled", "kind", "speed_up", "samples_s", "share_of_matrix_product"]
+    columns += ["peak_share", "mfu"] if on_gpu else ["peak_share"]
     print(tabulate([[r.get(c) for c in columns] for r in results if "speed_up" in r], columns))
     report = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -225,8 +230,7 @@ def bench_encoder(
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "matrix_product_gflop_s": {
-                str(d).removeprefix("torch."): round(product_rate(device, d, 8192 if on_gpu else 2048) / 1e9)
-                for d in (torch.float32, torch.bfloat16)
+                str(d).removeprefix("torch."): round(product_rate(device, d) / 1e9) for d in (torch.float32, torch.bfloat16)
             },
         },
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
