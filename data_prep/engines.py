@@ -109,6 +109,7 @@ def _map_dask(client: Any, function: Callable[[Job], Result], jobs: Sequence[Job
     """The same on a Dask cluster. A job whose worker dies goes to another one; an error of the job itself is raised."""
     from distributed import as_completed
     from distributed.client import FutureCancelledError
+    from distributed.comm.core import CommClosedError
     from distributed.scheduler import KilledWorker
 
     address = client.scheduler.address
@@ -117,7 +118,7 @@ def _map_dask(client: Any, function: Callable[[Job], Result], jobs: Sequence[Job
         for future in as_completed(futures):
             job = futures.pop(future)
             yield job, future.result()
-    except FutureCancelledError as error:
+    except (FutureCancelledError, CommClosedError) as error:  # the latter while a result is on its way
         raise OSError(f"the Dask scheduler at {address} went away; what is finished stays: start again") from error
     except KilledWorker as error:
         raise OSError(f"workers keep dying (out of memory?): {error}; what is finished stays: start again") from error

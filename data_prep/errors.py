@@ -82,9 +82,8 @@ def traceback_lines(error: BaseException, folder: Path) -> list[str]:
 
 def _inside_project(filename: str) -> str:
     path = Path(filename)
-    if path.is_relative_to(_PROJECT):
-        return path.relative_to(_PROJECT).as_posix()
+    # Packages first: a virtual environment may lie inside the project's folder.
     for place in ("site-packages", f"python{sys.version_info.major}.{sys.version_info.minor}"):
         if place in path.parts:
             return Path(*path.parts[path.parts.index(place) + 1 :]).as_posix()
-    return path.name
+    return path.relative_to(_PROJECT).as_posix() if path.is_relative_to(_PROJECT) else path.name
