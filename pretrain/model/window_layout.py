@@ -6,8 +6,8 @@ included, take part. Here windows hold their real tokens alone, and the same fun
 - No roll, no padded copy: `index` says where in the map each window's tokens lie.
 - All padding tokens of a window have one key and one value (those of a zero token), so in the softmax they are one key whose
   weight is the sum of theirs: exp(s + b1) + exp(s + b2) + ... = exp(s + logsumexp(b1, b2, ...)).
-- Windows that are cut alike (in the interior, at the last rows, ...) share one bias and one mask. At most eight kinds
-  exist, so there is no mask a window.
+- Windows that are cut alike (in the interior, at the last rows, ...) share one bias and one mask. At most three kinds an axis
+  exist, inner, last, and one that the shift filled with padding, so there is no mask a window.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WindowLayout:
 
     Attributes:
         size, window, shifted: what it is the layout of, as `window_layout` takes them.
-        groups: one for each way to be cut by the map's ends, at most eight.
+        groups: one for each way to be cut by the ends of the map, at most three an axis.
         bias_rows: int64 (R,), for each group the row of the bias table for its N x N pairs of query and key, then for its
             N x P pairs of query and padding.
         mask: float32 (R, 1), MASKED where a pair must not see each other, else 0.
