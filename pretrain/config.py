@@ -96,3 +96,4 @@ class PretrainConfig:
         for name in ("num_steps", "save_every", "keep", "validate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        self.encoder.check_stages(self.checkpoint_stages)

@@ -171,6 +171,7 @@ def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Pat
     for arguments, expected in [
         (["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?"),
         (["--stream.global_batch_size", "5"], "global_batch_size of source"),
+        (["--checkpoint_stages", "[0, 2]"], "the stages are numbered 1 to 4"),
     ]:
         finished = launch(corpus, tmp_path / "none", *arguments)
         lines = [line for line in finished.stderr.splitlines() if "error: " in line and "[" not in line[:4]]

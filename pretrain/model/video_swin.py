@@ -52,6 +52,12 @@ class EncoderConfig:
             if width % heads:
                 raise ValueError(f"stage {stage + 1} has {width} channels, which {heads} heads do not divide")
 
+    def check_stages(self, stages: Sequence[int]) -> None:
+        """Raises ValueError unless each is the number of a stage, from 1 on."""
+        wrong = sorted(set(stages) - set(range(1, len(self.depths) + 1)))
+        if wrong:
+            raise ValueError(f"checkpoint_stages has {wrong}; the stages are numbered 1 to {len(self.depths)}")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` is the inverse."""
         return asdict(self)
@@ -173,9 +179,7 @@ class VideoSwin(nn.Module):
 
     def checkpoint_stages(self, stages: Sequence[int]) -> None:
         """Trade time for memory in these stages (1 to 4) and no others: see `Stage`. Raises ValueError for another number."""
-        wrong = sorted(set(stages) - set(range(1, len(self.stages) + 1)))
-        if wrong:
-            raise ValueError(f"checkpoint_stages has {wrong}; the stages are numbered 1 to {len(self.stages)}")
+        self.config.check_stages(stages)
         found = [module for module in self.stages if isinstance(module, Stage)]
         for number, stage in enumerate(found, 1):
             stage.checkpointed = number in stages
