@@ -8,9 +8,6 @@ all are compared before they are timed. Variants take turns in one process; a ra
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,7 +21,8 @@ from tabulate import tabulate
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from bench_encoder import peak_bytes, timed  # noqa: E402
+from bench_encoder import device_and_threads, peak_bytes, timed  # noqa: E402
+from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
 from pretrain.model.window_attention import attend  # noqa: E402
@@ -117,16 +115,7 @@ def bench_attention(output: Path | None = None, rounds: int = 7, batch: int | No
         for size, channels in MAPS
     ]
     print(tabulate(results, headers="keys"))
-    if output is not None:
-        machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-        report = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": {"device": machine, "threads": torch.get_num_threads()},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
-            "rounds": rounds,
-            "results": results,
-        }
-        output.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(output, ["torch"], {"rounds": rounds, "results": results}, device_and_threads(device))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,8 @@ frames; nothing of the script is for one kind of device alone.
 
 from __future__ import annotations
 
-import datetime
 import gc
-import json
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import time
@@ -29,6 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
+
+from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
@@ -50,6 +48,12 @@ def timed(step: Step, device: torch.device) -> float:
     begin = synchronised_time(device)
     step()
     return synchronised_time(device) - begin
+
+
+def device_and_threads(device: torch.device) -> dict[str, Any]:
+    """What a report says of the machine beside its processor."""
+    card = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device.type == "cuda" else {}
+    return {**card, "threads": torch.get_num_threads()}
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> float:
@@ -223,22 +227,9 @@ def bench_encoder(
     columns = ["dtype", "batch", "frames", "side", "compiled", "kind", "speed_up", "samples_s", "share_of_matrix_product"]
     columns += ["peak_share", "mfu"] if on_gpu else ["peak_share"]
     print(tabulate([[r.get(c) for c in columns] for r in results if "speed_up" in r], columns))
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {
-            "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "matrix_product_gflop_s": {
-                str(d).removeprefix("torch."): round(product_rate(device, d) / 1e9) for d in (torch.float32, torch.bfloat16)
-            },
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
-        "rounds": rounds,
-        "results": results,
-    }
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n")
+    products = {str(d).removeprefix("torch."): round(product_rate(device, d) / 1e9) for d in (torch.float32, torch.bfloat16)}
+    machine = {**device_and_threads(device), "matrix_product_gflop_s": products}
+    write_report(output, ["torch"], {"rounds": rounds, "results": results}, machine)
 
 
 if __name__ == "__main__":

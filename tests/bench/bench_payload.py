@@ -19,9 +19,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -38,6 +35,8 @@ import webdataset
 from tabulate import tabulate
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
+
+from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
 from data_prep.fetch_real import fetch_real  # noqa: E402
@@ -287,15 +286,7 @@ def bench_payload(output: Path | None = None, rounds: int = 5, samples: int = 8,
             shape = f"{min(frames)}..{max(frames)} x {' x '.join(map(str, found[0].shape[1:]))} {found[0].dtype}"
             results.append({"series": name, "samples": len(found), "shape": shape, "payloads": rows})
             print(f"\n{name}: {len(found)} samples of {shape}\n{tabulate(rows, headers='keys')}", flush=True)
-    report = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "numcodecs": numcodecs.__version__},
-        "date": time.strftime("%Y-%m-%d"),
-        "rounds": rounds,
-        "results": results,
-    }
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(output, ["numpy", "numcodecs"], {"rounds": rounds, "results": results})
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import sys
 import tempfile
@@ -30,6 +28,8 @@ import pyarrow.parquet as pq
 from affine import Affine
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
+
+from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
 from data_prep.grid import Grid  # noqa: E402
@@ -165,14 +165,7 @@ def bench_plan(output: Path | None = None, scale: float = 1.0) -> None:
         results["sites"] = in_own_process(partial(write_sites, table, scale))
         results["plan_at_sites"] = in_own_process(partial(plan_all, Path(scratch, "at_sites"), scale, table))
     print(json.dumps(results, indent=1))
-    report = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "pyarrow": pa.__version__},
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "results": results,
-    }
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(output, ["numpy", "pyarrow"], {"results": results})
 
 
 if __name__ == "__main__":

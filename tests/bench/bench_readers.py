@@ -9,17 +9,13 @@ of neighbouring rounds counts, so that a slow spell hits both.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,8 @@ from rasterio.windows import Window
 
 os.environ["GDAL_CACHEMAX"] = "0"  # each round decodes anew; GDAL reads it when it is first used
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
 from data_prep.readers import open_reader  # noqa: E402
@@ -191,16 +189,8 @@ def bench_readers(output: Path | None = None, rounds: int = 7) -> None:
             results.append(measure(make, Path(folder, make.__name__), rounds))
             print(results[-1], flush=True)
     names = ("numpy", "rasterio", "zarr", "h5py", "pyhdf")
-    report = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "rounds": rounds,
-        "series": {"dates": DATES, "side_px": SIDE, "window_px": WINDOW},
-        "results": results,
-    }
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n")
+    series = {"dates": DATES, "side_px": SIDE, "window_px": WINDOW}
+    write_report(output, names, {"rounds": rounds, "series": series, "results": results})
 
 
 if __name__ == "__main__":

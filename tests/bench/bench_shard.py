@@ -19,7 +19,6 @@ import io
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tarfile
@@ -35,6 +34,8 @@ import h5py
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
+
+from report import write_report  # noqa: E402
 
 from data_prep import shards as shards_module  # noqa: E402
 from data_prep.command import run_command  # noqa: E402
@@ -244,21 +245,14 @@ def bench_shard(output: Path | None = None, rounds: int = 5, side: int = 576) ->
                 results[source][what] = measure(scenes, folder, source, rounds)
                 print(source, what, json.dumps(results[source][what]), flush=True)
     days = sum(of_source["from_archive"]["projection"]["worker_hours"] for of_source in results.values()) / 24
-    report = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "h5py": h5py.__version__},
-        "date": time.strftime("%Y-%m-%d"),
-        "rounds": rounds,
-        "projection_25_million_samples": {
-            "worker_days": round(days, 1),
-            f"hours_with_{WORKERS}_workers": round(24 * days / WORKERS, 1),
-            "tb": round(sum(of_source["from_archive"]["projection"]["tb"] for of_source in results.values()), 1),
-        },
-        "results": results,
+    projection = {
+        "worker_days": round(days, 1),
+        f"hours_with_{WORKERS}_workers": round(24 * days / WORKERS, 1),
+        "tb": round(sum(of_source["from_archive"]["projection"]["tb"] for of_source in results.values()), 1),
     }
-    print(json.dumps(report["projection_25_million_samples"]))
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(projection))
+    content = {"rounds": rounds, "projection_25_million_samples": projection, "results": results}
+    write_report(output, ["numpy", "h5py"], content)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ with them goes the stream without `check_reads`: what the comparison of every fr
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,11 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from report import write_report  # noqa: E402
 from test_stream import write_corpus  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
@@ -128,15 +124,7 @@ def bench_stream(output: Path | None = None, rounds: int = 9) -> None:
             for threads in (1, 2):
                 results.append(measure(corpus, source, batch_size, 20, rounds, threads))
                 print(results[-1])
-    report = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
-        "date": time.strftime("%Y-%m-%d"),
-        "rounds": rounds,
-        "results": results,
-    }
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(output, ["numpy", "torch"], {"rounds": rounds, "results": results})
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ disturbance must be a file of the undisturbed corpus, whole; after the second ru
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -24,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
+
+from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
 from tests.archives import write_archive  # noqa: E402
@@ -125,10 +125,7 @@ def kill_shard(output: Path | None = None, moments: int = 20, seed: int = 0) -> 
             rows.append(row)
             print(row, flush=True)
     sound = all(row["whole_then"] and row["same_bytes_at_the_end"] for row in rows)
-    report = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()},
-        "versions": {"python": platform.python_version()},
-        "date": time.strftime("%Y-%m-%d"),
+    content = {
         "shards": shards,
         "undisturbed_s": round(duration, 2),
         "disturbed_runs": len(rows),
@@ -136,9 +133,8 @@ def kill_shard(output: Path | None = None, moments: int = 20, seed: int = 0) -> 
         "unfinished_when_disturbed": sum(not row["finished_then"] for row in rows),
         "runs": rows,
     }
-    if output is not None:
-        output.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{report['same_bytes']} of {len(rows)} corpora are byte for byte that of the undisturbed run")
+    write_report(output, [], content)
+    print(f"{content['same_bytes']} of {len(rows)} corpora are byte for byte that of the undisturbed run")
     return 0 if sound else 1
 
 
