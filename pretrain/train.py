@@ -24,9 +24,10 @@ from pretrain import checkpoint
 from pretrain import engine as ranks
 from pretrain.compilation import compile_compared
 from pretrain.config import OptimizerConfig, PretrainConfig
+from pretrain.figures import fractions_figure, rgb_strip_figure
 from pretrain.model import build_encoder, save_encoder
 from pretrain.model.pretrained import ENCODER_FILE
-from pretrain.monitor import Monitor, corpus_description, fractions_figure, rgb_strip_figure
+from pretrain.monitor import Monitor, corpus_description
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, normalize, views
 from pretrain.stream import Batch, Stream, StreamConfig
 

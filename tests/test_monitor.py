@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_prep.landcover import load_legend
 from data_prep.sensors import load_sensors
-from pretrain.monitor import METRICS_LINES, Monitor, fractions_figure, rgb_strip_figure
+from pretrain.figures import fractions_figure, rgb_strip_figure
+from pretrain.monitor import METRICS_LINES, Monitor
 
 
 def logged(output: Path) -> EventAccumulator:
