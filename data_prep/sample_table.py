@@ -108,8 +108,14 @@ def _local_copy(corpus: Corpus, summary: SplitSummary, cache: Path | None) -> Pa
     folder = cache or Path(tempfile.gettempdir(), f"agrifm-{os.getuid()}-{corpus.fingerprint}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / summary.table
+
+    def is_whole() -> bool:
+        return path.is_file() and checksum_of(path) == summary.xxh3_128
+
+    if is_whole():  # asked before waiting, so that ranks need not wait for each other's reading of a copy that is there
+        return path
     with _only_one(path.with_suffix(".lock")):
-        if path.is_file() and checksum_of(path) == summary.xxh3_128:
+        if is_whole():
             return path
         files, root = file_system(corpus.folder, None)
         with whole_file(path) as temporary:
