@@ -51,9 +51,9 @@ def record_dtype(key_bytes: int) -> np.dtype:
 def open_table(corpus: Corpus, source: str, split: str, cache: Path | None = None) -> np.ndarray:
     """The table of a source and split, mapped into memory: (N,) of `record_dtype`, read-only.
 
-    The table of a corpus at a URL is copied into `cache`, by default a folder for temporary files named by the fingerprint of
-    the corpus. A copy is compared with its checksum; in the corpus' own folder only some rows are looked at, because reading
-    gigabytes takes long, and `data_prep/verify.py` does it.
+    The table of a corpus at a URL is copied into `cache`, by default a folder for temporary files, below which each corpus has
+    a folder named by its fingerprint. A copy is compared with its checksum. In the corpus' own folder only some rows are looked
+    at, because reading gigabytes takes long, and `data_prep/verify.py` does it.
 
     Raises ValueError when the split has no samples of the source, and when the table is missing, cut off, or another one.
     """
@@ -80,12 +80,12 @@ def open_table(corpus: Corpus, source: str, split: str, cache: Path | None = Non
 def _expect_rows(table: np.ndarray, corpus: Corpus, source: str, split: str, path: Path) -> None:
     """Raises ValueError when the first or last row of one of some shards cannot be what dataset.json describes."""
     summary, shards = corpus.splits[source, split], corpus.shards_of(source, split)
-    ends = np.cumsum([shard.samples for shard in shards])
-    if ends[-1] != summary.samples:
-        raise ValueError(f"{corpus.folder}: the shards hold {ends[-1]} samples, and {summary.table} {summary.samples}; {_MEND}")
-    filled = np.flatnonzero([shard.samples for shard in shards])
+    counts = np.array([shard.samples for shard in shards], dtype=np.int64)
+    if counts.sum() != summary.samples:
+        raise ValueError(f"{corpus.folder}: the shards hold {counts.sum()} samples, {summary.table} {summary.samples}; {_MEND}")
+    filled, ends = np.flatnonzero(counts), np.cumsum(counts)
     some = filled[np.unique(np.linspace(0, len(filled) - 1, _LOOKED_AT // 2).round().astype(int))]
-    rows = np.concatenate([ends[some] - np.array([shards[number].samples for number in some]), ends[some] - 1])
+    rows = np.concatenate([ends[some] - counts[some], ends[some] - 1])
     found = table[rows]
     numbers = np.concatenate([some, some])
     sizes = np.array([shards[number].bytes for number in numbers])[:, None]
@@ -105,7 +105,7 @@ def _expect_rows(table: np.ndarray, corpus: Corpus, source: str, split: str, pat
 
 def _local_copy(corpus: Corpus, summary: SplitSummary, cache: Path | None) -> Path:
     """A whole copy of a table on this machine, made by the first process that asks for it while others wait."""
-    folder = cache or Path(tempfile.gettempdir(), f"agrifm-{os.getuid()}-{corpus.fingerprint}")
+    folder = (cache or Path(tempfile.gettempdir(), f"agrifm-{os.getuid()}")) / corpus.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / summary.table
 

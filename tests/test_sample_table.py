@@ -408,19 +408,19 @@ def test_default_cache_is_temporary_and_named_by_the_fingerprint(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     loaded = load_corpus(url)
     open_table(loaded, "sentinel2", "train")
-    (folder,) = (tmp_path / "temporary").iterdir()
-    assert loaded.fingerprint in folder.name
-    assert NAME in {path.name for path in folder.iterdir()}
+    (copy,) = (tmp_path / "temporary").rglob(NAME)
+    assert copy.parent.name == loaded.fingerprint
 
 
 def test_a_damaged_copy_is_fetched_again(url: str, corpus: Path, tmp_path: Path) -> None:
-    loaded, cache = load_corpus(url), tmp_path / "cache"
+    loaded = load_corpus(url)
     data = (corpus / NAME).read_bytes()
+    copy = tmp_path / "cache" / loaded.fingerprint / NAME
+    copy.parent.mkdir(parents=True)
     for damage in (data[:-5], data[:-1] + bytes([data[-1] ^ 1]), b""):
-        cache.mkdir(exist_ok=True)
-        (cache / NAME).write_bytes(damage)
-        open_table(loaded, "sentinel2", "train", cache)
-        assert (cache / NAME).read_bytes() == data
+        copy.write_bytes(damage)
+        open_table(loaded, "sentinel2", "train", tmp_path / "cache")
+        assert copy.read_bytes() == data
 
 
 def test_a_damaged_or_missing_table_at_a_url_leaves_no_copy(corpus: Path, served: str, tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_a_damaged_or_missing_table_at_a_url_leaves_no_copy(corpus: Path, served
     (corpus / NAME).unlink()
     with pytest.raises(ValueError, match=rf"{served}/corpus/{NAME} is missing"):
         open_table(load_corpus(f"{served}/corpus"), "sentinel2", "train", cache)
-    assert [path.name for path in cache.iterdir()] == ["sentinel2-train.samples.lock"]
+    assert [path.name for path in cache.rglob("*.*")] == ["sentinel2-train.samples.lock"]
 
 
 def test_ranks_that_start_together_make_one_copy(corpus: Path, served: str, tmp_path: Path) -> None:
@@ -444,7 +444,8 @@ def test_ranks_that_start_together_make_one_copy(corpus: Path, served: str, tmp_
     ranks = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [rank.communicate()[0] for rank in ranks] == ["6\n"] * 4
     assert Server.gets.count(f"/corpus/{NAME}") == 1
-    assert (tmp_path / "cache" / NAME).read_bytes() == (corpus / NAME).read_bytes()
+    (copy,) = (tmp_path / "cache").rglob(NAME)
+    assert copy.read_bytes() == (corpus / NAME).read_bytes()
 
 
 def test_missing_and_cut_off_shards_are_named(corpus: Path, served: str) -> None:
