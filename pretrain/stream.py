@@ -144,11 +144,11 @@ class Stream:
         self._batch_size = {source: self.global_batch_size(source) for source in self.sources}
         self._tables = {source: SampleTable(corpus, source, split) for source in self.sources}
         for source, table in self._tables.items():
-            short = int((table.frames < config.num_frames).sum())
-            if short:
+            if table.shortest < config.num_frames:
+                short = int((table.frames < config.num_frames).sum())
                 raise ValueError(
                     f"{short} of {len(table)} samples of source {source!r} have fewer than num_frames={config.num_frames} frames "
-                    f"(the shortest {table.frames.min()}); lower num_frames, or shard again with a higher --min_frames"
+                    f"(the shortest {table.shortest}); lower num_frames, or shard again with a higher --min_frames"
                 )
         names = (corpus.fingerprint, config.seed, split)
         self._mixture_key = named_key(*names, "mixture")
