@@ -208,8 +208,7 @@ def validate(run: TrainingRun) -> dict[str, dict[str, float]]:
     rank, world_size, device = run.rank, run.world_size, run.device
     scores = {}
     for source in statistics:
-        count = len(corpus.samples(source, "validation"))
-        if count == 0:
+        if (source, "validation") not in corpus.splits:
             continue
         config = dataclasses.replace(stream_config, mixture={source: 1.0}, augment=False)
         stream = Stream(corpus, "validation", config, rank, world_size)
@@ -235,8 +234,10 @@ def validate(run: TrainingRun) -> dict[str, dict[str, float]]:
 
 def _train_mean(corpus: Corpus, source: str, targets: FractionTargets) -> np.ndarray:
     """Mean fractions (classes,) of a source's training samples: what the simplest predictor would say."""
-    counts = [targets.legends[s.legend].fractions(np.array(s.land_cover)) for s in corpus.samples(source, "train")]
-    return np.asarray(np.mean(counts, axis=0))
+    shares = corpus.splits[source, "train"].mean_shares
+    (legend,) = shares
+    grouped = targets.legends[legend].grouping_matrix() @ shares[legend]
+    return np.asarray(grouped / grouped.sum())
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.corpus import Corpus, load_corpus
+from data_prep.corpus import Corpus, check_shards, load_corpus
 from data_prep.durable import whole_file
 from pretrain import checkpoint
 from pretrain import engine as ranks
@@ -129,7 +129,9 @@ def prepare(config: PretrainConfig) -> TrainingRun:
     Raises ValueError for all that can be wrong with the arguments, on every rank alike, before any rank waits for another.
     """
     rank, world_size = ranks.announced_ranks()
-    corpus = load_corpus(Path(config.data))
+    corpus = load_corpus(config.data)
+    if rank == 0:  # one listing of the folder, and not one a rank
+        check_shards(corpus, "train")
     stream = Stream(corpus, "train", config.stream, rank, world_size)
     targets = FractionTargets(corpus, config.objective.groupings)
     micro_steps = config.micro_steps or len(stream.sources)
