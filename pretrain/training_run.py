@@ -164,7 +164,8 @@ def prepare(config: PretrainConfig) -> TrainingRun:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     teacher = MeanTeacher(model.to(device), config.objective.teacher_decay, dtype)
     if config.compile:
-        examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in first_batches(stream, device))
+        on_device = (batch.to(device) for batch in first_batches(stream))
+        examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in on_device)
         for line in compile_compared(model, dtype, examples):
             if rank == 0:
                 print(line, flush=True)
@@ -189,7 +190,7 @@ def prepare(config: PretrainConfig) -> TrainingRun:
     )
 
 
-def first_batches(stream: Stream, device: torch.device) -> Iterator[Batch]:
+def first_batches(stream: Stream) -> Iterator[Batch]:
     """The stream's first batch of each source."""
     waiting = set(stream.sources)
     for micro_step in itertools.count():
@@ -197,7 +198,7 @@ def first_batches(stream: Stream, device: torch.device) -> Iterator[Batch]:
             return
         if stream.source_of(micro_step) in waiting:
             waiting.remove(stream.source_of(micro_step))
-            yield stream.batch(micro_step).to(device)
+            yield stream.batch(micro_step)
 
 
 def check_passes(config: PretrainConfig, stream: Stream, world_size: int) -> None:
