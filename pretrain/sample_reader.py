@@ -10,17 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from operator import add
 
 import numpy as np
 
 from data_prep.readers.storage import is_url
-from data_prep.shard_file import frame_checksums
+from data_prep.shard_file import checksum_seed, frame_checksum
 from pretrain.batch import BatchMemory
 from pretrain.indexed_shards import CHECKSUMS, DATES, LAND_COVER, MEMBERS, PIXELS, VALID, SampleTable
-from pretrain.shard_storage import DamagedSampleError, Read, Storage, Wanted
+from pretrain.shard_storage import DamagedSampleError, Read, SampleBytes, Storage, Wanted
 
 # A call of preadv takes 0.7 us, in which 10 kB come from the page cache; some three frames lie between two runs of drawn ones.
 _SMALL_FRAME_BYTES = 3_000
+_NOTHING = memoryview(b"")
 _DAYS, _COUNTS, _SUMS = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.uint64)
 
 
@@ -74,47 +76,42 @@ class SampleReader:
         small = layout.small_reads(room)
         large: list[list[Read]] = [[] for _ in small] if self._whole else self._frame_reads(layout, rows, frames, into)
         shards = [str(table.shards[number]) for number in table.shard[samples].tolist()]
-        opened = self._storage.open(
-            [
-                Wanted(shard, begin, end, few + many)
-                for shard, begin, end, few, many in zip(
-                    shards, layout.begin.tolist(), layout.end.tolist(), small, large, strict=True
-                )
-            ],
-            again,
-        )
-        names = [f"{shard}: {key.decode()}" for shard, key in zip(shards, table.keys[samples].tolist(), strict=True)]
+        keys = table.keys[samples].tolist()
+        begins, ends = layout.begin.tolist(), layout.end.tolist()
+        opened = self._storage.open(list(map(Wanted, shards, begins, ends, map(add, small, large))), again)
         damaged: dict[int, str] = {}
         for i, sample in enumerate(opened):
             try:
-                for buffer, offset in small[i]:
+                for buffer, offset, *_ in small[i]:
                     sample.read_into(buffer, offset)
-                self._expect_headers(layout, room, i, names[i])
+                self._expect_headers(layout, room, i)
             except DamagedSampleError as error:
-                damaged[i] = str(error)
-        checksums = layout.take(room, CHECKSUMS, rows, frames, np.empty(len(frames), _SUMS))
+                damaged[i] = str(error).format(shard=shards[i], key=keys[i].decode())
+        written = layout.take(room, CHECKSUMS, rows, frames, np.empty(len(frames), _SUMS))
         layout.take(room, DATES, rows, frames, into.dates)
         layout.take(room, LAND_COVER, np.arange(len(samples))[:, None], np.arange(table.codes), into.land_cover)
+        compare = _Comparison(into, written) if self._check else None
         stops = np.cumsum(counts)
         for i, (start, stop) in enumerate(zip((stops - counts).tolist(), stops.tolist(), strict=True)):
-            drawn = slice(start, stop)
-            part = into.part(i, drawn)
             if i not in damaged:
                 try:
-                    for buffer, offset in large[i]:
-                        opened[i].read_into(buffer, offset)
                     if self._whole:
-                        layout.take_frames(room, PIXELS, i, frames[drawn], part.pixels)
-                        layout.take_frames(room, VALID, i, frames[drawn], part.valid)
-                    if self._check:
-                        _expect_checksums(checksums[drawn], part, names[i])
+                        layout.take_frames(room, PIXELS, i, frames[start:stop], into.pixels[start:stop])
+                        layout.take_frames(room, VALID, i, frames[start:stop], into.valid[start:stop])
+                    if compare is None:
+                        for buffer, offset, *_ in large[i]:
+                            opened[i].read_into(buffer, offset)
+                    else:
+                        compare(keys[i], into.land_cover[i], opened[i], large[i] or [(_NOTHING, 0, start, stop)])
                 except DamagedSampleError as error:
-                    damaged[i] = str(error)
-            if i in damaged and is_url(shards[i]) and not again:  # on the way here, or in the cache?
-                del damaged[i]
-                damaged.update((i, why) for why in self.read(samples[[i]], counts[[i]], frames[drawn], part, True).values())
+                    damaged[i] = str(error).format(shard=shards[i], key=keys[i].decode())
             if i in damaged:
+                part = into.part(i, slice(start, stop))
                 part.clear()
+                if is_url(shards[i]) and not again:  # it may have been damaged on the way here, or in the cache
+                    del damaged[i]
+                    for why in self.read(samples[[i]], counts[[i]], frames[start:stop], part, again=True).values():
+                        damaged[i] = why
         return damaged
 
     def _frame_reads(self, layout: _Layout, rows: np.ndarray, frames: np.ndarray, into: Frames) -> list[list[Read]]:
@@ -122,15 +119,16 @@ class SampleReader:
         reads: list[list[Read]] = [[] for _ in layout.lengths]
         first = np.flatnonzero((np.diff(frames, prepend=-2) != 1) | (np.diff(rows, prepend=-1) != 0))
         last = np.append(first[1:], len(frames))
-        for member, content in ((VALID, into.valid), (PIXELS, into.pixels)):
-            size, memory = self._frame_bytes[member], content.reshape(-1).view(np.uint8).data
+        for member, content in ((VALID, into.valid), (PIXELS, into.pixels)):  # with its pixels a frame is complete
+            size, memory = self._frame_bytes[member], _bytes_of(content)
             offsets = layout.data[rows[first], member] + frames[first] * size
-            runs = (rows[first], first * size, last * size, offsets)
-            for row, start, stop, offset in zip(*(values.tolist() for values in runs), strict=True):
-                reads[row].append((memory[start:stop], offset))
+            runs = (rows[first].tolist(), first.tolist(), last.tolist(), offsets.tolist())
+            for row, start, stop, offset in zip(*runs, strict=True):
+                done = (start, stop) if member == PIXELS else (0, 0)
+                reads[row].append((memory[start * size : stop * size], offset, *done))
         return reads
 
-    def _expect_headers(self, layout: _Layout, room: np.ndarray, sample: int, name: str) -> None:
+    def _expect_headers(self, layout: _Layout, room: np.ndarray, sample: int) -> None:
         """Raises DamagedSampleError unless the headers of the members are those of arrays as the index says."""
         length = int(layout.lengths[sample])
         for member, dtype, shape in (
@@ -140,7 +138,9 @@ class SampleReader:
             (CHECKSUMS, _SUMS, (length,)),
         ):
             if not _is_header(layout.header(room, member, sample), dtype, shape):
-                raise DamagedSampleError(f"{name}.{MEMBERS[member]} is not {dtype}{shape} as the index says; run data_prep/verify.py")
+                raise DamagedSampleError(
+                    f"{{shard}}: {{key}}.{MEMBERS[member]} is not {dtype}{shape} as the index says; run data_prep/verify.py"
+                )
 
 
 class _Layout:
@@ -187,7 +187,7 @@ class _Layout:
         blocks = zip(self._room.tolist(), self._starts.tolist(), self._stops.tolist(), strict=True)
         return [
             [
-                (memory[place : place + stop - start], start)
+                (memory[place : place + stop - start], start, 0, 0)
                 for place, start, stop in zip(*of_sample, strict=True)
                 if stop > start
             ]
@@ -210,15 +210,38 @@ class _Layout:
         np.ndarray(shape, out.dtype, room.data, int(self._place[sample, member])).take(frames, 0, out, "clip")
 
 
-def _expect_checksums(written: np.ndarray, read: Frames, name: str) -> None:
-    """Raises DamagedSampleError unless the frames of a sample have the checksums that were `written` for them, uint64 (T,)."""
-    shard, key = name.split(": ")
-    wrong = np.flatnonzero(frame_checksums(key, read.land_cover[0], read.dates, read.pixels, read.valid) != written)
-    if len(wrong):
-        raise DamagedSampleError(
-            f"{shard}: {len(wrong)} of {len(written)} frames read of {key} are not as they were written, first that of "
-            f"{read.dates[wrong[0]].astype('datetime64[D]')}; run data_prep/verify.py"
+class _Comparison:
+    """Compares frames that are read with the checksums that were written for them, uint64 (F,)."""
+
+    def __init__(self, into: Frames, written: np.ndarray) -> None:
+        self._dates, self._written = into.dates, written.tolist()
+        # Of each frame the bytes of its day, its pixels and its validity.
+        self._days, self._pixels, self._valid = (
+            [data[start : start + size] for start in range(0, len(data), size)]
+            for data, size in ((_bytes_of(array), array[0].nbytes) for array in (into.dates, into.pixels, into.valid))
         )
+
+    def __call__(self, key: bytes, land_cover: np.ndarray, sample: SampleBytes, reads: list[Read]) -> None:
+        """Read the frames of a sample, and compare each when it is complete. Raises DamagedSampleError."""
+        days, pixels, valid, written = self._days, self._pixels, self._valid, self._written
+        seed = checksum_seed(key, land_cover)
+        wrong = []
+        for buffer, offset, first, last in reads:
+            if buffer:
+                sample.read_into(buffer, offset)
+            for frame in range(first, last):
+                if frame_checksum(seed, days[frame], pixels[frame], valid[frame]) != written[frame]:
+                    wrong.append(frame)
+        if wrong:
+            count = sum(last - first for *_, first, last in reads)
+            raise DamagedSampleError(
+                f"{{shard}}: {len(wrong)} of {count} frames read of {{key}} are not as they were written, first that of "
+                f"{self._dates[wrong[0]].astype('datetime64[D]')}; run data_prep/verify.py"
+            )
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 @lru_cache(maxsize=4096)

@@ -38,7 +38,7 @@ class SampleBytes(Protocol):
         """Fill the buffer of bytes from byte `offset` of the shard. Raises DamagedSampleError when they end before."""
 
 
-Read = tuple[memoryview, int]  # buffer to fill, and from which byte of the shard
+Read = tuple[memoryview, int, int, int]  # buffer to fill, from which byte of the shard, and frames (first, last) it completes
 
 
 class Wanted(NamedTuple):
@@ -76,7 +76,8 @@ class OpenShard:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """As `SampleBytes` says. A mount that is gone for a while is waited for."""
         try:
-            self._fill(buffer, offset)
+            if os.preadv(self.fd, [buffer], offset - self._first) < len(buffer):  # a signal came, or the end
+                self._fill(buffer, offset)
         except OSError as error:
             if not passes_by_itself(error):
                 raise
@@ -226,7 +227,7 @@ class Storage:
         ranges = [
             (wanted.shard, start, stop)
             for wanted in samples
-            for start, stop in ([(wanted.start, wanted.stop)] if whole else ((at, at + len(to)) for to, at in wanted.reads))
+            for start, stop in ([(wanted.start, wanted.stop)] if whole else ((at, at + len(to)) for to, at, *_ in wanted.reads))
         ]
         merged = list(zip(*merge_offset_ranges(*map(list, zip(*ranges, strict=True)), max_gap=_GAP_BYTES), strict=True))
         fetched: dict[str, dict[int, bytes]] = {}

@@ -30,6 +30,7 @@ from pretrain.shard_storage import DamagedSampleError, SampleCache, Storage
 __all__ = ["Batch", "Draw", "Skipped", "Stream", "StreamConfig", "orient"]
 
 
+_DRAWN_AT_ONCE = 512  # samples: one at a time, or a small batch, takes a hundred calls of numpy as well
 _MANY_FRAMES = 1 << 20  # more than a year of any sensor has
 _DRAWN = ("frames", "orientation")  # what each draw of a sample has of its own
 
@@ -143,6 +144,7 @@ class Stream:
         self._readers = {
             source: SampleReader(table, self._storage, self._memory, config.check_reads) for source, table in self._tables.items()
         }
+        self._draws = lru_cache(maxsize=4 * config.draws_per_read * len(self.sources))(self._draw_groups)
         self._groups: dict[str, _Group] = {}
         self._damaged: set[str] = set()
         self._skipped: list[Skipped] = []
@@ -199,18 +201,28 @@ class Stream:
 
     def _draw_of_group(self, source: str, group: int, number: int, rank: int, world_size: int) -> Draw:
         """Draw `number` of those that share the samples of a group."""
+        groups = max(1, _DRAWN_AT_ONCE // (self._batch_size[source] // world_size))
+        block, place = divmod(group, groups)
+        return Draw(source, *(part[place] for part in self._draws(source, block * groups, groups, number, rank, world_size)))
+
+    def _draw_groups(
+        self, source: str, first: int, groups: int, number: int, rank: int, world_size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Samples (G, B), frames (G, B, T) and orientations (G, B) of one draw of groups first..first+G-1."""
         share = self._batch_size[source] // world_size
         table, keys = self._tables[source], self._keys[source]
         frames_key, orientation_key = (int(mix(number, keys[what])[0]) if number else keys[what] for what in _DRAWN)
         # Group g of a source covers g*B..g*B+B-1 of the endless row of its epochs: every sample exactly once an epoch.
-        positions = group * self._batch_size[source] + rank * share + np.arange(share)
+        positions = (first + np.arange(groups))[:, None] * self._batch_size[source] + rank * share + np.arange(share)
+        positions = positions.reshape(-1)
         epochs = positions // len(table)
         samples = shuffled(positions, len(table), keys["order"])
         frames = drawn_frames(samples, epochs, table.frames[samples], self._config.num_frames, frames_key)
         orientation = (mix(samples, mix(epochs, orientation_key)) >> np.uint64(61)).astype(np.uint8)
         square = table.frame_shape[1] == table.frame_shape[2]
         allowed = (7 if square else 3) if self._config.augment else 0
-        return Draw(source, samples, frames, orientation & np.uint8(allowed))
+        shape = (groups, share)
+        return samples.reshape(shape), frames.reshape(*shape, -1), (orientation & np.uint8(allowed)).reshape(shape)
 
     def batch(self, micro_step: int) -> Batch:
         """This rank's part of a micro-step.
