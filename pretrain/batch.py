@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`; asynchronous when it lies in pinned memory, as it does where there is a GPU."""
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors().items()})  # type: ignore[arg-type]
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors().items()})
 
     def split(self, parts: int) -> list[Batch]:
         """`parts` batches of equally many consecutive samples, over the same memory.
@@ -85,12 +86,12 @@ class Batch:
                 self,
                 keys=self.keys[part * each : (part + 1) * each],
                 digests=self.digests[part * each : (part + 1) * each],
-                **{name: values[part] for name, values in tensors.items()},  # type: ignore[arg-type]
+                **{name: values[part] for name, values in tensors.items()},
             )
             for part in range(parts)
         ]
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def _tensors(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
 
@@ -167,5 +168,3 @@ class BatchMemory:
         # The tensor and every view of it hold the array, and only when it goes is the block free.
         weakref.finalize(array, free.append, block).atexit = False
         return torch.from_numpy(array), array
-
-

@@ -1,4 +1,4 @@
-"""Bytes of samples from wherever the shards lie: open files of this machine, or byte ranges of any fsspec URL with a local cache."""
+"""Bytes of samples from wherever shards lie: open files of this machine, or byte ranges of any fsspec URL, with a local cache."""
 
 from __future__ import annotations
 
@@ -141,9 +141,9 @@ class FetchedBytes:
 class SampleCache:
     """Samples of remote shards as files of this machine, each with the bytes between the ends of its members.
 
-    Nothing is ever thrown out: an epoch visits every sample once, so whatever was used longest ago is what comes next, and a
-    cache that evicts by use has no hits at all, while one that is filled and kept has a share of (its size / corpus). All ranks of
-    a machine use one folder. A file takes its name when it is whole; checksums find what happens to it later.
+    Nothing is ever thrown out: an epoch visits every sample once, so what was used longest ago is what comes next. A cache that
+    throws that out has no hits at all, one that is filled and kept has (its size / the corpus) of them. All ranks of a machine
+    use one folder. A file takes its name when it is whole; checksums find what happens to it later.
     """
 
     def __init__(self, folder: Path, keep_free_gb: float) -> None:
@@ -231,15 +231,14 @@ class Storage:
         ]
         merged = list(zip(*merge_offset_ranges(*map(list, zip(*ranges, strict=True)), max_gap=_GAP_BYTES), strict=True))
         fetched: dict[str, dict[int, bytes]] = {}
-        merged = list(zip(paths, starts, stops, strict=True))
         for (path, start, _), content in zip(merged, fetch_ranges(merged), strict=True):
             fetched.setdefault(path, {})[start] = content
         found: list[SampleBytes] = [FetchedBytes(wanted.shard, fetched[wanted.shard]) for wanted in samples]
         if whole and self._cache is not None:
-            for wanted, content in zip(samples, found, strict=True):
+            for wanted, sample in zip(samples, found, strict=True):
                 kept = bytearray(wanted.stop - wanted.start)
                 try:
-                    content.read_into(memoryview(kept), wanted.start)
+                    sample.read_into(memoryview(kept), wanted.start)
                 except DamagedSampleError:
                     continue  # whoever reads it will say so
                 self._cache.put(wanted, kept)
