@@ -68,7 +68,7 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
                         "pixels.npy": rng.integers(0, 10_000, (length, *shape)).astype(sensor.dtype),
                         "valid.npy": rng.random((length, side, side)) < 0.7,
                     }
-                    arrays["checksums.npy"] = checksums(key, arrays)
+                    arrays = {"checksums.npy": checksums(key, arrays), **arrays}
                     members = {}
                     for member, array in arrays.items():
                         buffer = io.BytesIO()
