@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.model.patch_embed import PatchEmbed
+from pretrain.model.patch_embed import PatchEmbeds
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.recompute import norm_mlp
 from pretrain.model.window_attention import WindowAttention
@@ -144,9 +144,7 @@ class VideoSwin(nn.Module):
             raise ValueError("an encoder needs at least one source: sources={'sentinel2': 10}")
         self.config = config
         self.normalization: dict[str, dict[str, list[float]]] | None = None
-        self.patch_embeds = nn.ModuleDict(
-            {name: PatchEmbed(bands, config.embed_dim, config.patch_size) for name, bands in config.sources.items()}
-        )
+        self.patch_embeds = PatchEmbeds(config.sources, config.embed_dim, config.patch_size)
         self.batch_part = 0, 1
         self.stages = nn.ModuleList()
         for index, depth in enumerate(config.depths):
@@ -202,7 +200,7 @@ class VideoSwin(nn.Module):
             raise ValueError(
                 f"pixels of {source} have shape {tuple(pixels.shape)}; expected (B, T, {self.config.sources[source]}, H, W)"
             )
-        maps = [self.patch_embeds[source](pixels)]
+        maps = [self.patch_embeds(pixels, source)]
         for stage, scales in zip(self.stages, self._branch_scales(maps[-1]), strict=True):
             maps.append(stage(maps[-1], scales))
         maps[-1] = self.norm(maps[-1])
