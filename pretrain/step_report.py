@@ -43,7 +43,7 @@ class StepReport:
         self._samples += len(batch.keys)
         self._frames += batch.pixels.shape[0] * batch.pixels.shape[1]
         self._bytes += batch.nbytes
-        self._digest += batch.digest  # type: ignore[attr-defined]
+        self._digest += batch.digest
         self._flops += len(batch.keys) * self._flops_a_sample[batch.source]
 
     def waited(self, seconds: float) -> None:
@@ -105,12 +105,13 @@ class StepReport:
         }
         if self._peak_flops is not None:
             values["speed/mfu"] = flops / (elapsed * world_size * self._peak_flops)
-        values |= {"memory/device_gb": _memory_bytes(device) / 1e9, "samples_digest": f"{digest:016x}"}
+        values |= {"memory/device_gb": memory_bytes(device) / 1e9, "samples_digest": f"{digest:016x}"}
         self._start_interval()
         return values
 
 
-def _memory_bytes(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> int:
+    """The most bytes that were allocated on a GPU so far; without one, the most that this process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kibibytes = sys.platform != "darwin"  # macOS counts bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -14,7 +13,7 @@ import torch
 from data_prep.corpus import Corpus
 from pretrain.engine import gather
 from pretrain.objective import FractionTargets, fraction_scores, normalize
-from pretrain.stream import Stream, StreamConfig
+from pretrain.stream import Skipped, Stream, StreamConfig
 
 
 class Teacher(Protocol):
@@ -65,18 +64,15 @@ class Validation:
             raise ValueError(f"samples for the linear probe are {probe_samples}; expected 0 (no probe) or at least 2")
         self._targets, self._statistics, self._device = targets, statistics, device
         self._config, self._rank, self._world_size = stream_config, rank, world_size
-        held: Counter[tuple[str, str]] = Counter()
-        for shard in corpus.shards:
-            held[shard.source, shard.split] += shard.samples
-        self._sources = [source for source in statistics if held[source, "validation"]]
+        self._sources = [source for source in statistics if (source, "validation") in corpus.splits]
         self._means = {source: train_mean(corpus, source, targets) for source in self._sources}
         self._counts: dict[tuple[str, str], int] = {}
         self._streams: dict[tuple[str, str], Stream] = {}
         for source in self._sources:
             for split, most in (("validation", samples), ("train", probe_samples)):
-                count = min(most, held[source, split])
+                count = min(most, corpus.splits[source, split].samples)
                 if split == "validation" or count >= 2:
-                    config = replace(stream_config, mixture={source: 1.0}, augment=False)
+                    config = replace(stream_config, mixture={source: 1.0}, augment=False, draws_per_read=1)
                     self._counts[source, split] = count
                     self._streams[source, split] = Stream(corpus, split, config, rank, world_size)
 
@@ -89,6 +85,10 @@ class Validation:
         the validation samples do not vary.
         """
         return {source: self._scores(teacher, source) for source in self._sources}
+
+    def take_skipped(self) -> list[Skipped]:
+        """Damaged samples met on this rank since the last call; they count in no score."""
+        return [skipped for stream in self._streams.values() for skipped in stream.take_skipped()]
 
     def _scores(self, teacher: Teacher, source: str) -> dict[str, float]:
         mean, has_probe = self._means[source], (source, "train") in self._streams
@@ -117,12 +117,10 @@ class Validation:
         size = sizes[source] if isinstance(sizes, dict) else sizes
         share = size // self._world_size
         batches = []
-        for micro_step, batch in enumerate(stream.batches(0, math.ceil(count / size))):
-            batch = batch.to(self._device)
+        for micro_step, batch in enumerate(stream.batches(0, math.ceil(count / size), self._device)):
             # A rank holds a contiguous share of the global batch. The last one runs on beyond `count`, maybe into the next epoch.
             place = micro_step * size + self._rank * share + torch.arange(share, device=self._device)
-            # No sample of a corpus is without land cover; one that is here is damaged, and the stream has passed it over.
-            counts = (place < count) & (batch.land_cover.sum(dim=1) > 0)
+            counts = (place < count) & batch.usable
             pixels = normalize(batch, *self._statistics[source])
             computed = (self._targets(batch), *(function(pixels, source).float() for function in functions))
             batches.append((torch.where(counts, place, -1), *computed))
@@ -188,5 +186,5 @@ def penalties(samples: int) -> np.ndarray:
 
 def train_mean(corpus: Corpus, source: str, targets: FractionTargets) -> np.ndarray:
     """Mean fractions (classes,) of a source's training samples: what the simplest predictor would say."""
-    counts = [targets.legends[s.legend].fractions(np.array(s.land_cover)) for s in corpus.samples(source, "train")]
-    return np.asarray(np.mean(counts, axis=0))
+    ((legend, shares),) = corpus.splits[source, "train"].mean_shares.items()  # the samples of a source have one legend
+    return targets.legends[legend].grouping_matrix() @ shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from data_prep.sensors import load_sensors
 from data_prep.shard import shard
 from pretrain.model import EncoderConfig, build_encoder
 from pretrain.objective import FractionsModel, FractionTargets, fraction_scores, normalize
+from pretrain.shard_storage import DamagedSampleError
 from pretrain.stream import Stream, StreamConfig
 from pretrain.validation import LinearProbe, Validation, penalties, train_mean
 from tests.archives import CHIPS, CODES, days, make_cube, write_land_cover, write_scene
@@ -201,20 +203,25 @@ def test_batches_of_the_configured_size_reach_the_teacher(corpus: Corpus) -> Non
     assert sizes == [("sentinel2", 4)] * 2  # two batches hold the first five
 
 
-def test_a_sample_without_land_cover_counts_was_passed_over(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the stream marks samples that are damaged."""
-    read = Stream.batch
-
-    def damaged(self: Stream, micro_step: int):
-        batch = read(self, micro_step)
-        if micro_step == 1:
-            batch.land_cover[1] = 0
-        return batch
-
-    expected = scores(corpus, samples=7, probe_samples=0)["sentinel2"]
-    monkeypatch.setattr(Stream, "batch", damaged)
-    got = scores(corpus, samples=8, probe_samples=0)["sentinel2"]  # the eighth is the one
-    assert got == pytest.approx(expected, rel=1e-6, nan_ok=True)
+def test_a_damaged_sample_counts_in_no_score_and_is_named(corpus_folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "corpus"
+    shutil.copytree(corpus_folder, copied)
+    corpus = load_corpus(copied)
+    config = replace(STREAM, mixture={"sentinel2": 1.0}, augment=False)
+    eighth = Stream(corpus, "validation", config).keys(1)[1]
+    entry = next(entry for entry in corpus.samples("sentinel2", "validation") if entry.key == eighth)
+    content = bytearray(entry.shard.read_bytes())
+    pixels = entry.members["pixels.npy"]
+    content[pixels.offset + 128 : pixels.offset + pixels.size] = bytes(pixels.size - 128)
+    entry.shard.write_bytes(content)
+    with pytest.raises(DamagedSampleError, match=eighth):
+        scores(corpus, samples=8, probe_samples=0)
+    skipping = replace(STREAM, skip_damaged=1, draws_per_read=2)
+    targets = FractionTargets(corpus, {})
+    validation = Validation(corpus, skipping, targets, statistics(corpus), 0, 1, torch.device("cpu"), 8, 0)
+    whole = load_corpus(corpus_folder)
+    assert_close(validation(model_of(corpus)), scores(whole, samples=7, probe_samples=0))
+    assert [skipped.key for skipped in validation.take_skipped()] == [eighth]
 
 
 @pytest.mark.parametrize(("samples", "probe_samples"), [(0, 10), (10, 1), (10, -1)])
