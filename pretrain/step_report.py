@@ -43,12 +43,15 @@ class StepReport:
         self._samples += len(batch.keys)
         self._frames += batch.pixels.shape[0] * batch.pixels.shape[1]
         self._bytes += batch.nbytes
-        self._digest += batch.digest  # type: ignore[attr-defined]
+        self._digest += batch.digest
         self._flops += len(batch.keys) * self._flops_a_sample[batch.source]
 
-    def waited(self, seconds: float) -> None:
-        """Count time in which this rank had no batch."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What happens within is waiting for the next batch."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -105,12 +108,13 @@ class StepReport:
         }
         if self._peak_flops is not None:
             values["speed/mfu"] = flops / (elapsed * world_size * self._peak_flops)
-        values |= {"memory/device_gb": _memory_bytes(device) / 1e9, "samples_digest": f"{digest:016x}"}
+        values |= {"memory/device_gb": memory_bytes(device) / 1e9, "samples_digest": f"{digest:016x}"}
         self._start_interval()
         return values
 
 
-def _memory_bytes(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> int:
+    """The most that was allocated on this rank's GPU so far; without a GPU the most that this process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kibibytes = sys.platform != "darwin"  # macOS counts bytes

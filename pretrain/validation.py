@@ -76,7 +76,7 @@ class Validation:
             for split, most in (("validation", samples), ("train", probe_samples)):
                 count = min(most, held[source, split])
                 if split == "validation" or count >= 2:
-                    config = replace(stream_config, mixture={source: 1.0}, augment=False)
+                    config = replace(stream_config, mixture={source: 1.0}, augment=False, draws_per_read=1)
                     self._counts[source, split] = count
                     self._streams[source, split] = Stream(corpus, split, config, rank, world_size)
 
@@ -188,5 +188,6 @@ def penalties(samples: int) -> np.ndarray:
 
 def train_mean(corpus: Corpus, source: str, targets: FractionTargets) -> np.ndarray:
     """Mean fractions (classes,) of a source's training samples: what the simplest predictor would say."""
-    counts = [targets.legends[s.legend].fractions(np.array(s.land_cover)) for s in corpus.samples(source, "train")]
-    return np.asarray(np.mean(counts, axis=0))
+    ((legend, shares),) = corpus.splits[source, "train"].mean_shares.items()
+    grouped = targets.legends[legend].grouping_matrix() @ shares
+    return np.asarray(grouped / grouped.sum())
