@@ -96,11 +96,10 @@ def values_of(corpus: Corpus, groups: dict[tuple[str, str], ShardSummary]) -> di
         median = lengths[int(np.searchsorted(reached, group.samples / 2))]
         assert group.days is not None, "a group has samples"
         first, last = (str(np.datetime64(day, "D")) for day in group.days)
-        shards = [shard for shard in corpus.shards if (shard.source, shard.split) == (source, split)]
         of_source = sources.setdefault(source, {"shape": list(corpus.shapes[source]), "bands": list(sensor.bands), "splits": {}})
         of_source["normalization"] = {"mean": corpus.mean[source].tolist(), "std": corpus.std[source].tolist()}
         of_source["splits"][split] = {
-            "shards": len(shards),
+            "shards": len(corpus.shards_of(source, split)),
             "samples": group.samples,
             "bytes": group.bytes,
             "first_date": first,

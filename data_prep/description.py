@@ -1,4 +1,4 @@
-"""What is said of a corpus as a whole, made from the plan and the indexes alone: dataset.json, rejected.jsonl, the tables.
+"""What is said of a corpus as a whole, from the plan and the indexes alone: dataset.json, rejected.jsonl, tables for people.
 
 An index becomes a short `ShardSummary` as soon as it is read, where it is read: the indexes of 25 million samples would not
 fit in memory.
@@ -6,6 +6,7 @@ fit in memory.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from data_prep.corpus import VERSION, corpus_fingerprint, read_json
+from data_prep.corpus import DATASET_VERSION, corpus_fingerprint, read_json
 from data_prep.durable import json_bytes
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan
+from data_prep.sample_table import table_name
 from data_prep.scene import SPLITS
 
 REJECTED = "rejected.jsonl"
@@ -33,8 +35,11 @@ class ShardSummary:
         shard, source, split, bytes, xxh3_128: as in the index.
         samples: how many it holds.
         frames: number of samples by their number of frames.
+        key_bytes: bytes of the longest key.
         days: first and last day of all samples since 1970-01-01, or None without samples.
         land_cover: sums of the fine counts int64 (codes,), by legend.
+        shares: sums of the samples' shares of the fine codes float64 (codes,), by legend.
+        counted: number of samples by legend.
         statistics: of the valid pixels.
         rejected: number of samples by (reason, whether it is a failure to read).
     """
@@ -46,8 +51,11 @@ class ShardSummary:
     xxh3_128: str
     samples: int
     frames: Counter[int]
+    key_bytes: int
     days: tuple[int, int] | None
     land_cover: Mapping[str, np.ndarray]
+    shares: Mapping[str, np.ndarray]
+    counted: Counter[str]
     statistics: BandStatistics
     rejected: Counter[tuple[str, bool]]
 
@@ -68,20 +76,28 @@ class ShardSummary:
 def summarise(index: Mapping[str, Any]) -> ShardSummary:
     """An index in short."""
     samples = index["samples"]
-    land_cover: dict[str, np.ndarray] = {}
+    by_legend: dict[str, list[list[int]]] = {}
     for sample in samples:
-        counts = np.array(sample["land_cover"], dtype=np.int64)
-        land_cover[sample["legend"]] = land_cover.get(sample["legend"], 0) + counts
+        by_legend.setdefault(sample["legend"], []).append(sample["land_cover"])
+    counts = {legend: np.array(rows, dtype=np.int64) for legend, rows in by_legend.items()}
     days = [day for sample in samples for day in sample["days"]]
     return ShardSummary(
         **{name: index[name] for name in ("shard", "source", "split", "bytes", "xxh3_128")},
         samples=len(samples),
         frames=Counter(sample["frames"] for sample in samples),
+        key_bytes=max((len(sample["key"].encode()) for sample in samples), default=0),
         days=(min(days), max(days)) if days else None,
-        land_cover=land_cover,
+        land_cover={legend: rows.sum(axis=0) for legend, rows in counts.items()},
+        shares={legend: exact_sum(rows / rows.sum(axis=1, keepdims=True)) for legend, rows in counts.items()},
+        counted=Counter({legend: len(rows) for legend, rows in counts.items()}),
         statistics=statistics_from_dict(index["statistics"]),
         rejected=Counter((row["reason"], row["failed"]) for row in index["rejected"]),
     )
+
+
+def exact_sum(rows: np.ndarray) -> np.ndarray:
+    """Sums over the first axis of float64 (N, codes), each rounded once: the same in any order of the rows."""
+    return np.array([math.fsum(column) for column in rows.T.tolist()])
 
 
 def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
@@ -89,9 +105,11 @@ def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
     first = summaries[0]
     days = [day for summary in summaries if summary.days is not None for day in summary.days]
     land_cover: dict[str, np.ndarray] = {}
+    shares: dict[str, list[np.ndarray]] = {}
     for summary in summaries:
         for legend, counts in summary.land_cover.items():
             land_cover[legend] = land_cover.get(legend, 0) + counts
+            shares.setdefault(legend, []).append(summary.shares[legend])
     return ShardSummary(
         shard=first.shard,
         source=first.source,
@@ -100,8 +118,11 @@ def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
         xxh3_128="",
         samples=sum(summary.samples for summary in summaries),
         frames=sum((summary.frames for summary in summaries), Counter()),
+        key_bytes=max(summary.key_bytes for summary in summaries),
         days=(min(days), max(days)) if days else None,
         land_cover=land_cover,
+        shares={legend: exact_sum(np.array(sums)) for legend, sums in shares.items()},
+        counted=sum((summary.counted for summary in summaries), Counter()),
         statistics=sum((summary.statistics for summary in summaries[1:]), first.statistics),
         rejected=sum((summary.rejected for summary in summaries), Counter()),
     )
@@ -116,8 +137,8 @@ def by_source_and_split(summaries: Iterable[ShardSummary]) -> dict[tuple[str, st
     return {name: merged(groups[name]) for name in order}
 
 
-def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) -> dict[str, Any]:
-    """The content of dataset.json. `summaries` are those of the plan's shards, in their order.
+def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary], tables: Mapping[str, str]) -> dict[str, Any]:
+    """The content of dataset.json. `summaries` are those of the plan's shards, in their order; `tables` xxh3_128 by file name.
 
     Normalisation is over the training split; a source without training samples takes what it has, and says so.
     """
@@ -137,10 +158,11 @@ def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) -> dic
             "split": "all" if train is None else "train",
         }
         shape = [len(sensor.bands), sensor.chip_px, sensor.chip_px]
-        sources[name] = {"sensor": sensor.to_dict(), "shape": shape, "normalization": normalization}
+        splits = {split: _split(group, tables) for split, group in of_source.items()}
+        sources[name] = {"sensor": sensor.to_dict(), "shape": shape, "normalization": normalization, "splits": splits}
     columns = ("shard", "source", "split", "bytes", "xxh3_128", "samples")
     return {
-        "version": VERSION,
+        "version": DATASET_VERSION,
         "plan": plan.hash,
         "fingerprint": corpus_fingerprint((output / f"{name}.json").read_bytes() for name in plan.names),
         "sources": sources,
@@ -148,6 +170,18 @@ def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) -> dic
         "shards": [{column: getattr(summary, column) for column in columns} for summary in summaries],
         "rejected": plan.num_rejected + sum(summary.rejected.total() for summary in summaries),
         "failed": sum(summary.failed for summary in summaries),
+    }
+
+
+def _split(group: ShardSummary, tables: Mapping[str, str]) -> dict[str, Any]:
+    """What dataset.json says of one source and split."""
+    table = table_name(group.source, group.split)
+    return {
+        "table": table,
+        "xxh3_128": tables[table],
+        "samples": group.samples,
+        "frames": {"shortest": min(group.frames), "longest": max(group.frames)},
+        "mean_shares": {legend: (sums / group.counted[legend]).tolist() for legend, sums in group.shares.items()},
     }
 
 

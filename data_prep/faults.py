@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.corpus import FAILED, MEMBERS, VERSION
+from data_prep.corpus import FAILED, INDEX_VERSION, MEMBERS
 from data_prep.durable import checksum_of
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan, PlannedSample, PlannedShard
@@ -39,7 +39,7 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
     """
     index_file, tar_file = f"{shard.name}.json", f"{shard.name}.tar"
     stated = [
-        ("version", VERSION),
+        ("version", INDEX_VERSION),
         ("shard", tar_file),
         ("plan", plan.hash),
         ("source", shard.source),

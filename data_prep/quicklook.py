@@ -189,10 +189,12 @@ def veiled(image: np.ndarray, clear: np.ndarray, observed: np.ndarray, side: int
 
 def chosen_samples(corpus: Corpus, source: str, split: str, count: int) -> list[SampleEntry]:
     """At most `count` samples of a source and split, spread over its shards, whose other indexes are not read."""
-    shards = [shard for shard in corpus.shards if (shard.source, shard.split) == (source, split) and shard.samples]
-    some = _spread(shards, count)
+    some = _spread([shard for shard in corpus.shards_of(source, split) if shard.samples], count)
     parts = np.diff(np.linspace(0, count, len(some) + 1).astype(int)).tolist()
-    entries = [_spread(sample_entries(read_json(s.index), corpus.folder), part) for s, part in zip(some, parts, strict=True)]
+    entries = [
+        _spread(sample_entries(read_json(shard.index), Path(corpus.folder)), part)
+        for shard, part in zip(some, parts, strict=True)
+    ]
     return [entry for of_shard in entries for entry in of_shard]
 
 

@@ -20,6 +20,7 @@ from data_prep.planning import PlanSettings, make_plan
 from data_prep.progress import PROGRESS, Progress
 from data_prep.shards import is_written, write_shard
 from data_prep.splits import split_blocks_of
+from data_prep.table_writer import write_tables
 from data_prep.verify import verify_shards
 
 UNFINISHED = 1
@@ -145,6 +146,8 @@ def write(
             if (output / f"{plan.names[number]}{FAILED}").exists():
                 (output / f"{plan.names[number]}.json").unlink(missing_ok=True)
     todo = [number for number in numbers if not is_written(plan, plan.names[number], output)]
+    if todo:
+        (output / DATASET).unlink(missing_ok=True)  # a corpus whose shards are written anew is not a finished one
     unwritten = []
     with Progress("write", total=len(numbers), done=len(numbers) - len(todo), log=output / PROGRESS) as progress:
         for number, (size, error) in map_jobs(partial(_attempt, archive.resolve(), output.resolve(), retries), todo):
@@ -171,7 +174,7 @@ def _attempt(archive: Path, output: Path, retries: int, number: int) -> tuple[in
 
 
 def finish(plan: Plan, output: Path, map_jobs: MapJobs, max_failed_share: float) -> int:
-    """Verify all shards, then say what they are; returns the exit code.
+    """Verify all shards, then write where their samples lie and what they are; returns the exit code.
 
     Raises ValueError when a shard is damaged, or when nothing was written.
     """
@@ -194,8 +197,9 @@ def finish(plan: Plan, output: Path, map_jobs: MapJobs, max_failed_share: float)
         return UNFINISHED
     if not samples:
         raise ValueError(f"every sample was rejected; the reasons are in {output / REJECTED}")
+    tables = write_tables(output, summaries, map_jobs, log=output / PROGRESS)
     with whole_file(output / DATASET) as temporary:
-        temporary.write_bytes(json_bytes(describe(plan, output, summaries)))
+        temporary.write_bytes(json_bytes(describe(plan, output, summaries, tables)))
     print(f"{output / DATASET} describes the corpus")
     return 0
 

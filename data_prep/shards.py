@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.blocks import BlockReader
-from data_prep.corpus import FAILED, VERSION
+from data_prep.corpus import FAILED, INDEX_VERSION
 from data_prep.durable import checksum_of, json_bytes, whole_file
 from data_prep.errors import is_of_the_machine, retried, text_without_places, traceback_lines
 from data_prep.landcover import Legend
@@ -93,7 +93,7 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
     else:
         failed_path.unlink(missing_ok=True)
     index = {
-        "version": VERSION,
+        "version": INDEX_VERSION,
         "shard": tar_path.name,
         "source": shard.source,
         "split": shard.split,

@@ -15,14 +15,16 @@ import numpy as np
 import xxhash
 
 from data_prep.command import run_command
-from data_prep.corpus import DATASET, FAILED, read_json
+from data_prep.corpus import DATASET, DATASET_VERSION, FAILED, read_json
 from data_prep.description import REJECTED, ShardSummary, describe, rejected_lines, summarise
-from data_prep.durable import json_bytes
+from data_prep.durable import checksum_of, json_bytes
 from data_prep.engines import MapJobs, open_engine
 from data_prep.faults import Fault, shard_faults
 from data_prep.plan import PLAN, Plan, load_plan
 from data_prep.progress import PROGRESS, Progress
+from data_prep.sample_table import table_name
 from data_prep.shards import load_plan as cached_plan
+from data_prep.table_writer import table_faults, table_layouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def find_faults(folder: Path, map_jobs: MapJobs) -> list[Fault]:
         return [Fault(name, "", "is missing, or is not the table that the plan was written with") for name in damaged]
     verified = verify_shards(folder, plan, map_jobs)
     faults = [fault for shard in verified for fault in shard.faults]
-    return faults + list(_corpus_faults(folder, plan, verified))
+    return faults + list(_corpus_faults(folder, plan, verified, map_jobs))
 
 
 def verify_shards(folder: Path, plan: Plan, map_jobs: MapJobs, log: Path | None = None) -> list[Verified]:
@@ -136,11 +138,12 @@ def repeated_keys(folder: Path, plan: Plan, hashes: Sequence[np.ndarray]) -> Ite
                 yield sample["key"], seen[sample["key"]], name
 
 
-def _corpus_faults(folder: Path, plan: Plan, verified: Sequence[Verified]) -> Iterator[Fault]:
+def _corpus_faults(folder: Path, plan: Plan, verified: Sequence[Verified], map_jobs: MapJobs) -> Iterator[Fault]:
     """What concerns more than one shard; the description is not looked at when a shard has faults of its own."""
     planned = {f"{name}{suffix}" for name in plan.names for suffix in (".tar", ".json", FAILED)}
     planned |= {PLAN, DATASET, REJECTED, PROGRESS}
-    for path in sorted(path for suffix in ("tar", "json", "jsonl") for path in folder.glob(f"*.{suffix}")):
+    planned |= {table_name(group.source, group.split) for group in plan.groups}
+    for path in sorted(path for suffix in ("tar", "json", "jsonl", "npy") for path in folder.glob(f"*.{suffix}")):
         if path.name not in planned:
             yield Fault(path.name, "", "is not in the plan")
     for key, shard, other in repeated_keys(folder, plan, [shard.keys for shard in verified]):
@@ -150,16 +153,31 @@ def _corpus_faults(folder: Path, plan: Plan, verified: Sequence[Verified]) -> It
     if not (folder / DATASET).is_file():
         yield Fault(DATASET, "", "is missing: the corpus is unfinished; start shard.py again with the same arguments")
     elif sound:
-        expected, found = describe(plan, folder, summaries), read_json(folder / DATASET)
-        for key in sorted(set(expected) | set(found)):
-            if json_bytes({key: found.get(key)}) != json_bytes({key: expected.get(key)}):
-                yield Fault(DATASET, key, "does not fit the shards and their indexes")
+        yield from _description_faults(folder, plan, summaries, map_jobs)
     if sound:
         path = folder / REJECTED
         if not path.is_file():
             yield Fault(REJECTED, "", "is missing")
         elif not _holds(path, rejected_lines(plan, folder, summaries)):
             yield Fault(REJECTED, "", "does not fit the plan and the indexes")
+
+
+def _description_faults(folder: Path, plan: Plan, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> Iterator[Fault]:
+    """What is wrong with dataset.json and with the tables of samples, given sound shards."""
+    found = read_json(folder / DATASET)
+    if found.get("version") != DATASET_VERSION:
+        what = f"is {found.get('version')!r}, expected {DATASET_VERSION}: start shard.py again with the same arguments"
+        yield Fault(DATASET, "version", what)
+        return
+    damaged = list(table_faults(folder, summaries, map_jobs))
+    yield from damaged
+    if damaged:
+        return
+    tables = {layout.name: checksum_of(folder / layout.name) for layout in table_layouts(summaries)}
+    expected = describe(plan, folder, summaries, tables)
+    for key in sorted(set(expected) | set(found)):
+        if json_bytes({key: found.get(key)}) != json_bytes({key: expected.get(key)}):
+            yield Fault(DATASET, key, "does not fit the shards and their indexes")
 
 
 def _holds(path: Path, lines: Iterable[bytes]) -> bool:

@@ -1,4 +1,15 @@
-"""Checkpoints that are whole or not there: written aside, listed in a manifest, renamed; read newest good first."""
+"""Checkpoints that are whole or not there, and do not know how many ranks or which ZeRO stage wrote them.
+
+    RUN/checkpoints/step-00000123/
+      student.safetensors     fp32 weights by the names of FractionsModel
+      teacher.safetensors     their moving average
+      optimizer.safetensors   both moments of AdamW, `exp_avg/NAME` and `exp_avg_sq/NAME`, fp32
+      manifest.json           step, bytes and checksum of each file
+
+Every tensor is whole: DeepSpeed's own files hold each rank's piece of a stage's layout, as pickles, and need a conversion for
+another number of ranks. Nothing in a file is executed when it is read. A folder is written under a temporary name, synced,
+and renamed: a kill at any moment leaves the checkpoint before.
+"""
 
 from __future__ import annotations
 
@@ -7,92 +18,146 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from pretrain import engine as ranks
+from data_prep.durable import checksum_of
 
+CHECKPOINTS = "checkpoints"  # in a run's folder
+STUDENT, TEACHER, OPTIMIZER = "student", "teacher", "optimizer"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8})")
+_UNFINISHED = ".tmp"
+
+Tensors = Mapping[str, torch.Tensor]
 
 
-def save(engine: Any, folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
-    """Save model, optimizer and `state` after `step` optimizer steps, and leave the `keep` newest. Every rank calls this."""
-    final, temporary = folder / f"step-{step:08d}", folder / f"step-{step:08d}.tmp"
-    is_main = engine.global_rank == 0
-    if is_main and temporary.exists():
-        shutil.rmtree(temporary)  # what a killed run left
-    ranks.barrier()
-    # `latest` is DeepSpeed's own pointer, written without a barrier after the other ranks' files; ours is the folder's name.
-    engine.save_checkpoint(str(temporary), tag="engine", client_state=state | {"step": step}, save_latest=False)
-    ranks.barrier()
-    if is_main:
-        files = {str(path.relative_to(temporary)): _describe(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
-        manifest = temporary / MANIFEST
-        with open(manifest, "w") as file:
-            json.dump({"step": step, "world_size": engine.world_size, "files": files}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        if final.exists():
-            shutil.rmtree(final)  # a damaged one of the same step, which the run passed over when it resumed
-        temporary.rename(final)
-        for old in sorted(_finished(folder))[:-keep]:
-            shutil.rmtree(folder / f"step-{old:08d}")
-    ranks.barrier()
+class CheckpointWriter:
+    """Writes checkpoints beside the training, one at a time; on rank 0.
 
-
-def load_newest(engine: Any, folder: Path) -> dict[str, Any] | None:
-    """Load the newest checkpoint that verifies into `engine`; its state, or None when there is none. Every rank calls this.
-
-    Damaged checkpoints are named and passed over. Raises ValueError when the good one is of another number of ranks.
+    Args:
+        folder: of the checkpoints of a run.
+        keep: newest checkpoints that stay.
+        keep_every: those of every so many steps stay, too; 0 for none.
+        metadata: texts that every file carries: what the weights belong to.
     """
-    for step in sorted(_finished(folder), reverse=True):
-        path = folder / f"step-{step:08d}"
-        # rank 0 alone reads the files for their hashes; all ranks follow its word
-        problem = ranks.gather(_problem(path) if engine.global_rank == 0 else None)[0]
-        if problem is not None:
-            if engine.global_rank == 0:
-                print(f"checkpoint {path} is damaged and passed over: {problem}", flush=True)
+
+    def __init__(self, folder: Path, keep: int, keep_every: int, metadata: Mapping[str, str]) -> None:
+        self._folder, self._keep, self._keep_every, self._metadata = folder, keep, keep_every, dict(metadata)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[float] | None = None
+
+    def start(self, step: int, files: Mapping[str, Tensors]) -> None:
+        """Write `files` (tensors on the CPU that nobody changes any more) as the checkpoint after `step` optimizer steps.
+
+        Waits for the one before. Raises what went wrong with it.
+        """
+        self.wait()
+        self._writing = self._thread.submit(self._write, step, files)
+
+    def wait(self) -> float | None:
+        """Wait for the checkpoint that is being written, if any: the seconds it took. Raises OSError when it could not be."""
+        writing, self._writing = self._writing, None
+        return None if writing is None else writing.result()
+
+    def _write(self, step: int, files: Mapping[str, Tensors]) -> float:
+        begin = time.perf_counter()
+        final = self._folder / f"step-{step:08d}"
+        unfinished = final.with_name(final.name + _UNFINISHED)
+        for leftover in self._folder.glob(f"step-*{_UNFINISHED}"):
+            shutil.rmtree(leftover)  # of a run that was killed while it wrote
+        unfinished.mkdir(parents=True)
+        try:
+            manifest: dict[str, object] = {"step": step, "files": {}}
+            (unfinished / MANIFEST).touch()
+            for name, tensors in files.items():
+                path = unfinished / f"{name}.safetensors"
+                save_file(dict(tensors), path, self._metadata)
+                shutil.copymode(unfinished / MANIFEST, path)  # save_file makes a file that only its owner may read
+                _sync(path)
+                manifest["files"][path.name] = _described(path)  # type: ignore[index]
+            (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            _sync(unfinished / MANIFEST)
+            if final.exists():
+                shutil.rmtree(final)  # a damaged one of the same step, which the run passed over when it resumed
+            unfinished.rename(final)
+            _sync(self._folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise OSError(f"the checkpoint {final} cannot be written: {error}; the ones before it stay") from error
+        self._remove_old()
+        return time.perf_counter() - begin
+
+    def _remove_old(self) -> None:
+        for step in sorted(finished_steps(self._folder))[: -self._keep]:
+            if not self._keep_every or step % self._keep_every:
+                shutil.rmtree(self._folder / f"step-{step:08d}")
+
+
+def newest_good(folder: Path, step: int | None = None) -> Path | None:
+    """The newest checkpoint in `folder` (or the one after `step`) with every byte as written; None when there is none.
+
+    Damaged and unfinished ones are named on the terminal and passed over.
+    """
+    for unfinished in sorted(folder.glob(f"step-*{_UNFINISHED}")):
+        print(f"checkpoint {unfinished.name.removesuffix(_UNFINISHED)} was not finished and is passed over", flush=True)
+    for found in sorted(finished_steps(folder), reverse=True):
+        path = folder / f"step-{found:08d}"
+        if step is not None and found != step:
             continue
-        saved = json.loads((path / MANIFEST).read_text())
-        if saved["world_size"] != engine.world_size:
-            raise ValueError(f"{path} was saved by {saved['world_size']} ranks, this run has {engine.world_size}; start as many")
-        _, state = engine.load_checkpoint(str(path), tag="engine")
-        return dict(state)
+        problem = _problem(path)
+        if problem is None:
+            return path
+        print(f"checkpoint {path} is damaged and passed over: {problem}", flush=True)
     return None
 
 
-def _finished(folder: Path) -> Iterator[int]:
-    for path in folder.glob("step-*"):
-        if match := _NAME.fullmatch(path.name):
-            yield int(match[1])
+def finished_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `folder` that were finished, damaged or not, in no order."""
+    return [int(match[1]) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+def read_tensors(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of one file (`student`, `teacher` or `optimizer`) of a checkpoint, on the CPU."""
+    return load_file(checkpoint / f"{name}.safetensors")
 
 
-def _problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
-        for name, description in files.items():
-            if _describe(path / name) != description:
-                return f"{name} is not as it was written"
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps that were done when the checkpoint was made."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def seed_everything(*numbers: int) -> None:
     """Seed torch from a tuple of numbers, so that what is random in a micro-step depends on nothing before it."""
     digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _described(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "xxh3_128": checksum_of(path)}
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        for name in (f"{file}.safetensors" for file in (STUDENT, TEACHER, OPTIMIZER)):
+            if _described(path / name) != files[name]:
+                return f"{name} is not as it was written"
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

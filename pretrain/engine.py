@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ import torch.distributed as dist
 from torch import nn
 
 from pretrain.config import OptimizerConfig, PretrainConfig
+from pretrain.model.patch_merging import PatchMerging
+from pretrain.model.video_swin import Block
+from pretrain.objective import FractionsModel
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, by PyTorch's names
 
 # DeepSpeed decides at import; without a GPU it must not look for one.
 if not torch.cuda.is_available():
@@ -43,6 +49,17 @@ def _quiet_stderr() -> Iterator[None]:
 # On import DeepSpeed asks the linker which of its operators could be built, and the linker complains of each that could not.
 with _quiet_stderr():
     import deepspeed
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import (
+        lazy_init_hp_params_optimizer_state,
+        safe_get_full_fp32_param,
+        safe_get_full_optimizer_state,
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+        set_z3_leaf_modules,
+    )
 if not torch.cuda.is_available():
     # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at the first start: a minute, and it fails where there
     # is no C++ compiler. CPU ranks are for trying things out; gloo serves them.
@@ -105,34 +122,40 @@ def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> to
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=device.type == "cuda")
 
 
-def wrap(model: nn.Module, config: PretrainConfig, micro_steps: int, device: torch.device) -> Any:
-    """The DeepSpeed engine: ZeRO by `config.zero`, gradients averaged over ranks and micro-steps, clipping as configured.
+def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, device: torch.device) -> Any:
+    """The DeepSpeed engine: ZeRO by `config.zero`, gradients averaged over ranks and micro-batches, clipping as configured.
 
     Raises ValueError when the JSON is unreadable or sets what the run's own configuration decides.
     """
     settings = read_zero_json(config.zero)
     settings |= {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it into its reports; the stream makes the batches
-        "gradient_accumulation_steps": micro_steps,
+        "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": config.optimizer.gradient_clipping,
         "bf16": {"enabled": config.precision == "bf16"},
         "steps_per_print": 1_000_000_000,
         "zero_allow_untested_optimizer": True,
+        # With an offloaded optimizer DeepSpeed wants its own Adam, which it compiles at the first start; PyTorch's fused one
+        # runs on CPUs as well.
+        "zero_force_ds_cpu_optimizer": False,
     }
+    # These modules hand the weights of their layers to operators, past the layers' own calls where ZeRO-3 would fetch them: so
+    # it fetches those of a whole block or merging at a time.
+    set_z3_leaf_modules(model, [Block, PatchMerging])
     optimizer = adamw(model, config.optimizer, device)
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
     return engine
 
 
 def read_zero_json(path: Path) -> dict[str, Any]:
-    """A file of `launch/zero*.json`. Raises ValueError unless it is JSON with a ZeRO stage of 1 or 2 and nothing we decide."""
+    """A file of `launch/zero*.json`. Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3 and nothing we decide."""
     try:
         settings: dict[str, Any] = json.loads(path.read_text())
         stage = settings["zero_optimization"]["stage"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a DeepSpeed JSON with zero_optimization.stage: {error!r}") from error
-    if stage not in (0, 1, 2):
-        raise ValueError(f"{path}: ZeRO stage {stage}; the mean teacher reads whole weights, so stages 0, 1 and 2 are possible")
+    if stage not in (1, 2, 3):
+        raise ValueError(f"{path}: ZeRO stage {stage!r}; expected 1, 2 or 3")
     ours = {"gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "bf16", "optimizer", "scheduler"} & set(
         settings
     )
@@ -141,18 +164,87 @@ def read_zero_json(path: Path) -> dict[str, Any]:
     return settings
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """True on all ranks when `flag` is true on any."""
-    value = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+def whole_weights(engine: Any) -> AbstractContextManager[None]:
+    """Within it the model's weights can be read on every rank, also where ZeRO-3 shards them. Every rank calls this."""
+    sharded = list(engine.module.parameters()) if engine.zero_optimization_stage() == 3 else []
+    return GatheredParameters(sharded, enabled=bool(sharded))
 
 
-def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Mean of a tensor over all ranks, on each of them."""
+def gather_state(engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The fp32 weights by name, and AdamW's moments as `exp_avg/NAME` and `exp_avg_sq/NAME`: whole, on the CPU of rank 0.
+
+    Other ranks get empty dictionaries. Every rank calls this, after at least one optimizer step.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    moments: dict[str, torch.Tensor] = {}
+    _link_moments(engine)
+    for name, parameter in engine.module.named_parameters():
+        of_weight = safe_get_full_fp32_param(parameter)
+        of_moments = {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
+        if engine.global_rank == 0:
+            weights[name] = of_weight.cpu()
+            moments |= {f"{moment}/{name}": value.cpu() for moment, value in of_moments.items()}
+    return weights, moments
+
+
+def restore_state(engine: Any, step: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
+    """Put what `gather_state` gave after `step` optimizer steps into a new engine of any number of ranks and any ZeRO stage.
+
+    The model that the engine was made from must have had these weights already: they are what bf16 copies are made from.
+    """
+    is_stage3, adam = engine.zero_optimization_stage() == 3, engine.optimizer.optimizer
+    # Adam's state comes into being with its first step; DeepSpeed's flat pieces of the fp32 weights are what it belongs to.
+    zero = engine.optimizer
+    for piece in zero.fp32_partitioned_groups_flat if is_stage3 else zero.single_partition_of_fp32_groups:
+        on = piece.device if adam.defaults["fused"] else None
+        adam.state[piece] = {"step": torch.tensor(float(step), device=on), **{m: torch.zeros_like(piece) for m in MOMENTS}}
+    _link_moments(engine)
+    for name, parameter in engine.module.named_parameters():
+        of_moments = {moment: moments[f"{moment}/{name}"] for moment in MOMENTS}
+        if is_stage3:
+            safe_set_local_fp32_param(parameter, _share(weights[name], parameter))
+            for moment, value in of_moments.items():
+                safe_set_local_optimizer_state(parameter, _share(value, parameter), moment)
+        else:
+            safe_set_full_fp32_param(parameter, weights[name])
+            for moment, value in of_moments.items():
+                safe_set_full_optimizer_state(parameter, value, moment)
+
+
+def _link_moments(engine: Any) -> None:
+    """Let each parameter of ZeRO 1 and 2 find its moments in the flat pieces that the optimizer works on.
+
+    DeepSpeed does so after the first group of parameters has taken its first step, when the others have no moments yet.
+    """
+    if engine.zero_optimization_stage() < 3:
+        zero = engine.optimizer
+        for parameters, piece in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+            lazy_init_hp_params_optimizer_state(parameters, piece, zero.optimizer.state)
+
+
+def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """This rank's piece of a tensor as ZeRO-3 cuts it: equal pieces, the last filled up with zeros.
+
+    DeepSpeed's own setter of whole tensors cuts a last piece that is not full beyond the tensor's end, and fails.
+    """
+    size = parameter.ds_tensor.numel()
+    padded = torch.zeros(size * dist.get_world_size())
+    padded[: whole.numel()] = whole.flatten()
+    return padded[dist.get_rank() * size :][:size]
+
+
+def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """For each flag whether it is true on any rank; the same on all ranks."""
+    values = torch.tensor(flags, dtype=torch.float32, device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values.bool().tolist()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all ranks, on each of them."""
     total = values.clone()
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total
 
 
 def gather(value: Any) -> list[Any]:
@@ -170,6 +262,11 @@ def barrier() -> None:
 def joined() -> bool:
     """Whether this rank is in the process group."""
     return dist.is_initialized()
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """True for what a collective raises when another rank has ended; gloo says so in words only."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def leave() -> None:

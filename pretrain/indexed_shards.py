@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.corpus import Corpus, read_json, sample_entries
+from data_prep.corpus import Corpus
+from data_prep.sample_table import TABLE_MEMBERS as MEMBERS
+from data_prep.sample_table import open_table
 from data_prep.shard_file import frame_checksums
 
-MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy")  # json is for people
 PIXELS, VALID, DATES, LAND_COVER, CHECKSUMS = range(5)
 _MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
 
@@ -25,7 +26,7 @@ _MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
 class OpenShard:
     """An open file. It closes when its last user lets go, so a thread never reads from a number that was given away."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -48,9 +49,9 @@ class OpenShards:
     def __init__(self, limit: int = _MAX_OPEN_SHARDS) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._open: OrderedDict[Path, OpenShard] = OrderedDict()
+        self._open: OrderedDict[str, OpenShard] = OrderedDict()
 
-    def __getitem__(self, path: Path) -> OpenShard:
+    def __getitem__(self, path: str) -> OpenShard:
         with self._lock:
             if path not in self._open:
                 self._open[path] = OpenShard(path)
@@ -95,42 +96,37 @@ class BatchMemory:
 
 
 class SampleTable:
-    """Where the samples of one source lie, in arrays: as Python objects 25 million samples would not fit in memory.
+    """Where the samples of one source lie. The arrays are mapped from a file: rows are read when they are asked for.
 
     Attributes:
-        shards: paths; shard (N,) int32 points into it.
+        shards: paths or URLs; shard (N,) int32 points into it.
         keys: (N,) fixed-width bytes.
         frames: (N,) int32, frames of the year.
         offsets, sizes: (N, 5) int64, bytes of each of `MEMBERS` in the shard.
+        shortest: least number of frames.
         frame_shape: (C, H, W).
+        dtype: of the pixels.
+        legend: name of the one that the samples are counted in.
         codes: length of the land-cover counts.
     """
 
-    def __init__(self, corpus: Corpus, source: str, split: str) -> None:
-        shards = [shard for shard in corpus.shards if (shard.source, shard.split) == (source, split)]
-        if not any(shard.samples for shard in shards):
+    def __init__(self, corpus: Corpus, source: str, split: str, cache: Path | None = None) -> None:
+        """`cache` is a folder of this machine for the table of a corpus at a URL; default: one for temporary files.
+
+        Raises ValueError when the split has no samples of the source, or in several legends, and for a damaged table.
+        """
+        if (source, split) not in corpus.splits:
             raise ValueError(f"{corpus.folder} has no samples of source {source!r} in split {split!r}; leave it out of `mixture`")
-        self.shards = [shard.path for shard in shards]
-        for shard in shards:
-            size = shard.path.stat().st_size if shard.path.is_file() else 0
-            if size != shard.bytes:
-                raise ValueError(f"{shard.path} has {size} of {shard.bytes} bytes; copy it again, or run data_prep/verify.py")
-        keys, frames, places = [], [], []
-        legends: set[str] = set()
-        for shard in shards:  # one index at a time becomes Python objects
-            entries = sample_entries(read_json(shard.index), corpus.folder)
-            keys.append(np.array([entry.key.encode() for entry in entries]))
-            frames.append(np.array([entry.frames for entry in entries], dtype=np.int32))
-            members = [[entry.members[name] for name in MEMBERS] for entry in entries]
-            lies = [[(member.offset, member.size) for member in row] for row in members]
-            places.append(np.array(lies, dtype=np.int64).reshape(-1, len(MEMBERS), 2))
-            legends.update(entry.legend for entry in entries)
-        self.shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(part) for part in keys])
-        self.keys, self.frames = np.concatenate(keys), np.concatenate(frames)
-        self.offsets, self.sizes = np.moveaxis(np.concatenate(places), 2, 0)
-        if len(legends) > 1:
-            raise ValueError(f"samples of source {source!r} are counted in different legends {sorted(legends)}; shard them apart")
-        self.legend = legends.pop()
+        summary = corpus.splits[source, split]
+        if len(summary.mean_shares) > 1:
+            legends = sorted(summary.mean_shares)
+            raise ValueError(f"samples of source {source!r} are counted in different legends {legends}; shard them apart")
+        table = open_table(corpus, source, split, cache)
+        self.shards = [shard.path for shard in corpus.shards_of(source, split)]
+        self.keys, self.shard, self.frames = table["key"], table["shard"], table["frames"]
+        self.offsets, self.sizes = table["offsets"], table["sizes"]
+        self.shortest = summary.shortest
+        (self.legend,) = summary.mean_shares
         self.codes = len(corpus.legends[self.legend].codes)
         self.frame_shape = tuple(corpus.shapes[source])
         self.dtype = np.dtype(corpus.sensors[source].dtype)

@@ -6,6 +6,7 @@ Sources: AgriFM (arXiv 2505.21357): L1 on fractions, EMA teacher. Mean teacher: 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -34,8 +35,11 @@ class FractionsModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        last = self.encoder.tokens(pixels, source)[-1]  # (B, D, H, W, C)
-        return self.head(last.mean(dim=(1, 2, 3))).float().softmax(dim=-1)
+        return self.head(self.features(pixels, source)).float().softmax(dim=-1)
+
+    def features(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
+        """What the head sees: (B, C), the mean over all tokens of the last stage."""
+        return self.encoder.tokens(pixels, source)[-1].mean(dim=(1, 2, 3))  # over (B, D, H, W, C)
 
 
 class FractionTargets:
@@ -70,34 +74,65 @@ class FractionTargets:
 
 
 class MeanTeacher:
-    """Exponential moving average of the student's weights, in fp32; it sees samples as they lie, without stochastic depth."""
+    """Exponential moving average of the student's weights; it sees samples as they lie, without stochastic depth.
 
-    def __init__(self, student: FractionsModel, decay: float):
-        self.model = copy.deepcopy(student).float().eval().requires_grad_(False)
+    Attributes:
+        average: the model with the averaged weights, fp32: a step of an average of bf16 would be lost to rounding.
+        model: the one that is run: the same, or a copy in the precision of training.
+    """
+
+    def __init__(self, student: FractionsModel, decay: float, dtype: torch.dtype = torch.float32):
+        self.average = copy.deepcopy(student).float().eval().requires_grad_(False)
+        self.model = self.average if dtype == torch.float32 else copy.deepcopy(self.average).to(dtype)
         self.decay = decay
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int) -> None:
         """weights = decay * weights + (1 - decay) * student's, after optimizer step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for mine, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
+        for mine, theirs in zip(self.average.parameters(), student.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), 1 - decay)
+        self._refresh()
+
+    def load_state_dict(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take over averaged weights, by the names of `FractionsModel`."""
+        self.average.load_state_dict(dict(weights))
+        self._refresh()
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        return self.model(pixels, source)
+        """Fractions float32 (B, classes) of normalised pixels (B, T, C, H, W)."""
+        return self.model(pixels.to(self.model.head.weight.dtype), source)
+
+    @torch.no_grad()
+    def features(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
+        """Features float32 (B, C) of normalised pixels (B, T, C, H, W)."""
+        return self.model.features(pixels.to(self.model.head.weight.dtype), source).float()
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        if self.model is not self.average:
+            for run, averaged in zip(self.model.parameters(), self.average.parameters(), strict=True):
+                run.copy_(averaged)
 
 
 def fractions_loss(
-    predicted: torch.Tensor, target: torch.Tensor, taught: torch.Tensor | None, consistency_weight: float
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    taught: torch.Tensor | None,
+    consistency_weight: float,
+    usable: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Total, supervised and consistency loss, scalars: L1 to the map's fractions; squared distance to the teacher's.
 
     The squared distance is that of the mean-teacher paper. L1 would not do here: student and teacher start equal, and the sign
-    of a difference that is nothing but rounding would steer the first steps.
+    of a difference that is nothing but rounding would steer the first steps. Samples that are not `usable` (B,) count as 0.
     """
-    supervised = (predicted - target).abs().mean()
-    consistency = supervised.new_zeros(()) if taught is None else ((predicted - taught) ** 2).sum(dim=-1).mean()
+    weights = torch.ones_like(predicted[:, 0]) if usable is None else usable.to(predicted.dtype)
+    supervised = ((predicted - target).abs().mean(dim=-1) * weights).mean()
+    consistency = supervised.new_zeros(())
+    if taught is not None:
+        consistency = (((predicted - taught) ** 2).sum(dim=-1) * weights).mean()
     return supervised + consistency_weight * consistency, supervised, consistency
 
 

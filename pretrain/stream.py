@@ -65,6 +65,7 @@ class Batch:
         day_of_year: (B, T) int16, 1 to 366.
         land_cover: (B, codes of the legend) int64 counts.
         orientation: (B,) uint8, what `orient` applies; 0 leaves a sample as it is.
+        usable: (B,) bool, False for a damaged sample that was passed over.
     """
 
     source: str
@@ -76,6 +77,16 @@ class Batch:
     day_of_year: torch.Tensor
     land_cover: torch.Tensor
     orientation: torch.Tensor
+    usable: torch.Tensor
+
+    def split(self, parts: int) -> list[Batch]:
+        """Equal consecutive parts. Raises ValueError when the batch cannot be divided so."""
+        if len(self.keys) % parts:
+            raise ValueError(f"a batch of {len(self.keys)} samples cannot be cut into {parts} equal parts")
+        size = len(self.keys) // parts
+        slices = [slice(start, start + size) for start in range(0, len(self.keys), size)]
+        cut = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor | list)}
+        return [replace(self, **{name: value[part] for name, value in cut.items()}) for part in slices]  # type: ignore[arg-type]
 
     @property
     def nbytes(self) -> int:
@@ -130,14 +141,14 @@ class Stream:
             raise ValueError(f"mixture names sources {unknown}; {corpus.folder} holds {sorted(corpus.sensors)}")
         self._cycle = np.array(mixture_cycle(mixture))
         self.sources = sorted(mixture)
-        self._batch_size = {source: self._global_batch_size(source) for source in self.sources}
+        self._batch_size = {source: self.global_batch_size(source) for source in self.sources}
         self._tables = {source: SampleTable(corpus, source, split) for source in self.sources}
         for source, table in self._tables.items():
-            short = int((table.frames < config.num_frames).sum())
-            if short:
+            if table.shortest < config.num_frames:
+                short = int((table.frames < config.num_frames).sum())
                 raise ValueError(
                     f"{short} of {len(table)} samples of source {source!r} have fewer than num_frames={config.num_frames} frames "
-                    f"(the shortest {table.frames.min()}); lower num_frames, or shard again with a higher --min_frames"
+                    f"(the shortest {table.shortest}); lower num_frames, or shard again with a higher --min_frames"
                 )
         names = (corpus.fingerprint, config.seed, split)
         self._mixture_key = named_key(*names, "mixture")
@@ -148,7 +159,8 @@ class Stream:
         self._shards = OpenShards()
         self._memory = BatchMemory()
 
-    def _global_batch_size(self, source: str) -> int:
+    def global_batch_size(self, source: str) -> int:
+        """Samples of a micro-step of `source` over all ranks."""
         sizes = self._config.global_batch_size
         if isinstance(sizes, dict) and source not in sizes:
             raise ValueError(f"global_batch_size has no entry for source {source!r}, only for {sorted(sizes)}")
@@ -237,6 +249,7 @@ class Stream:
             day_of_year=torch.from_numpy(day_of_year),
             land_cover=land_cover,
             orientation=torch.from_numpy(draw.orientation),
+            usable=torch.ones(len(shards), dtype=torch.bool),
         )
 
     def _read_frames(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,134 +16,143 @@ import torch
 from tabulate import tabulate
 
 from data_prep.command import USER_ERROR, run_command
-from data_prep.corpus import Corpus, load_corpus
+from data_prep.corpus import Corpus
 from data_prep.durable import whole_file
 from pretrain import checkpoint
 from pretrain import engine as ranks
-from pretrain.compilation import compile_compared
-from pretrain.config import OptimizerConfig, PretrainConfig
-from pretrain.model import build_encoder, save_encoder
+from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
+from pretrain.model import save_encoder
 from pretrain.model.pretrained import ENCODER_FILE
 from pretrain.monitor import Monitor, corpus_description, fractions_figure, rgb_strip_figure
-from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, normalize, views
-from pretrain.stream import Batch, Stream, StreamConfig
+from pretrain.objective import FractionTargets, fraction_scores, normalize
+from pretrain.stream import Batch, Stream
+from pretrain.training_run import MicroBatchResult, TrainingRun, plain, prepare
 
 METRICS_FILE = "metrics.json"
+FAILED = 1
+STOPPED = os.EX_TEMPFAIL  # 75: saved after it was asked to stop; starting again goes on
+_UNTIL_SAID_S = 5.0  # the launcher ends all ranks as soon as it sees one that ended, and takes that one's exit code
 
 
-def pretrain(config: PretrainConfig) -> None:
-    """Train from where the run in `config.output` stopped (or from the start) to `config.num_steps`."""
-    # All that can be wrong with the arguments shows here, on every rank alike, before any rank waits for another.
-    rank, world_size = ranks.announced_ranks()
-    is_main = rank == 0
-    corpus = load_corpus(config.data)
-    stream = Stream(corpus, "train", config.stream, rank, world_size)
-    targets = FractionTargets(corpus, config.objective.groupings)
-    micro_steps = config.micro_steps or len(stream.sources)
-    ranks.read_zero_json(config.zero)
-    claim_output(config, corpus.fingerprint, is_main)
-
-    device = ranks.start_ranks()
-    statistics = {s: _statistics(corpus, s, device) for s in stream.sources}
-
-    torch.manual_seed(config.seed)  # the same weights on all ranks
-    sources = {name: corpus.shapes[name][0] for name in stream.sources}
-    encoder = build_encoder(dataclasses.replace(config.encoder, sources=sources))
-    encoder.normalization = {s: {"mean": corpus.mean[s].tolist(), "std": corpus.std[s].tolist()} for s in stream.sources}
-    model = FractionsModel(encoder, len(targets.classes))
-    encoder.checkpoint_stages(config.checkpoint_stages)
-    teacher = MeanTeacher(model.to(device), config.objective.teacher_decay)
-    if config.compile:
-        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in first_batches(stream, device))
-        for line in compile_compared(model, dtype, examples):
-            if is_main:
-                print(line, flush=True)
-        teacher.model.encoder.compile_blocks()
-    engine = ranks.wrap(model, config, micro_steps, device)
-
-    checkpoints = config.output / "checkpoints"
-    state = checkpoint.load_newest(engine, checkpoints)
-    first = 0 if state is None else int(state["step"])
-    if state is not None:
-        teacher.model.load_state_dict(state["teacher"])
-        if is_main:
-            print(f"resuming after step {first} of {config.num_steps}", flush=True)
-
-    monitor = Monitor(config.output, is_main, first_step=first, num_steps=config.num_steps)
-    monitor.text(first, "configuration", f"```json\n{json.dumps(_plain(config), indent=2)}\n```")
-    monitor.text(first, "corpus", corpus_description(corpus))
-    batches = stream.batches(first * micro_steps, config.num_steps * micro_steps)
+def pretrain(config: PretrainConfig) -> int:
+    """Train from where the run in `config.output` stopped (or from the start) to `config.num_steps`; returns the exit code."""
+    run = prepare(config)
+    monitor = Monitor(config.output, run.is_main, first_step=run.first_step, num_steps=config.num_steps)
+    monitor.text(run.first_step, "configuration", f"```json\n{json.dumps(plain(config), indent=2)}\n```")
+    monitor.text(run.first_step, "corpus", corpus_description(run.corpus))
+    writer = checkpoint.CheckpointWriter(config.output / checkpoint.CHECKPOINTS, config.keep, config.keep_every, run.metadata)
+    stop_signals = StopSignals()
     scores: dict[str, Any] = {}
-    for step in range(first, config.num_steps):
+
+    batches = run.stream.batches(run.first_step * run.micro_steps, config.num_steps * run.micro_steps)
+    for step in range(run.first_step, config.num_steps):
+        done, is_last = step + 1, step + 1 == config.num_steps
         learning_rate = scheduled_learning_rate(config.optimizer, step, config.num_steps)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        consistency_weight = config.objective.consistency_weight * min(
-            1.0, (step + 1) / max(1, config.objective.consistency_warmup_share * config.num_steps)
-        )
+        consistency_weight = scheduled_consistency_weight(config.objective, step, config.num_steps)
         report = StepReport()
-        engine.train()
-        for micro_step in range(micro_steps):
+        seen: list[tuple[Batch, MicroBatchResult]] = []
+        run.engine.train()
+        for micro_step in range(run.micro_steps):
             waited = time.perf_counter()
-            batch = next(batches).to(device)
+            batch = next(batches).to(run.device)
             report.waited += time.perf_counter() - waited
-            checkpoint.seed_everything(config.seed, step, micro_step, rank)
-            seen, as_it_lies = views(batch, *statistics[batch.source])
-            taught = teacher(as_it_lies, batch.source) if config.objective.consistency_weight > 0 else None
-            predicted = engine(seen.to(engine.module.head.weight.dtype), batch.source)
-            target = targets(batch)
-            loss, supervised, consistency = fractions_loss(predicted, target, taught, consistency_weight)
-            stop_all_ranks_if_not_finite(loss, batch.keys, step, config.output, device)
-            engine.backward(loss)
-            engine.step()
-            report.add(batch, loss, supervised, consistency)
-        teacher.update(engine.module, step)
+            seen.append((batch, run.backward(batch, step, micro_step, consistency_weight)))
+            report.add(*seen[-1])
+        is_asked_to_stop = agree_to_step(run, seen, step, stop_signals)
+        run.optimizer_step(step, learning_rate)
 
-        done = step + 1
-        if done % config.log_every == 0 or done == config.num_steps:
-            scalars = report.scalars(world_size) | {"learning_rate": learning_rate, "gradient_norm": _gradient_norm(engine)}
+        if done % config.log_every == 0 or is_last:
+            scalars = report.scalars(run.world_size) | {"learning_rate": learning_rate, "gradient_norm": run.gradient_norm}
             monitor.scalars(done, scalars)
-        if done % config.validate_every == 0 or done == config.num_steps:
-            scores = validate(corpus, config.stream, teacher, targets, statistics, rank, world_size, device)
-            if scores:
-                monitor.scalars(done, {f"validation/{s}/{n}": v for s, each in scores.items() for n, v in each.items()})
-            if is_main:
-                sensor = corpus.sensors[batch.source]
-                monitor.figure(
-                    done,
-                    f"batch/{batch.source}",
-                    rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor, batch.dates.cpu()),
-                )
-                shown = fractions_figure(target.detach().cpu(), predicted.detach().cpu(), targets.legend)
-                monitor.figure(done, f"fractions/{batch.source}", shown)
-        if done % config.save_every == 0 or done == config.num_steps:
-            checkpoint.save(engine, checkpoints, done, {"teacher": teacher.model.state_dict()}, config.keep)
+        if done % config.validate_every == 0 or is_last:
+            scores = validate(run)
+            monitor.scalars(done, {f"validation/{s}/{n}": v for s, each in scores.items() for n, v in each.items()})
+            show_examples(monitor, done, run, *seen[-1])
+        if done % config.save_every == 0 or is_last or is_asked_to_stop:
+            save(run, writer, monitor, done)
+        if is_asked_to_stop and not is_last:
+            writer.wait()
+            if run.is_main:
+                print(f"asked to stop: saved after step {done} of {config.num_steps}; start again to go on", flush=True)
+            return STOPPED
+    writer.wait()
+    finish(run, scores)
+    monitor.close()
+    run.stream.close()
+    return 0
 
-    if is_main and first < config.num_steps:
-        teacher.model.encoder.normalization = encoder.normalization
-        save_encoder(teacher.model.encoder, config.output / ENCODER_FILE)
-        _write_json(config.output / METRICS_FILE, {"steps": config.num_steps, "validation": scores})
-    if is_main:
-        finished = json.loads((config.output / METRICS_FILE).read_text())
+
+class StopSignals:
+    """SIGTERM and SIGUSR1, which schedulers send a while before they end a job."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.received = True
+
+
+def agree_to_step(run: TrainingRun, seen: list[tuple[Batch, MicroBatchResult]], step: int, stop: StopSignals) -> bool:
+    """Before the optimizer step, on all ranks: True when any was asked to stop after it.
+
+    Raises FloatingPointError on all ranks when any rank's loss is NaN or infinite, after writing the keys of the batches.
+    """
+    is_finite = bool(torch.isfinite(torch.stack([result.total for _, result in seen])).all())
+    is_bad, is_asked_to_stop = ranks.any_rank([not is_finite, stop.received], run.device)
+    if is_bad:
+        mine = [{"source": b.source, "loss": repr(r.total.item()), "keys": b.keys} for b, r in seen]
+        micro_batches = ranks.gather(mine)
+        path = run.config.output / f"non_finite_step_{step}.json"
+        if run.is_main:
+            with whole_file(path) as temporary:
+                temporary.write_text(json.dumps({"step": step, "ranks": micro_batches}, indent=2))
+        raise FloatingPointError(f"the loss of step {step} is not finite; no rank took the step; the batches' keys are in {path}")
+    return is_asked_to_stop
+
+
+def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor, step: int) -> None:
+    """Begin a checkpoint after `step` steps: training waits until its tensors lie in the memory of rank 0.
+
+    Raises FloatingPointError on all ranks when the last gradient was not finite: the weights are spoilt.
+    """
+    begin = time.perf_counter()
+    if not math.isfinite(run.gradient_norm):
+        raise FloatingPointError(f"the gradient of step {step - 1} was not finite; the checkpoints before it stay")
+    weights, moments = ranks.gather_state(run.engine)
+    if run.is_main:
+        average = {name: tensor.to("cpu", copy=True) for name, tensor in run.teacher.average.state_dict().items()}
+        writer.start(step, {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments})
+    monitor.scalars(step, {"checkpoint/pause_seconds": time.perf_counter() - begin})
+
+
+def finish(run: TrainingRun, scores: dict[str, Any]) -> None:
+    """Write the encoder and the last scores, unless an earlier start of the finished run did, and show them."""
+    output, num_steps = run.config.output, run.config.num_steps
+    if run.first_step < num_steps or not ranks.gather((output / METRICS_FILE).is_file())[0]:
+        scores = scores or validate(run)
+        if run.is_main:
+            run.teacher.average.encoder.normalization = run.encoder.normalization
+            save_encoder(run.teacher.average.encoder, output / ENCODER_FILE)
+            with whole_file(output / METRICS_FILE) as temporary:
+                temporary.write_text(json.dumps({"steps": num_steps, "validation": scores}, indent=2))
+    if run.is_main:
+        finished = json.loads((output / METRICS_FILE).read_text())
         rows = [[s, v["mae"], v["mae_of_mean"], v["r2"], v["samples"]] for s, v in finished["validation"].items()]
         header = ["validation", "fraction error", "of predicting the mean", "R2", "samples"]
         print(tabulate(rows, header, floatfmt=".4f") if rows else "no validation split in the corpus")
-        print(f"encoder: {config.output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {config.output}", flush=True)
-    monitor.close()
-    stream.close()
-    ranks.leave()
+        print(f"encoder: {output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {output}", flush=True)
 
 
-def first_batches(stream: Stream, device: torch.device) -> Iterator[Batch]:
-    """The stream's first batch of each source."""
-    waiting = set(stream.sources)
-    for micro_step in itertools.count():
-        if not waiting:
-            return
-        if stream.source_of(micro_step) in waiting:
-            waiting.remove(stream.source_of(micro_step))
-            yield stream.batch(micro_step).to(device)
+def show_examples(monitor: Monitor, step: int, run: TrainingRun, batch: Batch, result: MicroBatchResult) -> None:
+    """Pictures of the first samples of a batch: their frames, and the map's and the predicted fractions."""
+    if run.is_main:
+        sensor = run.corpus.sensors[batch.source]
+        strip = rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor, batch.dates.cpu())
+        monitor.figure(step, f"batch/{batch.source}", strip)
+        bars = fractions_figure(result.target.cpu(), result.predicted.cpu(), run.targets.legend)
+        monitor.figure(step, f"fractions/{batch.source}", bars)
 
 
 @dataclasses.dataclass
@@ -159,14 +166,14 @@ class StepReport:
     bytes: int = 0
     losses: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
-    def add(self, batch: Any, loss: torch.Tensor, supervised: torch.Tensor, consistency: torch.Tensor) -> None:
+    def add(self, batch: Batch, result: MicroBatchResult) -> None:
         """Count one micro-step."""
         self.samples += len(batch.keys)
         self.frames += batch.pixels.shape[0] * batch.pixels.shape[1]
         self.bytes += batch.nbytes
-        self.losses.setdefault("loss/total", []).append(loss.item())
-        self.losses.setdefault(f"loss/{batch.source}", []).append(supervised.item())
-        self.losses.setdefault("loss/consistency", []).append(consistency.item())
+        self.losses.setdefault("loss/total", []).append(result.total.item())
+        self.losses.setdefault(f"loss/{batch.source}", []).append(result.supervised.item())
+        self.losses.setdefault("loss/consistency", []).append(result.consistency.item())
 
     def scalars(self, world_size: int) -> dict[str, float]:
         """Means of the losses, and rates over all ranks (which read and compute alike)."""
@@ -189,33 +196,19 @@ def scheduled_learning_rate(config: OptimizerConfig, step: int, num_steps: int) 
     return config.learning_rate * share
 
 
-def stop_all_ranks_if_not_finite(loss: torch.Tensor, keys: list[str], step: int, output: Path, device: torch.device) -> None:
-    """Raises FloatingPointError on all ranks when any rank's loss is NaN or infinite, after writing the batches' keys."""
-    bad = not bool(torch.isfinite(loss))
-    if ranks.any_rank(bad, device):
-        all_keys = ranks.gather({"loss": repr(loss.item()), "keys": keys})
-        path = output / f"non_finite_step_{step}.json"
-        if torch.distributed.get_rank() == 0:
-            _write_json(path, {"step": step, "ranks": all_keys})
-        raise FloatingPointError(f"the loss of step {step} is not finite; no rank took the step; the batch's keys are in {path}")
+def scheduled_consistency_weight(config: ObjectiveConfig, step: int, num_steps: int) -> float:
+    """Weight of the student-teacher term at optimizer step `step` (from 0): it grows linearly from 0."""
+    return config.consistency_weight * min(1.0, (step + 1) / max(1, config.consistency_warmup_share * num_steps))
 
 
 @torch.no_grad()
-def validate(
-    corpus: Corpus,
-    stream_config: StreamConfig,
-    teacher: MeanTeacher,
-    targets: FractionTargets,
-    statistics: dict[str, tuple[torch.Tensor, torch.Tensor]],
-    rank: int,
-    world_size: int,
-    device: torch.device,
-) -> dict[str, dict[str, float]]:
+def validate(run: TrainingRun) -> dict[str, dict[str, float]]:
     """Errors of the teacher's fractions on the validation split, per source; every sample once, shared among the ranks."""
+    corpus, stream_config, teacher, targets, statistics = run.corpus, run.config.stream, run.teacher, run.targets, run.statistics
+    rank, world_size, device = run.rank, run.world_size, run.device
     scores = {}
     for source in statistics:
-        count = len(corpus.samples(source, "validation"))
-        if count == 0:
+        if (source, "validation") not in corpus.splits:
             continue
         config = dataclasses.replace(stream_config, mixture={source: 1.0}, augment=False)
         stream = Stream(corpus, "validation", config, rank, world_size)
@@ -241,56 +234,10 @@ def validate(
 
 def _train_mean(corpus: Corpus, source: str, targets: FractionTargets) -> np.ndarray:
     """Mean fractions (classes,) of a source's training samples: what the simplest predictor would say."""
-    counts = [targets.legends[s.legend].fractions(np.array(s.land_cover)) for s in corpus.samples(source, "train")]
-    return np.asarray(np.mean(counts, axis=0))
-
-
-def claim_output(config: PretrainConfig, fingerprint: str, is_main: bool) -> None:
-    """Write `config.json` into a new run's folder, or raise ValueError when the folder's run is another one.
-
-    What may change in mid-run (how often to log, save or validate; how many threads read) does not count.
-    """
-    path = config.output / "config.json"
-    mine = {"fingerprint": fingerprint, **_plain(config)}
-    free = {"compile", "checkpoint_stages", "data", "output", "log_every", "save_every", "validate_every", "keep", "zero"}
-    if path.is_file():
-        theirs = json.loads(path.read_text())
-        changed = sorted(k for k in mine.keys() | theirs.keys() if k not in free and _essential(mine, k) != _essential(theirs, k))
-        if changed:
-            raise ValueError(
-                f"{config.output} holds a run with other {', '.join(changed)}; give another --output or the same settings"
-            )
-    elif is_main:
-        config.output.mkdir(parents=True, exist_ok=True)
-        _write_json(path, mine)
-
-
-def _essential(values: dict[str, Any], key: str) -> Any:
-    value = values.get(key)
-    return {k: v for k, v in value.items() if k != "num_workers"} if key == "stream" and isinstance(value, dict) else value
-
-
-def _statistics(corpus: Corpus, source: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = (
-        torch.as_tensor(np.asarray(a), dtype=torch.float32, device=device) for a in (corpus.mean[source], corpus.std[source])
-    )
-    return mean, std.clamp_min(1e-6)
-
-
-def _gradient_norm(engine: Any) -> float:
-    norm = engine.get_global_grad_norm()
-    return float(norm) if norm is not None else float("nan")
-
-
-def _plain(config: PretrainConfig) -> dict[str, Any]:
-    """The configuration as JSON values."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return plain
-
-
-def _write_json(path: Path, values: Any) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2))
+    shares = corpus.splits[source, "train"].mean_shares
+    (legend,) = shares
+    grouped = targets.legends[legend].grouping_matrix() @ shares[legend]
+    return np.asarray(grouped / grouped.sum())
 
 
 def main() -> NoReturn:
@@ -301,16 +248,33 @@ def main() -> NoReturn:
     run_command(_run, arguments, config_class=PretrainConfig)
 
 
-def _run(config: PretrainConfig) -> None:
+def _run(config: PretrainConfig) -> NoReturn:
+    """Train, and end this process with the run's exit code.
+
+    At once: threads below DeepSpeed and its back ends do not always survive the interpreter's own end, nor would a rank that
+    others wait for be let go by them.
+    """
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    is_main = ranks.announced_ranks()[0] == 0
+    message = ""
     try:
-        pretrain(config)
-    except (ValueError, OSError):
-        if ranks.announced_ranks()[0] != 0 and not ranks.joined():
-            time.sleep(5)  # the launcher ends all ranks as soon as one ends; rank 0 gets the time to say what is wrong
-            sys.exit(USER_ERROR)
+        code = pretrain(config)
         ranks.leave()
-        raise
+    except (ValueError, OSError, FloatingPointError) as error:
+        code = FAILED if isinstance(error, FloatingPointError) else USER_ERROR
+        message = f"error: {' '.join(str(error).split())}"
+        if not is_main and (isinstance(error, FloatingPointError) or not ranks.joined()):
+            message = ""  # all ranks know, rank 0 says it
+            time.sleep(_UNTIL_SAID_S)
+    except RuntimeError as error:
+        if not ranks.is_lost_rank(error):
+            raise
+        code, message = FAILED, "error: another rank ended; its own message says why"
+        time.sleep(_UNTIL_SAID_S)
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    print(end="", flush=True)
+    os._exit(code)
 
 
 if __name__ == "__main__":

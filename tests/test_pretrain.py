@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data_prep.corpus import load_corpus
 from pretrain.config import OptimizerConfig
@@ -104,9 +105,8 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def saved(run: Path, step: int = STEPS) -> dict:
-    path = run / "checkpoints" / f"step-{step:08d}" / "engine" / "mp_rank_00_model_states.pt"
-    return torch.load(path, weights_only=False)  # our own file, made a moment ago
+def saved(run: Path, name: str = "student", step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors")
 
 
 def assert_same_weights(ours: dict, theirs: dict) -> None:
@@ -123,19 +123,21 @@ def assert_same_weights(ours: dict, theirs: dict) -> None:
 
 def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus: Path):
     model, teacher = one_process(corpus)
-    state = saved(run)
-    assert_same_weights(state["module"], model.state_dict())
-    assert_same_weights(state["teacher"], teacher.model.state_dict())
+    assert_same_weights(saved(run), model.state_dict())
+    assert_same_weights(saved(run, "teacher"), teacher.average.state_dict())
     torch.manual_seed(0)
     start = FractionsModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
     assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
 
 
 @pytest.mark.slow
-def test_two_zero1_ranks_equal_one_process(corpus: Path, tmp_path: Path):
-    finished = launch(corpus, tmp_path / "run", "--zero", str(ROOT / "launch/zero1.json"))
+@pytest.mark.parametrize("zero", ["zero1", "zero3", "zero2_offload", "zero3_offload"])
+def test_two_ranks_of_any_zero_stage_equal_one_process(zero: str, corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--zero", str(ROOT / f"launch/{zero}.json"))
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert_same_weights(saved(tmp_path / "run")["module"], one_process(corpus)[0].state_dict())
+    model, teacher = one_process(corpus)
+    assert_same_weights(saved(tmp_path / "run"), model.state_dict())
+    assert_same_weights(saved(tmp_path / "run", "teacher"), teacher.average.state_dict())
 
 
 def test_run_leaves_an_encoder_logs_and_metrics(run: Path):
@@ -156,15 +158,17 @@ def test_resumes_bit_for_bit_and_passes_over_a_damaged_checkpoint(run: Path, cor
 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    last = copy / "checkpoints" / f"step-{STEPS:08d}" / "engine" / "mp_rank_00_model_states.pt"
+    last = copy / "checkpoints" / f"step-{STEPS:08d}" / "optimizer.safetensors"
     last.write_bytes(last.read_bytes()[:-1000])
     (copy / "encoder.safetensors").unlink()
     resumed = launch(corpus, copy)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "damaged and passed over" in resumed.stdout
     assert "resuming after step 2" in resumed.stdout
-    for name, tensor in saved(run)["module"].items():
-        assert torch.equal(tensor, saved(copy)["module"][name]), name
+    for file in ("student", "teacher", "optimizer"):
+        resumed_tensors = saved(copy, file)
+        for name, tensor in saved(run, file).items():
+            assert torch.equal(tensor, resumed_tensors[name]), name
 
 
 def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Path):
@@ -186,10 +190,15 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_samples(corpus:
     finished = launch(corpus, tmp_path / "run", "--optimizer.learning_rate", "1e36", "--optimizer.gradient_clipping", "0")
     assert finished.returncode not in (0, 2)
     report = json.loads(next((tmp_path / "run").glob("non_finite_step_*.json")).read_text())
-    keys = [key for rank in report["ranks"] for key in rank["keys"]]
     assert len(report["ranks"]) == 2
     stream = Stream(load_corpus(corpus), "train", STREAM)
-    assert keys in [stream.keys(len(SAMPLES) * report["step"] + i) for i in range(len(SAMPLES))]
+    for micro_step, parts in enumerate(zip(*report["ranks"], strict=True)):
+        keys = [key for part in parts for key in part["keys"]]
+        assert keys == stream.keys(len(SAMPLES) * report["step"] + micro_step)
+    assert "nan" in str(report) or "inf" in str(report)
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "is not finite" in errors[0]
     assert not list((tmp_path / "run" / "checkpoints").glob(f"step-{report['step'] + 1:08d}"))
 
 

@@ -227,9 +227,6 @@ def test_fingerprint_and_normalization_of_the_description(corpus: Path) -> None:
         assert faults(corpus) == f"dataset.json: {key}: does not fit the shards and their indexes"
     with pytest.raises(ValueError, match="does not describe a corpus"):
         load_corpus(corpus)
-    path.write_bytes(json_bytes({**values, "fingerprint": "0" * 64}))
-    with pytest.raises(ValueError, match=r"the indexes in .* are not those of dataset.json"):
-        load_corpus(corpus)
     path.unlink()
     assert "dataset.json: is missing: the corpus is unfinished" in faults(corpus)
     with pytest.raises(ValueError, match="no finished corpus"):
@@ -259,8 +256,8 @@ def test_fingerprint_follows_the_pixels(corpus: Path) -> None:
     assert loaded.fingerprint == corpus_fingerprint(shard.index.read_bytes() for shard in loaded.shards)
     assert sum(shard.samples for shard in loaded.shards) == 12
     reindex(corpus, lambda values: values["samples"][0]["members"]["pixels.npy"].update(sha256="0" * 64))
-    with pytest.raises(ValueError, match="verify"):
-        load_corpus(corpus)
+    assert loaded.fingerprint != corpus_fingerprint(shard.index.read_bytes() for shard in loaded.shards)
+    assert "pixels.npy: its sha256 is not the one in the index" in faults(corpus)
 
 
 def test_exit_codes_of_the_command(corpus: Path, tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ class CostConfig(PretrainConfig):
     Takes every option of pretraining, and those below; what does not bear on the costs is not looked at.
 
     Attributes:
-        data: a corpus, whose sources, sizes and numbers of samples are taken; default: built-in sensors and the paper's numbers.
+        data: a corpus, path or URL, whose sources, sizes and numbers of samples are taken; default: built-in sensors and the
+            paper's numbers.
         output: not used.
         samples: samples of each source, for a corpus that is not there yet.
         chip_px: side of a sample in pixels by source; default: the sensors' own.
@@ -70,7 +71,7 @@ class CostConfig(PretrainConfig):
         utilisation: share of the datasheet's matrix-product rate that a training reaches (MFU), 0 to 1.
     """
 
-    data: Path | None = None  # type: ignore[assignment]
+    data: str | None = None  # type: ignore[assignment]
     output: Path | None = None  # type: ignore[assignment]
     samples: dict[str, int] = field(default_factory=lambda: dict(PUBLISHED_SAMPLES))
     chip_px: dict[str, int] = field(default_factory=dict)
@@ -210,10 +211,8 @@ def _corpus(config: CostConfig) -> tuple[dict[str, tuple[int, int, int]], dict[s
     """Bands, rows and columns of a frame, and samples to train on, by source."""
     if config.data is not None:
         corpus = load_corpus(config.data)
-        counts = dict.fromkeys(corpus.shapes, 0)
-        for shard in corpus.shards:
-            counts[shard.source] += shard.samples * (shard.split == "train")
-        return dict(corpus.shapes), counts
+        trained_on = {source: corpus.splits.get((source, "train")) for source in corpus.shapes}
+        return dict(corpus.shapes), {source: split.samples if split else 0 for source, split in trained_on.items()}
     sensors = load_sensors()
     unknown = sorted((set(config.samples) | set(config.chip_px)) - set(sensors))
     if unknown:

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+
+
+class PatchEmbeds(nn.ModuleDict):
+    """The patch embeddings of all sources, by name.
+
+    In training the ones that a batch does not use get a gradient of zeros, not none. DeepSpeed's ZeRO-3 and its offloading add
+    up the gradients of micro-batches in memory that only the first micro-batch of a step clears, and only where that one has
+    a gradient: a source that comes second would get the gradient of the step before as well. All are called in the same order
+    whatever the source, which is what ZeRO-3 fetches weights by.
+    """
+
+    def __init__(self, sources: Mapping[str, int], embed_dim: int, patch_size: tuple[int, int, int]):
+        super().__init__({name: PatchEmbed(bands, embed_dim, patch_size) for name, bands in sources.items()})
+
+    def forward(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
+        """Pixels (B, T, C, H, W), normalised -> tokens, as the `PatchEmbed` of `source` gives them."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self[source](pixels)
+        embeds = {name: module for name, module in self.items() if isinstance(module, PatchEmbed)}
+        tokens = {name: embed(pixels if name == source else embed.one_patch(pixels)) for name, embed in embeds.items()}
+        embedded: torch.Tensor = tokens.pop(source)
+        return embedded + 0 * sum(idle.sum() for idle in tokens.values()) if tokens else embedded
 
 
 class PatchEmbed(nn.Module):
@@ -17,7 +41,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dim: int, patch_size: tuple[int, int, int]):
         super().__init__()
-        self.patch_size = patch_size
+        self.in_channels, self.patch_size = in_channels, patch_size
         self.weight = nn.Parameter(torch.empty(embed_dim, in_channels, *patch_size))
         self.bias = nn.Parameter(torch.zeros(embed_dim))
         nn.init.trunc_normal_(self.weight, std=0.02)
@@ -33,6 +57,11 @@ class PatchEmbed(nn.Module):
         if any(padding):
             pixels = F.pad(pixels, padding)
         return F.linear(_patches(pixels, self.patch_size), self.weight.flatten(1), self.bias)
+
+    def one_patch(self, like: torch.Tensor) -> torch.Tensor:
+        """Zeros of the size of one patch, (1, t, C, h, w), of the type of `like` and where it lies."""
+        time, height, width = self.patch_size
+        return like.new_zeros(1, time, self.in_channels, height, width)
 
 
 def _patches(pixels: torch.Tensor, patch_size: tuple[int, int, int]) -> torch.Tensor:

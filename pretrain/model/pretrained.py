@@ -21,16 +21,22 @@ PUBLISHED_WINDOW = (8, 7, 7)
 _SHOWN = 6  # names listed in an error before "and n more"
 
 
-def save_encoder(encoder: VideoSwin, path: Path) -> None:
-    """Weights as safetensors with configuration and normalisation in the metadata; the file appears whole or not at all."""
-    metadata = {
+def encoder_metadata(encoder: VideoSwin) -> dict[str, str]:
+    """What a safetensors file says of the encoder whose weights it holds."""
+    return {
         "format": FORMAT,
         "config": json.dumps(encoder.config.to_dict()),
         "normalization": json.dumps(encoder.normalization),
     }
+
+
+def save_encoder(encoder: VideoSwin, path: Path) -> None:
+    """Weights as safetensors with configuration and normalisation in the metadata; the file appears whole or not at all."""
     weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with whole_file(path) as temporary:
-        temporary.write_bytes(save(weights, metadata))  # save_file() would make a file that only its owner may read
+        temporary.write_bytes(
+            save(weights, encoder_metadata(encoder))
+        )  # save_file() would make a file that only its owner may read
 
 
 def load_encoder(path: Path | str) -> VideoSwin:

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.model.patch_embed import PatchEmbed
+from pretrain.model.patch_embed import PatchEmbeds
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.recompute import norm_mlp
 from pretrain.model.window_attention import WindowAttention
@@ -69,25 +68,6 @@ class EncoderConfig:
         return EncoderConfig(**fields)
 
 
-class DropPath(nn.Module):
-    """Drops a residual branch for whole samples (B, ...) while training and scales the kept ones."""
-
-    drops: bool
-    keep: torch.Tensor
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.drops = rate > 0
-        # A tensor: a compiled block would be specialised on a number, and each block has its own rate.
-        self.register_buffer("keep", torch.tensor(1 - rate, dtype=torch.float64), persistent=False)
-
-    def forward(self, branch: torch.Tensor) -> torch.Tensor:
-        if not (self.training and self.drops):
-            return branch
-        mask = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device) < self.keep
-        return branch * (mask / self.keep).to(branch.dtype)
-
-
 class Mlp(nn.Module):
     """Linear, GELU, Linear."""
 
@@ -104,18 +84,19 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm window attention and MLP with residuals."""
 
-    def __init__(self, dim: int, num_heads: int, window: Size, mlp_ratio: float, drop_path: float):
+    def __init__(self, dim: int, num_heads: int, window: Size, mlp_ratio: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, num_heads, window)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
-        """(B, L, C) -> (B, L, C), the tokens of the map that `layout` cuts into windows."""
-        tokens = tokens + self.drop_path(self.attn(tokens, self.norm1, layout))
-        return tokens + self.drop_path(self.mlp(tokens, self.norm2))
+    def forward(self, tokens: torch.Tensor, layout: WindowLayout, scales: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, L, C) -> (B, L, C), the tokens of the map that `layout` cuts into windows. `scales` (2, B): of the branches."""
+        attended = self.attn(tokens, self.norm1, layout)
+        tokens = tokens + (attended if scales is None else attended * scales[0].view(-1, 1, 1))
+        transformed = self.mlp(tokens, self.norm2)
+        return tokens + (transformed if scales is None else transformed * scales[1].view(-1, 1, 1))
 
 
 class Stage(nn.Module):
@@ -131,24 +112,31 @@ class Stage(nn.Module):
         self.window = window
         self.checkpointed = False
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, D, H, W, C) -> the merged map, or one of the same shape from the last stage."""
+    def forward(self, tokens: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, D, H, W, C) -> the merged map, or one of the same shape from the last stage. `scales`: (blocks, 2, B)."""
         batch, *sides, channels = tokens.shape
         size: Size = (sides[0], sides[1], sides[2])
         layouts = [window_layout(size, self.window, shifted, tokens.device) for shifted in (False, True)]
         flat = tokens.reshape(batch, -1, channels)
         for number, block in enumerate(self.blocks):
-            layout = layouts[number % 2]
+            arguments = flat, layouts[number % 2], None if scales is None else scales[number]
             if self.checkpointed and torch.is_grad_enabled():
-                flat = checkpoint(block, flat, layout, use_reentrant=False)
+                # A block draws nothing at random, so there is no state of a generator to keep.
+                flat = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                flat = block(flat, layout)
+                flat = block(*arguments)
         tokens = flat.view(batch, *size, channels)
         return tokens if self.merging is None else self.merging(tokens)
 
 
 class VideoSwin(nn.Module):
-    """The encoder. `normalization` holds the mean and standard deviation per source and band that its weights expect."""
+    """The encoder.
+
+    Attributes:
+        normalization: mean and standard deviation per source and band that the weights expect.
+        batch_part: (i, n): the samples it is given are part i of n of a global batch. Stochastic depth is drawn for all of it,
+            so that it does not depend on how many ranks share the batch, as long as all draw from the same seed.
+    """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -156,23 +144,12 @@ class VideoSwin(nn.Module):
             raise ValueError("an encoder needs at least one source: sources={'sentinel2': 10}")
         self.config = config
         self.normalization: dict[str, dict[str, list[float]]] | None = None
-        self.patch_embeds = nn.ModuleDict(
-            {name: PatchEmbed(bands, config.embed_dim, config.patch_size) for name, bands in config.sources.items()}
-        )
-        rates = np.linspace(0, config.drop_path_rate, sum(config.depths)).tolist()
+        self.patch_embeds = PatchEmbeds(config.sources, config.embed_dim, config.patch_size)
+        self.batch_part = 0, 1
         self.stages = nn.ModuleList()
         for index, depth in enumerate(config.depths):
             dim = config.embed_dim * 2**index
-            blocks = [
-                Block(
-                    dim,
-                    config.num_heads[index],
-                    config.window_size,
-                    config.mlp_ratio,
-                    rates[sum(config.depths[:index]) + j],
-                )
-                for j in range(depth)
-            ]
+            blocks = [Block(dim, config.num_heads[index], config.window_size, config.mlp_ratio) for _ in range(depth)]
             self.stages.append(Stage(blocks, PatchMerging(dim) if index < len(config.depths) - 1 else None, config.window_size))
         self.norm = nn.LayerNorm(config.embed_dim * 2 ** (len(config.depths) - 1))
         self.apply(_init_linear)
@@ -223,11 +200,24 @@ class VideoSwin(nn.Module):
             raise ValueError(
                 f"pixels of {source} have shape {tuple(pixels.shape)}; expected (B, T, {self.config.sources[source]}, H, W)"
             )
-        maps = [self.patch_embeds[source](pixels)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
+        maps = [self.patch_embeds(pixels, source)]
+        for stage, scales in zip(self.stages, self._branch_scales(maps[-1]), strict=True):
+            maps.append(stage(maps[-1], scales))
         maps[-1] = self.norm(maps[-1])
         return maps
+
+    def _branch_scales(self, tokens: torch.Tensor) -> Sequence[torch.Tensor | None]:
+        """What stochastic depth (Huang et al., 2016) multiplies branches with, 0 or 1 / (1 - rate): (blocks, 2, B) a stage.
+
+        None where nothing is dropped. One draw for all blocks spares a GPU two small kernels a block.
+        """
+        if not self.training or self.config.drop_path_rate == 0:
+            return [None] * len(self.config.depths)
+        blocks, batch = sum(self.config.depths), tokens.shape[0]
+        part, parts = self.batch_part
+        drawn = torch.rand(blocks, 2, parts * batch, device=tokens.device)[..., part * batch : (part + 1) * batch]
+        kept = 1 - torch.linspace(0, self.config.drop_path_rate, blocks, device=tokens.device).view(-1, 1, 1)
+        return ((drawn < kept) / kept).to(tokens.dtype).split(self.config.depths)
 
 
 def _init_linear(module: nn.Module) -> None:

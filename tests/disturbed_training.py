@@ -1,0 +1,110 @@
+"""Pretraining as a cluster treats it: started, killed, started again, on other numbers of ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+from safetensors.torch import load_file
+
+Start = Callable[[Path], "subprocess.Popen[str]"]
+WAIT_S = 120.0
+
+
+def log_of(run: Path) -> dict[int, dict[str, float | str]]:
+    """What `metrics.jsonl` says of each step: losses and the digest of the samples that were seen."""
+    steps = {}
+    path = run / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:  # a kill left half a line
+            continue
+        if "loss/total" in values:
+            kept = ("loss/", "samples_digest", "gradient_norm")
+            steps[values["step"]] = {name: value for name, value in values.items() if name.startswith(kept)}
+    return steps
+
+
+def checkpoint_tensors(run: Path, step: int) -> dict[str, dict[str, object]]:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {name: load_file(folder / f"{name}.safetensors") for name in ("student", "teacher", "optimizer")}
+
+
+def copy_until(run: Path, copy: Path, step: int) -> Path:
+    """The run as it was when the checkpoint after `step` was the newest."""
+    shutil.copytree(run, copy)
+    for path in (copy / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    for name in ("metrics.json", "encoder.safetensors"):
+        (copy / name).unlink(missing_ok=True)
+    return copy
+
+
+def rank_processes(launcher: int) -> list[psutil.Process]:
+    """The ranks below a launcher, in order."""
+    found = {}
+    for process in psutil.Process(launcher).children(recursive=True):
+        try:
+            command = process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        local = [word for word in command if word.startswith("--local_rank=")]
+        if local and any("pretrain.sh" in word for word in command) and "launcher" not in " ".join(command[:4]):
+            found[int(local[0].split("=")[1])] = process
+    return [found[rank] for rank in sorted(found)]
+
+
+def kill_all(process: subprocess.Popen[str], chance: random.Random) -> None:  # noqa: ARG001
+    """kill -9 for launcher and ranks, as when a machine is lost."""
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_one_rank(process: subprocess.Popen[str], chance: random.Random) -> None:
+    """kill -9 for one rank: the launcher ends the others."""
+    ranks = rank_processes(process.pid)
+    if ranks:
+        chance.choice(ranks).kill()
+
+
+def ask_one_rank(process: subprocess.Popen[str], chance: random.Random) -> None:
+    """SIGTERM to one rank, as schedulers send it: all save and stop."""
+    ranks = rank_processes(process.pid)
+    if ranks:
+        chance.choice(ranks).terminate()
+
+
+def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], num_steps: int, seed: int) -> list[str]:
+    """Start a run and disturb it in each of the `ways`, at random moments of its training; then let it finish.
+
+    Returns a line for each: how and when, and what the run said when it was started again.
+    """
+    chance = random.Random(seed)
+    story = []
+    for way in ways:
+        process = start(run)
+        begun = len(log_of(run))
+        until = chance.randint(begun + 1, max(begun + 1, min(num_steps - 1, begun + 6)))
+        deadline = time.monotonic() + WAIT_S
+        while process.poll() is None and len(log_of(run)) < until and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.2)  # anywhere within a step, or while a checkpoint is written
+        way(process, chance)
+        output, errors = process.communicate(timeout=WAIT_S)
+        said = [line for line in output.splitlines() if line.startswith(("resuming", "checkpoint ", "asked"))]
+        story.append(f"{way.__name__} after step {len(log_of(run))}: exit code {process.returncode}; {'; '.join(said)}")
+        story += [line for line in errors.splitlines() if line.startswith("error")]
+    process = start(run)
+    output, errors = process.communicate(timeout=2 * WAIT_S)
+    if process.returncode:
+        raise RuntimeError("\n".join(story) + output[-2000:] + errors[-2000:])
+    return story
