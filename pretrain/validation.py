@@ -155,25 +155,25 @@ class LinearProbe:
 
         Of `penalties(N)` it takes the one with the least squared error of leaving out one sample, which follows from one fit:
         residual / (1 - leverage) (PRESS: Allen, Technometrics 16, 1974; Golub, Heath & Wahba, Technometrics 21, 1979). So no
-        sample is set apart and no split drawn. The fit is closed: from the singular values s, features shrink by
-        s**2 / (s**2 + penalty).
+        sample is set apart and no split drawn. One eigendecomposition serves all penalties; the least of them is far above its
+        rounding.
         """
         features, target = features.astype(np.float64), target.astype(np.float64)
         mean, std = features.mean(axis=0), features.std(axis=0)
         constant = np.ptp(features, axis=0) == 0
         scale = np.where(constant, 1.0, std)
-        left, singular, right = np.linalg.svd((features - mean) / scale, full_matrices=False)  # (N, K), (K,), (K, F)
-        intercept = target.mean(axis=0)
-        projected = left.T @ (target - intercept)  # (K, classes)
+        standard, intercept = (features - mean) / scale, target.mean(axis=0)
+        squares, axes = np.linalg.eigh(standard.T @ standard)  # (F,), (F, F)
+        turned = standard @ axes  # (N, F), columns orthogonal, of these squared lengths
+        products = turned.T @ (target - intercept)  # (F, classes)
 
         def error(penalty: float) -> float:
-            shrink = singular**2 / (singular**2 + penalty)
-            leverage = 1 / len(target) + left**2 @ shrink  # 1/N: the intercept
-            residual = target - intercept - left @ (shrink[:, None] * projected)
-            return float(((residual / (1 - leverage)[:, None]) ** 2).mean())
+            fitted = intercept + turned @ (products / (squares + penalty)[:, None])
+            leverage = 1 / len(target) + turned**2 @ (1 / (squares + penalty))  # 1/N: the intercept
+            return float((((target - fitted) / (1 - leverage)[:, None]) ** 2).mean())
 
         penalty = min(penalties(len(target)).tolist(), key=error)
-        weights = right.T @ ((singular / (singular**2 + penalty))[:, None] * projected)
+        weights = axes @ (products / (squares + penalty)[:, None])
         return cls(mean=mean, scale=scale, weights=weights, intercept=intercept, penalty=penalty)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
