@@ -46,9 +46,12 @@ class StepReport:
         self._digest += batch.digest
         self._flops += len(batch.keys) * self._flops_a_sample[batch.source]
 
-    def waited(self, seconds: float) -> None:
-        """Count time in which this rank had no batch."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What happens within is waiting for the next batch."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -111,7 +114,7 @@ class StepReport:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most bytes that were allocated on a GPU so far; without one, the most that this process held."""
+    """The most that was allocated on this rank's GPU so far; without a GPU the most that this process held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kibibytes = sys.platform != "darwin"  # macOS counts bytes

@@ -54,7 +54,7 @@ class Stream(Draws):
 
     def __init__(self, corpus: Corpus, split: str, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(corpus, split, config, rank, world_size)
-        cache = SampleCache(config.cache / corpus.fingerprint[:16], config.cache_keep_free_gb) if config.cache else None
+        cache = SampleCache(config.cache / corpus.fingerprint, config.cache_keep_free_gb) if config.cache else None
         self._storage, self._memory = Storage(cache), BatchMemory()
         self._readers = {
             source: SampleReader(table, self._storage, self._memory, config.check_reads) for source, table in self._tables.items()

@@ -186,5 +186,6 @@ def penalties(samples: int) -> np.ndarray:
 
 def train_mean(corpus: Corpus, source: str, targets: FractionTargets) -> np.ndarray:
     """Mean fractions (classes,) of a source's training samples: what the simplest predictor would say."""
-    ((legend, shares),) = corpus.splits[source, "train"].mean_shares.items()  # the samples of a source have one legend
-    return targets.legends[legend].grouping_matrix() @ shares
+    ((legend, shares),) = corpus.splits[source, "train"].mean_shares.items()
+    grouped = targets.legends[legend].grouping_matrix() @ shares
+    return np.asarray(grouped / grouped.sum())

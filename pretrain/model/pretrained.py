@@ -51,6 +51,11 @@ def load_encoder(path: Path | str) -> VideoSwin:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / "checkpoints").is_dir() and not (path / ENCODER_FILE).is_file():
+            raise ValueError(
+                f"{path} is a pretraining that is not done and has no {ENCODER_FILE} yet; write one from its newest checkpoint: "
+                f"python -m pretrain.export {path} encoder.safetensors"
+            )
         path = path / ENCODER_FILE
     if not path.is_file():
         raise ValueError(f"no encoder at {path}: give a finished pretraining run, an encoder.safetensors or a published .pth")

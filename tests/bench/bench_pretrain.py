@@ -69,7 +69,16 @@ def bench_pretrain(
         for stage in stages or _STAGES:
             settings = [str(corpus), str(samples * num_ranks), stage, str(rounds), str(steps), str(int(compile))]
             launcher = [str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error", "--no_local_rank"]
-            command = [*launcher, "--num_accelerators", str(num_ranks), "--master_port", "29617", __file__, "--rank-of", *settings]
+            command = [
+                *launcher,
+                "--num_accelerators",
+                str(num_ranks),
+                "--master_port",
+                "29617",
+                __file__,
+                "--rank-of",
+                *settings,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
             line = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
             if line is None:
