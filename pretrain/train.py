@@ -182,11 +182,12 @@ def finish(run: TrainingRun, scores: dict[str, dict[str, float]], validation: Va
     if run.first_step < num_steps or not ranks.gather((output / METRICS_FILE).is_file())[0]:
         scores = scores or validation(run.teacher)
         if run.is_main:
-            monitor.hyperparameters(plain(run.config), validation_scalars(scores), plain(DEFAULTS))
+            shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
+            monitor.hyperparameters(plain(run.config), sorted(shown, key=lambda name: not name.endswith("/mae")), plain(DEFAULTS))
             run.teacher.average.encoder.normalization = run.encoder.normalization
             save_encoder(run.teacher.average.encoder, output / ENCODER_FILE)
             with whole_file(output / METRICS_FILE) as temporary:
-                temporary.write_text(json.dumps({"steps": num_steps, "validation": scores}, indent=2))
+                temporary.write_text(json.dumps({"steps": num_steps, "validation": without_nan(scores)}, indent=2))
     if run.is_main:
         finished = json.loads((output / METRICS_FILE).read_text())["validation"]
         columns = {"mae": "fraction error", "mae_of_mean": "of predicting the mean", "r2": "R2", "probe_r2": "R2, probe"}
@@ -194,6 +195,11 @@ def finish(run: TrainingRun, scores: dict[str, dict[str, float]], validation: Va
         header = ["validation", *columns.values(), "samples"]
         print(tabulate(rows, header, floatfmt=".4f") if rows else "no validation split in the corpus")
         print(f"encoder: {output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {output}", flush=True)
+
+
+def without_nan(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Scores for JSON, which has no NaN: null, where fractions do not vary and R2 means nothing."""
+    return {source: {n: v if math.isfinite(v) else None for n, v in values.items()} for source, values in scores.items()}
 
 
 def show_examples(monitor: Monitor, step: int, run: TrainingRun, batch: Batch, result: MicroBatchResult) -> None:
