@@ -169,8 +169,8 @@ def test_teacher_of_a_bf16_student_keeps_steps_that_bf16_would_lose():
 def test_students_with_a_teacher_learn_less_of_their_maps_errors_by_heart():
     """Three seeds of the known problem.
 
-    The gain in true error differs too much from seed to seed to be asserted (eight seeds: 0.006, standard error 0.003); what makes
-    it does not: students alone come 0.012 nearer to their wrong maps.
+    The gain in true error differs too much from seed to seed to be asserted (eight seeds: 0.006, standard error 0.003); what
+    makes it does not: students alone come 0.012 nearer to their wrong maps.
     """
     sys.path.insert(0, str(Path(__file__).parent / "bench"))
     from bench_teacher import NOISES, Setting, train
