@@ -227,7 +227,7 @@ def questions() -> dict[str, tuple[Setting, Setting]]:
             setting = Setting(noise=noise, consistency_weight=weight)
             asked[f"{name} noise, weight {weight:g}"] = setting, replace(setting, consistency_weight=0.0)
     without = Setting(noise=NOISES["moderate"], consistency_weight=0.0)
-    for decay in (0.0, 0.999):
+    for decay in (0.0, 0.999):  # the second as 0.99: its limit in early steps passes 0.99 only at step 890
         asked[f"decay {decay:g}, weight 2"] = replace(without, consistency_weight=2.0, teacher_decay=decay), without
     whole = replace(without, drop_path_rate=0.0)
     asked["no stochastic depth, weight 0"] = whole, without
