@@ -20,6 +20,7 @@ from data_prep.durable import json_bytes
 from data_prep.sample import Sample
 
 Buffer = bytes | memoryview
+_digest = xxhash.xxh3_64_intdigest
 
 
 def sample_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]:
@@ -57,14 +58,21 @@ def frame_checksums(key: str, land_cover: np.ndarray, days: np.ndarray, pixels: 
     then over the valid mask, seeded by the checksum before; the first seed is of the key, the counts and the day. So frames
     of another sample, another frame, or a shard under another's name do not pass.
     """
-    of_sample = xxhash.xxh3_64_intdigest(land_cover.tobytes(), xxhash.xxh3_64_intdigest(key.encode()))
-    checksums = np.empty(len(days), np.uint64)
-    if len(days):
-        parts = zip(*map(_by_frame, (days, pixels, valid)), strict=True)
-        for frame, (day, image, clear) in enumerate(parts):
-            seed = xxhash.xxh3_64_intdigest(image, xxhash.xxh3_64_intdigest(day, of_sample))
-            checksums[frame] = xxhash.xxh3_64_intdigest(clear, seed)
-    return checksums
+    seed = checksum_seed(key.encode(), land_cover)
+    if not len(days):
+        return np.empty(0, np.uint64)
+    parts = zip(*map(_by_frame, (days, pixels, valid)), strict=True)
+    return np.array([frame_checksum(seed, *part) for part in parts], np.uint64)
+
+
+def checksum_seed(key: bytes, land_cover: np.ndarray) -> int:
+    """What the checksums of a sample's frames begin with, of its key and its counts, int64 (codes,)."""
+    return _digest(land_cover.tobytes(), _digest(key))
+
+
+def frame_checksum(seed: int, day: Buffer, pixels: Buffer, valid: Buffer) -> int:
+    """The checksum of one frame, for readers that go frame by frame."""
+    return _digest(valid, _digest(pixels, _digest(day, seed)))
 
 
 def _by_frame(array: np.ndarray) -> Iterator[memoryview]:

@@ -22,6 +22,7 @@ from pretrain.config import PretrainConfig
 from pretrain.model import VideoSwin, build_encoder, load_encoder
 from pretrain.model.pretrained import encoder_metadata
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fractions_loss, views
+from pretrain.step_report import teacher_distance
 from pretrain.stream import Batch, Stream
 
 CONFIG_FILE = "config.json"
@@ -104,6 +105,13 @@ class TrainingRun:
         self.engine.step()
         with ranks.whole_weights(self.engine):
             self.teacher.update(self.engine.module, step)
+
+    def scalars(self) -> dict[str, float]:
+        """What the last optimizer step was like. Every rank calls this."""
+        with ranks.whole_weights(self.engine):
+            distance = teacher_distance(self.engine.module.parameters(), self.teacher.average.parameters())
+        rate = self.engine.optimizer.param_groups[0]["lr"]
+        return {"learning_rate": rate, "gradient_norm": self.gradient_norm, "teacher_distance": distance}
 
     @property
     def gradient_norm(self) -> float:

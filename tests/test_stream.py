@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -23,8 +26,12 @@ from hypothesis import strategies as st
 from data_prep.corpus import Corpus, load_corpus
 from data_prep.landcover import load_legend
 from data_prep.sensors import load_sensors
-from pretrain.order import drawn_frames, mixture_cycle, shuffled
-from pretrain.stream import Batch, Stream, StreamConfig, orient
+from pretrain import sample_reader
+from pretrain.batch import on_device
+from pretrain.indexed_shards import SampleTable
+from pretrain.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
+from pretrain.shard_storage import Storage, Wanted
+from pretrain.stream import Batch, Skipped, Stream, StreamConfig, orient
 
 SIDE = 6
 SAMPLES = {"landsat": 13, "modis": 7}
@@ -68,7 +75,7 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
                         "pixels.npy": rng.integers(0, 10_000, (length, *shape)).astype(sensor.dtype),
                         "valid.npy": rng.random((length, side, side)) < 0.7,
                     }
-                    arrays["checksums.npy"] = checksums(key, arrays)
+                    arrays = {"checksums.npy": checksums(key, arrays), **arrays}
                     members = {}
                     for member, array in arrays.items():
                         buffer = io.BytesIO()
@@ -141,6 +148,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return load_corpus(write_corpus(tmp_path_factory.mktemp("corpus"), SAMPLES))
 
 
+@pytest.fixture(params=["samples read whole", "frames read by runs"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to read: the samples of these tests are small enough to be read whole."""
+    if request.param == "frames read by runs":
+        monkeypatch.setattr(sample_reader, "_SMALL_FRAME_BYTES", 0)
+
+
 def config(**changes: Any) -> StreamConfig:
     return StreamConfig(**{"num_frames": 5, "global_batch_size": 4, "num_workers": 0, **changes})
 
@@ -152,6 +166,7 @@ def assert_equal(a: Batch, b: Batch) -> None:
             np.testing.assert_array_equal(value.numpy(), getattr(b, name).numpy(), err_msg=name)
 
 
+@pytest.mark.usefixtures("reading")
 def test_batches_hold_what_the_stock_reader_reads(corpus: Corpus) -> None:
     stock = {}
     for path in sorted(Path(corpus.folder).glob("*.tar")):
@@ -258,6 +273,98 @@ def test_frames_and_orientations_change_from_epoch_to_epoch(corpus: Corpus) -> N
     assert not any(plain.draw(step).orientation.any() for step in range(10))
 
 
+def test_draws_are_functions_of_position_alone(corpus: Corpus) -> None:
+    """Batch by batch and position by position, as `order.py` says; the stream draws many batches at once."""
+    changes: dict[str, Any] = {"mixture": {"landsat": 1.0}, "global_batch_size": {"landsat": 6}}
+    stream = Stream(corpus, "train", config(**changes))
+    table = SampleTable(corpus, "landsat", "train")
+    order, frames, orientation = (
+        named_key(corpus.fingerprint, 0, "train", "landsat", what) for what in ("order", "frames", "orientation")
+    )
+    for step in (0, 1, 84, 85, 86, 170, 2**33):
+        draw = stream.draw(step)
+        for place in range(6):
+            epoch = np.array([(6 * step + place) // SAMPLES["landsat"]])
+            sample = shuffled(np.array([6 * step + place]), SAMPLES["landsat"], order)
+            assert draw.samples[place] == sample[0]
+            expected = drawn_frames(sample, epoch, table.frames[sample], 5, frames)
+            np.testing.assert_array_equal(draw.frames[place], expected[0])
+            assert draw.orientation[place] == int(mix(sample, mix(epoch, orientation))[0]) >> 61
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_workers: int) -> None:
+    stock = {}
+    for path in sorted(Path(corpus.folder).glob("*.tar")):
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False).decode():
+            stock[sample["__key__"]] = sample
+    single = Stream(corpus, "train", config(mixture={"landsat": 1.0}))
+    together: list[list[Batch]] = []
+    for rank in range(world_size):
+        stream = Stream(corpus, "train", config(draws_per_read=3, num_workers=num_workers), rank, world_size)
+        together.append(list(stream.batches(0, 24)))
+        late = Stream(corpus, "train", config(draws_per_read=3, num_workers=num_workers), rank, world_size)
+        for step, batch in enumerate(late.batches(5, 11), 5):  # begins and ends in the middle of groups of both sources
+            assert_equal(batch, together[-1][step])
+        assert_equal(late.batch(22), together[-1][22])
+    draws: dict[str, list[Any]] = {source: [] for source in SAMPLES}
+    for step in range(24):
+        parts = [batches[step] for batches in together]
+        keys = [key for part in parts for key in part.keys]
+        draw = stream.draw(step)
+        assert keys == stream.keys(step)
+        pixels = torch.cat([part.pixels for part in parts]).numpy()
+        valid, dates = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("valid", "dates"))
+        for i, key in enumerate(keys):
+            np.testing.assert_array_equal(pixels[i], stock[key]["pixels.npy"][draw.frames[i]])
+            np.testing.assert_array_equal(valid[i], stock[key]["valid.npy"][draw.frames[i]])
+            np.testing.assert_array_equal(dates[i], stock[key]["dates.npy"][draw.frames[i]])
+        draws[parts[0].source].append((keys, draw))
+    for source, of_source in draws.items():
+        for first in range(0, len(of_source), 3):
+            group = of_source[first : first + 3]
+            assert group[0][0] == group[1][0] == group[2][0]
+            assert all((a[1].frames != b[1].frames).any() for a, b in ((group[0], group[1]), (group[1], group[2])))
+            if source == "landsat":  # the first draw is the one that there is without the others
+                np.testing.assert_array_equal(group[0][1].frames, single.draw(first // 3).frames)
+                np.testing.assert_array_equal(group[0][1].orientation, single.draw(first // 3).orientation)
+        # An epoch shows every sample as often as it is drawn.
+        seen = Counter(key for keys, _ in of_source for key in keys)
+        assert max(seen.values()) - min(seen.values()) <= 3
+        assert all(count % 3 == 0 for count in seen.values())
+    assert stream.micro_steps_per_epoch("modis") == 3 * SAMPLES["modis"] / 4
+    step = next(step for step in range(50) if stream.epoch_of(step) >= 1 and stream.source_of(step) == "modis")
+    before = [stream.keys(k) for k in range(step) if stream.source_of(k) == "modis"]
+    assert len(before) == 6  # 5.25 of them
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_draws_of_a_group_are_read_once(corpus: Corpus, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[list[Wanted]] = []
+    original = Storage.open
+
+    def record(self: Storage, samples: list[Wanted], again: bool = False) -> Any:
+        opened.append(list(samples))
+        return original(self, samples, again)
+
+    monkeypatch.setattr(Storage, "open", record)
+    monkeypatch.setattr(sample_reader, "_SMALL_FRAME_BYTES", 0)  # or small samples would be read whole
+    stream = Stream(corpus, "train", config(mixture={"landsat": 1.0}, draws_per_read=4, num_workers=num_workers))
+    list(stream.batches(2, 12))  # the second half of a group, and two groups
+    assert len(opened) == 3
+    frame_bytes = 6 * SIDE * SIDE * 2
+    expected = set()
+    for group in range(3):
+        frames = [stream.draw(4 * group + number).frames for number in range(4)]
+        expected.add(sum(len(set(np.concatenate([each[i] for each in frames]).tolist())) for i in range(4)) * frame_bytes)
+    read = set()
+    for batch in opened:
+        read.add(sum(len(buffer) for wanted in batch for buffer, _, first, last in wanted.reads if last > first))
+    assert read == expected
+    assert not stream._groups
+
+
 @given(size=st.integers(1, 300), epoch=st.integers(0, 2**40), key=st.integers(0, 2**64 - 1))
 @settings(max_examples=60, deadline=None)
 def test_an_epoch_is_a_permutation(size: int, epoch: int, key: int) -> None:
@@ -343,6 +450,9 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(corpus: Corpus) -> No
         ({"global_batch_size": {"landsat": 2}}, 1, "no entry for source 'modis'"),
         ({"num_frames": 18}, 1, r"of \d+ samples of source 'landsat' have fewer than num_frames=18.*lower num_frames"),
         ({"num_frames": 0}, 1, "at least 1"),
+        ({"draws_per_read": 0}, 1, "draws_per_read is 0; expected 1"),
+        ({"skip_damaged": -1}, 1, "skip_damaged is -1; expected 0"),
+        ({"cache_keep_free_gb": -2.0}, 1, "cache_keep_free_gb is -2.0; expected 0 or more GB"),
     ],
 )
 def test_mistakes_are_named(corpus: Corpus, changes: dict[str, Any], world_size: int, match: str) -> None:
@@ -355,6 +465,7 @@ def test_empty_split_is_named(corpus: Corpus) -> None:
         Stream(corpus, "val", config())
 
 
+@pytest.mark.usefixtures("reading")
 def test_damaged_shards_are_named(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path, {"modis": 4})
     stream = Stream(load_corpus(folder), "train", config())
@@ -368,6 +479,7 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
         stream.batch(0)
 
 
+@pytest.mark.usefixtures("reading")
 def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
     loaded = load_corpus(folder)
@@ -390,6 +502,7 @@ def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
     stream.batch(0)
 
 
+@pytest.mark.usefixtures("reading")
 def test_shards_under_each_others_names_are_noticed(tmp_path: Path) -> None:
     """Their samples are of equal sizes, so all offsets, headers and shapes fit."""
     folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
@@ -401,3 +514,243 @@ def test_shards_under_each_others_names_are_noticed(tmp_path: Path) -> None:
     (folder / "third").rename(other)
     with pytest.raises(ValueError, match="are not as they were written"):
         stream.batch(0)
+
+
+def damage(folder: Path, corpus: Corpus, numbers: list[int], source: str = "modis") -> list[str]:
+    """Flip bits of every frame of samples of a source; returns their keys."""
+    entries = corpus.samples(source, "train")
+    for number in numbers:
+        shard = folder / Path(entries[number].shard).name
+        data = bytearray(shard.read_bytes())
+        place = entries[number].members["pixels.npy"]
+        for at in range(place.offset + 128, place.offset + place.size, 8):
+            data[at] ^= 1
+        shard.write_bytes(data)
+    return [entries[number].key for number in numbers]
+
+
+@pytest.mark.usefixtures("reading")
+@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_damaged_samples_are_passed_over_and_named(tmp_path: Path, num_workers: int, draws: int) -> None:
+    folder = write_corpus(tmp_path, {"modis": 8}, frames=(20, 21))
+    loaded = load_corpus(folder)
+    changes: dict[str, Any] = {"num_workers": num_workers, "draws_per_read": draws}
+    sound = list(Stream(loaded, "train", config(**changes)).batches(0, 12))
+    keys = damage(folder, loaded, [1, 6])
+    stream = Stream(loaded, "train", config(**changes, skip_damaged=2))
+    assert stream.take_skipped() == []
+    batches = list(stream.batches(0, 12))  # three epochs (or two of two draws)
+    skipped = stream.take_skipped()
+    assert sorted(sample.key for sample in skipped) == keys
+    for sample in skipped:
+        assert Path(sample.shard).name == f"modis-train-00000{int(sample.key == keys[1])}.tar"
+        assert f"5 of 5 frames read of {sample.key}" in sample.reason or draws == 2
+    assert stream.take_skipped() == []
+    for batch, before in zip(batches, sound, strict=True):
+        assert batch.keys == before.keys
+        for i, key in enumerate(batch.keys):
+            assert bool(batch.usable[i]) == (key not in keys)
+            assert before.usable[i]
+            for name in ("pixels", "valid", "dates", "land_cover"):
+                expected = getattr(before, name)[i].numpy()
+                np.testing.assert_array_equal(getattr(batch, name)[i].numpy(), 0 * expected if key in keys else expected)
+    stream = Stream(loaded, "train", config(**changes, skip_damaged=1))
+    with pytest.raises(ValueError, match=r"2 damaged samples, more than skip_damaged=1; the last: .*modis-train-00000\d.tar: "):
+        list(stream.batches(0, 12))
+    with pytest.raises(ValueError, match=r"modis-train-00000\d.tar: \d+ of \d+ frames read of "):
+        list(Stream(loaded, "train", config(**changes)).batches(0, 12))
+
+
+def test_which_micro_step_stops_does_not_depend_on_workers(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path, {"modis": 40}, frames=(20, 21))
+    loaded = load_corpus(folder)
+    damage(folder, loaded, [3, 17, 21, 30])
+    for allowed in (0, 1, 3):
+        made = set()
+        for num_workers in (0, 1, 3):
+            batches = Stream(loaded, "train", config(num_workers=num_workers, skip_damaged=allowed)).batches(0, 10)
+            whole: list[Batch] = []
+            with pytest.raises(ValueError, match="frames read of"):
+                whole.extend(batches)  # which keeps those before the error
+            made.add(len(whole))
+        assert len(made) == 1
+
+
+@pytest.mark.usefixtures("reading")
+def test_a_shard_that_is_cut_off_is_damage_and_a_lost_mount_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_corpus(tmp_path, {"modis": 8}, frames=(20, 21))
+    loaded = load_corpus(folder)
+    monkeypatch.setattr("data_prep.errors.time.sleep", lambda _: None)
+    stream = Stream(loaded, "train", config(skip_damaged=8))
+    expected = [stream.batch(step) for step in range(2)]
+    original, left = os.preadv, {"failures": 3}
+
+    def fails_at_first(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if left["failures"]:
+            left["failures"] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return original(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", fails_at_first)
+    for step in range(2):
+        assert_equal(stream.batch(step), expected[step])
+    left["failures"] = 1_000_000
+    with pytest.raises(OSError, match="Stale"):
+        stream.batch(0)
+    monkeypatch.undo()
+    shard = folder / "modis-train-000001.tar"
+    with shard.open("r+b") as file:
+        file.truncate(10_000)
+    cut = [stream.batch(step) for step in range(2)]
+    assert 0 < sum(int(batch.usable.sum()) for batch in cut) < 8
+    skipped = stream.take_skipped()
+    assert all("ends at byte" in sample.reason and sample.shard == str(shard) for sample in skipped)
+    assert {sample.key for sample in skipped} == {
+        key for batch in cut for key, usable in zip(batch.keys, batch.usable.tolist(), strict=True) if not usable
+    }
+    assert isinstance(skipped[0], Skipped)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError):
+        list(Stream(loaded, "train", config(skip_damaged=8)).batches(0, 2))
+
+
+@pytest.mark.usefixtures("reading")
+def test_members_may_lie_in_any_order(tmp_path: Path) -> None:
+    loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}))
+    expected = [Stream(loaded, "train", config()).batch(step) for step in range(4)]
+    entries = loaded.samples("modis", "train")
+    names = ["pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"]
+    for seed in range(4):
+        stream = Stream(loaded, "train", config())
+        table = stream._tables["modis"]
+        rng = np.random.default_rng(seed)
+        offsets, content = table.offsets.copy(), bytearray()
+        for i, entry in enumerate(entries):
+            for member in rng.permutation(5):
+                place = entry.members[names[member]]
+                content += bytes(512 * int(rng.integers(0, 20)))
+                offsets[i, member] = len(content)
+                data = Path(entry.shard).read_bytes()[place.offset : place.offset + place.size]
+                content += data + bytes(-len(data) % 512)
+        (tmp_path / "shuffled").write_bytes(content)
+        table.offsets, table.shards = offsets, [str(tmp_path / "shuffled")] * 2
+        for step, batch in enumerate(expected):
+            assert_equal(stream.batch(step), batch)
+
+
+def test_a_batch_splits_into_equal_parts(corpus: Corpus) -> None:
+    batch = Stream(corpus, "train", config(global_batch_size=6)).batch(0)
+    for parts in (1, 2, 3, 6):
+        split = batch.split(parts)
+        assert [len(part.keys) for part in split] == [6 // parts] * parts
+        assert [key for part in split for key in part.keys] == batch.keys
+        for name, value in vars(batch).items():
+            if isinstance(value, torch.Tensor):
+                np.testing.assert_array_equal(torch.cat([getattr(part, name) for part in split]).numpy(), value.numpy())
+        assert sum(part.digest for part in split) % 2**63 == batch.digest
+    for parts in (0, 4, 7):
+        with pytest.raises(ValueError, match=f"a batch of 6 samples of source .* cannot be split into {parts} equal parts"):
+            batch.split(parts)
+
+
+def test_digests_of_ranks_add_up(corpus: Corpus) -> None:
+    alone = Stream(corpus, "train", config())
+    digests = set()
+    for step in range(6):
+        whole = alone.batch(step)
+        hashes = [
+            xxhash.xxh3_64(key.encode() + dates.tobytes()).intdigest()
+            for key, dates in zip(whole.keys, whole.dates.numpy(), strict=True)
+        ]
+        assert whole.digest == sum(hashes) % 2**63 == whole.to("cpu").digest
+        for world_size in (2, 4):
+            ranks = [Stream(corpus, "train", config(), rank, world_size).batch(step).digest for rank in range(world_size)]
+            assert sum(ranks) % 2**63 == whole.digest
+        digests.add(whole.digest)
+    assert len(digests) == 6
+
+
+def test_batches_for_the_cpu_pass_through(corpus: Corpus) -> None:
+    stream = Stream(corpus, "train", config(num_workers=2))
+    for batch, expected in zip(stream.batches(0, 6, torch.device("cpu")), stream.batches(0, 6), strict=True):
+        assert_equal(batch, expected)
+
+
+def test_copies_to_a_gpu_go_ahead(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for what needs a GPU: the order of what is asked of it."""
+    events: list[str] = []
+
+    class FakeStream:
+        def __init__(self, name: Any = "copies") -> None:
+            self.name = name if isinstance(name, str) else "copies"
+
+        def record_event(self) -> str:
+            events.append(f"event {len([e for e in events if e.startswith('event')])} on {self.name}")
+            return events[-1].removesuffix(f" on {self.name}")
+
+        def wait_event(self, event: str) -> None:
+            events.append(f"{self.name} waits for {event}")
+
+    @contextlib.contextmanager
+    def enter(stream: FakeStream) -> Any:
+        current.append(stream)
+        yield
+        current.pop()
+
+    current = [FakeStream("compute")]
+    kept: list[tuple[int, str]] = []
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", enter)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: current[-1])
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: kept.append((tensor.data_ptr(), stream.name)))
+
+    def copied(self: Batch, device: torch.device) -> Batch:
+        assert device.type == "cuda"
+        events.append(f"copy {source.index(self.keys)} on {current[-1].name}")
+        return self
+
+    monkeypatch.setattr(Batch, "to", copied)
+    batches = [Stream(corpus, "train", config()).batch(step) for step in range(3)]
+    source = [batch.keys for batch in batches]
+    for number, batch in enumerate(on_device((batch for batch in batches), torch.device("cuda"))):
+        events.append(f"compute {number}")
+        assert_equal(batch, batches[number])
+        tensors = [value.data_ptr() for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+        assert kept == [(place, "compute") for place in tensors]
+        kept.clear()
+    assert events == [
+        *(
+            "copy 0 on copies",
+            "event 0 on copies",
+            "copy 1 on copies",
+            "event 1 on copies",
+            "compute waits for event 0",
+            "compute 0",
+        ),
+        *("copy 2 on copies", "event 2 on copies", "compute waits for event 1", "compute 1"),
+        *("compute waits for event 2", "compute 2"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draws", [1, 3])
+def test_memory_does_not_grow(tmp_path: Path, draws: int) -> None:
+    """Resident memory after 200 batches and after 1,000, in a process of its own."""
+    folder = write_corpus(tmp_path, {"modis": 40, "landsat": 40}, frames=(20, 60), side=32)
+    program = (
+        "import sys, psutil; from pathlib import Path; from data_prep.corpus import load_corpus;"
+        "from pretrain.stream import Stream, StreamConfig;"
+        f"s = Stream(load_corpus(Path(sys.argv[1])), 'train', StreamConfig(global_batch_size=16, draws_per_read={draws}));"
+        "r = [psutil.Process().memory_info().rss for k, _ in enumerate(s.batches(0, 1000)) if k in (199, 999)];"
+        "print(*r)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    early, late = map(int, done.stdout.split())
+    assert late - early < 20_000_000, (early, late)  # 25 kB a batch; a batch has 1 MB

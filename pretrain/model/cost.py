@@ -9,7 +9,8 @@ FLOPs are those of the matrix products, two for each multiplication and addition
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -117,6 +118,29 @@ def forward_flops(config: EncoderConfig, bands: int, frames: int, rows: int, col
         if stage < len(sizes) - 1:
             merging += 2 * math.prod(sizes[stage + 1]) * 4 * channels * 2 * channels
     return Flops(patch_embedding=patch, projections=projections, attention=attention, merging=merging)
+
+
+def training_flops(
+    config: EncoderConfig, shapes: Mapping[str, tuple[int, int, int]], num_frames: int, has_teacher: bool
+) -> dict[str, float]:
+    """Model FLOPs that a training step takes for one sample, by source; `shapes` are bands, rows and columns of a frame.
+
+    Forward and backward of the student, and the forward pass of the teacher where there is one: what the method asks for, however
+    it is implemented. Blocks that are computed again to save memory do not count (PaLM, appendix B), nor does the linear head.
+    """
+    flops = {source: forward_flops(config, shape[0], num_frames, *shape[1:]) for source, shape in shapes.items()}
+    return {source: each.training + (each.forward if has_teacher else 0) for source, each in flops.items()}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a GPU by the name that CUDA gives it, like `NVIDIA H100 80GB HBM3`; None when it is not in `GPUS`.
+
+    PCIe and NVL cards of a kind are slower than its SXM modules, which `GPUS` lists; only the A100 is not.
+    """
+    words = re.split(r"[\s_-]+", device_name.lower())
+    kind = next((word for word in words if word in GPUS), None)
+    slower = not {"pcie", "nvl"}.isdisjoint(words) and kind != "a100"
+    return None if kind is None or slower else GPUS[kind][0]
 
 
 def _windows(size: Size, window: Size, shifted: bool, padded: bool) -> tuple[int, int]:

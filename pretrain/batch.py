@@ -1,0 +1,170 @@
+"""A batch: its tensors, the memory they lie in, their way to the device."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+DIGEST_MODULUS = 2**63  # digests add up in int64, which is what ranks can sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's share of a micro-step: B samples of one source.
+
+    Attributes:
+        source, legend: name of the source, and of the legend that `land_cover` counts.
+        keys: B keys of the corpus.
+        pixels: (B, T, C, H, W), the sensor's integer dtype, as stored.
+        valid: (B, T, H, W) bool, True where the observation is clear.
+        dates: (B, T) int32, days since 1970-01-01, ascending.
+        day_of_year: (B, T) int16, 1 to 366.
+        land_cover: (B, codes of the legend) int64 counts.
+        orientation: (B,) uint8, what `orient` applies; 0 leaves a sample as it is.
+        usable: (B,) bool, False for a damaged sample, all of whose numbers are zeros: the loss is to give it no weight.
+        digests: B numbers, XXH3-64 of each sample's key and drawn dates. Made with the batch, so that nobody waits for a device.
+    """
+
+    source: str
+    legend: str
+    keys: list[str]
+    pixels: torch.Tensor
+    valid: torch.Tensor
+    dates: torch.Tensor
+    day_of_year: torch.Tensor
+    land_cover: torch.Tensor
+    orientation: torch.Tensor
+    usable: torch.Tensor
+    digests: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.digests is None:
+            dates = self.dates.cpu().numpy()
+            digests = [xxhash.xxh3_64_intdigest(key.encode() + row.tobytes()) for key, row in zip(self.keys, dates, strict=True)]
+            object.__setattr__(self, "digests", digests)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, about what was read for them."""
+        return sum(value.nbytes for value in self._tensors().values())
+
+    @property
+    def digest(self) -> int:
+        """What was drawn, in one number: the sum of `digests` modulo 2**63.
+
+        A sum does not ask for an order, so the ranks' digests of a micro-step, or of many, add up (modulo 2**63) to a number that
+        does not depend on how many ranks there are. Equal numbers mean the same samples and frames.
+        """
+        assert self.digests is not None
+        return sum(self.digests) % DIGEST_MODULUS
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on `device`; asynchronous when it lies in pinned memory, as it does where there is a GPU."""
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors().items()})
+
+    def split(self, parts: int) -> list[Batch]:
+        """`parts` batches of equally many consecutive samples, over the same memory.
+
+        Raises ValueError when the samples cannot be divided so.
+        """
+        size = len(self.keys)
+        if parts < 1 or size % parts:
+            raise ValueError(f"a batch of {size} samples of source {self.source!r} cannot be split into {parts} equal parts")
+        assert self.digests is not None
+        each = size // parts
+        tensors = {name: value.split(each) for name, value in self._tensors().items()}
+        return [
+            replace(
+                self,
+                keys=self.keys[part * each : (part + 1) * each],
+                digests=self.digests[part * each : (part + 1) * each],
+                **{name: values[part] for name, values in tensors.items()},
+            )
+            for part in range(parts)
+        ]
+
+    def _tensors(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+
+
+def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
+    """Apply the drawn flips and rotations: images (B, ..., H, W), orientation (B,) -> the same shape and dtype.
+
+    Bit 0 mirrors columns, bit 1 mirrors rows, bit 2 then transposes: together the 8 symmetries of a square. Selects by
+    arithmetic, so a GPU need not be waited for. Use it on floats or bool; few operators know uint16.
+    """
+
+    def where_bit(bit: int, changed: torch.Tensor) -> torch.Tensor:
+        chosen = (orientation >> bit & 1).bool().view(-1, *[1] * (images.ndim - 1))
+        return torch.where(chosen, changed, images)
+
+    images = where_bit(0, images.flip(-1))
+    images = where_bit(1, images.flip(-2))
+    return where_bit(2, images.transpose(-1, -2)) if images.shape[-1] == images.shape[-2] else images
+
+
+def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
+    """The batches on `device`; on a GPU each is copied while the one before it is computed on, by a stream of its own."""
+    with closing(batches):
+        if device.type != "cuda":
+            yield from (batch.to(device) for batch in batches)
+            return
+        copies = torch.cuda.Stream(device)
+        ahead: tuple[Batch, torch.cuda.Event] | None = None
+        for batch in batches:
+            with torch.cuda.stream(copies):
+                copied = batch.to(device), copies.record_event()
+            if ahead is not None:
+                yield _arrived(*ahead)
+            ahead = copied
+        if ahead is not None:
+            yield _arrived(*ahead)
+
+
+def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    """The batch for the present stream, which waits for the copy; its memory is not used again before the stream is done."""
+    present = torch.cuda.current_stream(batch.pixels.device)
+    present.wait_event(copied)
+    for tensor in batch._tensors().values():
+        tensor.record_stream(present)
+    return batch
+
+
+class BatchMemory:
+    """Memory of batches, used again when a batch is no longer referred to.
+
+    Fresh memory costs a page fault every 4 KiB, which takes longer than copying the page: half of the stream's speed.
+    With a GPU the memory is pinned, and torch's allocator of pinned memory does the same.
+    """
+
+    def __init__(self) -> None:
+        self._pin = torch.cuda.is_available()
+        self._free: dict[int, list[mmap.mmap]] = {}
+
+    def empty(self, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
+        """An uninitialised tensor and the array over the same memory."""
+        if self._pin:
+            tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
+            return tensor, tensor.numpy()
+        size = max(8, dtype.itemsize * int(np.prod(shape)))
+        step = 1 << max(0, size.bit_length() - 3)  # few sizes, an eighth to a quarter apart, so that memory fits again
+        size = -(-size // step) * step
+        free = self._free.setdefault(size, [])
+        try:
+            block = free.pop()  # append and pop are atomic, so threads need no lock
+        except IndexError:
+            block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                block.madvise(mmap.MADV_HUGEPAGE)
+        array = np.ndarray(shape, dtype, buffer=block)
+        # The tensor and every view of it hold the array, and only when it goes is the block free.
+        weakref.finalize(array, free.append, block).atexit = False
+        return torch.from_numpy(array), array
