@@ -1,12 +1,12 @@
 ''':'
 # Bash reads the line above as the no-op command ":" and stops at exit; Python reads all of it, down to the closing quotes, as one
-# string. So both work:  deepspeed --num_accelerators 2 launch/pretrain.sh --config ...   and   bash launch/pretrain.sh --config ...
+# string. Both work:  deepspeed --num_accelerators 2 launch/pretrain.sh --config ...   and   bash launch/pretrain.sh --config ...
 # (and on SLURM  sbatch launch/pretrain.sbatch --config ...). What bash reads from its environment:
 #   NUM_RANKS        ranks on this machine; default: one for each GPU (of CUDA_VISIBLE_DEVICES, if set), or 2 without a GPU
 #   HOSTFILE         several machines, see hostfile.example; NUM_RANKS then limits the ranks of each
 #   MASTER_PORT      where the ranks meet; default: a port that is free here, so that two runs on a machine do not collide
 #   MASTER_ADDR      with HOSTFILE: address of its first machine; default: what that machine says of itself
-#   OMP_NUM_THREADS  threads of a rank; default: its share of the cores. PyTorch takes all cores for each, which then fight for them
+#   OMP_NUM_THREADS  threads of a rank; default: its share of the cores. PyTorch takes all cores for each, and they fight
 #
 # SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal) let training save and end with exit code 75; a second one kills it.
 # `deepspeed` alone does less: killed itself it leaves the ranks running; its launcher, asked to end, gives a rank 30 seconds and

@@ -52,7 +52,7 @@ def main():
 """
 
 # SLURM's srun on one machine: starts the ranks and returns the highest code of all. After the first one has ended, the others are
-# killed: at once, if it failed and --kill-on-bad-exit=1; else after --wait seconds (here a thirtieth of them).
+# killed: at once, if it failed and --kill-on-bad-exit=1; else after --wait seconds (here a ninetieth of them).
 SRUN = f"""#!{sys.executable}
 import json, os, subprocess, sys, time
 words = sys.argv[1:]
@@ -69,7 +69,7 @@ deadline = float("inf")
 while None in (codes := [rank.poll() for rank in ranks]):
     ended = [code for code in codes if code is not None]
     if ended and deadline == float("inf"):
-        deadline = time.monotonic() + options["wait"] / 30
+        deadline = time.monotonic() + options["wait"] / 90
     if (any(ended) and options["kill-on-bad-exit"]) or time.monotonic() > deadline:
         [rank.kill() for rank in ranks]
     time.sleep(0.02)

@@ -152,7 +152,7 @@ def test_hostfile_by_pdsh(tmp_path: Path, environment: dict[str, str], started: 
 def test_hostfile_by_mpirun(tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]) -> None:
     """As the example says; the ranks of mpirun find each other, and know that they are two and not twice one."""
     example = (ROOT / "launch/hostfile.example").read_text()
-    options = re.search(r"deepspeed --hostfile FILE (--launcher openmpi) --launcher_args \"(.*)\"", example)
+    options = re.search(r"deepspeed --hostfile FILE (--launcher openmpi) .*\n# +--launcher_args \"(.*)\"", example)
     assert options is not None
     (tmp_path / "hosts").write_text("worker-0 slots=1\nworker-1 slots=1\n")
     joining = environment | {"ENGINE": str(ROOT), "OMP_NUM_THREADS": "1"}

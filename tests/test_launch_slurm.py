@@ -57,7 +57,7 @@ def test_slurm_ranks_are_told_to_save_and_the_job_goes_on(
     assert of(each, "OMP_NUM_THREADS") == ["3"] * 4
     assert [rank["arguments"] for rank in each] == [["--config", "a b.yaml"]] * 4
     options, command = json.loads((tmp_path / "srun.json").read_text())
-    assert options == {"kill-on-bad-exit": 0, "wait": 60, "cpus-per-task": 3}
+    assert options == {"kill-on-bad-exit": 0, "wait": 180, "cpus-per-task": 3}
     assert command[:3] == ["python", "-u", str(ROOT / SCRIPT)]
     os.kill(each[2]["pid"], signal.SIGTERM)  # the first that hears of it
     assert process.wait(30) == 75, process.communicate()
