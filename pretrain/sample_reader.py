@@ -8,7 +8,6 @@ small that a call takes longer than their bytes do, a sample is read whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 from operator import add
 
@@ -61,6 +60,16 @@ class SampleReader:
         bands, height, width = table.frame_shape
         self._frame_bytes = (bands * height * width * table.dtype.itemsize, height * width)  # of PIXELS and VALID
         self._whole = self._frame_bytes[PIXELS] <= _SMALL_FRAME_BYTES
+        self._described = {
+            PIXELS: (table.dtype, table.frame_shape),
+            DATES: (_DAYS, ()),
+            LAND_COVER: (_COUNTS, ()),
+            CHECKSUMS: (_SUMS, ()),
+        }
+        # What headers say. Few differ in a corpus (one for each number of frames), so each is parsed once.
+        self._headers: dict[int, dict[bytes, tuple[np.dtype, tuple[int, ...]] | None]] = {
+            member: {} for member in self._described
+        }
 
     def read(
         self, samples: np.ndarray, counts: np.ndarray, frames: np.ndarray, into: Frames, again: bool = False
@@ -82,7 +91,7 @@ class SampleReader:
         damaged: dict[int, str] = {}
         for i, sample in enumerate(opened):
             try:
-                for buffer, offset, *_ in small[i]:
+                for buffer, offset, _, _ in small[i]:
                     sample.read_into(buffer, offset)
                 self._expect_headers(layout, room, i)
             except DamagedSampleError as error:
@@ -90,56 +99,60 @@ class SampleReader:
         written = layout.take(room, CHECKSUMS, rows, frames, np.empty(len(frames), _SUMS))
         layout.take(room, DATES, rows, frames, into.dates)
         layout.take(room, LAND_COVER, np.arange(len(samples))[:, None], np.arange(table.codes), into.land_cover)
-        compare = _Comparison(into, written) if self._check else None
         stops = np.cumsum(counts)
-        for i, (start, stop) in enumerate(zip((stops - counts).tolist(), stops.tolist(), strict=True)):
+        drawn = list(map(slice, (stops - counts).tolist(), stops.tolist()))
+        if self._whole:
+            for i, part in enumerate(drawn):
+                layout.take_frames(room, PIXELS, i, frames[part], into.pixels[part])
+                layout.take_frames(room, VALID, i, frames[part], into.valid[part])
+        compare = _Comparison(into, written, self._whole) if self._check else None
+        for i, part in enumerate(drawn):
             if i not in damaged:
                 try:
-                    if self._whole:
-                        layout.take_frames(room, PIXELS, i, frames[start:stop], into.pixels[start:stop])
-                        layout.take_frames(room, VALID, i, frames[start:stop], into.valid[start:stop])
                     if compare is None:
-                        for buffer, offset, *_ in large[i]:
+                        for buffer, offset, _, _ in large[i]:
                             opened[i].read_into(buffer, offset)
                     else:
-                        compare(keys[i], into.land_cover[i], opened[i], large[i] or [(_NOTHING, 0, start, stop)])
+                        reads = [(_NOTHING, 0, part.start, part.stop)] if self._whole else large[i]
+                        compare(keys[i], into.land_cover[i], opened[i], reads)
                 except DamagedSampleError as error:
                     damaged[i] = str(error).format(shard=shards[i], key=keys[i].decode())
             if i in damaged:
-                part = into.part(i, slice(start, stop))
-                part.clear()
+                sample_alone = into.part(i, part)
+                sample_alone.clear()
                 if is_url(shards[i]) and not again:  # it may have been damaged on the way here, or in the cache
                     del damaged[i]
-                    for why in self.read(samples[[i]], counts[[i]], frames[start:stop], part, again=True).values():
+                    for why in self.read(samples[[i]], counts[[i]], frames[part], sample_alone, again=True).values():
                         damaged[i] = why
         return damaged
 
     def _frame_reads(self, layout: _Layout, rows: np.ndarray, frames: np.ndarray, into: Frames) -> list[list[Read]]:
         """Reads of each sample's frames to their places: neighbouring ones lie side by side in the shard and in memory."""
-        reads: list[list[Read]] = [[] for _ in layout.lengths]
         first = np.flatnonzero((np.diff(frames, prepend=-2) != 1) | (np.diff(rows, prepend=-1) != 0))
         last = np.append(first[1:], len(frames))
+        reads: list[list[Read]] = []
         for member, content in ((VALID, into.valid), (PIXELS, into.pixels)):  # with its pixels a frame is complete
             size, memory = self._frame_bytes[member], _bytes_of(content)
             offsets = layout.data[rows[first], member] + frames[first] * size
-            runs = (rows[first].tolist(), first.tolist(), last.tolist(), offsets.tolist())
-            for row, start, stop, offset in zip(*runs, strict=True):
-                done = (start, stop) if member == PIXELS else (0, 0)
-                reads[row].append((memory[start * size : stop * size], offset, *done))
-        return reads
+            done = (first, last) if member == PIXELS else (first, first)
+            runs = (values.tolist() for values in (first * size, last * size, offsets, *done))
+            reads.append([(memory[a:b], offset, c, d) for a, b, offset, c, d in zip(*runs, strict=True)])
+        ends = np.cumsum(np.bincount(rows[first], minlength=len(layout.lengths))).tolist()
+        valid, pixels = reads
+        return [valid[begin:end] + pixels[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
     def _expect_headers(self, layout: _Layout, room: np.ndarray, sample: int) -> None:
         """Raises DamagedSampleError unless the headers of the members are those of arrays as the index says."""
-        length = int(layout.lengths[sample])
-        for member, dtype, shape in (
-            (PIXELS, self._table.dtype, (length, *self._table.frame_shape)),
-            (DATES, _DAYS, (length,)),
-            (LAND_COVER, _COUNTS, (self._table.codes,)),
-            (CHECKSUMS, _SUMS, (length,)),
-        ):
-            if not _is_header(layout.header(room, member, sample), dtype, shape):
+        for member, known in self._headers.items():
+            header = layout.header(room, member, sample)
+            if header not in known:
+                known[header] = _parse_header(header)
+            length = self._table.codes if member == LAND_COVER else layout.lengths[sample]
+            dtype, frame_shape = self._described[member]
+            if known[header] != (dtype, (length, *frame_shape)):
                 raise DamagedSampleError(
-                    f"{{shard}}: {{key}}.{MEMBERS[member]} is not {dtype}{shape} as the index says; run data_prep/verify.py"
+                    f"{{shard}}: {{key}}.{MEMBERS[member]} is not {dtype}{(length, *frame_shape)} as the index says; "
+                    "run data_prep/verify.py"
                 )
 
 
@@ -150,16 +163,17 @@ class _Layout:
     whole), another one what small members lie behind the pixels: none in shards written by data_prep.
 
     Attributes:
-        lengths: (B,) frames of the year.
+        lengths: B numbers of frames of the year.
         begin, end: (B,) bytes of the shard between which the members lie.
         data: (B, members) offsets of the arrays in the shard, behind their headers.
         room_bytes: size of the room.
     """
 
     def __init__(self, table: SampleTable, samples: np.ndarray, frame_bytes: tuple[int, int], whole: bool) -> None:
-        self._offsets, self.lengths = table.offsets[samples], table.frames[samples].astype(np.int64)
+        self._offsets, lengths = table.offsets[samples], table.frames[samples].astype(np.int64)
+        self.lengths = lengths.tolist()
         ends = self._offsets + table.sizes[samples]
-        sizes = self.lengths[:, None] * np.array([*frame_bytes, _DAYS.itemsize, 0, _SUMS.itemsize])
+        sizes = lengths[:, None] * np.array([*frame_bytes, _DAYS.itemsize, 0, _SUMS.itemsize])
         sizes[:, LAND_COVER] = table.codes * _COUNTS.itemsize
         self.data = ends - sizes
         self.begin, self.end = self._offsets.min(axis=1), ends.max(axis=1)
@@ -174,12 +188,14 @@ class _Layout:
             after = np.where(behind, self._offsets, np.iinfo(np.int64).max).min(axis=1)
             self._starts = np.stack([before.min(axis=1), after], axis=1)
             self._stops = np.stack([self.data[:, PIXELS], np.where(behind, ends, after[:, None]).max(axis=1)], axis=1)
-        lengths = self._stops - self._starts
-        rounded = -(-lengths.reshape(-1) // 8) * 8  # arrays lie at multiples of 8 bytes, as they do in the shard
+        rounded = (
+            -(-(self._stops - self._starts).reshape(-1) // 8) * 8
+        )  # arrays lie at multiples of 8 bytes, as they do in the shard
         self._room = (np.cumsum(rounded) - rounded).reshape(-1, 2)
         self.room_bytes = int(rounded.sum())
         block = behind.astype(np.int64)
         self._place = self.data - np.take_along_axis(self._starts, block, 1) + np.take_along_axis(self._room, block, 1)
+        self._places, self._headers = self._place.tolist(), (self.data - self._offsets).tolist()
 
     def small_reads(self, room: np.ndarray) -> list[list[Read]]:
         """Reads of each sample's blocks."""
@@ -196,8 +212,8 @@ class _Layout:
 
     def header(self, room: np.ndarray, member: int, sample: int) -> bytes:
         """What lies before a member's data."""
-        place = int(self._place[sample, member])
-        return room[place - int(self.data[sample, member] - self._offsets[sample, member]) : place].tobytes()
+        place = self._places[sample][member]
+        return room[place - self._headers[sample][member] : place].tobytes()
 
     def take(self, room: np.ndarray, member: int, rows: np.ndarray, items: np.ndarray, out: np.ndarray) -> np.ndarray:
         """`items` of a member of samples `rows`: fills `out`, of the shape that both broadcast to, and returns it."""
@@ -206,29 +222,28 @@ class _Layout:
 
     def take_frames(self, room: np.ndarray, member: int, sample: int, frames: np.ndarray, out: np.ndarray) -> None:
         """Frames of a sample that was read whole: fills `out` (frames, ...)."""
-        shape = (int(self.lengths[sample]), *out.shape[1:])
-        np.ndarray(shape, out.dtype, room.data, int(self._place[sample, member])).take(frames, 0, out, "clip")
+        shape = (self.lengths[sample], *out.shape[1:])
+        np.ndarray(shape, out.dtype, room.data, self._places[sample][member]).take(frames, 0, out, "clip")
 
 
 class _Comparison:
     """Compares frames that are read with the checksums that were written for them, uint64 (F,)."""
 
-    def __init__(self, into: Frames, written: np.ndarray) -> None:
+    def __init__(self, into: Frames, written: np.ndarray, complete: bool) -> None:
+        """`complete` says that all frames are there already."""
         self._dates, self._written = into.dates, written.tolist()
-        # Of each frame the bytes of its day, its pixels and its validity.
-        self._days, self._pixels, self._valid = (
-            [data[start : start + size] for start in range(0, len(data), size)]
-            for data, size in ((_bytes_of(array), array[0].nbytes) for array in (into.dates, into.pixels, into.valid))
-        )
+        self._days = _copies(into.dates)
+        parts = _copies if complete else _places  # small frames, for such are complete, are copied in less time than named
+        self._pixels, self._valid = parts(into.pixels), parts(into.valid)
 
     def __call__(self, key: bytes, land_cover: np.ndarray, sample: SampleBytes, reads: list[Read]) -> None:
         """Read the frames of a sample, and compare each when it is complete. Raises DamagedSampleError."""
-        days, pixels, valid, written = self._days, self._pixels, self._valid, self._written
+        days, pixels, valid, written, read_into = self._days, self._pixels, self._valid, self._written, sample.read_into
         seed = checksum_seed(key, land_cover)
         wrong = []
         for buffer, offset, first, last in reads:
             if buffer:
-                sample.read_into(buffer, offset)
+                read_into(buffer, offset)
             for frame in range(first, last):
                 if frame_checksum(seed, days[frame], pixels[frame], valid[frame]) != written[frame]:
                     wrong.append(frame)
@@ -240,21 +255,29 @@ class _Comparison:
             )
 
 
+def _copies(array: np.ndarray) -> list[bytes]:
+    """The bytes of each frame of (F, ...)."""
+    frames: list[bytes] = array.reshape(-1).view(f"V{array[0].nbytes}").tolist()
+    return frames
+
+
+def _places(array: np.ndarray) -> list[memoryview]:
+    """Where the bytes of each frame of (F, ...) are, or will be."""
+    data, size = _bytes_of(array), array[0].nbytes
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
 def _bytes_of(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-@lru_cache(maxsize=4096)
-def _is_header(header: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
-    """Whether `header` is that of a .npy file of this dtype and shape in C order.
-
-    Few headers differ in a corpus (one for each number of frames), so each is parsed once.
-    """
+def _parse_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]] | None:
+    """Dtype and shape from the header of a .npy file in C order; None when it is none."""
     file = BytesIO(header)
     try:
         if np.lib.format.read_magic(file) != (1, 0):
-            return False
-        described = np.lib.format.read_array_header_1_0(file)
+            return None
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     except ValueError:
-        return False
-    return described == (shape, False, dtype) and file.tell() == len(header)
+        return None
+    return None if fortran_order or file.tell() < len(header) else (dtype, shape)

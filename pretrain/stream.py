@@ -39,8 +39,8 @@ class Skipped:
 class _Group:
     """What the batches of one read share: frames of B samples, by one of the threads that make them; the others wait."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, source: str, number: int) -> None:
+        self.source, self.number = source, number
         self.lock = threading.Lock()
         self.content: tuple[Frames, np.ndarray, dict[int, str]] | None = None
 
@@ -79,15 +79,23 @@ class Stream(Draws):
         return batches if device is None else on_device(batches, device)
 
     def _read_ahead(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        if self._config.num_workers == 0:
+        workers, draws = self._config.num_workers, self._config.draws_per_read
+        if workers == 0:
             yield from map(self.batch, range(start, stop))
             return
-        pool = ThreadPoolExecutor(self._config.num_workers, thread_name_prefix="stream")
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="stream")
         ahead: deque[Future[tuple[Batch, list[Skipped]]]] = deque()
+        groups: deque[_Group] = deque()
+        # Groups of all sources end at about the same time, so the next ones are read while the batches of these are made.
+        further = draws * len(self.sources) if draws > 1 else 1
         try:
             for micro_step in range(start, stop):
-                ahead.append(pool.submit(self._make, micro_step, self._group_of(micro_step)))
-                if len(ahead) > self._config.num_workers:  # one is ready while every worker reads another
+                for next_step in range(micro_step + len(groups), min(stop, micro_step + further)):
+                    groups.append(self._group_of(next_step))
+                    if draws > 1:
+                        pool.submit(self._read_group, groups[-1])
+                ahead.append(pool.submit(self._make, micro_step, groups.popleft()))
+                if len(ahead) > workers:  # one is ready while every worker reads another
                     yield self._accept(*ahead.popleft().result())
             while ahead:
                 yield self._accept(*ahead.popleft().result())
@@ -100,7 +108,7 @@ class Stream(Draws):
         number, draw = divmod(before, self._config.draws_per_read)
         group = self._groups.get(source)
         if group is None or group.number != number:
-            group = self._groups[source] = _Group(number)
+            group = self._groups[source] = _Group(source, number)
         if draw == self._config.draws_per_read - 1:
             del self._groups[source]
         return group
@@ -127,7 +135,11 @@ class Stream(Draws):
         if self._config.draws_per_read == 1:
             damaged = self._readers[draw.source].read(draw.samples, np.full(size, num_frames), draw.frames.reshape(-1), into)
         else:
-            damaged = self._copy_from_group(group, draw, into)
+            held, names, damaged = self._read_group(group)
+            places = np.searchsorted(names, _names(np.arange(size)[:, None], draw.frames).reshape(-1))
+            for name in flat:
+                getattr(held, name).take(places, 0, flat[name], "clip")
+            into.land_cover[:] = held.land_cover
         days = arrays["dates"].astype("datetime64[D]")
         arrays["day_of_year"][:] = (days - days.astype("datetime64[Y]")).astype(np.int16) + np.int16(1)
         arrays["orientation"][:] = draw.orientation
@@ -138,34 +150,28 @@ class Stream(Draws):
         skipped = [Skipped(str(table.shards[shards[i]]), keys[i], why) for i, why in sorted(damaged.items())]
         return Batch(source=draw.source, legend=table.legend, keys=keys, **tensors), skipped
 
-    def _copy_from_group(self, group: _Group, draw: Draw, into: Frames) -> dict[int, str]:
-        """Fill a batch from what was read for its group, of which the first comer reads the frames of all draws."""
-        table = self._tables[draw.source]
+    def _read_group(self, group: _Group) -> tuple[Frames, np.ndarray, dict[int, str]]:
+        """The frames of all draws of a group, their names in ascending order, and what is damaged; read by the first comer."""
         with group.lock:
             if group.content is None:
+                table = self._tables[group.source]
                 draws = [
-                    self._draw_of_group(draw.source, group.number, number, self._rank, self._world_size)
+                    self._draw_of_group(group.source, group.number, number, self._rank, self._world_size)
                     for number in range(self._config.draws_per_read)
                 ]
-                frames = np.concatenate([each.frames for each in draws], axis=1)
-                # (2, F): place in the batch and frame, in ascending order, each once
-                drawn = np.unique(np.stack([np.indices(frames.shape)[0], frames]).reshape(2, -1), axis=1)
-                count = drawn.shape[1]
+                samples = draws[0].samples
+                drawn = np.concatenate([draw.frames for draw in draws], axis=1)
+                names = np.unique(_names(np.arange(len(samples))[:, None], drawn))
+                rows, frames = np.divmod(names, _MANY_FRAMES)
                 held = Frames(
-                    self._memory.empty(table.dtype, (count, *table.frame_shape))[1],
-                    self._memory.empty(np.dtype(bool), (count, *table.frame_shape[1:]))[1],
-                    np.empty(count, np.int32),
-                    np.empty((len(frames), table.codes), np.int64),
+                    self._memory.empty(table.dtype, (len(names), *table.frame_shape))[1],
+                    self._memory.empty(np.dtype(bool), (len(names), *table.frame_shape[1:]))[1],
+                    np.empty(len(names), np.int32),
+                    np.empty((len(samples), table.codes), np.int64),
                 )
-                reader = self._readers[draw.source]
-                damaged = reader.read(draw.samples, np.bincount(drawn[0], minlength=len(frames)), drawn[1], held)
-                group.content = held, drawn[0] * _MANY_FRAMES + drawn[1], damaged
-        held, names, damaged = group.content
-        places = np.searchsorted(names, (np.arange(len(draw.frames))[:, None] * _MANY_FRAMES + draw.frames).reshape(-1))
-        for name in ("pixels", "valid", "dates"):
-            getattr(held, name).take(places, 0, getattr(into, name), "clip")
-        into.land_cover[:] = held.land_cover
-        return damaged
+                damaged = self._readers[group.source].read(samples, np.bincount(rows, minlength=len(samples)), frames, held)
+                group.content = held, names, damaged
+            return group.content
 
     def _accept(self, batch: Batch, skipped: list[Skipped]) -> Batch:
         """The batch, unless it has more damaged samples than may be passed over. Called in the order of micro-steps."""
@@ -187,3 +193,8 @@ class Stream(Draws):
         """Close all shards and forget what was read ahead. The stream stays usable."""
         self._groups.clear()
         self._storage.close()
+
+
+def _names(rows: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """One number for the place of a sample in a batch and one of its frames, in the order of both."""
+    return rows * _MANY_FRAMES + frames

@@ -584,18 +584,24 @@ def test_a_shard_that_is_cut_off_is_damage_and_a_lost_mount_is_not(tmp_path: Pat
     monkeypatch.setattr("data_prep.errors.time.sleep", lambda _: None)
     stream = Stream(loaded, "train", config(skip_damaged=8))
     expected = [stream.batch(step) for step in range(2)]
-    original, left = os.preadv, {"failures": 3}
+    original = os.preadv
+    stale = {path.stat().st_ino for path in folder.glob("*.tar")}
+    tries: list[int] = []
 
-    def fails_at_first(fd: int, buffers: list[memoryview], offset: int) -> int:
-        if left["failures"]:
-            left["failures"] -= 1
+    def stale_at_first(fd: int, buffers: list[memoryview], offset: int) -> int:
+        """As of a mount that was lost: files that were opened before stay unusable."""
+        tries.append(fd)
+        if os.fstat(fd).st_ino in stale or len(tries) < 4:
             raise OSError(errno.ESTALE, "Stale file handle")
         return original(fd, buffers, offset)
 
-    monkeypatch.setattr(os, "preadv", fails_at_first)
+    monkeypatch.setattr(os, "preadv", stale_at_first)
+    for path in folder.glob("*.tar"):
+        (folder / "copy").write_bytes(path.read_bytes())
+        (folder / "copy").rename(path)
     for step in range(2):
         assert_equal(stream.batch(step), expected[step])
-    left["failures"] = 1_000_000
+    stale |= {path.stat().st_ino for path in folder.glob("*.tar")}
     with pytest.raises(OSError, match="Stale"):
         stream.batch(0)
     monkeypatch.undo()
