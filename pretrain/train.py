@@ -40,11 +40,12 @@ _UNTIL_SAID_S = 5.0  # the launcher ends all ranks as soon as it sees one that e
 
 def pretrain(config: PretrainConfig) -> int:
     """Train from where the run in `config.output` stopped (or from the start) to `config.num_steps`; returns the exit code."""
+    stop_signals = StopSignals()
     run = prepare(config)
     if config.dry_run:
         dry_run(run)
         return 0
-    stop_signals = StopSignals()
+    stop_signals.note_only()
     validation = new_validation(run)
     report = new_report(run)
     monitor = begun_monitor(run)
@@ -78,6 +79,7 @@ def pretrain(config: PretrainConfig) -> int:
                 save(run, writer, monitor, done)
         if is_asked_to_stop and not is_last:
             writer.wait()
+            ranks.barrier()  # the launcher gives the others 30 s when the first rank has ended, which may not do for the writer
             if run.is_main:
                 print(f"asked to stop: saved after step {done} of {config.num_steps}; start again to go on", flush=True)
             return STOPPED
@@ -122,11 +124,21 @@ def begun_monitor(run: TrainingRun) -> Monitor:
 
 
 class StopSignals:
-    """SIGTERM and SIGUSR1, which schedulers send a while before they end a job."""
+    """SIGTERM and SIGUSR1, which schedulers send a while before they end a job.
+
+    Until `note_only` there is nothing to save: the process ends at once, with the code that asks to be started again.
+    """
+
+    _NUMBERS = (signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.received = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in self._NUMBERS:
+            signal.signal(number, lambda *_: os._exit(STOPPED))
+
+    def note_only(self) -> None:
+        """From now on signals are noticed at the end of a step."""
+        for number in self._NUMBERS:
             signal.signal(number, self._note)
 
     def _note(self, *_: object) -> None:
