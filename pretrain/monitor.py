@@ -115,7 +115,7 @@ class Monitor:
             parts = [f"{name.removeprefix('loss/')} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
             shown = ["loss " + ", ".join(parts)]
             for name, form in (
-                ("learning_rate", "rate {:.2e}"),
+                ("optimizer/learning_rate", "rate {:.2e}"),
                 ("speed/samples_per_second", "{:.0f} samples/s"),
                 ("speed/mfu", "MFU {:.1%}"),
                 ("speed/share_waiting_for_data", "waiting {:.0%}"),

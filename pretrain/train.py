@@ -56,15 +56,14 @@ def pretrain(config: PretrainConfig) -> int:
     for step in range(run.first_step, config.num_steps):
         done, is_last = step + 1, step + 1 == config.num_steps
         consistency_weight = scheduled_consistency_weight(config.objective, step, config.num_steps)
-        seen: list[tuple[Batch, MicroBatchResult]] = []
+        results: list[MicroBatchResult] = []
         run.engine.train()
         for micro_step in range(run.micro_steps):
             with report.waiting():
                 batch = next(batches)
-            result = run.backward(batch, step, micro_step, consistency_weight)
-            report.add(batch, result.supervised, result.consistency, result.total)
-            seen.append((batch, result))
-        is_asked_to_stop = agree_to_step(run, seen, step, stop_signals)
+            results.append(run.backward(batch, step, micro_step, consistency_weight))
+            report.add(batch, results[-1].supervised, results[-1].consistency, results[-1].total)
+        is_asked_to_stop = agree_to_step(run, results, step, stop_signals)
         run.optimizer_step(step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
 
         if done % config.log_every == 0 or is_last:
@@ -74,7 +73,7 @@ def pretrain(config: PretrainConfig) -> int:
             if done % config.validate_every == 0 or is_last:
                 scores = validation(run.teacher)
                 monitor.scalars(done, validation_scalars(scores))
-                show_examples(monitor, done, run, *seen[-1])
+                show_examples(monitor, done, run, batch, results[-1])
             if done % config.save_every == 0 or is_last or is_asked_to_stop:
                 save(run, writer, monitor, done)
         if is_asked_to_stop and not is_last:
@@ -145,15 +144,15 @@ class StopSignals:
         self.received = True
 
 
-def agree_to_step(run: TrainingRun, seen: list[tuple[Batch, MicroBatchResult]], step: int, stop: StopSignals) -> bool:
+def agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, stop: StopSignals) -> bool:
     """Before the optimizer step, on all ranks: True when any was asked to stop after it.
 
     Raises FloatingPointError on all ranks when any rank's loss is NaN or infinite, after writing the keys of the batches.
     """
-    is_finite = bool(torch.isfinite(torch.stack([result.total for _, result in seen])).all())
+    is_finite = bool(torch.isfinite(torch.stack([result.total for result in results])).all())
     is_bad, is_asked_to_stop = ranks.any_rank([not is_finite, stop.received], run.device)
     if is_bad:
-        mine = [{"source": b.source, "loss": repr(r.total.item()), "keys": b.keys} for b, r in seen]
+        mine = [{"source": r.source, "loss": repr(r.total.item()), "keys": r.keys} for r in results]
         micro_batches = ranks.gather(mine)
         path = run.config.output / f"non_finite_step_{step}.json"
         if run.is_main:
@@ -175,7 +174,7 @@ def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor
     if run.is_main:
         average = {name: tensor.to("cpu", copy=True) for name, tensor in run.teacher.average.state_dict().items()}
         writer.start(step, {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments})
-    monitor.scalars(step, {"checkpoint/pause_seconds": time.perf_counter() - begin})
+    monitor.scalars(step, {"speed/checkpoint_pause_seconds": time.perf_counter() - begin})
 
 
 def note_skipped(run: TrainingRun) -> None:

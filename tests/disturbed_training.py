@@ -29,7 +29,7 @@ def log_of(run: Path) -> dict[int, dict[str, float | str]]:
         except json.JSONDecodeError:  # a kill left half a line
             continue
         if "loss/total" in values:
-            kept = ("loss/", "samples_digest", "gradient_norm")
+            kept = ("loss/", "samples_digest", "optimizer/gradient_norm")
             steps[values["step"]] = {name: value for name, value in values.items() if name.startswith(kept)}
     return steps
 

@@ -34,13 +34,13 @@ def image(figure: Figure) -> np.ndarray:
 def test_a_restarted_run_continues_its_logs_without_a_point_twice(tmp_path: Path) -> None:
     first = Monitor(tmp_path, is_main=True, num_steps=6)
     for step in range(1, 6):
-        first.scalars(step, {"loss/total": 10.0 * step, "learning_rate": 1e-3})
+        first.scalars(step, {"loss/total": 10.0 * step, "optimizer/learning_rate": 1e-3})
     first.close()
     with (tmp_path / METRICS_LINES).open("a") as file:
         file.write('{"step": 6, "lo')  # what a kill leaves
     second = Monitor(tmp_path, is_main=True, first_step=3, num_steps=6)
     for step in range(4, 7):
-        second.scalars(step, {"loss/total": 10.0 * step + 1, "learning_rate": 1e-3})
+        second.scalars(step, {"loss/total": 10.0 * step + 1, "optimizer/learning_rate": 1e-3})
     second.close()
     expected = [(1, 10.0), (2, 20.0), (3, 30.0), (4, 41.0), (5, 51.0), (6, 61.0)]
     lines = [json.loads(line) for line in (tmp_path / METRICS_LINES).read_text().splitlines()]
@@ -52,12 +52,12 @@ def test_text_and_figures_arrive_and_nan_is_null(tmp_path: Path, capsys: pytest.
     monitor = Monitor(tmp_path, is_main=True, first_step=10, num_steps=20)
     monitor.text(10, "configuration", "**a**")
     monitor.figure(11, "fractions/modis", fractions_figure(np.eye(8)[:2], np.eye(8)[:2], load_legend("glc_fcs30d")))
-    monitor.scalars(15, {"loss/total": 0.25, "loss/modis": 0.5, "gradient_norm": float("nan"), "speed/samples_per_second": 12.0})
+    monitor.scalars(15, {"loss/total": 0.25, "loss/modis": 0.5, "optimizer/gradient_norm": float("nan"), "speed/samples_per_second": 12.0})
     monitor.close()
     tags = logged(tmp_path).Tags()
     assert tags["images"] == ["fractions/modis"]
     assert "configuration/text_summary" in tags["tensors"]
-    assert json.loads((tmp_path / METRICS_LINES).read_text())["gradient_norm"] is None
+    assert json.loads((tmp_path / METRICS_LINES).read_text())["optimizer/gradient_norm"] is None
     line = capsys.readouterr().out
     assert line.startswith("step 15/20  loss total 0.2500, modis 0.5000  12 samples/s  left 0:00:0")
 

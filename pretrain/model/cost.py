@@ -176,13 +176,16 @@ def activation_bytes(
 
 
 def model_bytes(parameters: int, zero_stage: int, gpus: int, bf16: bool) -> dict[str, float]:
-    """Bytes a GPU for weights, gradients and AdamW's state under a ZeRO stage, and for the fp32 mean teacher."""
+    """Bytes a GPU for weights, gradients and AdamW's state under a ZeRO stage, and for the mean teacher.
+
+    The teacher is whole on every GPU: an average in fp32, and with bf16 the copy that runs.
+    """
     item, state = (2, 12) if bf16 else (4, 8)  # with bf16 the optimizer holds fp32 weights beside both moments
     return {
         "weights": item * parameters / (gpus if zero_stage >= 3 else 1),
         "gradients": item * parameters / (gpus if zero_stage >= 2 else 1),
         "optimizer": state * parameters / (gpus if zero_stage >= 1 else 1),
-        "teacher": 4 * parameters,
+        "teacher": (6 if bf16 else 4) * parameters,
     }
 
 
