@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -140,10 +141,23 @@ def start(
     command: list[str], environment: dict[str, str], commands: list[subprocess.Popen[str]], cwd: Path = ROOT
 ) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_as_from_a_terminal,
     )
     commands.append(process)
     return process
+
+
+def _as_from_a_terminal() -> None:
+    """Heed Ctrl-C and a closed terminal, which tests that run in the background were started to ignore."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def ranks(folder: Path, count: int) -> list[dict[str, Any]]:

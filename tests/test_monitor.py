@@ -52,7 +52,8 @@ def test_text_and_figures_arrive_and_nan_is_null(tmp_path: Path, capsys: pytest.
     monitor = Monitor(tmp_path, is_main=True, first_step=10, num_steps=20)
     monitor.text(10, "configuration", "**a**")
     monitor.figure(11, "fractions/modis", fractions_figure(np.eye(8)[:2], np.eye(8)[:2], load_legend("glc_fcs30d")))
-    monitor.scalars(15, {"loss/total": 0.25, "loss/modis": 0.5, "optimizer/gradient_norm": float("nan"), "speed/samples_per_second": 12.0})
+    values = {"loss/total": 0.25, "loss/modis": 0.5, "optimizer/gradient_norm": float("nan"), "speed/samples_per_second": 12.0}
+    monitor.scalars(15, values)
     monitor.close()
     tags = logged(tmp_path).Tags()
     assert tags["images"] == ["fractions/modis"]
