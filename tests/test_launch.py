@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -105,10 +106,13 @@ def test_options_for_deepspeed(tmp_path: Path, environment: dict[str, str]) -> N
     (tmp_path / "bin" / "nproc").write_text("#!/usr/bin/env bash\necho 24\n")
     for command in ("deepspeed", "nvidia-smi", "nproc"):
         (tmp_path / "bin" / command).chmod(0o755)
+    # a project without an environment of its own, which would come before the stand-ins
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / SCRIPT, tmp_path / SCRIPT)
 
     def called(**more: str) -> str:
         done = subprocess.run(
-            ["bash", SCRIPT, "--x"], cwd=ROOT, env=environment | more, capture_output=True, text=True, check=True
+            ["bash", SCRIPT, "--x"], cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 
