@@ -1,7 +1,8 @@
 """The command line shared by all commands: typed parameters, `--config`, and one clear line for a user's mistake.
 
 A command is a function with annotated parameters and a Google-style docstring; jsonargparse makes the parser, the help
-and the check of every YAML key from it. A ValueError or OSError that the function raises is the user's business: one line
+and the check of every YAML key from it. Options may be written with dashes (`--plan-only`) and a boolean one may stand alone,
+which means true. A ValueError or OSError that the function raises is the user's business: one line
 on stderr and exit code 2. Any other exception is ours and keeps its traceback.
 """
 
@@ -21,6 +22,26 @@ USER_ERROR = 2
 
 class _Parser(ArgumentParser):
     """jsonargparse's parser, whose errors are one line and name the nearest valid key."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
+        """As jsonargparse's, but a boolean option may stand alone, and dashes in an option's name are taken for underscores."""
+        for action in self._actions:
+            if getattr(action, "_typehint", None) is bool and action.option_strings:
+                action.nargs, action.const = "?", True
+        return super().parse_args([self._known(word) for word in (sys.argv[1:] if args is None else args)], *more, **named)
+
+    def _known(self, word: str) -> str:
+        """`--stream.num-workers=2` -> `--stream.num_workers=2`; what is no option, or an unknown one, stays as it is.
+
+        Only the option's own name is touched: `--chip-px.my-sensor` -> `--chip_px.my-sensor`, a key of a dictionary.
+        """
+        name, equals, value = word.partition("=")
+        parts = name.split(".")
+        for count in range(len(parts), 0, -1):
+            option = "--" + ".".join(parts[:count]).removeprefix("--").replace("-", "_")
+            if name.startswith("--") and option in self._option_string_actions:
+                return ".".join([option, *parts[count:]]) + equals + value
+        return word
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
         line = " ".join(message.split())

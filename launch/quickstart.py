@@ -27,7 +27,7 @@ def main() -> None:
             ("simulate scenes", [PYTHON, "data_prep/simulate.py", "--output", str(scenes), "--seed", "0", *size]),
             ("shard", [PYTHON, "data_prep/shard.py", "--input", str(scenes), "--output", str(corpus), "--workers", "2", *chips]),
             ("verify", [PYTHON, "data_prep/verify.py", str(corpus)]),
-            ("pretrain, 2 ranks, ZeRO-2", pretraining("pretrain/configs/tiny.yaml", corpus, runs / "tiny")),
+            ("pretrain, two ranks, ZeRO-2", pretraining("pretrain/configs/tiny.yaml", corpus, runs / "tiny")),
             (
                 "fine-tune paddy rice from the checkpoint",
                 [PYTHON, *rice, "--checkpoint", str(runs / "tiny"), "--output", str(runs / "paddy_rice")],

@@ -37,9 +37,11 @@ class ObjectiveConfig:
 
     Attributes:
         groupings: for a legend of the corpus a YAML that groups its codes otherwise (`--objective.groupings.glc_fcs30d my.yaml`).
-        consistency_weight: weight of the student-teacher term; 0 switches the term off.
+        consistency_weight: weight of the student-teacher term; 0 switches the term off. The term is a sum over classes, the
+            other a mean, so its pull grows with the number of classes; above 2 at eight classes it slowed learning.
         consistency_warmup_share: share of all steps over which that weight grows from 0.
-        teacher_decay: EMA decay per step; in early steps it is limited to (1 + step) / (10 + step).
+        teacher_decay: EMA decay per step; in early steps it is limited to (1 + step) / (10 + step), which reaches 0.99 at step
+            890 and 0.999 at step 8990.
     """
 
     groupings: dict[str, str] = field(default_factory=dict)

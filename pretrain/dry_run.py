@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from pretrain import engine as ranks
 from pretrain.model.cost import duration, peak_flops, training_flops
-from pretrain.monitor import memory_bytes
+from pretrain.step_report import memory_bytes
 from pretrain.stream import Batch
 from pretrain.training_run import TrainingRun, first_batches
 

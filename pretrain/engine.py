@@ -66,13 +66,33 @@ if not torch.cuda.is_available():
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+# deepspeed and torchrun tell a process its rank, the number of ranks and its rank on this machine; srun and mpirun do so by other
+# names. Those of srun are of its own step: a job's script, which is no rank, has SLURM_PROCID as well.
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_PLACES_ELSEWHERE = (
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
+
+
 def announced_ranks() -> tuple[int, int]:
     """Rank and world size that the launcher gave this process, before any rank is spoken to; (0, 1) without a launcher."""
+    for names in _PLACES_ELSEWHERE:
+        if "RANK" not in os.environ and int(os.environ.get(names[1], "1")) > 1:
+            os.environ.update(zip(_PLACE, (os.environ[name] for name in names), strict=True))
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start_ranks() -> torch.device:
-    """Join the process group that the launcher describes (or be alone): the device of this rank."""
+    """Join the process group that the launcher describes (or be alone): the device of this rank.
+
+    Raises ValueError when there are several ranks but no word of where they meet.
+    """
+    if announced_ranks()[1] > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} ranks without MASTER_ADDR and MASTER_PORT, where they meet: start by `deepspeed` or "
+            "launch/pretrain.sbatch, or set both (mpirun -x MASTER_ADDR=the first host -x MASTER_PORT=29500)"
+        )
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -80,7 +100,7 @@ def start_ranks() -> torch.device:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return device

@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-import numpy as np
-import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from tabulate import tabulate
+from tensorboard.plugins.hparams.metadata import PLUGIN_DATA_VERSION, parse_experiment_plugin_data
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from data_prep.corpus import Corpus
 from data_prep.durable import whole_file
-from data_prep.landcover import Legend
-from data_prep.sensors import Sensor
 
 METRICS_LINES = "metrics.jsonl"
 
@@ -50,17 +48,22 @@ class Monitor:
             self._lines = (output / METRICS_LINES).open("a")
             self._writer = SummaryWriter(str(output), purge_step=first_step + 1)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers by name (`loss/total`, `speed/samples_per_second`, ...) after optimizer step `step`."""
+    def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Log numbers by name (`loss/total`, `speed/samples_per_second`, ...) after optimizer step `step`.
+
+        Texts among them go to `metrics.jsonl` alone.
+        """
         if self._writer is None or self._lines is None:
             return
-        for name, value in values.items():
+        numbers = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+        for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
         # JSON has no NaN: what is not finite becomes null.
-        finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        line = {"step": step, "time": round(time.time(), 3), **values, **finite}
+        self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-        print(self._line(step, values), flush=True)
+        print(self._line(step, numbers), flush=True)
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Log an image."""
@@ -73,6 +76,30 @@ class Monitor:
         if self._writer is not None:
             self._writer.add_text(name, markdown, step)
             self._writer.flush()
+
+    def hyperparameters(
+        self, configuration: Mapping[str, Any], metrics: Iterable[str], defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        """Fill TensorBoard's tab HPARAMS: a row for this run, beside those of the other runs.
+
+        Args:
+            configuration: nested settings; `{"optimizer": {"learning_rate": 0.1}}` becomes the column `optimizer.learning_rate`.
+            metrics: names of scalars; the columns show their last values.
+            defaults: nested like `configuration`; columns that differ from them come first (TensorBoard shows five unasked).
+        """
+        if self._writer is None or self._writer.file_writer is None:
+            return
+        values, usual = dict(flat(configuration)), dict(flat(configuration if defaults is None else defaults))
+        # `SummaryWriter.add_hparams` would open a run of its own below this one and write the metrics there once more.
+        experiment, start, end = hparams(values, dict.fromkeys(metrics))
+        plugin_data = experiment.value[0].metadata.plugin_data
+        description = parse_experiment_plugin_data(plugin_data.content)
+        for column in description.hparam_infos:
+            column.differs = values[column.name] != usual.get(column.name)
+        plugin_data.content = HParamsPluginData(experiment=description, version=PLUGIN_DATA_VERSION).SerializeToString()
+        for summary in (experiment, start, end):
+            self._writer.file_writer.add_summary(summary)
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is left and close the files."""
@@ -88,17 +115,49 @@ class Monitor:
             parts = [f"{name.removeprefix('loss/')} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
             shown = ["loss " + ", ".join(parts)]
             for name, form in (
-                ("learning_rate", "rate {:.2e}"),
+                ("optimizer/learning_rate", "rate {:.2e}"),
                 ("speed/samples_per_second", "{:.0f} samples/s"),
+                ("speed/mfu", "MFU {:.1%}"),
                 ("speed/share_waiting_for_data", "waiting {:.0%}"),
             ):
                 shown += [form.format(values[name])] if name in values else []
         else:
-            shown = [f"{name} {value:.4g}" for name, value in values.items() if name.count("/") < 3]  # no single classes
+            shown = [f"{name} {value:.4g}" for name, value in values.items() if not name.startswith("validation")]
+            for source in dict.fromkeys(name.split("/")[1] for name in values if name.startswith("validation/")):
+                scores = [
+                    (score, values.get(f"validation/{source}/{score}")) for score in ("mae", "mae_of_mean", "r2", "probe_r2")
+                ]
+                shown.append(
+                    f"validation {source}: " + ", ".join(f"{score} {value:.4f}" for score, value in scores if value is not None)
+                )
         if step > self._first_step and self._num_steps:
             each = (time.monotonic() - self._started) / (step - self._first_step)
             shown.append(f"left {timedelta(seconds=round(each * (self._num_steps - step)))}")
         return f"step {step}{total}  " + "  ".join(shown)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | str]]:
+    """Nested settings as pairs of dotted name and number or text; what is neither is its JSON."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield prefix + name, value
+        else:
+            yield prefix + name, json.dumps(value, default=str)
+
+
+def validation_scalars(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Scores of `pretrain.validation.Validation` by the names of the logs.
+
+    `validation/SOURCE/SCORE` over all classes, and `validation_by_class/SOURCE/SCORE/CLASS`, which TensorBoard groups apart: they
+    are too many to be looked through.
+    """
+    return {
+        f"{'validation_by_class' if '/' in score else 'validation'}/{source}/{score}": value
+        for source, of_source in scores.items()
+        for score, value in of_source.items()
+    }
 
 
 def keep_lines_until(path: Path, step: int) -> None:
@@ -116,6 +175,12 @@ def keep_lines_until(path: Path, step: int) -> None:
         temporary.write_text("".join(kept))
 
 
+def configuration_description(configuration: Mapping[str, Any]) -> str:
+    """Markdown: a table of nested settings, each by its dotted name."""
+    rows = [(f"`{name}`", f"`{value}`") for name, value in flat(configuration)]
+    return tabulate(rows, ["option", "value"], tablefmt="github", disable_numparse=True)
+
+
 def corpus_description(corpus: Corpus) -> str:
     """Markdown: a table of what the corpus holds by source and split, and its fingerprint."""
     rows = []
@@ -127,79 +192,3 @@ def corpus_description(corpus: Corpus) -> str:
             rows.append([source, corpus.sensors[source].title, split, len(shards), sum(s.samples for s in shards), shape, size])
     table = tabulate(rows, ["source", "sensor", "split", "shards", "samples", "bands x rows x columns", "MB"], tablefmt="github")
     return f"{table}\n\nfingerprint `{corpus.fingerprint}`, {corpus.rejected} samples rejected"
-
-
-def rgb_strip_figure(
-    pixels: torch.Tensor, valid: torch.Tensor, sensor: Sensor, dates: torch.Tensor | None = None, max_samples: int = 4
-) -> Figure:
-    """The first samples of a batch as rows of true-colour frames in the order of time.
-
-    Args:
-        pixels: (B, T, C, H, W) numbers as stored.
-        valid: (B, T, H, W) bool; what is not clear is veiled in grey.
-        sensor: which bands are red, green and blue.
-        dates: (B, T) days since 1970-01-01, written below the frames.
-        max_samples: rows.
-    """
-    bands = [sensor.bands.index(band) for band in sensor.rgb]
-    rows = min(max_samples, len(pixels))
-    frames, height, width = pixels.shape[1], *pixels.shape[3:]
-    figure = Figure(figsize=(min(16.0, 0.9 * frames + 0.6), 1.2 * rows + 0.4), layout="constrained")
-    for row, axes in enumerate(np.atleast_1d(figure.subplots(rows, 1))):
-        # Select before converting: few torch operators know uint16.
-        rgb = np.moveaxis(pixels[row].numpy()[:, bands], 1, -1).astype(np.float32)  # (T, H, W, 3)
-        clear = valid[row].numpy()
-        # 95: a missed cloud must not darken all other frames
-        low, high = np.percentile(rgb[clear], (2, 95)) if clear.any() else (0, 1)
-        shown = np.clip((rgb - low) / max(high - low, 1), 0, 1)
-        shown[~clear] = 0.75 + 0.15 * shown[~clear]
-        gap = max(1, width // 24)
-        strip = np.ones((height, frames * (width + gap) - gap, 3), np.float32)
-        for frame in range(frames):
-            strip[:, frame * (width + gap) : frame * (width + gap) + width] = shown[frame]
-        axes.imshow(strip, interpolation="nearest")
-        axes.set_yticks([])
-        axes.set_xticks([frame * (width + gap) + (width - 1) / 2 for frame in range(frames)])
-        labels = [""] * frames
-        if dates is not None:
-            labels = [str(day) for day in dates[row].numpy().astype("datetime64[D]")]
-        axes.set_xticklabels(labels, fontsize=6)
-        axes.tick_params(length=0)
-        axes.set_frame_on(False)
-    figure.suptitle(f"{sensor.title}: {', '.join(sensor.rgb)} as red, green, blue; grey: not clear", fontsize=9)
-    return figure
-
-
-def fractions_figure(
-    true: torch.Tensor | np.ndarray, predicted: torch.Tensor | np.ndarray, legend: Legend, max_samples: int = 8
-) -> Figure:
-    """Land-cover fractions of the first samples as pairs of stacked bars in the legend's colours.
-
-    Args:
-        true: (B, classes) from the land-cover map.
-        predicted: (B, classes) by the model.
-        legend: class names and colours.
-        max_samples: pairs of bars.
-    """
-    true, predicted = (np.asarray(torch.as_tensor(a).float())[:max_samples] for a in (true, predicted))
-    figure = Figure(figsize=(9, 0.55 * len(true) + 1.3), layout="constrained")
-    axes = figure.subplots()
-    middles = np.arange(len(true))
-    for values, shift, edge in ((true, -0.19, "black"), (predicted, 0.19, "white")):
-        left = np.zeros(len(true))
-        for column, color in enumerate(legend.colors):
-            axes.barh(middles + shift, values[:, column], 0.34, left, color=color, edgecolor=edge, linewidth=0.6)
-            left += values[:, column]
-    axes.set_yticks(
-        [at for middle in middles for at in (middle - 0.19, middle + 0.19)],
-        ["map", "predicted"] * len(true),
-        fontsize=7,
-    )
-    for middle, error in zip(middles.tolist(), np.abs(true - predicted).mean(axis=1), strict=True):
-        axes.text(1.01, middle, f"error {error:.3f}", va="center", fontsize=7)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(true) - 0.5, -0.5)
-    axes.set_xlabel("share of the footprint")
-    handles = [Patch(facecolor=color, edgecolor="black", linewidth=0.4) for color in legend.colors]
-    figure.legend(handles, legend.classes, loc="outside upper center", ncols=4, fontsize=8)
-    return figure

@@ -34,12 +34,13 @@ class FractionsModel(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    def features(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
+        """Normalised pixels (B, T, C, H, W) -> mean over all tokens of the last stage, (B, 8 * embed_dim)."""
+        last = self.encoder.tokens(pixels, source)[-1]  # (B, D, H, W, C)
+        return last.mean(dim=(1, 2, 3))
+
     def forward(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
         return self.head(self.features(pixels, source)).float().softmax(dim=-1)
-
-    def features(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        """What the head sees: (B, C), the mean over all tokens of the last stage."""
-        return self.encoder.tokens(pixels, source)[-1].mean(dim=(1, 2, 3))  # over (B, D, H, W, C)
 
 
 class FractionTargets:
@@ -147,10 +148,12 @@ def fraction_scores(predicted: np.ndarray, target: np.ndarray, train_mean: np.nd
 
     R2 is 1 - residual over total sum of squares, pooled over classes; `nan` where the target does not vary.
     """
+    predicted, target = predicted.astype(np.float64), target.astype(np.float64)
     residual = ((predicted - target) ** 2).sum()
     total = ((target - target.mean(axis=0)) ** 2).sum()
+    varies = bool(np.ptp(target, axis=0).any())  # the sum of squares about a rounded mean is not 0 exactly
     return {
         "mae": float(np.abs(predicted - target).mean()),
         "mae_of_mean": float(np.abs(train_mean - target).mean()),
-        "r2": float(1 - residual / total) if total > 0 else float("nan"),
+        "r2": float(1 - residual / total) if varies else float("nan"),
     }

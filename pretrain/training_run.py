@@ -22,6 +22,7 @@ from pretrain.config import PretrainConfig
 from pretrain.model import VideoSwin, build_encoder, load_encoder
 from pretrain.model.pretrained import encoder_metadata
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fractions_loss, views
+from pretrain.step_report import teacher_distance
 from pretrain.stream import Batch, Stream
 
 CONFIG_FILE = "config.json"
@@ -31,7 +32,7 @@ FREE = {
     *("data", "output", "dry_run", "resume", "zero", "passes", "compile", "checkpoint_stages"),
     *("log_every", "save_every", "keep", "keep_every", "validate_every", "validate_samples", "probe_samples"),
 }
-FREE_OF_STREAM = {"num_workers", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged", "retries"}
+FREE_OF_STREAM = {"num_workers", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged"}
 
 
 @dataclass(kw_only=True)
@@ -95,7 +96,8 @@ class TrainingRun:
             results.append((torch.stack([loss.detach() for loss in losses]), target, predicted.detach()))
         losses_of_parts, target_parts, predicted_parts = zip(*results, strict=True)
         total, supervised, consistency = torch.stack(losses_of_parts).mean(dim=0)
-        return MicroBatchResult(total, supervised, consistency, torch.cat(target_parts), torch.cat(predicted_parts))
+        fractions = torch.cat(target_parts), torch.cat(predicted_parts)
+        return MicroBatchResult(batch.source, batch.keys, total, supervised, consistency, *fractions)
 
     def optimizer_step(self, step: int, learning_rate: float) -> None:
         """One step of AdamW after all micro-batches of `step`, then one of the teacher."""
@@ -104,6 +106,13 @@ class TrainingRun:
         self.engine.step()
         with ranks.whole_weights(self.engine):
             self.teacher.update(self.engine.module, step)
+
+    def scalars(self) -> dict[str, float]:
+        """What the last optimizer step was like. Every rank calls this."""
+        with ranks.whole_weights(self.engine):
+            distance = teacher_distance(self.engine.module.parameters(), self.teacher.average.parameters())
+        rate = self.engine.optimizer.param_groups[0]["lr"]
+        return {"optimizer/learning_rate": rate, "optimizer/gradient_norm": self.gradient_norm, "teacher/distance": distance}
 
     @property
     def gradient_norm(self) -> float:
@@ -114,8 +123,10 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class MicroBatchResult:
-    """Scalar losses on the device, means over this rank's part; fractions (B, classes) of the map and of the student."""
+    """Of this rank's part of a micro-batch: scalar losses on the device; fractions (B, classes) of the map and of the student."""
 
+    source: str
+    keys: list[str]
     total: torch.Tensor
     supervised: torch.Tensor
     consistency: torch.Tensor

@@ -29,7 +29,7 @@ def log_of(run: Path) -> dict[int, dict[str, float | str]]:
         except json.JSONDecodeError:  # a kill left half a line
             continue
         if "loss/total" in values:
-            kept = ("loss/", "samples_digest", "gradient_norm")
+            kept = ("loss/", "samples_digest", "optimizer/gradient_norm")
             steps[values["step"]] = {name: value for name, value in values.items() if name.startswith(kept)}
     return steps
 
@@ -83,7 +83,7 @@ def ask_one_rank(process: subprocess.Popen[str], chance: random.Random) -> None:
         chance.choice(ranks).terminate()
 
 
-def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], num_steps: int, seed: int) -> list[str]:
+def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], seed: int) -> list[str]:
     """Start a run and disturb it in each of the `ways`, at random moments of its training; then let it finish.
 
     Returns a line for each: how and when, and what the run said when it was started again.
@@ -93,11 +93,15 @@ def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], num_st
     for way in ways:
         process = start(run)
         begun = len(log_of(run))
-        until = chance.randint(begun + 1, max(begun + 1, min(num_steps - 1, begun + 6)))
+        until = chance.randint(begun + 1, begun + 4)
         deadline = time.monotonic() + WAIT_S
         while process.poll() is None and len(log_of(run)) < until and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(chance.random() * 0.2)  # anywhere within a step, or while a checkpoint is written
+        if process.poll() is not None:
+            raise RuntimeError(
+                "\n".join([*story, f"ended by itself with exit code {process.returncode}", *process.communicate()])
+            )
         way(process, chance)
         output, errors = process.communicate(timeout=WAIT_S)
         said = [line for line in output.splitlines() if line.startswith(("resuming", "checkpoint ", "asked"))]

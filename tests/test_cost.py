@@ -7,7 +7,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.model import EncoderConfig, build_encoder
-from pretrain.model.cost import CostConfig, activation_bytes, cost, duration, forward_flops, map_sizes, model_bytes
+from pretrain.model.cost import (
+    CostConfig,
+    activation_bytes,
+    cost,
+    duration,
+    forward_flops,
+    map_sizes,
+    model_bytes,
+    peak_flops,
+    training_flops,
+)
 from tests.naive_encoder import naive_encoder
 
 SMALL = EncoderConfig(
@@ -47,6 +57,29 @@ def test_flops_of_real_tokens_are_those_of_our_projections(shape):
         build_encoder(SMALL).tokens(torch.randn(1, frames, 10, rows, cols), "sentinel2")
     attention = counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0)
     assert counter.get_total_flops() - attention == flops.forward - flops.attention
+
+
+def test_a_training_step_is_the_students_passes_and_the_teachers():
+    shapes = {"sentinel2": (10, 48, 48), "modis": (7, 8, 8)}
+    for source, (bands, rows, cols) in shapes.items():
+        flops = forward_flops(SMALL, bands, 16, rows, cols)
+        alone = training_flops(SMALL, shapes, 16, has_teacher=False)[source]
+        assert alone == flops.training == 3 * flops.forward - flops.patch_embedding  # nobody asks for the pixels' gradient
+        assert training_flops(SMALL, shapes, 16, has_teacher=True)[source] == alone + flops.forward
+
+
+def test_peak_is_that_of_the_card_or_unknown():
+    known = {
+        "NVIDIA H100 80GB HBM3": 989.4e12,
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "NVIDIA A100-PCIE-40GB": 312e12,
+        "NVIDIA L40S": 362e12,
+        "NVIDIA L40": 181e12,
+        "Tesla V100-SXM2-32GB": 125e12,
+    }
+    assert {name: peak_flops(name) for name in known} == known
+    unknown = ["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "Tesla V100-PCIE-16GB", "NVIDIA GH200 480GB", "NVIDIA L4", "cpu"]
+    assert [peak_flops(name) for name in unknown] == [None] * len(unknown)
 
 
 def test_without_padding_both_ways_cost_the_same():

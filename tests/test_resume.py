@@ -31,7 +31,7 @@ from tests.disturbed_training import (
 from tests.test_pretrain import ROOT, free_port, options
 from tests.test_stream import write_corpus
 
-STEPS = 30
+STEPS = 60
 ENCODER = EncoderConfig(
     patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=(4, 3, 3), drop_path_rate=0.2
 )
@@ -96,7 +96,7 @@ def assert_close_runs(run: Path, other: Path) -> None:
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
     ways = [kill_all, kill_one_rank] * 5
-    story = disturb(lambda run: start(corpus, run), tmp_path / "run", ways, STEPS, seed=1)
+    story = disturb(lambda run: start(corpus, run), tmp_path / "run", ways, seed=1)
     print("\n".join(story))
     assert sum("resuming after step" in line for line in story) >= 6
     assert_equal_runs(tmp_path / "run", undisturbed)
@@ -125,7 +125,7 @@ def test_goes_on_from_one_rank_to_two_and_with_more_passes(corpus: Path, undistu
 
 @pytest.mark.slow
 def test_stops_when_asked_saves_and_goes_on(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
-    story = disturb(lambda run: start(corpus, run), tmp_path / "run", [ask_one_rank, ask_one_rank], STEPS, seed=3)
+    story = disturb(lambda run: start(corpus, run), tmp_path / "run", [ask_one_rank, ask_one_rank], seed=3)
     for line in story:
         assert f"exit code {STOPPED}" in line, story
         assert "asked to stop: saved after step" in line

@@ -9,7 +9,8 @@ FLOPs are those of the matrix products, two for each multiplication and addition
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -119,6 +120,29 @@ def forward_flops(config: EncoderConfig, bands: int, frames: int, rows: int, col
     return Flops(patch_embedding=patch, projections=projections, attention=attention, merging=merging)
 
 
+def training_flops(
+    config: EncoderConfig, shapes: Mapping[str, tuple[int, int, int]], num_frames: int, has_teacher: bool
+) -> dict[str, float]:
+    """Model FLOPs that a training step takes for one sample, by source; `shapes` are bands, rows and columns of a frame.
+
+    Forward and backward of the student, and the forward pass of the teacher where there is one: what the method asks for, however
+    it is implemented. Blocks that are computed again to save memory do not count (PaLM, appendix B), nor does the linear head.
+    """
+    flops = {source: forward_flops(config, shape[0], num_frames, *shape[1:]) for source, shape in shapes.items()}
+    return {source: each.training + (each.forward if has_teacher else 0) for source, each in flops.items()}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a GPU by the name that CUDA gives it, like `NVIDIA H100 80GB HBM3`; None when it is not in `GPUS`.
+
+    PCIe and NVL cards of a kind are slower than its SXM modules, which `GPUS` lists; only the A100 is not.
+    """
+    words = re.split(r"[\s_-]+", device_name.lower())
+    kind = next((word for word in words if word in GPUS), None)
+    slower = not {"pcie", "nvl"}.isdisjoint(words) and kind != "a100"
+    return None if kind is None or slower else GPUS[kind][0]
+
+
 def _windows(size: Size, window: Size, shifted: bool, padded: bool) -> tuple[int, int]:
     """Tokens in all windows of a map, and pairs of tokens that share one. Both are products over the three axes."""
     fitted, shift = fit_window(size, window, shifted)
@@ -152,13 +176,16 @@ def activation_bytes(
 
 
 def model_bytes(parameters: int, zero_stage: int, gpus: int, bf16: bool) -> dict[str, float]:
-    """Bytes a GPU for weights, gradients and AdamW's state under a ZeRO stage, and for the fp32 mean teacher."""
+    """Bytes a GPU for weights, gradients and AdamW's state under a ZeRO stage, and for the mean teacher.
+
+    The teacher is whole on every GPU: an average in fp32, and with bf16 the copy that runs.
+    """
     item, state = (2, 12) if bf16 else (4, 8)  # with bf16 the optimizer holds fp32 weights beside both moments
     return {
         "weights": item * parameters / (gpus if zero_stage >= 3 else 1),
         "gradients": item * parameters / (gpus if zero_stage >= 2 else 1),
         "optimizer": state * parameters / (gpus if zero_stage >= 1 else 1),
-        "teacher": 4 * parameters,
+        "teacher": (6 if bf16 else 4) * parameters,
     }
 
 

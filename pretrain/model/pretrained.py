@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from data_prep.durable import whole_file
+from pretrain.checkpoint import CHECKPOINTS
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
 
 FORMAT = "agrifm-encoder-1"
@@ -51,6 +52,11 @@ def load_encoder(path: Path | str) -> VideoSwin:
     """
     path = Path(path)
     if path.is_dir():
+        if (path / CHECKPOINTS).is_dir() and not (path / ENCODER_FILE).is_file():
+            raise ValueError(
+                f"{path} is a pretraining that is not done and has no {ENCODER_FILE} yet; write one from its newest checkpoint: "
+                f"python -m pretrain.export {path} encoder.safetensors"
+            )
         path = path / ENCODER_FILE
     if not path.is_file():
         raise ValueError(f"no encoder at {path}: give a finished pretraining run, an encoder.safetensors or a published .pth")

@@ -1,0 +1,155 @@
+"""A training step fed by the stream against the same step on tensors that lie on the device, by ZeRO stage.
+
+    python tests/bench/bench_pretrain.py --output tests/bench/results/pretrain.json
+
+Each stage runs in processes of its own, one a GPU (without a GPU: two, and a small encoder). Within a run, rounds of real steps
+and of steps on one kept batch of each source alternate, so that a slow spell hits both; the median of the ratios of neighbouring
+rounds counts. The shards lie in the page cache: what is asked is whether the stream keeps up, not how fast a disk is.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+import torch  # noqa: E402
+from report import write_report  # noqa: E402
+from tabulate import tabulate  # noqa: E402
+from test_stream import write_corpus  # noqa: E402
+
+from data_prep.command import run_command  # noqa: E402
+from pretrain import engine as ranks  # noqa: E402
+from pretrain.config import PretrainConfig  # noqa: E402
+from pretrain.model import EncoderConfig  # noqa: E402
+from pretrain.model.cost import peak_flops, training_flops  # noqa: E402
+from pretrain.step_report import memory_bytes  # noqa: E402
+from pretrain.stream import Batch, StreamConfig  # noqa: E402
+from pretrain.training_run import TrainingRun, first_batches, prepare  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+SMALL = EncoderConfig(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(4, 7, 7))
+_STAGES = ("zero1", "zero2", "zero3", "zero2_offload")
+
+
+def bench_pretrain(
+    output: Path | None = None,
+    rounds: int = 5,
+    steps: int = 4,
+    samples_a_rank: int | None = None,
+    chip_px: int | None = None,
+    stages: list[str] | None = None,
+    compile: bool = False,
+) -> None:
+    """Measure training steps with real reading against synthetic tensors, their MFU and memory, by ZeRO stage.
+
+    Args:
+        output: JSON file to write; default: print only.
+        rounds: rounds of real and of synthetic steps, alternating.
+        steps: optimizer steps a round, each of one micro-batch of Landsat and one of Sentinel-2.
+        samples_a_rank: of a micro-batch; default: 32 on a GPU, 8 without.
+        chip_px: side of a sample; default: 128 on a GPU, 32 without.
+        stages: names of files in launch/ without `.json`; default: zero1, zero2, zero3, zero2_offload.
+        compile: let torch.compile fuse the blocks; not for zero3.
+    """
+    gpus = torch.cuda.device_count()
+    num_ranks, samples, side = gpus or 2, samples_a_rank or (32 if gpus else 8), chip_px or (128 if gpus else 32)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder, "corpus")
+        corpus.mkdir()
+        write_corpus(corpus, {"landsat": 4 * samples, "sentinel2": 4 * samples}, frames=(40, 60), side=side)
+        for stage in stages or _STAGES:
+            settings = [str(corpus), str(samples * num_ranks), stage, str(rounds), str(steps), str(int(compile))]
+            launcher = [str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error", "--no_local_rank"]
+            command = [
+                *launcher,
+                "--num_accelerators",
+                str(num_ranks),
+                "--master_port",
+                "29617",
+                __file__,
+                "--rank-of",
+                *settings,
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+            line = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
+            if line is None:
+                raise RuntimeError(f"{stage} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+            results.append(json.loads(line))
+    print(tabulate([list(result.values()) for result in results], list(results[0]), floatfmt=".3f"))
+    device = torch.cuda.get_device_name() if gpus else "cpu"
+    write_report(output, ["torch", "deepspeed"], {"device": device, "ranks": num_ranks, "chip_px": side, "results": results})
+
+
+def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int, compiled: bool) -> None:
+    """On every rank of one stage; rank 0 prints a line of JSON."""
+    on_gpu = torch.cuda.is_available()
+    config = PretrainConfig(
+        data=corpus,
+        output=Path(corpus).parent / "run",
+        encoder=EncoderConfig() if on_gpu else SMALL,
+        stream=StreamConfig(global_batch_size=global_batch, num_workers=4 if on_gpu else 1),
+        zero=ROOT / "launch" / f"{stage}.json",
+        precision="bf16" if on_gpu else "fp32",
+        compile=compiled,
+        dry_run=True,  # nothing is written
+    )
+    run = prepare(config)
+    kept = {batch.source: batch.to(run.device) for batch in first_batches(run.stream)}
+    order = [run.stream.source_of(i) for i in range(run.micro_steps)]
+    batches = run.stream.batches(0, 10**9, run.device)
+    run.engine.train()
+    take_steps(run, 2, lambda _: next(batches))
+    real, synthetic = [], []
+    for _ in range(rounds):
+        real.append(take_steps(run, steps, lambda _: next(batches)))
+        synthetic.append(take_steps(run, steps, lambda i: kept[order[i]]))
+    flops = training_flops(run.encoder.config, run.corpus.shapes, config.stream.num_frames, has_teacher=True)
+    of_step = sum(flops[source] for source in order) * global_batch
+    peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
+    seconds = statistics.median(real) / steps
+    memory = max(ranks.gather(memory_bytes(run.device)))
+    if run.is_main:
+        result: dict[str, Any] = {
+            "stage": stage,
+            "samples_s": round(global_batch * run.micro_steps / seconds, 2),
+            "share_of_synthetic": round(statistics.median(s / r for r, s in zip(real, synthetic, strict=True)), 3),
+            "read_gb_s": round(sum(kept[s].nbytes for s in order) * run.world_size / seconds / 1e9, 3),
+            "tflop_s_a_rank": round(of_step / seconds / run.world_size / 1e12, 3),
+            "mfu": round(of_step / seconds / run.world_size / peak, 4) if peak else None,
+            "memory_gb": round(memory / 1e9, 3),
+        }
+        print(json.dumps(result), flush=True)
+    batches.close()  # type: ignore[attr-defined]
+    ranks.leave()
+
+
+def take_steps(run: TrainingRun, steps: int, batch_of: Any) -> float:
+    """Seconds of `steps` optimizer steps; `batch_of` gives the batch of a micro-step."""
+    ranks.barrier()
+    begin = time.perf_counter()
+    for step in range(steps):
+        for micro_step in range(run.micro_steps):
+            batch: Batch = batch_of(micro_step)
+            run.backward(batch, step, micro_step, 1.0)
+        run.optimizer_step(step, 1e-5)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    if "--rank-of" in sys.argv:
+        place = sys.argv.index("--rank-of")
+        data, size, name, *numbers = sys.argv[place + 1 :]
+        measure(data, int(size), name, int(numbers[0]), int(numbers[1]), bool(int(numbers[2])))
+    else:
+        run_command(bench_pretrain)
