@@ -93,36 +93,42 @@ class SampleReader:
             try:
                 for buffer, offset, _, _ in small[i]:
                     sample.read_into(buffer, offset)
-                self._expect_headers(layout, room, i)
             except DamagedSampleError as error:
-                damaged[i] = str(error).format(shard=shards[i], key=keys[i].decode())
+                damaged[i] = str(error)
+                continue
+            wrong = self._wrong_header(layout, room, i)
+            if wrong:
+                damaged[i] = f"{shards[i]}: {keys[i].decode()}.{wrong} as the index says; run data_prep/verify.py"
         written = layout.take(room, CHECKSUMS, rows, frames, np.empty(len(frames), _SUMS))
         layout.take(room, DATES, rows, frames, into.dates)
         layout.take(room, LAND_COVER, np.arange(len(samples))[:, None], np.arange(table.codes), into.land_cover)
         stops = np.cumsum(counts)
         drawn = list(map(slice, (stops - counts).tolist(), stops.tolist()))
         if self._whole:
+            large = [[(_NOTHING, 0, part.start, part.stop)] for part in drawn]
             for i, part in enumerate(drawn):
                 layout.take_frames(room, PIXELS, i, frames[part], into.pixels[part])
                 layout.take_frames(room, VALID, i, frames[part], into.valid[part])
-        compare = _Comparison(into, written, self._whole) if self._check else None
+        read = _CheckedReading(into, written, self._whole) if self._check else _unchecked_reading
         for i, part in enumerate(drawn):
             if i not in damaged:
                 try:
-                    if compare is None:
-                        for buffer, offset, _, _ in large[i]:
-                            opened[i].read_into(buffer, offset)
-                    else:
-                        reads = [(_NOTHING, 0, part.start, part.stop)] if self._whole else large[i]
-                        compare(keys[i], into.land_cover[i], opened[i], reads)
+                    wrong_frames = read(opened[i], large[i], keys[i], into.land_cover[i])
                 except DamagedSampleError as error:
-                    damaged[i] = str(error).format(shard=shards[i], key=keys[i].decode())
+                    damaged[i] = str(error)
+                else:
+                    if wrong_frames:
+                        damaged[i] = (
+                            f"{shards[i]}: {len(wrong_frames)} of {part.stop - part.start} frames read of {keys[i].decode()} are "
+                            f"not as they were written, first that of {into.dates[wrong_frames[0]].astype('datetime64[D]')}; "
+                            "run data_prep/verify.py"
+                        )
             if i in damaged:
-                sample_alone = into.part(i, part)
-                sample_alone.clear()
+                alone = into.part(i, part)
+                alone.clear()
                 if is_url(shards[i]) and not again:  # it may have been damaged on the way here, or in the cache
                     del damaged[i]
-                    for why in self.read(samples[[i]], counts[[i]], frames[part], sample_alone, again=True).values():
+                    for why in self.read(samples[[i]], counts[[i]], frames[part], alone, again=True).values():
                         damaged[i] = why
         return damaged
 
@@ -141,8 +147,8 @@ class SampleReader:
         valid, pixels = reads
         return [valid[begin:end] + pixels[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def _expect_headers(self, layout: _Layout, room: np.ndarray, sample: int) -> None:
-        """Raises DamagedSampleError unless the headers of the members are those of arrays as the index says."""
+    def _wrong_header(self, layout: _Layout, room: np.ndarray, sample: int) -> str | None:
+        """Which member's header is not that of the array that the index says, if any."""
         for member, known in self._headers.items():
             header = layout.header(room, member, sample)
             if header not in known:
@@ -150,10 +156,8 @@ class SampleReader:
             length = self._table.codes if member == LAND_COVER else layout.lengths[sample]
             dtype, frame_shape = self._described[member]
             if known[header] != (dtype, (length, *frame_shape)):
-                raise DamagedSampleError(
-                    f"{{shard}}: {{key}}.{MEMBERS[member]} is not {dtype}{(length, *frame_shape)} as the index says; "
-                    "run data_prep/verify.py"
-                )
+                return f"{MEMBERS[member]} is not {dtype}{(length, *frame_shape)}"
+        return None
 
 
 class _Layout:
@@ -226,18 +230,17 @@ class _Layout:
         np.ndarray(shape, out.dtype, room.data, self._places[sample][member]).take(frames, 0, out, "clip")
 
 
-class _Comparison:
-    """Compares frames that are read with the checksums that were written for them, uint64 (F,)."""
+class _CheckedReading:
+    """Reads frames and compares them with the checksums that were written for them, uint64 (F,)."""
 
     def __init__(self, into: Frames, written: np.ndarray, complete: bool) -> None:
         """`complete` says that all frames are there already."""
-        self._dates, self._written = into.dates, written.tolist()
-        self._days = _copies(into.dates)
+        self._days, self._written = _copies(into.dates), written.tolist()
         parts = _copies if complete else _places  # small frames, for such are complete, are copied in less time than named
         self._pixels, self._valid = parts(into.pixels), parts(into.valid)
 
-    def __call__(self, key: bytes, land_cover: np.ndarray, sample: SampleBytes, reads: list[Read]) -> None:
-        """Read the frames of a sample, and compare each when it is complete. Raises DamagedSampleError."""
+    def __call__(self, sample: SampleBytes, reads: list[Read], key: bytes, land_cover: np.ndarray) -> list[int]:
+        """Read the frames of a sample, and compare each as soon as it is complete; returns those that are wrong."""
         days, pixels, valid, written, read_into = self._days, self._pixels, self._valid, self._written, sample.read_into
         seed = checksum_seed(key, land_cover)
         wrong = []
@@ -247,12 +250,15 @@ class _Comparison:
             for frame in range(first, last):
                 if frame_checksum(seed, days[frame], pixels[frame], valid[frame]) != written[frame]:
                     wrong.append(frame)
-        if wrong:
-            count = sum(last - first for *_, first, last in reads)
-            raise DamagedSampleError(
-                f"{{shard}}: {len(wrong)} of {count} frames read of {{key}} are not as they were written, first that of "
-                f"{self._dates[wrong[0]].astype('datetime64[D]')}; run data_prep/verify.py"
-            )
+        return wrong
+
+
+def _unchecked_reading(sample: SampleBytes, reads: list[Read], _key: bytes, _land_cover: np.ndarray) -> list[int]:
+    """Read the frames of a sample."""
+    for buffer, offset, _, _ in reads:
+        if buffer:
+            sample.read_into(buffer, offset)
+    return []
 
 
 def _copies(array: np.ndarray) -> list[bytes]:
