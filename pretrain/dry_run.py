@@ -72,7 +72,7 @@ def _report(
         shape = " x ".join(map(str, batch.pixels.shape[1:]))
         rows.append([source, len(batch.keys), shape, batch.nbytes / 1e6, 1e3 * read, batch.nbytes / read / 1e9, 1e3 * computed])
     header = ["source", "samples a rank", "frames x bands x rows x cols", "MB", "ms to read", "GB/s, one thread", "ms to compute"]
-    print(tabulate(rows, header, floatfmt=("", "", "", ".1f", ".1f", ".2f", ".0f")))
+    print(tabulate(rows, header, floatfmt=".3g"))
 
     shares = stream.shares
     seconds = dict(zip(measured, computing, strict=True))

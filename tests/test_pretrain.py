@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,8 +155,6 @@ def test_run_leaves_an_encoder_logs_and_metrics(run: Path):
 @pytest.mark.slow
 def test_resumes_bit_for_bit_and_passes_over_a_damaged_checkpoint(run: Path, corpus: Path, tmp_path: Path):
     """A run whose last checkpoint was cut continues from the one before and ends with the same bits."""
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     last = copy / "checkpoints" / f"step-{STEPS:08d}" / "optimizer.safetensors"
@@ -184,6 +183,51 @@ def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Pat
         assert expected in lines[0]
         assert "Traceback" not in finished.stderr
         assert not (tmp_path / "none").exists()
+
+
+def test_a_dry_run_says_what_it_costs_and_writes_nothing(corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--dry-run", "--passes", "2")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    for source in SAMPLES:
+        row = next(line for line in finished.stdout.splitlines() if line.startswith(source))
+        assert row.split()[1] == "2"  # of 4 samples each of two ranks has half
+        assert all(float(number) > 0 for number in row.split()[-4:])
+    epochs = next(line for line in finished.stdout.splitlines() if line.startswith("epochs"))
+    assert "landsat 1.50, modis 1.50, sentinel2 1.50" in epochs  # 3 steps of 4 of 8 samples
+    assert "an optimizer step" in finished.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_damaged_samples_are_passed_over_and_listed(corpus: Path, tmp_path: Path):
+    damaged = shutil.copytree(corpus, tmp_path / "corpus")
+    entry = load_corpus(damaged).samples("modis", "train")[0]
+    content = bytearray(entry.shard.read_bytes())
+    place = entry.members["pixels.npy"]
+    for at in range(place.offset + 128, place.offset + place.size, 2):
+        content[at] ^= 1
+    entry.shard.write_bytes(content)
+    stopped = launch(damaged, tmp_path / "stopped")
+    assert stopped.returncode == 2
+    errors = [line for line in stopped.stderr.splitlines() if line.startswith("error: ")]
+    assert any(entry.key in line and "modis-train-000000.tar" in line for line in errors), stopped.stderr[-2000:]
+    finished = launch(damaged, tmp_path / "run", "--stream.skip_damaged", "1")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert {line["key"] for line in lines} == {entry.key}
+    assert "1 damaged samples passed over" in finished.stdout
+
+
+@pytest.mark.slow
+def test_begins_with_the_weights_of_another_encoder(run: Path, corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "next", "--initial_encoder", str(run), "--optimizer.learning_rate", "1e-30")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    expected = load_encoder(run).state_dict()
+    for name, tensor in load_encoder(tmp_path / "next").state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
+    other = launch(corpus, tmp_path / "other", "--initial_encoder", str(run), "--encoder.embed_dim", "16")
+    assert other.returncode == 2
+    assert "is an encoder of" in other.stderr
 
 
 def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_samples(corpus: Path, tmp_path: Path):
