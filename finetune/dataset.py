@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_prep.scene import Scene
 from data_prep.sensors import Sensor
-from finetune.series import Clip, SceneSeries, Season
+from finetune.series import Clip, SceneSeries, Season, seen_until
 from finetune.task import IGNORE, Task
 
 Normalization = Mapping[str, Mapping[str, Sequence[float]]]
@@ -142,6 +142,9 @@ class WindowDataset(Dataset[dict[str, Any]]):
         turns, flip = (0, 0) if rng is None else (int(rng.integers(4)), int(rng.integers(2)))
         # Seasons come earlier or later elsewhere: all sources are shifted alike.
         shift = 0.0 if rng is None else rng.uniform(-self.shift_days, self.shift_days)
+        seasons = series.seasons
+        if rng is not None and self.task.cut_dates:  # one model for every date at which the series may end
+            seasons = seen_until(seasons, rng.choice(self.task.days_seen(series.year)))
 
         def turned(array: np.ndarray) -> np.ndarray:
             array = np.rot90(array, turns, axes=(-2, -1))
@@ -149,7 +152,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
         data = {}
         for source, clip in self.clips(index).items():
-            pixels = frames(clip, series.seasons[source], self.normalization[source], rng, shift)
+            pixels = frames(clip, seasons[source], self.normalization[source], rng, shift)
             data[source] = torch.from_numpy(turned(pixels))
         label = torch.from_numpy(turned(self.labels[index].astype(np.int64)))
         return {"data": data, "label": label, "file_name": f"{series.scene.name}-r{row:05d}-c{col:05d}"}

@@ -21,12 +21,13 @@ from data_prep.sensors import load_sensors
 from data_prep.simulation import scene_folder
 from data_prep.simulation.archives import mgrs_tile
 from data_prep.simulation.covers import COVERS, CROP_NAMES, INDEX
+from data_prep.simulation.label_maps import boundaries
 from data_prep.simulation.observation import dilated, make_sky, sun_position
 from data_prep.simulation.phenology import Season, Weather, make_weather
 from data_prep.simulation.preview import write_preview
 from data_prep.simulation.randomness import SmoothNoise, generator, normal, power_law_field, uniform
 from data_prep.simulation.regions import REGIONS
-from data_prep.simulation.scene_folder import SceneSettings, boundaries, grids, make_place, simulate_scene
+from data_prep.simulation.scene_folder import SceneSettings, grids, make_place, simulate_scene
 from data_prep.simulation.sources import block_mean
 from data_prep.simulation.spectra import Spectra
 from data_prep.simulation.surface import Surface
