@@ -162,12 +162,12 @@ def season_figure(season: SeasonScores) -> Figure:
             label=name.replace("_", " "),
         )
     early = season.early_enough()[headline]
-    share = f"{100 * season.task.season_share:g} % of the whole season's F1"
+    share = f"{100 * season.task.season_share:g} % of the whole season's"
     if early is not None:
         axes.axhline(100 * season.task.season_share * values[headline][-1], color="#777777", linewidth=1, linestyle=":")
         axes.axvline(date2num(early), color="#777777", linewidth=1, linestyle=":")
-    when = f"{share} from {early} on" if early is not None else f"{share} is not defined"
-    axes.set_title(f"{season.task.title}: {headline.replace('_', ' ')} has {when}", fontsize=11)
+    when = f"is {share} from {early} on" if early is not None else "is 0 or not defined at the end"
+    axes.set_title(f"{season.task.title}: {headline.replace('_', ' ')} F1 {when}", fontsize=11)
     locator = AutoDateLocator()
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

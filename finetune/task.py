@@ -76,7 +76,7 @@ class Task:
         twice = sorted({label for label in claimed if claimed.count(label) > 1})
         if twice or not all(c.labels for c in self.classes[1:]):
             raise ValueError(
-                f"task {self.name}: every class lists its own labels; only the first may list none, and then takes the rest; "
+                f"task {self.name}: every class lists its own labels; only the first class may list none, to take the rest; "
                 f"listed twice: {twice or 'none'}"
             )
         if self.target is not None and self.target not in names:
