@@ -39,14 +39,17 @@ def origins_within(length: int, size: int, stride: int, step: int) -> list[int]:
 def frames(
     clip: Clip, season: Season, known: Mapping[str, Sequence[float]], rng: np.random.Generator | None = None, shift: float = 0.0
 ) -> np.ndarray:
-    """The model's input of one source: float32 (T, C, H, W), normalised by `known` mean and std, zero where not clear."""
+    """The model's input of one source: float32 (T, C, H, W), normalised by `known` mean and std, zero where not clear.
+
+    H and W are those of the clip times `season.upsample`.
+    """
     chosen = season.choose(clip.valid, rng, shift)
     taken = np.flatnonzero(chosen >= 0)
     images = clip.pixels[chosen[taken]]
     mean, std = (np.asarray(known[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
     result = np.zeros((season.periods, *images.shape[1:]), dtype=np.float32)
     result[taken] = (images - mean) / std * clip.valid[chosen[taken]][:, None]
-    return result
+    return result.repeat(season.upsample, axis=-2).repeat(season.upsample, axis=-1) if season.upsample > 1 else result
 
 
 class WindowDataset(Dataset[dict[str, Any]]):

@@ -45,13 +45,14 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Season:
-    """When the images of a clip were taken.
+    """When the images of a clip were taken, and how they become the frames of a model.
 
     Attributes:
         times: (N,) indices of the reader's dates that lie in the season.
         days: (N,) days from the season's beginning to noon of each.
         length: days of the season.
         periods: number of equal periods it is dealt into (the model's frames).
+        upsample: how often pixels are repeated along rows and columns.
         seen_days: days of the season that have passed; images of later days are not there yet and are never chosen.
     """
 
@@ -59,6 +60,7 @@ class Season:
     days: np.ndarray
     length: int
     periods: int
+    upsample: int = 1
     seen_days: float = math.inf
 
     def choose(self, valid: np.ndarray, rng: np.random.Generator | None = None, shift: float = 0.0) -> np.ndarray:
@@ -206,7 +208,10 @@ class SceneSeries:
         with self:
             first = self.readers[task.sources[0]]
             self.year = task.year_of(first.dates) if year is None else year
-            self.seasons = {source: season_of_dates(reader.dates, task, self.year) for source, reader in self.readers.items()}
+            self.seasons = {
+                source: replace(season_of_dates(reader.dates, task, self.year), upsample=task.upsample.get(source, 1))
+                for source, reader in self.readers.items()
+            }
             for source, season in self.seasons.items():
                 if not len(season.times):
                     begin, end = task.season_of(self.year)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Task:
             window ends at one of them or goes on to the end, and the map is scored at each (`finetune/early_season.py`).
             Empty: the whole season always.
         season_share: share of the whole season's score that the map must reach to be early enough.
+        upsample: for each source how often its pixels are repeated along rows and columns before the encoder sees them, 1 where
+            none is given. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has a patch for each pixel.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Task:
     loss: str = "cross_entropy"
     cut_dates: tuple[str, ...] = ()
     season_share: float = 0.95
+    upsample: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.classes]
@@ -90,6 +93,8 @@ class Task:
         self.season_of(2001)
         if not 0 < self.season_share <= 1:
             raise ValueError(f"task {self.name}: season_share is {self.season_share}; expected a share above 0, at most 1")
+        if not isinstance(self.upsample, Mapping) or not all(isinstance(n, int) and n >= 1 for n in self.upsample.values()):
+            raise ValueError(f"task {self.name}: upsample is {self.upsample}; expected {{source: whole number from 1 on}}")
         days = self.days_seen(2001)
         if list(days) != sorted(set(days)):
             raise ValueError(
@@ -190,7 +195,11 @@ def load_task(name_or_path: str) -> Task:
     values = yaml.safe_load(path.read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not describe a task: it holds {type(values).__name__}, expected keys and values")
-    return task_from_dict(values, origin=str(path))
+    task = task_from_dict(values, origin=str(path))
+    unused = sorted(set(task.upsample) - set(task.sources))
+    if unused:
+        raise ValueError(f"{path}: upsample names {', '.join(unused)}, none of the task's sources {', '.join(task.sources)}")
+    return task
 
 
 def _month_and_day(text: str) -> tuple[int, int]:

@@ -156,6 +156,28 @@ def test_a_name_that_no_class_lists_is_refused_where_there_is_no_rest() -> None:
         task.class_indices(np.array([0, 1, 2]), label)
 
 
+def test_coarse_pixels_are_repeated(scene: Scene) -> None:
+    task = load_task("winter_wheat")
+    assert task.upsample == {"modis": 4}
+    repeated, plain = (WindowDataset([scene], t, load_sensors()) for t in (task, replace(task, upsample={})))
+    repeated.normalization = plain.normalization = {"modis": plain.statistics("modis")}
+    for rng in (None, 3):
+        one, other = (d.item(0, None if rng is None else np.random.default_rng(rng)) for d in (repeated, plain))
+        expected = np.kron(other["data"]["modis"].numpy(), np.ones((4, 4)))
+        np.testing.assert_array_equal(one["data"]["modis"].numpy(), expected.astype(np.float32))
+        np.testing.assert_array_equal(one["label"], other["label"])
+    for wrong in (0, 2.5, "4"):
+        with pytest.raises(ValueError, match="upsample is"):
+            replace(task, upsample={"modis": wrong})
+
+
+def test_upsample_of_a_source_that_the_task_does_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "maize.yaml"
+    path.write_text(OWN + "upsample: {modsi: 4}\n")
+    with pytest.raises(ValueError, match="upsample names modsi, none of the task's sources landsat"):
+        load_task(str(path))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
