@@ -25,7 +25,7 @@ def simulate(
     workers: int = 2,
     preview: bool = False,
 ) -> None:
-    """Simulate scenes: Sentinel-2, Landsat and MODIS series with land cover, crop types and parcels.
+    """Simulate scenes: Sentinel-2, Landsat and MODIS series with land cover and labels (data_prep/simulation/label_maps.py).
 
     Interrupted, it goes on where it stopped when it is started again with the same arguments.
 
