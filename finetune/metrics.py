@@ -93,6 +93,15 @@ def headline(result: dict[str, Any], target: str | None) -> tuple[str, float]:
     return f"{target.replace('_', ' ')} F1", result["classes"][target]["f1"]
 
 
+def headline_interval(result: dict[str, Any], target: str | None) -> list[float] | None:
+    """The interval of `headline`'s score: [lower, upper], None where the result has none."""
+    intervals = result.get("intervals")
+    if intervals is None:
+        return None
+    ends: list[float] = intervals["mean_f1"] if target is None else intervals["classes"][target]["f1"]
+    return ends
+
+
 WITH_INTERVAL = ("f1", "mean_f1", "iou", "mean_iou")  # the others would make the table wider than a terminal
 TABLE_HEADER = ["class", "F1 %", "precision %", "recall %", "IoU %", "accuracy %", "pixels"]
 

@@ -31,7 +31,8 @@ def run_report(
     Args:
         metrics: content of `metrics.json`, as it is or read again (null for NaN). Of `metrics["test"]`, what `metrics.scores`
             gives, with "intervals" and "bootstrap" of `with_intervals`; "scenes" {name: headline score}, "boundaries" (the same
-            of `boundary_scores`) and "objects" {class: the same of `object_scores`} where they are.
+            of `boundary_scores`) and "objects" {class: the same of `object_scores`} where they are. `metrics["score"]` is the
+            headline: "name", "value" and, where there is one, "interval".
         task: the task.
         configuration: settings of the run, nested or not.
         pictures: maps {caption: PNG or its path}.
@@ -43,9 +44,8 @@ def run_report(
     page.note(f"{about}best epoch {metrics['best_epoch']}.")
     overall = {"mean F1": "mean_f1", "mean IoU": "mean_iou", "overall accuracy": "overall_accuracy", "kappa × 100": "kappa"}
     rows = [[name, _score(test, intervals, key)] for name, key in overall.items()]
-    if task.target:
-        of_target = intervals.get("classes", {}).get(task.target)
-        rows.insert(0, [score["name"], _score(test["classes"][task.target], of_target, "f1")])
+    if score["name"] not in overall:
+        rows.insert(0, [score["name"], f"{percent(score['value'])}\n{percent_interval(score.get('interval'))}"])
     page.table(["on the test scenes", "%"], rows)
     page.note(_about_intervals(test))
 

@@ -12,7 +12,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 from finetune.bootstrap import interval, with_intervals
-from finetune.metrics import percent_interval, scores, table, without_nan
+from finetune.metrics import headline_interval, percent_interval, scores, table, without_nan
 
 RNG = np.random.default_rng(11)
 
@@ -116,3 +116,11 @@ def test_mistakes_are_named() -> None:
         interval([], np.sum)
     with pytest.raises(ValueError, match="level is 95"):
         interval([1, 2], np.sum, level=95)
+
+
+def test_the_headline_has_the_interval_of_its_score() -> None:
+    matrices = np.array([[[9, 1], [2, 8]], [[8, 2], [3, 7]]])
+    found = with_intervals(matrices, partial(scores, classes=["a", "b"]))
+    assert headline_interval(found, "b") == found["intervals"]["classes"]["b"]["f1"]
+    assert headline_interval(found, None) == found["intervals"]["mean_f1"]
+    assert headline_interval(scores(matrices[0], ["a", "b"]), "b") is None

@@ -20,7 +20,7 @@ from PIL import Image
 from finetune.bootstrap import with_intervals
 from finetune.boundaries import boundary_counts, boundary_scores
 from finetune.html_page import Page
-from finetune.metrics import headline, scores, without_nan
+from finetune.metrics import headline, headline_interval, scores, without_nan
 from finetune.objects import object_counts, object_scores
 from finetune.report import confusion_figure, run_report, training_figure
 from finetune.task import load_task
@@ -88,7 +88,8 @@ def run_metrics(scenes: int, target: str | None = "paddy_rice") -> dict[str, Any
     test["objects"] = {"paddy_rice": with_intervals(counts, object_scores, resamples=200)}
     name, value = headline(test, target)
     history = [{"loss": 0.9, "mean_f1": float("nan")}, {"loss": 0.5, "mean_f1": 0.7}, {"loss": 0.4, "mean_f1": 0.6}]
-    metrics = {"task": TASK.name, "encoder": "scratch", "score": {"name": name, "value": value}, "test": test, "best_epoch": 2}
+    metrics = {"task": TASK.name, "encoder": "scratch", "test": test, "best_epoch": 2}
+    metrics["score"] = {"name": name, "value": value, "interval": headline_interval(test, target)}
     return json.loads(json.dumps(without_nan(metrics | {"history": history, "validation": {}})))
 
 
