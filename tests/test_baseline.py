@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_prep.command import run_command
+from data_prep.command import parse, run_command
 from data_prep.sensors import load_sensors
 from finetune.baseline import BASELINES, TemporalCNN, UNet
 from finetune.crop_mapper import Recipe, build_model, load_model, save_model
 from finetune.predict import predict
-from finetune.run import run
+from finetune.run import TINY, run
 from finetune.task import load_task
 from tests.rice_scenes import write_rice_scene
 
@@ -190,6 +190,17 @@ def test_a_baseline_starts_from_nothing(scenes: Path, tmp_path: Path, changes: d
     with pytest.raises(ValueError, match=message):
         run(task="paddy_rice", data=scenes, output=tmp_path / "run", encoder="unet", **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_encoder_is_a_shape_or_the_name_of_a_baseline() -> None:
+    needed = ["--task", "paddy_rice", "--data", "scenes", "--output", "run"]
+    for words in (
+        ["--encoder.embed-dim", "64", "--encoder.depths=[1,1,2,1]"],
+        ["--encoder", "{embed_dim: 64, depths: [1, 1, 2, 1]}"],
+    ):
+        assert parse(run, [*needed, *words]).encoder == replace(TINY, embed_dim=64, depths=(1, 1, 2, 1))
+    assert parse(run, needed).encoder == TINY
+    assert parse(run, [*needed, "--encoder", "temporal_cnn"]).encoder == "temporal_cnn"
 
 
 def test_unknown_encoders_are_refused(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 import finetune.train as train_module
@@ -23,7 +24,7 @@ from finetune.crop_mapper import CropMapper, load_model, merged_weights
 from finetune.predict import predict
 from finetune.run import run
 from finetune.tuning import LORA_LAYERS, Tuning, parameter_groups, prepare
-from pretrain.model import EncoderConfig, build_encoder, save_encoder
+from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
 from tests.rice_scenes import write_rice_scene
 
 SMALL = EncoderConfig(
@@ -128,7 +129,6 @@ def test_lora_is_a_low_rank_sum_and_its_gradients_are_those_of_the_sum() -> None
 
 
 def test_merged_weights_are_a_plain_model_and_leave_the_other_as_it_is() -> None:
-    peft = pytest.importorskip("peft")
     model = make_model()
     original = {name: weight.clone() for name, weight in model.state_dict().items()}
     prepare(model, Tuning(mode="lora"))
@@ -142,7 +142,7 @@ def test_merged_weights_are_a_plain_model_and_leave_the_other_as_it_is() -> None
     torch.testing.assert_close(model(make_data(), (16, 16)), expected, rtol=0, atol=0)
     # What peft itself makes of it.
     for module in model.modules():
-        if isinstance(module, peft.tuners.lora.LoraLayer):
+        if isinstance(module, LoraLayer):
             module.merge()
     for name, module in lora_layers(model).items():
         torch.testing.assert_close(merged[f"{name}.weight"], module.base_layer.weight)
@@ -243,6 +243,20 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SETTINGS: dict[str, Any] = {"task": "paddy_rice", "frames": 8, "epochs": 3, "batch_size": 4, "decoder_channels": 8}
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_training_heeds_the_rates_of_the_layers(scenes: Path, tmp_path: Path, tune: Any) -> None:
+    """With a hundredth of the rate a layer down, the last block learns and what lies below it hardly moves."""
+    start = load_encoder(scenes / "encoder.safetensors").state_dict()
+    changes = SETTINGS | {"epochs": 1, "weight_decay": 0.0, "tune": tune, "layer_decay": 1e-2, "learning_rate": 1e-2}
+    run(data=scenes, output=tmp_path / "run", checkpoint=scenes / "encoder.safetensors", **changes)
+    for name, weight in load_model(tmp_path / "run")[0].encoder.state_dict().items():
+        moved = float((weight - start[name]).abs().max())
+        if name == "stages.3.blocks.0.mlp.fc2.weight":
+            assert moved > 3e-5
+        elif not name.startswith(("stages.3", "norm")):
+            assert moved < 1e-5, name
 
 
 def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
