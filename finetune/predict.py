@@ -18,6 +18,7 @@ import numpy as np
 import rasterio
 import torch
 from rasterio.windows import Window
+from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.command import run_command
 from data_prep.scene import load_scene
 from data_prep.sensors import Sensor, load_sensors
-from finetune.crop_mapper import CropMapper, Recipe, load_model
+from finetune.crop_mapper import Recipe, load_model
 from finetune.dataset import frames, origins_within, read_classes
 from finetune.map_figure import composite, preview_window, save_map_figure
 from finetune.metrics import confusion, headline, scores
@@ -83,7 +84,7 @@ def predict(
 
 
 def predict_scene(
-    model: CropMapper,
+    model: nn.Module,
     recipe: Recipe,
     series: SceneSeries,
     output: Path,
@@ -142,7 +143,7 @@ def predict_scene(
 
 @torch.no_grad()
 def predict_windows(
-    model: CropMapper, recipe: Recipe, series: SceneSeries, windows: list[dict[str, Clip]], device: torch.device
+    model: nn.Module, recipe: Recipe, series: SceneSeries, windows: list[dict[str, Clip]], device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities float32 (B, classes, size, size), and where the finest source was clear in any image used."""
     size = recipe.task.window_px

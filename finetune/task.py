@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from data_prep.scene import Label
 
 TASKS = Path(__file__).parent / "tasks"
 IGNORE = -1
-LOSSES = ("cross_entropy", "balanced_cross_entropy")
+LOSSES = ("cross_entropy", "balanced_cross_entropy", "dice", "focal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,8 @@ class Task:
             the year before.
         window_px: side of a training window in pixels of the label.
         target: the class whose F1 stands for the task in titles and tables; None for the mean over classes.
-        loss: `cross_entropy`, or `balanced_cross_entropy` with weights by inverse square root of the class's frequency.
+        loss: `cross_entropy`, `balanced_cross_entropy` with weights by inverse square root of the class's frequency, `dice`,
+            `focal` (see `finetune/losses.py`), or the weights of several that are summed: `{cross_entropy: 1, dice: 0.5}`.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Task:
     season: tuple[str, str]
     window_px: int
     target: str | None = None
-    loss: str = "cross_entropy"
+    loss: str | Mapping[str, float] = "cross_entropy"
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.classes]
@@ -78,9 +80,27 @@ class Task:
             raise ValueError(f"task {self.name}: sources must be distinct and at least one, got {list(self.sources)}")
         if self.frames < 1 or self.window_px < 1:
             raise ValueError(f"task {self.name}: frames {self.frames} and window_px {self.window_px} must be at least 1")
-        if self.loss not in LOSSES:
-            raise ValueError(f"task {self.name}: loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
+        self._check_loss()
         self.season_of(2001)
+
+    def _check_loss(self) -> None:
+        """Raises ValueError unless `loss` is a known one, or weights above 0 of known ones."""
+        if isinstance(self.loss, Mapping):
+            good = len(self.loss) > 0 and all(
+                name in LOSSES and isinstance(weight, int | float) and 0 < weight < math.inf for name, weight in self.loss.items()
+            )
+        else:
+            good = self.loss in LOSSES
+        if not good:
+            raise ValueError(
+                f"task {self.name}: loss is {self.loss!r}; expected one of {', '.join(LOSSES)}, "
+                "or weights above 0 of some of them: {cross_entropy: 1, dice: 1}"
+            )
+
+    @property
+    def loss_terms(self) -> dict[str, float]:
+        """The weight of each loss in the sum."""
+        return dict(self.loss) if isinstance(self.loss, Mapping) else {self.loss: 1.0}
 
     def season_of(self, year: int) -> tuple[np.datetime64, np.datetime64]:
         """First day of the season that ends in `year`, and the day after its last."""
