@@ -30,8 +30,9 @@ from data_prep.scene import SPLITS, Scene, find_scenes
 from data_prep.sensors import Sensor, load_sensors
 from finetune.crop_mapper import CropMapper, Recipe, load_model
 from finetune.dataset import WindowDataset, read_classes
+from finetune.map_figure import draw, label_beside, map_confusion
 from finetune.metrics import TABLE_HEADER, headline, scores, table
-from finetune.predict import check_overlap, draw, map_confusion, pick_device, predict_scene
+from finetune.predict import check_overlap, pick_device, predict_scene
 from finetune.series import SceneSeries
 from finetune.task import Task, load_task
 from finetune.train import MODEL_FILE, Progress, Schedule, class_weights, train, write_json
@@ -183,7 +184,7 @@ def test(
         path = output / "maps" / f"{name}.tif"
         with series:
             predict_scene(model, recipe, series, path, device, overlap)
-            draw(path.with_suffix(".png"), recipe.task, series, path, truths[name])
+            draw(path.with_suffix(".png"), recipe.task, series, path, label_beside(series))
         matrix = map_confusion(recipe.task, truths[name], read_map(path))
         total += matrix
         each[name] = headline(scores(matrix, [c.name for c in recipe.task.classes]), recipe.task.target)[1]
