@@ -9,6 +9,7 @@ tie blocks to an order and their margins to the disk.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,9 +78,10 @@ class Mosaic:
 
     def windows_on(self, block: Block) -> tuple[list[int], list[int]]:
         """Rows and columns at which the windows that touch `block` begin: all pairs of them do."""
-        rows = [row for row in self.rows if block.row - self.window < row < block.row + block.height]
-        cols = [col for col in self.cols if block.col - self.window < col < block.col + block.width]
-        return rows, cols
+        return (
+            self.rows[bisect_right(self.rows, block.row - self.window) : bisect_left(self.rows, block.row + block.height)],
+            self.cols[bisect_right(self.cols, block.col - self.window) : bisect_left(self.cols, block.col + block.width)],
+        )
 
     def num_windows(self, block: Block) -> int:
         """How many windows touch `block`."""
@@ -134,7 +136,7 @@ def axis_weights(origins: list[int], ramp: np.ndarray) -> dict[int, np.ndarray]:
     over all windows: each axis is divided by its own sum, at the scene's edges as elsewhere.
     """
     total = np.zeros(max(origins) + len(ramp))
-    for origin in sorted(set(origins)):
+    for origin in origins:
         total[origin : origin + len(ramp)] += ramp
     return {origin: (ramp / total[origin : origin + len(ramp)]).astype(np.float32) for origin in origins}
 

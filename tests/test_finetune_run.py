@@ -22,9 +22,9 @@ import finetune.train as train_module
 from data_prep.command import run_command
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
+from finetune.cog import NO_DATA
 from finetune.crop_mapper import CropMapper, load_model
 from finetune.dataset import WindowDataset
-from finetune.cog import NO_DATA
 from finetune.predict import predict
 from finetune.run import run
 from finetune.task import load_task
