@@ -125,7 +125,8 @@ def geodesic_perimeter(polygons: Sequence[shapely.Polygon]) -> np.ndarray:
     places, line = shapely.get_coordinates(lines, return_index=True)
     if not len(places):
         return np.zeros(len(polygons))
-    (lon, lat), inside = places.T, np.diff(line) == 0
+    lon, lat = places.T
+    inside = np.diff(line) == 0
     _, _, steps = Geod(ellps="WGS84").inv(lon[:-1], lat[:-1], lon[1:], lat[1:])
     return np.bincount(polygon[line[:-1]][inside], weights=steps[inside], minlength=len(polygons))
 

@@ -137,28 +137,27 @@ def save_map_figure(
     """
     matplotlib.use("Agg", force=False)
     shown = np.where(np.isnan(image), to_rgb(NO_DATA_COLOR), image)
-    panels = [("satellite image, median of the season", shown)]
+    panels = [("satellite image, median of the season", shown, pixel)]
     if label is not None:
-        panels.append(("label", colored(np.where(label == IGNORE, -1, label), task)))
-    panels.append(("prediction", colored(predicted.astype(int), task)))
+        panels.append(("label", colored(np.where(label == IGNORE, -1, label), task), pixel))
+    panels.append(("prediction", colored(predicted.astype(int), task), pixel))
     if overview is not None:
-        panels.append(("prediction, all of the map", colored(overview.astype(int), task)))
+        coarse = pixel * predicted.shape[1] / box[3] / overview.shape[1]
+        panels.append(("prediction, all of the map", colored(overview.astype(int), task), coarse))
     height, width = predicted.shape
     side = 4.6
     figure = Figure(figsize=(side * len(panels), side * min(2.0, max(0.5, height / width)) + 1.0), dpi=110, layout="constrained")
-    for axes, (name, picture) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for axes, (name, picture, size) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(picture, interpolation="nearest")
         axes.set_title(name, fontsize=11)
         axes.set_xticks([])
         axes.set_yticks([])
         rows, cols, _ = picture.shape
         if CRS.from_user_input(crs).is_projected:
-            _scale_bar(axes, pixel if rows == height else pixel * width / box[3] / cols, cols, rows)
-        if name.endswith("all of the map"):
-            row, col, tall, wide = box
-            axes.add_patch(
-                Rectangle((col * cols, row * rows), wide * cols, tall * rows, fill=False, edgecolor="black", linewidth=1.5)
-            )
+            _scale_bar(axes, size, cols, rows)
+        if size != pixel:
+            row, col, tall, wide = (share * side for share, side in zip(box, (rows, cols) * 2, strict=True))
+            axes.add_patch(Rectangle((col, row), wide, tall, fill=False, edgecolor="black", linewidth=1.5))
     patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
     patches.append(Patch(facecolor=NO_DATA_COLOR, edgecolor="#555555", label="no data"))
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=11)
