@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +19,6 @@ from finetune.crop_mapper import CropMapper, Recipe, load_model
 from finetune.dataset import frames
 from finetune.mosaic import Block, Mosaic
 from finetune.series import Clip, SceneSeries
-
-Item = TypeVar("Item")
 
 
 def predict_block(
@@ -58,34 +56,68 @@ def blend_block(
     """Class probabilities float32 (classes, height, width), and where the finest source was seen, bool (height, width)."""
     total = np.zeros((len(recipe.task.classes), block.height, block.width), dtype=np.float32)
     seen = np.zeros((block.height, block.width), dtype=bool)
-    rows, cols = mosaic.windows_on(block)
-    for part in _batches(series.windows(rows, cols, mosaic.window), batch_size):
-        # Where a window is never clear there is no data, whatever the model would say: large parts of many scenes.
-        clear_part = [(row, col, clips) for row, col, clips in part if clips[series.finest].valid.any()]
-        if clear_part:
-            predicted, clear = predict_windows(model, recipe, series, [clips for _, _, clips in clear_part], device)
-            for (row, col, _), probability, mask in zip(clear_part, predicted, clear, strict=True):
+    for batch in _read_ahead(_batches(recipe, series, mosaic, block, batch_size)):
+        if batch.places:
+            predicted = predict_windows(model, batch.data, mosaic.window, device)
+            for (row, col), probability, mask in zip(batch.places, predicted, batch.clear, strict=True):
                 inside, outside, weight = mosaic.placed(row, col, block)
                 total[:, *outside] += probability[:, *inside] * weight
                 seen[outside] |= mask[inside]
-        progress(len(part))
+        progress(batch.num_windows)
     return total, seen
 
 
 @torch.no_grad()
-def predict_windows(
-    model: CropMapper, recipe: Recipe, series: SceneSeries, windows: list[dict[str, Clip]], device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class probabilities float32 (B, classes, size, size), and where the finest source was clear in any image used."""
-    size = recipe.task.window_px
-    data = {}
-    for source in recipe.task.sources:
-        known, season = recipe.normalization[source], series.seasons[source]
-        stacked = np.stack([frames(clips[source], season, known) for clips in windows])
-        data[source] = torch.from_numpy(stacked).to(device)
-    probabilities = model(data, (size, size)).softmax(dim=1).cpu().numpy()
-    clear = np.stack([_seen(clips[series.finest], series, size) for clips in windows])
-    return probabilities, clear
+def predict_windows(model: CropMapper, data: Mapping[str, np.ndarray], size: int, device: torch.device) -> np.ndarray:
+    """Class probabilities float32 (B, classes, size, size) from the frames of each source, float32 (B, T, C, H, W)."""
+    inputs = {source: torch.from_numpy(images).to(device) for source, images in data.items()}
+    probabilities: np.ndarray = model(inputs, (size, size)).softmax(dim=1).cpu().numpy()
+    return probabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Windows on their way to the model.
+
+    Attributes:
+        num_windows: windows that were read.
+        places: (row, col) of those that are clear anywhere. In the others there is no data, whatever the model would say: large
+            parts of many scenes.
+        data: frames of each source, float32 (B, T, C, H, W).
+        clear: where the finest source was clear in any image used, bool (size, size) each.
+    """
+
+    num_windows: int
+    places: list[tuple[int, int]]
+    data: dict[str, np.ndarray]
+    clear: list[np.ndarray]
+
+
+def _batches(recipe: Recipe, series: SceneSeries, mosaic: Mosaic, block: Block, batch_size: int) -> Iterator[Batch]:
+    """The windows that touch a block, read and normalised."""
+    rows, cols = mosaic.windows_on(block)
+    windows = series.windows(rows, cols, mosaic.window)
+    while part := list(islice(windows, batch_size)):
+        clear = [(row, col, clips) for row, col, clips in part if clips[series.finest].valid.any()]
+        data = {}
+        for source in recipe.task.sources if clear else ():
+            known, season = recipe.normalization[source], series.seasons[source]
+            data[source] = np.stack([frames(clips[source], season, known) for _, _, clips in clear])
+        yield Batch(
+            num_windows=len(part),
+            places=[(row, col) for row, col, _ in clear],
+            data=data,
+            clear=[_seen(clips[series.finest], series, mosaic.window) for _, _, clips in clear],
+        )
+
+
+def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; while the model works on one, a thread reads the next."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +170,6 @@ def _opened(model: Path, scene: Path, year: int, device: str) -> tuple[CropMappe
     """Model and open scene, kept by the worker process until it ends."""
     mapper, recipe = load_model(model)
     return mapper.to(device), recipe, open_series(recipe, scene, year).__enter__()
-
-
-def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def _seen(clip: Clip, series: SceneSeries, size: int) -> np.ndarray:
