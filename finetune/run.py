@@ -33,8 +33,9 @@ from finetune.checkpoint import check_bands, fingerprint
 from finetune.crop_mapper import Recipe, build_model, load_model
 from finetune.dataset import WindowDataset, read_classes
 from finetune.losses import MapLoss, balanced_weights
+from finetune.map_figure import draw, label_beside, map_confusion
 from finetune.metrics import TABLE_HEADER, headline, scores, table
-from finetune.predict import check_overlap, draw, map_confusion, pick_device, predict_scene
+from finetune.predict import check_overlap, pick_device, predict_scene
 from finetune.selection import selection
 from finetune.series import SceneSeries
 from finetune.task import Task, load_task
@@ -212,7 +213,7 @@ def test(
         path = output / "maps" / f"{name}.tif"
         with series:
             predict_scene(model, recipe, series, path, device, overlap)
-            draw(path.with_suffix(".png"), recipe.task, series, path, truths[name])
+            draw(path.with_suffix(".png"), recipe.task, series, path, label_beside(series))
         matrix = map_confusion(recipe.task, truths[name], read_map(path))
         total += matrix
         each[name] = headline(scores(matrix, [c.name for c in recipe.task.classes]), recipe.task.target)[1]
