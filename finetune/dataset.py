@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_prep.scene import Scene
 from data_prep.sensors import Sensor
-from finetune.series import Clip, SceneSeries, Season
+from finetune.series import Clip, SceneSeries, Season, seen_until
 from finetune.task import IGNORE, Task
 
 Normalization = Mapping[str, Mapping[str, Sequence[float]]]
@@ -39,14 +39,17 @@ def origins_within(length: int, size: int, stride: int, step: int) -> list[int]:
 def frames(
     clip: Clip, season: Season, known: Mapping[str, Sequence[float]], rng: np.random.Generator | None = None, shift: float = 0.0
 ) -> np.ndarray:
-    """The model's input of one source: float32 (T, C, H, W), normalised by `known` mean and std, zero where not clear."""
+    """The model's input of one source: float32 (T, C, H, W), normalised by `known` mean and std, zero where not clear.
+
+    H and W are those of the clip times `season.upsample`.
+    """
     chosen = season.choose(clip.valid, rng, shift)
     taken = np.flatnonzero(chosen >= 0)
     images = clip.pixels[chosen[taken]]
     mean, std = (np.asarray(known[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
     result = np.zeros((season.periods, *images.shape[1:]), dtype=np.float32)
     result[taken] = (images - mean) / std * clip.valid[chosen[taken]][:, None]
-    return result
+    return result.repeat(season.upsample, axis=-2).repeat(season.upsample, axis=-1) if season.upsample > 1 else result
 
 
 class WindowDataset(Dataset[dict[str, Any]]):
@@ -142,6 +145,9 @@ class WindowDataset(Dataset[dict[str, Any]]):
         turns, flip = (0, 0) if rng is None else (int(rng.integers(4)), int(rng.integers(2)))
         # Seasons come earlier or later elsewhere: all sources are shifted alike.
         shift = 0.0 if rng is None else rng.uniform(-self.shift_days, self.shift_days)
+        seasons = series.seasons
+        if rng is not None and self.task.cut_dates:  # one model for every date at which the series may end
+            seasons = seen_until(seasons, rng.choice(self.task.days_seen(series.year)))
 
         def turned(array: np.ndarray) -> np.ndarray:
             array = np.rot90(array, turns, axes=(-2, -1))
@@ -149,7 +155,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
         data = {}
         for source, clip in self.clips(index).items():
-            pixels = frames(clip, series.seasons[source], self.normalization[source], rng, shift)
+            pixels = frames(clip, seasons[source], self.normalization[source], rng, shift)
             data[source] = torch.from_numpy(turned(pixels))
         label = torch.from_numpy(turned(self.labels[index].astype(np.int64)))
         return {"data": data, "label": label, "file_name": f"{series.scene.name}-r{row:05d}-c{col:05d}"}

@@ -18,11 +18,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import rasterio
 import torch
 from tabulate import tabulate
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,10 +29,11 @@ from data_prep.sensors import Sensor, load_sensors
 from finetune.checkpoint import check_bands, fingerprint
 from finetune.crop_mapper import Recipe, build_model, load_model
 from finetune.dataset import WindowDataset, read_classes
+from finetune.evaluation import evaluate_scenes
 from finetune.losses import MapLoss, balanced_weights
-from finetune.map_figure import draw, label_beside, map_confusion
-from finetune.metrics import TABLE_HEADER, headline, scores, table
-from finetune.predict import check_overlap, pick_device, predict_scene
+from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
+from finetune.predict import check_overlap, pick_device
+from finetune.report import run_report
 from finetune.selection import selection
 from finetune.series import SceneSeries
 from finetune.task import Task, load_task
@@ -45,6 +43,7 @@ from pretrain.model import EncoderConfig, load_encoder
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.html"
 
 # The shape of pretrain/configs/tiny.yaml.
 TINY = EncoderConfig(embed_dim=32, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), window_size=(4, 7, 7), drop_path_rate=0.0)
@@ -188,36 +187,14 @@ def run(
     )
     progress = train(model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay)
     trained, _ = load_model(output / MODEL_FILE)
-    result = test(trained.to(place), recipe, tests, truths, output, place, overlap)
-    write_json(output / METRICS_FILE, summary(recipe, progress, result))
+    result = evaluate_scenes(trained.to(place), recipe, tests, truths, output, place, overlap)
+    metrics = summary(recipe, progress, result)
+    pictures = {name: output / "maps" / f"{name}.png" for name in result["scenes"]}
+    run_report(metrics, chosen, settings, pictures).write(output / REPORT_FILE)
+    write_json(output / METRICS_FILE, metrics)  # last: it says that the run is finished
     for opened in (training, validation):
         opened.close()
     show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
-
-
-def test(
-    model: nn.Module,
-    recipe: Recipe,
-    tests: list[SceneSeries],
-    truths: dict[str, np.ndarray],
-    output: Path,
-    device: torch.device,
-    overlap: float,
-) -> dict[str, Any]:
-    """Map every test scene; scores over all labelled pixels of all of them, and of each."""
-    (output / "maps").mkdir(exist_ok=True)
-    total = torch.zeros(len(recipe.task.classes), len(recipe.task.classes), dtype=torch.int64)
-    each = {}
-    for series in tests:
-        name = series.scene.name
-        path = output / "maps" / f"{name}.tif"
-        with series:
-            predict_scene(model, recipe, series, path, device, overlap)
-            draw(path.with_suffix(".png"), recipe.task, series, path, label_beside(series))
-        matrix = map_confusion(recipe.task, truths[name], read_map(path))
-        total += matrix
-        each[name] = headline(scores(matrix, [c.name for c in recipe.task.classes]), recipe.task.target)[1]
-    return scores(total, [c.name for c in recipe.task.classes]) | {"scenes": each}
 
 
 def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +204,7 @@ def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[
         "task": recipe.task.name,
         "encoder": recipe.encoder if isinstance(recipe.encoder, str) else recipe.origin,
         "model": recipe.model_name,
-        "score": {"name": name, "value": score},
+        "score": {"name": name, "value": score, "interval": headline_interval(result, recipe.task.target)},
         "test": result,
         "validation": progress.best,
         "best_epoch": progress.best_epoch,
@@ -245,7 +222,7 @@ def show(output: Path, metrics: dict[str, Any], task: Task) -> None:
         )
     )
     shown = "not defined" if score is None else f"{100 * score:.2f} %"
-    print(f"{name} {shown}; maps in {output / 'maps'}; curves: tensorboard --logdir {output}")
+    print(f"{name} {shown}; report: {output / REPORT_FILE}; maps in {output / 'maps'}; curves: tensorboard --logdir {output}")
 
 
 def scenes_by_split(data: Path) -> dict[str, list[Scene]]:
@@ -287,13 +264,6 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
             f"--output {output} holds a run with other settings ({', '.join(changed)}); choose another folder or remove it"
         )
     return (output / METRICS_FILE).is_file()
-
-
-def read_map(path: Path) -> np.ndarray:
-    """Class indices of a map, uint8 (H, W)."""
-    with rasterio.open(path) as raster:
-        classes: np.ndarray = raster.read(1)
-    return classes
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -46,19 +46,23 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Season:
-    """When the images of a clip were taken.
+    """When the images of a clip were taken, and how they become the frames of a model.
 
     Attributes:
         times: (N,) indices of the reader's dates that lie in the season.
         days: (N,) days from the season's beginning to noon of each.
         length: days of the season.
         periods: number of equal periods it is dealt into (the model's frames).
+        upsample: how often pixels are repeated along rows and columns.
+        seen_days: days of the season that have passed; images of later days are not there yet and are never chosen.
     """
 
     times: np.ndarray
     days: np.ndarray
     length: int
     periods: int
+    upsample: int = 1
+    seen_days: float = math.inf
 
     def choose(self, valid: np.ndarray, rng: np.random.Generator | None = None, shift: float = 0.0) -> np.ndarray:
         """One image a period: valid (N, H, W) -> indices (periods,) into the clip, -1 where the period has none.
@@ -70,9 +74,10 @@ class Season:
         position = (self.days + shift) / (self.length / self.periods)
         off_centre = np.abs(position % 1 - 0.5)
         clear = valid.reshape(len(valid), -1).mean(axis=1)
+        seen = self.days < self.seen_days
         chosen = np.full(self.periods, -1)
         for period in range(self.periods):
-            candidates = np.flatnonzero((np.floor(position) == period) & (clear > 0))
+            candidates = np.flatnonzero((np.floor(position) == period) & (clear > 0) & seen)
             if len(candidates):
                 best = np.lexsort((off_centre[candidates], -clear[candidates]))[0]
                 chosen[period] = candidates[best] if rng is None else rng.choice(candidates)
@@ -85,6 +90,11 @@ def season_of_dates(dates: np.ndarray, task: Task, year: int) -> Season:
     times = np.flatnonzero((dates >= first) & (dates < end))
     days = (dates[times] - first).astype(int) + 0.5
     return Season(times=times, days=days, length=int((end - first).astype(int)), periods=task.frames)
+
+
+def seen_until(seasons: Mapping[str, Season], days: float) -> dict[str, Season]:
+    """The seasons of all sources as they are known when `days` of them have passed: periods after that are empty."""
+    return {source: replace(season, seen_days=days) for source, season in seasons.items()}
 
 
 @dataclass(frozen=True)
@@ -207,7 +217,10 @@ class SceneSeries:
         with self:
             first = self.readers[task.sources[0]]
             self.year = task.year_of(first.dates) if year is None else year
-            self.seasons = {source: season_of_dates(reader.dates, task, self.year) for source, reader in self.readers.items()}
+            self.seasons = {
+                source: replace(season_of_dates(reader.dates, task, self.year), upsample=task.upsample.get(source, 1))
+                for source, reader in self.readers.items()
+            }
             for source, season in self.seasons.items():
                 if not len(season.times):
                     begin, end = task.season_of(self.year)

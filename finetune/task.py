@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Task:
     Attributes:
         name, title: for files and for people.
         label: name of the label raster in `scene.yaml`; its grid is the grid of the map.
-        classes: the first takes every labelled pixel that no other class claims; the index is the value in the map.
+        classes: the index is the value in the map. Each lists the label's names that belong to it; the first may list none and
+            then takes every labelled pixel that no other class claims.
         sources: sources the model reads, in the order of the decoder's channels.
         frames: images a source, one from each of so many equal periods of the season.
         season: first and last (month, day); when the first comes later in the year than the last, the season begins in
@@ -50,6 +51,13 @@ class Task:
         target: the class whose F1 stands for the task in titles and tables; None for the mean over classes.
         loss: `cross_entropy`, `balanced_cross_entropy` with weights by inverse square root of the class's frequency, `dice`,
             `focal` (see `finetune/losses.py`), or the weights of several that are summed: `{cross_entropy: 1, dice: 0.5}`.
+        cut_dates: (month-day) last dates of the season that the model is given, in their order: in training the series of a
+            window ends at one of them or goes on to the end, and the map is scored at each (`finetune/early_season.py`).
+            Empty: the whole season always.
+        season_share: share of the whole season's score that the map must reach to be early enough.
+        objects: the class whose connected areas are scored one by one, such as the interiors of fields; None for none.
+        upsample: for each source how often its pixels are repeated along rows and columns before the encoder sees them, 1 where
+            none is given. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has a patch for each pixel.
     """
 
     name: str
@@ -62,6 +70,10 @@ class Task:
     window_px: int
     target: str | None = None
     loss: str | Mapping[str, float] = "cross_entropy"
+    cut_dates: tuple[str, ...] = ()
+    season_share: float = 0.95
+    objects: str | None = None
+    upsample: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.classes]
@@ -69,19 +81,30 @@ class Task:
             raise ValueError(f"task {self.name}: needs at least two classes with distinct names, got {names}")
         claimed = [label for c in self.classes for label in c.labels]
         twice = sorted({label for label in claimed if claimed.count(label) > 1})
-        if self.classes[0].labels or twice or not all(c.labels for c in self.classes[1:]):
+        if twice or not all(c.labels for c in self.classes[1:]):
             raise ValueError(
-                f"task {self.name}: the first class takes the rest and lists no labels, every other class lists its own; "
+                f"task {self.name}: every class lists its own labels; only the first class may list none, to take the rest; "
                 f"listed twice: {twice or 'none'}"
             )
-        if self.target is not None and self.target not in names:
-            raise ValueError(f"task {self.name}: target is {self.target!r}, which is none of its classes {names}")
+        for key, named in (("target", self.target), ("objects", self.objects)):
+            if named is not None and named not in names:
+                raise ValueError(f"task {self.name}: {key} is {named!r}, which is none of its classes {names}")
         if not self.sources or len(set(self.sources)) < len(self.sources):
             raise ValueError(f"task {self.name}: sources must be distinct and at least one, got {list(self.sources)}")
         if self.frames < 1 or self.window_px < 1:
             raise ValueError(f"task {self.name}: frames {self.frames} and window_px {self.window_px} must be at least 1")
         self._check_loss()
         self.season_of(2001)
+        if not 0 < self.season_share <= 1:
+            raise ValueError(f"task {self.name}: season_share is {self.season_share}; expected a share above 0, at most 1")
+        if not isinstance(self.upsample, Mapping) or not all(isinstance(n, int) and n >= 1 for n in self.upsample.values()):
+            raise ValueError(f"task {self.name}: upsample is {self.upsample}; expected {{source: whole number from 1 on}}")
+        days = self.days_seen(2001)
+        if list(days) != sorted(set(days)):
+            raise ValueError(
+                f"task {self.name}: cut_dates {list(self.cut_dates)} must be distinct, in order, and in the season "
+                f"{list(self.season)}"
+            )
 
     def _check_loss(self) -> None:
         """Raises ValueError unless `loss` is a known one, or weights above 0 of known ones."""
@@ -105,9 +128,7 @@ class Task:
     def season_of(self, year: int) -> tuple[np.datetime64, np.datetime64]:
         """First day of the season that ends in `year`, and the day after its last."""
         try:
-            (first_month, first_day), (last_month, last_day) = (
-                tuple(int(part) for part in month_day.split("-")) for month_day in self.season
-            )
+            (first_month, first_day), (last_month, last_day) = map(_month_and_day, self.season)
             crosses_new_year = (first_month, first_day) > (last_month, last_day)
             first = date(year - crosses_new_year, first_month, first_day)
             last = date(year, last_month, last_day)
@@ -116,6 +137,21 @@ class Task:
                 f"task {self.name}: season is {list(self.season)}; expected two of the form MM-DD ({error})"
             ) from error
         return np.datetime64(first, "D"), np.datetime64(last, "D") + np.timedelta64(1, "D")
+
+    def days_seen(self, year: int) -> tuple[int, ...]:
+        """Days of the season that ends in `year`, up to and with each cut date, and all of them last."""
+        first, end = self.season_of(year)
+        begin = first.astype(date)
+        days = []
+        for cut in self.cut_dates:
+            try:
+                month_day = _month_and_day(cut)
+                last = date(begin.year + (month_day < (begin.month, begin.day)), *month_day)
+            except (ValueError, AttributeError) as error:
+                raise ValueError(f"task {self.name}: cut date {cut!r}; expected MM-DD of any year ({error})") from error
+            days.append((last - begin).days + 1)
+        whole = int((end - first).astype(int))
+        return (*days, whole) if not days or days[-1] != whole else tuple(days)
 
     def year_of(self, dates: np.ndarray) -> int:
         """The year whose season holds most of `dates` (datetime64[D]), the first of equals."""
@@ -131,7 +167,8 @@ class Task:
     def class_indices(self, codes: np.ndarray, label: Label) -> np.ndarray:
         """Label codes -> class indices int64 of the same shape, `IGNORE` where not labelled.
 
-        Raises ValueError for a code without a name in `scene.yaml`: a wrong raster must not pass as "other".
+        Raises ValueError for a code without a name in `scene.yaml`, and for a name that no class takes: a wrong raster must not
+        pass as "other".
         """
         unknown = sorted(set(np.unique(codes).tolist()) - set(label.classes) - {label.nodata})
         if unknown:
@@ -141,8 +178,15 @@ class Task:
         indices = np.full(codes.shape, IGNORE, dtype=np.int64)
         owner = {name: index for index, c in enumerate(self.classes) for name in c.labels}
         for code, name in label.classes.items():
-            if code != label.nodata:
-                indices[codes == code] = owner.get(name, 0)
+            if code == label.nodata:
+                continue
+            where = codes == code
+            if name not in owner and self.classes[0].labels and where.any():
+                raise ValueError(
+                    f"{label.path} holds {name!r} (code {code}), which no class of task {self.name} lists in its labels; add it "
+                    "to one of them, or let the first class list none to take the rest"
+                )
+            indices[where] = owner.get(name, 0)
         return indices
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,4 +218,14 @@ def load_task(name_or_path: str) -> Task:
     values = yaml.safe_load(path.read_text())
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not describe a task: it holds {type(values).__name__}, expected keys and values")
-    return task_from_dict(values, origin=str(path))
+    task = task_from_dict(values, origin=str(path))
+    unused = sorted(set(task.upsample) - set(task.sources))
+    if unused:
+        raise ValueError(f"{path}: upsample names {', '.join(unused)}, none of the task's sources {', '.join(task.sources)}")
+    return task
+
+
+def _month_and_day(text: str) -> tuple[int, int]:
+    """Numbers of "MM-DD". Raises ValueError and AttributeError when it is something else."""
+    month, day = (int(part) for part in text.split("-"))
+    return month, day

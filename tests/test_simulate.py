@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import zarr
+from scipy import ndimage
 
 from data_prep.landcover import load_legend
 from data_prep.readers import open_reader
@@ -21,15 +23,16 @@ from data_prep.sensors import load_sensors
 from data_prep.simulation import scene_folder
 from data_prep.simulation.archives import mgrs_tile
 from data_prep.simulation.covers import COVERS, CROP_NAMES, INDEX
+from data_prep.simulation.label_maps import LULC_NAMES, boundaries, write_maps
 from data_prep.simulation.observation import dilated, make_sky, sun_position
 from data_prep.simulation.phenology import Season, Weather, make_weather
 from data_prep.simulation.preview import write_preview
 from data_prep.simulation.randomness import SmoothNoise, generator, normal, power_law_field, uniform
 from data_prep.simulation.regions import REGIONS
-from data_prep.simulation.scene_folder import SceneSettings, boundaries, grids, make_place, simulate_scene
+from data_prep.simulation.scene_folder import SceneSettings, grids, make_place, simulate_scene
 from data_prep.simulation.sources import block_mean
 from data_prep.simulation.spectra import Spectra
-from data_prep.simulation.surface import Surface
+from data_prep.simulation.surface import Surface, rasterise
 
 PLACES = {region.name: place for place, region in enumerate(REGIONS)}
 
@@ -145,7 +148,7 @@ def test_maps_lie_on_the_grids_and_agree(italian: Path) -> None:
     maps = {}
     for name, label in scene.labels.items():
         with rasterio.open(label.path) as raster:
-            expected = grid["sentinel2" if name.endswith("10m") else "landsat"]
+            expected = grid["sentinel2" if name.endswith("10m") else "modis" if name.endswith("480m") else "landsat"]
             assert raster.transform == expected.transform, name
             assert raster.crs.to_epsg() == 32632
             maps[name] = raster.read(1)
@@ -160,6 +163,71 @@ def test_maps_lie_on_the_grids_and_agree(italian: Path) -> None:
     fine = maps["crop_type_10m"][1::3, 1::3]  # the 10 m pixel in the middle of each 30 m pixel
     assert (fine == crops[inside, inside]).mean() > 0.85
     assert set(np.unique(maps["field_boundary_10m"])) == {1, 2, 100}
+    # Land use tells the same crops, and water, forest and wetland where the land cover has them.
+    lulc, is_crop = maps["lulc_10m"], maps["crop_type_10m"] < 11
+    assert (lulc[is_crop] == maps["crop_type_10m"][is_crop]).all()
+    coarse = cover[inside, inside]
+    for code, glc in ((15, (210,)), (12, (52, 62, 72)), (14, (182,))):
+        same = (lulc[1::3, 1::3] == code)[np.isin(coarse, glc)]
+        assert same.size == 0 or same.mean() > 0.8, LULC_NAMES[code]
+
+
+def test_labels_of_each_task_by_counting_cells() -> None:
+    settings = small("jianghan")
+    place = make_place(settings)
+    margin = scene_folder.tile_margin_m(settings)
+    names = np.array([cover.name for cover in COVERS])
+
+    def covers(left: int, cell_m: int, cells: int) -> np.ndarray:
+        flat = SmoothNoise("none", scale=100.0, extent=3000.0)
+        keys = rasterise(place.landscape, left, left, cell_m, cells, (flat, flat)).key
+        return names[place.objects.cover[np.searchsorted(place.objects.key, keys)]]
+
+    crops = {cover.name: CROP_NAMES[cover.crop] for cover in COVERS if cover.crop < 11}
+    land = {
+        "bare_or_fallow": {"fallow", "rock", "sparse_vegetation"},
+        "forest": {"deciduous_forest", "evergreen_forest", "needle_forest"},
+        "grassland": {"grassland", "annual_grassland", "shrubland"},
+        "wetland": {"marsh"},
+        "water": {"river", "lake", "pond"},
+        "built_up": {"paved_road", "red_roofs", "grey_roofs", "blue_roofs", "yard", "track"},
+    }
+    of_cover = crops | {cover: name for name, found in land.items() for cover in found}
+    with tempfile.TemporaryDirectory() as folder:
+        labels = write_maps(place.objects, place.pixels, grids(settings), Path(folder))
+        found = {}
+        for name in ("lulc_10m", "winter_wheat_480m"):
+            with rasterio.open(Path(folder) / labels[name]["path"]) as raster:
+                found[name] = np.vectorize(labels[name]["classes"].get)(raster.read(1))
+    fine = np.vectorize(of_cover.get)(covers(margin, 5, 192))
+    order = list(labels["lulc_10m"]["classes"].values())
+    assert len(order) == 16
+    for row, column in itertools.product(range(0, 96, 5), range(0, 96, 5)):
+        cells = fine[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel().tolist()
+        assert found["lulc_10m"][row, column] == max(order, key=cells.count), "the most frequent, the first of equals"
+    wheat = np.isin(covers(0, 10, 288), ["winter_wheat", "wheat_then_maize", "wheat_then_rice"])
+    expected = wheat.reshape(6, 48, 6, 48).mean(axis=(1, 3)) >= 0.25
+    np.testing.assert_array_equal(found["winter_wheat_480m"] == "winter_wheat", expected)
+    assert 0 < expected.mean() < 1
+
+
+def test_interiors_that_a_boundary_keeps_apart_are_the_fields(italian: Path) -> None:
+    with rasterio.open(italian / "field_boundary_10m.tif") as raster, rasterio.open(italian / "parcels_10m.tif") as fields:
+        kinds, parcels = raster.read(1), fields.read(1)
+    np.testing.assert_array_equal(kinds == 100, parcels == 0)
+    pieces, count = ndimage.label(kinds == 1)
+    owners = [np.unique(parcels[pieces == piece]) for piece in range(1, count + 1)]
+    assert all(len(owner) == 1 for owner in owners), "no piece reaches into a second field"
+    # Roads and narrow ends cut some fields; most of the land lies in one piece a field.
+    largest: dict[int, int] = {}
+    for piece, (owner,) in enumerate(owners, 1):
+        largest[owner] = max(largest.get(owner, 0), int((pieces == piece).sum()))
+    assert sum(largest.values()) > 0.85 * (kinds == 1).sum()
+    # A boundary is one pixel wide in its field: whatever lies further in is interior.
+    inside = np.zeros(kinds.shape, dtype=bool)
+    for parcel in np.unique(parcels[parcels > 0]):
+        inside |= ndimage.binary_erosion(parcels == parcel, border_value=1)
+    np.testing.assert_array_equal(kinds == 1, inside)
 
 
 def test_grids_nest() -> None:

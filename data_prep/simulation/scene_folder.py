@@ -17,12 +17,12 @@ from affine import Affine
 from rasterio.warp import transform as reproject
 
 from data_prep.grid import Grid
-from data_prep.landcover import load_legend
 from data_prep.scene import DESCRIPTION, SPLITS
 from data_prep.sensors import load_sensors
 from data_prep.simulation import archives
-from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
-from data_prep.simulation.landscape import Kind, Landscape
+from data_prep.simulation.covers import COVERS
+from data_prep.simulation.label_maps import write_maps
+from data_prep.simulation.landscape import Landscape
 from data_prep.simulation.observation import plan_acquisitions
 from data_prep.simulation.phenology import Season, make_weather
 from data_prep.simulation.randomness import SmoothNoise
@@ -32,12 +32,10 @@ from data_prep.simulation.spectra import Spectra
 from data_prep.simulation.surface import Objects, Pixels, Surface, find_objects, rasterise
 
 RECORD = "simulation.json"  # the settings a finished scene was made with
-VERSION = 2  # raise it when the same settings give other bytes
+VERSION = 3  # raise it when the same settings give other bytes
 LANDSAT_M, SENTINEL2_M = 30, 10
 MODIS_LANDSATS = 16  # a MODIS pixel is 16 x 16 Landsat pixels: 480 m
 CLOUD_LIMIT = {"sentinel2": 0.75, "landsat": 0.80}
-BOUNDARY_NAMES = {1: "interior", 2: "boundary", NOT_CROPLAND: "not_cropland"}
-BOUNDARY_COLORS = {1: "#f3e6b3", 2: "#222222", NOT_CROPLAND: "#d9d9d9"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +222,7 @@ def _write(settings: SceneSettings, folder: Path) -> dict[str, Any]:
         sensors["modis"], season, weather, surface["modis"], place.pixels["modis"], settings.modis_days, days, names
     )
     archives.write_hdf5(folder / "modis.h5", modis, year, grid["modis"], sensors["modis"])
-    labels = _write_maps(place, grid, folder)
+    labels = write_maps(place.objects, place.pixels, grid, folder)
     description = {
         "name": settings.name,
         "region": region.name,
@@ -251,39 +249,3 @@ def _write(settings: SceneSettings, folder: Path) -> dict[str, Any]:
         "fields": int(place.objects.parcel.astype(bool).sum()),
         "rice %": round(100 * rice, 1),
     }
-
-
-def _write_maps(place: Place, grid: dict[str, Grid], folder: Path) -> dict[str, Any]:
-    """Land cover at 30 m; crop types and parcels at 30 m and 10 m; field boundaries at 10 m. Returns scene.yaml's labels."""
-    legend = load_legend("glc_fcs30d")
-    group_colors = dict(zip(legend.classes, legend.colors, strict=True))
-    cover_colors = {code: group_colors[group] for code, group in zip(legend.codes, legend.groups, strict=True)}
-    crop_colors = {cover.crop: cover.color for cover in COVERS if cover.crop != NOT_CROPLAND} | {NOT_CROPLAND: "#d9d9d9"}
-    objects = place.objects
-    glc = np.array([cover.glc for cover in COVERS], dtype=np.uint8)[objects.cover]
-    crop = np.array([cover.crop for cover in COVERS], dtype=np.uint8)[objects.cover]
-    # Narrow strips between fields are mapped with the fields around them by a 30 m product.
-    glc[objects.kind == Kind.MARGIN] = 10
-    archives.write_raster(
-        folder / "landcover.tif", place.pixels["landsat"].majority(glc), grid["landsat"], legend.fill[0], cover_colors
-    )
-    labels: dict[str, Any] = {}
-    for source, suffix in (("landsat", ""), ("sentinel2", "_10m")):
-        pixels = place.pixels[source]
-        parcels = objects.parcel[pixels.largest()]
-        archives.write_raster(folder / f"crop_type{suffix}.tif", pixels.majority(crop), grid[source], 0, crop_colors)
-        archives.write_raster(folder / f"parcels{suffix}.tif", parcels, grid[source], 0)
-        labels[f"crop_type{suffix}"] = {"path": f"crop_type{suffix}.tif", "classes": CROP_NAMES, "nodata": 0}
-        labels[f"parcels{suffix}"] = {"path": f"parcels{suffix}.tif", "classes": {}, "nodata": 0}
-    archives.write_raster(folder / "field_boundary_10m.tif", boundaries(parcels), grid["sentinel2"], 0, BOUNDARY_COLORS)
-    labels["field_boundary_10m"] = {"path": "field_boundary_10m.tif", "classes": BOUNDARY_NAMES, "nodata": 0}
-    return labels
-
-
-def boundaries(parcels: np.ndarray) -> np.ndarray:
-    """Codes of BOUNDARY_NAMES, uint8 (H, W): a field's pixel is boundary when one of its four neighbours is not of the field."""
-    padded = np.pad(parcels, 1, mode="edge")
-    edge = np.zeros(parcels.shape, dtype=bool)
-    for neighbour in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        edge |= neighbour != parcels
-    return np.where(parcels == 0, NOT_CROPLAND, np.where(edge, 2, 1)).astype(np.uint8)

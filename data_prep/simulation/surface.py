@@ -194,6 +194,10 @@ class Pixels:
         np.add.at(area, (pixel, of_object[self._object]), self._weights[:, 0])
         return codes[area.argmax(axis=1)].reshape(self.shape)
 
+    def share(self, chosen: np.ndarray) -> np.ndarray:
+        """Share of each pixel's area that the chosen objects, bool (N,), fill: float32 (H, W)."""
+        return np.add.reduceat(self._weights[:, 0] * chosen[self._object], self._start).reshape(self.shape)
+
     def largest(self) -> np.ndarray:
         """Index of the object that fills most of each pixel: int64 (H, W)."""
         order = np.lexsort((-self._weights[:, 0], np.repeat(np.arange(len(self._start)), self._lengths())))
