@@ -93,8 +93,8 @@ def write_fields(map: Path, class_name: str, output: Path, min_area_ha: float = 
 def outlines(map: Path, class_index: int) -> Iterator[shapely.Polygon]:
     """The connected areas of one class of a map, in its CRS, from the map's upper edge downwards.
 
-    GDAL's polygonisation reads the map line by line and joins areas by union-find. Memory grows with the polygons, some
-    2 kB each, not with the map.
+    GDAL's polygonisation reads the map line by line and joins what touches, so memory grows with the outlines, not with the map:
+    some 0.2 kB a vertex until the file is written, 1 GB for 300,000 fields of 15 vertices.
     """
     with tempfile.TemporaryDirectory() as folder, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
         mask = Path(folder) / "mask.tif"

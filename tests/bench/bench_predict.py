@@ -36,7 +36,7 @@ from tests.rice_scenes import write_rice_scene  # noqa: E402
 
 SOURCES = {"landsat": 6, "modis": 7}
 # name, encoder, width of the decoder, side of the scene in pixels of 30 m
-CASES = [("tiny", TINY, 64, 512), ("AgriFM", EncoderConfig(), 256, 128)]
+CASES = [("tiny", TINY, 64, 512), ("AgriFM", EncoderConfig(), 256, 256)]
 
 
 class Timed(torch.nn.Module):
