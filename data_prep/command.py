@@ -13,7 +13,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from dataclasses import is_dataclass
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -33,14 +34,18 @@ class _Parser(ArgumentParser):
     def _known(self, word: str) -> str:
         """`--stream.num-workers=2` -> `--stream.num_workers=2`; what is no option, or an unknown one, stays as it is.
 
-        Only the option's own name is touched: `--chip-px.my-sensor` -> `--chip_px.my-sensor`, a key of a dictionary.
+        Only options' own names are touched: `--chip-px.my-sensor` -> `--chip_px.my-sensor`, a key of a dictionary; but fields of
+        a dataclass that an option may take among other things are names of options, too.
         """
         name, equals, value = word.partition("=")
         parts = name.split(".")
         for count in range(len(parts), 0, -1):
             option = "--" + ".".join(parts[:count]).removeprefix("--").replace("-", "_")
             if name.startswith("--") and option in self._option_string_actions:
-                return ".".join([option, *parts[count:]]) + equals + value
+                rest = parts[count:]
+                if any(is_dataclass(kind) for kind in get_args(getattr(self._option_string_actions[option], "_typehint", None))):
+                    rest = [part.replace("-", "_") for part in rest]
+                return ".".join([option, *rest]) + equals + value
         return word
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002

@@ -2,37 +2,55 @@
 
     python finetune/predict.py --model runs/paddy_rice --input scenes/SCENE --output map.tif
 
-The scene is read in windows that overlap, their class probabilities are blended with a weight that falls smoothly to the
-window's edges, and rows are written as soon as no later window touches them.
+The scene is read in windows that overlap, their class probabilities are blended (finetune/mosaic.py), and the map is made block
+by block in constant memory. Finished blocks wait in a folder `.map.tif.parts`: a command that was stopped goes on from there
+when it is started again.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import rasterio
 import torch
-from rasterio.windows import Window
+import xxhash
+from torch import nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import run_command
-from data_prep.scene import load_scene
-from data_prep.sensors import Sensor, load_sensors
-from finetune.crop_mapper import CropMapper, Recipe, load_model
-from finetune.dataset import frames, origins_within, read_classes
-from finetune.map_figure import composite, preview_window, save_map_figure
-from finetune.metrics import confusion, headline, scores
-from finetune.series import Clip, SceneSeries, raster_grid
-from finetune.task import Task
+from data_prep.engines import open_engine
+from finetune.block_prediction import BlockJob, open_series, predict_block, predict_in_worker
+from finetune.cog import count_classes, write_classes, write_probabilities
+from finetune.crop_mapper import Recipe, load_model
+from finetune.fields import check_class, write_fields
+from finetune.finished_blocks import FinishedBlocks
+from finetune.map_figure import draw, label_beside
+from finetune.mosaic import Block, Mosaic, default_block
+from finetune.series import SceneSeries
 
-NO_DATA = 255
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Processes that predict blocks.
+
+    Attributes:
+        count: how many.
+        engine: see data_prep/engines.py.
+        scheduler: address of a running Dask cluster, or `slurm`.
+        model: file or folder from which each process loads the model.
+    """
+
+    count: int
+    engine: Literal["local", "dask"] = "local"
+    scheduler: str | None = None
+    model: Path
 
 
 def predict(
@@ -43,8 +61,14 @@ def predict(
     batch_size: int = 16,
     year: int | None = None,
     device: str = "auto",
+    probabilities: bool = False,
+    polygons: str | None = None,
+    workers: int = 1,
+    engine: Literal["local", "dask"] = "local",
+    scheduler: str | None = None,
+    block_px: int | None = None,
 ) -> None:
-    """Map a scene: a GeoTIFF with class indices and, beside it, a PNG to look at.
+    """Map a scene: a Cloud-Optimised GeoTIFF with class indices and, beside it, a PNG to look at.
 
     Args:
         model: folder that finetune/run.py wrote, or its model.safetensors.
@@ -54,159 +78,169 @@ def predict(
         batch_size: windows at a time.
         year: year in which the season ends; the default takes the one with most images.
         device: auto, cpu or cuda.
+        probabilities: also write NAME_probabilities.tif, a band a class, stored number / 250.
+        polygons: a class whose connected areas are also written as polygons, NAME_fields.parquet (GeoParquet, fiboa names).
+        workers: processes; more than one compute with one thread each.
+        engine: local or dask, for several workers.
+        scheduler: address of a running Dask cluster, or slurm for one of SLURM jobs.
+        block_px: side of the blocks in which the map is made; the default takes some eight windows.
     """
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif")
+    if workers < 1 or batch_size < 1:
+        raise ValueError(f"--workers is {workers} and --batch_size {batch_size}; both must be at least 1")
     mapper, recipe = load_model(model)
-    scene = load_scene(input)
-    sensors = recipe.sensors | load_sensors(input.resolve().parent / "sources")
-    check_sensors(recipe, sensors)
     place = pick_device(device)
     check_overlap(overlap)
-    series = SceneSeries(scene, recipe.task, sensors, pixel=recipe.pixel, year=year)
+    if polygons is not None:
+        check_class(polygons, [c.name for c in recipe.task.classes])
+    series = open_series(recipe, input, year)
     series.check_window(recipe.task.window_px)
     label = label_beside(series)
+    several = workers > 1 or scheduler is not None or engine == "dask"
+    processes = Workers(count=workers, engine=engine, scheduler=scheduler, model=model) if several else None
+    written = [output, output.with_suffix(".png")]
     with series:
         output.parent.mkdir(parents=True, exist_ok=True)
-        predict_scene(mapper.to(place), recipe, series, output, place, overlap, batch_size)
-        picture = output.with_suffix(".png")
-        draw(picture, recipe.task, series, output, label)
-    with rasterio.open(output) as written:
-        found = written.read(1)
-    shares = ", ".join(
-        f"{c.name} {100 * np.mean(found[found != NO_DATA] == i) if (found != NO_DATA).any() else 0:.1f} %"
-        for i, c in enumerate(recipe.task.classes)
-    )
-    print(
-        f"{output}: {found.shape[0]} x {found.shape[1]} px; {shares}; no data {100 * np.mean(found == NO_DATA):.1f} %; {picture}"
-    )
+        predict_scene(
+            mapper.to(place), recipe, series, output, place, overlap, batch_size,
+            block_px=block_px, probabilities=probabilities, workers=processes,
+        )  # fmt: skip
+        draw(written[1], recipe.task, series, output, label)
+    if probabilities:
+        written.append(probabilities_beside(output))
+    if polygons is not None:
+        written.append(output.with_name(f"{output.stem}_fields.parquet"))
+        write_fields(output, polygons, written[-1])
+    counts = count_classes(output, len(recipe.task.classes))
+    known, total = max(counts[:-1].sum(), 1), counts.sum()
+    shares = ", ".join(f"{c.name} {100 * n / known:.1f} %" for c, n in zip(recipe.task.classes, counts[:-1], strict=True))
+    height, width = series.grid.shape
+    print(f"{height} x {width} px; {shares}; no data {100 * counts[-1] / total:.1f} %; {', '.join(map(str, written))}")
 
 
 def predict_scene(
-    model: CropMapper,
+    model: nn.Module,
     recipe: Recipe,
     series: SceneSeries,
     output: Path,
     device: torch.device,
     overlap: float = 0.5,
     batch_size: int = 16,
+    *,
+    block_px: int | None = None,
+    probabilities: bool = False,
+    workers: Workers | None = None,
 ) -> None:
-    """Write the map of one scene as GeoTIFF: class indices uint8, `NO_DATA` where the finest source was never clear.
+    """Write the map of one scene as COG: class indices uint8, `NO_DATA` where the finest source was never clear.
 
-    Memory grows with the width of the scene, not with its height. The file appears under its name when it is whole.
+    Memory does not grow with the scene: a block's sums, and what `SceneSeries.windows` reads together. The files appear under
+    their names when they are whole; until then finished blocks wait in a folder beside `output`, and the same call goes on.
+
+    Args:
+        model: the model, in `device`'s memory.
+        recipe: what `load_model` gives with it.
+        series: the scene, open.
+        output: the GeoTIFF; probabilities get the name `probabilities_beside`.
+        device: where to compute.
+        overlap: share of a window that its neighbour covers too.
+        batch_size: windows at a time.
+        block_px: side of a block; None takes `default_block`.
+        probabilities: also write probabilities.
+        workers: processes that predict; None predicts here.
     """
-    task, grid = recipe.task, series.grid
-    size = task.window_px
+    task, size = recipe.task, recipe.task.window_px
     series.check_window(size)
     # Windows must begin on whole pixels of every source.
     stride = max(series.step, round(size * (1 - overlap)) // series.step * series.step)
-    rows, cols = (origins_within(length, size, stride, series.step) for length in grid.shape)
-    weight = blend_weight(size)
-    profile = grid.profile() | {"driver": "GTiff", "count": 1, "dtype": "uint8", "nodata": NO_DATA, "compress": "deflate"}
-    profile |= {"blockysize": min(stride, grid.height), "bigtiff": "if_safer"}
-    temporary = output.with_name(f".{output.name}.tmp")
-    width = cols[-1] + size
-    # Sums of weighted probabilities; the largest is the largest of their weighted mean too.
-    total = np.zeros((len(task.classes), size, width), dtype=np.float32)
-    seen = np.zeros((size, width), dtype=bool)
+    height, width = series.grid.shape
+    side = default_block(size) if block_px is None else block_px
+    mosaic = Mosaic(height=height, width=width, window=size, stride=stride, step=series.step, block=side)
     model.eval()
+    finished = FinishedBlocks(output, plan_of(model, recipe, series, mosaic, device, batch_size, probabilities))
+    blocks = mosaic.blocks
+    todo = [number for number in range(len(blocks)) if number not in finished]
+    windows = [mosaic.num_windows(block) for block in blocks]
+    done = sum(windows) - sum(windows[number] for number in todo)
+    if done:
+        print(f"{series.scene.name}: {len(blocks) - len(todo)} of {len(blocks)} blocks are there, going on")
     try:
-        with (
-            rasterio.open(temporary, "w", **profile) as raster,
-            tqdm(total=len(rows) * len(cols), desc=f"mapping {series.scene.name}", unit="window") as bar,
-        ):
-            raster.write_colormap(1, {i: _rgba(c.color) for i, c in enumerate(task.classes)})
-            raster.update_tags(task=task.name, year=series.year)
-            raster.update_tags(1, **{f"class_{i}": c.name for i, c in enumerate(task.classes)})
-            for (row, strip), after in zip(_by_row(series.windows(rows, cols, size)), [*rows[1:], grid.height], strict=True):
-                for start in range(0, len(strip), batch_size):
-                    part = strip[start : start + batch_size]
-                    probabilities, clear = predict_windows(model, recipe, series, [clips for _, clips in part], device)
-                    for (col, _), probability, mask in zip(part, probabilities, clear, strict=True):
-                        total[:, :, col : col + size] += probability * weight
-                        seen[:, col : col + size] |= mask
-                    bar.update(len(part))
-                # Rows above the next windows are final.
-                done = after - row
-                classes = np.where(seen, total.argmax(axis=0), NO_DATA).astype(np.uint8)[:done, : grid.width]
-                raster.write(classes, 1, window=Window(0, row, grid.width, done))
-                for buffer in (total, seen):
-                    buffer[..., : size - done, :] = buffer[..., done:, :].copy()
-                    buffer[..., size - done :, :] = 0
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with tqdm(total=sum(windows), initial=done, desc=f"mapping {series.scene.name}", unit="window") as bar:
+            if workers is None:
+                for number in todo:
+                    block = blocks[number]
+                    finished.write(
+                        number,
+                        predict_block(model, recipe, series, mosaic, block, device, batch_size, probabilities, bar.update),
+                    )
+            else:
+                job = BlockJob(
+                    model=workers.model.resolve(), scene=series.scene.folder.resolve(), year=series.year, device=device.type,
+                    mosaic=mosaic, batch_size=batch_size, probabilities=probabilities,
+                )  # fmt: skip
+                with open_engine(workers.engine, workers.count, workers.scheduler) as map_jobs:
+                    for number, arrays in map_jobs(partial(predict_in_worker, job), todo):
+                        finished.write(number, arrays)
+                        bar.update(windows[number])
+
+        def of(name: str) -> Iterator[tuple[Block, np.ndarray]]:
+            return ((block, finished.read(number)[name]) for number, block in enumerate(blocks))
+
+        tags = {"task": task.name, "scene": series.scene.name, "year": series.year, "last_image": last_image(series)}
+        if probabilities:
+            write_probabilities(probabilities_beside(output), finished.folder, series.grid, task, of("probabilities"), tags)
+        write_classes(output, finished.folder, series.grid, task, of("classes"), tags)
+        finished.remove()
+    except BaseException:
+        finished.remove_if_empty()
+        raise
 
 
-@torch.no_grad()
-def predict_windows(
-    model: CropMapper, recipe: Recipe, series: SceneSeries, windows: list[dict[str, Clip]], device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class probabilities float32 (B, classes, size, size), and where the finest source was clear in any image used."""
-    size = recipe.task.window_px
-    data = {}
-    for source in recipe.task.sources:
-        known, season = recipe.normalization[source], series.seasons[source]
-        stacked = np.stack([frames(clips[source], season, known) for clips in windows])
-        data[source] = torch.from_numpy(stacked).to(device)
-    probabilities = model(data, (size, size)).softmax(dim=1).cpu().numpy()
-    clear = np.stack([_seen(clips[series.finest], series, size) for clips in windows])
-    return probabilities, clear
+def plan_of(
+    model: nn.Module,
+    recipe: Recipe,
+    series: SceneSeries,
+    mosaic: Mosaic,
+    device: torch.device,
+    batch_size: int,
+    probabilities: bool,
+) -> dict[str, Any]:
+    """Everything the blocks of a map depend on, as plain values: equal plans give equal blocks.
+
+    The scene counts by its description, its grids and its dates: to read all its pixels twice would cost too much.
+    """
+    digest = xxhash.xxh3_128(type(model).__qualname__.encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    scene = {
+        "name": series.scene.name,
+        "folder": str(series.scene.folder.resolve()),
+        "sources": repr({source: series.scene.sources[source] for source in recipe.task.sources}),
+        "grid": repr(series.grid),
+        "grids": repr(series.grids),
+        "dates": {source: repr((s.length, s.days.tolist(), s.times.tolist())) for source, s in series.seasons.items()},
+    }
+    return {
+        "format": 1,
+        "weights": digest.hexdigest(),
+        "recipe": repr(recipe),
+        "scene": scene,
+        "mosaic": asdict(mosaic),
+        "device": device.type,
+        "batch_size": batch_size,
+        "probabilities": probabilities,
+    }
 
 
-def blend_weight(size: int) -> np.ndarray:
-    """Weight of a window's pixels, float32 (size, size): sine squared from near 0 at the edges to 1 in the middle."""
-    ramp = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2
-    return np.outer(ramp, ramp).astype(np.float32)
+def last_image(series: SceneSeries) -> str:
+    """Date YYYY-MM-DD of the season's last image of any source. Only while the series is open."""
+    return str(max(series.readers[source].dates[season.times].max() for source, season in series.seasons.items()))
 
 
-def label_beside(series: SceneSeries) -> np.ndarray | None:
-    """The task's label of the scene where it has one on the map's grid: class indices (H, W)."""
-    label = series.scene.labels.get(series.task.label)
-    if label is None:
-        return None
-    grid = raster_grid(label.path)
-    same = grid.shape == series.grid.shape and grid.transform.almost_equals(series.grid.transform, precision=1e-3)
-    return read_classes(series) if same else None
-
-
-def draw(path: Path, task: Task, series: SceneSeries, raster_path: Path, label: np.ndarray | None) -> None:
-    """The picture of a map; with a label its title holds the score of the part shown."""
-    row, col, height, width = window = preview_window(*series.grid.shape)
-    with rasterio.open(raster_path) as raster:
-        predicted = raster.read(1, window=Window(col, row, width, height))
-    title = f"{task.title}, {series.scene.name}, season ending {series.year}"
-    if label is not None:
-        label = label[row : row + height, col : col + width]
-        result = map_scores(task, label, predicted)
-        name, score = headline(result, task.target)
-        title += f": {name} {100 * score:.1f} %, overall accuracy {100 * result['overall_accuracy']:.1f} %"
-    pixel = abs(series.grid.transform.a)
-    save_map_figure(path, task, title, composite(series, window), label, predicted, pixel, series.grid.crs)
-
-
-def map_confusion(task: Task, label: np.ndarray, predicted: np.ndarray) -> torch.Tensor:
-    """Confusion matrix of a map (H, W) with `NO_DATA` against class indices (H, W); pixels without either do not count."""
-    matrix = confusion(len(task.classes))
-    both = (label >= 0) & (predicted != NO_DATA)
-    matrix.update(torch.from_numpy(predicted[both].astype(np.int64)), torch.from_numpy(label[both].astype(np.int64)))
-    result: torch.Tensor = matrix.compute()
-    return result
-
-
-def map_scores(task: Task, label: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """`metrics.scores` of a map against its label."""
-    return scores(map_confusion(task, label, predicted), [c.name for c in task.classes])
-
-
-def check_sensors(recipe: Recipe, sensors: Mapping[str, Sensor]) -> None:
-    """Raises ValueError when a source has other bands here than the model was trained on."""
-    for source in recipe.task.sources:
-        trained, here = recipe.sensors[source].bands, sensors[source].bands
-        if here != trained:
-            raise ValueError(f"the model knows {source} with bands {list(trained)}; here it has {list(here)}")
+def probabilities_beside(output: Path) -> Path:
+    """The name of the probabilities of a map."""
+    return output.with_name(f"{output.stem}_probabilities.tif")
 
 
 def check_overlap(overlap: float) -> None:
@@ -222,35 +256,6 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this torch finds no CUDA device")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _by_row(
-    windows: Iterator[tuple[int, int, dict[str, Clip]]],
-) -> Iterator[tuple[int, list[tuple[int, dict[str, Clip]]]]]:
-    """Windows that come row by row, one list of (col, clips) a row."""
-    strip: list[tuple[int, dict[str, Clip]]] = []
-    current = 0
-    for row, col, clips in windows:
-        if strip and row != current:
-            yield current, strip
-            strip = []
-        current = row
-        strip.append((col, clips))
-    if strip:
-        yield current, strip
-
-
-def _seen(clip: Clip, series: SceneSeries, size: int) -> np.ndarray:
-    """Where any image that the model was given is clear, on the map's grid: bool (size, size)."""
-    chosen = series.seasons[series.finest].choose(clip.valid)
-    clear = clip.valid[chosen[chosen >= 0]].any(axis=0)
-    rows = np.arange(size) * clear.shape[0] // size
-    cols = np.arange(size) * clear.shape[1] // size
-    return clear[np.ix_(rows, cols)]
-
-
-def _rgba(color: str) -> tuple[int, int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16), 255
 
 
 if __name__ == "__main__":

@@ -1,25 +1,23 @@
-"""Command: fine-tune an encoder for a task, score it on the test scenes, and map them.
+"""Command: fine-tune an encoder for a task, or train a baseline, score it on the test scenes, and map them.
 
     python finetune/run.py --task paddy_rice --data scenes/ --checkpoint runs/tiny --output runs/paddy_rice
+    python finetune/run.py --task paddy_rice --data scenes/ --encoder unet --output runs/paddy_rice_unet
 
 Where the encoder's weights come from:
     1. output holds the same run, finished: nothing is done, its table is shown again;
     2. output holds the same run, interrupted: it continues after its last epoch;
     3. --checkpoint: a pretraining run, an encoder.safetensors or the published AgriFM.pth, strictly;
-    4. otherwise random weights of the shape in --encoder.
+    4. otherwise random weights, of the shape in --encoder or of the baseline that it names.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import rasterio
 import torch
 from tabulate import tabulate
 
@@ -28,18 +26,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.command import run_command
 from data_prep.scene import SPLITS, Scene, find_scenes
 from data_prep.sensors import Sensor, load_sensors
-from finetune.crop_mapper import CropMapper, Recipe, load_model
+from finetune.checkpoint import check_bands, fingerprint
+from finetune.crop_mapper import Recipe, build_model, load_model
 from finetune.dataset import WindowDataset, read_classes
-from finetune.metrics import TABLE_HEADER, headline, scores, table
-from finetune.predict import check_overlap, draw, map_confusion, pick_device, predict_scene
+from finetune.evaluation import evaluate_scenes
+from finetune.losses import MapLoss, balanced_weights
+from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
+from finetune.predict import check_overlap, pick_device
+from finetune.report import run_report
+from finetune.selection import selection
 from finetune.series import SceneSeries
 from finetune.task import Task, load_task
-from finetune.train import MODEL_FILE, Progress, Schedule, class_weights, train, write_json
-from pretrain.model import EncoderConfig, VideoSwin, build_encoder, load_encoder
-from pretrain.model.pretrained import ENCODER_FILE
+from finetune.train import MODEL_FILE, Progress, Schedule, train, write_json
+from finetune.tuning import Mode, Tuning, prepare
+from pretrain.model import EncoderConfig, load_encoder
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.html"
 
 # The shape of pretrain/configs/tiny.yaml.
 TINY = EncoderConfig(embed_dim=32, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), window_size=(4, 7, 7), drop_path_rate=0.0)
@@ -50,7 +54,10 @@ def run(
     data: Path,
     output: Path,
     checkpoint: Path | None = None,
-    encoder: EncoderConfig = TINY,
+    encoder: EncoderConfig | Literal["unet", "temporal_cnn"] = TINY,
+    tune: Mode = "full",
+    layer_decay: float = 1.0,
+    lora_rank: int = 8,
     epochs: int = 20,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
@@ -60,6 +67,7 @@ def run(
     frames: int | None = None,
     window_px: int | None = None,
     year: int | None = None,
+    best: str = "mean_f1",
     decoder_channels: int = 64,
     shift_days: float = 0.0,
     overlap: float = 0.5,
@@ -74,7 +82,11 @@ def run(
         data: folder of scenes; scene.yaml says in which split each is.
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
-        encoder: shape of the encoder without a checkpoint (its sources are those of the task).
+        encoder: shape of the encoder without a checkpoint, as in --encoder.embed_dim 64 (its sources are those of the task), or
+            a baseline without pretraining: unet or temporal_cnn.
+        tune: what of the encoder learns: full, frozen (the decoder alone), or lora (low-rank changes; needs the extra lora).
+        layer_decay: each layer of the encoder learns so many times as fast as the one above it; 0.75 spares the lower ones.
+        lora_rank: rank of the changes that lora learns.
         epochs: passes over the training windows.
         batch_size: windows a step.
         learning_rate: peak of the learning rate, after a warm-up and before a cosine that fit the length of the run.
@@ -84,7 +96,9 @@ def run(
         frames: images a source instead of the task's.
         window_px: side of a window in pixels of the label instead of the task's.
         year: year in which the season ends; the default takes the one with most images.
-        decoder_channels: width of the decoder.
+        best: score of the validation windows that says which epoch is kept: mean_f1, mean_iou, overall_accuracy, kappa, loss,
+            or one of a class, as in paddy_rice.f1.
+        decoder_channels: width of the decoder; channels of the U-Net's first level, filters of the temporal CNN.
         shift_days: in training each window's season is moved by up to so many days, as seasons differ between regions.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
         cache_gb: windows are kept in memory when they fit into so many gigabytes.
@@ -95,6 +109,12 @@ def run(
     changes = {"sources": tuple(sources) if sources else None, "label": label, "frames": frames, "window_px": window_px}
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
     schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay)
+    tuning = Tuning(mode=tune, layer_decay=layer_decay, lora_rank=lora_rank)
+    chosen_by = selection(best, chosen)
+    if isinstance(encoder, str) and (checkpoint or tune != "full" or layer_decay < 1):
+        raise ValueError(
+            f"--encoder {encoder} is a baseline without pretrained layers; leave --checkpoint, --tune and --layer_decay out"
+        )
     place = pick_device(device)
     check_overlap(overlap)
     splits = scenes_by_split(data)
@@ -103,8 +123,10 @@ def run(
         **{f"task.{name}": value for name, value in chosen.to_dict().items()},
         "data": str(data.resolve()),
         "checkpoint": fingerprint(checkpoint),
-        "encoder": None if checkpoint else encoder.to_dict(),
+        "encoder": None if checkpoint else encoder if isinstance(encoder, str) else encoder.to_dict(),
         **asdict(schedule),
+        **{f"tuning.{name}": value for name, value in asdict(tuning).items()},
+        "best": best,
         "year": year,
         "decoder_channels": decoder_channels,
         "shift_days": shift_days,
@@ -117,11 +139,13 @@ def run(
         return
 
     torch.manual_seed(seed)
-    if checkpoint is None:
-        backbone = build_encoder(replace(encoder, sources={source: len(sensors[source].bands) for source in chosen.sources}))
-    else:
+    backbone = None
+    if checkpoint is not None:
         backbone = load_encoder(checkpoint)
         check_bands(backbone, chosen, sensors, checkpoint)
+        encoder = backbone.config
+    elif isinstance(encoder, EncoderConfig):
+        encoder = replace(encoder, sources={source: len(sensors[source].bands) for source in chosen.sources})
 
     # Everything a user can get wrong is met before the output folder is made.
     training, validation = (
@@ -138,56 +162,39 @@ def run(
         raise ValueError(
             f"labels {chosen.label!r} have pixels of different size: {sorted(pixels)}; all scenes must have the same"
         )
-    weights = class_weights(training, chosen.loss)
-    known = backbone.normalization or {}
+    loss = MapLoss(chosen.loss_terms, balanced_weights(training))
+    known = (backbone and backbone.normalization) or {}
     normalization = {source: known.get(source) or training.statistics(source) for source in chosen.sources}
     training.normalization = validation.normalization = normalization
-    model = CropMapper(backbone, chosen.sources, chosen.frames, len(chosen.classes), decoder_channels)
     recipe = Recipe(
         task=chosen,
         sensors={source: sensors[source] for source in chosen.sources},
         normalization=normalization,
         pixel=pixels.pop(),
-        encoder=backbone.config.to_dict(),
+        encoder=encoder if isinstance(encoder, str) else encoder.to_dict(),
         channels=decoder_channels,
         origin=str(checkpoint) if checkpoint else "scratch",
     )
+    model = build_model(recipe, backbone)
+    prepare(model, tuning)
+    learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 1e6
 
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / RUN_FILE, settings)
-    print(f"{chosen.title}: {len(training)} training and {len(validation)} validation windows, encoder from {recipe.origin}")
-    progress = train(model, recipe, training, validation, schedule, weights, output, seed, place)
-    best, _ = load_model(output / MODEL_FILE)
-    result = test(best.to(place), recipe, tests, truths, output, place, overlap)
-    write_json(output / METRICS_FILE, summary(recipe, progress, result))
+    print(
+        f"{chosen.title}: {len(training)} training and {len(validation)} validation windows, {recipe.model_name}, "
+        f"{learning:.2f} M parameters learn"
+    )
+    progress = train(model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay)
+    trained, _ = load_model(output / MODEL_FILE)
+    result = evaluate_scenes(trained.to(place), recipe, tests, truths, output, place, overlap)
+    metrics = summary(recipe, progress, result)
+    pictures = {name: output / "maps" / f"{name}.png" for name in result["scenes"]}
+    run_report(metrics, chosen, settings, pictures).write(output / REPORT_FILE)
+    write_json(output / METRICS_FILE, metrics)  # last: it says that the run is finished
     for opened in (training, validation):
         opened.close()
     show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
-
-
-def test(
-    model: CropMapper,
-    recipe: Recipe,
-    tests: list[SceneSeries],
-    truths: dict[str, np.ndarray],
-    output: Path,
-    device: torch.device,
-    overlap: float,
-) -> dict[str, Any]:
-    """Map every test scene; scores over all labelled pixels of all of them, and of each."""
-    (output / "maps").mkdir(exist_ok=True)
-    total = torch.zeros(len(recipe.task.classes), len(recipe.task.classes), dtype=torch.int64)
-    each = {}
-    for series in tests:
-        name = series.scene.name
-        path = output / "maps" / f"{name}.tif"
-        with series:
-            predict_scene(model, recipe, series, path, device, overlap)
-            draw(path.with_suffix(".png"), recipe.task, series, path, truths[name])
-        matrix = map_confusion(recipe.task, truths[name], read_map(path))
-        total += matrix
-        each[name] = headline(scores(matrix, [c.name for c in recipe.task.classes]), recipe.task.target)[1]
-    return scores(total, [c.name for c in recipe.task.classes]) | {"scenes": each}
 
 
 def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
@@ -195,8 +202,9 @@ def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[
     name, score = headline(result, recipe.task.target)
     return {
         "task": recipe.task.name,
-        "encoder": recipe.origin,
-        "score": {"name": name, "value": score},
+        "encoder": recipe.encoder if isinstance(recipe.encoder, str) else recipe.origin,
+        "model": recipe.model_name,
+        "score": {"name": name, "value": score, "interval": headline_interval(result, recipe.task.target)},
         "test": result,
         "validation": progress.best,
         "best_epoch": progress.best_epoch,
@@ -207,14 +215,14 @@ def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[
 def show(output: Path, metrics: dict[str, Any], task: Task) -> None:
     """The table at the end of a run."""
     name, score = metrics["score"]["name"], metrics["score"]["value"]
-    print(f"\n{task.title}, test scenes, encoder from {metrics['encoder']}, best epoch {metrics['best_epoch']}")
+    print(f"\n{task.title}, test scenes, {metrics['model']}, best epoch {metrics['best_epoch']}")
     print(
         tabulate(
             table(metrics["test"]), TABLE_HEADER, colalign=("left", *["right"] * (len(TABLE_HEADER) - 1)), disable_numparse=True
         )
     )
     shown = "not defined" if score is None else f"{100 * score:.2f} %"
-    print(f"{name} {shown}; maps in {output / 'maps'}; curves: tensorboard --logdir {output}")
+    print(f"{name} {shown}; report: {output / REPORT_FILE}; maps in {output / 'maps'}; curves: tensorboard --logdir {output}")
 
 
 def scenes_by_split(data: Path) -> dict[str, list[Scene]]:
@@ -242,33 +250,6 @@ def known_sensors(data: Path, task: Task) -> dict[str, Sensor]:
     return sensors
 
 
-def check_bands(encoder: VideoSwin, task: Task, sensors: dict[str, Sensor], checkpoint: Path) -> None:
-    """Raises ValueError unless the checkpoint knows every source of the task, with as many bands."""
-    for source in task.sources:
-        bands = encoder.config.sources.get(source)
-        if bands is None:
-            raise ValueError(
-                f"checkpoint {checkpoint} was pretrained on {', '.join(encoder.config.sources)}, not on {source}; "
-                "choose with --sources"
-            )
-        if bands != len(sensors[source].bands):
-            raise ValueError(
-                f"checkpoint {checkpoint} knows {source} with {bands} bands; here it has {len(sensors[source].bands)} "
-                f"({', '.join(sensors[source].bands)})"
-            )
-
-
-def fingerprint(checkpoint: Path | None) -> str | None:
-    """SHA-256 of the checkpoint's file, so that a run does not continue with other weights under the same name."""
-    if checkpoint is None:
-        return None
-    file = checkpoint / ENCODER_FILE if checkpoint.is_dir() else checkpoint
-    if not file.is_file():
-        raise ValueError(f"no encoder at {file}: give a finished pretraining run, an encoder.safetensors or AgriFM.pth")
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     """Whether `output` holds this very run, finished. Raises ValueError when it holds another."""
     path = output / RUN_FILE
@@ -283,13 +264,6 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
             f"--output {output} holds a run with other settings ({', '.join(changed)}); choose another folder or remove it"
         )
     return (output / METRICS_FILE).is_file()
-
-
-def read_map(path: Path) -> np.ndarray:
-    """Class indices of a map, uint8 (H, W)."""
-    with rasterio.open(path) as raster:
-        classes: np.ndarray = raster.read(1)
-    return classes
 
 
 if __name__ == "__main__":

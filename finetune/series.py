@@ -28,6 +28,7 @@ from finetune.task import Task
 BLOCK_BYTES = 256_000_000
 # Pixel edges may miss each other by this share of a source pixel: grids written with rounded coordinates still nest.
 TOLERANCE = 0.02
+LARGEST_FACTOR = 256  # between pixels of a source and of the map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def nest(grid: Grid, source_grid: Grid, source: str) -> Nesting:
             f"the map's grid is in {short_crs(grid.crs)}, {source} in {short_crs(source_grid.crs)}; both must have one CRS"
         )
     to_source = ~source_grid.transform @ grid.transform
-    scale = tuple(Fraction(value).limit_denominator(256) for value in (to_source.e, to_source.a))
+    scale = tuple(Fraction(value).limit_denominator(LARGEST_FACTOR) for value in (to_source.e, to_source.a))
     offset = round(to_source.f), round(to_source.c)
     drift = max(abs(to_source.e - scale[0]) * grid.height, abs(to_source.a - scale[1]) * grid.width)
     miss = max(abs(to_source.f - offset[0]), abs(to_source.c - offset[1]))
@@ -157,8 +158,16 @@ def raster_grid(path: Path) -> Grid:
 
 
 def grid_of_pixel(source_grid: Grid, pixel: float) -> Grid:
-    """A grid over the same footprint with another pixel size (in units of the CRS); the same grid where sizes agree."""
+    """A grid over the same footprint with another pixel size (in units of the CRS); the same grid where sizes agree.
+
+    Raises ValueError when sizes differ so much that they must be in different units: metres and degrees.
+    """
     factor = pixel / abs(source_grid.transform.a)
+    if not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
+        raise ValueError(
+            f"the model maps pixels of {pixel:g}; the scene ({describe(source_grid)}) has another unit: bring it into a CRS with "
+            "the unit of the scenes that the model was trained on"
+        )
     if abs(factor - 1) < 1e-6:
         return source_grid
     height, width = max(1, round(source_grid.height / factor)), max(1, round(source_grid.width / factor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from data_prep.scene import Label
 
 TASKS = Path(__file__).parent / "tasks"
 IGNORE = -1
-LOSSES = ("cross_entropy", "balanced_cross_entropy")
+LOSSES = ("cross_entropy", "balanced_cross_entropy", "dice", "focal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,13 @@ class Task:
             the year before.
         window_px: side of a training window in pixels of the label.
         target: the class whose F1 stands for the task in titles and tables; None for the mean over classes.
-        loss: `cross_entropy`, or `balanced_cross_entropy` with weights by inverse square root of the class's frequency.
+        loss: `cross_entropy`, `balanced_cross_entropy` with weights by inverse square root of the class's frequency, `dice`,
+            `focal` (see `finetune/losses.py`), or the weights of several that are summed: `{cross_entropy: 1, dice: 0.5}`.
         cut_dates: (month-day) last dates of the season that the model is given, in their order: in training the series of a
             window ends at one of them or goes on to the end, and the map is scored at each (`finetune/early_season.py`).
             Empty: the whole season always.
         season_share: share of the whole season's score that the map must reach to be early enough.
+        objects: the class whose connected areas are scored one by one, such as the interiors of fields; None for none.
         upsample: for each source how often its pixels are repeated along rows and columns before the encoder sees them, 1 where
             none is given. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has a patch for each pixel.
     """
@@ -66,9 +69,10 @@ class Task:
     season: tuple[str, str]
     window_px: int
     target: str | None = None
-    loss: str = "cross_entropy"
+    loss: str | Mapping[str, float] = "cross_entropy"
     cut_dates: tuple[str, ...] = ()
     season_share: float = 0.95
+    objects: str | None = None
     upsample: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,14 +86,14 @@ class Task:
                 f"task {self.name}: every class lists its own labels; only the first class may list none, to take the rest; "
                 f"listed twice: {twice or 'none'}"
             )
-        if self.target is not None and self.target not in names:
-            raise ValueError(f"task {self.name}: target is {self.target!r}, which is none of its classes {names}")
+        for key, named in (("target", self.target), ("objects", self.objects)):
+            if named is not None and named not in names:
+                raise ValueError(f"task {self.name}: {key} is {named!r}, which is none of its classes {names}")
         if not self.sources or len(set(self.sources)) < len(self.sources):
             raise ValueError(f"task {self.name}: sources must be distinct and at least one, got {list(self.sources)}")
         if self.frames < 1 or self.window_px < 1:
             raise ValueError(f"task {self.name}: frames {self.frames} and window_px {self.window_px} must be at least 1")
-        if self.loss not in LOSSES:
-            raise ValueError(f"task {self.name}: loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
+        self._check_loss()
         self.season_of(2001)
         if not 0 < self.season_share <= 1:
             raise ValueError(f"task {self.name}: season_share is {self.season_share}; expected a share above 0, at most 1")
@@ -101,6 +105,25 @@ class Task:
                 f"task {self.name}: cut_dates {list(self.cut_dates)} must be distinct, in order, and in the season "
                 f"{list(self.season)}"
             )
+
+    def _check_loss(self) -> None:
+        """Raises ValueError unless `loss` is a known one, or weights above 0 of known ones."""
+        if isinstance(self.loss, Mapping):
+            good = len(self.loss) > 0 and all(
+                name in LOSSES and isinstance(weight, int | float) and 0 < weight < math.inf for name, weight in self.loss.items()
+            )
+        else:
+            good = self.loss in LOSSES
+        if not good:
+            raise ValueError(
+                f"task {self.name}: loss is {self.loss!r}; expected one of {', '.join(LOSSES)}, "
+                "or weights above 0 of some of them: {cross_entropy: 1, dice: 1}"
+            )
+
+    @property
+    def loss_terms(self) -> dict[str, float]:
+        """The weight of each loss in the sum."""
+        return dict(self.loss) if isinstance(self.loss, Mapping) else {self.loss: 1.0}
 
     def season_of(self, year: int) -> tuple[np.datetime64, np.datetime64]:
         """First day of the season that ends in `year`, and the day after its last."""

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up and cosine, best by mean F1 on validation, one checkpoint an epoch."""
+"""The training loop: AdamW, warm-up and cosine, the best epoch by a score on validation, one checkpoint an epoch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_prep.durable import whole_file
-from finetune.crop_mapper import CropMapper, Recipe, save_model
+from finetune.crop_mapper import Recipe, save_model
 from finetune.dataset import WindowDataset
+from finetune.losses import MapLoss
 from finetune.metrics import confusion, scores, without_nan
+from finetune.selection import OVER_CLASSES, Selection
 from finetune.task import IGNORE
+from finetune.tuning import parameter_groups
 
 MODEL_FILE = "model.safetensors"
 LAST_EPOCH_FILE = "last_epoch.pt"
@@ -70,23 +73,26 @@ class Progress:
 
 
 def train(
-    model: CropMapper,
+    model: nn.Module,
     recipe: Recipe,
     training: WindowDataset,
     validation: WindowDataset,
     schedule: Schedule,
-    weights: torch.Tensor,
+    loss_of: MapLoss,
+    selection: Selection,
     output: Path,
     seed: int,
     device: torch.device,
+    layer_decay: float = 1.0,
 ) -> Progress:
-    """Train `model`, with `weights` (classes,) in the loss; the best by validation mean F1 ends up in `output/model.safetensors`.
+    """Train what learns of `model` on `loss_of`; the epoch that `selection` finds best ends up in `output/model.safetensors`.
 
     Starts after the last epoch whose checkpoint lies in `output`. Raises ValueError when the loss is not finite.
     """
     model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    weights = weights.to(device)
+    loss_of.to(device)
+    groups = parameter_groups(model, layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     batches = math.ceil(len(training) / schedule.batch_size)
     num_steps = schedule.epochs * batches
     progress = resume(output, model, optimizer, device)
@@ -104,11 +110,11 @@ def train(
         for number, indices in enumerate(np.array_split(order, batches)):
             rate = schedule.rate(epoch * batches + number, num_steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["scale"]
             batch = training.batch(indices.tolist(), rng)
             label = batch["label"].to(device)
             class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
-            loss = F.cross_entropy(class_scores, label, weight=weights, ignore_index=IGNORE)
+            loss = loss_of(class_scores, label)
             if not torch.isfinite(loss):
                 raise ValueError(
                     f"the loss is {loss.item()} in epoch {epoch + 1} on {batch['file_name']}; nothing was learned from it, "
@@ -120,16 +126,18 @@ def train(
             optimizer.step()
             losses.append(loss.item())
             bar.update()
-        found = evaluate(model, validation, schedule.batch_size, device)
+        found = evaluate(model, validation, schedule.batch_size, device, loss_of)
         progress.epoch = epoch + 1
-        progress.history.append({"loss": float(np.mean(losses)), "mean_f1": found["mean_f1"]})
-        if _score(found) > _score(progress.best):
+        numbers = {"loss": float(np.mean(losses)), "validation_loss": found["loss"]}
+        progress.history.append(numbers | {name: found[name] for name in OVER_CLASSES})
+        if selection.is_better(found, progress.best):
             progress.best, progress.best_epoch = found, epoch + 1
             save_model(output / MODEL_FILE, model, recipe)
         save_progress(output, progress, model, optimizer)
         report(writer, epoch + 1, progress.history[-1], rate, found)
         bar.set_postfix(
-            loss=f"{np.mean(losses):.3f}", f1=f"{100 * found['mean_f1']:.1f} %", best=f"{100 * _score(progress.best):.1f} %"
+            {"loss": f"{np.mean(losses):.3f}", selection.name: f"{selection.value(found):.3f}"},
+            best=f"{selection.value(progress.best):.3f}",
         )
     bar.close()
     writer.close()
@@ -137,35 +145,23 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: CropMapper, dataset: WindowDataset, batch_size: int, device: torch.device) -> dict[str, Any]:
-    """Scores of the model over all windows of `dataset`."""
+def evaluate(model: nn.Module, dataset: WindowDataset, batch_size: int, device: torch.device, loss_of: MapLoss) -> dict[str, Any]:
+    """Scores of the model over all windows of `dataset`, and `loss`, the mean of its batches by their labelled pixels."""
     model.eval()
     matrix = confusion(len(dataset.task.classes)).to(device)
+    losses, pixels = [], []
     for start in range(0, len(dataset), batch_size):
         batch = dataset.batch(range(start, min(start + batch_size, len(dataset))))
         label = batch["label"].to(device)
-        matrix.update(
-            model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1])).argmax(dim=1), label
-        )
-    return scores(matrix.compute().cpu(), [c.name for c in dataset.task.classes])
+        class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
+        matrix.update(class_scores.argmax(dim=1), label)
+        losses.append(loss_of(class_scores, label).item())
+        pixels.append(int((label != IGNORE).sum()))
+    found = scores(matrix.compute().cpu(), [c.name for c in dataset.task.classes])
+    return found | {"loss": float(np.average(losses, weights=pixels))}
 
 
-def class_weights(training: WindowDataset, loss: str) -> torch.Tensor:
-    """Weight of each class in the loss, float32 (classes,), mean 1 over the labelled pixels when balanced."""
-    pixels = training.class_pixels().astype(np.float64)
-    absent = [c.name for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
-    if absent:
-        raise ValueError(
-            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(absent)}; its names there are "
-            f"{[list(c.labels) or 'everything else' for c in training.task.classes if c.name in absent]}"
-        )
-    if loss == "cross_entropy":
-        return torch.ones(len(pixels))
-    weights = 1 / np.sqrt(pixels)
-    return torch.tensor(weights * pixels.sum() / (weights * pixels).sum(), dtype=torch.float32)
-
-
-def resume(output: Path, model: CropMapper, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
+def resume(output: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
     """Load the last epoch's checkpoint into model and optimizer; a fresh Progress when there is none."""
     path = output / LAST_EPOCH_FILE
     if not path.is_file():
@@ -181,7 +177,7 @@ def resume(output: Path, model: CropMapper, optimizer: torch.optim.Optimizer, de
     return progress
 
 
-def save_progress(output: Path, progress: Progress, model: CropMapper, optimizer: torch.optim.Optimizer) -> None:
+def save_progress(output: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """The checkpoint of an epoch; it replaces the one before only when it is whole."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": json.dumps(vars(progress))}
     with whole_file(output / LAST_EPOCH_FILE) as temporary:
@@ -192,16 +188,10 @@ def report(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: f
     """One epoch's numbers to TensorBoard."""
     writer.add_scalar("train/loss", numbers["loss"], epoch)
     writer.add_scalar("train/learning_rate", rate, epoch)
-    for name in ("mean_f1", "mean_iou", "overall_accuracy", "kappa"):
+    for name in ("loss", *OVER_CLASSES):
         writer.add_scalar(f"validation/{name}", found[name], epoch)
     for name, values in found["classes"].items():
         writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)
-
-
-def _score(found: dict[str, Any]) -> float:
-    """Mean F1, below every other where it is not defined or nothing was evaluated yet."""
-    value = found.get("mean_f1", math.nan)
-    return -1.0 if math.isnan(value) else value
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -72,7 +72,8 @@ def pretrain(config: PretrainConfig) -> int:
         with report.paused():
             if done % config.validate_every == 0 or is_last:
                 scores = validation(run.teacher)
-                monitor.scalars(done, validation_scalars(scores))
+                if scores:  # the corpus may have no validation split
+                    monitor.scalars(done, validation_scalars(scores))
                 show_examples(monitor, done, run, batch, results[-1])
             if done % config.save_every == 0 or is_last or is_asked_to_stop:
                 save(run, writer, monitor, done)

@@ -15,20 +15,19 @@ import pytest
 import rasterio
 import torch
 import yaml
-import zarr
 from sklearn.metrics import f1_score
-from torch import nn
 
 import finetune.run as run_module
 import finetune.train as train_module
 from data_prep.command import run_command
 from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
-from finetune.crop_mapper import CropMapper, Recipe, load_model
+from finetune.cog import NO_DATA
+from finetune.crop_mapper import CropMapper, load_model
 from finetune.dataset import WindowDataset
-from finetune.predict import NO_DATA, predict, predict_scene
+from finetune.losses import balanced_weights
+from finetune.predict import predict
 from finetune.run import run
-from finetune.series import SceneSeries
 from finetune.task import load_task
 from finetune.train import Schedule
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
@@ -105,7 +104,7 @@ def test_predict_needs_the_model_alone_and_makes_the_same_map(trained: Path, sce
     predict(model=model, input=scenes / "d", output=tmp_path / "maps" / "map.tif")
     with rasterio.open(tmp_path / "maps" / "map.tif") as again, rasterio.open(trained / "maps" / "d.tif") as first:
         np.testing.assert_array_equal(again.read(1), first.read(1))
-    assert sorted(os.listdir(tmp_path / "maps")) == ["map.png", "map.tif"]
+    assert sorted(os.listdir(tmp_path / "maps")) == ["map.png", "map.tif", "map.tif.aux.xml"]
 
 
 def test_finished_run_is_not_repeated_and_other_settings_are_refused(
@@ -164,66 +163,6 @@ def test_a_checkpoint_gives_weights_and_normalisation(scenes: Path, tmp_path: Pa
         torch.testing.assert_close(model.encoder.state_dict()[name], weight)
 
 
-class Pixelwise(nn.Module):
-    """Class scores from the mean of a pixel's own frames: a model whose map cannot depend on windows."""
-
-    def forward(self, data: dict[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        near_infrared = data["landsat"][:, :, 3].mean(dim=1)
-        assert near_infrared.shape[-2:] == size
-        return torch.stack([-near_infrared, near_infrared], dim=1)
-
-
-def make_recipe(window_px: int) -> Recipe:
-    task = replace(load_task("paddy_rice"), window_px=window_px, frames=24, season=("01-01", "12-31"))
-    sensors = {source: load_sensors()[source] for source in task.sources}
-    unit = {name: {"mean": [2000.0] * len(s.bands), "std": [1000.0] * len(s.bands)} for name, s in sensors.items()}
-    return Recipe(task=task, sensors=sensors, normalization=unit, pixel=30.0, encoder={}, channels=8, origin="test")
-
-
-@pytest.mark.parametrize(("window_px", "overlap"), [(32, 0.0), (32, 0.5), (48, 0.34), (64, 0.75)])
-def test_windows_leave_no_trace_in_the_map(tmp_path: Path, window_px: int, overlap: float) -> None:
-    cubes, _ = write_rice_scene(tmp_path / "a", "test", side=112, seed=5, cloudy=0.0)
-    recipe = make_recipe(window_px)
-    with SceneSeries(load_scene(tmp_path / "a"), recipe.task, load_sensors(), pixel=30.0) as series:
-        predict_scene(Pixelwise(), recipe, series, tmp_path / "map.tif", torch.device("cpu"), overlap, batch_size=3)  # type: ignore[arg-type]
-        chosen = series.seasons["landsat"].choose(np.ones((24, 1, 1), dtype=bool), None)
-    near_infrared = (cubes["landsat"].pixels[chosen[chosen >= 0], 3] - 2000.0).sum(axis=0)
-    with rasterio.open(tmp_path / "map.tif") as found:
-        np.testing.assert_array_equal(found.read(1), near_infrared > 0)
-
-
-def test_no_data_where_nothing_was_ever_clear(tmp_path: Path) -> None:
-    write_rice_scene(tmp_path / "a", "test", side=80, seed=5, cloudy=0.0)
-    quality = zarr.open_group(tmp_path / "a" / "landsat.zarr")["Fmask"]
-    quality[:, 10:30, 40:] = 2
-    recipe = make_recipe(32)
-    with SceneSeries(load_scene(tmp_path / "a"), recipe.task, load_sensors(), pixel=30.0) as series:
-        predict_scene(Pixelwise(), recipe, series, tmp_path / "map.tif", torch.device("cpu"))  # type: ignore[arg-type]
-    expected = np.zeros((80, 80), dtype=bool)
-    expected[10:30, 40:] = True
-    with rasterio.open(tmp_path / "map.tif") as found:
-        np.testing.assert_array_equal(found.read(1) == NO_DATA, expected)
-
-
-def test_failed_map_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
-    write_rice_scene(tmp_path / "a", "test", side=64)
-    recipe = make_recipe(32)
-    (tmp_path / "maps").mkdir()
-    (tmp_path / "maps" / "map.tif").write_bytes(b"old")
-
-    class Broken(nn.Module):
-        def forward(self, data: dict[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-            raise RuntimeError(f"no map of {size} from {len(data)}")
-
-    with (
-        SceneSeries(load_scene(tmp_path / "a"), recipe.task, load_sensors(), pixel=30.0) as series,
-        pytest.raises(RuntimeError, match="no map"),
-    ):
-        predict_scene(Broken(), recipe, series, tmp_path / "maps" / "map.tif", torch.device("cpu"))  # type: ignore[arg-type]
-    assert os.listdir(tmp_path / "maps") == ["map.tif"]
-    assert (tmp_path / "maps" / "map.tif").read_bytes() == b"old"
-
-
 def test_sentinel2_at_ten_metres_by_override(tmp_path: Path) -> None:
     """A label on another grid and another source need no change but two options."""
     rng = np.random.default_rng(0)
@@ -255,10 +194,9 @@ def test_balanced_weights_make_rare_classes_count(tmp_path: Path) -> None:
     codes[:8, :8] = 1
     write_label(tmp_path / "a" / "crop_type.tif", codes)
     dataset = WindowDataset([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
-    weights = train_module.class_weights(dataset, "balanced_cross_entropy").numpy()
+    weights = balanced_weights(dataset).numpy()
     assert weights[1] / weights[0] == pytest.approx(((64 * 64 - 64) / 64) ** 0.5, rel=1e-5)
     assert weights @ dataset.class_pixels() == pytest.approx(64 * 64)
-    assert train_module.class_weights(dataset, "cross_entropy").tolist() == [1, 1]
 
 
 def edit(scene: Path, **changes: Any) -> None:

@@ -21,16 +21,25 @@ CPU_WORKING_SET = 4 << 20
 
 def norm_linear(tokens: torch.Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> torch.Tensor:
     """`linear(norm(tokens))`: (..., C) -> (..., out)."""
-    if torch.is_autocast_enabled(tokens.device.type):  # autocast gives each its own precision, which we would have to repeat
+    if _own_forward(tokens, linear):
         return linear(norm(tokens))
     return _NormLinear.apply(tokens, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
 
 
 def norm_mlp(tokens: torch.Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> torch.Tensor:
     """`fc2(gelu(fc1(norm(tokens))))`: (..., C) -> (..., C)."""
-    if torch.is_autocast_enabled(tokens.device.type):
+    if _own_forward(tokens, fc1, fc2):
         return fc2(F.gelu(fc1(norm(tokens))))
     return _NormMlp.apply(tokens, norm.weight, norm.bias, norm.eps, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+
+
+def _own_forward(tokens: torch.Tensor, *linears: nn.Module) -> bool:
+    """Whether the layers must be called as they are, for their weights alone do not say what they do.
+
+    Autocast gives each its own precision, which we would have to repeat; and what stands for a linear layer (LoRA in fine-tuning)
+    computes more than the product with the `weight` that it shows.
+    """
+    return torch.is_autocast_enabled(tokens.device.type) or any(type(linear) is not nn.Linear for linear in linears)
 
 
 class _NormLinear(torch.autograd.Function):

@@ -1,0 +1,99 @@
+"""Bootstrap intervals of scores over scenes (Efron 1979, "Bootstrap methods: another look at the jackknife").
+
+Pixels of a scene are alike, so they are no independent samples: scenes are drawn with replacement, as many as there are, their
+counts are summed, and the score of the sum is taken. The percentiles of many such scores are the interval. It says how the score
+would differ with other scenes like these, not with another training. With few scenes it is too narrow: of intervals that should
+hold the true mean of normal values in 95 of 100 cases, those from 3 scenes do in 75, from 5 in 83, from 10 in 90, from 20 in 93.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+# A score that only one of n scenes defines is undefined in (1 - 1/n)^n of the draws, 25 to 37 %; one that two define in at most
+# 14 %. Below the former an interval is of more than one scene.
+MOST_UNDEFINED = 0.2
+
+
+def interval(
+    per_scene: Sequence[ArrayLike] | np.ndarray,
+    statistic: Callable[[np.ndarray], ArrayLike],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> np.ndarray | None:
+    """Percentile interval of a statistic of sums over scenes, float64 (2, *shape of the statistic): lower and upper end.
+
+    Args:
+        per_scene: counts of each scene (scenes, ...), for instance confusion matrices; whatever adds up over scenes.
+        statistic: the counts summed over the drawn scenes (...) -> a number or an array of numbers.
+        level: share of the draws within the interval.
+        resamples: how many draws.
+        seed: of the draws; the same seed gives the same interval.
+
+    Draws in which the statistic is NaN (a class in none of the scenes drawn) are left out; the ends are NaN where they are more
+    than a fifth, which means that a single scene defines the statistic. None when there is only one scene: it says nothing of
+    others. Raises ValueError without scenes, and for a level or number of draws that makes no interval.
+    """
+    counts = np.asarray(per_scene)
+    if counts.ndim == 0 or not len(counts):
+        raise ValueError("an interval over scenes needs the counts of at least one scene, got none")
+    if not 0 < level < 1 or resamples < 1:
+        raise ValueError(f"level is {level} and resamples {resamples}; expected a share between 0 and 1, and at least 1 draw")
+    scenes = len(counts)
+    if scenes == 1:
+        return None
+    drawn = np.random.default_rng(seed).integers(0, scenes, (resamples, scenes))
+    # How often each draw holds each scene: sums are a product, and no copies of large matrices.
+    times = np.bincount((drawn + scenes * np.arange(resamples)[:, None]).ravel(), minlength=resamples * scenes)
+    sums = np.tensordot(times.reshape(resamples, scenes), counts, axes=1)
+    values = np.array([statistic(total) for total in sums], dtype=np.float64)
+    ends = np.full((2, *values.shape[1:]), np.nan)
+    enough = np.isnan(values).mean(axis=0) <= MOST_UNDEFINED
+    ends[:, enough] = np.nanpercentile(values[:, enough], (50 * (1 - level), 50 * (1 + level)), axis=0)
+    return ends
+
+
+def with_intervals(
+    per_scene: Sequence[ArrayLike] | np.ndarray,
+    scores: Callable[[np.ndarray], dict[str, Any]],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Scores of the sum over all scenes and, under "intervals", [lower, upper] of each: the same nested dictionary.
+
+    `scores` makes a nested dictionary from summed counts; its floats are the scores that get intervals, all else (counts, lists)
+    gets none. "bootstrap" says how many scenes and draws and which level. With one scene "intervals" is None. Other arguments
+    and what is raised as in `interval`.
+
+        with_intervals(matrices, lambda total: metrics.scores(total, ["other", "rice"]))["intervals"]["classes"]["rice"]["f1"]
+    """
+    counts = np.asarray(per_scene)
+    ends = interval(counts, lambda total: [value for _, value in _floats(scores(total))], level, resamples, seed)
+    result = scores(counts.sum(axis=0))
+    intervals: dict[str, Any] | None = None
+    if ends is not None:
+        intervals = {}
+        for (keys, _), low, high in zip(_floats(result), *ends.tolist(), strict=True):
+            place = intervals
+            for key in keys[:-1]:
+                place = place.setdefault(key, {})
+            place[keys[-1]] = [low, high]
+    about = {"scenes": len(counts), "level": level, "resamples": resamples, "seed": seed}
+    return result | {"intervals": intervals, "bootstrap": about}
+
+
+def _floats(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], float]]:
+    """Every float in a nested dictionary with the keys that lead to it."""
+    found: list[tuple[tuple[str, ...], float]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _floats(value, (*path, key))
+        elif isinstance(value, float):
+            found.append(((*path, key), value))
+    return found
