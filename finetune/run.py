@@ -29,6 +29,7 @@ from data_prep.sensors import Sensor, load_sensors
 from finetune.checkpoint import check_bands, fingerprint
 from finetune.crop_mapper import Recipe, build_model, load_model
 from finetune.dataset import WindowDataset, read_classes
+from finetune.early_season import ended_after, score_season, season_figure, season_table, write_season
 from finetune.evaluation import evaluate_scenes
 from finetune.losses import MapLoss, balanced_weights
 from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
@@ -37,7 +38,7 @@ from finetune.report import run_report
 from finetune.selection import selection
 from finetune.series import SceneSeries
 from finetune.task import Task, load_task
-from finetune.train import MODEL_FILE, Progress, Schedule, train, write_json
+from finetune.train import MODEL_FILE, Progress, Schedule, evaluate, train, write_json
 from finetune.tuning import Mode, Tuning, prepare
 from pretrain.model import EncoderConfig, load_encoder
 
@@ -190,7 +191,22 @@ def run(
     result = evaluate_scenes(trained.to(place), recipe, tests, truths, output, place, overlap)
     metrics = summary(recipe, progress, result)
     pictures = {name: output / "maps" / f"{name}.png" for name in result["scenes"]}
-    run_report(metrics, chosen, settings, pictures).write(output / REPORT_FILE)
+    page = run_report(metrics, chosen, settings, pictures)
+    if chosen.cut_dates:
+        windows = WindowDataset(splits["test"], chosen, sensors, cache_gb=cache_gb, year=year)
+        windows.normalization = normalization
+
+        def score_until(days: int) -> dict[str, Any]:
+            with ended_after(windows.series, days):
+                return evaluate(trained, windows, batch_size, place, loss)
+
+        season = score_season(score_until, chosen, windows.series[0].year)
+        windows.close()
+        write_season(season, output)
+        page.heading("As the season goes on")
+        page.picture(season_figure(season), "F1 on the windows of the test scenes by the last date that the model sees")
+        print(f"\n{season_table(season)}")
+    page.write(output / REPORT_FILE)
     write_json(output / METRICS_FILE, metrics)  # last: it says that the run is finished
     for opened in (training, validation):
         opened.close()
