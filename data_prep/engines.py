@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -45,7 +45,8 @@ def open_engine(engine: Engine, workers: int, scheduler: str | None = None) -> I
 
     with ExitStack() as stack:
         if scheduler is None:
-            cluster: Any = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+            cluster: Any = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            stack.callback(_close, cluster)
         elif scheduler == SLURM:
             cluster = stack.enter_context(slurm_cluster(workers))
         else:
@@ -55,6 +56,12 @@ def open_engine(engine: Engine, workers: int, scheduler: str | None = None) -> I
         except OSError as error:
             raise OSError(f"no Dask scheduler at {scheduler}: {error}") from error
         yield partial(_map_dask, client)
+
+
+def _close(cluster: Any) -> None:
+    """Close a local Dask cluster. A worker that died and is just being started again cannot be joined, which is all the same."""
+    with suppress(AssertionError):
+        cluster.close()
 
 
 def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Result]]:
