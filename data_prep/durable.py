@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 import uuid
@@ -22,6 +23,15 @@ _READ_BYTES = 1 << 20
 def json_bytes(values: Mapping[str, Any]) -> bytes:
     """Canonical JSON: equal values are equal bytes."""
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def without_nan(values: Any) -> Any:
+    """The same structure with None for NaN: JSON has no NaN."""
+    if isinstance(values, dict):
+        return {key: without_nan(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [without_nan(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
 
 
 def sha256_of(path: Path) -> str:
@@ -53,6 +63,15 @@ def remove_leftovers(folder: Path, everything: bool = False) -> None:
             continue
 
 
+def sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; on success it is synced and takes the name `path`, else it is removed.
@@ -65,10 +84,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -25,8 +25,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from data_prep.durable import whole_file
-from finetune.metrics import without_nan
+from data_prep.durable import whole_file, without_nan
 from finetune.series import SceneSeries, seen_until
 from finetune.task import Task
 

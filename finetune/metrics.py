@@ -106,15 +106,6 @@ WITH_INTERVAL = ("f1", "mean_f1", "iou", "mean_iou")  # the others would make th
 TABLE_HEADER = ["class", "F1 %", "precision %", "recall %", "IoU %", "accuracy %", "pixels"]
 
 
-def without_nan(values: Any) -> Any:
-    """The same structure with None for NaN: JSON has no NaN."""
-    if isinstance(values, dict):
-        return {key: without_nan(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [without_nan(value) for value in values]
-    return None if isinstance(values, float) and np.isnan(values) else values
-
-
 def _mean(values: np.ndarray) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")

@@ -15,11 +15,11 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data_prep.durable import whole_file
+from data_prep.durable import whole_file, without_nan
 from finetune.crop_mapper import Recipe, save_model
 from finetune.dataset import WindowDataset
 from finetune.losses import MapLoss
-from finetune.metrics import confusion, scores, without_nan
+from finetune.metrics import confusion, scores
 from finetune.selection import OVER_CLASSES, Selection
 from finetune.task import IGNORE
 from finetune.tuning import parameter_groups

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -27,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from data_prep.durable import checksum_of
+from data_prep.durable import checksum_of, sync
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
 STUDENT, TEACHER, OPTIMIZER = "student", "teacher", "optimizer"
@@ -80,14 +79,14 @@ class CheckpointWriter:
                 path = unfinished / f"{name}.safetensors"
                 save_file(dict(tensors), path, self._metadata)
                 shutil.copymode(unfinished / MANIFEST, path)  # save_file makes a file that only its owner may read
-                _sync(path)
+                sync(path)
                 manifest["files"][path.name] = _described(path)  # type: ignore[index]
             (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
-            _sync(unfinished / MANIFEST)
+            sync(unfinished / MANIFEST)
             if final.exists():
                 shutil.rmtree(final)  # a damaged one of the same step, which the run passed over when it resumed
             unfinished.rename(final)
-            _sync(self._folder)
+            sync(self._folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise OSError(f"the checkpoint {final} cannot be written: {error}; the ones before it stay") from error
@@ -153,11 +152,3 @@ def _problem(path: Path) -> str | None:
     except (OSError, KeyError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

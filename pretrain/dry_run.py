@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 
 from pretrain import engine as ranks
-from pretrain.model.cost import duration, peak_flops, training_flops
+from pretrain.model.cost import duration
 from pretrain.step_report import memory_bytes
 from pretrain.stream import Batch
 from pretrain.training_run import TrainingRun, first_batches
@@ -80,10 +80,8 @@ def _report(
     bytes_of_step = run.micro_steps * sum(shares[s] * measured[s].batch.nbytes for s in shares)
     micro_steps = config.num_steps * run.micro_steps
     epochs = {s: shares[s] * micro_steps / stream.micro_steps_per_epoch(s) for s in shares}
-    shapes = {s: run.corpus.shapes[s] for s in shares}
-    flops = training_flops(run.encoder.config, shapes, config.stream.num_frames, config.objective.consistency_weight > 0)
+    flops, peak = run.flops_a_sample, run.peak_flops
     flops_of_step = run.micro_steps * sum(shares[s] * len(measured[s].batch.keys) * flops[s] for s in shares)
-    peak = peak_flops(torch.cuda.get_device_name(run.device)) if run.device.type == "cuda" else None
     lines = [
         ["ranks", f"{run.world_size} on {run.device.type}, {config.zero.name}, {config.precision}, {config.passes} passes"],
         ["an optimizer step", f"{1e3 * of_step:.0f} ms: {run.micro_steps} micro-batches, {1e3 * stepping:.0f} ms of it to step"],

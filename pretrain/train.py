@@ -15,14 +15,13 @@ import torch
 from tabulate import tabulate
 
 from data_prep.command import USER_ERROR, run_command
-from data_prep.durable import whole_file
+from data_prep.durable import whole_file, without_nan
 from pretrain import checkpoint
 from pretrain import engine as ranks
 from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
 from pretrain.dry_run import dry_run
 from pretrain.figures import fractions_figure, rgb_strip_figure
 from pretrain.model import save_encoder
-from pretrain.model.cost import peak_flops, training_flops
 from pretrain.model.pretrained import ENCODER_FILE
 from pretrain.monitor import Monitor, configuration_description, corpus_description, validation_scalars
 from pretrain.step_report import StepReport
@@ -47,7 +46,7 @@ def pretrain(config: PretrainConfig) -> int:
         return 0
     stop_signals.note_only()
     validation = new_validation(run)
-    report = new_report(run)
+    report = StepReport(run.stream.sources, run.flops_a_sample, run.peak_flops)
     monitor = begun_monitor(run)
     writer = checkpoint.CheckpointWriter(config.output / checkpoint.CHECKPOINTS, config.keep, config.keep_every, run.metadata)
     scores: dict[str, dict[str, float]] = {}
@@ -104,15 +103,6 @@ def new_validation(run: TrainingRun) -> Validation:
         config.validate_samples,
         config.probe_samples,
     )
-
-
-def new_report(run: TrainingRun) -> StepReport:
-    """A report that counts the FLOPs of the run's encoder on its corpus."""
-    has_teacher = run.config.objective.consistency_weight > 0
-    shapes = {source: run.corpus.shapes[source] for source in run.stream.sources}
-    flops = training_flops(run.encoder.config, shapes, run.config.stream.num_frames, has_teacher)
-    peak = peak_flops(torch.cuda.get_device_name(run.device)) if run.device.type == "cuda" else None
-    return StepReport(run.stream.sources, flops, peak)
 
 
 def begun_monitor(run: TrainingRun) -> Monitor:
@@ -207,11 +197,6 @@ def finish(run: TrainingRun, scores: dict[str, dict[str, float]], validation: Va
         header = ["validation", *columns.values(), "samples"]
         print(tabulate(rows, header, floatfmt=".4f") if rows else "no validation split in the corpus")
         print(f"encoder: {output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {output}", flush=True)
-
-
-def without_nan(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Scores for JSON, which has no NaN: null, where fractions do not vary and R2 means nothing."""
-    return {source: {n: v if math.isfinite(v) else None for n, v in values.items()} for source, values in scores.items()}
 
 
 def show_examples(monitor: Monitor, step: int, run: TrainingRun, batch: Batch, result: MicroBatchResult) -> None:

@@ -20,6 +20,7 @@ from pretrain import engine as ranks
 from pretrain.compilation import compile_compared
 from pretrain.config import PretrainConfig
 from pretrain.model import VideoSwin, build_encoder, load_encoder
+from pretrain.model.cost import peak_flops, training_flops
 from pretrain.model.pretrained import encoder_metadata
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fractions_loss, views
 from pretrain.step_report import teacher_distance
@@ -76,6 +77,18 @@ class TrainingRun:
     def metadata(self) -> dict[str, str]:
         """What the weights in a checkpoint belong to."""
         return encoder_metadata(self.encoder)
+
+    @property
+    def flops_a_sample(self) -> dict[str, float]:
+        """Model FLOPs of a training step for one sample, by source."""
+        shapes = {source: self.corpus.shapes[source] for source in self.stream.sources}
+        has_teacher = self.config.objective.consistency_weight > 0
+        return training_flops(self.encoder.config, shapes, self.config.stream.num_frames, has_teacher)
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOP/s of this rank's GPU by its datasheet; None without one, or where it is not known."""
+        return peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
 
     def backward(self, batch: Batch, step: int, micro_step: int, consistency_weight: float) -> MicroBatchResult:
         """Forward and backward pass of this rank's part of a micro-batch, in `config.passes` equal parts."""

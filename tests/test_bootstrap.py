@@ -11,8 +11,9 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
+from data_prep.durable import without_nan
 from finetune.bootstrap import interval, with_intervals
-from finetune.metrics import headline_interval, percent_interval, scores, table, without_nan
+from finetune.metrics import headline_interval, percent_interval, scores, table
 
 RNG = np.random.default_rng(11)
 

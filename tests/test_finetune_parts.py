@@ -19,11 +19,12 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+from data_prep.durable import without_nan
 from data_prep.scene import Label, load_scene
 from data_prep.sensors import load_sensors
 from finetune.crop_mapper import CropMapper
 from finetune.dataset import WindowDataset, origins, origins_within
-from finetune.metrics import confusion, headline, scores, table, without_nan
+from finetune.metrics import confusion, headline, scores, table
 from finetune.series import SceneSeries, Season, season_of_dates
 from finetune.task import IGNORE, load_task, task_from_dict
 from pretrain.model import EncoderConfig, build_encoder

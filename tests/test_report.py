@@ -17,10 +17,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from data_prep.durable import without_nan
 from finetune.bootstrap import with_intervals
 from finetune.boundaries import boundary_counts, boundary_scores
 from finetune.html_page import Page
-from finetune.metrics import headline, headline_interval, scores, without_nan
+from finetune.metrics import headline, headline_interval, scores
 from finetune.objects import object_counts, object_scores
 from finetune.report import confusion_figure, run_report, training_figure
 from finetune.task import load_task

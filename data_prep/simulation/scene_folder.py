@@ -16,6 +16,7 @@ import yaml
 from affine import Affine
 from rasterio.warp import transform as reproject
 
+from data_prep.durable import sync
 from data_prep.grid import Grid
 from data_prep.scene import DESCRIPTION, SPLITS
 from data_prep.sensors import load_sensors
@@ -111,22 +112,14 @@ def simulate_scene(settings: SceneSettings, output: Path) -> dict[str, Any]:
     (unfinished / RECORD).write_text(json.dumps(_record(settings), indent=1) + "\n")
     for path in sorted(unfinished.rglob("*")):
         if path.is_file():
-            _flush(path)
+            sync(path)
     os.rename(unfinished, target)
-    _flush(output)
+    sync(output)
     return summary
 
 
 def _record(settings: SceneSettings) -> dict[str, Any]:
     return asdict(settings) | {"version": VERSION}
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def grids(settings: SceneSettings) -> dict[str, Grid]:
