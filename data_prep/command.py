@@ -2,8 +2,8 @@
 
 A command is a function with annotated parameters and a Google-style docstring; jsonargparse makes the parser, the help
 and the check of every YAML key from it. Options may be written with dashes (`--plan-only`) and a boolean one may stand alone,
-which means true; a list may be written as words, `--seeds 1 2`. A ValueError or OSError that the function raises is the user's business: one line
-on stderr and exit code 2. Any other exception is ours and keeps its traceback.
+which means true; a list may be written as words: `--sources landsat modis`. A ValueError or OSError that the function raises is
+the user's business: one line on stderr and exit code 2. Any other exception is ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class _Parser(ArgumentParser):
         return super().parse_args(self._with_lists(words), *more, **named)
 
     def _with_lists(self, words: Sequence[str]) -> list[str]:
-        """`--tasks rice wheat` -> `--tasks`, `[rice, wheat]`, as YAML has a list; one word that is no YAML list is a list of one."""
+        """`--tasks rice wheat` -> `--tasks`, `[rice, wheat]`, a list in YAML; one word that is none is a list of one."""
         result: list[str] = []
         most = 1 if self._get_positional_actions() else len(words)  # what follows the first word may be a positional
         rest = list(words)
         while rest:
             result.append(rest.pop(0))
             if _is_list(getattr(self._option_string_actions.get(result[-1]), "_typehint", None)):
-                values = []
+                values: list[str] = []
                 while rest and len(values) < most and not rest[0].startswith("--"):
                     values.append(rest.pop(0))
                 written = len(values) == 1 and (values[0].startswith("[") or values[0] == "null")

@@ -36,7 +36,7 @@ def evaluate_scenes(
     """Map every scene into `output/maps` and score the maps against `truths`, class indices (H, W) by the scene's name.
 
     The result is `metrics.scores` over all labelled pixels, with `intervals` over scenes; `scenes`, the headline of each;
-    `boundaries`, of all classes; and `objects`, where the task names a class for them. With `pictures` each map has one beside it.
+    `boundaries`, of all classes; and `objects`, where the task names a class for them. `pictures` are drawn beside the maps.
     """
     task = recipe.task
     names = [c.name for c in task.classes]

@@ -1,4 +1,4 @@
-"""Which training windows are labelled when only a share of them may be: nested, spread over the scenes, the same for every model."""
+"""Which training windows have labels when only a share of them may: nested, spread over scenes, the same for every model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def label_subset(
 ) -> np.ndarray:
     """Indices int64 of the windows that a fraction of the labels leaves, ascending: round(fraction * N) of N, at least one.
 
-    All fractions take a beginning of one order, which follows from `seed` alone: the windows of a smaller fraction are among those
-    of a larger one. The order takes each scene's windows evenly (systematic sampling, Madow and Madow 1944): the k-th of the n
-    windows of a scene, in random order, lies at (k + u) / n with u drawn from [0, 1) for the scene. So a scene gives its share of
-    any fraction within two windows, and of scenes of equal size each gives one before any gives another.
+    All fractions take a beginning of one order, which follows from `seed` alone: the windows of a smaller fraction are among
+    those of a larger one. The order is stratified by scene (systematic sampling, Madow and Madow 1944): the k-th of a scene's n
+    windows, in random order, lies at (k + u) / n with one u a scene, drawn from [0, 1). So a scene gives its share of any
+    fraction, give or take a window or two, and of scenes of equal size each gives one before any gives another.
 
     The window that comes first holds class `target` beside another class if any window does, else the target if any does: a
     handful of windows without the class to be mapped teaches nothing. Without a target it holds two classes if any does. Nothing
