@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from finetune.comparison import TaskComparison, name_of, share
 
@@ -29,7 +30,8 @@ def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
     matplotlib.use("Agg", force=False)
     columns = min(COLUMNS, len(comparisons))
     rows = math.ceil(len(comparisons) / columns)
-    figure = Figure(figsize=(max(6.0, 4.6 * columns), 3.8 * rows + 0.5), dpi=110, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches
+    figure = Figure(figsize=(max(6.0, 4.6 * columns), 3.8 * rows + 0.5), dpi=110, layout=layout)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, comparison in zip(panels, comparisons, strict=False):
         draw = _curves if len(comparison.fractions) > 1 else _dots
@@ -40,7 +42,11 @@ def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
         panel.set_axis_off()
     handles, names = panels[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3 * columns), frameon=False)
+    seeds = len(comparisons[0].seeds)
+    if seeds > 1:
+        shown = "mean, band: standard deviation" if handles else "dots: seeds, line: mean"
+        figure.suptitle(f"Test scenes, {seeds} seeds ({shown})", fontsize=10, color="#555555")
     return figure
 
 
@@ -70,5 +76,5 @@ def _dots(panel: Axes, comparison: TaskComparison) -> None:
         panel.plot([100 * cell.mean] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2.5)
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.set_xlabel(f"{comparison.score_name}, %, {share(comparison.fractions[0])} of the labels (a dot a seed, line: mean)")
+    panel.set_xlabel(f"{comparison.score_name}, %, with {share(comparison.fractions[0])} of the labels")
     panel.grid(alpha=0.3, axis="x")

@@ -125,6 +125,8 @@ def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, cache_gb: f
         assert torch.equal(item["label"], known[item["file_name"]]["label"])
         assert torch.equal(item["data"]["landsat"], known[item["file_name"]]["data"]["landsat"])
     assert {window[0] for window in part.windows} == {0, 1}
+    whole.keep_share(0.5, seed=4)
+    assert whole.windows != part.windows
 
 
 def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(tmp_path: Path) -> None:
