@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data_prep.scene import Scene
 from data_prep.sensors import Sensor
+from finetune.label_fraction import label_subset
 from finetune.series import Clip, SceneSeries, Season, seen_until
 from finetune.task import IGNORE, Task
 
@@ -119,6 +120,15 @@ class WindowDataset(Dataset[dict[str, Any]]):
                                 source: Clip(pixels=clip.pixels.copy(), valid=clip.valid.copy()) for source, clip in clips.items()
                             }
                             bar.update()
+
+    def keep_share(self, fraction: float, seed: int) -> None:
+        """Keep only the windows that `label_subset` chooses. Raises ValueError for a fraction out of range."""
+        names = [c.name for c in self.task.classes]
+        target = None if self.task.target is None else names.index(self.task.target)
+        kept = label_subset([scene for scene, _, _ in self.windows], self.labels, fraction, seed, target)
+        self.windows = [self.windows[index] for index in kept]
+        self.labels = [self.labels[index] for index in kept]
+        self._cache = {new: self._cache[old] for new, old in enumerate(kept) if old in self._cache}
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -31,11 +31,12 @@ def evaluate_scenes(
     output: Path,
     device: torch.device,
     overlap: float,
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Map every scene into `output/maps` and score the maps against `truths`, class indices (H, W) by the scene's name.
 
     The result is `metrics.scores` over all labelled pixels, with `intervals` over scenes; `scenes`, the headline of each;
-    `boundaries`, of all classes; and `objects`, where the task names a class for them.
+    `boundaries`, of all classes; and `objects`, where the task names a class for them. `pictures` are drawn beside the maps.
     """
     task = recipe.task
     names = [c.name for c in task.classes]
@@ -46,7 +47,8 @@ def evaluate_scenes(
         path = output / "maps" / f"{name}.tif"
         with series:
             predict_scene(model, recipe, series, path, device, overlap)
-            draw(path.with_suffix(".png"), task, series, path, label_beside(series))
+            if pictures:
+                draw(path.with_suffix(".png"), task, series, path, label_beside(series))
         with rasterio.open(path) as raster:
             found = raster.read(1)
         truth = truths[name]
