@@ -52,7 +52,7 @@ from pretrain.stream import Batch, Stream, StreamConfig  # noqa: E402
 from tests.test_stream import write_corpus  # noqa: E402
 
 CASES = (("modis", 8, 400, 32), ("landsat", 64, 60, 32), ("sentinel2", 64, 40, 32), ("sentinel2", 128, 30, 16))
-BYTES_A_ROUND = 5e9
+BYTES_A_ROUND = 3e9
 SETTLES_S = 0.2  # until what is read ahead is there
 WORKERS = 2
 FRAMES = 16
@@ -88,10 +88,12 @@ def recorded_reads(folder: Path, config: StreamConfig, steps: int) -> list[list[
     stream, reads, original = Stream(load_corpus(folder), "train", config), [], os.preadv
 
     def record(file: int, buffers: Any, offset: int) -> int:
-        reads[-1].append((stream_files.setdefault(file, os.dup(file)), offset, len(buffers[0])))
+        if file not in kept:
+            kept[file] = os.dup(file)  # the stream closes its own
+        reads[-1].append((kept[file], offset, len(buffers[0])))
         return original(file, buffers, offset)
 
-    stream_files: dict[int, int] = {}
+    kept: dict[int, int] = {}
     os.preadv = record
     try:
         for step in range(steps):
