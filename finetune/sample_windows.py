@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
+
 import numpy as np
 from tqdm import tqdm
 
@@ -73,6 +74,7 @@ class SampleWindows(TrainingSet):
         if not self.windows:
             raise ValueError(f"no labelled pixel in {len(samples)} samples; a label of -1 means not labelled")
         self.augmentation.check_crop(self.window(0))
+        self.close()
 
     def _columns(self, sample: Sample) -> list[int]:
         return origins(sample.label.shape[1], self.task.window_px, self.task.window_px)
