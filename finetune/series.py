@@ -219,7 +219,7 @@ def read_padded(reader: SeriesReader, window: tuple[int, int, int, int], times: 
     bottom, right = min(row + height, reader.grid.height), min(col + width, reader.grid.width)
     pixels = np.full((len(times), len(sensor.bands), height, width), sensor.nodata, dtype=sensor.dtype)
     valid = np.zeros((len(times), height, width), dtype=bool)
-    if bottom > top and right > left:
+    if len(times) and bottom > top and right > left:
         series = reader.read(top, left, bottom - top, right - left, times)
         inside = np.s_[..., top - row : bottom - row, left - col : right - col]
         pixels[inside], valid[inside] = series.pixels, series.valid
