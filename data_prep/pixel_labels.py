@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
-from rasterio.windows import Window
 
 from data_prep.grid import Grid
 from data_prep.scene import DESCRIPTION, Scene
@@ -77,6 +76,10 @@ class LabelRaster:
             self._raster = self._stack.enter_context(rasterio.open(self._label.path))
         except rasterio.errors.RasterioIOError as error:
             raise ValueError(f"{origin}: {self._label.path} cannot be read: {error}") from error
+        if not np.issubdtype(np.dtype(self._raster.dtypes[0]), np.integer):
+            kind = self._raster.dtypes[0]
+            self.__exit__()
+            raise ValueError(f"{origin}: {self._label.path} holds {kind}; expected whole numbers, the codes of classes")
         across = ~self._raster.transform @ grid.transform
         self._col, self._row = round(across.c), round(across.f)
         scale = max(abs(across.a - 1) * grid.width, abs(across.e - 1) * grid.height, abs(across.b), abs(across.d))
@@ -88,13 +91,15 @@ class LabelRaster:
                 f"{self._raster.bounds.top:g}) are not those of the images ({abs(grid.transform.a):g} from {grid.bounds[0]:g}, "
                 f"{grid.bounds[3]:g}), and labels are not resampled; name a label on the grid of the source"
             )
-        self._stack.callback(setattr, self, "_raster", None)
 
     def read(self, row: int, col: int, size: int) -> np.ndarray:
         """Codes (size, size) of the source's window at (row, col); no data outside the raster."""
         top, left = row + self._row, col + self._col
-        window = Window(left, top, size, size)
-        codes: np.ndarray = self._raster.read(1, window=window, boundless=True, fill_value=self._label.nodata)
+        rows, cols = (max(top, 0), min(top + size, self._raster.height)), (max(left, 0), min(left + size, self._raster.width))
+        codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtypes[0])
+        if rows[1] > rows[0] and cols[1] > cols[0]:
+            inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
+            inside[:] = self._raster.read(1, window=(rows, cols))
         return codes
 
     def __enter__(self) -> Self:
