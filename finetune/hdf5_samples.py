@@ -21,7 +21,7 @@ import numpy as np
 PUBLISHED_NAMES = {"sentinel2": ("S2",), "landsat": ("Landsat", "HLSL30"), "modis": ("Modis", "MODIS")}
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # by split
 LIST_FOLDERS = ("", "data_lists", "data_list")
-SAMPLE_FOLDERS = ("h5_samples", "")
+SAMPLE_FOLDER = "h5_samples"
 
 
 def list_folder(folder: Path) -> Path | None:
@@ -48,7 +48,7 @@ class Hdf5Samples:
         repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if repeated:
             raise ValueError(f"list {path} names {', '.join(repeated[:3])} more than once")
-        home = next((folder / name for name in SAMPLE_FOLDERS if (folder / name).is_dir()), folder)
+        home = folder / SAMPLE_FOLDER if (folder / SAMPLE_FOLDER).is_dir() else folder
         self.names, self.sources = names, tuple(sources)
         self.files = [home / f"{name}.h5" for name in names]
         missing = [str(file) for file in self.files if not file.is_file()]

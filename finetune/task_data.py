@@ -20,7 +20,7 @@ from finetune.augmentation import Augmentation
 from finetune.crop_mapper import Recipe
 from finetune.dataset import WindowDataset, read_classes
 from finetune.evaluation import evaluate_samples, evaluate_scenes
-from finetune.hdf5_samples import Hdf5Samples, list_folder
+from finetune.hdf5_samples import LISTS, SAMPLE_FOLDER, Hdf5Samples, list_folder
 from finetune.labelled_sample import Samples
 from finetune.sample_windows import SampleWindows
 from finetune.series import SceneSeries
@@ -81,6 +81,8 @@ def open_data(data: Path) -> TaskData:
         return SampleData(lambda split, task: ShardSamples(corpus, split, task), corpus.sensors)
     if list_folder(data) is not None:
         return SampleData(lambda split, task: Hdf5Samples(data, split, task.sources), load_sensors(data / "sources"))
+    if (data / SAMPLE_FOLDER).is_dir() or next(data.glob("*.h5"), None) is not None:
+        raise ValueError(f"{data} holds HDF5 samples and none of the lists {', '.join(LISTS.values())}, one name a line")
     return SceneData(data)
 
 

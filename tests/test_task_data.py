@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.metrics import confusion_matrix
 
 from data_prep.command import run_command
@@ -19,7 +21,7 @@ from finetune.crop_mapper import load_model
 from finetune.hdf5_samples import Hdf5Samples
 from finetune.run import run
 from finetune.sample_windows import SampleWindows
-from finetune.task import load_task
+from finetune.task import TASKS, load_task
 from finetune.task_data import own_dataset
 from pretrain.model import EncoderConfig
 from tests.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_hdf5, write_published
@@ -109,6 +111,10 @@ def missing_list(folder: Path) -> None:
     (folder / "data_lists" / "val.txt").unlink()
 
 
+def no_list(folder: Path) -> None:
+    shutil.rmtree(folder / "data_lists")
+
+
 def empty_list(folder: Path) -> None:
     (folder / "data_lists" / "test.txt").write_text("\n")
 
@@ -145,6 +151,7 @@ def all_ones(folder: Path) -> None:
     ("spoil", "message"),
     [
         (missing_list, r"list .*val.txt of the validation samples is missing; expected train.txt, val.txt, test.txt"),
+        (no_list, r"holds HDF5 samples and none of the lists train.txt, val.txt, test.txt"),
         (empty_list, r"list .*test.txt names no sample"),
         (repeated_name, r"list .*train.txt names s0 more than once"),
         (missing_file, r"list .*train.txt names 1 samples without a file, first .*nowhere.h5"),
@@ -186,6 +193,20 @@ def test_a_run_may_lack_a_source_and_loses_nothing_to_nan(tmp_path: Path) -> Non
     assert all(torch.isfinite(weight).all() for weight in model.state_dict().values())
     with pytest.raises(ValueError, match=r"other settings \(drop_images\)"):
         run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options | {"drop_images": 0.1}))
+
+
+def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> None:
+    dates = (YEAR + 22 + 45 * np.arange(FRAMES)).astype(np.int32)
+    samples = [make_sample(seed) | {"dates": {"landsat": dates, "modis": dates}} for seed in range(8)]
+    write_published(tmp_path / "d", {"train": samples[:6], "val": samples[6:7], "test": samples[7:]})
+    task = yaml.safe_load((TASKS / "paddy_rice.yaml").read_text())
+    task |= {"season": ["01-01", "12-31"], "cut_dates": ["03-31", "08-31"]}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | {"task": str(tmp_path / "task.yaml"), "epochs": 20}))
+    found = json.loads((tmp_path / "run" / "early_season.json").read_text())
+    assert [entry["last_date"] for entry in found["dates"]] == ["2021-03-31", "2021-08-31", "2021-12-31"]
+    scores = [entry["mean_f1"] for entry in found["dates"]]
+    assert scores[0] < 0.7 < 0.85 < scores[2]  # until July the two classes are the same noise
 
 
 README = Path(__file__).parents[1] / "README.md"
