@@ -104,6 +104,10 @@ def test_windows_of_scenes_with_and_without_a_source_are_stacked(scenes: dict[st
         assert all(torch.isfinite(pixels).all() for pixels in drawn["data"].values())
         assert np.isfinite(dataset.statistics("modis")["mean"]).all()
         dataset.close()
+    # 256 px of 30 m are 16 pixels of 480 m, as in the scene that has them, and not 17 of the sensor's own 463 m.
+    large = WindowDataset([load_scene(scenes[name]) for name in ("no_modis", "whole")], replace(ALLOW, window_px=256), SENSORS)
+    large.normalization = UNIT
+    assert large.batch(range(2))["data"]["modis"].shape == (2, 8, 7, 16, 16)
 
 
 def test_the_map_is_that_of_a_source_without_a_clear_image(scenes: dict[str, Path], model: Path, tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def test_a_sample_without_a_source_has_zeros_there_and_fits_into_a_batch() -> No
             side = SIDE // FACTOR * task.upsample.get("modis", 1)
             assert batch["data"]["modis"].shape == (3, FRAMES, 7, side, side)
         assert np.isfinite(both.statistics("modis")["mean"]).all()
+    finer = whole | {"data": whole["data"] | {"modis": np.ones((FRAMES, 7, 4, 4), np.int16)}}
+    assert windows([without, finer], ALLOW).batch(range(2))["data"]["modis"].shape == (2, FRAMES, 7, 4, 4)
     # Where no sample has it, MODIS is as large as its usual pixels: 463 m beside 30 m.
     assert windows([without], ALLOW)[0]["data"]["modis"].shape == (FRAMES, 7, 2, 2)
     with pytest.raises(ValueError, match=r"s1: has no modis, .* it has landsat; .* with --missing_sources allow"):
