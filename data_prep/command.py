@@ -2,8 +2,8 @@
 
 A command is a function with annotated parameters and a Google-style docstring; jsonargparse makes the parser, the help
 and the check of every YAML key from it. Options may be written with dashes (`--plan-only`) and a boolean one may stand alone,
-which means true. A ValueError or OSError that the function raises is the user's business: one line
-on stderr and exit code 2. Any other exception is ours and keeps its traceback.
+which means true; a list may be written as words: `--sources landsat modis`. A ValueError or OSError that the function raises is
+the user's business: one line on stderr and exit code 2. Any other exception is ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, NoReturn, get_args
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -25,11 +26,27 @@ class _Parser(ArgumentParser):
     """jsonargparse's parser, whose errors are one line and name the nearest valid key."""
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
-        """As jsonargparse's, but a boolean option may stand alone, and dashes in an option's name are taken for underscores."""
+        """As jsonargparse's, but a boolean option may stand alone, a list may be words, and dashes in names are underscores."""
         for action in self._actions:
             if getattr(action, "_typehint", None) is bool and action.option_strings:
                 action.nargs, action.const = "?", True
-        return super().parse_args([self._known(word) for word in (sys.argv[1:] if args is None else args)], *more, **named)
+        words = [self._known(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_args(self._with_lists(words), *more, **named)
+
+    def _with_lists(self, words: Sequence[str]) -> list[str]:
+        """`--tasks rice wheat` -> `--tasks`, `[rice, wheat]`, a list in YAML; one word that is none is a list of one."""
+        result: list[str] = []
+        most = 1 if self._get_positional_actions() else len(words)  # what follows the first word may be a positional
+        rest = list(words)
+        while rest:
+            result.append(rest.pop(0))
+            if _is_list(getattr(self._option_string_actions.get(result[-1]), "_typehint", None)):
+                values: list[str] = []
+                while rest and len(values) < most and not rest[0].startswith("--"):
+                    values.append(rest.pop(0))
+                written = len(values) == 1 and (values[0].startswith("[") or values[0] == "null")
+                result += values if written or not values else [f"[{', '.join(values)}]"]
+        return result
 
     def _known(self, word: str) -> str:
         """`--stream.num-workers=2` -> `--stream.num_workers=2`; what is no option, or an unknown one, stays as it is.
@@ -58,6 +75,11 @@ class _Parser(ArgumentParser):
             line += f"; did you mean {valid[near[0]]}?" if near else f"; valid keys: {', '.join(sorted(valid.values()))}"
         print(f"{self.prog}: error: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a parameter is a list of something, or that or None."""
+    return list in {get_origin(kind) for kind in (get_args(hint) if NoneType in get_args(hint) else [hint])}
 
 
 def parse(

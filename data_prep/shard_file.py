@@ -20,7 +20,7 @@ from data_prep.durable import json_bytes
 from data_prep.sample import Sample
 
 Buffer = bytes | memoryview
-_digest = xxhash.xxh3_64_intdigest
+checksum = xxhash.xxh3_64_intdigest  # (content, seed) -> 64 bits
 
 
 def sample_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]:
@@ -69,12 +69,12 @@ def frame_checksums(key: str, land_cover: np.ndarray, days: np.ndarray, pixels: 
 
 def checksum_seed(key: bytes, land_cover: np.ndarray) -> int:
     """What the checksums of a sample's frames begin with, of its key and its counts, int64 (codes,)."""
-    return _digest(land_cover.tobytes(), _digest(key))
+    return checksum(land_cover.tobytes(), checksum(key))
 
 
 def frame_checksum(seed: int, day: Buffer, pixels: Buffer, valid: Buffer) -> int:
-    """The checksum of one frame, for readers that go frame by frame."""
-    return _digest(valid, _digest(pixels, _digest(day, seed)))
+    """The checksum of one frame, the day being int32."""
+    return checksum(valid, checksum(pixels, checksum(day, seed)))
 
 
 def _by_frame(array: np.ndarray) -> Iterator[memoryview]:

@@ -56,7 +56,6 @@ class WindowDataset(TrainingSet):
         super().__init__(task, augmentation)
         self.series = with_equal_sizes([SceneSeries(scene, task, sensors, year=year) for scene in scenes])
         self.pixels = {one.pixel for one in self.series}
-        self.windows: list[tuple[int, int, int]] = []  # (scene, row, col)
         size = task.window_px
         for index, series in enumerate(self.series):
             series.check_window(size)
@@ -72,7 +71,6 @@ class WindowDataset(TrainingSet):
         if not self.windows:
             raise ValueError(f"no labelled pixel in {', '.join(scene.name for scene in scenes)} (label {task.label})")
         needed = sum(self.series[index].window_bytes(size) for index, _, _ in self.windows)
-        self._cache: dict[int, dict[str, Clip]] = {}
         self._open: SceneSeries | None = None  # without the cache: one scene at a time, each may be hundreds of files
         if needed <= cache_gb * 1e9:
             self._read_all()
@@ -94,10 +92,15 @@ class WindowDataset(TrainingSet):
                             }
                             bar.update()
 
+    def scene_of(self, index: int) -> int:
+        """The scene of window `index`."""
+        return self.windows[index][0]
+
     def clips(self, index: int) -> dict[str, Clip]:
         """All images of the season over window `index`, as stored."""
         if index in self._cache:
-            return self._cache[index]
+            clips: dict[str, Clip] = self._cache[index]
+            return clips
         scene, row, col = self.windows[index]
         series = self.series[scene]
         if series is not self._open:

@@ -73,10 +73,11 @@ def evaluate_scenes(
     output: Path,
     device: torch.device,
     overlap: float,
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Map every scene into `output/maps` and score the maps against `truths`, class indices (H, W) by the scene's name.
 
-    See `MapScores.result` for what it gives.
+    See `MapScores.result` for what it gives. `pictures` are drawn beside the maps.
     """
     task, found_scores = recipe.task, MapScores(recipe.task)
     (output / "maps").mkdir(exist_ok=True)
@@ -85,16 +86,23 @@ def evaluate_scenes(
         path = output / "maps" / f"{name}.tif"
         with series:
             predict_scene(model, recipe, series, path, device, overlap)
-            draw(path.with_suffix(".png"), task, series, path, label_beside(series))
+            if pictures:
+                draw(path.with_suffix(".png"), task, series, path, label_beside(series))
         with rasterio.open(path) as raster:
             found_scores.add(name, truths[name], raster.read(1))
     return found_scores.result()
 
 
 def evaluate_samples(
-    model: nn.Module, recipe: Recipe, windows: SampleWindows, output: Path, device: torch.device, batch_size: int = 16
+    model: nn.Module,
+    recipe: Recipe,
+    windows: SampleWindows,
+    output: Path,
+    device: torch.device,
+    batch_size: int = 16,
+    pictures: bool = True,
 ) -> dict[str, Any]:
-    """Score the model on all labelled pixels of samples, and draw the first of them into `output/maps`.
+    """Score the model on all labelled pixels of samples, and draw `pictures` of the first of them into `output/maps`.
 
     See `MapScores.result`; where samples do not say of which scene they are, each is a scene of its own.
     """
@@ -105,7 +113,7 @@ def evaluate_samples(
         if (truth == IGNORE).all():
             continue
         found_scores.add(windows.scenes[number], truth, found)
-        if number < MOST_PICTURES:
+        if pictures and number < MOST_PICTURES:
             name = windows.names[number]
             result = scores(map_confusion(task, truth, found), [c.name for c in task.classes])
             score, value = headline(result, task.target)

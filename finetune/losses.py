@@ -80,17 +80,22 @@ class MapLoss(nn.Module):
         return torch.stack([weight * losses[name]() for name, weight in self.terms.items()]).sum()
 
 
+def check_classes(training: TrainingSet) -> None:
+    """Raises ValueError when the training labels lack a class: no loss can teach it."""
+    pixels = training.class_pixels()
+    absent = [c for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
+    if absent:
+        raise ValueError(
+            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(c.name for c in absent)}; its names "
+            f"there are {[list(c.labels) or 'everything else' for c in absent]}"
+        )
+
+
 def balanced_weights(training: TrainingSet) -> torch.Tensor:
     """Weights of the classes by the inverse square root of their pixels, float32 (K,), mean 1 over the labelled pixels.
 
-    Raises ValueError when the training labels lack a class: no loss can teach it.
+    A class that a small share of the labels leaves without a pixel has weight 1, which tells in the validation loss alone.
     """
     pixels = training.class_pixels().astype(np.float64)
-    absent = [c.name for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
-    if absent:
-        raise ValueError(
-            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(absent)}; its names there are "
-            f"{[list(c.labels) or 'everything else' for c in training.task.classes if c.name in absent]}"
-        )
-    weights = 1 / np.sqrt(pixels)
-    return torch.tensor(weights * pixels.sum() / (weights * pixels).sum(), dtype=torch.float32)
+    weights = 1 / np.sqrt(np.maximum(pixels, 1))
+    return torch.tensor(np.where(pixels > 0, weights * pixels.sum() / (weights * pixels).sum(), 1), dtype=torch.float32)

@@ -13,6 +13,7 @@ Where the encoder's weights come from:
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from finetune.augmentation import Augmentation
 from finetune.checkpoint import check_bands, fingerprint
 from finetune.crop_mapper import Recipe, build_model, load_model
 from finetune.early_season import ended_after, score_season, season_figure, season_table, write_season
-from finetune.losses import MapLoss, balanced_weights
+from finetune.losses import MapLoss, balanced_weights, check_classes
 from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.predict import check_overlap, pick_device
 from finetune.report import run_report
@@ -58,6 +59,8 @@ def run(
     lora_rank: int = 8,
     epochs: int = 20,
     batch_size: int = 8,
+    label_fraction: float = 1.0,
+    min_steps: int = 0,
     learning_rate: float = 1e-3,
     weight_decay: float = 5e-4,
     sources: list[str] | None = None,
@@ -75,6 +78,7 @@ def run(
     drop_images: float = 0.0,
     drop_sources: float = 0.0,
     overlap: float = 0.5,
+    maps: bool = True,
     cache_gb: float = 4.0,
     seed: int = 0,
     device: str = "auto",
@@ -94,6 +98,9 @@ def run(
         lora_rank: rank of the changes that lora learns.
         epochs: passes over the training windows.
         batch_size: windows a step.
+        label_fraction: share of the training windows that is used, at least one, spread over the scenes and drawn by the seed;
+            a smaller share is part of a larger one. All validation windows stay.
+        min_steps: the run takes at least so many steps: an epoch passes over few windows as often as that needs.
         learning_rate: peak of the learning rate, after a warm-up and before a cosine that fit the length of the run.
         weight_decay: weight decay of AdamW.
         sources: sources instead of the task's, for instance [sentinel2].
@@ -113,6 +120,7 @@ def run(
         drop_images: in training each image is left out with this probability.
         drop_sources: in training each source is left out with this probability, but one.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
+        maps: false leaves out what takes time beside the scores: maps, their pictures, the report, the scores in early season.
         cache_gb: windows are kept in memory when they fit into so many gigabytes.
         seed: seed of weights, order of windows, dates and flips.
         device: auto, cpu or cuda.
@@ -121,7 +129,9 @@ def run(
     changes = {"sources": tuple(sources) if sources else None, "label": label, "frames": frames, "window_px": window_px}
     changes["missing_sources"] = missing_sources
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
-    schedule = Schedule(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay)
+    schedule = Schedule(
+        epochs=epochs, batch_size=batch_size, min_steps=min_steps, learning_rate=learning_rate, weight_decay=weight_decay
+    )
     tuning = Tuning(mode=tune, layer_decay=layer_decay, lora_rank=lora_rank)
     chosen_by = selection(best, chosen)
     if isinstance(encoder, str) and (checkpoint or tune != "full" or layer_decay < 1):
@@ -149,11 +159,13 @@ def run(
         "decoder_channels": decoder_channels,
         **asdict(augmentation),
         "overlap": overlap,
+        "label_fraction": label_fraction,
+        "maps": maps,
         "seed": seed,
     }
     if is_finished(output, settings):
         print(f"{output} holds this run, finished; remove the folder to run it again")
-        show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
+        show(output, json.loads((output / METRICS_FILE).read_text()), chosen, maps)
         return
 
     torch.manual_seed(seed)
@@ -172,10 +184,14 @@ def run(
     )
     tests = labelled.tests(chosen, cache_gb=cache_gb, year=year)
     pixel = one_pixel_size(chosen, training, validation, tests)
-    loss = MapLoss(chosen.loss_terms, balanced_weights(training))
+    check_classes(training)
     known = (backbone and backbone.normalization) or {}
     normalization = {source: known.get(source) or training.statistics(source) for source in chosen.sources}
     training.normalization = validation.normalization = normalization
+    # After the statistics: pixels without labels cost nothing, so all of them say how the bands are normalised.
+    windows_with_labels = len(training)
+    training.keep_share(label_fraction, seed)
+    loss = MapLoss(chosen.loss_terms, balanced_weights(training))
     recipe = Recipe(
         task=chosen,
         sensors={source: sensors[source] for source in chosen.sources},
@@ -197,31 +213,40 @@ def run(
     )
     progress = train(model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay)
     trained, _ = load_model(output / MODEL_FILE)
-    result = tests.evaluate(trained.to(place), recipe, output, place, overlap)
+    result = tests.evaluate(trained.to(place), recipe, output, place, overlap, maps)
     metrics = summary(recipe, progress, result)
-    pictures = {picture.stem: picture for picture in sorted((output / "maps").glob("*.png"))}
-    page = run_report(metrics, chosen, settings, pictures)
-    if chosen.cut_dates:
-        windows = labelled.training_set("test", chosen, augmentation=None, cache_gb=cache_gb, year=year)
-        windows.normalization = normalization
+    metrics["training"] = {
+        "windows": len(training),
+        "of_windows": windows_with_labels,
+        "pixels": dict(zip((c.name for c in chosen.classes), training.class_pixels().tolist(), strict=True)),
+        "steps": schedule.epochs * schedule.steps_per_epoch(len(training)),
+    }
+    if maps:
+        pictures = {picture.stem: picture for picture in sorted((output / "maps").glob("*.png"))}
+        page = run_report(metrics, chosen, settings, pictures)
+        if chosen.cut_dates:
+            windows = labelled.training_set("test", chosen, augmentation=None, cache_gb=cache_gb, year=year)
+            windows.normalization = normalization
 
-        def score_until(days: int) -> dict[str, Any]:
-            with ended_after(windows, days):
-                return evaluate(trained, windows, batch_size, place, loss)
+            def score_until(days: int) -> dict[str, Any]:
+                with ended_after(windows, days):
+                    return evaluate(trained, windows, batch_size, place, loss)
 
-        last_year = windows.window(0).year
-        assert last_year is not None, "windows of a task with cut dates have dates"
-        season = score_season(score_until, chosen, last_year)
-        windows.close()
-        write_season(season, output)
-        page.heading("As the season goes on")
-        page.picture(season_figure(season), "F1 on the windows of the test scenes by the last date that the model sees")
-        print(f"\n{season_table(season)}")
-    page.write(output / REPORT_FILE)
+            last_year = windows.window(0).year
+            assert last_year is not None, "windows of a task with cut dates have dates"
+            season = score_season(score_until, chosen, last_year)
+            windows.close()
+            write_season(season, output)
+            page.heading("As the season goes on")
+            page.picture(season_figure(season), "F1 on the windows of the test scenes by the last date that the model sees")
+            print(f"\n{season_table(season)}")
+        page.write(output / REPORT_FILE)
+    else:
+        shutil.rmtree(output / "maps")
     write_json(output / METRICS_FILE, metrics)  # last: it says that the run is finished
     for opened in (training, validation):
         opened.close()
-    show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
+    show(output, json.loads((output / METRICS_FILE).read_text()), chosen, maps)
 
 
 def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
@@ -239,7 +264,7 @@ def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[
     }
 
 
-def show(output: Path, metrics: dict[str, Any], task: Task) -> None:
+def show(output: Path, metrics: dict[str, Any], task: Task, maps: bool) -> None:
     """The table at the end of a run."""
     name, score = metrics["score"]["name"], metrics["score"]["value"]
     print(f"\n{task.title}, test scenes, {metrics['model']}, best epoch {metrics['best_epoch']}")
@@ -249,7 +274,8 @@ def show(output: Path, metrics: dict[str, Any], task: Task) -> None:
         )
     )
     shown = "not defined" if score is None else f"{100 * score:.2f} %"
-    print(f"{name} {shown}; report: {output / REPORT_FILE}; maps in {output / 'maps'}; curves: tensorboard --logdir {output}")
+    products = f"report: {output / REPORT_FILE}; maps in {output / 'maps'}; " if maps else ""
+    print(f"{name} {shown}; {products}curves: tensorboard --logdir {output}")
 
 
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:

@@ -29,7 +29,6 @@ class SampleWindows(TrainingSet):
         year: year in which the season ends; None takes for each sample the one with most images.
 
     Attributes:
-        windows: (sample, row, col) of each.
         sensors: as given.
         names, scenes: of each sample.
 
@@ -48,11 +47,9 @@ class SampleWindows(TrainingSet):
     ) -> None:
         super().__init__(task, augmentation)
         self._samples, self.sensors, self._year = samples, sensors, year
-        self.windows: list[tuple[int, int, int]] = []
         self.names: list[str] = []
         self.scenes: list[str] = []
         self._scales: dict[str, tuple[Fraction, str]] = {}  # and the sample that it is from
-        self._cache: dict[int, LabelledWindow] = {}
         self._last: tuple[int, Sample] | None = None
         room, size = cache_gb * 1e9, task.window_px
         for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False):
@@ -87,12 +84,16 @@ class SampleWindows(TrainingSet):
 
     def window(self, index: int) -> LabelledWindow:
         """Window `index` with all images of the season, as stored."""
-        window = self._cache.get(index)
+        window: LabelledWindow | None = self._cache.get(index)
         if window is None:
             number, row, col = self.windows[index]
             window = self._cut(self.sample(number), row, col, self.labels[index])
         absent = {source: self._nothing(source, window) for source in self.task.sources if source not in window.clips}
         return replace(window, clips={**window.clips, **absent})
+
+    def scene_of(self, index: int) -> str:
+        """The scene of window `index`."""
+        return self.scenes[self.windows[index][0]]
 
     def close(self) -> None:
         """Forget the sample that was read last, and with it an open file."""

@@ -58,7 +58,9 @@ class Tests(Protocol):
 
     pixels: set[float]
 
-    def evaluate(self, model: nn.Module, recipe: Recipe, output: Path, device: torch.device, overlap: float) -> dict[str, Any]:
+    def evaluate(
+        self, model: nn.Module, recipe: Recipe, output: Path, device: torch.device, overlap: float, pictures: bool
+    ) -> dict[str, Any]:
         """Scores as of `evaluate_scenes`; maps and pictures go into `output/maps`."""
         ...
 
@@ -135,10 +137,18 @@ class SampleTests:
     def __init__(self, windows: SampleWindows) -> None:
         self._windows, self.pixels = windows, windows.pixels
 
-    def evaluate(self, model: nn.Module, recipe: Recipe, output: Path, device: torch.device, overlap: float) -> dict[str, Any]:  # noqa: ARG002
+    def evaluate(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        output: Path,
+        device: torch.device,
+        overlap: float,  # noqa: ARG002
+        pictures: bool,
+    ) -> dict[str, Any]:
         self._windows.normalization = recipe.normalization
         try:
-            return evaluate_samples(model, recipe, self._windows, output, device)
+            return evaluate_samples(model, recipe, self._windows, output, device, pictures=pictures)
         finally:
             self._windows.close()
 
@@ -171,8 +181,10 @@ class SceneTests:
             self._truths[one.scene.name] = read_classes(one)
         self.pixels = {one.pixel for one in series}
 
-    def evaluate(self, model: nn.Module, recipe: Recipe, output: Path, device: torch.device, overlap: float) -> dict[str, Any]:
-        return evaluate_scenes(model, recipe, self._series, self._truths, output, device, overlap)
+    def evaluate(
+        self, model: nn.Module, recipe: Recipe, output: Path, device: torch.device, overlap: float, pictures: bool
+    ) -> dict[str, Any]:
+        return evaluate_scenes(model, recipe, self._series, self._truths, output, device, overlap, pictures)
 
 
 def scenes_by_split(data: Path) -> dict[str, list[Scene]]:

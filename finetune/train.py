@@ -36,6 +36,8 @@ class Schedule:
     Attributes:
         epochs: passes over the training windows.
         batch_size: windows a step.
+        min_steps: the run takes at least so many steps: an epoch passes over few windows as often as that needs. So the number
+            of epochs, and with it of looks at the validation windows, is the same however few the windows are.
         learning_rate: peak learning rate.
         weight_decay: decoupled weight decay of AdamW (Loshchilov and Hutter, 2019).
         warmup_share: share of all steps with a linearly rising rate, so that it fits runs of any length.
@@ -44,6 +46,7 @@ class Schedule:
 
     epochs: int = 20
     batch_size: int = 8
+    min_steps: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 5e-4
     warmup_share: float = 0.1
@@ -52,6 +55,27 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
             raise ValueError(f"epochs and batch_size must be at least 1 and learning_rate positive, got {self}")
+        if self.min_steps < 0:
+            raise ValueError(f"--min_steps is {self.min_steps}; expected a number of steps, 0 for as many as the epochs have")
+
+    def steps_per_epoch(self, windows: int) -> int:
+        """Steps of an epoch: one pass over so many windows, or what `min_steps` asks of each epoch."""
+        return max(math.ceil(windows / self.batch_size), math.ceil(self.min_steps / self.epochs))
+
+    def batches(self, windows: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Indices of the windows of each step of an epoch.
+
+        One pass is dealt into parts of equal size: a last batch of one window would leave batch normalisation nothing to average
+        over. Where more steps are asked for than one pass has, or there is but one window, further passes fill all batches; the
+        same window is then in a batch several times, each time with other dates, flip and rotation.
+        """
+        steps = self.steps_per_epoch(windows)
+        order = rng.permutation(windows)
+        if windows == 1 or steps > math.ceil(windows / self.batch_size):
+            missing = steps * self.batch_size - windows
+            more = [rng.permutation(windows) for _ in range(math.ceil(missing / windows))]
+            order = np.concatenate([order, *more])[: steps * self.batch_size]
+        return np.array_split(order, steps)
 
     def rate(self, step: int, num_steps: int) -> float:
         """Learning rate of step 0..num_steps-1: linear warm-up, then half a cosine down to the final share."""
@@ -93,7 +117,7 @@ def train(
     loss_of.to(device)
     groups = parameter_groups(model, layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    batches = math.ceil(len(training) / schedule.batch_size)
+    batches = schedule.steps_per_epoch(len(training))
     num_steps = schedule.epochs * batches
     progress = resume(output, model, optimizer, device)
     writer = SummaryWriter(str(output), purge_step=progress.epoch)
@@ -103,11 +127,9 @@ def train(
         # Everything random in an epoch follows from (seed, epoch), so that a resumed run draws what the first would have.
         rng = np.random.default_rng([seed, epoch])
         torch.manual_seed(int(rng.integers(2**31)))
-        order = rng.permutation(len(training))
         model.train()
         losses = []
-        # Parts of equal size: a last batch of one window would leave batch normalisation nothing to average over.
-        for number, indices in enumerate(np.array_split(order, batches)):
+        for number, indices in enumerate(schedule.batches(len(training), rng)):
             rate = schedule.rate(epoch * batches + number, num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]

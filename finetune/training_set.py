@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from finetune.augmentation import Augmentation, augment
+from finetune.label_fraction import label_subset
 from finetune.season import Clip, LabelledWindow, Season, seen_until
 from finetune.task import IGNORE, Task
 
@@ -50,6 +51,7 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         task: what to read.
         augmentation: what happens to windows that are drawn.
         normalization: mean and std of each band of each source; set before items are drawn.
+        windows: (scene or sample, row, col) of each.
         labels: of each window, int8 (H, W).
         pixels: sizes of the label's pixels in units of the CRS; one unless something is wrong.
         seen_days: days of the season after which there are no images, as if it had not gone on.
@@ -59,7 +61,9 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         self.task = task
         self.augmentation = augmentation or Augmentation()
         self.normalization: Normalization | None = None
+        self.windows: list[tuple[int, int, int]] = []
         self.labels: list[np.ndarray] = []
+        self._cache: dict[int, Any] = {}  # what is in memory of each window
         self.pixels: set[float] = set()
         self.seen_days = math.inf
 
@@ -68,8 +72,23 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         """Window `index` with all images of the season, as stored."""
 
     @abstractmethod
+    def scene_of(self, index: int) -> Hashable:
+        """What window `index` shares with those that are no independent samples of it."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close what is open of the data."""
+
+    def keep_share(self, fraction: float, seed: int) -> None:
+        """Keep only the windows that `label_subset` chooses. Raises ValueError for a fraction out of range."""
+        names = [c.name for c in self.task.classes]
+        target = None if self.task.target is None else names.index(self.task.target)
+        numbers: dict[Hashable, int] = {}
+        scenes = [numbers.setdefault(self.scene_of(index), len(numbers)) for index in range(len(self))]
+        kept = label_subset(scenes, self.labels, fraction, seed, target)
+        self.windows = [self.windows[index] for index in kept]
+        self.labels = [self.labels[index] for index in kept]
+        self._cache = {new: self._cache[old] for new, old in enumerate(kept) if old in self._cache}
 
     def __len__(self) -> int:
         return len(self.labels)

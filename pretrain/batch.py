@@ -1,17 +1,13 @@
-"""A batch: its tensors, the memory they lie in, their way to the device."""
+"""A batch: its tensors, and their way to the device."""
 
 from __future__ import annotations
 
-import mmap
-import weakref
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-import xxhash
 
 DIGEST_MODULUS = 2**63  # digests add up in int64, which is what ranks can sum
 
@@ -30,12 +26,13 @@ class Batch:
         land_cover: (B, codes of the legend) int64 counts.
         orientation: (B,) uint8, what `orient` applies; 0 leaves a sample as it is.
         usable: (B,) bool, False for a damaged sample, all of whose numbers are zeros: the loss is to give it no weight.
-        digests: B numbers, XXH3-64 of each sample's key and drawn dates. Made with the batch, so that nobody waits for a device.
+        digests: B numbers, XXH3-64 of each sample's key and drawn dates (their bytes, one after the other).
     """
 
     source: str
     legend: str
     keys: list[str]
+    digests: list[int]
     pixels: torch.Tensor
     valid: torch.Tensor
     dates: torch.Tensor
@@ -43,13 +40,6 @@ class Batch:
     land_cover: torch.Tensor
     orientation: torch.Tensor
     usable: torch.Tensor
-    digests: list[int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.digests is None:
-            dates = self.dates.cpu().numpy()
-            digests = [xxhash.xxh3_64_intdigest(key.encode() + row.tobytes()) for key, row in zip(self.keys, dates, strict=True)]
-            object.__setattr__(self, "digests", digests)
 
     @property
     def nbytes(self) -> int:
@@ -63,12 +53,15 @@ class Batch:
         A sum does not ask for an order, so the ranks' digests of a micro-step, or of many, add up (modulo 2**63) to a number that
         does not depend on how many ranks there are. Equal numbers mean the same samples and frames.
         """
-        assert self.digests is not None
         return sum(self.digests) % DIGEST_MODULUS
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`; asynchronous when it lies in pinned memory, as it does where there is a GPU."""
+        """The batch on `device`; asynchronous when it lies in pinned memory."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors().items()})
+
+    def pinned(self) -> Batch:
+        """The batch in pinned memory, from which a GPU fetches it while this process does something else."""
+        return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
 
     def split(self, parts: int) -> list[Batch]:
         """`parts` batches of equally many consecutive samples, over the same memory.
@@ -78,7 +71,6 @@ class Batch:
         size = len(self.keys)
         if parts < 1 or size % parts:
             raise ValueError(f"a batch of {size} samples of source {self.source!r} cannot be split into {parts} equal parts")
-        assert self.digests is not None
         each = size // parts
         tensors = {name: value.split(each) for name, value in self._tensors().items()}
         return [
@@ -112,7 +104,11 @@ def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
 
 
 def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
-    """The batches on `device`; on a GPU each is copied while the one before it is computed on, by a stream of its own."""
+    """The batches on `device`; on a GPU each is copied while the one before it is computed on, by a stream of its own.
+
+    What other processes fill is not pinned, and copied once more before (a tenth of a second for a gigabyte): torch's allocator
+    of pinned memory knows which copies to the GPU are still under way.
+    """
     with closing(batches):
         if device.type != "cuda":
             yield from (batch.to(device) for batch in batches)
@@ -121,7 +117,7 @@ def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Ge
         ahead: tuple[Batch, torch.cuda.Event] | None = None
         for batch in batches:
             with torch.cuda.stream(copies):
-                copied = batch.to(device), copies.record_event()
+                copied = batch.pinned().to(device), copies.record_event()
             if ahead is not None:
                 yield _arrived(*ahead)
             ahead = copied
@@ -136,35 +132,3 @@ def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
     for tensor in batch._tensors().values():
         tensor.record_stream(present)
     return batch
-
-
-class BatchMemory:
-    """Memory of batches, used again when a batch is no longer referred to.
-
-    Fresh memory costs a page fault every 4 KiB, which takes longer than copying the page: half of the stream's speed.
-    With a GPU the memory is pinned, and torch's allocator of pinned memory does the same.
-    """
-
-    def __init__(self) -> None:
-        self._pin = torch.cuda.is_available()
-        self._free: dict[int, list[mmap.mmap]] = {}
-
-    def empty(self, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[torch.Tensor, np.ndarray]:
-        """An uninitialised tensor and the array over the same memory."""
-        if self._pin:
-            tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
-            return tensor, tensor.numpy()
-        size = max(8, dtype.itemsize * int(np.prod(shape)))
-        step = 1 << max(0, size.bit_length() - 3)  # few sizes, an eighth to a quarter apart, so that memory fits again
-        size = -(-size // step) * step
-        free = self._free.setdefault(size, [])
-        try:
-            block = free.pop()  # append and pop are atomic, so threads need no lock
-        except IndexError:
-            block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                block.madvise(mmap.MADV_HUGEPAGE)
-        array = np.ndarray(shape, dtype, buffer=block)
-        # The tensor and every view of it hold the array, and only when it goes is the block free.
-        weakref.finalize(array, free.append, block).atexit = False
-        return torch.from_numpy(array), array

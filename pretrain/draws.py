@@ -30,7 +30,7 @@ class StreamConfig:
         global_batch_size: samples a micro-step over all ranks; one number, or one for each source so that steps cost alike.
         mixture: weight of each source, the share of micro-steps that it gets; default: all sources of the corpus equally.
         augment: draw one of the 8 flips and rotations for each sample.
-        num_workers: threads that read ahead on each rank; 0 reads in the caller.
+        num_workers: processes that read ahead on each rank; 0 reads in the caller.
         check_reads: compare all that is read with the checksums that the shards hold.
         draws_per_read: batches in a row (of a source) that hold the same samples with other frames and orientations, from one
             read; an epoch shows every sample so many times. For storage that is slower than the card: data echoing (Choi et al.
@@ -57,7 +57,7 @@ class StreamConfig:
         if self.num_frames < 1:
             raise ValueError(f"num_frames is {self.num_frames}; expected at least 1")
         if self.num_workers < 0:
-            raise ValueError(f"num_workers is {self.num_workers}; expected 0 (read in the caller) or more threads")
+            raise ValueError(f"num_workers is {self.num_workers}; expected 0 (read in the caller) or more processes")
         if self.draws_per_read < 1:
             raise ValueError(f"draws_per_read is {self.draws_per_read}; expected 1 (every batch is read) or more")
         if self.skip_damaged < 0:

@@ -21,7 +21,7 @@ _ROUNDS = 3  # over all sources; the first is slower: memory is allocated, kerne
 
 @dataclass
 class _Measured:
-    """Of one source: a batch of this rank, seconds to read it with one thread, seconds of forward and backward passes."""
+    """Of one source: a batch of this rank, seconds to read it in one process, seconds of forward and backward passes."""
 
     batch: Batch
     reading: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,10 +42,8 @@ class SampleTable:
         if len(summary.mean_shares) > 1:
             legends = sorted(summary.mean_shares)
             raise ValueError(f"samples of source {source!r} are counted in different legends {legends}; shard them apart")
-        table = open_table(corpus, source, split, cache)
+        self._set(open_table(corpus, source, split, cache))
         self.shards = [shard.path for shard in corpus.shards_of(source, split)]
-        self.keys, self.shard, self.frames = table["key"], table["shard"], table["frames"]
-        self.offsets, self.sizes = table["offsets"], table["sizes"]
         self.shortest = summary.shortest
         (self.legend,) = summary.mean_shares
         self.codes = len(corpus.legends[self.legend].codes)
@@ -53,3 +52,18 @@ class SampleTable:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def _set(self, table: np.ndarray) -> None:
+        self._table = table
+        self.keys, self.shard, self.frames = table["key"], table["shard"], table["frames"]
+        self.offsets, self.sizes = table["offsets"], table["sizes"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process of this machine, which maps the same file."""
+        others = {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
+        assert isinstance(self._table.base, np.memmap)
+        return others | {"_table": self._table.base.filename}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._set(np.lib.format.open_memmap(state["_table"], mode="r").view(np.ndarray))

@@ -32,7 +32,13 @@ class DamagedSampleError(ValueError):
 
 
 class SampleBytes(Protocol):
-    """The bytes of one sample, at their offsets in the shard."""
+    """The bytes of one sample, at their offsets in the shard.
+
+    Attributes:
+        file: number of an open file whose bytes are those of the shard, where there is one.
+    """
+
+    file: int | None
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the buffer of bytes from byte `offset` of the shard. Raises DamagedSampleError when they end before."""
@@ -65,6 +71,7 @@ class OpenShard:
     def __init__(self, path: str | Path, first: int = 0, name: str | None = None) -> None:
         self._path, self._first, self.name = path, first, name or str(path)
         self.fd = retried(self._open, RETRIES)
+        self.file = None if first else self.fd
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -124,6 +131,8 @@ class OpenShards:
 
 class FetchedBytes:
     """Byte ranges of a shard in memory: `pieces` by the offset at which each starts."""
+
+    file: int | None = None
 
     def __init__(self, name: str, pieces: dict[int, bytes]) -> None:
         self.name = name

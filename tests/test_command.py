@@ -131,3 +131,36 @@ def test_a_real_command(tmp_path: Path) -> None:
     python("data_prep/shard.py", "--input", str(scenes), "--output", str(corpus), *sides, "--min-frames", "4", "--plan-only")
     assert (corpus / "plan.json").is_file()
     assert not list(corpus.glob("*.tar"))
+
+
+def listing(names: list[str], shares: list[float] | None = None, text: str = "") -> None:
+    """Takes lists."""
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "shares"),
+    [
+        (["--names", "a", "b-c"], ["a", "b-c"], None),
+        (["--names", "a", "--shares", "0.1", "-1", "--text", "t"], ["a"], [0.1, -1.0]),
+        (["--names", "[a, b]", "--shares=[1]"], ["a", "b"], [1.0]),
+        (["--shares", "null", "--names", "a"], ["a"], None),
+    ],
+)
+def test_lists_are_words_or_yaml(words: list[str], names: list[str], shares: list[float] | None) -> None:
+    parsed = parse(listing, words)
+    assert (parsed.names, parsed.shares) == (names, shares)
+
+
+def positional(folder: Path, shares: list[float] | None = None) -> None:
+    """Takes a positional, too."""
+
+
+def test_a_positional_is_not_taken_into_a_list() -> None:
+    parsed = parse(positional, ["--shares", "0.5", "corpus"], positional=True)
+    assert (parsed.folder, parsed.shares) == (Path("corpus"), [0.5])
+
+
+def test_an_option_without_its_list_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(listing, ["--names", "--text", "t"])
+    assert "names" in capsys.readouterr().err

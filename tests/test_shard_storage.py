@@ -158,7 +158,8 @@ def test_urls_hold_what_the_disk_holds(
     changes: dict[str, Any] = {"draws_per_read": draws, "cache": tmp_path / "cache" if cached else None}
     expected = batches(folder, draws_per_read=draws)
     assert_equal(batches(url, **changes), expected)
-    assert_equal(batches(url, num_workers=2, **changes), expected)  # from the cache, where there is one
+    if url.startswith("http"):  # other processes do not see what is in the memory of this one
+        assert_equal(batches(url, num_workers=2, **changes), expected)  # from the cache, where there is one
 
 
 def test_a_file_url_is_read_as_a_file(folder: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import webdataset
@@ -30,11 +32,17 @@ from pretrain import sample_reader
 from pretrain.batch import on_device
 from pretrain.indexed_shards import SampleTable
 from pretrain.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
+from pretrain.reader_processes import ReaderProcess
 from pretrain.shard_storage import Storage, Wanted
 from pretrain.stream import Batch, Skipped, Stream, StreamConfig, orient
 
 SIDE = 6
 SAMPLES = {"landsat": 13, "modis": 7}
+
+
+def _environment() -> dict[str, str]:
+    """For a Python that imports what this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -339,8 +347,7 @@ def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_worker
     assert len(before) == 6  # 5.25 of them
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_draws_of_a_group_are_read_once(corpus: Corpus, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_of_a_group_are_read_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[list[Wanted]] = []
     original = Storage.open
 
@@ -350,7 +357,7 @@ def test_draws_of_a_group_are_read_once(corpus: Corpus, num_workers: int, monkey
 
     monkeypatch.setattr(Storage, "open", record)
     monkeypatch.setattr(sample_reader, "_SMALL_FRAME_BYTES", 0)  # or small samples would be read whole
-    stream = Stream(corpus, "train", config(mixture={"landsat": 1.0}, draws_per_read=4, num_workers=num_workers))
+    stream = Stream(corpus, "train", config(mixture={"landsat": 1.0}, draws_per_read=4))
     list(stream.batches(2, 12))  # the second half of a group, and two groups
     assert len(opened) == 3
     frame_bytes = 6 * SIDE * SIDE * 2
@@ -363,6 +370,29 @@ def test_draws_of_a_group_are_read_once(corpus: Corpus, num_workers: int, monkey
         read.add(sum(len(buffer) for wanted in batch for buffer, _, first, last in wanted.reads if last > first))
     assert read == expected
     assert not stream._groups
+
+
+def test_processes_read_a_group_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any, Any]] = []
+    read_group, read = ReaderProcess.read_group, ReaderProcess.read
+
+    def note_group(self: ReaderProcess, name: Any, draws: Any) -> None:
+        asked.append(("group", self, name))
+        read_group(self, name, draws)
+
+    def note(self: ReaderProcess, draw: Any, block: Any, group: Any = None, last: bool = True) -> None:
+        asked.append(("last" if last else "batch", self, group))
+        read(self, draw, block, group, last)
+
+    monkeypatch.setattr(ReaderProcess, "read_group", note_group)
+    monkeypatch.setattr(ReaderProcess, "read", note)
+    list(Stream(corpus, "train", config(mixture={"landsat": 1.0}, draws_per_read=4, num_workers=2)).batches(2, 12))
+    groups = {name: process for what, process, name in asked if what == "group"}
+    assert [name for what, _, name in asked if what == "group"] == [("landsat", number) for number in range(3)]
+    assert len(set(map(id, groups.values()))) == 2  # by turns
+    assert all(process is groups[name] for _, process, name in asked)
+    ends = [("batch", 0), ("last", 0), *[("batch", 1)] * 3, ("last", 1), *[("batch", 2)] * 3, ("last", 2)]
+    assert [(what, name[1]) for what, _, name in asked if what != "group"] == ends
 
 
 @given(size=st.integers(1, 300), epoch=st.integers(0, 2**40), key=st.integers(0, 2**64 - 1))
@@ -412,18 +442,59 @@ def test_orientations_are_the_symmetries_of_a_square() -> None:
     np.testing.assert_array_equal(turned[0], image)
 
 
-def test_leaving_early_ends_the_workers_and_closing_closes_the_shards(corpus: Corpus) -> None:
+def test_leaving_early_ends_the_processes_and_closing_closes_the_shards(corpus: Corpus) -> None:
     def open_shards() -> int:
         return sum(link.resolve().suffix == ".tar" for link in Path("/proc/self/fd").iterdir())
 
-    before = open_shards()
+    before, others = open_shards(), set(psutil.Process().children())
     stream = Stream(corpus, "train", config(num_workers=3))
     batches = stream.batches(0, 1000)
     next(batches)
+    processes = set(psutil.Process().children()) - others
+    assert len(processes) == 3
+    batches.close()
+    assert not any(process.is_running() for process in processes)
+    stream.batch(0)
     assert open_shards() > before
-    batches.close()  # type: ignore[attr-defined]
     stream.close()
     assert open_shards() == before
+
+
+def test_a_process_that_was_killed_is_named(corpus: Corpus) -> None:
+    others = set(psutil.Process().children())
+    batches = Stream(corpus, "train", config(num_workers=2)).batches(0, 1000)
+    next(batches)
+    for process in set(psutil.Process().children()) - others:
+        process.kill()
+    with pytest.raises(RuntimeError, match="reads batches ended with exit code -9: the system lacked memory, or someone killed"):
+        list(batches)
+    assert set(psutil.Process().children()) == others
+
+
+def test_what_a_process_raises_is_raised_here(tmp_path: Path) -> None:
+    loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}, frames=(20, 21)))
+    stream = Stream(loaded, "train", config(num_workers=2, skip_damaged=8))
+    for path in tmp_path.glob("*.tar"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"modis-train-00000\d.tar"):
+        list(stream.batches(0, 4))
+
+
+def test_processes_end_with_the_one_that_asks(corpus: Corpus) -> None:
+    program = (
+        "import os, signal, sys, psutil; from pathlib import Path; from data_prep.corpus import load_corpus;"
+        "from pretrain.stream import Stream, StreamConfig;"
+        "stream = Stream(load_corpus(Path(sys.argv[1])), 'train', StreamConfig(num_frames=5, global_batch_size=4));"
+        "batches = stream.batches(0, 99); next(batches); print(*(p.pid for p in psutil.Process().children()), flush=True);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, corpus.folder], capture_output=True, text=True, env=_environment())
+    assert done.returncode == -signal.SIGKILL
+    processes = [int(number) for number in done.stdout.split()]
+    assert len(processes) == 2
+    _, left = psutil.wait_procs([psutil.Process(number) for number in processes if psutil.pid_exists(number)], timeout=10)
+    assert not left
+    assert done.stderr == ""
 
 
 def test_memory_is_used_again_only_when_nobody_looks_at_it(corpus: Corpus) -> None:
@@ -436,7 +507,7 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(corpus: Corpus) -> No
     assert torch.equal(kept, copy)
     assert (array == array_copy.numpy()).all()
     assert place not in {other.pixels.data_ptr() for other in others}
-    del kept, others
+    del kept, array, others
     assert place in {other.pixels.data_ptr() for other in [stream.batch(step) for step in range(1, 7)]}
 
 
@@ -716,6 +787,10 @@ def test_copies_to_a_gpu_go_ahead(corpus: Corpus, monkeypatch: pytest.MonkeyPatc
         events.append(f"copy {source.index(self.keys)} on {current[-1].name}")
         return self
 
+    def pinned(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
     monkeypatch.setattr(Batch, "to", copied)
     batches = [Stream(corpus, "train", config()).batch(step) for step in range(3)]
     source = [batch.keys for batch in batches]
@@ -756,7 +831,7 @@ def test_memory_does_not_grow(tmp_path: Path, draws: int) -> None:
         capture_output=True,
         check=True,
         text=True,
-        env={"PYTHONPATH": ":".join(sys.path)},
+        env=_environment(),
     )
     early, late = map(int, done.stdout.split())
     assert late - early < 20_000_000, (early, late)  # 25 kB a batch; a batch has 1 MB

@@ -3,16 +3,19 @@
     python tests/bench/bench_stream.py --output tests/bench/results/stream.json
 
 `floor`: bare `preadv` from the page cache, knowing every place beforehand, of what a batch is made of: for each sample the small
-members in one read, and each run of neighbouring drawn frames, into memory that is used again and lies in huge pages like that
-of the stream. Where the stream reads small samples whole, `share_of_own_reads` compares it with its own fewer reads. Floor and
-stream, with as many threads, with and without checksums, take turns in one process; shares are medians of the ratios of a round.
+members in one read, and each run of neighbouring drawn frames, into memory that is used again and lies in huge pages. As many
+threads (`share_of_threads`) or processes (`share_of_processes`, which is stricter: small reads in threads wait for Python's lock)
+do it as the stream has processes. Where the stream reads small samples whole, `share_of_own_reads` compares it with processes
+that do its own fewer reads. All take turns in one run, with and without checksums; shares are medians of the ratios of a round.
 
 `published`: an HDF5 file a sample, a dataset a source of (T, C, H, W), not compressed, read whole; 16 frames are picked, turned
-into float32 and normalised on the CPU by a torch DataLoader with two worker processes. Ours has two threads, and leaves
-normalising to the device; once more with normalising on the CPU. They take turns too.
+into float32 and normalised on the CPU by a torch DataLoader with two worker processes. Ours has two, too, and leaves normalising
+to the device; once more with normalising on the CPU. They take turns too.
+
+What was read ahead when a round of the stream began is not counted as read in it.
 
 `first_batch_s`: from opening the corpus to the first batch, at micro-step one million. `memory`: what is resident after 200 and
-after 1,000 batches.
+after 1,000 batches, in the process that asks.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +48,12 @@ from data_prep.command import run_command  # noqa: E402
 from data_prep.corpus import load_corpus  # noqa: E402
 from pretrain import sample_reader  # noqa: E402
 from pretrain.objective import normalize  # noqa: E402
-from pretrain.shard_storage import OpenShard  # noqa: E402
-from pretrain.stream import Stream, StreamConfig  # noqa: E402
+from pretrain.stream import Batch, Stream, StreamConfig  # noqa: E402
 from tests.test_stream import write_corpus  # noqa: E402
 
 CASES = (("modis", 8, 400, 32), ("landsat", 64, 60, 32), ("sentinel2", 64, 40, 32), ("sentinel2", 128, 30, 16))
-BYTES_A_ROUND = 1e9
+BYTES_A_ROUND = 5e9
+SETTLES_S = 0.2  # until what is read ahead is there
 WORKERS = 2
 FRAMES = 16
 
@@ -62,88 +66,154 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def read_all(stream: Stream, steps: int) -> None:
-    for _ in stream.batches(0, steps):
-        pass
+class Reading:
+    """A stream that goes on from round to round."""
+
+    def __init__(self, folder: Path, config: StreamConfig, use: Callable[[Batch], object] = lambda _: None) -> None:
+        self._batches, self._ahead, self._use = Stream(load_corpus(folder), "train", config).batches(0, 1 << 40), 0, use
+        self._ahead = config.num_workers + 1
+        next(self._batches)
+
+    def __call__(self, steps: int) -> None:
+        """Read so many batches, besides those that were ahead."""
+        for _ in range(steps + self._ahead):
+            self._use(next(self._batches))
+
+    def close(self) -> None:
+        self._batches.close()
 
 
-def recorded_reads(stream: Stream, steps: int) -> list[list[Read]]:
+def recorded_reads(folder: Path, config: StreamConfig, steps: int) -> list[list[Read]]:
     """Every read of every batch, as the stream does them."""
-    reads: list[list[Read]] = []
-    original = OpenShard.read_into
+    stream, reads, original = Stream(load_corpus(folder), "train", config), [], os.preadv
 
-    def record(shard: Any, buffer: memoryview, offset: int) -> None:
-        reads[-1].append((shard.fd, offset, len(buffer)))
-        original(shard, buffer, offset)
+    def record(file: int, buffers: Any, offset: int) -> int:
+        reads[-1].append((stream_files.setdefault(file, os.dup(file)), offset, len(buffers[0])))
+        return original(file, buffers, offset)
 
-    OpenShard.read_into = record  # type: ignore[method-assign]
+    stream_files: dict[int, int] = {}
+    os.preadv = record
     try:
         for step in range(steps):
             reads.append([])
             stream.batch(step)
     finally:
-        OpenShard.read_into = original  # type: ignore[method-assign]
+        os.preadv = original
     return reads
 
 
-def bare_reads(reads: list[list[Read]], threads: int) -> Callable[[], None]:
-    """A function that does these reads, each thread every `threads`-th batch, into memory of a batch's size."""
-    largest = max(sum(count for _, _, count in batch) for batch in reads)
-    shares = []
-    for first in range(threads):
-        memory = mmap.mmap(-1, largest, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        share = []
-        for batch in reads[first::threads]:
-            ends = np.cumsum([count for _, _, count in batch]).tolist()
-            share += [
-                (fd, [memoryview(memory)[end - count : end]], offset)
-                for (fd, offset, count), end in zip(batch, ends, strict=True)
-            ]
-        shares.append(share)
-
-    def read_share(share: list[tuple[int, list[memoryview], int]]) -> None:
-        for fd, buffers, offset in share:
-            os.preadv(fd, buffers, offset)
+def read_share(batches: list[list[Read]], size: int) -> Callable[[], None]:
+    """A function that does the reads of some batches into memory of one."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    prepared = []
+    for batch in batches:
+        ends = np.cumsum([count for _, _, count in batch]).tolist()
+        prepared += [
+            (file, (memoryview(memory)[end - count : end],), offset)
+            for (file, offset, count), end in zip(batch, ends, strict=True)
+        ]
 
     def work() -> None:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(read_share, shares))
+        for file, buffers, offset in prepared:
+            os.preadv(file, buffers, offset)
 
     return work
 
 
+def by_threads(reads: list[list[Read]], count: int) -> Callable[[], None]:
+    """A function that does these reads, each thread every `count`-th batch."""
+    size = max(sum(read[2] for read in batch) for batch in reads)
+    shares = [read_share(reads[first::count], size) for first in range(count)]
+
+    def work() -> None:
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda share: share(), shares))
+
+    return work
+
+
+class ByProcesses:
+    """Does these reads, each process every `count`-th batch."""
+
+    def __init__(self, reads: list[list[Read]], count: int) -> None:
+        size = max(sum(read[2] for read in batch) for batch in reads)
+        self._ends = []
+        for first in range(count):
+            ours, theirs = multiprocessing.Pipe()
+            share = reads[first::count]
+            multiprocessing.get_context("fork").Process(target=self._serve, args=(theirs, share, size), daemon=True).start()
+            self._ends.append(ours)
+
+    @staticmethod
+    def _serve(asked: Any, share: list[list[Read]], size: int) -> None:
+        work = read_share(share, size)
+        while asked.recv():
+            work()
+            asked.send(True)
+
+    def __call__(self) -> None:
+        for end in self._ends:
+            end.send(True)
+        for end in self._ends:
+            end.recv()
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.send(False)
+
+
+def in_turns(work: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
+    """Seconds (rounds, work), after two rounds that fill the page cache and the memory."""
+    times = []
+    for _ in range(rounds + 2):
+        times.append([])
+        for each in work:
+            time.sleep(SETTLES_S)
+            times[-1].append(timed(each))
+    return np.array(times[2:])
+
+
 def against_bare_reads(folder: Path, config: StreamConfig, steps: int, rounds: int) -> dict[str, Any]:
-    corpus = load_corpus(folder)
     small, sample_reader._SMALL_FRAME_BYTES = sample_reader._SMALL_FRAME_BYTES, 0
-    by_runs = Stream(corpus, "train", config)
+    reads = recorded_reads(folder, config, steps)
     sample_reader._SMALL_FRAME_BYTES = small
-    checked, unchecked = Stream(corpus, "train", config), Stream(corpus, "train", replace(config, check_reads=False))
-    reads = recorded_reads(by_runs, steps)
+    own_reads = recorded_reads(folder, config, steps)
+    processes = [ByProcesses(each, config.num_workers) for each in (reads, own_reads)]
+    streams = [Reading(folder, replace(config, check_reads=check)) for check in (True, False)]
+    times = in_turns(
+        [
+            by_threads(reads, config.num_workers),
+            *processes,
+            *(partial(stream, steps) for stream in streams),
+        ],
+        rounds,
+    )
+    for each in (*processes, *streams):
+        each.close()
+    for file in {file for batch in (*reads, *own_reads) for file, _, _ in batch}:
+        os.close(file)
+    threads, bare, own, checked, unchecked = times.T
     megabytes = sum(read[2] for batch in reads for read in batch) / 1e6
-    work = [
-        bare_reads(reads, config.num_workers),
-        bare_reads(recorded_reads(checked, steps), config.num_workers),
-        lambda: read_all(checked, steps),
-        lambda: read_all(unchecked, steps),
-    ]
-    for each in work:  # fill the page cache, start the allocator
-        each()
-    times = np.array([[timed(each) for each in work] for _ in range(rounds)])
-    floor, own, with_checks, without = times.T
     assert isinstance(config.global_batch_size, int)
-    samples = config.global_batch_size * steps
+
+    def share(of: np.ndarray, seconds: np.ndarray) -> float:
+        return round(float(np.median(of / seconds)), 3)
+
     return {
-        "threads": config.num_workers,
+        "processes": config.num_workers,
         "mb_a_batch": round(megabytes / steps, 2),
-        "floor_mb_s": round(megabytes / float(np.median(floor))),
-        "stream_mb_s": round(megabytes / float(np.median(with_checks))),
-        "samples_s": round(samples / float(np.median(with_checks))),
-        "share_of_floor": round(float(np.median(floor / with_checks)), 3),
-        "share_of_floor_unchecked": round(float(np.median(floor / without)), 3),
-        "share_of_own_reads": round(float(np.median(own / with_checks)), 3),
-        "share_of_own_reads_unchecked": round(float(np.median(own / without)), 3),
-        "check_reads_costs": round(float(np.median(with_checks / without)) - 1, 3),
+        "threads_mb_s": round(megabytes / float(np.median(threads))),
+        "processes_mb_s": round(megabytes / float(np.median(bare))),
+        "stream_mb_s": round(megabytes / float(np.median(checked))),
+        "samples_s": round(config.global_batch_size * steps / float(np.median(checked))),
+        "share_of_threads": share(threads, checked),
+        "share_of_threads_unchecked": share(threads, unchecked),
+        "share_of_processes": share(bare, checked),
+        "share_of_processes_unchecked": share(bare, unchecked),
+        "share_of_own_reads": share(own, checked),
+        "share_of_own_reads_unchecked": share(own, unchecked),
+        "check_reads_costs": round(float(np.median(checked / unchecked)) - 1, 3),
     }
 
 
@@ -181,21 +251,16 @@ def against_published(folder: Path, config: StreamConfig, source: str, rounds: i
     write_hdf5(folder, source, folder / "hdf5")
     dataset = PublishedDataset(folder / "hdf5", source, corpus.mean[source], corpus.std[source])
     assert isinstance(config.global_batch_size, int)
-    count = config.global_batch_size * max(4, 4 * len(dataset) // config.global_batch_size)
+    count = config.global_batch_size * 60
     sampler = RandomSampler(dataset, replacement=True, num_samples=count)
     loader = DataLoader(dataset, config.global_batch_size, sampler=sampler, num_workers=WORKERS, persistent_workers=True)
-    stream = Stream(corpus, "train", replace(config, num_workers=WORKERS))
     mean, std = (torch.from_numpy(values).float() for values in (corpus.mean[source], corpus.std[source]))
+    two = replace(config, num_workers=WORKERS)
+    streams = Reading(folder, two), Reading(folder, two, lambda batch: normalize(batch, mean, std))
     steps = count // config.global_batch_size
-
-    def normalized() -> None:
-        for batch in stream.batches(0, steps):
-            normalize(batch, mean, std)
-
-    work = (lambda: [None for _ in loader], lambda: read_all(stream, steps), normalized)
-    for each in work:
-        each()
-    times = np.array([[timed(each) for each in work] for _ in range(rounds)])
+    times = in_turns([lambda: [None for _ in loader], *(partial(stream, steps) for stream in streams)], rounds)
+    for stream in streams:
+        stream.close()
     rates = count / times  # (rounds, 3) samples a second
     return {
         "published_samples_s": round(float(np.median(rates[:, 0]))),
@@ -208,10 +273,14 @@ def against_published(folder: Path, config: StreamConfig, source: str, rounds: i
 def first_batch(folder: Path, config: StreamConfig) -> float:
     """Seconds until a new stream gives the batch of micro-step one million."""
 
-    def start() -> None:
-        next(Stream(load_corpus(folder), "train", config).batches(1_000_000, 1_000_010))
-
-    return statistics.median(timed(start) for _ in range(5))
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        batches = Stream(load_corpus(folder), "train", config).batches(1_000_000, 1_000_010)
+        next(batches)
+        seconds.append(time.perf_counter() - begin)
+        batches.close()
+    return statistics.median(seconds)
 
 
 def memory(folder: Path, config: StreamConfig) -> dict[str, float]:
@@ -238,10 +307,10 @@ def bench_stream(output: Path | None = None, rounds: int = 9) -> None:
             write_corpus(folder, {source: samples}, frames=(40, 60), side=side)
             config = StreamConfig(num_frames=FRAMES, mixture={source: 1.0}, global_batch_size=batch_size)
             sensor_bytes = np.dtype(load_corpus(folder).sensors[source].dtype).itemsize * load_corpus(folder).shapes[source][0]
-            steps = min(200, max(8, round(BYTES_A_ROUND / (batch_size * FRAMES * side * side * (sensor_bytes + 1)))))
+            steps = min(1000, max(8, round(BYTES_A_ROUND / (batch_size * FRAMES * side * side * (sensor_bytes + 1)))))
             result: dict[str, Any] = {"source": source, "px": side, "batch": batch_size, "floor": []}
-            for threads in (1, 2):
-                result["floor"].append(against_bare_reads(folder, replace(config, num_workers=threads), steps, rounds))
+            for workers in (1, 2):
+                result["floor"].append(against_bare_reads(folder, replace(config, num_workers=workers), steps, rounds))
                 print(source, side, result["floor"][-1], flush=True)
             result["published"] = against_published(folder, config, source, rounds)
             result["first_batch_s"] = round(first_batch(folder, config), 4)

@@ -1,0 +1,153 @@
+"""Processes that read batches ahead into memory that they share with the one that trains.
+
+Threads would do while frames are large. But frames below some 100 kB are hashed, and all are named, under the one lock of Python,
+for which the loop that feeds the GPU waits, too: two threads read chips of 64 px no faster than one did.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from mmap import mmap
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.batch_memory import Block
+from pretrain.batch_reader import BatchContent, BatchReader, Group
+from pretrain.draws import Draw, StreamConfig
+from pretrain.indexed_shards import SampleTable
+
+_PROJECT = str(Path(__file__).resolve().parents[1])
+_SECONDS_TO_LEAVE = 10.0  # a process that waits for its storage does not see at once that nobody waits for it
+
+
+class ReaderProcess:
+    """One process. It answers in the order in which it is asked, and ends when this one does, however that ends."""
+
+    def __init__(self, tables: dict[str, SampleTable], fingerprint: str, config: StreamConfig) -> None:
+        """As for the `BatchReader` that it runs."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # Not multiprocessing: its children import the main module first, and with it torch and DeepSpeed.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_PROJECT, os.environ.get("PYTHONPATH")]))},
+            )
+        self._connection = Connection(ours.detach())
+        self._known: weakref.WeakKeyDictionary[Block, int] = weakref.WeakKeyDictionary()
+        self._blocks = 0
+        self._end = weakref.finalize(self, _end, self._process, self._connection)
+        self._send((tables, fingerprint, config))
+
+    def read_group(self, name: object, draws: Sequence[Draw]) -> None:
+        """Begin to read what batches share: it is kept as `name` until the last of them."""
+        self._send(("group", name, draws))
+
+    def read(self, draw: Draw, block: Block, group: object = None, last: bool = True) -> None:
+        """Ask for a batch in a block of shared memory; of a group, whose `last` batch it may be."""
+        assert block.file is not None
+        known = self._known.get(block)
+        if known is None:
+            known = self._known[block] = self._blocks
+            self._blocks += 1
+            self._send(("memory", known))
+            send_handle(self._connection, block.file, self._process.pid)
+        self._send(("batch", draw, known, group, last))
+
+    def answer(self) -> BatchContent:
+        """What of the batch that was asked for first is no array; its arrays are there now. Raises what reading it raised."""
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._ended() from None
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, BatchContent)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        try:
+            self._connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._ended() from None
+
+    def _ended(self) -> RuntimeError:
+        code = self._process.wait(_SECONDS_TO_LEAVE)
+        return RuntimeError(
+            f"a process that reads batches ended with exit code {code}"
+            + (": the system lacked memory, or someone killed it" if code == -signal.SIGKILL else "; its error stands above")
+            + ". The run can be started again and goes on after its last checkpoint; fewer num_workers need less memory"
+        )
+
+
+def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
+    connection.close()
+    try:
+        process.wait(_SECONDS_TO_LEAVE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _serve(connection: Connection) -> None:
+    """What the process does: answer until the other end is closed."""
+    reader = BatchReader(*connection.recv())
+    memory: dict[int, mmap] = {}
+    groups: dict[object, Future[Group]] = {}
+    # Lists of reads come and go by the thousand, and none of them refers to itself: looking for such takes 3 % of the time.
+    gc.freeze()
+    gc.set_threshold(100_000)
+    with ThreadPoolExecutor(1, "groups") as thread:  # reads the next groups while batches of these are made
+        while True:
+            kind, *content = connection.recv()
+            if kind == "memory":
+                file = recv_handle(connection)
+                memory[content[0]] = mmap(file, os.fstat(file).st_size)
+                os.close(file)
+            elif kind == "group":
+                groups[content[0]] = thread.submit(reader.read_group, content[1])
+            else:
+                draw, block, name, last = content
+                answer: object
+                try:
+                    group = None if name is None else (groups.pop(name) if last else groups[name]).result()
+                    answer = reader.read(draw, np.frombuffer(memory[block], np.uint8), group)
+                except Exception as error:  # of any kind: it is raised where the batch is waited for
+                    answer = _sendable(error)
+                connection.send(answer)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error itself where it can be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its constructor or content makes of it
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job: the one that trains decides when to end
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        _serve(Connection(int(sys.argv[1])))
+    except (EOFError, ConnectionResetError, BrokenPipeError):  # nobody is there any more
+        os._exit(0)
