@@ -159,6 +159,19 @@ def test_samples_of_other_sizes_are_cut_and_padded_and_unlabelled_windows_left_o
     assert dataset.pixels == {30.0}
 
 
+@pytest.mark.parametrize("cache_gb", [1.0, 0.0])
+def test_a_share_of_the_labels_is_spread_over_scenes(cache_gb: float) -> None:
+    samples = [make_sample(i) | {"scene": "ab"[i // 4]} for i in range(8)]  # four samples of four windows in each of two scenes
+    whole, part = (windows(samples, SMALL, cache_gb=cache_gb) for _ in range(2))
+    part.keep_share(0.25, seed=3)
+    assert len(part) == 8
+    assert sorted(part.scene_of(i) for i in range(8)) == ["a"] * 4 + ["b"] * 4
+    by_name = {whole[i]["file_name"]: whole[i] for i in range(len(whole))}
+    for item in (part[i] for i in range(8)):
+        assert torch.equal(item["data"]["landsat"], by_name[item["file_name"]]["data"]["landsat"])
+        assert torch.equal(item["label"], by_name[item["file_name"]]["label"])
+
+
 def spoilt(**changes: Any) -> dict[str, Any]:
     return make_sample(7) | changes
 
