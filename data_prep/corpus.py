@@ -30,6 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data_prep.errors import retried
 from data_prep.landcover import Legend, legend_from_dict
+from data_prep.pixel_labels import LabelNames, label_names_from_dict
 from data_prep.readers.storage import file_system, is_url
 from data_prep.sensors import Sensor, sensor_from_dict
 
@@ -38,6 +39,7 @@ DATASET_VERSION = 3
 DATASET = "dataset.json"
 FAILED = ".failed.jsonl"  # suffix after a shard's name
 MEMBERS = ("checksums.npy", "dates.npy", "json", "landcover.npy", "pixels.npy", "valid.npy")  # as they lie in a tar
+LABEL = "label.npy"  # of samples with a label, the last one in a tar: pretraining reads past what lies before it
 RETRIES = 3  # of requests to an object store
 _REQUESTS = 32  # at a time, where a folder's listing has no sizes
 
@@ -119,6 +121,7 @@ class Corpus:
         shards: in the order of their names within a source and split.
         splits: by (source, split), where there are samples.
         rejected: number of samples that were planned or looked at and not written.
+        labels: of the sources whose samples hold a label for fine-tuning, by source name.
     """
 
     folder: str
@@ -131,6 +134,7 @@ class Corpus:
     shards: list[Shard]
     splits: dict[tuple[str, str], SplitSummary]
     rejected: int
+    labels: dict[str, LabelNames]
 
     def shards_of(self, source: str, split: str) -> list[Shard]:
         """The shards of one source and split; the `shard` of their table is a place in this list."""
@@ -232,6 +236,7 @@ def load_corpus(folder: str | Path) -> Corpus:
                 for split, about in source["splits"].items()
             },
             rejected=values["rejected"],
+            labels={name: label_names_from_dict(label) for name, label in values.get("labels", {}).items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe a corpus: {type(error).__name__} {error}") from error

@@ -161,6 +161,7 @@ def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary], tables
         splits = {split: _split(group, tables) for split, group in of_source.items()}
         sources[name] = {"sensor": sensor.to_dict(), "shape": shape, "normalization": normalization, "splits": splits}
     columns = ("shard", "source", "split", "bytes", "xxh3_128", "samples")
+    labels = {source: names.to_dict() for source, names in plan.labels.items() if source in sources}
     return {
         "version": DATASET_VERSION,
         "plan": plan.hash,
@@ -170,6 +171,7 @@ def describe(plan: Plan, output: Path, summaries: Sequence[ShardSummary], tables
         "shards": [{column: getattr(summary, column) for column in columns} for summary in summaries],
         "rejected": plan.num_rejected + sum(summary.rejected.total() for summary in summaries),
         "failed": sum(summary.failed for summary in summaries),
+        **({"labels": labels} if labels else {}),
     }
 
 

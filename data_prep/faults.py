@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.corpus import FAILED, INDEX_VERSION, MEMBERS
+from data_prep.corpus import FAILED, INDEX_VERSION, LABEL, MEMBERS
 from data_prep.durable import checksum_of
 from data_prep.normalization import BandStatistics, statistics_from_dict
 from data_prep.plan import Plan, PlannedSample, PlannedShard
@@ -137,8 +137,10 @@ def _decode(
     plan: Plan, planned: PlannedSample, entry: Mapping[str, Any], members: Mapping[str, bytes]
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
     """Arrays by member, and what is wrong with which member: types and shapes, dates, counts and names against the plan."""
-    if tuple(sorted(members)) != MEMBERS:
-        return {}, [("", f"has the members {sorted(members)}; expected {list(MEMBERS)}")]
+    labelled = planned.source in plan.labels
+    expected = sorted((*MEMBERS, LABEL) if labelled else MEMBERS)
+    if sorted(members) != expected:
+        return {}, [("", f"has the members {sorted(members)}; expected {expected}")]
     sensor, legend = plan.sensors[planned.source], planned.series.legend
     frames, side = planned.stop - planned.start, planned.size
     layouts = {
@@ -158,6 +160,8 @@ def _decode(
             continue
         if (array.dtype, array.shape) != (dtype, shape):
             wrong.append((name, f"is {array.dtype}{array.shape}; the plan says {dtype}{shape}"))
+    if labelled:
+        wrong += _label_faults(members[LABEL], side)
     if wrong:
         return arrays, wrong
     dates = planned.series.dates[planned.start : planned.stop]
@@ -175,3 +179,13 @@ def _decode(
     except (ValueError, KeyError, TypeError) as error:
         wrong.append(("json", f"cannot be decoded: {type(error).__name__} {error}"))
     return arrays, wrong
+
+
+def _label_faults(content: bytes, side: int) -> Iterator[tuple[str, str]]:
+    try:
+        label = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        yield LABEL, f"cannot be decoded: {error}"
+        return
+    if label.shape != (side, side) or not np.issubdtype(label.dtype, np.integer):
+        yield LABEL, f"is {label.dtype}{label.shape}; the plan says whole numbers {(side, side)}"

@@ -29,6 +29,7 @@ from data_prep.corpus import read_json
 from data_prep.durable import json_bytes, sha256_of
 from data_prep.grid import Grid
 from data_prep.landcover import Legend, legend_from_dict
+from data_prep.pixel_labels import LabelNames, label_names_from_dict
 from data_prep.plan_table import batches, read_rows
 from data_prep.readers import SeriesReader
 from data_prep.sensors import Sensor, sensor_from_dict
@@ -166,6 +167,11 @@ class Plan:
     def names(self) -> tuple[str, ...]:
         """The names of all shards without suffix."""
         return tuple(f"{group.source}-{group.split}-{n:06d}" for group in self.groups for n in range(group.shards))
+
+    @property
+    def labels(self) -> dict[str, LabelNames]:
+        """The labels that travel with samples, by source."""
+        return {source: label_names_from_dict(values) for source, values in self.settings.get("labels", {}).items()}
 
     @property
     def num_shards(self) -> int:

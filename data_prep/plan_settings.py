@@ -20,6 +20,7 @@ class PlanSettings:
         min_frames: samples with fewer dates in the year are rejected.
         split_blocks: blocks of places that decide on splits, in place of the scenes'.
         sites: table of the places where samples are cut (`data_prep/sites.py`); None for all windows of a grid.
+        labels: name of the scenes' label that travels with the samples, by source; empty for none.
     """
 
     sources: tuple[str, ...] | None = None
@@ -28,6 +29,7 @@ class PlanSettings:
     min_frames: int = 16
     split_blocks: SplitBlocks | None = None
     sites: Path | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or self.min_frames < 1:

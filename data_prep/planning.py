@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from data_prep.durable import TEMPORARY, sha256_of
 from data_prep.landcover import Legend, load_legend
-from data_prep.plan import PLAN, TABLES, Plan, load_plan
+from data_prep.pixel_labels import LabelRaster, label_names
+from data_prep.plan import PLAN, TABLES, Plan, Rejection, load_plan
 from data_prep.plan_settings import PlanSettings
 from data_prep.plan_writer import write_plan
 from data_prep.sample_files import list_sha256
 from data_prep.scene import DESCRIPTION, Scene, description_sha256, find_scenes
 from data_prep.sensors import Sensor, load_sensors
-from data_prep.survey import survey
+from data_prep.survey import Surveyed, survey
 
 
 def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None, workers: int = 1) -> Plan:
@@ -42,6 +43,11 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
         "sites_sha256": None if settings.sites is None else _sites_sha256(settings.sites),
         "scenes_sha256": digest.hexdigest(),
     }
+    if settings.labels:  # left out where there are none: plans of an earlier version stay what they are
+        absent = sorted(set(settings.labels) - set(sensors))
+        if absent:
+            raise ValueError(f"--label names the sources {absent}; this corpus has {sorted(sensors)}")
+        arguments["labels"] = {source: names.to_dict() for source, names in label_names(scenes, settings.labels).items()}
     if (output / PLAN).is_file():
         plan = load_plan(output)
         if (plan.settings, plan.sensors, plan.legends) != (arguments, sensors, legends):
@@ -55,7 +61,20 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
 
     needs_place = settings.sites is not None or settings.split_blocks is not None
     surveyed = survey(archive, scenes, sensors, needs_place, workers)
+    if settings.labels:
+        surveyed = _with_labels(surveyed, scenes, settings.labels)
     return write_plan(output, surveyed, settings, arguments, sensors, legends)
+
+
+def _with_labels(
+    surveyed: Iterable[Surveyed | Rejection], scenes: Sequence[Scene], labels: Mapping[str, str]
+) -> Iterator[Surveyed | Rejection]:
+    """The same; raises ValueError for a label that does not lie on the grid of its source, before anything is written."""
+    by_name = {scene.name: scene for scene in scenes}
+    for found in surveyed:
+        if isinstance(found, Surveyed) and found.series.source in labels:
+            LabelRaster(by_name[found.series.scene], labels[found.series.source], found.series.grid).__exit__()
+        yield found
 
 
 def _sites_sha256(path: Path) -> str:

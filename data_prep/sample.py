@@ -51,6 +51,7 @@ class Sample:
         footprint: grid of the H x W pixels.
         legend: name of the land-cover legend.
         land_cover: (codes of the legend,) int64, pixels of the land-cover map (or clear observations) of each fine code.
+        label: (H, W) integer codes of a label for fine-tuning, where samples have one.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Sample:
     footprint: Grid
     legend: str
     land_cover: np.ndarray
+    label: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if "." in self.key or "/" in self.key or not self.key:
@@ -77,6 +79,8 @@ class Sample:
             )
         if self.footprint.shape != (height, width):
             raise ValueError(f"{self.key}: footprint of {self.footprint.shape} pixels beside images of {(height, width)}")
+        if self.label is not None and self.label.shape != (height, width):
+            raise ValueError(f"{self.key}: label has shape {self.label.shape}; expected {(height, width)}")
         check_dates(self.dates, frames)
 
 

@@ -37,6 +37,7 @@ def shard(
     shard_mb: float = 256.0,
     min_frames: int = 16,
     sites: Path | None = None,
+    label: dict[str, str] | None = None,
     split_block_km: float | None = None,
     split_shares: dict[str, float] | None = None,
     split_buffer_km: float = 0.0,
@@ -61,6 +62,8 @@ def shard(
         min_frames: samples with fewer dates in the year are rejected.
         sites: CSV or Parquet table of places where samples are cut (columns id, lon, lat, and if wanted year, source, split;
             draw_sites.py draws one); default: all windows of each scene.
+        label: labels of the scenes that travel with the samples for fine-tuning, by source (--label.landsat crop_type); the
+            label's pixels must be those of the source.
         split_block_km: split by place: side in kilometres of the blocks that go to one split as a whole; default: as the
             scenes say.
         split_shares: share of the blocks of each split (--split_shares.test 0.2); default: train 0.8, validation 0.1, test 0.1.
@@ -85,6 +88,7 @@ def shard(
         shard_mb=shard_mb,
         min_frames=min_frames,
         sites=sites,
+        labels=label or {},
         split_blocks=split_blocks_of(split_block_km, split_shares, split_buffer_km, split_seed),
     )
     plan = make_plan(input, output, settings, workers)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
-from data_prep.corpus import MEMBERS
+from data_prep.corpus import LABEL, MEMBERS
 from data_prep.durable import json_bytes
 from data_prep.sample import Sample
 
@@ -24,7 +24,7 @@ checksum = xxhash.xxh3_64_intdigest  # (content, seed) -> 64 bits
 
 
 def sample_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]:
-    """The members of a sample by name, sorted as they lie in the tar; each as the buffers that make it up."""
+    """The members of a sample by name, as they lie in the tar; each as the buffers that make it up."""
     about = {
         "source": sample.source,
         "scene": sample.scene,
@@ -48,6 +48,8 @@ def sample_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffe
         "valid.npy": _npy(sample.valid),
     }
     assert tuple(members) == MEMBERS
+    if sample.label is not None:
+        members[LABEL] = _npy(sample.label)
     return members
 
 

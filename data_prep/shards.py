@@ -11,6 +11,7 @@ machine or the network is tried again and then raised: it never becomes part of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from itertools import groupby
@@ -26,6 +27,7 @@ from data_prep.errors import is_of_the_machine, retried, text_without_places, tr
 from data_prep.landcover import Legend
 from data_prep.landcover_codes import LandCoverCodes, open_land_cover
 from data_prep.normalization import BandStatistics
+from data_prep.pixel_labels import LabelRaster
 from data_prep.plan import PLAN, Plan, PlannedSample, PlannedShard, Rejection
 from data_prep.plan import load_plan as read_plan
 from data_prep.planned_reader import load_planned, open_planned
@@ -127,19 +129,25 @@ def read_samples(archive: Path, plan: Plan, shard: PlannedShard, retries: int) -
     """The shard's samples in order, read from the archive, or why they are rejected or could not be read."""
     for planned, group in groupby(shard.samples, key=lambda sample: sample.series):
         scene = load_planned(archive, planned)
-        legend = plan.legends[planned.legend]
+        legend, label = plan.legends[planned.legend], plan.labels.get(shard.source)
         with (
+            nullcontext() if label is None else retried(partial(LabelRaster, scene, label.name, planned.grid), retries) as labels,
             retried(partial(open_planned, scene, planned, plan.sensors), retries) as reader,
             retried(partial(open_land_cover, scene, legend), retries) as land_cover,
         ):
             samples = list(group)
             blocks = BlockReader(reader, samples)
             for sample in samples:
-                yield retried(partial(_read_sample, blocks, land_cover, scene, legend, sample), retries)
+                yield retried(partial(_read_sample, blocks, land_cover, labels, scene, legend, sample), retries)
 
 
 def _read_sample(
-    blocks: BlockReader, land_cover: LandCoverCodes, scene: Scene, legend: Legend, planned: PlannedSample
+    blocks: BlockReader,
+    land_cover: LandCoverCodes,
+    labels: LabelRaster | None,
+    scene: Scene,
+    legend: Legend,
+    planned: PlannedSample,
 ) -> Sample | Rejection | Failure:
     """Read one sample. What is wrong with its data is a failure of this sample; what is wrong with the machine is raised."""
 
@@ -166,6 +174,7 @@ def _read_sample(
             footprint=footprint,
             legend=legend.name,
             land_cover=counts,
+            label=None if labels is None else labels.read(planned.row, planned.col, planned.size),
         )
     except Exception as error:  # codecs raise errors of all kinds for damaged chunks
         if is_of_the_machine(error):

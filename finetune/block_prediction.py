@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,10 @@ from data_prep.scene import load_scene
 from data_prep.sensors import load_sensors
 from finetune.cog import NO_DATA, as_stored
 from finetune.crop_mapper import Recipe, load_model
-from finetune.dataset import frames
 from finetune.mosaic import Block, Mosaic
-from finetune.series import Clip, SceneSeries
+from finetune.season import Clip
+from finetune.series import SceneSeries
+from finetune.training_set import frames
 
 
 def predict_block(
@@ -130,6 +131,7 @@ class BlockJob:
         scene: the scene's folder.
         year: year in which the season ends.
         device: `cpu` or `cuda`.
+        missing_sources: see `Task`.
         mosaic, batch_size, probabilities: see `predict_block`.
     """
 
@@ -137,6 +139,7 @@ class BlockJob:
     scene: Path
     year: int
     device: str
+    missing_sources: str
     mosaic: Mosaic
     batch_size: int
     probabilities: bool
@@ -147,7 +150,7 @@ def predict_in_worker(job: BlockJob, number: int) -> dict[str, np.ndarray]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers share the cores
     try:
-        model, recipe, series = _opened(job.model, job.scene, job.year, job.device)
+        model, recipe, series = _opened(job.model, job.scene, job.year, job.device, job.missing_sources)
         block = job.mosaic.blocks[number]
         return predict_block(
             model, recipe, series, job.mosaic, block, torch.device(job.device), job.batch_size, job.probabilities
@@ -167,9 +170,10 @@ def open_series(recipe: Recipe, scene: Path, year: int | None) -> SceneSeries:
 
 
 @lru_cache(maxsize=1)
-def _opened(model: Path, scene: Path, year: int, device: str) -> tuple[nn.Module, Recipe, SceneSeries]:
+def _opened(model: Path, scene: Path, year: int, device: str, missing_sources: str) -> tuple[nn.Module, Recipe, SceneSeries]:
     """Model and open scene, kept by the worker process until it ends."""
     mapper, recipe = load_model(model)
+    recipe = replace(recipe, task=replace(recipe.task, missing_sources=missing_sources))
     return mapper.to(device), recipe, open_series(recipe, scene, year).__enter__()
 
 

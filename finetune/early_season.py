@@ -4,7 +4,7 @@ The series is cut at each of a task's `cut_dates`: images of later days are not 
 any period without an image. What is scored, a model's windows or maps, is up to the caller:
 
     def score(days):
-        with ended_after(dataset.series, days):
+        with ended_after(dataset, days):
             return evaluate(model, dataset, batch_size, device)
 
     write_season(score_season(score, task, year=2022), output)  # early_season.json, .md (a table) and .png (a plot)
@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from data_prep.durable import whole_file, without_nan
-from finetune.series import SceneSeries, seen_until
 from finetune.task import Task
+from finetune.training_set import TrainingSet
 
 SUMMARY = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")
 
@@ -92,16 +92,13 @@ def earliest(dates: np.ndarray, values: np.ndarray, share: float) -> np.datetime
 
 
 @contextmanager
-def ended_after(series: Iterable[SceneSeries], days: float) -> Iterator[None]:
-    """Within it, `series` know only the images of the first `days` days of their season. Models see zeros after that."""
-    whole = [(one, one.seasons) for one in series]
+def ended_after(windows: TrainingSet, days: float) -> Iterator[None]:
+    """Within it, `windows` know only the images of the first `days` days of their season. Models see zeros after that."""
+    before, windows.seen_days = windows.seen_days, days
     try:
-        for one, seasons in whole:
-            one.seasons = seen_until(seasons, days)
         yield
     finally:
-        for one, seasons in whole:
-            one.seasons = seasons
+        windows.seen_days = before
 
 
 def score_season(score: Callable[[int], Mapping[str, Any]], task: Task, year: int) -> SeasonScores:

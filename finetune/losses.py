@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune.dataset import WindowDataset
 from finetune.task import IGNORE, LOSSES
+from finetune.training_set import TrainingSet
 
 FOCUS = 2.0  # the exponent gamma that Lin et al. found best
 
@@ -80,7 +80,7 @@ class MapLoss(nn.Module):
         return torch.stack([weight * losses[name]() for name, weight in self.terms.items()]).sum()
 
 
-def check_classes(training: WindowDataset) -> None:
+def check_classes(training: TrainingSet) -> None:
     """Raises ValueError when the training labels lack a class: no loss can teach it."""
     pixels = training.class_pixels()
     absent = [c for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
@@ -91,7 +91,7 @@ def check_classes(training: WindowDataset) -> None:
         )
 
 
-def balanced_weights(training: WindowDataset) -> torch.Tensor:
+def balanced_weights(training: TrainingSet) -> torch.Tensor:
     """Weights of the classes by the inverse square root of their pixels, float32 (K,), mean 1 over the labelled pixels.
 
     A class that a small share of the labels leaves without a pixel has weight 1, which tells in the validation loss alone.

@@ -18,9 +18,12 @@ from matplotlib.patches import Patch, Rectangle
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from data_prep.sensors import Sensor
 from finetune.cog import NO_DATA
+from finetune.map_grid import raster_grid
 from finetune.metrics import confusion, headline, scores
-from finetune.series import SceneSeries, raster_grid
+from finetune.season import Clip
+from finetune.series import SceneSeries
 from finetune.task import IGNORE, Task
 
 NO_DATA_COLOR = "#8a8a8a"
@@ -91,17 +94,23 @@ def composite(series: SceneSeries, window: tuple[int, int, int, int]) -> np.ndar
     top, left = row // step * step, col // step * step
     bottom, right = -(-(row + height) // step) * step, -(-(col + width) // step) * step
     clip = series.read_source(series.finest, top, left, bottom - top, right - left)
-    sensor = series.sensors[series.finest]
+    stretched = true_color(clip, series.sensors[series.finest])
+    rows = np.minimum(((np.arange(height) + row - top) * stretched.shape[0] / (bottom - top)).astype(int), stretched.shape[0] - 1)
+    cols = np.minimum(((np.arange(width) + col - left) * stretched.shape[1] / (right - left)).astype(int), stretched.shape[1] - 1)
+    return stretched[np.ix_(rows, cols)]
+
+
+def true_color(clip: Clip, sensor: Sensor) -> np.ndarray:
+    """True-colour median of the clear observations of a clip, stretched to 0..1: float (H, W, 3), NaN where there is none."""
     images = clip.pixels[:, [sensor.bands.index(band) for band in sensor.rgb]].astype(np.float32)
     images[~np.broadcast_to(clip.valid[:, None], images.shape)] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # pixels that were never clear stay NaN
         median = np.nanmedian(images, axis=0).transpose(1, 2, 0)
         low, high = np.nanpercentile(median, (2, 98), axis=(0, 1))
-    stretched = np.clip((median - low) / np.maximum(high - low, 1), 0, 1)
-    rows = np.minimum(((np.arange(height) + row - top) * stretched.shape[0] / (bottom - top)).astype(int), stretched.shape[0] - 1)
-    cols = np.minimum(((np.arange(width) + col - left) * stretched.shape[1] / (right - left)).astype(int), stretched.shape[1] - 1)
-    return stretched[np.ix_(rows, cols)]
+    spread = high - low
+    result: np.ndarray = np.clip((median - low) / np.where(spread > 0, spread, 1), 0, 1)
+    return result
 
 
 def colored(classes: np.ndarray, task: Task) -> np.ndarray:
@@ -118,7 +127,7 @@ def save_map_figure(
     label: np.ndarray | None,
     predicted: np.ndarray,
     pixel: float,
-    crs: str,
+    crs: str | None,
     overview: np.ndarray | None = None,
     box: tuple[float, ...] = (0, 0, 1, 1),
 ) -> None:
@@ -131,7 +140,7 @@ def save_map_figure(
         label: class indices (H, W).
         predicted: class indices (H, W).
         pixel: side of a pixel in units of `crs`.
-        crs: the map's CRS.
+        crs: the map's CRS; None where it is not known.
         overview: class indices (h, w) of the whole map, when the others show a part of it.
         box: that part (row, column, height, width) in shares of the map's sides.
     """
@@ -153,7 +162,7 @@ def save_map_figure(
         axes.set_xticks([])
         axes.set_yticks([])
         rows, cols, _ = picture.shape
-        if CRS.from_user_input(crs).is_projected:
+        if crs is not None and CRS.from_user_input(crs).is_projected:
             _scale_bar(axes, size, cols, rows)
         if size != pixel:
             row, col, tall, wide = (share * side for share, side in zip(box, (rows, cols) * 2, strict=True))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +67,7 @@ def predict(
     engine: Literal["local", "dask"] = "local",
     scheduler: str | None = None,
     block_px: int | None = None,
+    missing_sources: Literal["error", "allow"] | None = None,
 ) -> None:
     """Map a scene: a Cloud-Optimised GeoTIFF with class indices and, beside it, a PNG to look at.
 
@@ -84,6 +85,8 @@ def predict(
         engine: local or dask, for several workers.
         scheduler: address of a running Dask cluster, or slurm for one of SLURM jobs.
         block_px: side of the blocks in which the map is made; the default takes some eight windows.
+        missing_sources: whether a scene may lack sources of the model (zeros stand for them) instead of as the task says: error
+            or allow.
     """
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise ValueError(f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif")
@@ -94,6 +97,8 @@ def predict(
     check_overlap(overlap)
     if polygons is not None:
         check_class(polygons, [c.name for c in recipe.task.classes])
+    if missing_sources is not None:
+        recipe = replace(recipe, task=replace(recipe.task, missing_sources=missing_sources))
     series = open_series(recipe, input, year)
     series.check_window(recipe.task.window_px)
     label = label_beside(series)
@@ -176,7 +181,7 @@ def predict_scene(
             else:
                 job = BlockJob(
                     model=workers.model.resolve(), scene=series.scene.folder.resolve(), year=series.year, device=device.type,
-                    mosaic=mosaic, batch_size=batch_size, probabilities=probabilities,
+                    missing_sources=task.missing_sources, mosaic=mosaic, batch_size=batch_size, probabilities=probabilities,
                 )  # fmt: skip
                 with open_engine(workers.engine, workers.count, workers.scheduler) as map_jobs:
                     for number, arrays in map_jobs(partial(predict_in_worker, job), todo):
@@ -216,7 +221,7 @@ def plan_of(
     scene = {
         "name": series.scene.name,
         "folder": str(series.scene.folder.resolve()),
-        "sources": repr({source: series.scene.sources[source] for source in recipe.task.sources}),
+        "sources": repr({source: series.scene.sources[source] for source in series.sources}),
         "grid": repr(series.grid),
         "grids": repr(series.grids),
         "dates": {source: repr((s.length, s.days.tolist(), s.times.tolist())) for source, s in series.seasons.items()},
@@ -235,7 +240,8 @@ def plan_of(
 
 def last_image(series: SceneSeries) -> str:
     """Date YYYY-MM-DD of the season's last image of any source. Only while the series is open."""
-    return str(max(series.readers[source].dates[season.times].max() for source, season in series.seasons.items()))
+    seasons = series.seasons.items()
+    return str(max(series.readers[source].dates[season.times].max() for source, season in seasons if len(season.times)))
 
 
 def probabilities_beside(output: Path) -> Path:

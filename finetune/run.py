@@ -25,20 +25,17 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import run_command
-from data_prep.scene import SPLITS, Scene, find_scenes
-from data_prep.sensors import Sensor, load_sensors
+from finetune.augmentation import Augmentation
 from finetune.checkpoint import check_bands, fingerprint
 from finetune.crop_mapper import Recipe, build_model, load_model
-from finetune.dataset import WindowDataset, read_classes
 from finetune.early_season import ended_after, score_season, season_figure, season_table, write_season
-from finetune.evaluation import evaluate_scenes
 from finetune.losses import MapLoss, balanced_weights, check_classes
 from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.predict import check_overlap, pick_device
 from finetune.report import run_report
 from finetune.selection import selection
-from finetune.series import SceneSeries
 from finetune.task import Task, load_task
+from finetune.task_data import check_sources, one_pixel_size, open_data
 from finetune.train import MODEL_FILE, Progress, Schedule, evaluate, train, write_json
 from finetune.tuning import Mode, Tuning, prepare
 from pretrain.model import EncoderConfig, load_encoder
@@ -73,7 +70,13 @@ def run(
     year: int | None = None,
     best: str = "mean_f1",
     decoder_channels: int = 64,
+    missing_sources: Literal["error", "allow"] | None = None,
+    rotations: bool = True,
+    flips: bool = True,
     shift_days: float = 0.0,
+    crop_px: int | None = None,
+    drop_images: float = 0.0,
+    drop_sources: float = 0.0,
     overlap: float = 0.5,
     maps: bool = True,
     cache_gb: float = 4.0,
@@ -84,7 +87,8 @@ def run(
 
     Args:
         task: a task of finetune/tasks/ (paddy_rice, cropland) or the path of a YAML like theirs.
-        data: folder of scenes; scene.yaml says in which split each is.
+        data: folder of scenes (scene.yaml says in which split each is), of HDF5 samples with lists train.txt, val.txt and
+            test.txt as published, of shards with labels; or a dataset of your own, FILE.py:CLASS.
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
         encoder: shape of the encoder without a checkpoint, as in --encoder.embed_dim 64 (its sources are those of the task), or
@@ -107,7 +111,14 @@ def run(
         best: score of the validation windows that says which epoch is kept: mean_f1, mean_iou, overall_accuracy, kappa, loss,
             or one of a class, as in paddy_rice.f1.
         decoder_channels: width of the decoder; channels of the U-Net's first level, filters of the temporal CNN.
+        missing_sources: whether scenes and samples may lack sources (zeros stand for them) instead of as the task says: error or
+            allow.
+        rotations: in training windows are turned by quarters.
+        flips: in training windows are mirrored.
         shift_days: in training each window's season is moved by up to so many days, as seasons differ between regions.
+        crop_px: in training a random part of each window is taken, of so many pixels of the label.
+        drop_images: in training each image is left out with this probability.
+        drop_sources: in training each source is left out with this probability, but one.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
         maps: false leaves out what takes time beside the scores: maps, their pictures, the report, the scores in early season.
         cache_gb: windows are kept in memory when they fit into so many gigabytes.
@@ -116,6 +127,7 @@ def run(
     """
     chosen = load_task(task)
     changes = {"sources": tuple(sources) if sources else None, "label": label, "frames": frames, "window_px": window_px}
+    changes["missing_sources"] = missing_sources
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
     schedule = Schedule(
         epochs=epochs, batch_size=batch_size, min_steps=min_steps, learning_rate=learning_rate, weight_decay=weight_decay
@@ -128,8 +140,13 @@ def run(
         )
     place = pick_device(device)
     check_overlap(overlap)
-    splits = scenes_by_split(data)
-    sensors = known_sensors(data, chosen)
+    augmentation = Augmentation(
+        rotations=rotations, flips=flips, shift_days=shift_days, crop_px=crop_px, drop_images=drop_images,
+        drop_sources=drop_sources,
+    )  # fmt: skip
+    labelled = open_data(data)
+    sensors = labelled.sensors
+    check_sources(chosen, sensors, data)
     settings = {
         **{f"task.{name}": value for name, value in chosen.to_dict().items()},
         "data": str(data.resolve()),
@@ -140,7 +157,7 @@ def run(
         "best": best,
         "year": year,
         "decoder_channels": decoder_channels,
-        "shift_days": shift_days,
+        **asdict(augmentation),
         "overlap": overlap,
         "label_fraction": label_fraction,
         "maps": maps,
@@ -162,19 +179,11 @@ def run(
 
     # Everything a user can get wrong is met before the output folder is made.
     training, validation = (
-        WindowDataset(splits[split], chosen, sensors, shift_days=shift_days, cache_gb=cache_gb, year=year)
+        labelled.training_set(split, chosen, augmentation=augmentation, cache_gb=cache_gb, year=year)
         for split in ("train", "validation")
     )
-    tests = [SceneSeries(scene, chosen, sensors, year=year) for scene in splits["test"]]
-    truths = {}
-    for series in tests:
-        series.check_window(chosen.window_px)
-        truths[series.scene.name] = read_classes(series)
-    pixels = {round(abs(series.grid.transform.a), 6) for series in [*training.series, *validation.series, *tests]}
-    if len(pixels) > 1:
-        raise ValueError(
-            f"labels {chosen.label!r} have pixels of different size: {sorted(pixels)}; all scenes must have the same"
-        )
+    tests = labelled.tests(chosen, cache_gb=cache_gb, year=year)
+    pixel = one_pixel_size(chosen, training, validation, tests)
     check_classes(training)
     known = (backbone and backbone.normalization) or {}
     normalization = {source: known.get(source) or training.statistics(source) for source in chosen.sources}
@@ -187,7 +196,7 @@ def run(
         task=chosen,
         sensors={source: sensors[source] for source in chosen.sources},
         normalization=normalization,
-        pixel=pixels.pop(),
+        pixel=pixel,
         encoder=encoder if isinstance(encoder, str) else encoder.to_dict(),
         channels=decoder_channels,
         origin=str(checkpoint) if checkpoint else "scratch",
@@ -204,7 +213,7 @@ def run(
     )
     progress = train(model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay)
     trained, _ = load_model(output / MODEL_FILE)
-    result = evaluate_scenes(trained.to(place), recipe, tests, truths, output, place, overlap, pictures=maps)
+    result = tests.evaluate(trained.to(place), recipe, output, place, overlap, maps)
     metrics = summary(recipe, progress, result)
     metrics["training"] = {
         "windows": len(training),
@@ -213,17 +222,19 @@ def run(
         "steps": schedule.epochs * schedule.steps_per_epoch(len(training)),
     }
     if maps:
-        pictures = {name: output / "maps" / f"{name}.png" for name in result["scenes"]}
+        pictures = {picture.stem: picture for picture in sorted((output / "maps").glob("*.png"))}
         page = run_report(metrics, chosen, settings, pictures)
         if chosen.cut_dates:
-            windows = WindowDataset(splits["test"], chosen, sensors, cache_gb=cache_gb, year=year)
+            windows = labelled.training_set("test", chosen, augmentation=None, cache_gb=cache_gb, year=year)
             windows.normalization = normalization
 
             def score_until(days: int) -> dict[str, Any]:
-                with ended_after(windows.series, days):
+                with ended_after(windows, days):
                     return evaluate(trained, windows, batch_size, place, loss)
 
-            season = score_season(score_until, chosen, windows.series[0].year)
+            last_year = windows.window(0).year
+            assert last_year is not None, "windows of a task with cut dates have dates"
+            season = score_season(score_until, chosen, last_year)
             windows.close()
             write_season(season, output)
             page.heading("As the season goes on")
@@ -265,31 +276,6 @@ def show(output: Path, metrics: dict[str, Any], task: Task, maps: bool) -> None:
     shown = "not defined" if score is None else f"{100 * score:.2f} %"
     products = f"report: {output / REPORT_FILE}; maps in {output / 'maps'}; " if maps else ""
     print(f"{name} {shown}; {products}curves: tensorboard --logdir {output}")
-
-
-def scenes_by_split(data: Path) -> dict[str, list[Scene]]:
-    """The scenes of each split. Raises ValueError when one is empty."""
-    scenes = find_scenes(data)
-    splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
-    empty = [split for split in SPLITS if not splits[split]]
-    if empty:
-        raise ValueError(
-            f"no scenes of split {' and '.join(empty)} in {data}; found "
-            + ", ".join(f"{scene.name} ({scene.split})" for scene in scenes)
-            + "; `split` in each scene.yaml says where it belongs"
-        )
-    return splits
-
-
-def known_sensors(data: Path, task: Task) -> dict[str, Sensor]:
-    """The sensors of the task's sources. Raises ValueError for a source without a description."""
-    sensors = load_sensors(data / "sources")
-    unknown = [source for source in task.sources if source not in sensors]
-    if unknown:
-        raise ValueError(
-            f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)} (a YAML in {data / 'sources'} adds one)"
-        )
-    return sensors
 
 
 def is_finished(output: Path, settings: dict[str, Any]) -> bool:

@@ -9,169 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Self
 
 import numpy as np
-import rasterio
-from affine import Affine
-from rasterio.crs import CRS
 
 from data_prep.grid import Grid
 from data_prep.readers import SeriesReader, open_reader
 from data_prep.scene import Scene
 from data_prep.sensors import Sensor
+from finetune.map_grid import TOLERANCE, Nesting, describe, grid_of_pixel, nest, raster_grid
+from finetune.season import Clip, Season, no_images, season_of_dates
 from finetune.task import Task
 
 BLOCK_BYTES = 256_000_000
-# Pixel edges may miss each other by this share of a source pixel: grids written with rounded coordinates still nest.
-TOLERANCE = 0.02
-LARGEST_FACTOR = 256  # between pixels of a source and of the map
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """All images of the season of one source over one window.
-
-    Attributes:
-        pixels: (N, C, H, W), the sensor's integer dtype, N images of the season.
-        valid: (N, H, W) bool, False also where the window reaches outside the source's grid.
-    """
-
-    pixels: np.ndarray
-    valid: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Season:
-    """When the images of a clip were taken, and how they become the frames of a model.
-
-    Attributes:
-        times: (N,) indices of the reader's dates that lie in the season.
-        days: (N,) days from the season's beginning to noon of each.
-        length: days of the season.
-        periods: number of equal periods it is dealt into (the model's frames).
-        upsample: how often pixels are repeated along rows and columns.
-        seen_days: days of the season that have passed; images of later days are not there yet and are never chosen.
-    """
-
-    times: np.ndarray
-    days: np.ndarray
-    length: int
-    periods: int
-    upsample: int = 1
-    seen_days: float = math.inf
-
-    def choose(self, valid: np.ndarray, rng: np.random.Generator | None = None, shift: float = 0.0) -> np.ndarray:
-        """One image a period: valid (N, H, W) -> indices (periods,) into the clip, -1 where the period has none.
-
-        Without `rng` the clearest image of each period, the one nearest to its middle among equals; with `rng` a random one
-        of those with any clear pixel, so that training sees other dates in every epoch. `shift`: days by which every image is
-        taken to be later.
-        """
-        position = (self.days + shift) / (self.length / self.periods)
-        off_centre = np.abs(position % 1 - 0.5)
-        clear = valid.reshape(len(valid), -1).mean(axis=1)
-        seen = self.days < self.seen_days
-        chosen = np.full(self.periods, -1)
-        for period in range(self.periods):
-            candidates = np.flatnonzero((np.floor(position) == period) & (clear > 0) & seen)
-            if len(candidates):
-                best = np.lexsort((off_centre[candidates], -clear[candidates]))[0]
-                chosen[period] = candidates[best] if rng is None else rng.choice(candidates)
-        return chosen
-
-
-def season_of_dates(dates: np.ndarray, task: Task, year: int) -> Season:
-    """The images of `dates` (datetime64[D]) in the season that ends in `year`."""
-    first, end = task.season_of(year)
-    times = np.flatnonzero((dates >= first) & (dates < end))
-    days = (dates[times] - first).astype(int) + 0.5
-    return Season(times=times, days=days, length=int((end - first).astype(int)), periods=task.frames)
-
-
-def seen_until(seasons: Mapping[str, Season], days: float) -> dict[str, Season]:
-    """The seasons of all sources as they are known when `days` of them have passed: periods after that are empty."""
-    return {source: replace(season, seen_days=days) for source, season in seasons.items()}
-
-
-@dataclass(frozen=True)
-class Nesting:
-    """Where a pixel of the map lies in a source's grid: source = map * scale + offset, in pixels."""
-
-    scale: tuple[Fraction, Fraction]
-    offset: tuple[int, int]
-
-    def window(self, row: int, col: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """A window of the map in pixels of the source. The window must be a multiple of the nesting step."""
-        rows, cols = self.scale
-        values = row * rows + self.offset[0], col * cols + self.offset[1], height * rows, width * cols
-        assert all(value.denominator == 1 for value in values), f"window {row, col, height, width} does not nest"
-        return tuple(int(value) for value in values)  # type: ignore[return-value]  # four of them
-
-
-def nest(grid: Grid, source_grid: Grid, source: str) -> Nesting:
-    """How `source_grid` nests with the map's `grid`. Raises ValueError when pixel edges do not meet."""
-    if CRS.from_user_input(grid.crs) != CRS.from_user_input(source_grid.crs):
-        raise ValueError(
-            f"the map's grid is in {short_crs(grid.crs)}, {source} in {short_crs(source_grid.crs)}; both must have one CRS"
-        )
-    to_source = ~source_grid.transform @ grid.transform
-    scale = tuple(Fraction(value).limit_denominator(LARGEST_FACTOR) for value in (to_source.e, to_source.a))
-    offset = round(to_source.f), round(to_source.c)
-    drift = max(abs(to_source.e - scale[0]) * grid.height, abs(to_source.a - scale[1]) * grid.width)
-    miss = max(abs(to_source.f - offset[0]), abs(to_source.c - offset[1]))
-    if abs(to_source.b) + abs(to_source.d) > 1e-9 or min(scale) <= 0 or drift > TOLERANCE or miss > TOLERANCE:
-        raise ValueError(
-            f"pixels of {source} ({describe(source_grid)}) do not nest with the map's grid ({describe(grid)}): "
-            "their edges must meet; resample one of them"
-        )
-    return Nesting((scale[0], scale[1]), offset)
-
-
-def short_crs(crs: str) -> str:
-    """`EPSG:n` where there is such a code, for messages."""
-    return CRS.from_user_input(crs).to_string()[:40]
-
-
-def describe(grid: Grid) -> str:
-    """Size, pixel size and origin of a grid, for messages."""
-    return (
-        f"{grid.height} x {grid.width} px of {abs(grid.transform.a):g} from ({grid.transform.c:.1f}, {grid.transform.f:.1f}) "
-        f"in {short_crs(grid.crs)}"
-    )
-
-
-def raster_grid(path: Path) -> Grid:
-    """The grid of a raster file. Raises ValueError when it is missing, unreadable or has no CRS."""
-    if not path.is_file():
-        raise ValueError(f"label raster {path} does not exist")
-    try:
-        with rasterio.open(path) as raster:
-            if raster.crs is None:
-                raise ValueError(f"label raster {path} has no coordinate reference system")
-            return Grid(crs=raster.crs.to_string(), transform=raster.transform, height=raster.height, width=raster.width)
-    except rasterio.errors.RasterioIOError as error:
-        raise ValueError(f"label raster {path} cannot be read: {error}") from error
-
-
-def grid_of_pixel(source_grid: Grid, pixel: float) -> Grid:
-    """A grid over the same footprint with another pixel size (in units of the CRS); the same grid where sizes agree.
-
-    Raises ValueError when sizes differ so much that they must be in different units: metres and degrees.
-    """
-    factor = pixel / abs(source_grid.transform.a)
-    if not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
-        raise ValueError(
-            f"the model maps pixels of {pixel:g}; the scene ({describe(source_grid)}) has another unit: bring it into a CRS with "
-            "the unit of the scenes that the model was trained on"
-        )
-    if abs(factor - 1) < 1e-6:
-        return source_grid
-    height, width = max(1, round(source_grid.height / factor)), max(1, round(source_grid.width / factor))
-    return Grid(crs=source_grid.crs, transform=source_grid.transform @ Affine.scale(factor), height=height, width=width)
 
 
 class SceneSeries:
@@ -189,9 +41,15 @@ class SceneSeries:
 
     Attributes:
         grid: the map's grid.
-        sensors, grids, seasons, nestings, readers: one a source; readers only while open.
+        sources: those of the task that the scene has.
+        sensors, seasons: one a source of the task.
+        grids, nestings, readers: one a source of the scene; readers only while open.
+        scales: of each source of the task its pixels a pixel of the map, along rows and columns.
         step: windows begin at multiples of this many pixels of the map, and so large are their sides multiples of.
-        finest: the source with the smallest pixels.
+        finest: the source with the smallest pixels, of those with images in the season.
+
+    With the task's `missing_sources: allow` a source that the scene lacks, or that has no image in the season, has no images: its
+    clips are empty and of the size that a usual sensor of its kind has there (see `with_equal_sizes`). One source must be there.
 
     Raises ValueError when the scene lacks a source or the label, has no image in the season, or grids do not nest.
     """
@@ -205,41 +63,56 @@ class SceneSeries:
         pixel: float | None = None,
         year: int | None = None,
     ) -> None:
-        missing = [source for source in task.sources if source not in scene.sources]
-        if missing:
+        self.sources = tuple(source for source in task.sources if source in scene.sources)
+        if not self.sources or (self.sources != task.sources and task.missing_sources == "error"):
+            missing = [source for source in task.sources if source not in scene.sources]
             raise ValueError(
                 f"scene {scene.name} has no {' and no '.join(missing)}, which the task needs; it has {', '.join(scene.sources)}; "
-                "choose others with --sources"
+                "choose others with --sources" + (", or do without with --missing_sources allow" if self.sources else "")
             )
         self.scene, self.task, self._sensors = scene, task, sensors
         self._stack = ExitStack()
         self.readers: dict[str, SeriesReader] = {}
         with self:
-            first = self.readers[task.sources[0]]
+            first = self.readers[self.sources[0]]
             self.year = task.year_of(first.dates) if year is None else year
-            self.seasons = {
-                source: replace(season_of_dates(reader.dates, task, self.year), upsample=task.upsample.get(source, 1))
-                for source, reader in self.readers.items()
-            }
-            for source, season in self.seasons.items():
-                if not len(season.times):
-                    begin, end = task.season_of(self.year)
-                    dates = self.readers[source].dates
-                    raise ValueError(
-                        f"scene {scene.name}: no image of {source} between {begin} and {end}; it has {dates[0]} to {dates[-1]}"
-                    )
-            self.sensors = {source: reader.sensor for source, reader in self.readers.items()}
+            self.seasons = {source: self._season(source) for source in task.sources}
+            self.sensors = {s: self.readers[s].sensor if s in self.readers else sensors[s] for s in task.sources}
             self.grids = {source: reader.grid for source, reader in self.readers.items()}
-        self.finest = min(task.sources, key=lambda source: abs(self.grids[source].transform.a))
+        if not any(len(season.times) for season in self.seasons.values()):
+            raise ValueError(f"scene {scene.name}: no image of any source in the season that ends in {self.year}")
+        seen = [source for source in self.sources if len(self.seasons[source].times)]
+        self.finest = min(seen, key=lambda source: abs(self.grids[source].transform.a))
         self.grid = self._label_grid() if pixel is None else grid_of_pixel(self.grids[self.finest], pixel)
         self.nestings = {source: nest(self.grid, grid, source) for source, grid in self.grids.items()}
         self.step = math.lcm(*(scale.denominator for nesting in self.nestings.values() for scale in nesting.scale))
+        self.scales = {source: nesting.scale for source, nesting in self.nestings.items()}
+        known = self.sensors[self.finest].gsd_m
+        for source in set(task.sources) - set(self.sources):
+            factor = Fraction(known / sensors[source].gsd_m)
+            self.scales[source] = (self.scales[self.finest][0] * factor, self.scales[self.finest][1] * factor)
+
+    def _season(self, source: str) -> Season:
+        """The season's images of a source. Raises ValueError where there are none and the task does not do without."""
+        dates = self.readers[source].dates if source in self.readers else np.empty(0, "datetime64[D]")
+        season = season_of_dates(dates, self.task, self.year)
+        if not len(season.times) and self.task.missing_sources == "error":
+            begin, end = self.task.season_of(self.year)
+            raise ValueError(
+                f"scene {self.scene.name}: no image of {source} between {begin} and {end}; it has {dates[0]} to {dates[-1]}"
+            )
+        return replace(season, upsample=self.task.upsample.get(source, 1))
+
+    @property
+    def pixel(self) -> float:
+        """Side of the map's pixels in units of the CRS, to a millionth of it."""
+        return round(abs(self.grid.transform.a), 6)
 
     def __enter__(self) -> Self:
         """Open the readers, unless they are."""
         if not self.readers:
             with ExitStack() as opened:
-                for source in self.task.sources:
+                for source in self.sources:
                     self.readers[source] = opened.enter_context(open_reader(self.scene, source, self._sensors))
                 self._stack = opened.pop_all()
         return self
@@ -278,7 +151,8 @@ class SceneSeries:
     def window_bytes(self, size: int) -> int:
         """Bytes of all images of all sources over one window of size x size pixels of the map."""
         total = 0
-        for source, sensor in self.sensors.items():
+        for source in self.sources:
+            sensor = self.sensors[source]
             _, _, height, width = self.nestings[source].window(0, 0, size, size)
             itemsize = np.dtype(sensor.dtype).itemsize
             total += len(self.seasons[source].times) * height * width * (len(sensor.bands) * itemsize + 1)
@@ -290,6 +164,9 @@ class SceneSeries:
 
     def read_source(self, source: str, row: int, col: int, height: int, width: int) -> Clip:
         """The season's images of one source over a window of the map."""
+        if source not in self.sources:
+            rows, cols = (max(1, round(side * scale)) for side, scale in zip((height, width), self.scales[source], strict=True))
+            return no_images(len(self.sensors[source].bands), self.sensors[source].dtype, rows, cols)
         return read_padded(
             self.readers[source], self.nestings[source].window(row, col, height, width), self.seasons[source].times
         )
@@ -318,10 +195,20 @@ class SceneSeries:
                         )
 
     def _cut(self, source: str, clip: Clip, row: int, col: int, size: int) -> Clip:
+        if source not in self.sources:
+            return self.read_source(source, row, col, size, size)
         scale = self.nestings[source].scale
         top, left, height, width = Nesting(scale, (0, 0)).window(row, col, size, size)
         inside = np.s_[..., top : top + height, left : left + width]
         return Clip(pixels=clip.pixels[inside], valid=clip.valid[inside])
+
+
+def with_equal_sizes(series: list[SceneSeries]) -> list[SceneSeries]:
+    """The same series; a source that one lacks gets there the size that it has in another, so that windows can be stacked."""
+    known = {source: one.scales[source] for one in reversed(series) for source in one.sources}
+    for one in series:
+        one.scales |= {source: scale for source, scale in known.items() if source not in one.sources}
+    return series
 
 
 def read_padded(reader: SeriesReader, window: tuple[int, int, int, int], times: np.ndarray) -> Clip:
@@ -332,7 +219,7 @@ def read_padded(reader: SeriesReader, window: tuple[int, int, int, int], times: 
     bottom, right = min(row + height, reader.grid.height), min(col + width, reader.grid.width)
     pixels = np.full((len(times), len(sensor.bands), height, width), sensor.nodata, dtype=sensor.dtype)
     valid = np.zeros((len(times), height, width), dtype=bool)
-    if bottom > top and right > left:
+    if len(times) and bottom > top and right > left:
         series = reader.read(top, left, bottom - top, right - left, times)
         inside = np.s_[..., top - row : bottom - row, left - col : right - col]
         pixels[inside], valid[inside] = series.pixels, series.valid

@@ -18,6 +18,7 @@ from data_prep.scene import Label
 
 TASKS = Path(__file__).parent / "tasks"
 IGNORE = -1
+MISSING_SOURCES = ("error", "allow")
 LOSSES = ("cross_entropy", "balanced_cross_entropy", "dice", "focal")
 
 
@@ -58,6 +59,8 @@ class Task:
         objects: the class whose connected areas are scored one by one, such as the interiors of fields; None for none.
         upsample: for each source how often its pixels are repeated along rows and columns before the encoder sees them, 1 where
             none is given. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has a patch for each pixel.
+        missing_sources: `error`, or `allow`: what lacks some of the sources is used all the same, with zeros (the means of the
+            bands) in their place.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Task:
     season_share: float = 0.95
     objects: str | None = None
     upsample: Mapping[str, int] = field(default_factory=dict)
+    missing_sources: str = "error"
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.classes]
@@ -93,6 +97,8 @@ class Task:
             raise ValueError(f"task {self.name}: sources must be distinct and at least one, got {list(self.sources)}")
         if self.frames < 1 or self.window_px < 1:
             raise ValueError(f"task {self.name}: frames {self.frames} and window_px {self.window_px} must be at least 1")
+        if self.missing_sources not in MISSING_SOURCES:
+            raise ValueError(f"task {self.name}: missing_sources is {self.missing_sources!r}; expected error or allow")
         self._check_loss()
         self.season_of(2001)
         if not 0 < self.season_share <= 1:

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from data_prep.durable import whole_file, without_nan
 from finetune.crop_mapper import Recipe, save_model
-from finetune.dataset import WindowDataset
 from finetune.losses import MapLoss
 from finetune.metrics import confusion, scores
 from finetune.selection import OVER_CLASSES, Selection
 from finetune.task import IGNORE
+from finetune.training_set import TrainingSet
 from finetune.tuning import parameter_groups
 
 MODEL_FILE = "model.safetensors"
@@ -99,8 +99,8 @@ class Progress:
 def train(
     model: nn.Module,
     recipe: Recipe,
-    training: WindowDataset,
-    validation: WindowDataset,
+    training: TrainingSet,
+    validation: TrainingSet,
     schedule: Schedule,
     loss_of: MapLoss,
     selection: Selection,
@@ -167,7 +167,7 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: WindowDataset, batch_size: int, device: torch.device, loss_of: MapLoss) -> dict[str, Any]:
+def evaluate(model: nn.Module, dataset: TrainingSet, batch_size: int, device: torch.device, loss_of: MapLoss) -> dict[str, Any]:
     """Scores of the model over all windows of `dataset`, and `loss`, the mean of its batches by their labelled pixels."""
     model.eval()
     matrix = confusion(len(dataset.task.classes)).to(device)

@@ -27,7 +27,7 @@ from finetune.early_season import (
     write_season,
 )
 from finetune.metrics import confusion, scores
-from finetune.series import Season
+from finetune.season import Season
 from finetune.task import Task, load_task
 from pretrain.model import EncoderConfig, build_encoder
 from tests.archives import Cube, days, write_scene
@@ -157,7 +157,7 @@ def test_images_after_the_last_day_seen_are_not_chosen() -> None:
     for seen, expected in ((0, [-1] * 4), (5, [-1] * 4), (6, [0, -1, -1, -1]), (19, [0, -1, -1, -1]), (20, [0, 2, -1, -1])):
         assert replace(season, seen_days=seen).choose(valid).tolist() == expected
     # A season moved later moves its images, not the day on which one looks.
-    assert replace(season, seen_days=6).choose(valid, shift=10).tolist() == [-1, 0, -1, -1]
+    assert replace(season, seen_days=6, shift=10).choose(valid).tolist() == [-1, 0, -1, -1]
 
 
 def write_turning_scene(folder: Path, seed: int, until: np.datetime64 | None = None) -> None:
@@ -194,7 +194,7 @@ def test_a_cut_series_is_that_of_an_archive_without_later_images(tmp_path: Path,
         last = np.datetime64("2021-01-01") + count - 1
         write_turning_scene(tmp_path / str(last), 0, until=last)
         early = windows(tmp_path / str(last), year=2021)
-        with ended_after(whole.series, count):
+        with ended_after(whole, count):
             for i in range(4):
                 cut = whole[i]["data"]["landsat"]
                 torch.testing.assert_close(cut, early[i]["data"]["landsat"], rtol=0, atol=0)
@@ -202,9 +202,9 @@ def test_a_cut_series_is_that_of_an_archive_without_later_images(tmp_path: Path,
                 assert (cut != before[i]).any()
     for i in range(4):  # whole again
         torch.testing.assert_close(whole[i]["data"]["landsat"], before[i], rtol=0, atol=0)
-    with pytest.raises(KeyError), ended_after(whole.series, 100):
+    with pytest.raises(KeyError), ended_after(whole, 100):
         raise KeyError
-    assert whole.series[0].seasons["landsat"].seen_days == np.inf
+    assert whole.seen_days == np.inf
     whole.close()
 
 
@@ -241,7 +241,7 @@ def test_a_model_is_good_from_the_date_on_that_tells_the_classes_apart(tmp_path:
 
     @torch.no_grad()
     def score(count: int) -> dict[str, Any]:
-        with ended_after(test.series, count):
+        with ended_after(test, count):
             batch = test.batch(range(len(test)))
         matrix = confusion(2)
         matrix.update(model(batch["data"], (32, 32)).argmax(dim=1), batch["label"])

@@ -25,7 +25,8 @@ from data_prep.sensors import load_sensors
 from finetune.crop_mapper import CropMapper
 from finetune.dataset import WindowDataset, origins, origins_within
 from finetune.metrics import confusion, headline, scores, table
-from finetune.series import SceneSeries, Season, season_of_dates
+from finetune.season import Season, season_of_dates
+from finetune.series import SceneSeries
 from finetune.task import IGNORE, load_task, task_from_dict
 from pretrain.model import EncoderConfig, build_encoder
 from tests.rice_scenes import MODIS_PX, write_label, write_rice_scene
@@ -135,8 +136,8 @@ def test_evaluation_takes_the_clearest_image_of_each_period_and_training_a_rando
     assert set(drawn[:, 0]) == {0, 1, 2}
     assert (drawn[:, 1:] == -1).all()
     # Ten days later two of them fall into the second period; ten days earlier two lie before the season.
-    assert season.choose(valid, shift=11).tolist() == [0, 2, -1, -1]
-    assert season.choose(valid, shift=-10).tolist() == [2, -1, -1, -1]
+    assert replace(season, shift=11).choose(valid).tolist() == [0, 2, -1, -1]
+    assert replace(season, shift=-10).choose(valid).tolist() == [2, -1, -1, -1]
 
 
 def test_label_codes_become_classes() -> None:
