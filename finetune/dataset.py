@@ -151,7 +151,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
         def turned(array: np.ndarray) -> np.ndarray:
             array = np.rot90(array, turns, axes=(-2, -1))
-            return np.ascontiguousarray(array[..., ::-1] if flip else array)
+            # A copy and not ascontiguousarray: of a window of one pixel that keeps a negative stride, which torch refuses.
+            return (array[..., ::-1] if flip else array).copy()
 
         data = {}
         for source, clip in self.clips(index).items():

@@ -2,10 +2,11 @@
 
     python finetune/run.py --task paddy_rice --data scenes/ --checkpoint runs/tiny --output runs/paddy_rice
     python finetune/run.py --task paddy_rice --data scenes/ --encoder unet --output runs/paddy_rice_unet
+    bash launch/finetune.sh --task paddy_rice ...           # the same on several GPUs, or on two CPU processes
 
 Where the encoder's weights come from:
     1. output holds the same run, finished: nothing is done, its table is shown again;
-    2. output holds the same run, interrupted: it continues after its last epoch;
+    2. output holds the same run, interrupted: it continues after its last epoch, or the step at which it was asked to stop;
     3. --checkpoint: a pretraining run, an encoder.safetensors or the published AgriFM.pth, strictly;
     4. otherwise random weights, of the shape in --encoder or of the baseline that it names.
 """
@@ -16,14 +17,14 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.command import run_command
+from data_prep.command import parse
 from data_prep.scene import SPLITS, Scene, find_scenes
 from data_prep.sensors import Sensor, load_sensors
 from finetune.checkpoint import check_bands, fingerprint
@@ -40,7 +41,9 @@ from finetune.series import SceneSeries
 from finetune.task import Task, load_task
 from finetune.train import MODEL_FILE, Progress, Schedule, evaluate, train, write_json
 from finetune.tuning import Mode, Tuning, prepare
+from pretrain import ranks
 from pretrain.model import EncoderConfig, load_encoder
+from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, rank_arguments
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
@@ -75,7 +78,8 @@ def run(
     cache_gb: float = 4.0,
     seed: int = 0,
     device: str = "auto",
-) -> None:
+    resume: Literal["auto", "never"] = "auto",
+) -> int:
     """Fine-tune an encoder for a mapping task, score it on the test scenes and map them.
 
     Args:
@@ -89,7 +93,7 @@ def run(
         layer_decay: each layer of the encoder learns so many times as fast as the one above it; 0.75 spares the lower ones.
         lora_rank: rank of the changes that lora learns.
         epochs: passes over the training windows.
-        batch_size: windows a step.
+        batch_size: windows a step, of all ranks together.
         learning_rate: peak of the learning rate, after a warm-up and before a cosine that fit the length of the run.
         weight_decay: weight decay of AdamW.
         sources: sources instead of the task's, for instance [sentinel2].
@@ -102,10 +106,13 @@ def run(
         decoder_channels: width of the decoder; channels of the U-Net's first level, filters of the temporal CNN.
         shift_days: in training each window's season is moved by up to so many days, as seasons differ between regions.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
-        cache_gb: windows are kept in memory when they fit into so many gigabytes.
+        cache_gb: windows are kept in memory when they fit into so many gigabytes, in each rank.
         seed: seed of weights, order of windows, dates and flips.
         device: auto, cpu or cuda.
+        resume: auto goes on from the newest good checkpoint in output, if there is one; never wants a new folder.
     """
+    if resume == "never" and (output / RUN_FILE).is_file():
+        raise ValueError(f"{output} holds a run already; give another --output, or go on with --resume auto")
     chosen = load_task(task)
     changes = {"sources": tuple(sources) if sources else None, "label": label, "frames": frames, "window_px": window_px}
     chosen = replace(chosen, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
@@ -137,7 +144,7 @@ def run(
     if is_finished(output, settings):
         print(f"{output} holds this run, finished; remove the folder to run it again")
         show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
-        return
+        return 0
 
     torch.manual_seed(seed)
     backbone = None
@@ -180,13 +187,27 @@ def run(
     prepare(model, tuning)
     learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 1e6
 
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / RUN_FILE, settings)
+    if ranks.announced_ranks()[1] > 1:
+        place = ranks.start_ranks(device_type=place.type)
+        ranks.barrier()  # all have looked into the output folder before rank 0 writes there
+    if ranks.place()[0] == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / RUN_FILE, settings)
     print(
         f"{chosen.title}: {len(training)} training and {len(validation)} validation windows, {recipe.model_name}, "
         f"{learning:.2f} M parameters learn"
     )
-    progress = train(model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay)
+    with StopSignals() as asked:
+        progress = train(
+            model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay,
+            is_asked_to_stop=lambda: asked.received,
+        )  # fmt: skip
+    is_main = ranks.place()[0] == 0
+    ranks.leave()  # maps and scores are the work of rank 0: no other waits for it
+    if progress.epoch < epochs:
+        return STOPPED
+    if not is_main:
+        return 0
     trained, _ = load_model(output / MODEL_FILE)
     result = evaluate_scenes(trained.to(place), recipe, tests, truths, output, place, overlap)
     metrics = summary(recipe, progress, result)
@@ -211,6 +232,7 @@ def run(
     for opened in (training, validation):
         opened.close()
     show(output, json.loads((output / METRICS_FILE).read_text()), chosen)
+    return 0
 
 
 def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
@@ -282,5 +304,12 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     return (output / METRICS_FILE).is_file()
 
 
+def main() -> NoReturn:
+    """Entry of every rank; of several, rank 0 alone prints."""
+    parameters = vars(parse(run, rank_arguments()))
+    end_when_asked()
+    end_with(lambda: run(**parameters))
+
+
 if __name__ == "__main__":
-    run_command(run)
+    main()
