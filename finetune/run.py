@@ -36,10 +36,10 @@ from finetune.losses import MapLoss, balanced_weights
 from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.predict import check_overlap, pick_device
 from finetune.report import run_report
-from finetune.selection import selection
+from finetune.selection import Selection, selection, selection_with
 from finetune.series import SceneSeries
 from finetune.task import Task, load_task
-from finetune.train import MODEL_FILE, Progress, Schedule, evaluate, train, write_json
+from finetune.train import MODEL_FILE, Progress, Schedule, check_share, evaluate, train, write_json
 from finetune.tuning import Mode, Tuning, prepare
 from pretrain import ranks
 from pretrain.model import EncoderConfig, load_encoder
@@ -102,7 +102,8 @@ def run(
         window_px: side of a window in pixels of the label instead of the task's.
         year: year in which the season ends; the default takes the one with most images.
         best: score of the validation windows that says which epoch is kept: mean_f1, mean_iou, overall_accuracy, kappa, loss,
-            or one of a class, as in paddy_rice.f1.
+            or one of a class, as in paddy_rice.f1. Or last, the last epoch, which is taken, too, when no validation window holds
+            the task's target class.
         decoder_channels: width of the decoder; channels of the U-Net's first level, filters of the temporal CNN.
         shift_days: in training each window's season is moved by up to so many days, as seasons differ between regions.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
@@ -160,6 +161,7 @@ def run(
         WindowDataset(splits[split], chosen, sensors, shift_days=shift_days, cache_gb=cache_gb, year=year)
         for split in ("train", "validation")
     )
+    check_share(len(training), batch_size, ranks.announced_ranks()[1])
     tests = [SceneSeries(scene, chosen, sensors, year=year) for scene in splits["test"]]
     truths = {}
     for series in tests:
@@ -183,6 +185,7 @@ def run(
         channels=decoder_channels,
         origin=str(checkpoint) if checkpoint else "scratch",
     )
+    chosen_by, note = selection_with(chosen_by, chosen, validation.class_pixels())
     model = build_model(recipe, backbone)
     prepare(model, tuning)
     learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 1e6
@@ -195,7 +198,7 @@ def run(
         write_json(output / RUN_FILE, settings)
     print(
         f"{chosen.title}: {len(training)} training and {len(validation)} validation windows, {recipe.model_name}, "
-        f"{learning:.2f} M parameters learn"
+        f"{learning:.2f} M parameters learn{note and f'; {note}'}"
     )
     with StopSignals() as asked:
         progress = train(
@@ -210,7 +213,7 @@ def run(
         return 0
     trained, _ = load_model(output / MODEL_FILE)
     result = evaluate_scenes(trained.to(place), recipe, tests, truths, output, place, overlap)
-    metrics = summary(recipe, progress, result)
+    metrics = summary(recipe, progress, result, chosen_by)
     pictures = {name: output / "maps" / f"{name}.png" for name in result["scenes"]}
     page = run_report(metrics, chosen, settings, pictures)
     if chosen.cut_dates:
@@ -235,7 +238,7 @@ def run(
     return 0
 
 
-def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
+def summary(recipe: Recipe, progress: Progress, result: dict[str, Any], chosen_by: Selection) -> dict[str, Any]:
     """Content of metrics.json."""
     name, score = headline(result, recipe.task.target)
     return {
@@ -246,6 +249,7 @@ def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[
         "test": result,
         "validation": progress.best,
         "best_epoch": progress.best_epoch,
+        "best_epoch_by": chosen_by.name,
         "history": progress.history,
     }
 

@@ -116,7 +116,8 @@ def nest(grid: Grid, source_grid: Grid, source: str) -> Nesting:
     """How `source_grid` nests with the map's `grid`. Raises ValueError when pixel edges do not meet."""
     if CRS.from_user_input(grid.crs) != CRS.from_user_input(source_grid.crs):
         raise ValueError(
-            f"the map's grid is in {short_crs(grid.crs)}, {source} in {short_crs(source_grid.crs)}; both must have one CRS"
+            f"the map's grid is in {short_crs(grid.crs)}, {source} in {short_crs(source_grid.crs)}; both must have one CRS: "
+            "reproject one of them"
         )
     to_source = ~source_grid.transform @ grid.transform
     scale = tuple(Fraction(value).limit_denominator(LARGEST_FACTOR) for value in (to_source.e, to_source.a))
@@ -232,7 +233,10 @@ class SceneSeries:
             self.grids = {source: reader.grid for source, reader in self.readers.items()}
         self.finest = min(task.sources, key=lambda source: abs(self.grids[source].transform.a))
         self.grid = self._label_grid() if pixel is None else grid_of_pixel(self.grids[self.finest], pixel)
-        self.nestings = {source: nest(self.grid, grid, source) for source, grid in self.grids.items()}
+        try:
+            self.nestings = {source: nest(self.grid, grid, source) for source, grid in self.grids.items()}
+        except ValueError as error:
+            raise ValueError(f"scene {scene.name}: {error}") from error
         self.step = math.lcm(*(scale.denominator for nesting in self.nestings.values() for scale in nesting.scale))
 
     def __enter__(self) -> Self:

@@ -90,8 +90,7 @@ def train(
     Starts where the newest good checkpoint in `output` ends. When any rank `is_asked_to_stop`, all stop after the step, save, and
     return a Progress of fewer epochs than the schedule's. Every rank calls this; rank 0 writes.
 
-    Raises ValueError when there are fewer windows in a batch than ranks; FloatingPointError, on all ranks, when the loss is not
-    finite.
+    Raises FloatingPointError, on all ranks, when the loss is not finite.
     """
     rank, world_size = ranks.place()
     is_main = rank == 0
@@ -101,11 +100,6 @@ def train(
     groups = parameter_groups(model, layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     batches = math.ceil(len(training) / schedule.batch_size)
-    if len(training) // batches < world_size:
-        raise ValueError(
-            f"{world_size} ranks share batches of {len(training) // batches} windows ({len(training)} for training, --batch_size "
-            f"{schedule.batch_size}): each needs one at least; start fewer ranks or give a larger --batch_size"
-        )
     num_steps = schedule.epochs * batches
     progress = load_newest(output, model, optimizer, device)
     learner = shared(model, device) if world_size > 1 else model
@@ -156,7 +150,7 @@ def train(
             save_newest(output, progress, model, optimizer)
             report(writer, epoch + 1, progress.history[-1], rate, found)
         bar.set_postfix(
-            {"loss": f"{numbers['loss']:.3f}", selection.name: f"{selection.value(found):.3f}"},
+            {"loss": f"{numbers['loss']:.3f}", selection.shown: f"{selection.value(found):.3f}"},
             best=f"{selection.value(progress.best):.3f}",
         )
         if ranks.any_rank([is_asked_to_stop()], device)[0] and epoch + 1 < schedule.epochs:
@@ -165,6 +159,16 @@ def train(
     if writer is not None:
         writer.close()
     return progress
+
+
+def check_share(windows: int, batch_size: int, world_size: int) -> None:
+    """Raises ValueError unless each of `world_size` ranks gets a window of every batch of `windows` for training."""
+    smallest = windows // math.ceil(windows / batch_size)
+    if smallest < world_size:
+        raise ValueError(
+            f"{world_size} ranks share batches of {smallest} windows ({windows} for training, --batch_size {batch_size}): each "
+            "needs one at least; start fewer ranks or give a larger --batch_size"
+        )
 
 
 def shared(model: nn.Module, device: torch.device) -> nn.Module:
