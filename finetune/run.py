@@ -43,7 +43,7 @@ from finetune.train import MODEL_FILE, Progress, Schedule, check_share, evaluate
 from finetune.tuning import Mode, Tuning, prepare
 from pretrain import ranks
 from pretrain.model import EncoderConfig, load_encoder
-from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, rank_arguments
+from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
@@ -310,7 +310,7 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
 
 def main() -> NoReturn:
     """Entry of every rank; of several, rank 0 alone prints."""
-    parameters = vars(parse(run, rank_arguments()))
+    parameters = vars(read_arguments(lambda arguments: parse(run, arguments)))
     end_when_asked()
     end_with(lambda: run(**parameters))
 

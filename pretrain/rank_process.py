@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from data_prep.command import USER_ERROR
 from pretrain import ranks
 
+Parameters = TypeVar("Parameters")
 FAILED = 1
 STOPPED = os.EX_TEMPFAIL  # 75: saved after it was asked to stop; starting again goes on
 _UNTIL_SAID_S = 5.0  # the launcher ends all ranks as soon as it sees one that ended, and takes that one's exit code
@@ -50,14 +51,21 @@ class StopSignals:
         self.received = True
 
 
-def rank_arguments() -> list[str]:
-    """This rank's command line without the launcher's `--local_rank`; of a mistake that all ranks see alike, rank 0 alone speaks.
+def read_arguments(parse: Callable[[list[str]], Parameters]) -> Parameters:
+    """What `parse` makes of this rank's command line without the launcher's `--local_rank`.
 
-    All that the others print goes nowhere until they are given `sys.__stdout__` and `sys.__stderr__` again.
+    Of a mistake in it, which all ranks see alike, rank 0 alone speaks: what the others print goes nowhere until they are given
+    `sys.__stdout__` and `sys.__stderr__` again, and they end a while after it.
     """
-    if ranks.announced_ranks()[0] != 0:
+    is_main = ranks.announced_ranks()[0] == 0
+    if not is_main:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    return [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
+    try:
+        return parse([a for a in sys.argv[1:] if not a.startswith("--local_rank")])
+    except SystemExit:
+        if not is_main:
+            time.sleep(_UNTIL_SAID_S)
+        raise
 
 
 def end_with(work: Callable[[], int]) -> NoReturn:

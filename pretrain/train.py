@@ -21,7 +21,7 @@ from pretrain.figures import fractions_figure, rgb_strip_figure
 from pretrain.model import save_encoder
 from pretrain.model.pretrained import ENCODER_FILE
 from pretrain.monitor import Monitor, configuration_description, corpus_description, validation_scalars
-from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, rank_arguments
+from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 from pretrain.step_report import StepReport
 from pretrain.stream import Batch
 from pretrain.training_run import MicroBatchResult, TrainingRun, plain, prepare
@@ -199,7 +199,7 @@ def scheduled_consistency_weight(config: ObjectiveConfig, step: int, num_steps: 
 
 def main() -> NoReturn:
     """Entry of every rank."""
-    run_command(_run, rank_arguments(), config_class=PretrainConfig)
+    read_arguments(lambda arguments: run_command(_run, arguments, config_class=PretrainConfig))
 
 
 def _run(config: PretrainConfig) -> NoReturn:
