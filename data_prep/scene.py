@@ -96,7 +96,10 @@ def load_scene(folder: Path) -> Scene:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ValueError(f"no {DESCRIPTION} in {folder}: a scene is a folder with a {DESCRIPTION} (see README, 'Your own data')")
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
     known = {"name", "region", "split", "sources", "land_cover", "labels"}
     if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= known:
         found = sorted(values) if isinstance(values, dict) else type(values).__name__

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from finetune.batch_norm import BatchNorm2d
 from finetune.decoder import resize
 
 
@@ -113,11 +114,11 @@ def _double_conv(channels_in: int, channels_out: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (channels_in, channels_out):
         layers += [
-            nn.Conv2d(channels, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
+            nn.Conv2d(channels, channels_out, 3, padding=1, bias=False), BatchNorm2d(channels_out), nn.ReLU(inplace=True)
         ]  # fmt: skip
     return nn.Sequential(*layers)
 
 
 def _with_dropout(layer: nn.Module, channels: int) -> nn.Sequential:
     """The layer, then BatchNorm - ReLU - dropout."""
-    return nn.Sequential(layer, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.Dropout(TemporalCNN.DROPOUT))
+    return nn.Sequential(layer, BatchNorm2d(channels), nn.ReLU(inplace=True), nn.Dropout(TemporalCNN.DROPOUT))

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from finetune.batch_norm import BatchNorm2d
+
 # Of the encoder's five maps (patch embedding, stages 1-3 after merging, last stage after its norm) the decoder starts from
 # the last and climbs the first three; the fourth has the size of the last and is what the last was made from.
 START = 4
@@ -21,7 +23,7 @@ def conv_pair(channels_in: int, channels_out: int) -> nn.Sequential:
     """conv3x3 - BatchNorm - ReLU - conv3x3, keeps height and width."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
+        BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
         nn.Conv2d(channels_out, channels_out, 3, padding=1),
     )

@@ -36,7 +36,8 @@ def nest(grid: Grid, source_grid: Grid, source: str) -> Nesting:
     """How `source_grid` nests with the map's `grid`. Raises ValueError when pixel edges do not meet."""
     if CRS.from_user_input(grid.crs) != CRS.from_user_input(source_grid.crs):
         raise ValueError(
-            f"the map's grid is in {short_crs(grid.crs)}, {source} in {short_crs(source_grid.crs)}; both must have one CRS"
+            f"the map's grid is in {short_crs(grid.crs)}, {source} in {short_crs(source_grid.crs)}; both must have one CRS: "
+            "reproject one of them"
         )
     to_source = ~source_grid.transform @ grid.transform
     scale = tuple(Fraction(value).limit_denominator(LARGEST_FACTOR) for value in (to_source.e, to_source.a))

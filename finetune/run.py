@@ -2,10 +2,11 @@
 
     python finetune/run.py --task paddy_rice --data scenes/ --checkpoint runs/tiny --output runs/paddy_rice
     python finetune/run.py --task paddy_rice --data scenes/ --encoder unet --output runs/paddy_rice_unet
+    bash launch/finetune.sh --task paddy_rice ...           # the same on several GPUs, or on two CPU processes
 
 Where the encoder's weights come from:
     1. output holds the same run, finished: nothing is done, its table is shown again;
-    2. output holds the same run, interrupted: it continues after its last epoch;
+    2. output holds the same run, interrupted: it continues after its last epoch, or the step at which it was asked to stop;
     3. --checkpoint: a pretraining run, an encoder.safetensors or the published AgriFM.pth, strictly;
     4. otherwise random weights, of the shape in --encoder or of the baseline that it names.
 """
@@ -17,14 +18,14 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.command import run_command
+from data_prep.command import parse
 from finetune.augmentation import Augmentation
 from finetune.checkpoint import check_bands, fingerprint
 from finetune.crop_mapper import Recipe, build_model, load_model
@@ -33,12 +34,14 @@ from finetune.losses import MapLoss, balanced_weights, check_classes
 from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.predict import check_overlap, pick_device
 from finetune.report import run_report
-from finetune.selection import selection
+from finetune.selection import Selection, selection, selection_with
 from finetune.task import Task, load_task
 from finetune.task_data import check_sources, one_pixel_size, open_data
-from finetune.train import MODEL_FILE, Progress, Schedule, evaluate, train, write_json
+from finetune.train import MODEL_FILE, Progress, Schedule, check_share, evaluate, train, write_json
 from finetune.tuning import Mode, Tuning, prepare
+from pretrain import ranks
 from pretrain.model import EncoderConfig, load_encoder
+from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
@@ -82,7 +85,8 @@ def run(
     cache_gb: float = 4.0,
     seed: int = 0,
     device: str = "auto",
-) -> None:
+    resume: Literal["auto", "never"] = "auto",
+) -> int:
     """Fine-tune an encoder for a mapping task, score it on the test scenes and map them.
 
     Args:
@@ -97,7 +101,7 @@ def run(
         layer_decay: each layer of the encoder learns so many times as fast as the one above it; 0.75 spares the lower ones.
         lora_rank: rank of the changes that lora learns.
         epochs: passes over the training windows.
-        batch_size: windows a step.
+        batch_size: windows a step, of all ranks together.
         label_fraction: share of the training windows that is used, at least one, spread over the scenes and drawn by the seed;
             a smaller share is part of a larger one. All validation windows stay.
         min_steps: the run takes at least so many steps: an epoch passes over few windows as often as that needs.
@@ -109,7 +113,8 @@ def run(
         window_px: side of a window in pixels of the label instead of the task's.
         year: year in which the season ends; the default takes the one with most images.
         best: score of the validation windows that says which epoch is kept: mean_f1, mean_iou, overall_accuracy, kappa, loss,
-            or one of a class, as in paddy_rice.f1.
+            or one of a class, as in paddy_rice.f1. Or last, the last epoch, which is taken, too, when no validation window holds
+            the task's target class.
         decoder_channels: width of the decoder; channels of the U-Net's first level, filters of the temporal CNN.
         missing_sources: whether scenes and samples may lack sources (zeros stand for them) instead of as the task says: error or
             allow.
@@ -121,10 +126,13 @@ def run(
         drop_sources: in training each source is left out with this probability, but one.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
         maps: false leaves out what takes time beside the scores: maps, their pictures, the report, the scores in early season.
-        cache_gb: windows are kept in memory when they fit into so many gigabytes.
+        cache_gb: windows are kept in memory when they fit into so many gigabytes, in each rank.
         seed: seed of weights, order of windows, dates and flips.
         device: auto, cpu or cuda.
+        resume: auto goes on from the newest good checkpoint in output, if there is one; never wants a new folder.
     """
+    if resume == "never" and (output / RUN_FILE).is_file():
+        raise ValueError(f"{output} holds a run already; give another --output, or go on with --resume auto")
     chosen = load_task(task)
     changes = {"sources": tuple(sources) if sources else None, "label": label, "frames": frames, "window_px": window_px}
     changes["missing_sources"] = missing_sources
@@ -166,7 +174,7 @@ def run(
     if is_finished(output, settings):
         print(f"{output} holds this run, finished; remove the folder to run it again")
         show(output, json.loads((output / METRICS_FILE).read_text()), chosen, maps)
-        return
+        return 0
 
     torch.manual_seed(seed)
     backbone = None
@@ -191,6 +199,7 @@ def run(
     # After the statistics: pixels without labels cost nothing, so all of them say how the bands are normalised.
     windows_with_labels = len(training)
     training.keep_share(label_fraction, seed)
+    check_share(len(training), schedule, ranks.announced_ranks()[1])
     loss = MapLoss(chosen.loss_terms, balanced_weights(training))
     recipe = Recipe(
         task=chosen,
@@ -201,20 +210,35 @@ def run(
         channels=decoder_channels,
         origin=str(checkpoint) if checkpoint else "scratch",
     )
+    chosen_by, note = selection_with(chosen_by, chosen, validation.class_pixels())
     model = build_model(recipe, backbone)
     prepare(model, tuning)
     learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad) / 1e6
 
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / RUN_FILE, settings)
+    if ranks.announced_ranks()[1] > 1:
+        place = ranks.start_ranks(device_type=place.type)
+        ranks.barrier()  # all have looked into the output folder before rank 0 writes there
+    if ranks.place()[0] == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / RUN_FILE, settings)
     print(
         f"{chosen.title}: {len(training)} training and {len(validation)} validation windows, {recipe.model_name}, "
-        f"{learning:.2f} M parameters learn"
+        f"{learning:.2f} M parameters learn{note and f'; {note}'}"
     )
-    progress = train(model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay)
+    with StopSignals() as asked:
+        progress = train(
+            model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay,
+            is_asked_to_stop=lambda: asked.received,
+        )  # fmt: skip
+    is_main = ranks.place()[0] == 0
+    ranks.leave()  # maps and scores are the work of rank 0: no other waits for it
+    if progress.epoch < epochs:
+        return STOPPED
+    if not is_main:
+        return 0
     trained, _ = load_model(output / MODEL_FILE)
     result = tests.evaluate(trained.to(place), recipe, output, place, overlap, maps)
-    metrics = summary(recipe, progress, result)
+    metrics = summary(recipe, progress, result, chosen_by)
     metrics["training"] = {
         "windows": len(training),
         "of_windows": windows_with_labels,
@@ -247,9 +271,10 @@ def run(
     for opened in (training, validation):
         opened.close()
     show(output, json.loads((output / METRICS_FILE).read_text()), chosen, maps)
+    return 0
 
 
-def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
+def summary(recipe: Recipe, progress: Progress, result: dict[str, Any], chosen_by: Selection) -> dict[str, Any]:
     """Content of metrics.json."""
     name, score = headline(result, recipe.task.target)
     return {
@@ -260,6 +285,7 @@ def summary(recipe: Recipe, progress: Progress, result: dict[str, Any]) -> dict[
         "test": result,
         "validation": progress.best,
         "best_epoch": progress.best_epoch,
+        "best_epoch_by": chosen_by.name,
         "history": progress.history,
     }
 
@@ -294,5 +320,12 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     return (output / METRICS_FILE).is_file()
 
 
+def main() -> NoReturn:
+    """Entry of every rank; of several, rank 0 alone prints."""
+    parameters = vars(read_arguments(lambda arguments: parse(run, arguments)))
+    end_when_asked()
+    end_with(lambda: run(**parameters))
+
+
 if __name__ == "__main__":
-    run_command(run)
+    main()

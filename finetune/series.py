@@ -84,7 +84,10 @@ class SceneSeries:
         seen = [source for source in self.sources if len(self.seasons[source].times)]
         self.finest = min(seen, key=lambda source: abs(self.grids[source].transform.a))
         self.grid = self._label_grid() if pixel is None else grid_of_pixel(self.grids[self.finest], pixel)
-        self.nestings = {source: nest(self.grid, grid, source) for source, grid in self.grids.items()}
+        try:
+            self.nestings = {source: nest(self.grid, grid, source) for source, grid in self.grids.items()}
+        except ValueError as error:
+            raise ValueError(f"scene {scene.name}: {error}") from error
         self.step = math.lcm(*(scale.denominator for nesting in self.nestings.values() for scale in nesting.scale))
         self.scales = {source: nesting.scale for source, nesting in self.nestings.items()}
         known = self.sensors[self.finest].gsd_m

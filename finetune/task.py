@@ -221,7 +221,10 @@ def load_task(name_or_path: str) -> Task:
             + (f", did you mean {near[0]}?" if near else ";")
             + f" known tasks: {', '.join(known)}; or give the path of a .yaml file"
         )
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not describe a task: it holds {type(values).__name__}, expected keys and values")
     task = task_from_dict(values, origin=str(path))

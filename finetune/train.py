@@ -1,10 +1,14 @@
-"""The training loop: AdamW, warm-up and cosine, the best epoch by a score on validation, one checkpoint an epoch."""
+"""The training loop: AdamW, warm-up and cosine, the best epoch by a score on validation, one checkpoint an epoch.
+
+Several ranks share each batch by plain data parallelism (torch DDP). What is drawn for a window follows from (seed, epoch, batch,
+place in the batch), losses and batch normalisation are those of the whole batch: any number of ranks learns the same.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import pickle
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_prep.durable import whole_file, without_nan
-from finetune.crop_mapper import Recipe, save_model
+from finetune.batch_norm import synchronised
+from finetune.crop_mapper import CropMapper, Recipe, save_model
 from finetune.losses import MapLoss
 from finetune.metrics import confusion, scores
+from finetune.progress import Progress, load_newest, save_newest
+from finetune.report import confusion_figure
 from finetune.selection import OVER_CLASSES, Selection
 from finetune.task import IGNORE
 from finetune.training_set import TrainingSet
 from finetune.tuning import parameter_groups
+from pretrain import ranks
+from pretrain.checkpoint import seed_everything
 
 MODEL_FILE = "model.safetensors"
-LAST_EPOCH_FILE = "last_epoch.pt"
 GRADIENT_NORM = 1.0
 
 
@@ -86,16 +95,6 @@ class Schedule:
         return self.learning_rate * (self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-@dataclass
-class Progress:
-    """What is known after an epoch: how many are done, the best so far and its validation scores, and each epoch's numbers."""
-
-    epoch: int
-    best_epoch: int
-    best: dict[str, Any]
-    history: list[dict[str, float]]
-
-
 def train(
     model: nn.Module,
     recipe: Recipe,
@@ -108,112 +107,164 @@ def train(
     seed: int,
     device: torch.device,
     layer_decay: float = 1.0,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Train what learns of `model` on `loss_of`; the epoch that `selection` finds best ends up in `output/model.safetensors`.
 
-    Starts after the last epoch whose checkpoint lies in `output`. Raises ValueError when the loss is not finite.
+    Starts where the newest good checkpoint in `output` ends. When any rank `is_asked_to_stop`, all stop after the step, save, and
+    return a Progress of fewer epochs than the schedule's. Every rank calls this; rank 0 writes.
+
+    Raises FloatingPointError, on all ranks, when the loss is not finite.
     """
+    rank, world_size = ranks.place()
+    is_main = rank == 0
     model.to(device)
     loss_of.to(device)
+    model = synchronised(model, device)
     groups = parameter_groups(model, layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     batches = schedule.steps_per_epoch(len(training))
     num_steps = schedule.epochs * batches
-    progress = resume(output, model, optimizer, device)
-    writer = SummaryWriter(str(output), purge_step=progress.epoch)
-    bar = tqdm(total=num_steps, initial=progress.epoch * batches, desc=f"training {recipe.task.name}", unit="step")
+    progress = load_newest(output, model, optimizer, device)
+    learner = shared(model, device) if world_size > 1 else model
+    writer = SummaryWriter(str(output), purge_step=progress.epoch) if is_main else None
+    done = progress.epoch * batches + len(progress.losses)
+    bar = tqdm(total=num_steps, initial=done, desc=f"training {recipe.task.name}", unit="step", disable=not is_main)
 
     for epoch in range(progress.epoch, schedule.epochs):
-        # Everything random in an epoch follows from (seed, epoch), so that a resumed run draws what the first would have.
-        rng = np.random.default_rng([seed, epoch])
-        torch.manual_seed(int(rng.integers(2**31)))
+        drawn = schedule.batches(len(training), np.random.default_rng([seed, epoch]))
         model.train()
-        losses = []
-        for number, indices in enumerate(schedule.batches(len(training), rng)):
+        for number, indices in enumerate(drawn):
+            if number < len(progress.losses):
+                continue  # done before the run was stopped
             rate = schedule.rate(epoch * batches + number, num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            batch = training.batch(indices.tolist(), rng)
+            batch = share_of_batch(training, indices, [seed, epoch, number], model)
             label = batch["label"].to(device)
-            class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
-            loss = loss_of(class_scores, label)
+            class_scores = learner({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
+            loss = loss_of(class_scores, label, ranks.sum_over_ranks)
             if not torch.isfinite(loss):
-                raise ValueError(
-                    f"the loss is {loss.item()} in epoch {epoch + 1} on {batch['file_name']}; nothing was learned from it, "
+                names = [name for names in ranks.gather(batch["file_name"]) for name in names]
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} in epoch {epoch + 1} on {names}; nothing was learned from it, "
                     "lower --learning_rate and start again in another --output"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
             optimizer.step()
-            losses.append(loss.item())
+            progress.losses.append(loss.item())
             bar.update()
+            if ranks.any_rank([is_asked_to_stop()], device)[0] and number + 1 < batches:
+                if is_main:
+                    save_newest(output, progress, model, optimizer)
+                return stopped(progress, batches)
         found = evaluate(model, validation, schedule.batch_size, device, loss_of)
-        progress.epoch = epoch + 1
-        numbers = {"loss": float(np.mean(losses)), "validation_loss": found["loss"]}
+        numbers = {"loss": float(np.mean(progress.losses)), "validation_loss": found["loss"]}
         progress.history.append(numbers | {name: found[name] for name in OVER_CLASSES})
-        if selection.is_better(found, progress.best):
+        progress.epoch, progress.losses = epoch + 1, []
+        is_better = selection.is_better(found, progress.best)
+        if is_better:
             progress.best, progress.best_epoch = found, epoch + 1
-            save_model(output / MODEL_FILE, model, recipe)
-        save_progress(output, progress, model, optimizer)
-        report(writer, epoch + 1, progress.history[-1], rate, found)
+        if writer is not None:
+            if is_better:
+                save_model(output / MODEL_FILE, model, recipe)
+            save_newest(output, progress, model, optimizer)
+            report(writer, epoch + 1, progress.history[-1], rate, found)
         bar.set_postfix(
-            {"loss": f"{np.mean(losses):.3f}", selection.name: f"{selection.value(found):.3f}"},
+            {"loss": f"{numbers['loss']:.3f}", selection.shown: f"{selection.value(found):.3f}"},
             best=f"{selection.value(progress.best):.3f}",
         )
+        if ranks.any_rank([is_asked_to_stop()], device)[0] and epoch + 1 < schedule.epochs:
+            return stopped(progress, batches)
     bar.close()
-    writer.close()
+    if writer is not None:
+        writer.close()
+    return progress
+
+
+def check_share(windows: int, schedule: Schedule, world_size: int) -> None:
+    """Raises ValueError unless each of `world_size` ranks gets a window of every batch of `windows` for training."""
+    smallest = min(map(len, schedule.batches(windows, np.random.default_rng(0))))
+    if smallest < world_size:
+        raise ValueError(
+            f"{world_size} ranks share batches of {smallest} windows ({windows} for training, --batch_size "
+            f"{schedule.batch_size}): each needs one at least; start fewer ranks or give a larger --batch_size"
+        )
+
+
+def shared(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model whose gradients are means over ranks; every rank holds all of it."""
+    # Patch embeddings of sources that the task does not read take part in no loss, and DDP would wait for their gradients.
+    is_unused = isinstance(model, CropMapper) and set(model.encoder.config.sources) != set(model.sources)
+    devices = [device] if device.type == "cuda" else None
+    # Buffers are alike without it: means and variances of batch normalisation are those of the whole batch on every rank.
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=is_unused)
+
+
+def share_of_batch(training: TrainingSet, indices: np.ndarray, seeds: Sequence[int], model: nn.Module) -> dict[str, Any]:
+    """This rank's windows of the batch `indices`, drawn; and what `model` draws at random in it is seeded.
+
+    Everything random follows from `seeds` and the window's place in the batch, so that neither the number of ranks nor a
+    stop in between changes it.
+    """
+    rank, world_size = ranks.place()
+    parts = np.array_split(np.arange(len(indices)), world_size)
+    generators = np.random.default_rng(list(seeds)).spawn(len(indices))
+    windows = [training.batch([int(indices[place])], generators[place]) for place in parts[rank]]
+    if isinstance(model, CropMapper):  # stochastic depth is drawn for the whole batch
+        model.encoder.batch_part = int(parts[rank][0]), len(indices)
+        seed_everything(*seeds)
+    else:  # the temporal CNN's dropout is not: each rank needs draws of its own
+        seed_everything(*seeds, rank)
+    return {
+        "data": {source: torch.cat([window["data"][source] for window in windows]) for source in windows[0]["data"]},
+        "label": torch.cat([window["label"] for window in windows]),
+        "file_name": [name for window in windows for name in window["file_name"]],
+    }
+
+
+def stopped(progress: Progress, batches: int) -> Progress:
+    """Say that a training was asked to stop, once its checkpoint is written."""
+    ranks.barrier()
+    if ranks.place()[0] == 0:
+        within = f" and {len(progress.losses)} of {batches} steps" if progress.losses else ""
+        print(f"asked to stop: saved after {progress.epoch} epochs{within}; start again to go on", flush=True)
     return progress
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: TrainingSet, batch_size: int, device: torch.device, loss_of: MapLoss) -> dict[str, Any]:
-    """Scores of the model over all windows of `dataset`, and `loss`, the mean of its batches by their labelled pixels."""
+    """Scores of the model over all windows of `dataset`, and `loss`, the mean of its batches by their labelled pixels.
+
+    Ranks take batches in turn; each has the scores of all of them.
+    """
+    rank, world_size = ranks.place()
     model.eval()
     matrix = confusion(len(dataset.task.classes)).to(device)
-    losses, pixels = [], []
-    for start in range(0, len(dataset), batch_size):
+    losses: list[tuple[int, float, int]] = []  # (first window, loss, labelled pixels) of a batch
+    for start in range(rank * batch_size, len(dataset), world_size * batch_size):
         batch = dataset.batch(range(start, min(start + batch_size, len(dataset))))
         label = batch["label"].to(device)
         class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
         matrix.update(class_scores.argmax(dim=1), label)
-        losses.append(loss_of(class_scores, label).item())
-        pixels.append(int((label != IGNORE).sum()))
+        losses.append((start, loss_of(class_scores, label).item(), int((label != IGNORE).sum())))
+    # torchmetrics adds up the matrices of all ranks.
     found = scores(matrix.compute().cpu(), [c.name for c in dataset.task.classes])
-    return found | {"loss": float(np.average(losses, weights=pixels))}
-
-
-def resume(output: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
-    """Load the last epoch's checkpoint into model and optimizer; a fresh Progress when there is none."""
-    path = output / LAST_EPOCH_FILE
-    if not path.is_file():
-        return Progress(epoch=0, best_epoch=0, best={}, history=[])
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(**json.loads(state["progress"]))
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} does not continue this run ({error}); start again in another --output") from error
-    print(f"continuing after epoch {progress.epoch}")
-    return progress
-
-
-def save_progress(output: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """The checkpoint of an epoch; it replaces the one before only when it is whole."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": json.dumps(vars(progress))}
-    with whole_file(output / LAST_EPOCH_FILE) as temporary:
-        torch.save(state, temporary)
+    _, values, pixels = zip(*sorted(batch for of_rank in ranks.gather(losses) for batch in of_rank), strict=True)
+    return found | {"loss": float(np.average(values, weights=pixels))}
 
 
 def report(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: float, found: dict[str, Any]) -> None:
-    """One epoch's numbers to TensorBoard."""
+    """One epoch's numbers and the confusion matrix of its validation windows to TensorBoard."""
     writer.add_scalar("train/loss", numbers["loss"], epoch)
     writer.add_scalar("train/learning_rate", rate, epoch)
     for name in ("loss", *OVER_CLASSES):
         writer.add_scalar(f"validation/{name}", found[name], epoch)
     for name, values in found["classes"].items():
         writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)
+    writer.add_figure("validation/confusion", confusion_figure(found["confusion"], list(found["classes"])), epoch)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

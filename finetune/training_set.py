@@ -112,7 +112,7 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         }
         return {
             "data": data,
-            "label": torch.from_numpy(np.ascontiguousarray(window.label, dtype=np.int64)),
+            "label": torch.from_numpy(window.label.astype(np.int64, order="C")),
             "file_name": window.name,
         }
 

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from tabulate import tabulate
 
-from pretrain import engine as ranks
+from pretrain import ranks
 from pretrain.model.cost import duration
 from pretrain.step_report import memory_bytes
 from pretrain.stream import Batch

@@ -1,4 +1,4 @@
-"""The only file that imports deepspeed: ranks, ZeRO, and the engine around the model."""
+"""The only file that imports deepspeed: ZeRO, and the engine around the model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pretrain import ranks
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
@@ -66,44 +66,9 @@ if not torch.cuda.is_available():
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-# deepspeed and torchrun tell a process its rank, the number of ranks and its rank on this machine; srun and mpirun do so by other
-# names. Those of srun are of its own step: a job's script, which is no rank, has SLURM_PROCID as well.
-_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-_PLACES_ELSEWHERE = (
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-)
-
-
-def announced_ranks() -> tuple[int, int]:
-    """Rank and world size that the launcher gave this process, before any rank is spoken to; (0, 1) without a launcher."""
-    for names in _PLACES_ELSEWHERE:
-        if "RANK" not in os.environ and int(os.environ.get(names[1], "1")) > 1:
-            os.environ.update(zip(_PLACE, (os.environ[name] for name in names), strict=True))
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def start_ranks() -> torch.device:
-    """Join the process group that the launcher describes (or be alone): the device of this rank.
-
-    Raises ValueError when there are several ranks but no word of where they meet.
-    """
-    if announced_ranks()[1] > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise ValueError(
-            f"{os.environ['WORLD_SIZE']} ranks without MASTER_ADDR and MASTER_PORT, where they meet: start by `deepspeed` or "
-            "launch/pretrain.sbatch, or set both (mpirun -x MASTER_ADDR=the first host -x MASTER_PORT=29500)"
-        )
-    if "RANK" not in os.environ:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
-    return device
+    """Join the process group as `pretrain.ranks.start_ranks`, by DeepSpeed's way of it: the device of this rank."""
+    return ranks.start_ranks(lambda backend: deepspeed.init_distributed(dist_backend=backend, verbose=False))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -231,45 +196,3 @@ def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
     padded = torch.zeros(size * dist.get_world_size())
     padded[: whole.numel()] = whole.flatten()
     return padded[dist.get_rank() * size :][:size]
-
-
-def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """For each flag whether it is true on any rank; the same on all ranks."""
-    values = torch.tensor(flags, dtype=torch.float32, device=device)
-    dist.all_reduce(values, op=dist.ReduceOp.MAX)
-    return values.bool().tolist()
-
-
-def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all ranks, on each of them."""
-    total = values.clone()
-    dist.all_reduce(total)
-    return total
-
-
-def gather(value: Any) -> list[Any]:
-    """Every rank's `value`, on every rank, in order of ranks."""
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def barrier() -> None:
-    """Wait for all ranks."""
-    dist.barrier()
-
-
-def joined() -> bool:
-    """Whether this rank is in the process group."""
-    return dist.is_initialized()
-
-
-def is_lost_rank(error: RuntimeError) -> bool:
-    """True for what a collective raises when another rank has ended; gloo says so in words only."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def leave() -> None:
-    """Leave the process group, if it was joined."""
-    if joined():
-        dist.destroy_process_group()

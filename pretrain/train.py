@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,16 +12,16 @@ from typing import NoReturn
 import torch
 from tabulate import tabulate
 
-from data_prep.command import USER_ERROR, run_command
+from data_prep.command import run_command
 from data_prep.durable import whole_file, without_nan
-from pretrain import checkpoint
-from pretrain import engine as ranks
+from pretrain import checkpoint, engine, ranks
 from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
 from pretrain.dry_run import dry_run
 from pretrain.figures import fractions_figure, rgb_strip_figure
 from pretrain.model import save_encoder
 from pretrain.model.pretrained import ENCODER_FILE
 from pretrain.monitor import Monitor, configuration_description, corpus_description, validation_scalars
+from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 from pretrain.step_report import StepReport
 from pretrain.stream import Batch
 from pretrain.training_run import MicroBatchResult, TrainingRun, plain, prepare
@@ -32,19 +30,16 @@ from pretrain.validation import Validation
 METRICS_FILE = "metrics.json"
 SKIPPED_FILE = "skipped.jsonl"
 DEFAULTS = PretrainConfig(data="", output=Path())
-FAILED = 1
-STOPPED = os.EX_TEMPFAIL  # 75: saved after it was asked to stop; starting again goes on
-_UNTIL_SAID_S = 5.0  # the launcher ends all ranks as soon as it sees one that ended, and takes that one's exit code
 
 
 def pretrain(config: PretrainConfig) -> int:
     """Train from where the run in `config.output` stopped (or from the start) to `config.num_steps`; returns the exit code."""
-    stop_signals = StopSignals()
+    end_when_asked()
     run = prepare(config)
     if config.dry_run:
         dry_run(run)
         return 0
-    stop_signals.note_only()
+    stop_signals = StopSignals().__enter__()  # until the process ends
     validation = new_validation(run)
     report = StepReport(run.stream.sources, run.flops_a_sample, run.peak_flops)
     monitor = begun_monitor(run)
@@ -113,28 +108,6 @@ def begun_monitor(run: TrainingRun) -> Monitor:
     return monitor
 
 
-class StopSignals:
-    """SIGTERM and SIGUSR1, which schedulers send a while before they end a job.
-
-    Until `note_only` there is nothing to save: the process ends at once, with the code that asks to be started again.
-    """
-
-    _NUMBERS = (signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self) -> None:
-        self.received = False
-        for number in self._NUMBERS:
-            signal.signal(number, lambda *_: os._exit(STOPPED))
-
-    def note_only(self) -> None:
-        """From now on signals are noticed at the end of a step."""
-        for number in self._NUMBERS:
-            signal.signal(number, self._note)
-
-    def _note(self, *_: object) -> None:
-        self.received = True
-
-
 def agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, stop: StopSignals) -> bool:
     """Before the optimizer step, on all ranks: True when any was asked to stop after it.
 
@@ -161,7 +134,7 @@ def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor
     begin = time.perf_counter()
     if not math.isfinite(run.gradient_norm):
         raise FloatingPointError(f"the gradient of step {step - 1} was not finite; the checkpoints before it stay")
-    weights, moments = ranks.gather_state(run.engine)
+    weights, moments = engine.gather_state(run.engine)
     if run.is_main:
         average = {name: tensor.to("cpu", copy=True) for name, tensor in run.teacher.average.state_dict().items()}
         writer.start(step, {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments})
@@ -225,40 +198,14 @@ def scheduled_consistency_weight(config: ObjectiveConfig, step: int, num_steps: 
 
 
 def main() -> NoReturn:
-    """Entry of every rank. The launcher's `--local_rank` goes; of a mistake that all ranks see alike, rank 0 alone speaks."""
-    arguments = [a for a in sys.argv[1:] if not a.startswith("--local_rank")]
-    if ranks.announced_ranks()[0] != 0:
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    run_command(_run, arguments, config_class=PretrainConfig)
+    """Entry of every rank."""
+    read_arguments(lambda arguments: run_command(_run, arguments, config_class=PretrainConfig))
 
 
 def _run(config: PretrainConfig) -> NoReturn:
-    """Train, and end this process with the run's exit code.
-
-    At once: threads below DeepSpeed and its back ends do not always survive the interpreter's own end, nor would a rank that
-    others wait for be let go by them.
-    """
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    is_main = ranks.announced_ranks()[0] == 0
-    message = ""
-    try:
-        code = pretrain(config)
-        ranks.leave()
-    except (ValueError, OSError, FloatingPointError) as error:
-        code = FAILED if isinstance(error, FloatingPointError) else USER_ERROR
-        message = f"error: {' '.join(str(error).split())}"
-        if not is_main and (isinstance(error, FloatingPointError) or not ranks.joined()):
-            message = ""  # all ranks know, rank 0 says it
-            time.sleep(_UNTIL_SAID_S)
-    except RuntimeError as error:
-        if not ranks.is_lost_rank(error):
-            raise
-        code, message = FAILED, "error: another rank ended; its own message says why"
-        time.sleep(_UNTIL_SAID_S)
-    if message:
-        print(message, file=sys.stderr, flush=True)
-    print(end="", flush=True)
-    os._exit(code)
+    """Train, and end this process with the run's exit code."""
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # from here on each message has its own speaker
+    end_with(lambda: pretrain(config))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ import torch
 
 from data_prep.corpus import Corpus, check_shards, load_corpus
 from data_prep.durable import whole_file
-from pretrain import checkpoint
-from pretrain import engine as ranks
+from pretrain import checkpoint, engine, ranks
 from pretrain.compilation import compile_compared
 from pretrain.config import PretrainConfig
 from pretrain.model import VideoSwin, build_encoder, load_encoder
@@ -97,7 +96,8 @@ class TrainingRun:
         for number, part in enumerate(parts):
             # The same seed on all ranks: what is drawn is drawn for the global batch, of which each takes its part.
             checkpoint.seed_everything(self.config.seed, step, micro_step)
-            self.encoder.batch_part = self.rank * len(parts) + number, self.world_size * len(parts)
+            size = len(part.keys)
+            self.encoder.batch_part = (self.rank * len(parts) + number) * size, self.world_size * len(parts) * size
             seen, as_it_lies = views(part, *self.statistics[part.source])
             taught = self.teacher(as_it_lies, part.source) if self.config.objective.consistency_weight > 0 else None
             predicted = self.engine(seen.to(self.engine.module.head.weight.dtype), part.source)
@@ -117,12 +117,12 @@ class TrainingRun:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
-        with ranks.whole_weights(self.engine):
+        with engine.whole_weights(self.engine):
             self.teacher.update(self.engine.module, step)
 
     def scalars(self) -> dict[str, float]:
         """What the last optimizer step was like. Every rank calls this."""
-        with ranks.whole_weights(self.engine):
+        with engine.whole_weights(self.engine):
             distance = teacher_distance(self.engine.module.parameters(), self.teacher.average.parameters())
         rate = self.engine.optimizer.param_groups[0]["lr"]
         return {"optimizer/learning_rate": rate, "optimizer/gradient_norm": self.gradient_norm, "teacher/distance": distance}
@@ -159,7 +159,7 @@ def prepare(config: PretrainConfig) -> TrainingRun:
     stream = Stream(corpus, "train", config.stream, rank, world_size)
     targets = FractionTargets(corpus, config.objective.groupings)
     micro_steps = config.micro_steps or len(stream.sources)
-    zero = ranks.read_zero_json(config.zero)
+    zero = engine.read_zero_json(config.zero)
     check_passes(config, stream, world_size)
     if config.compile and zero["zero_optimization"]["stage"] == 3:
         raise ValueError("compile needs the weights of a block in place, which ZeRO-3 fetches as it goes; take zero2.json")
@@ -179,7 +179,7 @@ def prepare(config: PretrainConfig) -> TrainingRun:
     if not config.dry_run:
         claim_output(config, corpus.fingerprint, is_main=rank == 0)
 
-    device = ranks.start_ranks()
+    device = engine.start_ranks()
     statistics = {s: _statistics(corpus, s, device) for s in stream.sources}
     found = None if config.dry_run else _checkpoint_to_resume(config, rank)
     if found is not None:
@@ -194,10 +194,10 @@ def prepare(config: PretrainConfig) -> TrainingRun:
             if rank == 0:
                 print(line, flush=True)
         teacher.model.encoder.compile_blocks()
-    engine = ranks.wrap(model, config, micro_steps * config.passes, device)
+    wrapped = engine.wrap(model, config, micro_steps * config.passes, device)
     if found is not None:
         teacher.load_state_dict(checkpoint.read_tensors(found, checkpoint.TEACHER))
-        ranks.restore_state(engine, checkpoint.step_of(found), weights, moments)
+        engine.restore_state(wrapped, checkpoint.step_of(found), weights, moments)
     return TrainingRun(
         config=config,
         corpus=corpus,
@@ -208,7 +208,7 @@ def prepare(config: PretrainConfig) -> TrainingRun:
         world_size=world_size,
         device=device,
         micro_steps=micro_steps,
-        engine=engine,
+        engine=wrapped,
         teacher=teacher,
         first_step=0 if found is None else checkpoint.step_of(found),
     )

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from data_prep.corpus import Corpus
-from pretrain.engine import gather
 from pretrain.objective import FractionTargets, fraction_scores, normalize
+from pretrain.ranks import gather
 from pretrain.stream import Skipped, Stream, StreamConfig
 
 

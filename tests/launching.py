@@ -29,10 +29,10 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: told.append(True))
     if "ENGINE" in os.environ:
         sys.path.insert(0, os.environ["ENGINE"])
-        from pretrain import engine
+        from pretrain import engine, ranks
         engine.start_ranks()
-        sums = engine.gather(engine.announced_ranks()[0])
-        engine.leave()
+        sums = ranks.gather(ranks.announced_ranks()[0])
+        ranks.leave()
         (folder / f"gathered-{os.environ['RANK']}.json").write_text(json.dumps(sums))
         sys.exit(0)
     name = next(os.environ[n] for n in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK") if n in os.environ)

@@ -215,14 +215,18 @@ def test_stochastic_depth_does_not_depend_on_how_a_batch_is_shared():
     encoder = random_encoder(dataclasses.replace(SMALL, drop_path_rate=0.5)).train()
     pixels = torch.randn(6, 8, 6, 16, 16)
 
-    def last(part: int, parts: int) -> torch.Tensor:
+    def last(first: int, count: int) -> torch.Tensor:
         torch.manual_seed(3)
-        encoder.batch_part = part, parts
-        return encoder.tokens(pixels.chunk(parts)[part], "landsat")[-1]
+        encoder.batch_part = first, 6
+        return encoder.tokens(pixels[first : first + count], "landsat")[-1]
 
-    whole = last(0, 1)
-    for parts in (2, 3):
-        torch.testing.assert_close(torch.cat([last(part, parts) for part in range(parts)]), whole, rtol=1e-4, atol=1e-5)
+    whole = last(0, 6)
+    for parts in ((3, 3), (2, 2, 2), (4, 1, 1)):
+        shared = torch.cat([last(sum(parts[:number]), count) for number, count in enumerate(parts)])
+        torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-5)
+    encoder.batch_part = None
+    torch.manual_seed(3)
+    torch.testing.assert_close(encoder.tokens(pixels, "landsat")[-1], whole)
 
 
 @pytest.mark.slow

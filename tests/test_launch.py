@@ -15,6 +15,7 @@ import pytest
 from deepspeed.launcher.runner import fetch_hostfile
 
 from pretrain import engine
+from pretrain.ranks import announced_ranks
 from tests.launching import ROOT, SCRIPT, alive, ended_with_the_test, of, ranks, stand_in_environment, start, wait_for
 from tests.test_pretrain import free_port
 
@@ -87,7 +88,7 @@ def test_codes_of_ranks_come_out(
 def test_what_deepspeed_alone_does_when_it_is_to_end(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
-    """The reasons for what pretrain.sh does; when this fails, DeepSpeed has become better and pretrain.sh can be shorter."""
+    """The reasons for what ranks.sh does; when this fails, DeepSpeed has become better and ranks.sh can be shorter."""
     process = start(["deepspeed", "--num_accelerators", "2", "--master_port", "0", SCRIPT], environment, started)
     each = ranks(tmp_path, 2)
     process.terminate()
@@ -108,7 +109,8 @@ def test_options_for_deepspeed(tmp_path: Path, environment: dict[str, str]) -> N
         (tmp_path / "bin" / command).chmod(0o755)
     # a project without an environment of its own, which would come before the stand-ins
     (tmp_path / "launch").mkdir()
-    shutil.copy(ROOT / SCRIPT, tmp_path / SCRIPT)
+    for script in (SCRIPT, "launch/ranks.sh"):
+        shutil.copy(ROOT / script, tmp_path / script)
 
     def called(**more: str) -> str:
         done = subprocess.run(
@@ -209,8 +211,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_announced_ranks(clean: pytest.MonkeyPatch, told: dict[str, str], place: tuple[int, int]) -> None:
     for name, value in told.items():
         clean.setenv(name, value)
-    assert engine.announced_ranks() == place
-    assert engine.announced_ranks() == place
+    assert announced_ranks() == place
+    assert announced_ranks() == place
 
 
 def test_ranks_that_nobody_told_where_to_meet(clean: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from pretrain.model import EncoderConfig
+from pretrain.rank_process import STOPPED
 from pretrain.stream import StreamConfig
-from pretrain.train import STOPPED
 from tests.disturbed_training import (
     ask_one_rank,
     checkpoint_tensors,

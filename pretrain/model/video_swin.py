@@ -134,8 +134,9 @@ class VideoSwin(nn.Module):
 
     Attributes:
         normalization: mean and standard deviation per source and band that the weights expect.
-        batch_part: (i, n): the samples it is given are part i of n of a global batch. Stochastic depth is drawn for all of it,
-            so that it does not depend on how many ranks share the batch, as long as all draw from the same seed.
+        batch_part: (first, total): the samples it is given are those from `first` on of a global batch of `total`; None where
+            they are all. Stochastic depth is drawn for the global batch, so that it does not depend on how many ranks share it,
+            as long as all draw from the same seed.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -145,7 +146,7 @@ class VideoSwin(nn.Module):
         self.config = config
         self.normalization: dict[str, dict[str, list[float]]] | None = None
         self.patch_embeds = PatchEmbeds(config.sources, config.embed_dim, config.patch_size)
-        self.batch_part = 0, 1
+        self.batch_part: tuple[int, int] | None = None
         self.stages = nn.ModuleList()
         for index, depth in enumerate(config.depths):
             dim = config.embed_dim * 2**index
@@ -214,8 +215,8 @@ class VideoSwin(nn.Module):
         if not self.training or self.config.drop_path_rate == 0:
             return [None] * len(self.config.depths)
         blocks, batch = sum(self.config.depths), tokens.shape[0]
-        part, parts = self.batch_part
-        drawn = torch.rand(blocks, 2, parts * batch, device=tokens.device)[..., part * batch : (part + 1) * batch]
+        first, total = self.batch_part or (0, batch)
+        drawn = torch.rand(blocks, 2, total, device=tokens.device)[..., first : first + batch]
         kept = 1 - torch.linspace(0, self.config.drop_path_rate, blocks, device=tokens.device).view(-1, 1, 1)
         return ((drawn < kept) / kept).to(tokens.dtype).split(self.config.depths)
 

@@ -26,7 +26,7 @@ from tabulate import tabulate  # noqa: E402
 from test_stream import write_corpus  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
-from pretrain import engine as ranks  # noqa: E402
+from pretrain import ranks  # noqa: E402
 from pretrain.config import PretrainConfig  # noqa: E402
 from pretrain.model import EncoderConfig  # noqa: E402
 from pretrain.model.cost import peak_flops, training_flops  # noqa: E402
