@@ -52,7 +52,7 @@ from pretrain.stream import Batch, Stream, StreamConfig  # noqa: E402
 from tests.test_stream import write_corpus  # noqa: E402
 
 CASES = (("modis", 8, 400, 32), ("landsat", 64, 60, 32), ("sentinel2", 64, 40, 32), ("sentinel2", 128, 30, 16))
-BYTES_A_ROUND = 3e9
+BYTES_A_ROUND = 2e9
 SETTLES_S = 0.2  # until what is read ahead is there
 WORKERS = 2
 FRAMES = 16
@@ -320,7 +320,7 @@ def bench_stream(output: Path | None = None, rounds: int = 9) -> None:
                 result["memory"] = alone.submit(memory, folder, config).result()
             print({key: result[key] for key in ("published", "first_batch_s", "memory")}, flush=True)
             results.append(result)
-    write_report(output, ["numpy", "torch", "xxhash", "h5py"], {"rounds": rounds, "results": results})
+        write_report(output, ["numpy", "torch", "xxhash", "h5py"], {"rounds": rounds, "results": results})
 
 
 if __name__ == "__main__":
