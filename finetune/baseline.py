@@ -16,16 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.batch_norm import BatchNorm2d
-from finetune.decoder import resize
-
-
-def on_map(data: Mapping[str, torch.Tensor], sources: tuple[str, ...], size: tuple[int, int]) -> torch.Tensor:
-    """All sources on the map's grid, their bands side by side: (B, T, sum of C, *size)."""
-    parts = []
-    for source in sources:
-        batch, frames, *_ = data[source].shape
-        parts.append(resize(data[source].flatten(0, 1), size).unflatten(0, (batch, frames)))
-    return torch.cat(parts, dim=2)
+from finetune.decoder import on_map
 
 
 class UNet(nn.Module):

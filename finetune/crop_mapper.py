@@ -32,23 +32,34 @@ class CropMapper(nn.Module):
         frames: images a source (T).
         num_classes: classes of the map.
         channels: width of the decoder.
+        detail_channels: of the decoder's own look at the pixels; 0 for none.
 
     Attributes:
         freeze_encoder: the encoder stays in evaluation mode while the rest trains, without stochastic depth.
     """
 
-    def __init__(self, encoder: VideoSwin, sources: tuple[str, ...], frames: int, num_classes: int, channels: int) -> None:
+    def __init__(
+        self,
+        encoder: VideoSwin,
+        sources: tuple[str, ...],
+        frames: int,
+        num_classes: int,
+        channels: int,
+        detail_channels: int = 0,
+    ) -> None:
         super().__init__()
         self.sources = sources
         self.channels = channels
         self.encoder = encoder
         self.freeze_encoder = False
         widths = encoder.output_channels(frames)
-        self.decoder = FusionDecoder(dict.fromkeys(sources, widths), channels, num_classes)
+        inputs = frames * sum(encoder.config.sources[source] for source in sources)
+        self.decoder = FusionDecoder(dict.fromkeys(sources, widths), channels, num_classes, detail_channels, inputs)
 
     def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size)."""
-        scores: torch.Tensor = self.decoder({source: self.encoder(data[source], source=source) for source in self.sources}, size)
+        maps = {source: self.encoder(data[source], source=source) for source in self.sources}
+        scores: torch.Tensor = self.decoder(maps, size, data)
         return scores
 
     def train(self, mode: bool = True) -> CropMapper:
@@ -71,6 +82,7 @@ class Recipe:
         encoder: `EncoderConfig.to_dict()`, or the name of a baseline.
         channels: width of the decoder or the baseline.
         origin: where the encoder's weights came from, `scratch` or the checkpoint's path.
+        detail_channels: of the decoder's own look at the pixels; 0 for none, as for a baseline.
     """
 
     task: Task
@@ -80,6 +92,7 @@ class Recipe:
     encoder: dict[str, Any] | str
     channels: int
     origin: str
+    detail_channels: int = 0
 
     @property
     def model_name(self) -> str:
@@ -99,7 +112,7 @@ def build_model(recipe: Recipe, encoder: VideoSwin | None = None) -> nn.Module:
         bands = {source: len(recipe.sensors[source].bands) for source in task.sources}
         return BASELINES[recipe.encoder](bands, task.frames, len(task.classes), recipe.channels)
     encoder = build_encoder(EncoderConfig.from_dict(recipe.encoder)) if encoder is None else encoder
-    return CropMapper(encoder, task.sources, task.frames, len(task.classes), recipe.channels)
+    return CropMapper(encoder, task.sources, task.frames, len(task.classes), recipe.channels, recipe.detail_channels)
 
 
 def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -73,6 +73,7 @@ def run(
     year: int | None = None,
     best: str = "mean_f1",
     decoder_channels: int = 64,
+    detail_channels: int = 16,
     missing_sources: Literal["error", "allow"] | None = None,
     rotations: bool = True,
     flips: bool = True,
@@ -116,6 +117,8 @@ def run(
             or one of a class, as in paddy_rice.f1. Or last, the last epoch, which is taken, too, when no validation window holds
             the task's target class.
         decoder_channels: width of the decoder; channels of the U-Net's first level, filters of the temporal CNN.
+        detail_channels: convolutions of the pixels that join the encoder's features, whose patches are 4 pixels wide, before the
+            map is made; 0 leaves them out, as published.
         missing_sources: whether scenes and samples may lack sources (zeros stand for them) instead of as the task says: error or
             allow.
         rotations: in training windows are turned by quarters.
@@ -165,6 +168,7 @@ def run(
         "best": best,
         "year": year,
         "decoder_channels": decoder_channels,
+        "detail_channels": detail_channels,
         **asdict(augmentation),
         "overlap": overlap,
         "label_fraction": label_fraction,
@@ -209,6 +213,7 @@ def run(
         encoder=encoder if isinstance(encoder, str) else encoder.to_dict(),
         channels=decoder_channels,
         origin=str(checkpoint) if checkpoint else "scratch",
+        detail_channels=0 if isinstance(encoder, str) else detail_channels,
     )
     chosen_by, note = selection_with(chosen_by, chosen, validation.class_pixels())
     model = build_model(recipe, backbone)

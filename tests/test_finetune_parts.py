@@ -15,6 +15,7 @@ from sklearn.metrics import (
     accuracy_score,
     cohen_kappa_score,
     confusion_matrix,
+    f1_score,
     jaccard_score,
     precision_recall_fscore_support,
 )
@@ -81,9 +82,10 @@ def test_scores_of_nothing_are_not_defined_and_stay_printable() -> None:
 
 @pytest.mark.parametrize("sources", [("landsat",), ("landsat", "modis"), ("sentinel2", "modis", "landsat")])
 @pytest.mark.parametrize("frames", [1, 7, 13, 16])
-def test_decoder_channels_follow_from_sources_and_frames(sources: tuple[str, ...], frames: int) -> None:
+@pytest.mark.parametrize("detail", [0, 5])
+def test_decoder_channels_follow_from_sources_and_frames(sources: tuple[str, ...], frames: int, detail: int) -> None:
     encoder = build_encoder(replace(SMALL, sources={source: BANDS[source] for source in sources}))
-    model = CropMapper(encoder, sources, frames, num_classes=3, channels=6)
+    model = CropMapper(encoder, sources, frames, num_classes=3, channels=6, detail_channels=detail)
     depth = [math.ceil(frames / 4)]
     for _ in range(3):
         depth.append(math.ceil(depth[-1] / 2))
@@ -98,6 +100,29 @@ def test_decoder_channels_follow_from_sources_and_frames(sources: tuple[str, ...
     result.sum().backward()
     unused = {name for name, weight in model.named_parameters() if weight.grad is None}
     assert not unused
+
+
+@pytest.mark.parametrize("detail", [0, 8])
+def test_the_detail_draws_what_is_thinner_than_a_patch(detail: int) -> None:
+    """The label is a stripe of one pixel that is brighter in every image, somewhere else in each window."""
+    torch.manual_seed(0)
+    model = CropMapper(build_encoder(replace(SMALL, sources={"landsat": 6})), ("landsat",), 4, 2, 8, detail_channels=detail)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        label = (torch.arange(16) == torch.randint(16, (8, 1))).long()[:, None].expand(-1, 16, -1)
+        return torch.randn(8, 4, 6, 16, 16) * 0.3 + label[:, None, None], label
+
+    for _ in range(60):
+        pixels, label = draw()
+        loss = torch.nn.functional.cross_entropy(model({"landsat": pixels}, (16, 16)), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    pixels, label = draw()
+    found = model.eval()({"landsat": pixels}, (16, 16)).argmax(dim=1)
+    f1 = f1_score(label.flatten(), found.flatten(), zero_division=0)
+    assert f1 > 0.95 if detail else f1 < 0.8
 
 
 def test_every_source_reaches_the_map() -> None:
