@@ -36,11 +36,13 @@ class Augmentation:
         if not (0 <= self.drop_images < 1 and 0 <= self.drop_sources < 1 and self.shift_days >= 0):
             raise ValueError(f"drop_images and drop_sources must be at least 0 and below 1, shift_days at least 0; got {self}")
 
-    def check_crop(self, window: LabelledWindow) -> None:
-        """Raises ValueError unless `crop_px` fits into a window and its sources' pixels."""
+    def check_crop(self, step: int, side: int) -> None:
+        """Raises ValueError unless `crop_px` fits into windows of `side` pixels, and holds whole pixels of every source.
+
+        The edges of all sources' pixels meet at each `step` pixels of the label.
+        """
         if self.crop_px is None:
             return
-        step, side = crop_step(window), min(window.label.shape)
         if not 0 < self.crop_px <= side or self.crop_px % step:
             raise ValueError(
                 f"crop_px is {self.crop_px}; expected a multiple of {step}, so that crops hold whole pixels of every source, "

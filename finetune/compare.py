@@ -60,7 +60,7 @@ def compare(
 
     Args:
         tasks: tasks of finetune/tasks/, or paths of YAMLs like theirs.
-        data: folder of scenes; scene.yaml says in which split each is.
+        data: as for finetune/run.py: scenes, HDF5 samples, shards with labels, or FILE.py:CLASS.
         output: folder of all runs and of comparison.json, comparison.md, comparison.png.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen and lora.
         encoders: pretrained (all of it learns), frozen (the decoder alone learns), lora, scratch (random weights in the

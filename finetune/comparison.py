@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class Outcome:
     Attributes:
         task, title, encoder, label_fraction, seed: which run it is.
         metrics: its metrics.json; None when it has none.
-        seconds: how long its process took, all its starts but the interrupted ones; None when not known.
+        seconds: how long its process took, without starts that were interrupted; None when not known.
         error: why it has no metrics.
     """
 
@@ -98,12 +98,9 @@ class TaskComparison:
         return cell_of(self.cell(REFERENCE, fraction).values - self.cell(other, fraction).values)
 
     def training(self, fraction: float) -> list[dict[str, Any]]:
-        """What the runs of a fraction say of their training windows, one entry a seed that has finished for any encoder."""
-        found = []
-        for seed in self.seeds:
-            outcomes = (self._outcomes[encoder, fraction, seed] for encoder in self.encoders)
-            found += [o.metrics["training"] for o in outcomes if o.metrics][:1]
-        return found
+        """What the finished runs of a fraction say of their training windows."""
+        outcomes = [self._outcomes[encoder, fraction, seed] for encoder in self.encoders for seed in self.seeds]
+        return [o.metrics["training"] for o in outcomes if o.metrics]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: a row a cell, and a row a difference."""
@@ -137,7 +134,8 @@ def markdown(comparisons: Sequence[TaskComparison], outcomes: Sequence[Outcome],
         "# Comparison of encoders",
         f"Scores on the test scenes in percent, {over}. A seed draws the labelled windows, the weights and their order; with one "
         "seed and share of the labels all encoders see the same windows. All windows of validation, whatever the share, choose "
-        "the epoch.",
+        "the epoch. Pixels are normalised by the statistics that come with a checkpoint, without one by those of the training "
+        "windows.",
         f"![Score by share of the labels]({picture})",
     ]
     published = yaml.safe_load(PUBLISHED.read_text())
@@ -167,9 +165,9 @@ def _score_table(comparison: TaskComparison) -> str:
         for encoder in comparison.encoders
     ]
     training = [comparison.training(fraction) for fraction in fractions]
-    windows = [f"{_mean(t['windows'] for t in each)} of {each[0]['of_windows']}" if each else "-" for each in training]
-    pixels = [_mean(sum(t["pixels"].values()) for t in each) for each in training]
-    steps = [_mean(t["steps"] for t in each) for each in training]
+    windows = [f"{_range(t['windows'] for t in each)} of {_range(t['of_windows'] for t in each)}" for each in training]
+    pixels = [_range(sum(t["pixels"].values()) for t in each) for each in training]
+    steps = [_range(t["steps"] for t in each) for each in training]
     rows += [["*training windows*", *windows], ["*labelled pixels*", *pixels], ["*steps*", *steps]]
     return _table(rows, ["labels", *map(share, fractions)])
 
@@ -180,7 +178,7 @@ def _gain_text(seeds: int) -> str:
         least = student.ppf(0.975, seeds - 1)
         text += (
             f" With {seeds} seeds a difference is told from none, at 5 % and one by one, from {least:.1f} standard errors on "
-            "(Student's t). All seeds have the same test scenes, so other regions may differ by more."
+            "(Student's t; more where seeds are missing). All seeds have the same test scenes: other regions may differ by more."
         )
     return text
 
@@ -219,10 +217,10 @@ def name_of(encoder: str) -> str:
     return {"unet": "U-Net", "temporal_cnn": "temporal CNN", "lora": "LoRA", "scratch": "from scratch"}.get(encoder, encoder)
 
 
-def _mean(values: Any) -> str:
-    """The mean over seeds, whole or with one decimal."""
-    array = np.array(list(values), dtype=np.float64)
-    return "-" if not len(array) else f"{array.mean():,.1f}".removesuffix(".0")
+def _range(values: Iterable[int]) -> str:
+    """The one value of all runs, or from the least to the greatest."""
+    found = sorted(set(values))
+    return " to ".join(f"{value:,}" for value in dict.fromkeys([found[0], found[-1]])) if found else "-"
 
 
 def _table(rows: list[list[Any]], header: list[str]) -> str:

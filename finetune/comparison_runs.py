@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from data_prep.command import as_arguments
 from finetune import run as one_run
@@ -25,7 +26,7 @@ from pretrain.model import load_encoder
 RUN = Path(one_run.__file__).resolve()
 OF_A_CHECKPOINT = ("pretrained", "frozen", "lora")
 # What the comparison itself says to run.py.
-OURS = ("task", "data", "output", "checkpoint", "tune", "label_fraction", "min_steps", "seed")
+OURS = ("task", "data", "output", "encoder", "checkpoint", "tune", "label_fraction", "min_steps", "seed")
 LOG, FINISHED = "log.txt", "finished.json"
 POLL_S = 0.2
 
@@ -133,6 +134,7 @@ def work_off(waiting: Sequence[Run], jobs: int) -> Generator[tuple[Run, str | No
                 one.folder.mkdir(parents=True, exist_ok=True)
                 command = [sys.executable, str(RUN), *one.arguments]
                 with (one.folder / LOG).open("ab") as log:
+                    alone(log, one.folder)
                     before = log.tell()
                     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
                 running[process] = one, time.monotonic(), before
@@ -149,6 +151,17 @@ def work_off(waiting: Sequence[Run], jobs: int) -> Generator[tuple[Run, str | No
             process.terminate()
         for process in running:
             process.wait()
+
+
+def alone(log: BinaryIO, folder: Path) -> None:
+    """Hold a run's log, as the process that gets it does until it ends, even where the comparison was killed.
+
+    Raises ValueError while another process works in the folder.
+    """
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another process still works in {folder}; wait for it, or end it, then start again") from None
 
 
 def why(code: int, printed: bytes) -> str:

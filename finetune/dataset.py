@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -74,7 +75,7 @@ class WindowDataset(TrainingSet):
         self._open: SceneSeries | None = None  # without the cache: one scene at a time, each may be hundreds of files
         if needed <= cache_gb * 1e9:
             self._read_all()
-        self.augmentation.check_crop(self.window(0))
+        self.augmentation.check_crop(math.lcm(*(one.step for one in self.series)), size)
 
     def _read_all(self) -> None:
         wanted = {window: index for index, window in enumerate(self.windows)}

@@ -5,7 +5,7 @@ any period without an image. What is scored, a model's windows or maps, is up to
 
     def score(days):
         with ended_after(dataset, days):
-            return evaluate(model, dataset, batch_size, device)
+            return evaluate(model, dataset, batch_size, device, loss)
 
     write_season(score_season(score, task, year=2022), output)  # early_season.json, .md (a table) and .png (a plot)
 """

@@ -129,7 +129,7 @@ def run(
         drop_sources: in training each source is left out with this probability, but one.
         overlap: share of a window that its neighbour covers too when the test scenes are mapped.
         maps: false leaves out what takes time beside the scores: maps, their pictures, the report, the scores in early season.
-        cache_gb: windows are kept in memory when they fit into so many gigabytes, in each rank.
+        cache_gb: windows are kept in memory when they fit into so many gigabytes, of each split in each rank.
         seed: seed of weights, order of windows, dates and flips.
         device: auto, cpu or cuda.
         resume: auto goes on from the newest good checkpoint in output, if there is one; never wants a new folder.
@@ -157,7 +157,7 @@ def run(
     )  # fmt: skip
     labelled = open_data(data)
     sensors = labelled.sensors
-    check_sources(chosen, sensors, data)
+    check_sources(chosen, sensors)
     settings = {
         **{f"task.{name}": value for name, value in chosen.to_dict().items()},
         "data": str(data.resolve()),

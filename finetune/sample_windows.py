@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -70,7 +71,7 @@ class SampleWindows(TrainingSet):
                     self._cache[len(self.windows) - 1] = window
         if not self.windows:
             raise ValueError(f"no labelled pixel in {len(samples)} samples; a label of -1 means not labelled")
-        self.augmentation.check_crop(self.window(0))
+        self.augmentation.check_crop(math.lcm(*(scale.denominator for scale, _ in self._scales.values())), size)
         self.close()
 
     def _columns(self, sample: Sample) -> list[int]:

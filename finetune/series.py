@@ -36,7 +36,7 @@ class SceneSeries:
         scene: the scene.
         task: says which sources, season and frames.
         sensors: all known sensors.
-        label: take the map's grid from the scene's label raster; otherwise from the finest source with pixels of `pixel`.
+        pixel: the map's grid is that of the finest source with pixels of this size; None takes that of the scene's label.
         year: the year in which the season ends; None takes the one with most images of the first source.
 
     Attributes:

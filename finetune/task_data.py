@@ -75,6 +75,8 @@ def open_data(data: Path) -> TaskData:
 
     Raises ValueError when it is none of them, and when a split is empty.
     """
+    if data.suffix == ".py":
+        raise ValueError(f"--data {data} names a file; name the class in it, too: {data}:CLASS")
     file, _, name = str(data).rpartition(":")
     if file.endswith(".py"):
         return SampleData(own_dataset(Path(file), name), load_sensors(Path(file).parent / "sources"))
@@ -99,7 +101,7 @@ def own_dataset(file: Path, name: str) -> Callable[[str, Task], Samples]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # as an import does; worker processes and pickles look there
+    sys.modules[spec.name] = module  # as an import does
     spec.loader.exec_module(module)
     made = getattr(module, name, None)
     if not callable(made):
@@ -127,8 +129,9 @@ class SampleData:
         samples = self._samples(split, task)
         return SampleWindows(samples, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
 
-    def tests(self, task: Task, *, cache_gb: float, year: int | None) -> SampleTests:
-        return SampleTests(self.training_set("test", task, augmentation=None, cache_gb=cache_gb, year=year))
+    def tests(self, task: Task, *, cache_gb: float, year: int | None) -> SampleTests:  # noqa: ARG002
+        # Read when they are scored, once: kept, they would lie in memory while the model trains.
+        return SampleTests(self.training_set("test", task, augmentation=None, cache_gb=0, year=year))
 
 
 class SampleTests:
@@ -201,12 +204,13 @@ def scenes_by_split(data: Path) -> dict[str, list[Scene]]:
     return splits
 
 
-def check_sources(task: Task, sensors: dict[str, Sensor], data: Path) -> None:
+def check_sources(task: Task, sensors: dict[str, Sensor]) -> None:
     """Raises ValueError for a source of the task without a description."""
     unknown = [source for source in task.sources if source not in sensors]
     if unknown:
         raise ValueError(
-            f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)} (a YAML in {data / 'sources'} adds one)"
+            f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)} (a YAML in a folder `sources` adds "
+            "one: in the folder of scenes or samples, or beside your own dataset)"
         )
 
 

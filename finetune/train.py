@@ -1,7 +1,8 @@
 """The training loop: AdamW, warm-up and cosine, the best epoch by a score on validation, one checkpoint an epoch.
 
 Several ranks share each batch by plain data parallelism (torch DDP). What is drawn for a window follows from (seed, epoch, batch,
-place in the batch), losses and batch normalisation are those of the whole batch: any number of ranks learns the same.
+place in the batch), losses and batch normalisation are those of the whole batch: any number of ranks learns the same, but
+for the dropout of the temporal CNN.
 """
 
 from __future__ import annotations
@@ -265,6 +266,7 @@ def report(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: f
     for name, values in found["classes"].items():
         writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)
     writer.add_figure("validation/confusion", confusion_figure(found["confusion"], list(found["classes"])), epoch)
+    writer.flush()  # a run that is stopped, or fails, ends at once
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
             clear = clip.pixels.transpose(1, 0, 2, 3)[:, clip.valid].astype(np.float64)  # (C, pixels)
             count, total, square = count + clear.shape[1], total + clear.sum(axis=1), square + (clear**2).sum(axis=1)
         if not count:
-            raise ValueError(f"source {source} has no clear pixel in the training windows")
+            raise ValueError(f"source {source} has no clear pixel in the training windows; leave it out with --sources")
         mean = total / count
         std = np.sqrt(np.maximum(square / count - mean**2, 0))
         return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}

@@ -7,6 +7,7 @@ the table of samples.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,6 +59,8 @@ class StreamConfig:
             raise ValueError(f"num_frames is {self.num_frames}; expected at least 1")
         if self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}; expected 0 (read in the caller) or more processes")
+        if self.num_workers and not hasattr(os, "memfd_create"):
+            raise ValueError(f"num_workers is {self.num_workers}; on this system, which is no Linux, only 0 can be had")
         if self.draws_per_read < 1:
             raise ValueError(f"draws_per_read is {self.draws_per_read}; expected 1 (every batch is read) or more")
         if self.skip_damaged < 0:

@@ -71,7 +71,15 @@ def _report(
         batch = of_source.batch
         shape = " x ".join(map(str, batch.pixels.shape[1:]))
         rows.append([source, len(batch.keys), shape, batch.nbytes / 1e6, 1e3 * read, batch.nbytes / read / 1e9, 1e3 * computed])
-    header = ["source", "samples a rank", "frames x bands x rows x cols", "MB", "ms to read", "GB/s, one thread", "ms to compute"]
+    header = [
+        "source",
+        "samples a rank",
+        "frames x bands x rows x cols",
+        "MB",
+        "ms to read",
+        "GB/s, 1 process",
+        "ms to compute",
+    ]
     print(tabulate(rows, header, floatfmt=".3g"))
 
     shares = stream.shares

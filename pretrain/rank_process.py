@@ -94,6 +94,9 @@ def end_with(work: Callable[[], int]) -> NoReturn:
             raise
         code, message = FAILED, "error: another rank ended; its own message says why"
         time.sleep(_UNTIL_SAID_S)
+    except Exception:
+        sys.stderr = sys.__stderr__  # as above
+        raise
     for stream in (sys.stdout, sys.stderr, sys.__stderr__):
         if stream is not None:
             stream.flush()

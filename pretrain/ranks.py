@@ -37,7 +37,7 @@ def start_ranks(join: Callable[[str], object] = dist.init_process_group, device_
     if announced_ranks()[1] > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise ValueError(
             f"{os.environ['WORLD_SIZE']} ranks without MASTER_ADDR and MASTER_PORT, where they meet: start by `deepspeed` or "
-            "launch/pretrain.sbatch, or set both (mpirun -x MASTER_ADDR=the first host -x MASTER_PORT=29500)"
+            "a script of launch/, or set both (mpirun -x MASTER_ADDR=the first host -x MASTER_PORT=29500)"
         )
     if "RANK" not in os.environ:
         with socket.socket() as free:

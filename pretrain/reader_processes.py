@@ -13,13 +13,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from mmap import mmap
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from pretrain.draws import Draw, StreamConfig
 from pretrain.indexed_shards import SampleTable
 
 _PROJECT = str(Path(__file__).resolve().parents[1])
-_SECONDS_TO_LEAVE = 10.0  # a process that waits for its storage does not see at once that nobody waits for it
+_SECONDS_TO_LEAVE = 10.0
 
 
 class ReaderProcess:
@@ -40,13 +42,19 @@ class ReaderProcess:
         """As for the `BatchReader` that it runs."""
         ours, theirs = socket.socketpair()
         with theirs:
-            # Not multiprocessing: its children import the main module first, and with it torch and DeepSpeed.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_PROJECT, os.environ.get("PYTHONPATH")]))},
-            )
+            # What a job's scheduler or Ctrl-C sends to all processes is for the one that trains, which decides when to end: a
+            # process keeps blocked what is blocked when it starts.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+            try:
+                # Not multiprocessing: its children import the main module first, and with it torch and DeepSpeed.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_PROJECT, os.environ.get("PYTHONPATH")]))},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._connection = Connection(ours.detach())
         self._known: weakref.WeakKeyDictionary[Block, int] = weakref.WeakKeyDictionary()
         self._blocks = 0
@@ -90,7 +98,8 @@ class ReaderProcess:
             raise self._ended() from None
 
     def _ended(self) -> RuntimeError:
-        code = self._process.wait(_SECONDS_TO_LEAVE)
+        _wait_for(self._process)
+        code = self._process.returncode
         return RuntimeError(
             f"a process that reads batches ended with exit code {code}"
             + (": the system lacked memory, or someone killed it" if code == -signal.SIGKILL else "; its error stands above")
@@ -100,6 +109,11 @@ class ReaderProcess:
 
 def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
     connection.close()
+    _wait_for(process)
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    """Until it has ended, which is by force where it does not by itself."""
     try:
         process.wait(_SECONDS_TO_LEAVE)
     except subprocess.TimeoutExpired:
@@ -107,32 +121,50 @@ def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
         process.wait()
 
 
+def _received(connection: Connection) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """Messages, with the number of the file that came with one. Ends the process when the other end is closed.
+
+    A thread takes them at once, whatever the process is at: one that asks is not held up by what does not fit into the socket.
+    """
+    inbox: SimpleQueue[tuple[tuple[Any, ...], int]] = SimpleQueue()
+
+    def receive() -> None:
+        try:
+            while True:
+                message = connection.recv()
+                inbox.put((message, recv_handle(connection) if message[0] == "memory" else -1))
+        except (EOFError, OSError):
+            os._exit(0)
+
+    threading.Thread(target=receive, daemon=True).start()
+    while True:
+        yield inbox.get()
+
+
 def _serve(connection: Connection) -> None:
-    """What the process does: answer until the other end is closed."""
+    """What the process does."""
     reader = BatchReader(*connection.recv())
     memory: dict[int, mmap] = {}
     groups: dict[object, Future[Group]] = {}
     # Lists of reads come and go by the thousand, and none of them refers to itself: looking for such takes 3 % of the time.
     gc.freeze()
     gc.set_threshold(100_000)
-    with ThreadPoolExecutor(1, "groups") as thread:  # reads the next groups while batches of these are made
-        while True:
-            kind, *content = connection.recv()
-            if kind == "memory":
-                file = recv_handle(connection)
-                memory[content[0]] = mmap(file, os.fstat(file).st_size)
-                os.close(file)
-            elif kind == "group":
-                groups[content[0]] = thread.submit(reader.read_group, content[1])
-            else:
-                draw, block, name, last = content
-                answer: object
-                try:
-                    group = None if name is None else (groups.pop(name) if last else groups[name]).result()
-                    answer = reader.read(draw, np.frombuffer(memory[block], np.uint8), group)
-                except Exception as error:  # of any kind: it is raised where the batch is waited for
-                    answer = _sendable(error)
-                connection.send(answer)
+    thread = ThreadPoolExecutor(1, "groups")  # reads the next groups while batches of these are made
+    for (kind, *content), file in _received(connection):
+        if kind == "memory":
+            memory[content[0]] = mmap(file, os.fstat(file).st_size)
+            os.close(file)
+        elif kind == "group":
+            groups[content[0]] = thread.submit(reader.read_group, content[1])
+        else:
+            draw, block, name, last = content
+            answer: object
+            try:
+                group = None if name is None else (groups.pop(name) if last else groups[name]).result()
+                answer = reader.read(draw, np.frombuffer(memory[block], np.uint8), group)
+            except Exception as error:  # of any kind: it is raised where the batch is waited for
+                answer = _sendable(error)
+            connection.send(answer)
 
 
 def _sendable(error: Exception) -> Exception:
@@ -145,8 +177,6 @@ def _sendable(error: Exception) -> Exception:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job: the one that trains decides when to end
-        signal.signal(number, signal.SIG_IGN)
     try:
         _serve(Connection(int(sys.argv[1])))
     except (EOFError, ConnectionResetError, BrokenPipeError):  # nobody is there any more

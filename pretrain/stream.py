@@ -45,7 +45,7 @@ class Stream(Draws):
     def __init__(self, corpus: Corpus, split: str, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(corpus, split, config, rank, world_size)
         self._reads = self._tables, corpus.fingerprint, config
-        self._reader, self._memory = BatchReader(*self._reads), BatchMemory(shared=True)
+        self._reader, self._memory = BatchReader(*self._reads), BatchMemory(shared=config.num_workers > 0)
         self._groups: dict[str, tuple[int, Group]] = {}  # the last one that was read here, of each source
         self._damaged: set[str] = set()
         self._skipped: list[Skipped] = []
@@ -76,7 +76,8 @@ class Stream(Draws):
         readers: deque[ReaderProcess] = deque()  # of the micro-steps from the present one on
         asked: deque[tuple[ReaderProcess, Draw, np.ndarray]] = deque()
         with ExitStack() as running:
-            processes = [running.enter_context(closing(ReaderProcess(*self._reads))) for _ in range(self._config.num_workers)]
+            count = min(self._config.num_workers, len(micro_steps))
+            processes = [running.enter_context(closing(ReaderProcess(*self._reads))) for _ in range(count)]
             turns = cycle(processes)
             for micro_step in micro_steps:
                 for later in range(micro_step + len(readers), min(micro_steps.stop, micro_step + further)):

@@ -74,7 +74,7 @@ def test_crops_are_everywhere_and_on_whole_pixels_of_every_source() -> None:
     labels_seen(Augmentation(crop_px=4))
     for wrong in (6, 20, 0):
         with pytest.raises(ValueError, match=f"crop_px is {wrong}; expected a multiple of 4, .* at most 16"):
-            Augmentation(crop_px=wrong).check_crop(marked())
+            Augmentation(crop_px=wrong).check_crop(FACTOR, 16)
 
 
 def test_images_are_dropped_as_often_as_said_with_their_dates() -> None:

@@ -471,6 +471,30 @@ def test_a_process_that_was_killed_is_named(corpus: Corpus) -> None:
     assert set(psutil.Process().children()) == others
 
 
+def test_signals_for_all_processes_of_a_job_are_for_the_one_that_trains(corpus: Corpus) -> None:
+    others = set(psutil.Process().children())
+    stream = Stream(corpus, "train", config(num_workers=2))
+    batches = stream.batches(0, 30)
+    first = next(batches)
+    processes = set(psutil.Process().children()) - others
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for process in processes:
+            process.send_signal(number)
+    assert_equal(first, stream.batch(0))
+    assert len(list(batches)) == 29
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_batches_of_thousands_of_samples_do_not_fill_the_socket(tmp_path: Path, draws: int) -> None:
+    """A request, and an answer, of some megabytes: more than a socket holds."""
+    loaded = load_corpus(write_corpus(tmp_path, {"modis": 40}, frames=(17, 18), side=1))
+    changes = {"num_frames": 16, "global_batch_size": 16_000, "draws_per_read": draws}
+    expected = Stream(loaded, "train", config(**changes)).batches(0, 3)
+    for batch, other in zip(Stream(loaded, "train", config(**changes, num_workers=1)).batches(0, 3), expected, strict=True):
+        assert_equal(batch, other)
+
+
 def test_what_a_process_raises_is_raised_here(tmp_path: Path) -> None:
     loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}, frames=(20, 21)))
     stream = Stream(loaded, "train", config(num_workers=2, skip_damaged=8))

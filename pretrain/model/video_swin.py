@@ -170,12 +170,6 @@ class VideoSwin(nn.Module):
             if isinstance(module, Block):
                 module.compile(dynamic=False)
 
-    @property
-    def strides(self) -> list[int]:
-        """Input pixels per feature pixel of the five maps (in rows)."""
-        patch = self.config.patch_size[1]
-        return [patch, 2 * patch, 4 * patch, 8 * patch, 8 * patch]
-
     def output_channels(self, num_frames: int) -> list[int]:
         """Channels C*D of the five maps for series of `num_frames`."""
         depth, dim = -(-num_frames // self.config.patch_size[0]), self.config.embed_dim

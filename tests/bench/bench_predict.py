@@ -35,6 +35,7 @@ from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from tests.rice_scenes import write_rice_scene  # noqa: E402
 
 SOURCES = {"landsat": 6, "modis": 7}
+DETAIL = 16  # what finetune/run.py takes
 # name, encoder, width of the decoder, side of the scene in pixels of 30 m
 CASES = [("tiny", TINY, 64, 512), ("AgriFM", EncoderConfig(), 256, 256)]
 
@@ -60,12 +61,12 @@ def measure(name: str, encoder: EncoderConfig, channels: int, side: int, overlap
     """Map one scene once, after a warm-up on a small one."""
     task = load_task("paddy_rice")
     shape = replace(encoder, sources=SOURCES)
-    model = Timed(CropMapper(build_encoder(shape), task.sources, task.frames, len(task.classes), channels)).to(device)
+    model = Timed(CropMapper(build_encoder(shape), task.sources, task.frames, len(task.classes), channels, DETAIL)).to(device)
     known = load_sensors()
     unit = {source: {"mean": [2000.0] * bands, "std": [1000.0] * bands} for source, bands in SOURCES.items()}
     recipe = Recipe(
         task=task, sensors={source: known[source] for source in SOURCES}, normalization=unit, pixel=30.0,
-        encoder=shape.to_dict(), channels=channels, origin="random",
+        encoder=shape.to_dict(), channels=channels, origin="random", detail_channels=DETAIL,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for scene_side in (64, side):
