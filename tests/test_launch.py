@@ -218,5 +218,5 @@ def test_announced_ranks(clean: pytest.MonkeyPatch, told: dict[str, str], place:
 def test_ranks_that_nobody_told_where_to_meet(clean: pytest.MonkeyPatch) -> None:
     for name, value in SLURM_STEP.items():
         clean.setenv(name, value)
-    with pytest.raises(ValueError, match=r"8 ranks without MASTER_ADDR and MASTER_PORT.*pretrain\.sbatch"):
+    with pytest.raises(ValueError, match=r"8 ranks without MASTER_ADDR and MASTER_PORT.*a script of launch"):
         engine.start_ranks()
