@@ -25,6 +25,12 @@ def json_bytes(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """A whole JSON file; NaN becomes null."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(without_nan(values), indent=2))
+
+
 def without_nan(values: Any) -> Any:
     """The same structure with None for NaN: JSON has no NaN."""
     if isinstance(values, dict):

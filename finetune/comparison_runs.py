@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_prep.command import as_arguments
+from data_prep.durable import write_json
 from finetune import run as one_run
 from finetune.checkpoint import fingerprint
 from finetune.comparison import Outcome, share
 from finetune.task import Task
-from finetune.train import write_json
 from pretrain.model import load_encoder
 
 RUN = Path(one_run.__file__).resolve()

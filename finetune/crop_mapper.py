@@ -21,6 +21,7 @@ from finetune.task import Task, task_from_dict
 from pretrain.model import EncoderConfig, VideoSwin, build_encoder
 
 FORMAT = "agrifm crop mapper 1"
+MODEL_FILE = "model.safetensors"
 
 
 class CropMapper(nn.Module):
@@ -146,9 +147,9 @@ def load_model(path: Path) -> tuple[nn.Module, Recipe]:
 
     Raises ValueError when there is no model, the file is another one, or weights and recipe disagree.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"no model at {file}: give a folder that finetune/run.py wrote, or its model.safetensors")
+        raise ValueError(f"no model at {file}: give a folder that finetune/run.py wrote, or its {MODEL_FILE}")
     try:
         with safe_open(file, framework="pt") as opened:
             head = opened.metadata() or {}

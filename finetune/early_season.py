@@ -12,7 +12,6 @@ any period without an image. What is scored, a model's windows or maps, is up to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +24,10 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from data_prep.durable import whole_file, without_nan
+from data_prep.durable import whole_file, write_json
+from finetune.selection import OVER_CLASSES
 from finetune.task import Task
 from finetune.training_set import TrainingSet
-
-SUMMARY = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +124,7 @@ def score_season(score: Callable[[int], Mapping[str, Any]], task: Task, year: in
 def season_table(season: SeasonScores) -> str:
     """A Markdown table: a row a date, F1 of each class, means, and which dates are early enough."""
     names = list(season.f1)
-    columns = [*(season.f1[name] for name in names), *(_numbers(s[name] for s in season.scores) for name in SUMMARY[1:])]
+    columns = [*(season.f1[name] for name in names), *(_numbers(s[name] for s in season.scores) for name in OVER_CLASSES[1:])]
     rows = [
         [str(d), *("-" if np.isnan(value) else f"{100 * value:.2f}" for value in values)]
         for d, *values in zip(season.dates, *columns, strict=True)
@@ -179,8 +177,7 @@ def season_figure(season: SeasonScores) -> Figure:
 def write_season(season: SeasonScores, output: Path) -> None:
     """Write `early_season.json`, `.md` and `.png` into the folder `output`."""
     output.mkdir(parents=True, exist_ok=True)
-    with whole_file(output / "early_season.json") as temporary:
-        temporary.write_text(json.dumps(without_nan(season.to_dict()), indent=2))
+    write_json(output / "early_season.json", season.to_dict())
     with whole_file(output / "early_season.md") as temporary:
         temporary.write_text(f"# {season.task.title}: scores by the last date seen\n\n{season_table(season)}\n")
     with whole_file(output / "early_season.png") as temporary:

@@ -26,9 +26,10 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import parse
+from data_prep.durable import write_json
 from finetune.augmentation import Augmentation
 from finetune.checkpoint import check_bands, fingerprint
-from finetune.crop_mapper import Recipe, build_model, load_model
+from finetune.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
 from finetune.early_season import ended_after, score_season, season_figure, season_table, write_season
 from finetune.losses import MapLoss, balanced_weights, check_classes
 from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
@@ -37,7 +38,7 @@ from finetune.report import run_report
 from finetune.selection import Selection, selection, selection_with
 from finetune.task import Task, load_task
 from finetune.task_data import check_sources, one_pixel_size, open_data
-from finetune.train import MODEL_FILE, Progress, Schedule, check_share, evaluate, train, write_json
+from finetune.train import Progress, Schedule, check_share, evaluate, train
 from finetune.tuning import Mode, Tuning, prepare
 from pretrain import ranks
 from pretrain.model import EncoderConfig, load_encoder

@@ -7,7 +7,6 @@ for the dropout of the temporal CNN.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data_prep.durable import whole_file, without_nan
 from finetune.batch_norm import synchronised
-from finetune.crop_mapper import CropMapper, Recipe, save_model
+from finetune.crop_mapper import MODEL_FILE, CropMapper, Recipe, save_model
 from finetune.losses import MapLoss
 from finetune.metrics import confusion, scores
 from finetune.progress import Progress, load_newest, save_newest
@@ -35,7 +33,6 @@ from finetune.tuning import parameter_groups
 from pretrain import ranks
 from pretrain.checkpoint import seed_everything
 
-MODEL_FILE = "model.safetensors"
 GRADIENT_NORM = 1.0
 
 
@@ -267,9 +264,3 @@ def report(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: f
         writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)
     writer.add_figure("validation/confusion", confusion_figure(found["confusion"], list(found["classes"])), epoch)
     writer.flush()  # a run that is stopped, or fails, ends at once
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """A whole JSON file; NaN becomes null."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(without_nan(values), indent=2))

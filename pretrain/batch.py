@@ -106,7 +106,7 @@ def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
 def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
     """The batches on `device`; on a GPU each is copied while the one before it is computed on, by a stream of its own.
 
-    What other processes fill is not pinned, and copied once more before (a tenth of a second for a gigabyte): torch's allocator
+    What other processes fill is not pinned, and copied once more before: torch's allocator
     of pinned memory knows which copies to the GPU are still under way.
     """
     with closing(batches):

@@ -13,7 +13,7 @@ import torch
 from tabulate import tabulate
 
 from data_prep.command import run_command
-from data_prep.durable import whole_file, without_nan
+from data_prep.durable import write_json
 from pretrain import checkpoint, engine, ranks
 from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
 from pretrain.dry_run import dry_run
@@ -120,8 +120,7 @@ def agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, 
         micro_batches = ranks.gather(mine)
         path = run.config.output / f"non_finite_step_{step}.json"
         if run.is_main:
-            with whole_file(path) as temporary:
-                temporary.write_text(json.dumps({"step": step, "ranks": micro_batches}, indent=2))
+            write_json(path, {"step": step, "ranks": micro_batches})
         raise FloatingPointError(f"the loss of step {step} is not finite; no rank took the step; the batches' keys are in {path}")
     return is_asked_to_stop
 
@@ -161,8 +160,7 @@ def finish(run: TrainingRun, scores: dict[str, dict[str, float]], validation: Va
             monitor.hyperparameters(plain(run.config), sorted(shown, key=lambda name: not name.endswith("/mae")), plain(DEFAULTS))
             run.teacher.average.encoder.normalization = run.encoder.normalization
             save_encoder(run.teacher.average.encoder, output / ENCODER_FILE)
-            with whole_file(output / METRICS_FILE) as temporary:
-                temporary.write_text(json.dumps({"steps": num_steps, "validation": without_nan(scores)}, indent=2))
+            write_json(output / METRICS_FILE, {"steps": num_steps, "validation": scores})
     if run.is_main:
         finished = json.loads((output / METRICS_FILE).read_text())["validation"]
         columns = {"mae": "fraction error", "mae_of_mean": "of predicting the mean", "r2": "R2", "probe_r2": "R2, probe"}
