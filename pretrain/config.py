@@ -37,14 +37,18 @@ class ObjectiveConfig:
 
     Attributes:
         groupings: for a legend of the corpus a YAML that groups its codes otherwise (`--objective.groupings.glc_fcs30d my.yaml`).
-        consistency_weight: weight of the student-teacher term; 0 switches the term off. The term is a sum over classes, the
-            other a mean, so its pull grows with the number of classes; above 2 at eight classes it slowed learning.
+        loss: `kl_divergence` (the gradient of the soft-label cross-entropy) or the paper's `l1`, which learned nothing at all in
+            the first hundreds of steps and less after a thousand (README).
+        consistency_weight: weight of the student-teacher term; 0 switches the term off. That term and the divergence are sums
+            over classes, `l1` is a mean: beside it the teacher's pull grows with the number of classes, and above 2 at
+            eight classes it slowed learning.
         consistency_warmup_share: share of all steps over which that weight grows from 0.
         teacher_decay: EMA decay per step; in early steps it is limited to (1 + step) / (10 + step), which reaches 0.99 at step
             890 and 0.999 at step 8990.
     """
 
     groupings: dict[str, str] = field(default_factory=dict)
+    loss: Literal["kl_divergence", "l1"] = "kl_divergence"
     consistency_weight: float = 1.0
     consistency_warmup_share: float = 0.2
     teacher_decay: float = 0.99

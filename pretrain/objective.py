@@ -1,15 +1,17 @@
 """What is learned: the land-cover fractions of a footprint, with a mean teacher against the noise of the land-cover maps.
 
-Sources: AgriFM (arXiv 2505.21357): L1 on fractions, EMA teacher. Mean teacher: Tarvainen & Valpola, NeurIPS 2017.
+Sources: AgriFM (arXiv 2505.21357): L1 on fractions, EMA teacher. GeoKR, by the same first author: soft-label cross-entropy. Mean
+teacher: Tarvainen & Valpola, NeurIPS 2017.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from data_prep.corpus import Corpus
@@ -117,20 +119,43 @@ class MeanTeacher:
                 run.copy_(averaged)
 
 
+def kl_divergence(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of predicted from true fractions (B, classes) -> (B,), in nats.
+
+    The soft-label cross-entropy less what it is at best, so the gradient is the same and 0 is perfect. It moves the logits by
+    predicted - target, however wrong they are.
+    """
+    smallest = torch.finfo(predicted.dtype).tiny  # a fraction that was rounded to 0 has no logarithm
+    return F.kl_div(predicted.clamp_min(smallest).log(), target, reduction="none").sum(dim=-1)
+
+
+def l1(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of fractions (B, classes) -> (B,): the loss of the paper.
+
+    At its best it is the median: what a noisy map says mostly. From random weights it first falls to the median of all
+    samples, where through a softmax its pull on the logits is weak, and stays there long (tests/bench/bench_loss.py).
+    """
+    return (predicted - target).abs().mean(dim=-1)
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"kl_divergence": kl_divergence, "l1": l1}
+
+
 def fractions_loss(
     predicted: torch.Tensor,
     target: torch.Tensor,
     taught: torch.Tensor | None,
     consistency_weight: float,
     usable: torch.Tensor | None = None,
+    loss: str = "kl_divergence",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Total, supervised and consistency loss, scalars: L1 to the map's fractions; squared distance to the teacher's.
+    """Total, supervised and consistency loss, scalars: one of `LOSSES` to the map's fractions; squared distance to the teacher's.
 
     The squared distance is that of the mean-teacher paper. L1 would not do here: student and teacher start equal, and the sign
     of a difference that is nothing but rounding would steer the first steps. Samples that are not `usable` (B,) count as 0.
     """
     weights = torch.ones_like(predicted[:, 0]) if usable is None else usable.to(predicted.dtype)
-    supervised = ((predicted - target).abs().mean(dim=-1) * weights).mean()
+    supervised = (LOSSES[loss](predicted, target) * weights).mean()
     consistency = supervised.new_zeros(())
     if taught is not None:
         consistency = (((predicted - taught) ** 2).sum(dim=-1) * weights).mean()

@@ -102,7 +102,7 @@ class TrainingRun:
             taught = self.teacher(as_it_lies, part.source) if self.config.objective.consistency_weight > 0 else None
             predicted = self.engine(seen.to(self.engine.module.head.weight.dtype), part.source)
             target = self.targets(part)
-            losses = fractions_loss(predicted, target, taught, consistency_weight, part.usable)
+            losses = fractions_loss(predicted, target, taught, consistency_weight, part.usable, self.config.objective.loss)
             self.engine.backward(losses[0])
             if (micro_step, number) != (self.micro_steps - 1, len(parts) - 1):
                 self.engine.step()  # only counts: gradients go on adding up until `optimizer_step`

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from pretrain.model import EncoderConfig, build_encoder
 from pretrain.objective import FractionsModel, MeanTeacher, fractions_loss
@@ -51,16 +52,39 @@ def set_weights(model: torch.nn.Module, value: float) -> None:
             parameter.fill_(value)
 
 
-def test_loss_is_the_mean_absolute_error_and_a_weighted_squared_distance():
+@pytest.mark.parametrize("loss", ["kl_divergence", "l1"])
+def test_loss_is_an_error_of_the_fractions_and_a_weighted_squared_distance(loss: str):
     predicted, target, taught = (drawn_fractions() for _ in range(3))
-    absolute = np.mean([[abs(a - b) for a, b in zip(p, t, strict=True)] for p, t in zip(predicted, target, strict=True)])
+    expected = {
+        "kl_divergence": np.mean([entropy(t, p) for p, t in zip(predicted, target, strict=True)]),  # scipy's
+        "l1": np.mean([[abs(a - b) for a, b in zip(p, t, strict=True)] for p, t in zip(predicted, target, strict=True)]),
+    }[loss]
     distance = numpy_consistency(np.log(predicted), taught)
-    total, supervised, consistency = fractions_loss(*(torch.from_numpy(a) for a in (predicted, target, taught)), 0.7)
-    assert supervised.item() == pytest.approx(absolute, rel=1e-12)
+    arrays = (torch.from_numpy(a) for a in (predicted, target, taught))
+    total, supervised, consistency = fractions_loss(*arrays, 0.7, loss=loss)
+    assert supervised.item() == pytest.approx(expected, rel=1e-12)
     assert consistency.item() == pytest.approx(distance, rel=1e-12)
-    assert total.item() == pytest.approx(absolute + 0.7 * distance, rel=1e-12)
-    total, supervised, consistency = fractions_loss(torch.from_numpy(predicted), torch.from_numpy(target), None, 0.7)
+    assert total.item() == pytest.approx(expected + 0.7 * distance, rel=1e-12)
+    arrays = torch.from_numpy(predicted), torch.from_numpy(target)
+    total, supervised, consistency = fractions_loss(*arrays, None, 0.7, loss=loss)
     assert (total.item(), consistency.item()) == (supervised.item(), 0.0)
+
+
+@pytest.mark.parametrize("far", [0.0, 3.0, 40.0])  # at 40 the softmax gives a fraction of 2e-35
+def test_divergence_moves_logits_by_what_is_wrong_however_wrong_it_is(far: float):
+    logits = torch.tensor([[far, 0.0, 0.0], [far, 0.0, -far]], requires_grad=True)
+    target = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.25, 0.75]])
+    predicted = logits.softmax(dim=-1)
+    (2 * fractions_loss(predicted, target, None, 0.0)[1]).backward()  # 2: the mean over two samples
+    torch.testing.assert_close(logits.grad, predicted.detach() - target)
+
+
+def test_divergence_of_fractions_that_were_rounded_to_zero_is_finite():
+    logits = torch.tensor([[500.0, 0.0]], requires_grad=True)
+    loss = fractions_loss(logits.softmax(dim=-1), torch.tensor([[0.0, 1.0]]), None, 0.0)[0]
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_gradient_of_the_consistency_term_is_that_of_finite_differences():
@@ -81,7 +105,7 @@ def test_consistency_balances_the_l1_term_at_the_distance_that_its_weight_implie
     distance = 1 / (2 * weight * classes)
     taught = torch.full((1, classes), 1 / classes, dtype=torch.float64)
     predicted = (taught + distance).requires_grad_()
-    fractions_loss(predicted, taught + 1, taught, weight)[0].backward()
+    fractions_loss(predicted, taught + 1, taught, weight, loss="l1")[0].backward()
     assert predicted.grad.abs().max() < 1e-15
 
 

@@ -192,7 +192,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
         seed_everything(seed, step)
         taught = teacher(as_it_lies, SOURCE) if weight > 0 else None
         predicted = student(seen, SOURCE)
-        loss, *_ = fractions_loss(predicted, torch.from_numpy(shown[which]), taught, weight)
+        loss, *_ = fractions_loss(predicted, torch.from_numpy(shown[which]), taught, weight, loss="l1")
         for group in optimizer.param_groups:
             group["lr"] = scheduled_learning_rate(optimizer_config, step, setting.steps)
         optimizer.zero_grad()
