@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -31,6 +32,7 @@ from finetune.augmentation import Augmentation
 from finetune.checkpoint import check_bands, fingerprint
 from finetune.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
 from finetune.early_season import ended_after, score_season, season_figure, season_table, write_season
+from finetune.html_page import Page
 from finetune.losses import MapLoss, balanced_weights, check_classes
 from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.predict import check_overlap, pick_device
@@ -39,6 +41,7 @@ from finetune.selection import Selection, selection, selection_with
 from finetune.task import Task, load_task
 from finetune.task_data import check_sources, one_pixel_size, open_data
 from finetune.train import Progress, Schedule, check_share, evaluate, train
+from finetune.training_set import TrainingSet
 from finetune.tuning import Mode, Tuning, prepare
 from pretrain import ranks
 from pretrain.model import EncoderConfig, load_encoder
@@ -252,24 +255,12 @@ def run(
         "steps": schedule.epochs * schedule.steps_per_epoch(len(training)),
     }
     if maps:
-        pictures = {picture.stem: picture for picture in sorted((output / "maps").glob("*.png"))}
-        page = run_report(metrics, chosen, settings, pictures)
+        page = run_report(metrics, chosen, settings, {p.stem: p for p in sorted((output / "maps").glob("*.png"))})
         if chosen.cut_dates:
             windows = labelled.training_set("test", chosen, augmentation=None, cache_gb=cache_gb, year=year)
             windows.normalization = normalization
-
-            def score_until(days: int) -> dict[str, Any]:
-                with ended_after(windows, days):
-                    return evaluate(trained, windows, batch_size, place, loss)
-
-            last_year = windows.window(0).year
-            assert last_year is not None, "windows of a task with cut dates have dates"
-            season = score_season(score_until, chosen, last_year)
+            report_season(windows, lambda: evaluate(trained, windows, batch_size, place, loss), output, page)
             windows.close()
-            write_season(season, output)
-            page.heading("As the season goes on")
-            page.picture(season_figure(season), "F1 on the windows of the test scenes by the last date that the model sees")
-            print(f"\n{season_table(season)}")
         page.write(output / REPORT_FILE)
     else:
         shutil.rmtree(output / "maps")
@@ -278,6 +269,22 @@ def run(
         opened.close()
     show(output, json.loads((output / METRICS_FILE).read_text()), chosen, maps)
     return 0
+
+
+def report_season(windows: TrainingSet, score: Callable[[], dict[str, Any]], output: Path, page: Page) -> None:
+    """Score the model at each date at which its task's season may end: files in `output`, a part of the page, a table printed."""
+
+    def score_until(days: int) -> dict[str, Any]:
+        with ended_after(windows, days):
+            return score()
+
+    last_year = windows.window(0).year
+    assert last_year is not None, "windows of a task with cut dates have dates"
+    season = score_season(score_until, windows.task, last_year)
+    write_season(season, output)
+    page.heading("As the season goes on")
+    page.picture(season_figure(season), "F1 on the windows of the test scenes by the last date that the model sees")
+    print(f"\n{season_table(season)}")
 
 
 def summary(recipe: Recipe, progress: Progress, result: dict[str, Any], chosen_by: Selection) -> dict[str, Any]:
