@@ -86,7 +86,7 @@ def legend_from_dict(values: Mapping[str, Any]) -> Legend:
 
 
 def load_legend(name_or_path: str) -> Legend:
-    """A built-in legend by name (`glc_fcs30d`, `mcd12q1`, `scl`, `fmask_classes`) or any legend by the path of its YAML."""
+    """A built-in legend by the name of its file in `legends/`, such as `glc_fcs30d`, or any legend by the path of its YAML."""
     path = Path(name_or_path) if name_or_path.endswith(".yaml") else BUILT_IN_LEGENDS / f"{name_or_path}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in BUILT_IN_LEGENDS.glob("*.yaml"))

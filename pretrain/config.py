@@ -36,7 +36,8 @@ class ObjectiveConfig:
     """Land-cover fractions with a mean teacher.
 
     Attributes:
-        groupings: for a legend of the corpus a YAML that groups its codes otherwise (`--objective.groupings.glc_fcs30d my.yaml`).
+        groupings: for a legend of the corpus another that groups its codes otherwise: built-in, or the path of a YAML
+            (`--objective.groupings.glc_fcs30d glc_fcs30d_fine`).
         loss: `kl_divergence` (the gradient of the soft-label cross-entropy) or the paper's `l1`, which learned nothing at all in
             the first hundreds of steps and less after a thousand (README).
         consistency_weight: weight of the student-teacher term; 0 switches the term off. That term and the divergence are sums

@@ -208,6 +208,14 @@ def test_built_in_legends_group_into_the_same_classes() -> None:
     }
 
 
+def test_the_finer_grouping_splits_the_default_classes_of_the_same_codes() -> None:
+    fine = load_legend("glc_fcs30d_fine")
+    assert (fine.codes, fine.code_names, fine.fill) == (LEGEND.codes, LEGEND.code_names, LEGEND.fill)
+    assert len({*zip(fine.groups, LEGEND.groups, strict=True)}) == len(fine.classes) > len(LEGEND.classes)  # none across two
+    group_of = dict(zip(fine.codes, fine.groups, strict=True))
+    assert group_of[20] not in {group_of[code] for code in fine.codes if code != 20}  # irrigated cropland, alone
+
+
 @pytest.mark.parametrize(
     ("land_cover", "message"),
     [
