@@ -26,7 +26,7 @@ STYLES = {
 
 
 def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
-    """Mean and standard deviation over seeds of each task's score; with one share a dot a seed and a bar for the mean."""
+    """Mean and range over seeds of each task's score; with one share a dot a seed and a bar for the mean."""
     matplotlib.use("Agg", force=False)
     columns = min(COLUMNS, len(comparisons))
     rows = math.ceil(len(comparisons) / columns)
@@ -45,7 +45,7 @@ def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
         figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3 * columns), frameon=False)
     seeds = len(comparisons[0].seeds)
     if seeds > 1:
-        shown = "mean, band: standard deviation" if handles else "dots: seeds, line: mean"
+        shown = "line: mean, band: lowest to highest" if handles else "dots: seeds, line: mean"
         figure.suptitle(f"Test scenes, {seeds} seeds ({shown})", fontsize=10, color="#555555")
     return figure
 
@@ -55,9 +55,18 @@ def _curves(panel: Axes, comparison: TaskComparison) -> None:
     for encoder in comparison.encoders:
         color, marker = STYLES[encoder]
         cells = [comparison.cell(encoder, fraction) for fraction in comparison.fractions]
-        mean, deviation = (100 * np.array([getattr(cell, name) for cell in cells]) for name in ("mean", "deviation"))
-        panel.fill_between(fractions, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
-        panel.plot(fractions, mean, color=color, marker=marker, markersize=5, linewidth=1.8, label=name_of(encoder))
+        found = [100 * cell.values[~np.isnan(cell.values)] for cell in cells]  # runs that failed, or are still to come, have none
+        lowest, highest = ([end(values) if len(values) else np.nan for values in found] for end in (np.min, np.max))
+        panel.fill_between(fractions, lowest, highest, color=color, alpha=0.15, linewidth=0)
+        panel.plot(
+            fractions,
+            [100 * cell.mean for cell in cells],
+            color=color,
+            marker=marker,
+            markersize=5,
+            linewidth=1.8,
+            label=name_of(encoder),
+        )
     panel.set_xscale("log")
     panel.set_xticks(fractions, [share(fraction) for fraction in comparison.fractions])
     panel.minorticks_off()
