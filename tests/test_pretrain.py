@@ -58,7 +58,7 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def one_process(corpus_folder: Path) -> tuple[FractionsModel, MeanTeacher]:
+def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[FractionsModel, MeanTeacher]:
     """The same steps on the same global batches with nothing but PyTorch."""
     corpus = load_corpus(corpus_folder)
     stream = Stream(corpus, "train", STREAM)
@@ -84,7 +84,7 @@ def one_process(corpus_folder: Path) -> tuple[FractionsModel, MeanTeacher]:
             mean, std = (torch.from_numpy(a[batch.source]).float() for a in (corpus.mean, corpus.std))
             seen, as_it_lies = views(batch, mean, std)
             taught = teacher(as_it_lies, batch.source)
-            loss, *_ = fractions_loss(model(seen, batch.source), targets(batch), taught, weight)
+            loss, *_ = fractions_loss(model(seen, batch.source), targets(batch), taught, weight, loss=loss_name)
             (loss / len(SAMPLES)).backward()
             micro_step += 1
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.gradient_clipping)
@@ -129,6 +129,14 @@ def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus:
     torch.manual_seed(0)
     start = FractionsModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
     assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
+
+
+def test_the_loss_of_the_paper_is_learned_when_it_is_asked_for(run: Path, corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--objective.loss", "l1", ranks=1)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    learned = saved(tmp_path / "run")
+    assert_same_weights(learned, one_process(corpus, "l1")[0].state_dict())
+    assert not torch.equal(learned["head.weight"], saved(run)["head.weight"])
 
 
 @pytest.mark.slow
