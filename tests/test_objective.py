@@ -191,7 +191,7 @@ def test_teacher_of_a_bf16_student_keeps_steps_that_bf16_would_lose():
 
 @pytest.mark.slow
 def test_students_with_a_teacher_learn_less_of_their_maps_errors_by_heart():
-    """Three seeds of the known problem.
+    """Three seeds of the known problem, with the loss of the paper.
 
     The gain in true error differs too much from seed to seed to be asserted (eight seeds: 0.006, standard error 0.003); what
     makes it does not: students alone come 0.012 nearer to their wrong maps.
@@ -200,7 +200,8 @@ def test_students_with_a_teacher_learn_less_of_their_maps_errors_by_heart():
     from bench_teacher import NOISES, Setting, train
 
     alone, taught = (
-        [train(Setting(noise=NOISES["moderate"], consistency_weight=weight), seed) for seed in range(3)] for weight in (0.0, 2.0)
+        [train(Setting(noise=NOISES["moderate"], loss="l1", consistency_weight=weight), seed) for seed in range(3)]
+        for weight in (0.0, 2.0)
     )
     for run in alone + taught:
         assert run["student"] < 0.8 * run["mean"]  # something was learned

@@ -64,7 +64,8 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
     targets, optimizer_config = FractionTargets(corpus, {}), OptimizerConfig(learning_rate=setting.learning_rate)
     torch.manual_seed(seed)
     sources = {setting.source: corpus.shapes[setting.source][0]}
-    model = FractionsModel(build_encoder(EncoderConfig(**config["encoder"], sources=sources)), len(targets.classes)).train()
+    encoder = build_encoder(EncoderConfig.from_dict(config["encoder"] | {"sources": sources}))
+    model = FractionsModel(encoder, len(targets.classes)).train()
     optimizer = adamw(model, optimizer_config, CPU)
     scores: dict[str, Any] = {}
     with closing(Stream(corpus, "train", stream_config)) as stream:
