@@ -9,7 +9,6 @@ nothing, so what is measured is reading, blending and writing.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from dataclasses import replace
@@ -28,6 +27,7 @@ from finetune.predict import predict_scene
 from finetune.series import SceneSeries
 from finetune.task import load_task
 from tests.archives import CRS, days
+from tests.memory import peak_kilobytes
 
 DATES = 12
 
@@ -63,17 +63,13 @@ def main(folder: Path, side: int) -> None:
     sensors = {"landsat": load_sensors()["landsat"]}
     normalization = {"landsat": {"mean": [2000.0] * 6, "std": [1000.0] * 6}}
     recipe = Recipe(task=task, sensors=sensors, normalization=normalization, pixel=30.0, encoder={}, channels=8, origin="test")
-    before = peak_gb()
+    before = peak_kilobytes()
     begin = time.perf_counter()
     with SceneSeries(load_scene(folder), task, sensors, pixel=30.0) as series:
         stand_in = OneBand()
         predict_scene(stand_in, recipe, series, folder / "map.tif", torch.device("cpu"), overlap=0.125, batch_size=4)  # type: ignore[arg-type]
-    print(json.dumps({"before_gb": before, "peak_gb": peak_gb(), "seconds": time.perf_counter() - begin}))
-
-
-def peak_gb() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    gigabytes = {"before_gb": before * 1024 / 1e9, "peak_gb": peak_kilobytes() * 1024 / 1e9}
+    print(json.dumps(gigabytes | {"seconds": time.perf_counter() - begin}))
 
 
 if __name__ == "__main__":

@@ -175,10 +175,11 @@ def test_shards_that_are_written_anew_leave_no_finished_corpus(arguments: list[s
 def test_tables_are_written_and_proven_in_constant_memory(tmp_path: Path) -> None:
     """A process of its own: a table of 5 million rows, 620 MB, that are made up when they are asked for."""
     script = """
-import resource, sys, types, numpy as np
+import sys, types, numpy as np
 from pathlib import Path
 from data_prep import table_writer
 from data_prep.sample_table import record_dtype
+from tests.memory import peak_kilobytes
 KEYS = np.array([f"modis-{n:029d}".encode() for n in range(2_500)])
 def made_up(folder, shard):
     rows = np.zeros(2_500, record_dtype(36))
@@ -189,10 +190,10 @@ shards = [f"modis-train-{n:06d}.tar" for n in range(2_000)]
 about = dict(source="modis", split="train", samples=2_500, key_bytes=36)
 summaries = [types.SimpleNamespace(shard=shard, **about) for shard in shards]
 one_by_one = lambda function, jobs: ((job, function(job)) for job in jobs)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kilobytes()
 table_writer.write_tables(Path(sys.argv[1]), summaries, one_by_one)
 assert list(table_writer.table_faults(Path(sys.argv[1]), summaries, one_by_one)) == []
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kilobytes() - before)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -296,15 +296,16 @@ def test_keys_twice_in_the_corpus_are_found_by_their_hashes(corpus: Path) -> Non
 def test_twenty_five_million_keys_are_compared_in_bounded_memory() -> None:
     """A process of its own: its peak is that of hashes, sorted once, and of numpy."""
     script = """
-import resource, types, numpy as np
+import types, numpy as np
 from pathlib import Path
 from data_prep.verify import repeated_keys
+from tests.memory import peak_kilobytes
 rng = np.random.default_rng(0)
 shards = [rng.integers(0, 2**64, 2_500, dtype=np.uint64, endpoint=False) for _ in range(10_000)]
 plan = types.SimpleNamespace(names=[f"modis-train-{n:06d}" for n in range(10_000)])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kilobytes()
 assert list(repeated_keys(Path("nowhere"), plan, shards)) == []
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kilobytes() - before)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=SCRIPT.parent.parent, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 500_000, "kilobytes beside the 200 MB of hashes"

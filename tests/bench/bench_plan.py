@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from data_prep.plan_writer import write_plan  # noqa: E402
 from data_prep.sensors import load_sensors  # noqa: E402
 from data_prep.splits import SplitBlocks  # noqa: E402
 from data_prep.survey import Surveyed  # noqa: E402
+from tests.memory import peak_kilobytes  # noqa: E402
 
 YEARS = range(2017, 2022)
 SITES = 3_600_000  # each in five years, some of two sources
@@ -80,7 +80,7 @@ def surveyed(scale: float) -> Iterator[Surveyed]:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return peak_kilobytes() / 1e3
 
 
 def write_sites(path: Path, scale: float) -> dict[str, float]:

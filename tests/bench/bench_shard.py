@@ -47,6 +47,7 @@ from data_prep.sensors import load_sensors  # noqa: E402
 from data_prep.shards import read_samples, write_shard  # noqa: E402
 from data_prep.simulate import simulate  # noqa: E402
 from tests.archives import days, make_cube, write_land_cover, write_scene  # noqa: E402
+from tests.memory import peak_kilobytes  # noqa: E402
 
 CORPUS = {"modis": 1_500_000, "landsat": 13_400_000, "sentinel2": 10_300_000}  # samples of the published corpus
 WORKERS = 100  # of the projection
@@ -165,15 +166,9 @@ def peak_of_worker(scenes: Path, output: Path) -> dict[str, float]:
     """Peak memory in MB of a fresh process that writes all shards of the plan in `output`, and what its imports take."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        before: int = pool.apply(_peak)
+        before: int = pool.apply(peak_kilobytes)
         pool.starmap(write_shard, [(scenes, output, number) for number in range(load_plan(output).num_shards)], chunksize=1)
-        return {"imports_mb": round(before / 1e3), "peak_mb": round(pool.apply(_peak) / 1e3)}
-
-
-def _peak() -> int:
-    """Kilobytes; `ru_maxrss` would be that of the parent where that is larger."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0])
+        return {"imports_mb": round(before / 1e3), "peak_mb": round(pool.apply(peak_kilobytes) / 1e3)}
 
 
 def from_archive(scenes: Path, folder: Path, source: str, rounds: int) -> dict[str, Any]:

@@ -152,6 +152,7 @@ def as_batch(chips: Chips, which: np.ndarray, orientation: np.ndarray) -> Batch:
         day_of_year=unused,
         land_cover=unused,
         orientation=torch.from_numpy(orientation),
+        digests=[0] * len(which),
         usable=torch.ones(len(which), dtype=torch.bool),
     )
 
