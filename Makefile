@@ -29,7 +29,7 @@ test-slow: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[spectra]"
 	$(BIN)/python -m pytest -m slow
 
-bench: install
+bench: quickstart
 	for script in tests/bench/bench_*.py; do \
 	    name=$$(basename $$script .py); \
 	    $(BIN)/python $$script --output tests/bench/results/$${name#bench_}.json || exit 1; \

@@ -1,6 +1,6 @@
 """Which loss, and at what rate, gets the fractions out of the median: divergence or L1, on regions that nobody trained on.
 
-    python tests/bench/bench_loss.py --corpus quickstart/corpus --output tests/bench/results/loss.json
+    make quickstart && python tests/bench/bench_loss.py --output tests/bench/results/loss.json
 
 One source, the tiny encoder, batches, views, optimizer and schedule of pretraining, no teacher. The mean absolute error is the
 loss that L1 asks for, R2 is 0 for predicting the mean and 1 for no error.
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
+from plain_step import plain_step  # noqa: E402
 from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
@@ -34,10 +35,11 @@ from pretrain.engine import adamw  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from pretrain.objective import LOSSES, FractionsModel, FractionTargets, fraction_scores, fractions_loss, views  # noqa: E402
 from pretrain.stream import Stream, StreamConfig  # noqa: E402
-from pretrain.train import scheduled_learning_rate  # noqa: E402
 from pretrain.validation import train_mean  # noqa: E402
 
-TINY = Path(__file__).parents[2] / "pretrain" / "configs" / "tiny.yaml"
+PROJECT = Path(__file__).parents[2]
+TINY = PROJECT / "pretrain" / "configs" / "tiny.yaml"
+QUICKSTART = PROJECT / "quickstart" / "corpus"
 CPU = torch.device("cpu")
 RATES = (5e-4, 1e-3, 2e-3)
 UNSEEN = ("validation", "test")
@@ -72,12 +74,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
         for step, batch in enumerate(stream.batches(0, setting.steps)):
             predicted = model(views(batch, *statistics)[0], setting.source)
             loss, *_ = fractions_loss(predicted, targets(batch), None, 0.0, loss=setting.loss)
-            for group in optimizer.param_groups:
-                group["lr"] = scheduled_learning_rate(optimizer_config, step, setting.steps)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_config.gradient_clipping)
-            optimizer.step()
+            plain_step(loss, model, optimizer, optimizer_config, step, setting.steps)
             if step + 1 in setting.scored_after:
                 scores[str(step + 1)] = {
                     name: scored(model, corpus, splits, targets, stream_config, statistics)
@@ -112,13 +109,18 @@ def scored(
 
 
 def bench_loss(
-    corpus: Path, output: Path | None = None, source: str = "landsat", steps: int = 960, seeds: int = 3, workers: int = 2
+    output: Path | None = None,
+    corpus: Path = QUICKSTART,
+    source: str = "landsat",
+    steps: int = 960,
+    seeds: int = 3,
+    workers: int = 2,
 ) -> None:
     """Train with each loss and rate, and score on unseen regions.
 
     Args:
-        corpus: of data_prep/shard.py; `make quickstart` makes one.
         output: JSON file to write; default: print only.
+        corpus: written by data_prep/shard.py; the default is that of `make quickstart`.
         source: of the corpus.
         steps: optimizer steps of a run; scores are also taken after a quarter and half of them.
         seeds: runs of each setting.

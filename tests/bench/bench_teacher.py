@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
+from plain_step import plain_step  # noqa: E402
 from report import write_report  # noqa: E402
 
 from data_prep.command import run_command  # noqa: E402
@@ -37,7 +38,6 @@ from pretrain.engine import adamw  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from pretrain.objective import FractionsModel, MeanTeacher, fractions_loss, views  # noqa: E402
 from pretrain.stream import Batch  # noqa: E402
-from pretrain.train import scheduled_learning_rate  # noqa: E402
 
 SOURCE, BANDS = "made_up", 4
 UNITS, UNIT_PX = 4, 2  # a chip is 4 x 4 units of the map, of 2 x 2 pixels each
@@ -198,12 +198,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
         taught = teacher(as_it_lies, SOURCE) if weight > 0 else None
         predicted = student(seen, SOURCE)
         loss, *_ = fractions_loss(predicted, torch.from_numpy(shown[which]), taught, weight, loss=setting.loss)
-        for group in optimizer.param_groups:
-            group["lr"] = scheduled_learning_rate(optimizer_config, step, setting.steps)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), optimizer_config.gradient_clipping)
-        optimizer.step()
+        plain_step(loss, student, optimizer, optimizer_config, step, setting.steps)
         teacher.update(student, step)
         if (step + 1) % (setting.steps // 10) == 0:
             along.append(error(student, test, unseen, statistics))
