@@ -15,15 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
-from data_prep.command import run_command
-from data_prep.corpus import Corpus, SampleEntry, load_corpus, read_json
-from data_prep.description import ShardSummary, by_source_and_split, summarise
-from data_prep.durable import json_bytes, whole_file
-from data_prep.engines import open_engine
-from data_prep.landcover import Legend
-from data_prep.progress import Progress
-from data_prep.quicklook import INK, MUTED, chosen_samples, draw
-from data_prep.sensors import Sensor
+from common.atomic_files import json_bytes, whole_file
+from common.command_line import run_command
+from common.executors import open_engine
+from common.plot_style import INK, MUTED
+from common.progress import Progress
+from data_prep.archive.sensor import Sensor
+from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus, read_json
+from data_prep.corpus.description import ShardSummary, by_source_and_split, summarise
+from data_prep.landcover.legend import Legend
+from data_prep.quicklook import chosen_samples, draw
 
 SPLIT_COLORS = {"train": "#2f5d8a", "validation": "#d98f2b", "test": "#8a3b5d"}
 DPI = 110

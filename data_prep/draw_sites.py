@@ -27,14 +27,14 @@ from rasterio.windows import Window
 from tabulate import tabulate
 from tqdm import tqdm
 
-from data_prep.command import run_command
-from data_prep.durable import whole_file
-from data_prep.grid import Grid
-from data_prep.landcover import Legend, load_legend
-from data_prep.landcover_codes import Tile, map_tiles
-from data_prep.readers.conventions import crs_text
-from data_prep.scene import SPLITS, LandCover
-from data_prep.splits import EARTH_RADIUS_KM, IN_BUFFER, EqualAreaCells, split_blocks_of
+from common.atomic_files import whole_file
+from common.command_line import run_command
+from common.grid import Grid
+from data_prep.archive.scene import SPLITS, LandCover
+from data_prep.landcover.legend import Legend, load_legend
+from data_prep.landcover.maps import Tile, map_tiles
+from data_prep.plan.splits import EARTH_RADIUS_KM, IN_BUFFER, EqualAreaCells, split_blocks_of
+from data_prep.readers.cf_conventions import crs_text
 
 SPARE = 2  # candidates a site, since some fall to the distance to others
 BLOCK_PIXELS = 2_000_000  # of the map, read at a time
@@ -300,7 +300,7 @@ class _Distances:
 
 
 def _write(output: Path, sites: _Pixels, legend: Legend, years: list[int] | None, splits: np.ndarray | None) -> None:
-    """The table of sites, as `data_prep/sites.py` reads it, with the class of each."""
+    """The table of sites, as `data_prep/plan/sites.py` reads it, with the class of each."""
     digits = len(str(len(sites) - 1))
     columns: dict[str, Any] = {
         "id": [f"s{number:0{digits}d}" for number in range(len(sites))],

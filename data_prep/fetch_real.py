@@ -19,13 +19,13 @@ from pathlib import Path, PurePosixPath
 from tabulate import tabulate
 from tqdm import tqdm
 
-from data_prep.command import run_command
-from data_prep.durable import whole_file
-from data_prep.readers import open_reader
-from data_prep.scene import DESCRIPTION, load_scene
-from data_prep.sensors import load_sensors
+from common.atomic_files import whole_file
+from common.command_line import run_command
+from data_prep.archive.scene import DESCRIPTION, load_scene
+from data_prep.archive.sensor import load_sensors
+from data_prep.readers.opening import open_reader
 
-DESCRIPTIONS = Path(__file__).parent / "real"  # scene.yaml of each scene, and their sensors in sources/
+DESCRIPTIONS = Path(__file__).parent / "real_series"  # scene.yaml of each scene, and their sensors in sources/
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,18 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from data_prep.command import run_command
-from data_prep.corpus import Corpus, SampleEntry, load_corpus, read_json, sample_entries
-from data_prep.durable import whole_file
-from data_prep.landcover import Legend
-from data_prep.sensors import Sensor
+from common.atomic_files import whole_file
+from common.command_line import run_command
+from common.plot_style import INK, MUTED
+from data_prep.archive.sensor import Sensor
+from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus, read_json, sample_entries
+from data_prep.landcover.legend import Legend
 
 Item = TypeVar("Item")
 
 TILE_PX = 128  # side of a frame in the picture
 STRETCH = (1, 90)  # percentiles of clear observations that become dark and bright; snow may saturate, fields must not be dark
 NOT_OBSERVED = 0.86  # grey
-INK, MUTED = "#202020", "#6a6a6a"
 
 
 def quicklook(corpus: Path, output: Path = Path("samples.png"), samples: int = 3, frames: int = 12, split: str = "train") -> None:

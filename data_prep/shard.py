@@ -10,17 +10,18 @@ import os
 from functools import partial
 from pathlib import Path
 
-from data_prep.command import as_arguments, run_command
-from data_prep.corpus import DATASET, FAILED
-from data_prep.description import REJECTED, describe, rejected_lines, summary_tables
-from data_prep.durable import json_bytes, remove_leftovers, whole_file
-from data_prep.engines import Engine, MapJobs, open_engine, submit_slurm
-from data_prep.plan import Plan, plan_table
-from data_prep.planning import PlanSettings, make_plan
-from data_prep.progress import PROGRESS, Progress
-from data_prep.shards import is_written, write_shard
-from data_prep.splits import split_blocks_of
-from data_prep.table_writer import write_tables
+from common.atomic_files import json_bytes, remove_leftovers, whole_file
+from common.command_line import as_arguments, run_command
+from common.executors import Engine, MapJobs, open_engine, submit_slurm
+from common.progress import PROGRESS, Progress
+from data_prep.corpus.dataset import DATASET
+from data_prep.corpus.description import REJECTED, describe, rejected_lines, summary_tables
+from data_prep.corpus.sample_index_writer import write_tables
+from data_prep.plan.plan import Plan, plan_table
+from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.splits import split_blocks_of
+from data_prep.shards.tar_format import FAILED
+from data_prep.shards.writing import is_written, write_shard
 from data_prep.verify import verify_shards
 
 UNFINISHED = 1

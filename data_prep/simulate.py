@@ -8,8 +8,8 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from data_prep.command import run_command
-from data_prep.engines import map_local
+from common.command_line import run_command
+from common.executors import map_local
 from data_prep.simulation.preview import write_preview
 from data_prep.simulation.scene_folder import SceneSettings, is_finished, simulate_scene
 

@@ -14,17 +14,19 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from data_prep.command import run_command
-from data_prep.corpus import DATASET, DATASET_VERSION, FAILED, read_json
-from data_prep.description import REJECTED, ShardSummary, describe, rejected_lines, summarise
-from data_prep.durable import checksum_of, json_bytes
-from data_prep.engines import MapJobs, open_engine
-from data_prep.faults import Fault, shard_faults
-from data_prep.plan import PLAN, Plan, load_plan
-from data_prep.progress import PROGRESS, Progress
-from data_prep.sample_table import table_name
-from data_prep.shards import load_plan as cached_plan
-from data_prep.table_writer import table_faults, table_layouts
+from common.atomic_files import json_bytes
+from common.checksums import checksum_of
+from common.command_line import run_command
+from common.executors import MapJobs, open_engine
+from common.progress import PROGRESS, Progress
+from data_prep.corpus.dataset import DATASET, DATASET_VERSION, read_json
+from data_prep.corpus.description import REJECTED, ShardSummary, describe, rejected_lines, summarise
+from data_prep.corpus.sample_index import table_name
+from data_prep.corpus.sample_index_writer import table_faults, table_layouts
+from data_prep.corpus.shard_checks import Fault, shard_faults
+from data_prep.plan.plan import PLAN, Plan, load_plan
+from data_prep.shards.tar_format import FAILED
+from data_prep.shards.writing import load_plan as cached_plan
 
 
 @dataclass(frozen=True, kw_only=True)

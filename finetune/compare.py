@@ -28,13 +28,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.command import parse, run_command
-from data_prep.durable import whole_file, write_json
+from common.atomic_files import whole_file, write_json
+from common.command_line import parse, run_command
 from finetune import run as one_run
-from finetune.comparison import Outcome, TaskComparison, markdown
-from finetune.comparison_runs import LOG, OF_A_CHECKPOINT, Options, Run, work_off
-from finetune.learning_curves import learning_curves
-from finetune.metrics import percent
+from finetune.comparison.curves import learning_curves
+from finetune.comparison.runs import LOG, OF_A_CHECKPOINT, Options, Run, work_off
+from finetune.comparison.summary import Outcome, TaskComparison, markdown
+from finetune.scoring.metrics import percent
 from finetune.task import load_task
 
 Encoder = Literal["pretrained", "frozen", "lora", "scratch", "unet", "temporal_cnn"]

@@ -12,18 +12,18 @@ import rasterio
 import torch
 from torch import nn
 
-from finetune.block_prediction import predict_windows
-from finetune.bootstrap import with_intervals
-from finetune.boundaries import boundary_counts, boundary_scores
-from finetune.cog import NO_DATA
-from finetune.crop_mapper import Recipe
-from finetune.map_figure import draw, label_beside, map_confusion, save_map_figure, true_color
-from finetune.metrics import headline, scores
-from finetune.objects import object_counts, object_scores
+from finetune.data.sample_windows import SampleWindows
+from finetune.data.scene_series import SceneSeries
+from finetune.data.season import Clip
+from finetune.mapping.blocks import predict_windows
+from finetune.mapping.cog import NO_DATA
+from finetune.model.crop_mapper import Recipe
 from finetune.predict import predict_scene
-from finetune.sample_windows import SampleWindows
-from finetune.season import Clip
-from finetune.series import SceneSeries
+from finetune.report.map_figure import draw, label_beside, map_confusion, save_map_figure, true_color
+from finetune.scoring.bootstrap import with_intervals
+from finetune.scoring.boundaries import boundary_counts, boundary_scores
+from finetune.scoring.metrics import headline, scores
+from finetune.scoring.objects import object_counts, object_scores
 from finetune.task import IGNORE, Task
 
 SMALLEST_OBJECT_PX = 4  # smaller ones are specks of the classifier, in the map as in the label

@@ -37,10 +37,10 @@ from rasterio.features import shapes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.command import run_command
-from data_prep.durable import whole_file
-from data_prep.grid import GEOGRAPHIC
-from finetune.cog import GDAL_CACHE_MB
+from common.atomic_files import whole_file
+from common.command_line import run_command
+from common.grid import GEOGRAPHIC
+from finetune.mapping.cog import GDAL_CACHE_MB
 
 EQUAL_AREA = "EPSG:6933"
 FIBOA = {"fiboa_version": "0.2.0", "fiboa_extensions": []}

@@ -2,9 +2,9 @@
 
     python finetune/predict.py --model runs/paddy_rice --input scenes/SCENE --output map.tif
 
-The scene is read in windows that overlap, their class probabilities are blended (finetune/mosaic.py), and the map is made block
-by block in constant memory. Finished blocks wait in a folder `.map.tif.parts`: a command that was stopped goes on from there
-when it is started again.
+The scene is read in windows that overlap, their class probabilities are blended (finetune/mapping/tiling.py), and the map is made
+block by block in constant memory. Finished blocks wait in a folder `.map.tif.parts`: a command that was stopped goes on from
+there when it is started again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.command import run_command
-from data_prep.engines import open_engine
-from finetune.block_prediction import BlockJob, open_series, predict_block, predict_in_worker
-from finetune.cog import count_classes, write_classes, write_probabilities
-from finetune.crop_mapper import Recipe, load_model
+from common.command_line import run_command
+from common.executors import open_engine
+from finetune.data.scene_series import SceneSeries
 from finetune.fields import check_class, write_fields
-from finetune.finished_blocks import FinishedBlocks
-from finetune.map_figure import draw, label_beside
-from finetune.mosaic import Block, Mosaic, default_block
-from finetune.series import SceneSeries
+from finetune.mapping.blocks import BlockJob, open_series, predict_block, predict_in_worker
+from finetune.mapping.cog import count_classes, write_classes, write_probabilities
+from finetune.mapping.finished_blocks import FinishedBlocks
+from finetune.mapping.tiling import Block, Mosaic, default_block
+from finetune.model.crop_mapper import Recipe, load_model
+from finetune.report.map_figure import draw, label_beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Workers:
 
     Attributes:
         count: how many.
-        engine: see data_prep/engines.py.
+        engine: see common/executors.py.
         scheduler: address of a running Dask cluster, or `slurm`.
         model: file or folder from which each process loads the model.
     """

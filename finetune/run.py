@@ -26,26 +26,26 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.command import parse
-from data_prep.durable import write_json
-from finetune.augmentation import Augmentation
-from finetune.checkpoint import check_bands, fingerprint
-from finetune.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
-from finetune.early_season import ended_after, score_season, season_figure, season_table, write_season
-from finetune.html_page import Page
-from finetune.losses import MapLoss, balanced_weights, check_classes
-from finetune.metrics import TABLE_HEADER, headline, headline_interval, table
+from common import ranks
+from common.atomic_files import write_json
+from common.command_line import parse
+from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
+from finetune.data.augmentation import Augmentation
+from finetune.data.opening import check_sources, one_pixel_size, open_data
+from finetune.data.windows import TrainingSet
+from finetune.model.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
+from finetune.model.initial_weights import check_bands, fingerprint
+from finetune.model.tuning import Mode, Tuning, prepare
 from finetune.predict import check_overlap, pick_device
-from finetune.report import run_report
-from finetune.selection import Selection, selection, selection_with
+from finetune.report.page import Page
+from finetune.report.run_report import run_report
+from finetune.scoring.early_season import ended_after, score_season, season_figure, season_table, write_season
+from finetune.scoring.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.task import Task, load_task
-from finetune.task_data import check_sources, one_pixel_size, open_data
-from finetune.train import Progress, Schedule, check_share, evaluate, train
-from finetune.training_set import TrainingSet
-from finetune.tuning import Mode, Tuning, prepare
-from pretrain import ranks
+from finetune.training.best_epoch import Selection, selection, selection_with
+from finetune.training.loop import Progress, Schedule, check_share, evaluate, train
+from finetune.training.losses import MapLoss, balanced_weights, check_classes
 from pretrain.model import EncoderConfig, load_encoder
-from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from data_prep.scene import Label
+from data_prep.archive.scene import Label
 
 TASKS = Path(__file__).parent / "tasks"
 IGNORE = -1
@@ -51,9 +51,9 @@ class Task:
         window_px: side of a training window in pixels of the label.
         target: the class whose F1 stands for the task in titles and tables; None for the mean over classes.
         loss: `cross_entropy`, `balanced_cross_entropy` with weights by inverse square root of the class's frequency, `dice`,
-            `focal` (see `finetune/losses.py`), or the weights of several that are summed: `{cross_entropy: 1, dice: 0.5}`.
+            `focal` (see `finetune/training/losses.py`), or weights of a sum: `{cross_entropy: 1, dice: 0.5}`.
         cut_dates: (month-day) last dates of the season that the model is given, in their order: in training the series of a
-            window ends at one of them or goes on to the end, and the map is scored at each (`finetune/early_season.py`).
+            window ends at one of them or goes on to the end, and the map is scored at each (`finetune/scoring/early_season.py`).
             Empty: the whole season always.
         season_share: share of the whole season's score that the map must reach to be early enough.
         objects: the class whose connected areas are scored one by one, such as the interiors of fields; None for none.

@@ -26,7 +26,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from data_prep.durable import checksum_of, sync
+from common.atomic_files import sync
+from common.checksums import checksum_of
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
 STUDENT, TEACHER, OPTIMIZER = "student", "teacher", "optimizer"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pretrain.data.stream import StreamConfig
 from pretrain.model import EncoderConfig
-from pretrain.stream import StreamConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from statistics import median
 import torch
 from tabulate import tabulate
 
-from pretrain import ranks
+from common import ranks
+from pretrain.data.stream import Batch
+from pretrain.log.step_report import memory_bytes
 from pretrain.model.cost import duration
-from pretrain.step_report import memory_bytes
-from pretrain.stream import Batch
-from pretrain.training_run import TrainingRun, first_batches
+from pretrain.setup import TrainingRun, first_batches
 
 _ROUNDS = 3  # over all sources; the first is slower: memory is allocated, kernels are chosen
 

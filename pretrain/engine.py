@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pretrain import ranks
+from common import ranks
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
@@ -67,7 +67,7 @@ if not torch.cuda.is_available():
 
 
 def start_ranks() -> torch.device:
-    """Join the process group as `pretrain.ranks.start_ranks`, by DeepSpeed's way of it: the device of this rank."""
+    """Join the process group as `common.ranks.start_ranks`, by DeepSpeed's way of it: the device of this rank."""
     return ranks.start_ranks(lambda backend: deepspeed.init_distributed(dist_backend=backend, verbose=False))
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from safetensors import safe_open
 
-from data_prep.command import run_command
+from common.command_line import run_command
 from pretrain.checkpoint import CHECKPOINTS, finished_steps, newest_good, step_of
 from pretrain.model import EncoderConfig, VideoSwin, build_encoder, load_encoder, save_encoder
 

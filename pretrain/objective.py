@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_prep.corpus import Corpus
-from data_prep.landcover import Legend, load_legend
+from data_prep.corpus.dataset import Corpus
+from data_prep.landcover.legend import Legend, load_legend
+from pretrain.data.stream import Batch, orient
 from pretrain.model import VideoSwin
-from pretrain.stream import Batch, orient
 
 
 def normalize(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

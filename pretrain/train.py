@@ -12,20 +12,21 @@ from typing import NoReturn
 import torch
 from tabulate import tabulate
 
-from data_prep.command import run_command
-from data_prep.durable import write_json
-from pretrain import checkpoint, engine, ranks
+from common import ranks
+from common.atomic_files import write_json
+from common.command_line import run_command
+from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
+from pretrain import checkpoint, engine
 from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
+from pretrain.data.stream import Batch
 from pretrain.dry_run import dry_run
-from pretrain.figures import fractions_figure, rgb_strip_figure
+from pretrain.evaluation.validation import Validation
+from pretrain.log.figures import fractions_figure, rgb_strip_figure
+from pretrain.log.monitor import Monitor, configuration_description, corpus_description, validation_scalars
+from pretrain.log.step_report import StepReport
 from pretrain.model import save_encoder
 from pretrain.model.pretrained import ENCODER_FILE
-from pretrain.monitor import Monitor, configuration_description, corpus_description, validation_scalars
-from pretrain.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
-from pretrain.step_report import StepReport
-from pretrain.stream import Batch
-from pretrain.training_run import MicroBatchResult, TrainingRun, plain, prepare
-from pretrain.validation import Validation
+from pretrain.setup import MicroBatchResult, TrainingRun, plain, prepare
 
 METRICS_FILE = "metrics.json"
 SKIPPED_FILE = "skipped.jsonl"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from data_prep.sample import Series
+from data_prep.readers.base import Series
 
 if TYPE_CHECKING:
-    from data_prep.readers import SeriesReader
+    from data_prep.readers.base import SeriesReader
 
 METHODS = ("median", "best")
 OPTIONS = {"every_days", "method"}

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.readers.harmonise import Offset, stated_offsets
+from data_prep.archive.sensor import Sensor
+from data_prep.readers.open_files import Folder
+from data_prep.readers.radiometry import Offset, stated_offsets
 from data_prep.readers.raster_series import FoundFile, RasterSeries, images_of, named_pattern, parse_date
-from data_prep.readers.storage import Folder
-from data_prep.sensors import Sensor
 
 HLS_PATTERN = r"HLS\.[LS]30\.T(?P<tile>\w{5})\.(?P<date>\d{7})T\d{6}\.v\d+\.\d+\.(?P<band>\w+)\.tif"
 

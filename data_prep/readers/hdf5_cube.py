@@ -10,13 +10,13 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from data_prep.grid import Grid
-from data_prep.readers.conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
-from data_prep.readers.harmonise import Offset, check_quality_type, check_stored, series, stated_offsets
-from data_prep.readers.nesting import check_resampling, nesting_factor, read_nested
-from data_prep.readers.storage import file_system, is_url
-from data_prep.sample import Series
-from data_prep.sensors import Sensor
+from common.grid import Grid
+from common.storage import file_system, is_url
+from data_prep.archive.sensor import Sensor
+from data_prep.readers.base import Series
+from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
+from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, series, stated_offsets
+from data_prep.readers.resampling import check_resampling, nesting_factor, read_nested
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 from affine import Affine
 
-from data_prep.grid import Grid
-from data_prep.readers.conventions import band_positions, decode_dates, grid_from_transform, text
-from data_prep.readers.harmonise import Offset, check_quality_type, check_stored, series, stated_offsets
+from common.grid import Grid
+from data_prep.archive.sensor import Sensor
+from data_prep.readers.base import Series
+from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_transform, text
 from data_prep.readers.hdf5_cube import open_hdf5, read_dataset
-from data_prep.sample import Series
-from data_prep.sensors import Sensor
+from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, series, stated_offsets
 
 NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
 

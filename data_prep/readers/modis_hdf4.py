@@ -15,12 +15,12 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from data_prep.grid import Grid
-from data_prep.readers.harmonise import check_quality_type, check_stored, series
+from common.grid import Grid
+from data_prep.archive.sensor import Sensor
+from data_prep.readers.base import Series
+from data_prep.readers.open_files import Folder, OpenFiles
+from data_prep.readers.radiometry import check_quality_type, check_stored, series
 from data_prep.readers.raster_series import check_one_tile, named_pattern, parse_date
-from data_prep.readers.storage import Folder, OpenFiles
-from data_prep.sample import Series
-from data_prep.sensors import Sensor
 
 PATTERN = r"(?:.*/)?MCD43A4\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.\d{3}\.\d{13}\.hdf"
 REFLECTANCE = "Nadir_Reflectance_Band{}"

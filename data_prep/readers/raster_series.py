@@ -15,13 +15,13 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
-from data_prep.grid import Grid
-from data_prep.readers.conventions import crs_text
-from data_prep.readers.harmonise import check_quality_type, check_stored, series
-from data_prep.readers.nesting import check_resampling, nesting_factor, read_nested
-from data_prep.readers.storage import GDAL_SETTINGS, Folder, OpenFiles
-from data_prep.sample import Series
-from data_prep.sensors import Sensor
+from common.grid import Grid
+from data_prep.archive.sensor import Sensor
+from data_prep.readers.base import Series
+from data_prep.readers.cf_conventions import crs_text
+from data_prep.readers.open_files import GDAL_SETTINGS, Folder, OpenFiles
+from data_prep.readers.radiometry import check_quality_type, check_stored, series
+from data_prep.readers.resampling import check_resampling, nesting_factor, read_nested
 
 MAX_OPEN_FILES = 512  # below the usual 1,024 descriptors of a process
 INCOMPLETE = ("refuse", "leave_out")

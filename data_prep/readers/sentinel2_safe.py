@@ -12,10 +12,10 @@ import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from data_prep.readers.harmonise import Offset, baseline_number, check_offset, stated_offsets
+from data_prep.archive.sensor import Sensor
+from data_prep.readers.open_files import Folder
+from data_prep.readers.radiometry import Offset, baseline_number, check_offset, stated_offsets
 from data_prep.readers.raster_series import FoundFile, RasterSeries, check_one_tile, images_of, parse_date
-from data_prep.readers.storage import Folder
-from data_prep.sensors import Sensor
 
 METADATA = "MTD_MSIL2A.xml"
 FIRST_BASELINE_WITH_OFFSET = "04.00"  # of 2022-01-25; also that of reprocessed older images (Collection 1)

@@ -14,8 +14,8 @@ import zarr
 from rasterio.crs import CRS
 from zarr.codecs import BloscCodec, BloscShuffle
 
-from data_prep.grid import Grid
-from data_prep.sensors import Sensor
+from common.grid import Grid
+from data_prep.archive.sensor import Sensor
 from data_prep.simulation.sources import SENTINEL2_ADD, Image
 
 TIME_UNITS = "days since 1970-01-01"

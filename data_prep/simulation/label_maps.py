@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.grid import Grid
-from data_prep.landcover import load_legend
+from common.grid import Grid
+from data_prep.landcover.legend import load_legend
 from data_prep.simulation import archives
 from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
 from data_prep.simulation.landscape import Kind

@@ -20,7 +20,7 @@ from pyrsr.rsr import RSR_reader
 WAVELENGTH = np.arange(400.0, 2501.0)
 SUN_ZENITH = 35.0
 
-SENSORS = {  # source: (satellite, instrument, bands in the order of data_prep/sources/*.yaml, their names there)
+SENSORS = {  # source: (satellite, instrument, bands in the order of data_prep/archive/sensors/*.yaml, their names there)
     "sentinel2": (
         "Sentinel-2A",
         "MSI",

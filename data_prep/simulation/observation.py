@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.sensors import Sensor
+from data_prep.archive.sensor import Sensor
 from data_prep.simulation.phenology import Weather
 from data_prep.simulation.randomness import generator, power_law_field
 from data_prep.simulation.spectra import Spectra

@@ -12,10 +12,10 @@ from matplotlib.dates import ConciseDateFormatter, MonthLocator
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from data_prep.landcover import load_legend
-from data_prep.readers import open_reader
-from data_prep.scene import Scene, load_scene
-from data_prep.sensors import load_sensors
+from data_prep.archive.scene import Scene, load_scene
+from data_prep.archive.sensor import load_sensors
+from data_prep.landcover.legend import load_legend
+from data_prep.readers.opening import open_reader
 from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
 
 PICTURES = 4  # dates of each sensor

@@ -16,10 +16,10 @@ import yaml
 from affine import Affine
 from rasterio.warp import transform as reproject
 
-from data_prep.durable import sync
-from data_prep.grid import Grid
-from data_prep.scene import DESCRIPTION, SPLITS
-from data_prep.sensors import load_sensors
+from common.atomic_files import sync
+from common.grid import Grid
+from data_prep.archive.scene import DESCRIPTION, SPLITS
+from data_prep.archive.sensor import load_sensors
 from data_prep.simulation import archives
 from data_prep.simulation.covers import COVERS
 from data_prep.simulation.label_maps import write_maps

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.sensors import Sensor
+from data_prep.archive.sensor import Sensor
 from data_prep.simulation.observation import (
     Acquisition,
     Camera,

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from data_prep.command import run_command
-from data_prep.corpus import load_corpus
-from data_prep.sensors import load_sensors
+from common.command_line import run_command
+from data_prep.archive.sensor import load_sensors
+from data_prep.corpus.dataset import load_corpus
 from pretrain.config import PretrainConfig
+from pretrain.model.attention.layout import Size, fit_window
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
-from pretrain.model.window_layout import Size, fit_window
 
 # Dense bfloat16 matrix products in FLOP/s and memory in bytes, from the makers' datasheets.
 GPUS = {

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from data_prep.durable import whole_file
+from common.atomic_files import whole_file
 from pretrain.checkpoint import CHECKPOINTS
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
 

@@ -14,11 +14,11 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.model.attention.layout import Size, WindowLayout, window_layout
+from pretrain.model.attention.window_attention import WindowAttention
 from pretrain.model.patch_embed import PatchEmbeds
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.recompute import norm_mlp
-from pretrain.model.window_attention import WindowAttention
-from pretrain.model.window_layout import Size, WindowLayout, window_layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from bench_encoder import device_and_threads, peak_bytes, timed  # noqa: E402
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
-from pretrain.model.window_attention import attend  # noqa: E402
-from pretrain.model.window_layout import Size, window_layout  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from pretrain.model.attention.layout import Size, window_layout  # noqa: E402
+from pretrain.model.attention.window_attention import attend  # noqa: E402
 
 WINDOW = (8, 7, 7)
 # Maps of the four stages at 224 x 224 and 16 or 32 frames, with their channels; heads have 32 channels.

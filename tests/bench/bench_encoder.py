@@ -28,10 +28,10 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
+from common.command_line import run_command  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from pretrain.model.cost import GPUS, forward_flops  # noqa: E402
-from tests.naive_encoder import naive_encoder  # noqa: E402
+from tests.support.naive_encoder import naive_encoder  # noqa: E402
 
 CLASSES = 8
 BANDS = 10

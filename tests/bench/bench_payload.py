@@ -38,11 +38,11 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from data_prep.archive.scene import find_scenes  # noqa: E402
+from data_prep.archive.sensor import load_sensors  # noqa: E402
 from data_prep.fetch_real import fetch_real  # noqa: E402
-from data_prep.readers import open_reader  # noqa: E402
-from data_prep.scene import find_scenes  # noqa: E402
-from data_prep.sensors import load_sensors  # noqa: E402
+from data_prep.readers.opening import open_reader  # noqa: E402
 from data_prep.simulate import simulate  # noqa: E402
 
 DRAWN = 16  # frames that a training sample takes of the year

@@ -30,16 +30,16 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
-from data_prep.grid import Grid  # noqa: E402
-from data_prep.landcover import load_legend  # noqa: E402
-from data_prep.plan import TABLES, PlannedSeries, load_plan  # noqa: E402
-from data_prep.plan_settings import PlanSettings  # noqa: E402
-from data_prep.plan_writer import write_plan  # noqa: E402
-from data_prep.sensors import load_sensors  # noqa: E402
-from data_prep.splits import SplitBlocks  # noqa: E402
-from data_prep.survey import Surveyed  # noqa: E402
-from tests.memory import peak_kilobytes  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from common.grid import Grid  # noqa: E402
+from data_prep.archive.sensor import load_sensors  # noqa: E402
+from data_prep.landcover.legend import load_legend  # noqa: E402
+from data_prep.plan.plan import TABLES, PlannedSeries, load_plan  # noqa: E402
+from data_prep.plan.settings import PlanSettings  # noqa: E402
+from data_prep.plan.splits import SplitBlocks  # noqa: E402
+from data_prep.plan.survey import Surveyed  # noqa: E402
+from data_prep.plan.writing import write_plan  # noqa: E402
+from tests.support.memory import peak_kilobytes  # noqa: E402
 
 YEARS = range(2017, 2022)
 SITES = 3_600_000  # each in five years, some of two sources

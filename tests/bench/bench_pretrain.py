@@ -25,14 +25,14 @@ from report import write_report  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from test_stream import write_corpus  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
-from pretrain import ranks  # noqa: E402
+from common import ranks  # noqa: E402
+from common.command_line import run_command  # noqa: E402
 from pretrain.config import PretrainConfig  # noqa: E402
+from pretrain.data.stream import Batch, StreamConfig  # noqa: E402
+from pretrain.log.step_report import memory_bytes  # noqa: E402
 from pretrain.model import EncoderConfig  # noqa: E402
 from pretrain.model.cost import peak_flops, training_flops  # noqa: E402
-from pretrain.step_report import memory_bytes  # noqa: E402
-from pretrain.stream import Batch, StreamConfig  # noqa: E402
-from pretrain.training_run import TrainingRun, first_batches, prepare  # noqa: E402
+from pretrain.setup import TrainingRun, first_batches, prepare  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SMALL = EncoderConfig(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(4, 7, 7))

@@ -37,17 +37,17 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from data_prep import shards as shards_module  # noqa: E402
-from data_prep.command import run_command  # noqa: E402
-from data_prep.engines import map_local  # noqa: E402
-from data_prep.plan import Plan, load_plan  # noqa: E402
-from data_prep.planning import PlanSettings, make_plan  # noqa: E402
-from data_prep.sample import Sample  # noqa: E402
-from data_prep.sensors import load_sensors  # noqa: E402
-from data_prep.shards import read_samples, write_shard  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from common.executors import map_local  # noqa: E402
+from data_prep.archive.sensor import load_sensors  # noqa: E402
+from data_prep.plan.plan import Plan, load_plan  # noqa: E402
+from data_prep.plan.planning import PlanSettings, make_plan  # noqa: E402
+from data_prep.shards import writing as shards_module  # noqa: E402
+from data_prep.shards.sample import Sample  # noqa: E402
+from data_prep.shards.writing import read_samples, write_shard  # noqa: E402
 from data_prep.simulate import simulate  # noqa: E402
-from tests.archives import days, make_cube, write_land_cover, write_scene  # noqa: E402
-from tests.memory import peak_kilobytes  # noqa: E402
+from tests.support.archives import days, make_cube, write_land_cover, write_scene  # noqa: E402
+from tests.support.memory import peak_kilobytes  # noqa: E402
 
 CORPUS = {"modis": 1_500_000, "landsat": 13_400_000, "sentinel2": 10_300_000}  # samples of the published corpus
 WORKERS = 100  # of the projection

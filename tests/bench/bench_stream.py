@@ -44,12 +44,12 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
-from data_prep.corpus import load_corpus  # noqa: E402
-from pretrain import sample_reader  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from data_prep.corpus.dataset import load_corpus  # noqa: E402
+from pretrain.data import reader as sample_reader  # noqa: E402
+from pretrain.data.stream import Batch, Stream, StreamConfig  # noqa: E402
 from pretrain.objective import normalize  # noqa: E402
-from pretrain.stream import Batch, Stream, StreamConfig  # noqa: E402
-from tests.test_stream import write_corpus  # noqa: E402
+from tests.pretrain.data.test_stream import write_corpus  # noqa: E402
 
 CASES = (("modis", 8, 400, 32), ("landsat", 64, 60, 32), ("sentinel2", 64, 40, 32), ("sentinel2", 128, 30, 16))
 BYTES_A_ROUND = 2e9

@@ -30,14 +30,16 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
-from data_prep.corpus import MEMBERS, load_corpus, read_json  # noqa: E402
-from data_prep.durable import checksum_of, json_bytes  # noqa: E402
-from data_prep.landcover import load_legend  # noqa: E402
-from data_prep.sample_table import record_dtype, table_name  # noqa: E402
-from data_prep.sensors import load_sensors  # noqa: E402
-from pretrain.indexed_shards import SampleTable  # noqa: E402
-from pretrain.order import shuffled  # noqa: E402
+from common.atomic_files import json_bytes  # noqa: E402
+from common.checksums import checksum_of  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from data_prep.archive.sensor import load_sensors  # noqa: E402
+from data_prep.corpus.dataset import load_corpus, read_json  # noqa: E402
+from data_prep.corpus.sample_index import record_dtype, table_name  # noqa: E402
+from data_prep.landcover.legend import load_legend  # noqa: E402
+from data_prep.shards.tar_format import MEMBERS  # noqa: E402
+from pretrain.data.order import shuffled  # noqa: E402
+from pretrain.data.sample_table import SampleTable  # noqa: E402
 
 SAMPLES, SHARDS = 25_244_211, 10_000
 SOURCE, SPLIT = "modis", "train"

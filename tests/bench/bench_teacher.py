@@ -31,13 +31,13 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from plain_step import plain_step  # noqa: E402
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
+from common.command_line import run_command  # noqa: E402
 from pretrain.checkpoint import seed_everything  # noqa: E402
 from pretrain.config import ObjectiveConfig, OptimizerConfig  # noqa: E402
+from pretrain.data.stream import Batch  # noqa: E402
 from pretrain.engine import adamw  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from pretrain.objective import FractionsModel, MeanTeacher, fractions_loss, views  # noqa: E402
-from pretrain.stream import Batch  # noqa: E402
 
 SOURCE, BANDS = "made_up", 4
 UNITS, UNIT_PX = 4, 2  # a chip is 4 x 4 units of the map, of 2 x 2 pixels each

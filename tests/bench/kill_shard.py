@@ -25,9 +25,9 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from data_prep.command import run_command  # noqa: E402
-from tests.archives import write_archive  # noqa: E402
-from tests.interruptions import DISTURBANCES, contents, start  # noqa: E402
+from common.command_line import run_command  # noqa: E402
+from tests.support.archives import write_archive  # noqa: E402
+from tests.support.interruptions import DISTURBANCES, contents, start  # noqa: E402
 
 FULL_DISK = "full disk"
 SMALL = ("--chip_px.sentinel2", "6", "--chip_px.modis", "3", "--shard_mb", "0.02")  # many small shards

@@ -1,0 +1,194 @@
+"""The command line shared by all commands: typed parameters, `--config`, and one clear line for a user's mistake.
+
+A command is a function with annotated parameters and a Google-style docstring; jsonargparse makes the parser, the help
+and the check of every YAML key from it. Options may be written with dashes (`--plan-only`) and a boolean one may stand alone,
+which means true; a list may be written as words: `--sources landsat modis`. Options that were renamed keep their old names, on
+the command line and in YAML, with one line of warning. A ValueError or OSError that the function raises is
+the user's business: one line on stderr and exit code 2. Any other exception is ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+USER_ERROR = 2
+
+
+class _Parser(ArgumentParser):
+    """jsonargparse's parser, whose errors are one line and name the nearest valid key.
+
+    `renamed`: the new dotted name of each option that had another one before.
+    """
+
+    renamed: Mapping[str, str] = {}
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
+        """As jsonargparse's, but a boolean option may stand alone, a list may be words, and dashes in names are underscores."""
+        for action in self._actions:
+            if getattr(action, "_typehint", None) is bool and action.option_strings:
+                action.nargs, action.const = "?", True
+        words = [self._known(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_args(self._with_lists(words), *more, **named)
+
+    def parse_string(self, content: str, path: str | os.PathLike[str] = "", *more: Any, **named: Any) -> Any:
+        """As jsonargparse's, for each `--config`, but renamed keys may have their old names."""
+        values = None
+        with suppress(yaml.YAMLError):  # the parser below says what is wrong with it
+            values = yaml.safe_load(content) if self.renamed else None
+        try:
+            if isinstance(values, dict) and rename_keys(values, self.renamed, warn=True):
+                content = yaml.safe_dump(values)
+        except ValueError as error:
+            self.error(f"{path}: {error}")
+        return super().parse_string(content, path, *more, **named)
+
+    def _with_lists(self, words: Sequence[str]) -> list[str]:
+        """`--tasks rice wheat` -> `--tasks`, `[rice, wheat]`, a list in YAML; one word that is none is a list of one."""
+        result: list[str] = []
+        most = 1 if self._get_positional_actions() else len(words)  # what follows the first word may be a positional
+        rest = list(words)
+        while rest:
+            result.append(rest.pop(0))
+            if _is_list(getattr(self._option_string_actions.get(result[-1]), "_typehint", None)):
+                values: list[str] = []
+                while rest and len(values) < most and not rest[0].startswith("--"):
+                    values.append(rest.pop(0))
+                written = len(values) == 1 and (values[0].startswith("[") or values[0] == "null")
+                result += values if written or not values else [f"[{', '.join(values)}]"]
+        return result
+
+    def _known(self, word: str) -> str:
+        """`--stream.num-workers=2` -> `--stream.num_workers=2`, an old name -> the new one; what is no option stays as it is.
+
+        Only options' own names are touched: `--chip-px.my-sensor` -> `--chip_px.my-sensor`, a key of a dictionary; but fields of
+        a dataclass that an option may take among other things are names of options, too.
+        """
+        name, equals, value = word.partition("=")
+        parts = name.split(".")
+        for count in range(len(parts), 0, -1):
+            key = ".".join(parts[:count]).removeprefix("--").replace("-", "_")
+            if name.startswith("--") and key in self.renamed:
+                _warn_of_old_name(f"--{key}", f"--{self.renamed[key]}")
+                return ".".join([f"--{self.renamed[key]}", *parts[count:]]) + equals + value
+            option = f"--{key}"
+            if name.startswith("--") and option in self._option_string_actions:
+                rest = parts[count:]
+                if any(is_dataclass(kind) for kind in get_args(getattr(self._option_string_actions[option], "_typehint", None))):
+                    rest = [part.replace("-", "_") for part in rest]
+                return ".".join([option, *rest]) + equals + value
+        return word
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        line = " ".join(message.split())
+        unknown = re.search(r"unrecognized arguments: --([\w.\-]+)|option '([\w.\-]+)'", line, re.IGNORECASE)
+        if unknown:
+            word = (unknown.group(1) or unknown.group(2)).split(".")[-1]
+            valid = {key.split(".")[-1]: key for key in vars(self.get_defaults().as_flat()) if not key.startswith("_")}
+            near = difflib.get_close_matches(word, list(valid), 1, 0.5)
+            line += f"; did you mean {valid[near[0]]}?" if near else f"; valid keys: {', '.join(sorted(valid.values()))}"
+        print(f"{self.prog}: error: {line}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a parameter is a list of something, or that or None."""
+    return list in {get_origin(kind) for kind in (get_args(hint) if NoneType in get_args(hint) else [hint])}
+
+
+def rename_keys(values: dict[str, Any], renamed: Mapping[str, str], warn: bool = False) -> bool:
+    """Give nested `values` the new names of keys that have old ones; returns whether there were any.
+
+    `renamed`: new dotted name by old dotted name. Raises ValueError when a key is there under both names.
+    """
+    found = False
+    for old, new in renamed.items():
+        *folders, last = old.split(".")
+        holder: Any = values
+        for folder in folders:
+            holder = holder.get(folder) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or last not in holder:
+            continue
+        if new.split(".")[0] == last and isinstance(holder[last], dict):
+            continue  # an option became a group of the same name: this is the group
+        value = holder.pop(last)
+        *folders, last = new.split(".")
+        holder = values
+        for folder in folders:
+            holder = holder.setdefault(folder, {})
+        if last in holder:
+            raise ValueError(f"{old} was renamed to {new}, and both are given; leave {old} out")
+        holder[last] = value
+        found = True
+        if warn:
+            _warn_of_old_name(old, new)
+    return found
+
+
+def _warn_of_old_name(old: str, new: str) -> None:
+    print(f"warning: {old} was renamed to {new}; the old name still works", file=sys.stderr)
+
+
+def parse(
+    function: Callable[..., Any],
+    arguments: Sequence[str] | None = None,
+    positional: bool = False,
+    config_class: type | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> Namespace:
+    """Parameters of `function`, or fields of `config_class`, from the command line.
+
+    `positional` turns parameters without default into positionals. `renamed`: new dotted names of options by their old ones.
+    """
+    description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
+    parser = _Parser(description=description, allow_abbrev=False)
+    parser.renamed = renamed or {}
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    if config_class is None:
+        parser.add_function_arguments(function, as_group=False, as_positional=positional)
+    else:
+        parser.add_class_arguments(config_class, as_group=False, as_positional=positional)
+    parsed = parser.parse_args(arguments)
+    instantiated: Namespace = parser.instantiate_classes(parsed)
+    del instantiated["config"]
+    return instantiated
+
+
+def as_arguments(values: Mapping[str, Any]) -> list[str]:
+    """The command line that gives a command these parameters, for another process; None is left to its default."""
+    arguments = []
+    for name, value in values.items():
+        if value is not None:
+            arguments += [f"--{name}", json.dumps(value) if isinstance(value, bool | list | dict) else str(value)]
+    return arguments
+
+
+def run_command(
+    function: Callable[..., int | None],
+    arguments: Sequence[str] | None = None,
+    positional: bool = False,
+    config_class: type | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> NoReturn:
+    """Parse, call and exit: 0 or what `function` returns; 2 and one line for ValueError and OSError.
+
+    With a dataclass `config_class` the options are its fields and `function` takes one instance of it. `renamed`: see `parse`.
+    """
+    parameters = vars(parse(function, arguments, positional, config_class, renamed))
+    try:
+        code = function(**parameters) if config_class is None else function(config_class(**parameters))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    sys.exit(code or 0)

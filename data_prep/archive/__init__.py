@@ -1,0 +1,1 @@
+"""The archive: scenes, sensors, and the files that they stand for."""

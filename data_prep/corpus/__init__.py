@@ -1,0 +1,1 @@
+"""A corpus: its description, its index of samples, its statistics and checks."""

@@ -1,0 +1,190 @@
+"""What can be wrong with a shard, found by reading all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.checksums import checksum_of
+from data_prep.plan.plan import Plan, PlannedSample, PlannedShard
+from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict
+from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, MEMBERS, frame_checksums
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and where: a file of the corpus, and a member of it (empty when it is about the whole file)."""
+
+    file: str
+    member: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.member + ': ' if self.member else ''}{self.what}"
+
+
+def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping[str, Any]) -> list[Fault]:
+    """All faults of one shard: its index against the plan, its tar against both. Empty when every byte is as written.
+
+    Every member is read, hashed and decoded; memory holds one sample at a time.
+    """
+    index_file, tar_file = f"{shard.name}.json", f"{shard.name}.tar"
+    stated = [
+        ("version", INDEX_VERSION),
+        ("shard", tar_file),
+        ("plan", plan.hash),
+        ("source", shard.source),
+        ("split", shard.split),
+    ]
+    faults = [
+        Fault(index_file, key, f"is {index.get(key)!r}; the plan says {value!r}")
+        for key, value in stated
+        if index.get(key) != value
+    ]
+    try:
+        faults += [Fault(index_file, *fault) for fault in _sample_list_faults(shard, index)]
+        if tar_path.stat().st_size != index["bytes"]:
+            faults.append(Fault(tar_file, "", f"is {tar_path.stat().st_size} bytes long; its index says {index['bytes']}"))
+        elif checksum_of(tar_path) != index["xxh3_128"]:
+            faults.append(Fault(tar_file, "", "its checksum is not the one in its index"))
+        faults += [Fault(tar_file, *fault) for fault in _structure_faults(tar_path, index)]
+        planned = {sample.key: sample for sample in shard.samples}
+        statistics = BandStatistics.empty(len(plan.sensors[shard.source].bands))
+        with tar_path.open("rb") as tar:
+            for entry in index["samples"]:
+                members = {}
+                for name, place in entry["members"].items():
+                    tar.seek(place["offset"])
+                    members[name] = tar.read(place["size"])
+                    if hashlib.sha256(members[name]).hexdigest() != place["sha256"]:
+                        faults.append(Fault(tar_file, f"{entry['key']}.{name}", "its sha256 is not the one in the index"))
+                if entry["key"] in planned:
+                    arrays, wrong = _decode(plan, planned[entry["key"]], entry, members)
+                    faults += [Fault(tar_file, f"{entry['key']}.{name}", what) for name, what in wrong]
+                    if not wrong:
+                        statistics += BandStatistics.of_pixels(arrays["pixels.npy"], arrays["valid.npy"])
+        if not faults and statistics != statistics_from_dict(index["statistics"]):
+            faults.append(Fault(index_file, "statistics", "are not those of the pixels in the tar"))
+        faults += _failure_faults(tar_path.with_suffix(FAILED), index)
+    except OSError as error:
+        faults.append(Fault(tar_file, "", f"cannot be read: {error}"))
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        faults.append(Fault(index_file, "", f"is not the index of a shard: {type(error).__name__} {error}"))
+    return faults
+
+
+def _sample_list_faults(shard: PlannedShard, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each planned sample is either written or rejected, once and in order, and nothing else is there."""
+    written = [entry["key"] for entry in index["samples"]]
+    rejected = {rejection["key"] for rejection in index["rejected"]}
+    expected = [sample.key for sample in shard.samples if sample.key not in rejected]
+    if written == expected and rejected <= {sample.key for sample in shard.samples}:
+        return
+    for key in sorted(set(expected) - set(written)):
+        yield key, "is planned here, and neither written nor rejected"
+    for key in sorted((set(written) | rejected) - {sample.key for sample in shard.samples}):
+        yield key, "is not planned here"
+    for key in sorted({key for key in written if written.count(key) > 1 or key in rejected}):
+        yield key, "occurs more than once"
+    if written != expected and sorted(written) == sorted(expected):
+        yield "", "the samples are not in the order of the plan"
+
+
+def _failure_faults(path: Path, index: Mapping[str, Any]) -> Iterator[Fault]:
+    """The table of failures has a row for each failed sample of the index, and is not there when none failed."""
+    failed = [row["key"] for row in index["rejected"] if row["failed"]]
+    try:
+        rows = [json.loads(line)["key"] for line in path.read_bytes().splitlines()] if path.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        yield Fault(path.name, "", f"is no table of failures: {type(error).__name__} {error}")
+        return
+    if rows != failed:
+        yield Fault(path.name, "", f"has {len(rows)} rows; the index says that {len(failed)} samples failed, or other ones")
+
+
+def _structure_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The members that a stock reader meets, against those of the index: a tar cut between two members just ends early."""
+    expected = {f"{entry['key']}.{name}": p["offset"] for entry in index["samples"] for name, p in entry["members"].items()}
+    found: dict[str, int] = {}
+    try:
+        with tarfile.open(tar_path, "r:") as tar:
+            for info in tar:
+                if info.name in found:
+                    yield info.name, "occurs more than once"
+                found[info.name] = info.offset_data
+    except tarfile.TarError as error:
+        yield "", f"is no readable tar: {error}"
+    for name in expected:
+        if name not in found:
+            yield name, "is missing from the tar"
+        elif found[name] != expected[name]:
+            yield name, f"lies at byte {found[name]}; the index says {expected[name]}"
+    for name in found:
+        if name not in expected:
+            yield name, "is not in the index"
+
+
+def _decode(
+    plan: Plan, planned: PlannedSample, entry: Mapping[str, Any], members: Mapping[str, bytes]
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Arrays by member, and what is wrong with which member: types and shapes, dates, counts and names against the plan."""
+    labelled = planned.source in plan.labels
+    expected = sorted((*MEMBERS, LABEL) if labelled else MEMBERS)
+    if sorted(members) != expected:
+        return {}, [("", f"has the members {sorted(members)}; expected {expected}")]
+    sensor, legend = plan.sensors[planned.source], planned.series.legend
+    frames, side = planned.stop - planned.start, planned.size
+    layouts = {
+        "checksums.npy": (np.dtype(np.uint64), (frames,)),
+        "dates.npy": (np.dtype(np.int32), (frames,)),
+        "landcover.npy": (np.dtype(np.int64), (len(plan.legends[legend].codes),)),
+        "pixels.npy": (np.dtype(sensor.dtype), (frames, len(sensor.bands), side, side)),
+        "valid.npy": (np.dtype(np.bool_), (frames, side, side)),
+    }
+    arrays: dict[str, np.ndarray] = {}
+    wrong = []
+    for name, (dtype, shape) in layouts.items():
+        try:
+            arrays[name] = array = np.load(io.BytesIO(members[name]), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            wrong.append((name, f"cannot be decoded: {error}"))
+            continue
+        if (array.dtype, array.shape) != (dtype, shape):
+            wrong.append((name, f"is {array.dtype}{array.shape}; the plan says {dtype}{shape}"))
+    if labelled:
+        wrong += _label_faults(members[LABEL], side)
+    if wrong:
+        return arrays, wrong
+    dates = planned.series.dates[planned.start : planned.stop]
+    if entry["frames"] != frames or entry["days"] != [dates[0], dates[-1]] or tuple(arrays["dates.npy"].tolist()) != dates:
+        wrong.append(("dates.npy", "the dates are not those of the plan"))
+    if entry["legend"] != legend or arrays["landcover.npy"].tolist() != entry["land_cover"]:
+        wrong.append(("landcover.npy", "the counts or the legend are not those of the index"))
+    content = (arrays[name] for name in ("landcover.npy", "dates.npy", "pixels.npy", "valid.npy"))
+    if not np.array_equal(arrays["checksums.npy"], frame_checksums(entry["key"], *content)):
+        wrong.append(("checksums.npy", "are not those of the frames"))
+    try:
+        about = json.loads(members["json"])
+        if (about["source"], about["scene"], about["split"]) != (planned.source, planned.scene, planned.split):
+            wrong.append(("json", "names another source, scene or split than the plan"))
+    except (ValueError, KeyError, TypeError) as error:
+        wrong.append(("json", f"cannot be decoded: {type(error).__name__} {error}"))
+    return arrays, wrong
+
+
+def _label_faults(content: bytes, side: int) -> Iterator[tuple[str, str]]:
+    try:
+        label = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        yield LABEL, f"cannot be decoded: {error}"
+        return
+    if label.shape != (side, side) or not np.issubdtype(label.dtype, np.integer):
+        yield LABEL, f"is {label.dtype}{label.shape}; the plan says whole numbers {(side, side)}"

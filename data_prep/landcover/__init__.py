@@ -1,0 +1,1 @@
+"""Land cover: legends, maps, and labels of pixels."""

@@ -1,0 +1,1 @@
+"""The plan of a corpus: which sample goes into which shard."""

@@ -1,0 +1,142 @@
+"""Tables of a plan: Parquet files written row by row in bounded memory, read a few rows at a time, hashed by their content.
+
+The hash is over values, not over the file's bytes, so that it is the same whatever version of the library wrote the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from common.atomic_files import json_bytes
+
+# Samples of a shard are some hundreds: a group of rows holds many shards, so that columns compress and the footer stays small.
+SAMPLES = pa.schema(
+    [
+        ("series", pa.int32()),  # row of the table of series
+        ("year", pa.int16()),
+        ("row", pa.int32()),
+        ("col", pa.int32()),
+        ("start", pa.int32()),
+        ("stop", pa.int32()),
+        ("site", pa.string()),  # id in the user's table of sites, else null
+    ]
+)
+SERIES = pa.schema(
+    [
+        ("scene", pa.string()),
+        ("place", pa.string()),
+        ("folder", pa.string()),
+        ("description_sha256", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),  # of the scene's folder or list of files, else null
+        ("legend", pa.string()),
+        ("crs", pa.string()),
+        ("transform", pa.list_(pa.float64())),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("chunk_rows", pa.int32()),
+        ("chunk_cols", pa.int32()),
+        ("dates", pa.list_(pa.int32())),  # days since 1970-01-01
+    ]
+)
+SHARDS = pa.schema([("first", pa.int64()), ("samples", pa.int64()), ("bytes", pa.int64())])
+REJECTED = pa.schema([("key", pa.string()), ("source", pa.string()), ("scene", pa.string()), ("reason", pa.string())])
+GROUP_ROWS = 16_384
+
+
+class TableWriter:
+    """Appends rows to a Parquet file, in groups of GROUP_ROWS rows; `digest` is that of all values so far.
+
+    Attributes:
+        rows: rows added so far.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._hashes = {name: (hashlib.sha256(), hashlib.sha256()) for name in schema.names}
+
+    def add(self, columns: Mapping[str, Sequence[Any] | np.ndarray | pa.Array]) -> None:
+        """Append rows, given column by column."""
+        self.add_table(pa.table(dict(columns), schema=self._schema))
+
+    def add_table(self, table: pa.Table) -> None:
+        """Append the rows of a table with the writer's schema."""
+        self.rows += len(table)
+        self._pending.append(table)
+        self._pending_rows += len(table)
+        if self._pending_rows >= GROUP_ROWS:
+            self._flush(self._pending_rows // GROUP_ROWS * GROUP_ROWS)
+
+    def digest(self) -> str:
+        """sha256 of the values of all columns, however they were added; asked for when all are."""
+        self._flush(self._pending_rows)
+        return hashlib.sha256(
+            json_bytes({name: [h.hexdigest() for h in pair] for name, pair in self._hashes.items()})
+        ).hexdigest()
+
+    def close(self) -> None:
+        """Write what is pending, and the footer."""
+        self._flush(self._pending_rows)
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _flush(self, rows: int) -> None:
+        if not rows:
+            return
+        pending = pa.concat_tables(self._pending).combine_chunks()
+        table, rest = pending.slice(0, rows), pending.slice(rows)
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        for name in self._schema.names:
+            _hash_column(table[name], *self._hashes[name])
+        self._pending, self._pending_rows = ([rest] if len(rest) else []), len(rest)
+
+
+def _hash_column(column: pa.ChunkedArray, lengths: Any, values: Any) -> None:
+    """Add a column's values to `values`, and the lengths of texts and lists (-1 for null) to `lengths`."""
+    if pa.types.is_string(column.type):
+        lengths.update(pc.fill_null(pc.binary_length(column), -1).to_numpy().astype("<i4").tobytes())
+        if column.null_count < len(column):
+            values.update("".join(text or "" for text in column.to_pylist()).encode())
+    elif pa.types.is_list(column.type):
+        lengths.update(pc.list_value_length(column).to_numpy().astype("<i4").tobytes())
+        _hash_column(pc.list_flatten(column), lengths, values)
+    else:
+        numbers = column.to_numpy()
+        values.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+
+
+def read_rows(path: Path, metadata: pq.FileMetaData, rows: np.ndarray) -> pa.Table:
+    """The rows with the numbers `rows` (ascending) of a file that `TableWriter` wrote; only their groups are read.
+
+    Raises ValueError when the file is damaged or is not the one that `metadata` was read from.
+    """
+    groups = np.unique(rows // GROUP_ROWS)
+    places = np.searchsorted(groups, rows // GROUP_ROWS) * GROUP_ROWS + rows % GROUP_ROWS
+    try:
+        with pq.ParquetFile(path, metadata=metadata) as file:
+            return file.read_row_groups(groups.tolist()).take(places)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; the plan is damaged: use a new output folder") from error
+
+
+def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """All rows of a file that `TableWriter` wrote, a group at a time."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=GROUP_ROWS, columns=columns)

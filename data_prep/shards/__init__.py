@@ -1,0 +1,1 @@
+"""Shards: samples, the tar format, and writing."""

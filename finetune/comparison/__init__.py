@@ -1,0 +1,1 @@
+"""Comparisons of encoders over tasks, shares of the labels and seeds."""

@@ -1,0 +1,1 @@
+"""Labelled data: scenes, samples, windows, seasons."""

@@ -1,0 +1,86 @@
+"""The published layout of fine-tuning data: one HDF5 file a sample, and three text files that say which belong to which split.
+
+    FOLDER/
+      data_lists/train.txt, val.txt, test.txt    one name a line, with or without .h5
+      h5_samples/NAME.h5                         a dataset (T, C, H, W) a source, and `label` (H, W)
+
+as in the example at https://github.com/flyakon/AgriFM. Lists and files may also lie in FOLDER itself. Datasets have the names of
+sources or the published ones, `PUBLISHED_NAMES`; numbers are taken as they are, without offset. Beside them there may be
+`valid/SOURCE` (T, H, W) and `dates/SOURCE` (T,), days since 1970-01-01 or ISO dates, which the published files do not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+PUBLISHED_NAMES = {"sentinel2": ("S2",), "landsat": ("Landsat", "HLSL30"), "modis": ("Modis", "MODIS")}
+LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # by split
+LIST_FOLDERS = ("", "data_lists", "data_list")
+SAMPLE_FOLDER = "h5_samples"
+
+
+def list_folder(folder: Path) -> Path | None:
+    """Where the lists of `folder` are; None where there is none of them."""
+    places = (folder / name for name in LIST_FOLDERS)
+    return next((place for place in places if any((place / name).is_file() for name in LISTS.values())), None)
+
+
+class Hdf5Samples:
+    """The samples of one split of the published layout; see `finetune/data/samples.py` for what an item is.
+
+    Pixels are read when they are sliced. Raises ValueError for a list that is missing or empty, for a name that repeats, and for
+    files that are missing or no HDF5.
+    """
+
+    def __init__(self, folder: Path, split: str, sources: Sequence[str]) -> None:
+        lists = list_folder(folder)
+        path = (lists or folder) / LISTS[split]
+        if not path.is_file():
+            raise ValueError(f"list {path} of the {split} samples is missing; expected {', '.join(LISTS.values())} beside it")
+        names = [line.strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
+        if not names:
+            raise ValueError(f"list {path} names no sample; expected one name a line")
+        repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if repeated:
+            raise ValueError(f"list {path} names {', '.join(repeated[:3])} more than once")
+        home = folder / SAMPLE_FOLDER if (folder / SAMPLE_FOLDER).is_dir() else folder
+        self.names, self.sources = names, tuple(sources)
+        self.files = [home / f"{name}.h5" for name in names]
+        missing = [str(file) for file in self.files if not file.is_file()]
+        if missing:
+            raise ValueError(f"list {path} names {len(missing)} samples without a file, first {missing[0]}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.files[index]
+        try:
+            file = h5py.File(path)  # open as long as any of its datasets is in use
+        except OSError as error:
+            raise ValueError(f"{path} is no readable HDF5 file: {error}") from error
+        data = {source: found for source in self.sources if (found := _dataset(file, source)) is not None}
+        item: dict[str, Any] = {"file_name": self.names[index], "data": data or {name: file[name] for name in file}}
+        if "label" not in file:
+            raise ValueError(f"{path} has no dataset label (H, W); it holds {sorted(file)}")
+        item["label"] = file["label"][()]
+        for group in ("valid", "dates"):
+            if isinstance(file.get(group), h5py.Group):
+                item[group] = {s: found for s in self.sources if (found := _dataset(file[group], s)) is not None}
+        item["dates"] = {source: _text(dates[()]) for source, dates in item.get("dates", {}).items()}
+        return item
+
+
+def _dataset(group: h5py.Group, source: str) -> h5py.Dataset | None:
+    names = (source, *PUBLISHED_NAMES.get(source, ()))
+    return next((group[name] for name in names if isinstance(group.get(name), h5py.Dataset)), None)
+
+
+def _text(dates: np.ndarray) -> np.ndarray:
+    """Dates as HDF5 keeps them; bytes become text."""
+    return dates.astype(str) if dates.dtype.kind in "SO" else dates

@@ -1,0 +1,118 @@
+"""Maps as Cloud-Optimised GeoTIFF: classes with colours and names, probabilities with their scale.
+
+GDAL's COG driver lays out what is in a plain GeoTIFF anew, tiles and overviews in the order the format asks for
+(https://docs.ogc.org/is/21-026/21-026.html). Names of classes have no place in a GeoTIFF that programs agree on: GDAL keeps them
+as categories in a file `.aux.xml` beside the raster, where QGIS takes its legend from. They are tags of the band, too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import rasterio
+from rasterio.shutil import copy
+from rasterio.windows import Window
+
+from common.atomic_files import whole_file
+from common.grid import Grid
+from finetune.mapping.tiling import TILE, Block
+from finetune.task import Task
+
+NO_DATA = 255
+# A probability p is stored as round(250 p): steps of 0.4 %, and 255 is left for no data.
+PROBABILITY_STEPS = 250
+GDAL_CACHE_MB = 256  # GDAL's own default is 5 % of the machine's memory
+
+
+def as_stored(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities float (...) in 0..1 -> uint8 (...), `round(250 p)`."""
+    return np.rint(np.clip(probabilities, 0, 1) * PROBABILITY_STEPS).astype(np.uint8)
+
+
+def write_classes(
+    path: Path, scratch: Path, grid: Grid, task: Task, blocks: Iterable[tuple[Block, np.ndarray]], tags: Mapping[str, Any]
+) -> None:
+    """Write the map as COG: one band of class indices uint8, `NO_DATA` where there is none, overviews by the mode.
+
+    Args:
+        path: where to write; the file appears when it is whole, and with it `.aux.xml` with the names.
+        scratch: folder on the same disk for unfinished files.
+        grid: grid of the map.
+        task: names and colours of classes.
+        blocks: class indices uint8 (height, width) of every block.
+        tags: about the whole file.
+    """
+    with _cog(path, scratch, grid, 1, "mode") as raster:
+        raster.write_colormap(1, {i: _rgba(c.color) for i, c in enumerate(task.classes)})
+        raster.set_band_description(1, task.title)
+        raster.update_tags(**tags)
+        raster.update_tags(1, **{f"class_{i}": c.name for i, c in enumerate(task.classes)})
+        for block, classes in blocks:
+            raster.write(classes, 1, window=_window(block))
+    _write_categories(path, [c.name for c in task.classes])
+
+
+def write_probabilities(
+    path: Path, scratch: Path, grid: Grid, task: Task, blocks: Iterable[tuple[Block, np.ndarray]], tags: Mapping[str, Any]
+) -> None:
+    """Write probabilities as COG: a band a class, uint8 with scale 1/250, `NO_DATA` where there is none, overviews by the mean.
+
+    Args: as of `write_classes`; blocks are uint8 (classes, height, width), as `as_stored` makes them.
+    """
+    with _cog(path, scratch, grid, len(task.classes), "average") as raster:
+        raster.scales = [1 / PROBABILITY_STEPS] * len(task.classes)
+        raster.descriptions = [c.name for c in task.classes]
+        raster.update_tags(**tags, meaning=f"probability of a class = stored number / {PROBABILITY_STEPS}; {NO_DATA} is no data")
+        for block, probabilities in blocks:
+            raster.write(probabilities, window=_window(block))
+
+
+def count_classes(path: Path, num_classes: int) -> np.ndarray:
+    """Pixels of each class of a map, and last those of no data, int64 (classes + 1,); read tile by tile."""
+    counts = np.zeros(256, dtype=np.int64)
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), rasterio.open(path) as raster:
+        for _, window in raster.block_windows(1):
+            counts += np.bincount(raster.read(1, window=window).ravel(), minlength=256)
+    return np.append(counts[:num_classes], counts[NO_DATA])
+
+
+@contextmanager
+def _cog(path: Path, scratch: Path, grid: Grid, bands: int, overviews: str) -> Iterator[Any]:
+    """A plain GeoTIFF to write blocks to; at the end it is turned into a COG that takes the name `path`."""
+    plain, finished = scratch / f"plain_{path.name}", scratch / f"cog_{path.name}"
+    profile = {"driver": "GTiff", "count": bands, "dtype": "uint8", "nodata": NO_DATA, "compress": "deflate", "zlevel": 1}
+    profile |= {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "interleave": "band", "bigtiff": "if_safer"}
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+        with rasterio.open(plain, "w", **(profile | grid.profile())) as raster:
+            yield raster
+        copy(plain, finished, driver="COG", compress="deflate", blocksize=TILE, overview_resampling=overviews, bigtiff="if_safer")
+    plain.unlink()
+    with finished.open("rb+") as file:
+        os.fsync(file.fileno())
+    finished.replace(path)
+
+
+def _write_categories(path: Path, names: list[str]) -> None:
+    """Names of the values 0, 1, ... of band 1, as GDAL keeps them (PAM, its "persistent auxiliary metadata")."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    categories = ElementTree.SubElement(band, "CategoryNames")
+    for name in names:
+        ElementTree.SubElement(categories, "Category").text = name.replace("_", " ")
+    ElementTree.indent(root)
+    with whole_file(path.with_name(f"{path.name}.aux.xml")) as temporary:
+        ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
+
+
+def _window(block: Block) -> Window:
+    return Window(block.col, block.row, block.width, block.height)
+
+
+def _rgba(color: str) -> tuple[int, int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16), 255

@@ -1,0 +1,1 @@
+"""Models: encoder with decoder, and baselines."""

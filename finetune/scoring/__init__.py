@@ -1,0 +1,1 @@
+"""Scores of maps: pixels, boundaries, objects, intervals."""

@@ -1,0 +1,1 @@
+"""Data loading: what is drawn, read and batched."""

@@ -1,0 +1,303 @@
+"""Bytes of samples from wherever shards lie: open files of this machine, or byte ranges of any fsspec URL, with a local cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import uuid
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from fsspec.utils import merge_offset_ranges
+
+from common.atomic_files import TEMPORARY
+from common.retries import passes_by_itself, retried
+from common.storage import file_system, is_url
+
+RETRIES = 6  # half a minute of waiting: networks and mounts that are gone for longer end the run, which goes on later
+_MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
+# Bytes that are read in vain rather than asking twice: what a connection carries (some 40 MB/s from an object store) in the time
+# until the first byte of an answer comes (some 25 ms).
+_GAP_BYTES = 1_000_000
+
+
+class DamagedSampleError(ValueError):
+    """Bytes of a sample are not those that were written, or not there. A place that cannot be reached just now is no damage."""
+
+
+class SampleBytes(Protocol):
+    """The bytes of one sample, at their offsets in the shard.
+
+    Attributes:
+        file: number of an open file whose bytes are those of the shard, where there is one.
+    """
+
+    file: int | None
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer of bytes from byte `offset` of the shard. Raises DamagedSampleError when they end before."""
+
+
+Read = tuple[memoryview, int, int, int]  # buffer to fill, from which byte of the shard, and frames (first, last) it completes
+
+
+class Wanted(NamedTuple):
+    """What is to be read of one sample.
+
+    Attributes:
+        shard: path or URL.
+        start, stop: bytes of the shard between which all members of the sample lie.
+        reads: what will be asked for.
+    """
+
+    shard: str
+    start: int
+    stop: int
+    reads: list[Read]
+
+
+class OpenShard:
+    """An open file, known as `name`, with the bytes of a shard from byte `first` on.
+
+    It closes when its last user lets go, so a thread never reads from a number that was given away.
+    """
+
+    def __init__(self, path: str | Path, first: int = 0, name: str | None = None) -> None:
+        self._path, self._first, self.name = path, first, name or str(path)
+        self.fd = retried(self._open, RETRIES)
+        self.file = None if first else self.fd
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """As `SampleBytes` says. A mount that is gone for a while is waited for."""
+        try:
+            if os.preadv(self.fd, [buffer], offset - self._first) < len(buffer):  # a signal came, or the end
+                self._fill(buffer, offset)
+        except OSError as error:
+            if not passes_by_itself(error):
+                raise
+            retried(lambda: self._fill_anew(buffer, offset), RETRIES)
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        while buffer:
+            done = os.preadv(self.fd, [buffer], offset - self._first)
+            if done == 0:
+                raise _ends(self.name, offset)
+            buffer, offset = buffer[done:], offset + done
+
+    def _fill_anew(self, buffer: memoryview, offset: int) -> None:
+        """With a file opened anew: of a mount that was lost the old one stays unusable. Other threads may be reading from it."""
+        fd = self._open()
+        try:
+            os.dup2(fd, self.fd, inheritable=False)
+        finally:
+            os.close(fd)
+        self._fill(buffer, offset)
+
+
+class OpenShards:
+    """The most recently used shards, open; opened at first use in each process."""
+
+    def __init__(self, limit: int = _MAX_OPEN_SHARDS) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, OpenShard] = OrderedDict()
+
+    def __getitem__(self, path: str) -> OpenShard:
+        with self._lock:
+            if path not in self._open:
+                self._open[path] = OpenShard(path)
+            self._open.move_to_end(path)
+            if len(self._open) > self._limit:
+                self._open.popitem(last=False)
+            return self._open[path]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._open.clear()
+
+
+class FetchedBytes:
+    """Byte ranges of a shard in memory: `pieces` by the offset at which each starts."""
+
+    file: int | None = None
+
+    def __init__(self, name: str, pieces: dict[int, bytes]) -> None:
+        self.name = name
+        self._pieces = {start: memoryview(piece) for start, piece in pieces.items()}
+        self._starts = sorted(pieces)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        start = self._starts[bisect_right(self._starts, offset) - 1]
+        part = self._pieces[start][offset - start : offset - start + len(buffer)]
+        if len(part) < len(buffer):
+            raise _ends(self.name, offset + len(part))
+        buffer[:] = part
+
+
+class SampleCache:
+    """Samples of remote shards as files of this machine, each with the bytes between the ends of its members.
+
+    Nothing is ever thrown out: an epoch visits every sample once, so what was used longest ago is what comes next. A cache that
+    throws that out has no hits at all, one that is filled and kept has (its size / the corpus) of them. All ranks of a machine
+    use one folder. A file takes its name when it is whole; checksums find what happens to it later.
+    """
+
+    def __init__(self, folder: Path, keep_free_gb: float) -> None:
+        """Raises ValueError for a folder that cannot be written to."""
+        self._folder, self._keep_free = folder, keep_free_gb * 1e9
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cache {folder} cannot be made: {error}; give another folder of this machine, or none") from error
+
+    def _path(self, wanted: Wanted) -> Path:
+        address = urlsplit(wanted.shard)
+        return Path(self._folder, address.netloc, address.path.lstrip("/"), f"{wanted.start}-{wanted.stop}")
+
+    def get(self, wanted: Wanted) -> OpenShard | None:
+        """The sample's file, open; None when it is not there or not whole."""
+        try:
+            file = OpenShard(self._path(wanted), wanted.start, wanted.shard)
+        except FileNotFoundError:
+            return None
+        if os.fstat(file.fd).st_size == wanted.stop - wanted.start:
+            return file
+        self.remove(wanted)
+        return None
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` bytes more leave as much of the disk free as is to be kept free."""
+        return shutil.disk_usage(self._folder).free - count >= self._keep_free
+
+    def put(self, wanted: Wanted, content: bytearray) -> None:
+        """Keep the bytes of a sample, unless the disk is full."""
+        path = self._path(wanted)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self, wanted: Wanted) -> None:
+        self._path(wanted).unlink(missing_ok=True)
+
+
+class Storage:
+    """Shards of one corpus, at paths or URLs. Threads may share it."""
+
+    def __init__(self, cache: SampleCache | None = None) -> None:
+        """`cache` is for shards at URLs."""
+        self._shards = OpenShards()
+        self._cache = cache
+
+    def open(self, samples: Sequence[Wanted], again: bool = False) -> list[SampleBytes]:
+        """The bytes of each sample. Those of URLs are fetched together: file systems that can do so fetch them side by side.
+
+        `again` is after damage: fetched anew whatever the cache holds. Raises what a place that cannot be reached raises.
+        """
+        opened: dict[int, SampleBytes] = {}
+        far: dict[int, Wanted] = {}
+        for i, wanted in enumerate(samples):
+            path = wanted.shard.removeprefix("file://")
+            if not is_url(path):
+                opened[i] = self._shards[path]
+                continue
+            if again and self._cache is not None:
+                self._cache.remove(wanted)
+            cached = self._cache.get(wanted) if self._cache is not None else None
+            if cached is not None:
+                opened[i] = cached
+            else:
+                far[i] = wanted
+        if far:
+            opened.update(zip(far, self._fetch(list(far.values())), strict=True))
+        return [opened[i] for i in range(len(samples))]
+
+    def _fetch(self, samples: list[Wanted]) -> list[SampleBytes]:
+        whole = self._cache is not None and self._cache.has_room(sum(wanted.stop - wanted.start for wanted in samples))
+        ranges = [
+            (wanted.shard, start, stop)
+            for wanted in samples
+            for start, stop in ([(wanted.start, wanted.stop)] if whole else ((at, at + len(to)) for to, at, *_ in wanted.reads))
+        ]
+        merged = list(zip(*merge_offset_ranges(*map(list, zip(*ranges, strict=True)), max_gap=_GAP_BYTES), strict=True))
+        fetched: dict[str, dict[int, bytes]] = {}
+        for (path, start, _), content in zip(merged, fetch_ranges(merged), strict=True):
+            fetched.setdefault(path, {})[start] = content
+        found: list[SampleBytes] = [FetchedBytes(wanted.shard, fetched[wanted.shard]) for wanted in samples]
+        if whole and self._cache is not None:
+            for wanted, sample in zip(samples, found, strict=True):
+                kept = bytearray(wanted.stop - wanted.start)
+                try:
+                    sample.read_into(memoryview(kept), wanted.start)
+                except DamagedSampleError:
+                    continue  # whoever reads it will say so
+                self._cache.put(wanted, kept)
+        return found
+
+    def close(self) -> None:
+        """Close all files. They are opened again when they are needed."""
+        self._shards.clear()
+
+
+def fetch_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """Bytes start..stop-1 of URLs, given as (URL, start, stop); fewer where a file ends before.
+
+    Raises ValueError for a place that does not know byte ranges, and what fsspec raises when one of them cannot be had.
+    """
+    found: dict[int, bytes] = {}
+
+    def fetch_missing() -> None:
+        missing: dict[Any, list[int]] = {}
+        for i, (url, _, _) in enumerate(ranges):
+            if i not in found:
+                missing.setdefault(file_system(url, None)[0], []).append(i)
+        for files, numbers in missing.items():
+            names = [file_system(ranges[i][0], None)[1] for i in numbers]
+            starts, stops = [ranges[i][1] for i in numbers], [ranges[i][2] for i in numbers]
+            answers = dict(zip(numbers, files.cat_ranges(names, starts, stops, on_error="return"), strict=True))
+            found.update((i, answer) for i, answer in answers.items() if not isinstance(answer, BaseException))
+            for i, name in zip(numbers, names, strict=True):
+                if i not in found:
+                    found[i] = _until_its_end(files, name, ranges[i][1], ranges[i][2], answers[i])
+
+    retried(fetch_missing, RETRIES)
+    for i, (url, start, stop) in enumerate(ranges):
+        if len(found[i]) > stop - start:
+            raise ValueError(
+                f"{url}: {len(found[i])} bytes came where {stop - start} were asked for: the server knows no byte ranges; "
+                "take one that does, or copy the corpus to a disk"
+            )
+    return [found[i] for i in range(len(ranges))]
+
+
+def _until_its_end(files: Any, name: str, start: int, stop: int, error: BaseException) -> bytes:
+    """What is there of a range that gave `error`, when the file ends before `stop`: each server has another error for that."""
+    if isinstance(error, FileNotFoundError):
+        raise error
+    size = files.info(name)["size"]
+    if size >= stop:
+        raise error
+    return bytes(files.cat_file(name, start, size)) if start < size else b""
+
+
+def _ends(name: str, offset: int) -> DamagedSampleError:
+    return DamagedSampleError(f"{name} ends at byte {offset} in the middle of a sample; run data_prep/verify.py")

@@ -1,0 +1,1 @@
+"""Evaluation while pretraining: fractions of the validation split, and a linear probe."""

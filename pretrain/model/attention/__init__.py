@@ -1,0 +1,1 @@
+"""Attention inside shifted 3-D windows."""

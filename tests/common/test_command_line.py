@@ -1,0 +1,202 @@
+"""The command line all commands share: how options may be written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.command_line import as_arguments, parse, run_command
+from data_prep.shard import shard
+from pretrain.config import PretrainConfig
+from pretrain.train import pretrain
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ["--input", "in", "--output", "out-put_1"]
+
+
+def options(*arguments: str) -> dict[str, object]:
+    return vars(parse(shard, [*FOLDERS, *arguments]))
+
+
+@pytest.mark.parametrize(
+    ("written", "underscores"),
+    [
+        (["--min-frames", "8"], ["--min_frames", "8"]),
+        (["--min-frames=8"], ["--min_frames=8"]),
+        (["--split-block-km", "50", "--max-failed-share", "0.5"], ["--split_block_km", "50", "--max_failed_share", "0.5"]),
+        (["--chip-px.modis", "4", "--chip-px.landsat=8"], ["--chip_px.modis", "4", "--chip_px.landsat=8"]),
+        (["--chip-px", "{modis: 4}"], ["--chip_px", "{modis: 4}"]),
+        (["--chip-px.my-sensor_b", "4"], ["--chip_px.my-sensor_b", "4"]),  # a dictionary's key is the user's own
+        (["--shards", "0-4", "--sites=a-b=c_d.csv"], ["--shards", "0-4", "--sites=a-b=c_d.csv"]),  # and so are values
+        (["--plan-only"], ["--plan_only", "true"]),
+        (["--plan_only"], ["--plan_only", "true"]),
+        (["--plan-only", "--workers", "3"], ["--plan_only", "true", "--workers", "3"]),
+        (["--plan-only", "false", "--retry-failed"], ["--plan_only", "false", "--retry_failed", "true"]),
+        (["--plan-only=false"], ["--plan_only", "false"]),
+    ],
+)
+def test_dashes_and_lone_booleans_say_the_same(written: list[str], underscores: list[str]) -> None:
+    assert options(*written) == options(*underscores)
+
+
+def test_values_are_those_that_were_given() -> None:
+    """The test above compares two ways through one parser; this one looks at what comes out."""
+    parsed = options("--plan-only", "--min-frames", "8", "--chip-px.my-sensor_b", "4", "--shards", "0-4")
+    assert (parsed["plan_only"], parsed["min_frames"], parsed["shards"]) == (True, 8, "0-4")
+    assert parsed["chip_px"] == {"my-sensor_b": 4}
+    assert (parsed["retry_failed"], parsed["output"]) == (False, Path("out-put_1"))
+    assert options("--plan-only", "false")["plan_only"] is False
+
+
+def test_nested_options_of_a_configuration() -> None:
+    arguments = ["--data", "c", "--output", "o", "--stream.num-workers", "2", "--stream.check-reads", "--stream.augment=false"]
+    parsed = parse(pretrain, [*arguments, "--encoder.drop-path-rate", "0.5", "--compile"], config_class=PretrainConfig)
+    assert (parsed.stream.num_workers, parsed.stream.check_reads, parsed.stream.augment) == (2, True, False)
+    assert (parsed.encoder.drop_path_rate, parsed.compile) == (0.5, True)
+
+
+def test_a_configuration_file_keeps_underscores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text("plan_only: true\nmin_frames: 4\n")
+    (tmp_path / "b.yaml").write_text("plan-only: true\n")
+    parsed = options("--config", str(tmp_path / "a.yaml"), "--min-frames", "5")
+    assert (parsed["plan_only"], parsed["min_frames"]) == (True, 5)
+    with pytest.raises(SystemExit) as stopped:
+        options("--config", str(tmp_path / "b.yaml"))
+    assert stopped.value.code == 2
+    assert "did you mean plan_only?" in capsys.readouterr().err
+
+
+def test_options_with_positionals(tmp_path: Path) -> None:
+    def command(corpus: Path, dry_run: bool = False, num_samples: int = 1) -> None:
+        """Do nothing."""
+
+    for order in (
+        [str(tmp_path), "--dry-run"],
+        ["--num-samples", "1", str(tmp_path), "--dry-run"],
+        ["--dry-run=true", str(tmp_path)],
+    ):
+        assert vars(parse(command, order, positional=True)) == {"corpus": tmp_path, "dry_run": True, "num_samples": 1}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--plan-onyl"], "did you mean plan_only?"),
+        (["--plan-only", "perhaps"], "plan_only"),
+        (["--plan_only=perhaps"], "plan_only"),
+        (["--min-frames"], "expected one argument"),  # only booleans may stand alone
+        (["--min-frames", "--workers", "2"], "expected one argument"),
+        (["-plan-only"], "unrecognized"),
+    ],
+)
+def test_mistakes(wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        options(*wrong)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_help_shows_one_form(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_command(shard, ["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "--plan_only [{true,false}]" in text
+    assert "--plan-only" not in text
+    assert "--min-frames" not in text
+
+
+def test_arguments_for_another_process_still_round_trip() -> None:
+    once = options("--plan-only", "--chip-px.modis", "4")
+    assert options(*as_arguments({k: v for k, v in once.items() if k not in ("input", "output")})) == once
+
+
+def test_a_real_command(tmp_path: Path) -> None:
+    """As a user types it: the plan is written and nothing else, and an option with a dash counts."""
+    scenes, corpus = tmp_path / "scenes", tmp_path / "corpus"
+    small = ["--regions", "3", "--landsat-px", "48", "--sentinel2-px", "48"]
+
+    def python(*command: str) -> str:
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    python("data_prep/simulate.py", "--output", str(scenes), *small)
+    sides = ["--chip-px.sentinel2", "16", "--chip-px.landsat", "16", "--chip-px.modis", "2"]
+    python("data_prep/shard.py", "--input", str(scenes), "--output", str(corpus), *sides, "--min-frames", "4", "--plan-only")
+    assert (corpus / "plan.json").is_file()
+    assert not list(corpus.glob("*.tar"))
+
+
+def listing(names: list[str], shares: list[float] | None = None, text: str = "") -> None:
+    """Takes lists."""
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "shares"),
+    [
+        (["--names", "a", "b-c"], ["a", "b-c"], None),
+        (["--names", "a", "--shares", "0.1", "-1", "--text", "t"], ["a"], [0.1, -1.0]),
+        (["--names", "[a, b]", "--shares=[1]"], ["a", "b"], [1.0]),
+        (["--shares", "null", "--names", "a"], ["a"], None),
+    ],
+)
+def test_lists_are_words_or_yaml(words: list[str], names: list[str], shares: list[float] | None) -> None:
+    parsed = parse(listing, words)
+    assert (parsed.names, parsed.shares) == (names, shares)
+
+
+def positional(folder: Path, shares: list[float] | None = None) -> None:
+    """Takes a positional, too."""
+
+
+def test_a_positional_is_not_taken_into_a_list() -> None:
+    parsed = parse(positional, ["--shares", "0.5", "corpus"], positional=True)
+    assert (parsed.folder, parsed.shares) == (Path("corpus"), [0.5])
+
+
+def test_an_option_without_its_list_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(listing, ["--names", "--text", "t"])
+    assert "names" in capsys.readouterr().err
+
+
+RENAMED = {"chips": "chip_px", "fewest": "min_frames", "old": "stream.seed", "stream.readers": "stream.num_workers"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--fewest", "3"], ["--min_frames", "3"]),
+        (["--fewest=3"], ["--min_frames", "3"]),
+        (["--chips.landsat", "8"], ["--chip_px.landsat", "8"]),
+    ],
+)
+def test_a_renamed_option_keeps_its_old_name_with_a_warning(
+    old: list[str], new: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vars(parse(shard, [*FOLDERS, *old], renamed=RENAMED)) == options(*new)
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert f"was renamed to {new[0].split('.')[0]}" in warning
+
+
+def test_renamed_keys_of_a_configuration_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = ["--data", "c", "--output", "o", "--config", str(tmp_path / "a.yaml")]
+    (tmp_path / "a.yaml").write_text("old: 7\nstream: {readers: 2}\n")
+    parsed = parse(pretrain, folders, config_class=PretrainConfig, renamed=RENAMED)
+    assert (parsed.stream.seed, parsed.stream.num_workers) == (7, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: old was renamed to stream.seed; the old name still works",
+        "warning: stream.readers was renamed to stream.num_workers; the old name still works",
+    ]
+    (tmp_path / "a.yaml").write_text("old: 7\nstream: {seed: 2}\n")
+    with pytest.raises(SystemExit) as stopped:
+        parse(pretrain, folders, config_class=PretrainConfig, renamed=RENAMED)
+    assert stopped.value.code == 2
+    assert "both are given" in capsys.readouterr().err

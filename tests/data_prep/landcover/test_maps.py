@@ -1,0 +1,232 @@
+"""Land cover under footprints, against maps indexed place by place: other CRS, tiles, years, the antimeridian."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from affine import Affine
+from rasterio.warp import transform
+
+from common.grid import Grid
+from data_prep.archive.scene import LandCover, load_scene
+from data_prep.landcover.legend import load_legend
+from data_prep.landcover.maps import LandCoverMap
+from data_prep.plan.plan import Plan
+from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.shards.writing import write_shard
+from tests.data_prep.plan.test_plan import SENSOR
+from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
+
+LEGEND = load_legend("glc_fcs30d")
+UTM = Grid(crs=CRS, transform=Affine(10, 0, WEST, 0, -10, NORTH), height=64, width=64)
+STEP = 0.00025  # degrees, about 30 m
+
+
+def write_map(path: Path, codes: np.ndarray, corner: tuple[float, float], step: float = STEP, crs: str = "EPSG:4326") -> None:
+    """codes (bands, rows, columns) of a map whose upper left is at `corner`."""
+    bands, height, width = codes.shape
+    affine = Affine(step, 0, corner[0], 0, -step, corner[1])
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": bands, "crs": crs, "transform": affine}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", height=height, width=width, **profile) as raster:
+        raster.write(codes.astype(np.uint8))
+
+
+def corner_of(grid: Grid) -> tuple[float, float]:
+    """A corner to the north-west of the grid, in degrees, at a whole number of steps."""
+    (lon,), (lat,) = transform(grid.crs, "EPSG:4326", [grid.bounds[0]], [grid.bounds[3]])
+    return round(lon - 0.01, 3), round(lat + 0.01, 3)
+
+
+def open_map(*paths: Path, **options: Any) -> LandCoverMap:
+    return LandCoverMap(LandCover(legend="glc_fcs30d", rasters=paths, **options), LEGEND, "scene.yaml")
+
+
+def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: float = STEP) -> np.ndarray:
+    """What lies under the centre of each pixel of `grid` on a map in degrees (rows, columns), 0 outside."""
+    col, row = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    x, y = grid.transform @ (col.ravel(), row.ravel())
+    lon, lat = (np.array(values) for values in transform(grid.crs, "EPSG:4326", x, y))
+    rows, cols = np.floor((corner[1] - lat) / step).astype(int), np.floor((lon - corner[0]) / step).astype(int)
+    inside = (rows >= 0) & (cols >= 0) & (rows < codes.shape[0]) & (cols < codes.shape[1])
+    found = np.zeros(len(rows), int)
+    found[inside] = codes[rows[inside], cols[inside]]
+    return found.reshape(grid.shape)
+
+
+def patches(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Codes in fields of 4 x 4 pixels, so that rounding at the edges of pixels concerns few of them."""
+    return rng.choice(np.array(CODES), (side // 4, side // 4)).repeat(4, axis=0).repeat(4, axis=1)
+
+
+@pytest.mark.parametrize(
+    "footprint",
+    [
+        UTM,
+        Grid(crs="ESRI:54008", transform=Affine(463.3127, 0, 250_000, 0, -463.3127, 5_010_000), height=8, width=8),
+        Grid(crs="EPSG:32631", transform=Affine(0, 30, WEST, 30, 0, NORTH - 3_000), height=40, width=20),  # turned
+    ],
+)
+def test_a_map_in_degrees_under_other_grids(tmp_path: Path, footprint: Grid) -> None:
+    corner = corner_of(footprint)
+    codes = patches(np.random.default_rng(0), 400)
+    write_map(tmp_path / "map.tif", codes[None], corner)
+    with open_map(tmp_path / "map.tif") as land_cover:
+        found = land_cover.read(footprint, 2021)
+    scale = Affine.scale(footprint.width / found.shape[1], footprint.height / found.shape[0])
+    grid = Grid(crs=footprint.crs, transform=footprint.transform @ scale, height=found.shape[0], width=found.shape[1])
+    expected = indexed(grid, codes, corner)
+    assert (found == expected).mean() > 0.98
+    # About the map's own pixel size: a pixel of 0.00025 degrees is 27.8 m high and 27.8 m times the cosine of 45 degrees wide.
+    area = abs(footprint.transform.determinant) * footprint.height * footprint.width
+    assert found.size == pytest.approx(area / (27.8**2 * np.cos(np.radians(45.1))), rel=0.08)
+
+
+def test_tiles_are_one_map(tmp_path: Path) -> None:
+    corner = corner_of(UTM)
+    codes = np.random.default_rng(1).choice(np.array(CODES), (120, 120))
+    write_map(tmp_path / "whole.tif", codes[None], corner)
+    for row in range(0, 120, 40):
+        for col in range(0, 120, 40):
+            part = codes[None, row : row + 40, col : col + 40]
+            write_map(tmp_path / "tiles" / f"{row}" / f"{col}.tif", part, (corner[0] + col * STEP, corner[1] - row * STEP))
+    touched = 0
+    with open_map(tmp_path / "whole.tif") as whole, open_map(tmp_path / "tiles") as tiles:
+        for east in range(-1_500, 1_500, 230):
+            for south in range(-1_500, 1_500, 310):
+                moved = UTM.transform @ Affine.translation(east / 10, south / 10)
+                footprint = Grid(crs=CRS, transform=moved, height=48, width=60)
+                one, many = whole.read(footprint, 0), tiles.read(footprint, 0)
+                touched = max(touched, len(tiles._under(footprint)))
+                if not (one == 0).all():
+                    assert (one == many).mean() > 0.99  # GDAL's warping is exact to an eighth of a pixel
+                    assert one.shape == many.shape
+    assert touched == 4
+
+
+def test_the_first_raster_that_maps_a_pixel_counts(tmp_path: Path) -> None:
+    upper, lower = np.full((1, 64, 64), 10), np.full((1, 64, 64), 61)
+    upper[:, :, 20:] = 250
+    upper[:, 30:, :] = 0
+    for name, codes in (("a", upper), ("b", lower)):
+        write_map(tmp_path / f"{name}.tif", codes, (WEST, NORTH), step=10, crs=CRS)
+    with open_map(tmp_path / "a.tif", tmp_path / "b.tif") as land_cover:
+        found = land_cover.read(UTM, 0)
+    expected = np.full((64, 64), 61)
+    expected[:30, :20] = 10
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_over_the_antimeridian(tmp_path: Path) -> None:
+    (x,), (y,) = transform("EPSG:4326", "EPSG:32601", [180.0], [-17.0])
+    footprint = Grid(crs="EPSG:32601", transform=Affine(20, 0, x - 640, 0, -20, y + 640), height=64, width=64)
+    write_map(tmp_path / "west.tif", np.full((1, 200, 200), 10), (180 - 200 * STEP, -16.97))
+    write_map(tmp_path / "east.tif", np.full((1, 200, 200), 61), (-180, -16.97))
+    with open_map(tmp_path) as land_cover:
+        found = land_cover.read(footprint, 0)
+        far = Grid(crs="EPSG:32601", transform=Affine(20, 0, x + 300_000, 0, -20, y), height=64, width=64)
+        assert land_cover.read(far, 0).tolist() == [[0]]
+    half = found.shape[1] // 2
+    assert (found[:, : half - 1] == 10).all()
+    assert (found[:, half + 1 :] == 61).all()
+    assert found.size < 2 * 64 * 64
+
+
+def test_years_choose_bands(tmp_path: Path) -> None:
+    codes = np.stack([np.full((64, 64), code) for code in CODES])
+    write_map(tmp_path / "map.tif", codes, (WEST, NORTH), step=10, crs=CRS)
+    with open_map(tmp_path / "map.tif", first_year=2000) as land_cover:
+        assert land_cover.years == (2000, 2004)
+        found = [int(np.unique(land_cover.read(UTM, year))[0]) for year in (1998, 2000, 2003, 2004, 2021)]
+    assert found == [CODES[0], CODES[0], CODES[3], CODES[4], CODES[4]]
+    with pytest.raises(ValueError, match=r"map\.tif has 5 bands; if they are years, say which"):
+        open_map(tmp_path / "map.tif")
+    write_map(tmp_path / "other.tif", codes[:2], (WEST, NORTH), step=10, crs=CRS)
+    with pytest.raises(ValueError, match=r"\[2, 5\] bands; expected the same number"):
+        open_map(tmp_path, first_year=2000)
+
+
+def write_small(folder: Path, land_cover: dict[str, Any], side: int = 24) -> None:
+    cube = make_cube(SENSOR, side, np.concatenate([days(2021, 17), days(2023, 18)]), np.random.default_rng(0))
+    write_scene(folder / "scenes" / "delta", {"sentinel2": cube}, {"sentinel2": 10.0}, land_cover=land_cover)
+
+
+def written(folder: Path) -> tuple[Plan, list[dict[str, Any]]]:
+    """The plan and all indexes of a corpus of 12 px samples."""
+    plan = make_plan(folder / "scenes", folder / "corpus", PlanSettings(chip_px={"sentinel2": 12}))
+    for number in range(plan.num_shards):
+        write_shard(folder / "scenes", folder / "corpus", number)
+    return plan, [json.loads((folder / "corpus" / f"{name}.json").read_text()) for name in plan.names]
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_years_beyond_the_map_are_rejected_or_take_the_nearest(tmp_path: Path, nearest: bool) -> None:
+    options = {"raster": "glc", "legend": "glc_fcs30d", "first_year": 2019} | ({"nearest_year": True} if nearest else {})
+    write_small(tmp_path, options)
+    codes = np.stack([np.full((30, 30), code) for code in CODES[:4]])  # 2019 to 2022
+    write_map(tmp_path / "scenes" / "delta" / "glc" / "tile.tif", codes, (WEST - 30, NORTH + 30), step=10, crs=CRS)
+    plan, (index,) = written(tmp_path)
+    counts = [dict(zip(LEGEND.codes, sample["land_cover"], strict=True)) for sample in index["samples"]]
+    seen = [{code for code, count in of_sample.items() if count} for of_sample in counts]
+    assert seen == ([{CODES[2]}] * 4 + [{CODES[3]}] * 4 if nearest else [{CODES[2]}] * 4)
+    reasons = [(group.reason, group.samples) for group in plan.rejected_groups]
+    assert reasons == ([] if nearest else [("the land-cover map is of 2019 to 2022; take its nearest year with nearest_year", 4)])
+
+
+def test_a_foreign_code_beside_the_parts_that_are_looked_at_rejects_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.landcover.maps.CHECKED_PX", 2)
+    write_small(tmp_path, {"raster": "map.tif", "legend": "glc_fcs30d"})
+    codes = np.full((1, 24, 24), 10)
+    codes[0, 5, 17] = 99
+    write_map(tmp_path / "scenes" / "delta" / "map.tif", codes, (WEST, NORTH), step=10, crs=CRS)
+    _, (index,) = written(tmp_path)
+    assert len(index["samples"]) == 6
+    assert [row["key"].rsplit("-", 3)[1:] for row in index["rejected"]] == [[y, "r00000", "c00012"] for y in ("2021", "2023")]
+    assert all("land cover holds codes [99]" in row["reason"] for row in index["rejected"])
+
+
+def test_built_in_legends_group_into_the_same_classes() -> None:
+    modis = load_legend("mcd12q1")
+    assert (modis.classes, modis.colors) == (LEGEND.classes, LEGEND.colors)
+    assert set(modis.groups) == set(LEGEND.groups) == set(LEGEND.classes)
+    assert modis.codes == tuple(range(1, 18))
+    fractions = modis.fractions(modis.count(np.array([12, 14, 1, 5, 8, 17, 255, 255])))
+    assert dict(zip(modis.classes, fractions.tolist(), strict=True)) == {
+        **dict.fromkeys(LEGEND.classes, 0.0),
+        "cropland": 2 / 6,
+        "forest": 2 / 6,
+        "grass_shrub": 1 / 6,
+        "water": 1 / 6,
+    }
+
+
+def test_the_finer_grouping_splits_the_default_classes_of_the_same_codes() -> None:
+    fine = load_legend("glc_fcs30d_fine")
+    assert (fine.codes, fine.code_names, fine.fill) == (LEGEND.codes, LEGEND.code_names, LEGEND.fill)
+    assert len({*zip(fine.groups, LEGEND.groups, strict=True)}) == len(fine.classes) > len(LEGEND.classes)  # none across two
+    group_of = dict(zip(fine.codes, fine.groups, strict=True))
+    assert group_of[20] not in {group_of[code] for code in fine.codes if code != 20}  # irrigated cropland, alone
+
+
+@pytest.mark.parametrize(
+    ("land_cover", "message"),
+    [
+        ({"legend": "scl"}, "either `raster`"),
+        ({"legend": "scl", "quality": "sentinel2", "label": "label"}, "either `raster`"),
+        ({"legend": "scl", "quality": "sentinel2", "first_year": 2000}, "belong to a raster"),
+        ({"legend": "scl", "raster": "a.tif", "firstyear": 2000}, r"knows .*found \['firstyear'\]"),
+    ],
+)
+def test_wrong_descriptions(tmp_path: Path, land_cover: dict[str, Any], message: str) -> None:
+    values = {"name": "s", "sources": {"sentinel2": {}}, "land_cover": land_cover}
+    (tmp_path / "scene.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=message):
+        load_scene(tmp_path)

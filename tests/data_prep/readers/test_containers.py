@@ -1,0 +1,522 @@
+"""Readers against files written with plain zarr, rasterio and h5py: every window equals direct slicing of what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numcodecs
+import numpy as np
+import pytest
+import rasterio
+import zarr
+from affine import Affine
+
+from data_prep.archive.sensor import Sensor
+from data_prep.readers.cf_conventions import decode_dates, grid_from_centres
+from data_prep.readers.opening import CONTAINERS, open_reader
+from data_prep.readers.radiometry import check_offset, series
+from tests.support.series import (
+    CRS,
+    DATES,
+    DAYS,
+    FRAMES,
+    HEIGHT,
+    SENSORS,
+    TRANSFORM,
+    WIDTH,
+    assert_windows_equal,
+    naive_bilinear,
+    numbers,
+    scene,
+    write_raster,
+)
+
+X = 500_015.0 + 30 * np.arange(WIDTH)
+Y = 3_999_985.0 - 30 * np.arange(HEIGHT)
+
+
+def write_zarr(
+    path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, zarr_format: int = 3, skip: tuple[str, ...] = ()
+) -> None:
+    """The layout that xarray writes: named dimensions and one-dimensional coordinate arrays."""
+    group = zarr.open_group(str(path), mode="w", zarr_format=zarr_format)
+    group.attrs["crs"] = CRS
+    layout = {
+        "reflectance": (pixels, ["time", "band", "y", "x"]),
+        sensor.quality.name: (quality, ["time", "y", "x"]),
+        "time": (DAYS - DAYS[0], ["time"]),
+        "band": (np.array(sensor.bands), ["band"]),
+        "x": (X, ["x"]),
+        "y": (Y, ["y"]),
+    }
+    for name, (values, dimensions) in layout.items():
+        if name in skip:
+            continue
+        names = {"dimension_names": dimensions} if zarr_format == 3 else {}
+        array = group.create_array(
+            name, shape=values.shape, dtype=values.dtype, chunks=tuple(min(8, n) for n in values.shape), **names
+        )
+        array[...] = values
+        if zarr_format == 2:
+            array.attrs["_ARRAY_DIMENSIONS"] = dimensions
+        if name == "time":
+            array.attrs["units"] = f"days since {DATES[0]} 00:00:00"
+
+
+@pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("source", ["sentinel2", "modis"])
+def test_zarr_windows_equal_slicing(tmp_path: Path, source: str, zarr_format: int) -> None:
+    sensor = SENSORS[source]
+    pixels, quality = numbers(sensor)
+    write_zarr(tmp_path / "c.zarr", sensor, pixels, quality, zarr_format)
+    with open_reader(scene(tmp_path, source, container="zarr_cube", path="c.zarr", offset=0), source, SENSORS) as reader:
+        assert reader.grid.crs == CRS
+        assert reader.grid.transform == TRANSFORM
+        assert reader.chunk == (8, 8)
+        assert_windows_equal(reader, pixels, quality)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_zarr_bands_are_chosen_by_name(tmp_path: Path) -> None:
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    write_zarr(tmp_path / "l.zarr", sensor, pixels[:, ::-1], quality, skip=("band",))
+    options = {"container": "zarr_cube", "path": "l.zarr", "bands": list(sensor.bands[::-1])}
+    with open_reader(scene(tmp_path, "landsat", **options), "landsat", SENSORS) as reader:
+        assert_windows_equal(reader, pixels, quality)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
+    sensor = SENSORS["sentinel2"]
+    pixels = np.full((FRAMES, 10, HEIGHT, WIDTH), 3000, dtype=np.uint16)
+    pixels[0, 0, 0, :4] = [0, 1000, 400, 1001]  # no data, reflectance 0, below 0, just above 0
+    quality = np.full((FRAMES, HEIGHT, WIDTH), 4, dtype=np.uint8)
+    write_zarr(tmp_path / "s2.zarr", sensor, pixels, quality)
+    options = {"container": "zarr_cube", "path": "s2.zarr", "offset": -1000}
+    with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
+        got = reader.read(0, 0, 1, 5, slice(0, 1))
+    assert got.pixels[0, 0, 0].tolist() == [0, 1, 1, 1, 2000]
+    assert got.valid[0, 0].tolist() == [False, True, True, True, True]
+    assert (got.quality == 4).all(), "the offset never touches quality"
+
+
+@pytest.mark.parametrize("source", ["sentinel2", "landsat", "modis"])
+def test_offsets_equal_wide_arithmetic(source: str) -> None:
+    """Numbers and offsets up to the ends of the type, each date and band with its own, against int64."""
+    sensor = SENSORS[source]
+    limits = np.iinfo(sensor.dtype)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(limits.min, limits.max, (40, 3, 9, 9), endpoint=True).astype(sensor.dtype)
+    pixels[:, :, 0, :4] = [limits.min, limits.max, sensor.nodata, sensor.valid_range[0]]
+    smallest, largest = sensor.valid_range[0] - limits.max, sensor.valid_range[1] - limits.min
+    offsets = rng.integers(smallest, largest, (40, 3), endpoint=True)
+    offsets[:10] //= 100
+    offsets[[5, 20, 21]] = [[0], [smallest], [largest]]
+    offsets[30, 1] = 0
+    for offset in (smallest - 1, largest + 1):
+        with pytest.raises(ValueError, match=f"offset {offset} moves every number of {sensor.dtype} out of the valid range"):
+            check_offset(offset, sensor, "x")
+    got = series(pixels.copy(), None, DATES[0] + np.arange(40), sensor, offsets)
+    wide = pixels.astype(np.int64) + offsets[:, :, None, None]
+    expected = np.where(pixels == sensor.nodata, sensor.nodata, np.clip(wide, *sensor.valid_range))
+    expected[5], expected[30, 1] = pixels[5], pixels[30, 1]
+    np.testing.assert_array_equal(got.pixels, expected)
+    low, high = sensor.valid_range
+    valid = ((expected != sensor.nodata) & (expected >= low) & (expected <= high)).all(axis=1)
+    np.testing.assert_array_equal(got.valid, valid)
+    raw = series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
+    valid = ((pixels != sensor.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
+    np.testing.assert_array_equal(raw.valid, valid)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("skip", "options", "message"),
+    [
+        ((), {}, "must state it: `offset: -1000`"),
+        ((), {"offset": "-1000"}, "offset is '-1000'; expected a whole number"),
+        ((), {"offset": 0, "quality": "QA"}, "no array 'QA'; it holds"),
+        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, compose, band"),
+        (("time",), {"offset": 0}, "a series without time"),
+        (("SCL",), {"offset": 0}, "no array 'SCL'"),
+        (("band",), {"offset": 0}, "no one-dimensional array 'band'"),
+        (("band",), {"offset": 0, "bands": ["B02", "B03"]}, "2 band names .* for 10 bands"),
+        (("x",), {"offset": 0}, "no one-dimensional array 'x'"),
+    ],
+)
+def test_zarr_mistakes_are_named(tmp_path: Path, skip: tuple[str, ...], options: dict[str, Any], message: str) -> None:
+    sensor = SENSORS["sentinel2"]
+    write_zarr(tmp_path / "s2.zarr", sensor, *numbers(sensor), skip=skip)
+    with pytest.raises(ValueError, match=message):
+        open_reader(scene(tmp_path, "sentinel2", container="zarr_cube", path="s2.zarr", **options), "sentinel2", SENSORS)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_zarr_of_another_type_bands_or_axes(tmp_path: Path) -> None:
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    here = scene(tmp_path, "sentinel2", container="zarr_cube", path="s2.zarr", offset=0)
+    with pytest.raises(ValueError, match="no Zarr group there"):
+        open_reader(here, "sentinel2", SENSORS)
+    write_zarr(tmp_path / "s2.zarr", sensor, pixels.astype(np.float32) * 1e-4, quality)
+    with pytest.raises(ValueError, match="stored as float32; source sentinel2 has uint16"):
+        open_reader(here, "sentinel2", SENSORS)
+    write_zarr(tmp_path / "s2.zarr", SENSORS["landsat"], pixels[:, :6], quality)
+    with pytest.raises(ValueError, match="no array 'SCL'; it holds"):
+        open_reader(here, "sentinel2", SENSORS)
+    group = zarr.open_group(str(tmp_path / "s2.zarr"), mode="a")
+    group["SCL"] = quality
+    with pytest.raises(ValueError, match=r"has 6 bands .* needs 10 and misses"):
+        open_reader(here, "sentinel2", SENSORS)
+    array = group.create_array("turned", shape=pixels.shape, dtype=pixels.dtype, dimension_names=["time", "band", "x", "y"])
+    assert array.shape == pixels.shape
+    with pytest.raises(ValueError, match="expected the order"):
+        open_reader(
+            scene(tmp_path, "sentinel2", container="zarr_cube", path="s2.zarr", offset=0, reflectance="turned"),
+            "sentinel2",
+            SENSORS,
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_damaged_zarr_is_named(tmp_path: Path, zarr_format: int) -> None:
+    sensor = SENSORS["landsat"]
+    store = tmp_path / "l.zarr"
+    here = scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr")
+    chunk = store / "reflectance" / ("c/0/0/1/0" if zarr_format == 3 else "0.0.1.0")
+    metadata = store / "reflectance" / ("zarr.json" if zarr_format == 3 else ".zarray")
+    write_zarr(store, sensor, *numbers(sensor), zarr_format=zarr_format)
+    whole = chunk.read_bytes()
+    for content in (whole[: len(whole) // 2], b"x" * 50, b""):
+        chunk.write_bytes(content)
+        with open_reader(here, "landsat", SENSORS) as reader:
+            assert reader.read(0, 0, 8, 8, slice(None)).pixels.any()
+            with pytest.raises(ValueError, match=r"l\.zarr/reflectance: a chunk cannot be decoded, it is damaged or cut off"):
+                reader.read(0, 0, 16, 8, slice(None))
+    chunk.write_bytes(whole)
+    metadata.write_bytes(metadata.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"l\.zarr: metadata of .* cannot be read"):
+        open_reader(here, "landsat", SENSORS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (7, 2, 16, 16))])
+def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, shards: tuple[int, ...] | None) -> None:
+    """By itself Blosc reads such chunks as numbers that nobody wrote."""
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    write_zarr(tmp_path / "l.zarr", sensor, pixels, quality, zarr_format)
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    blosc = zarr.codecs.BloscCodec(cname="lz4") if zarr_format == 3 else numcodecs.Blosc(cname="lz4")
+    options: dict[str, Any] = {} if shards is None else {"shards": shards}
+    group.create_array("packed", data=pixels, chunks=(7, 2, 8, 8), compressors=blosc, **options)
+    options = {"container": "zarr_cube", "path": "l.zarr", "reflectance": "packed"}
+    chunk = tmp_path / "l.zarr" / "packed" / ("c/0/0/0/0" if zarr_format == 3 else "0.0.0.0")
+    whole = chunk.read_bytes()
+    with open_reader(scene(tmp_path, "landsat", **options), "landsat", SENSORS) as reader:
+        assert_windows_equal(reader, pixels, quality)
+        if shards is not None:  # its index lies at its end, so a shard cut off anywhere has none: another error
+            chunk.write_bytes(whole[:-1])
+            with pytest.raises(ValueError, match="packed: a chunk cannot be decoded, it is damaged or cut off"):
+                reader.read(0, 0, 16, 16, slice(None))
+            return
+        for length in (0, 1, 15, 16, 17, len(whole) // 2, len(whole) - 1):
+            chunk.write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=f"packed: a chunk cannot be decoded.*0 has {length} of"):
+                reader.read(0, 0, 8, 8, slice(None))
+        chunk.write_bytes(whole)
+        assert_windows_equal(reader, pixels, quality)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dates_of_zarr_that_repeat_or_go_back(tmp_path: Path) -> None:
+    sensor = SENSORS["landsat"]
+    write_zarr(tmp_path / "l.zarr", sensor, *numbers(sensor))
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    for times, message in (
+        ([0, 8, 8, 16, 17, 18, 19], "2021-01-11 is followed by 2021-01-11"),
+        ([9, 8, 10, 11, 12, 13, 14], "2021-01-12 is"),
+    ):
+        group["time"][:] = np.array(times)
+        with pytest.raises(ValueError, match=f"{message}.* sort the images and mosaic those of one day first"):
+            open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS)
+
+
+def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str = "int16") -> None:
+    sensor = SENSORS["landsat"]
+    for time, date in enumerate(DATES):
+        stem = f"HLS.L30.T31TFJ.{date.item():%Y%j}T103000.v2.0"
+        for channel, band in enumerate(sensor.bands):
+            write_raster(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
+        write_raster(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
+        write_raster(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
+
+
+def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    write_hls(tmp_path / "landsat", pixels, quality)
+    here = scene(tmp_path, "landsat", container="geotiff_scenes", path="landsat")
+    with open_reader(here, "landsat", SENSORS) as reader:
+        assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
+        assert reader.chunk == (HEIGHT, WIDTH)  # one strip: GDAL makes strips of some 8 kB
+        assert_windows_equal(reader, pixels, quality)
+    monkeypatch.setattr("data_prep.readers.raster_series.MAX_OPEN_FILES", 3)  # fewer than one date needs
+    with open_reader(here, "landsat", SENSORS) as reader:
+        assert_windows_equal(reader, pixels, quality)
+
+
+def test_geotiff_other_names(tmp_path: Path) -> None:
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    names = {band: f"b{n}" for n, band in enumerate(sensor.bands, 2)} | {"Fmask": "fmask"}
+    for time, date in enumerate(DATES):
+        for channel, band in enumerate(sensor.bands):
+            write_raster(tmp_path / "l" / str(date) / f"X_{date}_{names[band]}.tif", pixels[time, channel])
+        write_raster(tmp_path / "l" / str(date) / f"X_{date}_fmask.tif", quality[time])
+    options = {"pattern": r".*/X_(?P<date>[\d-]+)_(?P<band>\w+)\.tif", "date_format": "%Y-%m-%d", "band_names": names}
+    with open_reader(scene(tmp_path, "landsat", container="geotiff_scenes", path="l", **options), "landsat", SENSORS) as reader:
+        assert_windows_equal(reader, pixels, quality)
+
+
+def test_geotiff_mistakes_are_named(tmp_path: Path) -> None:
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    folder = tmp_path / "landsat"
+
+    def reader(**options: Any) -> Any:
+        return open_reader(scene(tmp_path, "landsat", container="geotiff_scenes", path="landsat", **options), "landsat", SENSORS)
+
+    with pytest.raises(ValueError, match="no such folder"):
+        reader()
+    write_hls(folder, pixels, quality)
+    with pytest.raises(ValueError, match="offset -1000, but source landsat has none"):
+        reader(offset=-1000)
+    with pytest.raises(ValueError, match=r"one of 56 files is HLS\.L30"):
+        reader(pattern=r"(?P<date>\d+)_(?P<band>\w+).tif")
+    with pytest.raises(ValueError, match="must have the named groups"):
+        reader(pattern=r".*\.tif")
+    with pytest.raises(ValueError, match="does not fit date_format"):
+        reader(date_format="%Y-%m-%d")
+    with pytest.raises(ValueError, match=r"band_names speaks of \['B4'\]"):
+        reader(band_names={"B4": "B04"})
+
+    other_orbit = folder / "HLS.L30.T32TFJ.2021003T103024.v2.0.B04.tif"
+    write_raster(other_orbit, pixels[0, 0])
+    with pytest.raises(ValueError, match="two files for B04 of 2021-01-03"):
+        reader()
+    other_orbit.unlink()
+
+    red = folder / "HLS.L30.T31TFJ.2021003T103000.v2.0.B04.tif"
+    for values, extra, message in [
+        (pixels[0, 0, 1:], {}, "its grid .23 x 20"),
+        (pixels[0, 0], {"transform": Affine.translation(15, 0) @ TRANSFORM}, "its grid .24 x 20"),
+        (pixels[0, 0], {"nodata": 0}, "no data is 0 in the file, but -9999"),
+        (pixels[0, 0].astype(np.float32), {}, "stored as float32"),
+    ]:
+        red.unlink()
+        write_raster(red, values, **extra)
+        with pytest.raises(ValueError, match=message):
+            reader()
+    red.unlink()
+    with pytest.raises(ValueError, match="1 of 7 dates are incomplete, missing: B04 of 2021-01-03; fetch"):
+        reader()
+
+
+def write_stacked(path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, dates: Any = DAYS) -> None:
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("reflectance", data=pixels, chunks=(3, 2, 8, 8), compression="gzip")
+        data.attrs.update({"crs": CRS, "transform": tuple(TRANSFORM)[:6], "bands": list(sensor.bands)})
+        file[sensor.quality.name] = quality
+        if dates is not None:
+            file["dates"] = dates
+
+
+@pytest.mark.parametrize("dates", [DAYS, DAYS.astype(np.int32), np.array([str(date) for date in DATES], dtype="S10")])
+def test_hdf5_stacked_windows_equal_slicing(tmp_path: Path, dates: np.ndarray) -> None:
+    sensor = SENSORS["modis"]
+    pixels, quality = numbers(sensor)
+    write_stacked(tmp_path / "modis.h5", sensor, pixels, quality, dates)
+    with open_reader(scene(tmp_path, "modis", container="hdf5_cube", path="modis.h5"), "modis", SENSORS) as reader:
+        assert (reader.grid.crs, reader.grid.transform) == (CRS, TRANSFORM)
+        assert reader.chunk == (8, 8)
+        assert_windows_equal(reader, pixels, quality)
+
+
+def write_netcdf(path: Path, variables: dict[str, np.ndarray], step: float, days: np.ndarray, left: float = 500_000.0) -> None:
+    """The HDF5 that netCDF-4 libraries write: dimension scales, CF time and a grid mapping."""
+    height, width = next(iter(variables.values())).shape[1:]
+    with h5py.File(path, "w") as file:
+        file["time"] = (days - 16_000) * 24
+        file["time"].attrs["units"] = f"hours since {np.datetime64(16_000, 'D')} 00:00:00"
+        file["time"].attrs["calendar"] = np.bytes_(b"proleptic_gregorian")
+        file["x"] = left + step * (np.arange(width) + 0.5)
+        file["y"] = 4_000_000.0 - step * (np.arange(height) + 0.5)
+        file["spatial_ref"] = np.int32(0)
+        file["spatial_ref"].attrs["spatial_ref"] = np.bytes_(rasterio.crs.CRS.from_string(CRS).to_wkt().encode())
+        for name in ("time", "y", "x"):
+            file[name].make_scale(name)
+        for name, values in variables.items():
+            file[name] = values
+            file[name].attrs["grid_mapping"] = np.bytes_(b"spatial_ref")
+            file[name].attrs["_FillValue"] = np.array([0], dtype=values.dtype)
+            for axis, scale in enumerate(("time", "y", "x")):
+                file[name].dims[axis].attach_scale(file[scale])
+
+
+BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
+VARIABLES = {band: band.replace("B0", "B") for band in BANDS}
+
+
+def test_hdf5_variables_of_two_resolutions(tmp_path: Path) -> None:
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    coarse = pixels[:, 4:, : HEIGHT // 2, : WIDTH // 2]
+    names = list(VARIABLES.values())
+    fine = {name: pixels[:, i] for i, name in enumerate(names[:4])} | {"SCL": quality.astype(np.uint16)}
+    write_netcdf(tmp_path / "10m.nc", fine, 30.0, DAYS)
+    # The coarse file repeats B2; the first file that has a variable gives it.
+    write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])} | {"B2": coarse[:, 0]}, 60.0, DAYS)
+    options = {"container": "hdf5_cube", "paths": ["10m.nc", "20m.nc"], "variables": VARIABLES, "offset": 0}
+    expected = np.concatenate([pixels[:, :4], np.kron(coarse, np.ones((1, 1, 2, 2), dtype=np.uint16))], axis=1)
+    with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
+        assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
+        assert reader.chunk == (2, WIDTH)  # not chunked: a row of the coarser file
+        assert_windows_equal(reader, expected, quality)
+
+    write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])}, 60.0, DAYS, left=500_020.0)
+    with pytest.raises(ValueError, match=r"20m\.nc/B5: its grid .* does not nest"):
+        open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS)
+    write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])}, 60.0, DAYS + 1)
+    with pytest.raises(ValueError, match=r"20m\.nc/B5: its dates differ"):
+        open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS)
+    short = options | {"variables": {k: v for k, v in VARIABLES.items() if k != "B12"}}
+    with pytest.raises(ValueError, match=r"needs 10 and misses \['B12'\]"):
+        open_reader(scene(tmp_path, "sentinel2", **short), "sentinel2", SENSORS)
+
+
+def test_hdf5_mistakes_are_named(tmp_path: Path) -> None:
+    sensor = SENSORS["modis"]
+    pixels, quality = numbers(sensor)
+    path = tmp_path / "modis.h5"
+
+    def refused(message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            open_reader(scene(tmp_path, "modis", container="hdf5_cube", path="modis.h5"), "modis", SENSORS)
+
+    refused("no such file")
+    path.write_bytes(b"no HDF5")
+    refused("no readable HDF5")
+    write_stacked(path, sensor, pixels, quality, dates=None)
+    refused("a series without time")
+    write_stacked(path, sensor, pixels, quality, dates=DAYS[:-1])
+    refused("6 dates for 7 images")
+    write_stacked(path, sensor, pixels[:, :5], quality)
+    refused("7 band names .* for 5 bands")
+    write_stacked(path, SENSORS["landsat"], pixels[:, :6], quality)
+    refused(r"has 6 bands .* misses \['b1'")
+    write_stacked(path, sensor, pixels.astype(np.int32), quality)
+    refused("stored as int32")
+    write_stacked(path, sensor, pixels, quality.astype(np.float32))
+    refused("quality codes are stored as float32")
+    write_stacked(path, sensor, pixels, quality, dates=DAYS[::-1].copy())
+    refused("dates must increase strictly: 2021-10-30 is followed by")
+
+
+def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
+    sensor = SENSORS["modis"]
+    path = tmp_path / "modis.h5"
+    write_stacked(path, sensor, *numbers(sensor))
+    here = scene(tmp_path, "modis", container="hdf5_cube", path="modis.h5")
+    with h5py.File(path) as file:
+        chunk = file["reflectance"].id.get_chunk_info(5)
+    whole = path.read_bytes()
+    end = chunk.byte_offset + chunk.size
+    path.write_bytes(whole[: chunk.byte_offset] + bytes(chunk.size) + whole[end:])
+    message = r"modis\.h5/reflectance: cannot be read, it is damaged or cut off"
+    with open_reader(here, "modis", SENSORS) as reader, pytest.raises(ValueError, match=message):
+        reader.read(0, 0, HEIGHT, WIDTH, slice(None))
+    path.write_bytes(whole[: len(whole) - 100])
+    with pytest.raises(ValueError, match=r"modis\.h5: no readable HDF5"):
+        open_reader(here, "modis", SENSORS)
+
+
+def test_hdf5_bilinear_like_rasters(tmp_path: Path) -> None:
+    """The same method as for rasters: numbers from the naive loop of their tests."""
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    coarse = pixels[:, 4:, : HEIGHT // 2, : WIDTH // 2]
+    names = list(VARIABLES.values())
+    write_netcdf(tmp_path / "10m.nc", {name: pixels[:, i] for i, name in enumerate(names[:4])} | {"SCL": quality}, 30.0, DAYS)
+    write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])}, 60.0, DAYS)
+    options = {
+        "container": "hdf5_cube",
+        "paths": ["10m.nc", "20m.nc"],
+        "variables": VARIABLES,
+        "offset": 0,
+        "resampling": "bilinear",
+    }
+    with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
+        got = reader.read(2, 3, 9, 8, slice(1, 4))
+    np.testing.assert_array_equal(got.pixels[:, :4], pixels[1:4, :4, 2:11, 3:11])
+    for frame, channel in ((0, 4), (2, 9)):
+        expected = naive_bilinear(coarse[frame + 1, channel - 4], 2, sensor.nodata)[2:11, 3:11]
+        np.testing.assert_array_equal(got.pixels[frame, channel], expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "units", "expected"),
+    [
+        (np.array([0, 365]), "days since 2020-01-01", ["2020-01-01", "2020-12-31"]),
+        (np.array([0.5, 1.49]), "days since 2020-01-01 12:00", ["2020-01-02", "2020-01-02"]),
+        (np.array([36, 37]), "hours since 1999-12-31 00:00:00.0", ["2000-01-01", "2000-01-01"]),
+        (np.array([1_614_556_799, 1_614_556_800]), "seconds since 1970-01-01T00:00:00Z", ["2021-02-28", "2021-03-01"]),
+    ],
+)
+def test_cf_time(values: np.ndarray, units: str, expected: list[str]) -> None:
+    if expected[0] == expected[1]:
+        with pytest.raises(ValueError, match=f"{expected[0]} is followed by {expected[1]}; sort the images"):
+            decode_dates(values, {"units": units}, "t")
+        values, expected = values[:1], expected[:1]
+    assert decode_dates(values, {"units": units}, "t").astype(str).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "attributes", "message"),
+    [
+        (np.array([20210103]), {}, "without units"),
+        (np.array([1]), {"units": "months since 2020-01-01"}, "expected CF units like"),
+        (np.array([1]), {"units": "days since 2020-01-01", "calendar": "360_day"}, "calendar '360_day'"),
+        (np.array([b"yesterday"]), {}, "ISO 8601"),
+        (np.array([True]), {}, "dates have type bool"),
+    ],
+)
+def test_dates_that_are_none(values: np.ndarray, attributes: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_dates(values, attributes, "t")
+
+
+def test_uneven_coordinates_are_refused() -> None:
+    with pytest.raises(ValueError, match="x are not evenly spaced"):
+        grid_from_centres(np.array([0.0, 30.0, 61.0]), Y, CRS, "g")
+    with pytest.raises(ValueError, match="no coordinate reference system"):
+        grid_from_centres(X, Y, "EPSG:nowhere", "g")
+
+
+def test_open_reader_names_what_is_wrong(tmp_path: Path) -> None:
+    here = scene(tmp_path, "modis", container="geotif", path="x")
+    with pytest.raises(ValueError, match=f"container is 'geotif'; expected one of {', '.join(CONTAINERS)}"):
+        open_reader(here, "modis", SENSORS)
+    with pytest.raises(ValueError, match=r"only the sources \['modis'\]"):
+        open_reader(here, "landsat", SENSORS)
+    with pytest.raises(ValueError, match="unknown source; known are"):
+        open_reader(scene(tmp_path, "mars", container="zarr_cube", path="x"), "mars", SENSORS)
+    with pytest.raises(ValueError, match="needs `path` or a list `paths`"):
+        open_reader(scene(tmp_path, "modis", container="hdf5_cube"), "modis", SENSORS)
+    with pytest.raises(ValueError, match="takes one `path`"):
+        open_reader(scene(tmp_path, "modis", container="zarr_cube", paths=["a"]), "modis", SENSORS)

@@ -1,0 +1,253 @@
+"""Every container read at fsspec URLs: in fsspec's memory, and from a web server of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import h5py
+import numpy as np
+import pytest
+import rasterio
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+
+from data_prep.readers.open_files import GDAL_SETTINGS, Folder, OpenFiles
+from data_prep.readers.opening import open_reader
+from tests.data_prep.readers.test_containers import write_hls, write_stacked, write_zarr
+from tests.data_prep.readers.test_hdf5_sample import write as write_sample
+from tests.data_prep.readers.test_raster_scenes import BASELINES, expected_of_safe, repeated, safe_numbers, write_products
+from tests.data_prep.readers.test_raster_scenes import coarse as coarse_of
+from tests.support.archives import mcd43a4_name, write_mcd43a4
+from tests.support.series import BOX, DATES, SENSORS, assert_windows_equal, numbers, scene, write_raster
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        """Nothing: every request would be printed."""
+
+
+@pytest.fixture(params=["memory", "http"])
+def published(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A function that makes what lies in `tmp_path` available at a URL and returns it."""
+    if request.param == "http":
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield lambda: f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        return
+    memory = fsspec.filesystem("memory")
+
+    def publish() -> str:
+        memory.put(f"{tmp_path}/", "/published/", recursive=True)
+        return "memory://published"
+
+    yield publish
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[Any]:
+    memory = fsspec.filesystem("memory")
+
+    def publish() -> str:
+        memory.put(f"{tmp_path}/", "/published/", recursive=True)
+        return "memory://published"
+
+    yield publish
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+
+
+def opened(path: str, source: str, container: str, **options: Any) -> Any:
+    return open_reader(scene(Path("nowhere"), source, container=container, path=path, **options), source, SENSORS)
+
+
+def test_geotiff(tmp_path: Path, published: Any) -> None:
+    pixels, quality = numbers(SENSORS["landsat"])
+    write_hls(tmp_path / "hls" / "2021", pixels, quality)
+    path = published() + "/hls/2021"
+    # Two readers of the same files at once: rasterio must not mix up their handles.
+    with opened(path, "landsat", "geotiff_scenes") as one, opened(path + "/", "landsat", "geotiff_scenes") as other:
+        assert_windows_equal(one, pixels, quality, tries=3)
+        assert_windows_equal(other, pixels, quality, tries=3)
+        one.__exit__()
+        assert_windows_equal(other, pixels, quality, tries=3)
+
+
+def test_safe(tmp_path: Path, published: Any) -> None:
+    pixels, scl = safe_numbers()
+    write_products(tmp_path / "s2", pixels, scl, BASELINES)
+    with opened(published() + "/s2", "sentinel2", "sentinel2_safe") as reader:
+        assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse_of(scl)), DATES[:4], tries=3)
+
+
+@pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr(tmp_path: Path, published: Any, zarr_format: int) -> None:
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    write_zarr(tmp_path / "s2.zarr", sensor, pixels, quality, zarr_format)
+    path = published() + "/s2.zarr"
+    with opened(path, "sentinel2", "zarr_cube", offset=0) as reader:
+        assert_windows_equal(reader, pixels, quality, tries=3)
+    with pytest.raises(ValueError, match="no array 'QA'; it holds"):
+        opened(path, "sentinel2", "zarr_cube", offset=0, quality="QA")
+    with pytest.raises(ValueError, match="no Zarr group there"):
+        opened(path + "x", "sentinel2", "zarr_cube", offset=0)
+
+
+def test_hdf5(tmp_path: Path, published: Any) -> None:
+    pixels, quality = numbers(SENSORS["modis"])
+    write_stacked(tmp_path / "modis.h5", SENSORS["modis"], pixels, quality)
+    write_sample(tmp_path / "0001.h5", pixels)
+    (tmp_path / "bad.h5").write_bytes((tmp_path / "modis.h5").read_bytes()[:900])
+    at = published()
+    with opened(f"{at}/modis.h5", "modis", "hdf5_cube") as reader:
+        assert_windows_equal(reader, pixels, quality, tries=3)
+    dates = [str(date) for date in DATES]
+    with opened(f"{at}/0001.h5", "modis", "hdf5_sample", dataset="S2", dates=dates) as reader:
+        np.testing.assert_array_equal(reader.read(*BOX, slice(1, 3)).pixels, pixels[1:3])
+    for container in ("hdf5_cube", "hdf5_sample"):
+        with pytest.raises(ValueError, match=r"/bad\.h5: no readable HDF5"):
+            opened(f"{at}/bad.h5", "modis", container)
+        with pytest.raises(ValueError, match=r"/none\.h5: no such file"):
+            opened(f"{at}/none.h5", "modis", container)
+
+
+def test_modis(tmp_path: Path, published: Any) -> None:
+    pixels, _ = numbers(SENSORS["modis"])
+    quality = np.random.default_rng(0).integers(0, 2, pixels.shape).astype(np.uint8)
+    (tmp_path / "m").mkdir()
+    for time, date in enumerate(DATES):
+        write_mcd43a4(tmp_path / "m" / mcd43a4_name(date), pixels[time], quality[time])
+    with opened(published() + "/m", "modis", "modis_hdf4") as reader:
+        assert_windows_equal(reader, pixels, quality.max(axis=1), tries=3)
+
+
+def test_a_file_url_is_a_local_file(tmp_path: Path) -> None:
+    pixels, quality = numbers(SENSORS["landsat"])
+    write_hls(tmp_path / "hls", pixels, quality)
+    with opened(f"file://{tmp_path}/hls", "landsat", "geotiff_scenes") as reader:
+        assert_windows_equal(reader, pixels, quality, tries=3)
+
+
+CONTAINERS = [
+    ("landsat", "geotiff_scenes"),
+    ("sentinel2", "sentinel2_safe"),
+    ("sentinel2", "zarr_cube"),
+    ("landsat", "hdf5_cube"),
+    ("landsat", "hdf5_sample"),
+    ("modis", "modis_hdf4"),
+]
+
+
+@pytest.mark.parametrize(("source", "container"), CONTAINERS)
+def test_what_fsspec_cannot_reach_is_said(source: str, container: str) -> None:
+    with pytest.raises(ValueError, match=r"nonsense://a/b: cannot be reached by fsspec: .*nonsense"):
+        opened("nonsense://a/b", source, container)
+
+
+@pytest.mark.parametrize(("source", "container"), CONTAINERS)
+def test_storage_options_reach_fsspec(source: str, container: str) -> None:
+    seen: dict[str, Any] = {}
+
+    class Locked(MemoryFileSystem):
+        protocol = "locked"
+        cachable = False
+
+        def __init__(self, **options: Any) -> None:
+            seen.update(options)
+            super().__init__()
+
+    fsspec.register_implementation("locked", Locked, clobber=True)
+    with pytest.raises((ValueError, OSError)):
+        opened("locked://a/b", source, container, storage_options={"key": "me", "secret": "s"})
+    assert (seen["key"], seen["secret"]) == ("me", "s")
+
+
+def test_a_broken_way_is_no_damaged_file(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network does wrong is raised as it is, and ends no process: only damaged files are reasons to reject a sample."""
+    pixels, quality = numbers(SENSORS["landsat"])
+    write_hls(tmp_path / "hls", pixels, quality)
+    write_stacked(tmp_path / "l.h5", SENSORS["landsat"], pixels, quality)
+    at = in_memory()
+    broken: Exception | None = None
+    reset = ConnectionResetError(104, "connection reset by peer")
+
+    def breakable(original: Any) -> Any:
+        def read(self: MemoryFile, *arguments: Any) -> Any:
+            if broken is not None:
+                raise broken
+            return original(self, *arguments)
+
+        return read
+
+    for name in ("read", "readinto"):  # rasterio reads by the one, h5py by the other
+        monkeypatch.setattr(MemoryFile, name, breakable(getattr(MemoryFile, name)))
+    with opened(f"{at}/hls", "landsat", "geotiff_scenes") as reader:
+        assert reader.read(*BOX, slice(0, 1)).pixels.any()
+        broken = reset
+        with pytest.raises(ConnectionResetError):
+            reader.read(*BOX, slice(1, 2))
+        broken = None
+        np.testing.assert_array_equal(reader.read(*BOX, slice(1, 2)).pixels, pixels[1:2])  # and then it goes on
+        with opened(f"{at}/l.h5", "landsat", "hdf5_cube") as stacked:
+            broken = reset
+            with pytest.raises(ConnectionResetError):
+                stacked.read(*BOX, slice(0, 1))
+            broken = None
+            np.testing.assert_array_equal(stacked.read(*BOX, slice(1, 2)).pixels, pixels[1:2])
+        broken = RuntimeError("server disconnected")  # as clients of networks call it who know of no OSError
+        with pytest.raises(ConnectionError, match=r"could not be reached: RuntimeError.'server disconnected") as caught:
+            reader.read(*BOX, slice(2, 3))
+        assert caught.value.errno is not None
+        with pytest.raises(ConnectionError), opened(f"{at}/hls", "landsat", "geotiff_scenes"):
+            pass
+        broken = None
+        fsspec.filesystem("memory").rm("/published/hls", recursive=True)
+        with pytest.raises(ValueError, match=r"memory://published/hls/HLS.*cannot be read as a raster: it is missing"):
+            reader.read(*BOX, slice(2, 3))
+
+
+def test_side_car_files_are_not_asked_for(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_raster(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
+    folder = Folder(in_memory())
+    asked = []
+    original = MemoryFileSystem.open
+
+    def record(self: MemoryFileSystem, path: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(Path(path).name)
+        return original(self, path, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "open", record)
+    with rasterio.Env(**GDAL_SETTINGS), folder.open_raster("a.tif") as raster:
+        assert raster.read(1).sum() == 64
+    assert set(asked) == {"a.tif"}
+
+
+def test_open_files_make_room_for_those_used_last() -> None:
+    events: list[str] = []
+    files = OpenFiles(lambda file: events.append(f"+{file}") or file, lambda file: events.append(f"-{file}"), 2)  # type: ignore[func-returns-value]
+    for file in "aabacab":
+        assert files[file] == file
+    assert events == ["+a", "+b", "+c", "-b", "+b", "-c"]
+    files.close()
+    assert sorted(events[-2:]) == ["-a", "-b"]
+
+
+def test_handles_of_hdf5_are_closed(tmp_path: Path, in_memory: Any) -> None:
+    pixels, quality = numbers(SENSORS["modis"])
+    write_stacked(tmp_path / "modis.h5", SENSORS["modis"], pixels, quality)
+    with opened(in_memory() + "/modis.h5", "modis", "hdf5_cube") as reader:
+        file: h5py.File = reader._files[0]
+        assert file.id.valid
+    assert not file.id.valid

@@ -1,0 +1,213 @@
+"""Shards with labels of pixels: as the stock reader sees them, proved like all else, and as data for fine-tuning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import webdataset
+import yaml
+
+from data_prep.archive.scene import load_scene
+from data_prep.corpus.dataset import load_corpus
+from data_prep.shard import shard
+from data_prep.shards.tar_format import LABEL, MEMBERS
+from data_prep.verify import verify
+from finetune.data.opening import open_data
+from finetune.data.scene_windows import WindowDataset
+from finetune.data.shard_samples import ShardSamples
+from finetune.run import run
+from finetune.task import IGNORE, load_task
+from pretrain.model import EncoderConfig
+from tests.support.archives import CODES, write_land_cover
+from tests.support.rice_scenes import write_label, write_rice_scene
+
+SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
+CHIP = 32
+RICE = replace(load_task("paddy_rice"), sources=("landsat",), window_px=CHIP, frames=8)
+
+
+def write_scenes(folder: Path) -> Path:
+    for seed, (name, split) in enumerate([("a", "train"), ("b", "train"), ("c", "validation"), ("d", "test"), ("e", "test")]):
+        write_rice_scene(folder / name, split, side=80, seed=seed)
+        write_land_cover(folder / name / "landcover.tif", np.random.default_rng(seed).choice(CODES, (80, 80)))
+        edit(folder / name, land_cover={"raster": "landcover.tif", "legend": "glc_fcs30d"})
+    return folder
+
+
+def edit(scene: Path, **changes: Any) -> None:
+    description = yaml.safe_load((scene / "scene.yaml").read_text()) | changes
+    (scene / "scene.yaml").write_text(yaml.safe_dump(description))
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Scenes, their corpus with labels, and one without."""
+    folder = tmp_path_factory.mktemp("labels")
+    scenes = write_scenes(folder / "scenes")
+    options: dict[str, Any] = {"input": scenes, "sources": ["landsat"], "chip_px": {"landsat": CHIP}}
+    assert shard(output=folder / "with", label={"landsat": "crop_type"}, **options) == 0
+    assert shard(output=folder / "without", **options) == 0
+    return scenes, folder / "with", folder / "without"
+
+
+def samples_of(corpus: Path, split: str = "train") -> dict[str, dict[str, Any]]:
+    """By the stock reader."""
+    shards = sorted(str(path) for path in corpus.glob(f"landsat-{split}-*.tar"))
+    return {sample["__key__"]: sample for sample in webdataset.WebDataset(shards, shardshuffle=False).decode()}
+
+
+def test_the_stock_reader_sees_the_label_of_each_sample(corpora: tuple[Path, Path, Path]) -> None:
+    scenes, labelled, _ = corpora
+    samples = samples_of(labelled)
+    assert len(samples) == 8  # of 80 px two by two chips of 32 px, in two scenes
+    for key, sample in samples.items():
+        row, col = (int(part[1:]) for part in key.split("-")[-2:])
+        with rasterio.open(scenes / sample["json"]["scene"] / "crop_type.tif") as raster:
+            codes = raster.read(1)[row : row + CHIP, col : col + CHIP]
+        np.testing.assert_array_equal(sample["label.npy"], codes)
+        assert sample["label.npy"].dtype == np.uint8
+    described = load_corpus(labelled).labels["landsat"]
+    assert described.classes == {1: "paddy_rice", 2: "maize", 3: "not_cropland"}
+    assert (described.name, described.nodata) == ("crop_type", 0)
+
+
+def test_everything_else_is_as_without_a_label_and_lies_before_it(corpora: tuple[Path, Path, Path]) -> None:
+    _, labelled, plain = corpora
+    for name in sorted(path.name for path in plain.glob("*.tar")):
+        with tarfile.open(labelled / name) as one, tarfile.open(plain / name) as other:
+            kept = [info.name for info in one if not info.name.endswith(LABEL)]
+            assert kept == other.getnames()
+            assert [info.name.split(".", 1)[1] for info in one][: len(MEMBERS) + 1] == [*MEMBERS, LABEL]
+            for member in kept:
+                found, expected = one.extractfile(member), other.extractfile(member)
+                assert found is not None
+                assert expected is not None
+                assert found.read() == expected.read()
+    assert "labels" not in json.loads((plain / "dataset.json").read_text())
+    assert "labels" not in json.loads((plain / "plan.json").read_text())["settings"]
+
+
+def test_a_flipped_bit_of_a_label_is_found(
+    corpora: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verify(corpora[1]) == 0
+    folder = Path(shutil.copytree(corpora[1], tmp_path / "corpus"))
+    corpus = load_corpus(folder)
+    entry = corpus.samples("landsat", "train")[3]
+    content = bytearray(entry.shard.read_bytes())
+    content[entry.members[LABEL].offset + entry.members[LABEL].size - 5] ^= 1
+    entry.shard.write_bytes(content)
+    assert verify(folder) == 1
+    assert f"{entry.key}.{LABEL}" in capsys.readouterr().out
+    samples = ShardSamples(corpus, "train", RICE)
+    assert samples[2]["file_name"] != entry.key
+    with pytest.raises(ValueError, match=rf"{entry.key}\.label\.npy is not as it was written; run data_prep/verify.py"):
+        samples[3]
+
+
+def test_windows_of_shards_are_those_of_their_scenes(corpora: tuple[Path, Path, Path]) -> None:
+    scenes, labelled, _ = corpora
+    data = open_data(labelled)
+    of_shards = data.training_set("train", RICE, augmentation=None, cache_gb=0.0, year=None)
+    of_scenes = WindowDataset([load_scene(scenes / name) for name in ("a", "b")], RICE, data.sensors)
+    of_shards.normalization = of_scenes.normalization = {"landsat": of_shards.statistics("landsat")}
+    by_name = {of_scenes[i]["file_name"]: of_scenes[i] for i in range(len(of_scenes))}
+    assert len(of_shards) == 8
+    for index in range(8):
+        item = of_shards[index]
+        parts = item["file_name"].split("-")  # landsat-a-2021-r00000-c00032-r00000-c00000
+        scene = by_name[f"{parts[1]}-{parts[3]}-{parts[4]}"]
+        np.testing.assert_array_equal(item["data"]["landsat"], scene["data"]["landsat"])
+        np.testing.assert_array_equal(item["label"], scene["label"])
+    assert of_shards.labels[0][0, 0] == IGNORE
+    of_shards.close()
+
+
+def test_a_run_on_shards_has_intervals_over_scenes(corpora: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    settings = {"task": "paddy_rice", "encoder": SMALL, "decoder_channels": 8, "frames": 8, "epochs": 1, "window_px": CHIP}
+    run(data=corpora[1], output=tmp_path / "run", sources=["landsat"], **settings)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert sorted(metrics["test"]["scenes"]) == ["d", "e"]
+    assert metrics["test"]["bootstrap"]["scenes"] == 2
+    assert len(list((tmp_path / "run" / "maps").glob("landsat-[de]-2021-*.png"))) == 8
+
+
+def test_what_shards_lack_is_said(corpora: tuple[Path, Path, Path]) -> None:
+    _, labelled, plain = corpora
+    with pytest.raises(ValueError, match=r"has no label for landsat, as .*shard\.py \.\.\. --label\.landsat crop_type"):
+        ShardSamples(load_corpus(plain), "train", RICE)
+    with pytest.raises(ValueError, match=r"choose one with --sources \[landsat\], or .* --missing_sources allow"):
+        ShardSamples(load_corpus(labelled), "train", load_task("paddy_rice"))
+    with pytest.raises(ValueError, match=r"has no train samples of sentinel2; it has landsat \(test\), landsat \(train\)"):
+        ShardSamples(load_corpus(labelled), "train", load_task("cropland"))
+
+
+def no_label(scenes: Path) -> dict[str, str]:
+    edit(scenes / "b", labels={})
+    return {"landsat": "crop_type"}
+
+
+def other_codes(scenes: Path) -> dict[str, str]:
+    edit(scenes / "b", labels={"crop_type": {"path": "crop_type.tif", "classes": {1: "maize"}, "nodata": 0}})
+    return {"landsat": "crop_type"}
+
+
+def other_place(scenes: Path) -> dict[str, str]:
+    write_label(scenes / "b" / "crop_type.tif", np.ones((80, 80), int), west=500_050.0)
+    return {"landsat": "crop_type"}
+
+
+def other_pixels(scenes: Path) -> dict[str, str]:
+    write_label(scenes / "b" / "crop_type.tif", np.ones((240, 240), int), gsd=10.0)
+    return {"landsat": "crop_type"}
+
+
+def no_raster(scenes: Path) -> dict[str, str]:
+    (scenes / "c" / "crop_type.tif").write_bytes(b"no raster")
+    return {"landsat": "crop_type"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_label, "scene b has no label 'crop_type'; it has none"),
+        (other_codes, "of scene b has the codes .*; that of a .* samples of one corpus need the same"),
+        (other_place, r"label crop_type: its pixels \(30 from 500050.* are not those of the images \(30 from 500040"),
+        (other_pixels, r"its pixels \(10 from .* labels are not resampled"),
+        (no_raster, "crop_type.tif cannot be read"),
+        (lambda _: {"modis": "crop_type"}, r"--label names the sources \['modis'\]; this corpus has \['landsat'\]"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_before_anything_is_written(
+    corpora: tuple[Path, Path, Path], tmp_path: Path, spoil: Any, message: str
+) -> None:
+    scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))
+    label = spoil(scenes)
+    with pytest.raises(ValueError, match=message):
+        shard(input=scenes, output=tmp_path / "corpus", sources=["landsat"], chip_px={"landsat": CHIP}, label=label)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_label_smaller_than_the_images_is_no_data_outside(corpora: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    scenes = tmp_path / "scenes"
+    shutil.copytree(corpora[0] / "a", scenes / "a")
+    codes = np.random.default_rng(0).choice([1, 2, 3], (30, 40))
+    write_label(scenes / "a" / "crop_type.tif", codes, west=500_040.0 + 10 * 30)
+    assert (
+        shard(input=scenes, output=tmp_path / "c", sources=["landsat"], chip_px={"landsat": 64}, label={"landsat": "crop_type"})
+        == 0
+    )
+    (sample,) = samples_of(tmp_path / "c").values()
+    expected = np.zeros((64, 64), np.uint8)
+    expected[:30, 10:50] = codes
+    np.testing.assert_array_equal(sample["label.npy"], expected)
+    with pytest.raises(ValueError, match="holds a corpus of another plan"):
+        shard(input=scenes, output=tmp_path / "c", sources=["landsat"], chip_px={"landsat": 64})

@@ -1,0 +1,239 @@
+"""Fine-tuning on the published layout and on a dataset of one's own, as users start it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.metrics import confusion_matrix
+
+from common.command_line import run_command
+from data_prep.archive.sensor import load_sensors
+from finetune.data.hdf5_samples import Hdf5Samples
+from finetune.data.opening import own_dataset
+from finetune.data.sample_windows import SampleWindows
+from finetune.model.crop_mapper import load_model
+from finetune.run import run
+from finetune.task import TASKS, load_task
+from pretrain.model import EncoderConfig
+from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_hdf5, write_published
+
+SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
+SETTINGS: dict[str, Any] = {
+    "task": "paddy_rice",
+    "encoder": SMALL,
+    "decoder_channels": 16,
+    "frames": FRAMES,
+    "window_px": SIDE,
+    "batch_size": 4,
+    "epochs": 12,
+    "learning_rate": 3e-3,
+}
+NAMES = {"landsat": "Landsat", "modis": "Modis"}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    splits = {"train": range(8), "val": range(8, 10), "test": range(10, 13)}
+    write_published(folder, {split: [make_sample(seed) for seed in seeds] for split, seeds in splits.items()}, NAMES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "published"
+    run(data=published, output=output, **SETTINGS)
+    return output
+
+
+def test_items_are_what_the_files_hold(published: Path) -> None:
+    samples = Hdf5Samples(published, "validation", ("landsat", "modis"))
+    assert samples.names == ["s8", "s9"]
+    for index, item in enumerate(samples[i] for i in range(2)):
+        with h5py.File(published / "h5_samples" / f"s{8 + index}.h5") as file:
+            np.testing.assert_array_equal(item["data"]["landsat"][()], file["Landsat"][()])
+            np.testing.assert_array_equal(item["data"]["modis"][..., 1:], file["Modis"][..., 1:])
+            np.testing.assert_array_equal(item["label"], file["label"][()])
+        assert item["file_name"] == f"s{8 + index}"
+
+
+def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: Path, trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["score"]["value"] > 0.9  # the seasons tell the classes apart; half of the pixels are rice
+    assert list(metrics["test"]["scenes"]) == ["s10", "s11", "s12"]
+    assert metrics["test"]["bootstrap"]["scenes"] == 3
+    # The same by hand: each file through the model, and scikit-learn.
+    model, recipe = load_model(trained)
+    assert recipe.pixel == 30.0
+    labels, found = [], []
+    for name in ("s10", "s11", "s12"):
+        with h5py.File(published / "h5_samples" / f"{name}.h5") as file:
+            data = {}
+            for source, dataset in NAMES.items():
+                mean, std = (np.array(recipe.normalization[source][key])[:, None, None] for key in ("mean", "std"))
+                data[source] = torch.from_numpy((file[dataset][()] - mean) / std).float()[None]
+            with torch.no_grad():
+                found.append(model(data, (SIDE, SIDE)).argmax(dim=1).numpy().ravel())
+            labels.append(file["label"][()].ravel())
+    matrix = confusion_matrix(np.concatenate(labels), np.concatenate(found))
+    np.testing.assert_array_equal(metrics["test"]["confusion"], matrix)
+    assert sorted(path.name for path in (trained / "maps").iterdir()) == ["s10.png", "s11.png", "s12.png"]
+    assert (trained / "report.html").is_file()
+
+
+def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
+    sample = make_sample(0)
+    sample["valid"] = {"landsat": np.random.default_rng(0).random((FRAMES, SIDE, SIDE)) < 0.5}
+    days = (YEAR + np.arange(FRAMES) * 40).astype("datetime64[D]")
+    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10"))):
+        write_hdf5(tmp_path / f"{name}.h5", sample | {"dates": {"landsat": dates, "modis": dates}})
+        (tmp_path / "train.txt").write_text(f"{name}.h5\n\n")
+        item = Hdf5Samples(tmp_path, "train", ("landsat", "modis"))[0]
+        window = SampleWindows([item], load_task("paddy_rice"), load_sensors()).window(0)
+        assert window.year == 2021
+        begin, end = load_task("paddy_rice").season_of(2021)
+        inside = (days >= begin) & (days < end)
+        assert 0 < inside.sum() < FRAMES
+        assert window.seasons["modis"].days.tolist() == ((days[inside] - begin).astype(int) + 0.5).tolist()
+        np.testing.assert_array_equal(window.clips["landsat"].valid[:, :SIDE, :SIDE], sample["valid"]["landsat"][inside])
+
+
+def missing_list(folder: Path) -> None:
+    (folder / "data_lists" / "val.txt").unlink()
+
+
+def no_list(folder: Path) -> None:
+    shutil.rmtree(folder / "data_lists")
+
+
+def empty_list(folder: Path) -> None:
+    (folder / "data_lists" / "test.txt").write_text("\n")
+
+
+def repeated_name(folder: Path) -> None:
+    (folder / "data_lists" / "train.txt").write_text("s0\ns1\ns0.h5\n")
+
+
+def missing_file(folder: Path) -> None:
+    (folder / "data_lists" / "train.txt").write_text("s0\nnowhere\n")
+
+
+def no_hdf5(folder: Path) -> None:
+    (folder / "h5_samples" / "s0.h5").write_bytes(b"no HDF5")
+
+
+def no_label(folder: Path) -> None:
+    with h5py.File(folder / "h5_samples" / "s1.h5", "a") as file:
+        del file["label"]
+
+
+def other_source(folder: Path) -> None:
+    with h5py.File(folder / "h5_samples" / "s1.h5", "a") as file:
+        del file["Modis"]
+
+
+def all_ones(folder: Path) -> None:
+    for seed in range(2):
+        with h5py.File(folder / "h5_samples" / f"s{seed}.h5", "a") as file:
+            file["label"][...] = 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (missing_list, r"list .*val.txt of the validation samples is missing; expected train.txt, val.txt, test.txt"),
+        (no_list, r"holds HDF5 samples and none of the lists train.txt, val.txt, test.txt"),
+        (empty_list, r"list .*test.txt names no sample"),
+        (repeated_name, r"list .*train.txt names s0 more than once"),
+        (missing_file, r"list .*train.txt names 1 samples without a file, first .*nowhere.h5"),
+        (no_hdf5, r"s0.h5 is no readable HDF5 file"),
+        (no_label, r"s1.h5 has no dataset label \(H, W\); it holds \['Landsat', 'Modis'\]"),
+        (other_source, r"s1: has no modis, which the task needs; it has landsat; .* --missing_sources allow"),
+        (all_ones, r"hold no pixel of class other"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, message: str
+) -> None:
+    write_published(
+        tmp_path / "d", {"train": [make_sample(0), make_sample(1)], "val": [make_sample(2)], "test": [make_sample(3)]}, NAMES
+    )
+    spoil(tmp_path / "d")
+    arguments = ["--task", "paddy_rice", "--data", str(tmp_path / "d"), "--output", str(tmp_path / "run"), "--window_px", "32"]
+    with pytest.raises(SystemExit) as stopped:
+        run_command(run, arguments)
+    assert stopped.value.code == 2
+    errors = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
+    assert len(errors) == 1
+    assert re.search(message, errors[0]), errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_lack_a_source_and_loses_nothing_to_nan(tmp_path: Path) -> None:
+    samples = {seed: make_sample(seed) for seed in range(8)}
+    for seed in (1, 4, 6):
+        del samples[seed]["data"]["modis"]
+    splits = {"train": range(4), "val": (4, 5), "test": (6, 7)}
+    write_published(tmp_path / "d", {split: [samples[s] for s in seeds] for split, seeds in splits.items()})
+    options = {"missing_sources": "allow", "drop_sources": 0.3, "drop_images": 0.2, "crop_px": 16, "epochs": 2}
+    run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert all(np.isfinite(list(epoch.values())[:2]).all() for epoch in metrics["history"])
+    model, recipe = load_model(tmp_path / "run")
+    assert recipe.task.missing_sources == "allow"
+    assert all(torch.isfinite(weight).all() for weight in model.state_dict().values())
+    with pytest.raises(ValueError, match=r"other settings \(drop_images\)"):
+        run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options | {"drop_images": 0.1}))
+
+
+def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> None:
+    dates = (YEAR + 22 + 45 * np.arange(FRAMES)).astype(np.int32)
+    samples = [make_sample(seed) | {"dates": {"landsat": dates, "modis": dates}} for seed in range(8)]
+    write_published(tmp_path / "d", {"train": samples[:6], "val": samples[6:7], "test": samples[7:]})
+    task = yaml.safe_load((TASKS / "paddy_rice.yaml").read_text())
+    task |= {"season": ["01-01", "12-31"], "cut_dates": ["03-31", "08-31"]}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | {"task": str(tmp_path / "task.yaml"), "epochs": 20}))
+    found = json.loads((tmp_path / "run" / "early_season.json").read_text())
+    assert [entry["last_date"] for entry in found["dates"]] == ["2021-03-31", "2021-08-31", "2021-12-31"]
+    scores = [entry["mean_f1"] for entry in found["dates"]]
+    assert scores[0] < 0.7 < 0.85 < scores[2]  # until July the two classes are the same noise
+
+
+README = Path(__file__).parents[3] / "README.md"
+
+
+def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of Python below "A dataset of your own" is run as it stands, on files that it describes."""
+    block = re.search(r"```python\n(# my_dataset\.py\n.*?)```", README.read_text(), re.DOTALL)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    for split, seeds in {"train": range(4), "validation": (4,), "test": (5, 6)}.items():
+        (tmp_path / "rice" / split).mkdir(parents=True)
+        for seed in seeds:
+            sample = make_sample(seed)
+            np.savez(tmp_path / "rice" / split / f"{seed}.npz", landsat=sample["data"]["landsat"], label=sample["label"])
+    Path("my_dataset.py").write_text(block.group(1))
+    run(data=Path("my_dataset.py:RiceDataset"), output=tmp_path / "run", **(SETTINGS | {"epochs": 2, "sources": ["landsat"]}))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert list(metrics["test"]["scenes"]) == ["5", "6"]
+
+
+def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("class Rice:\n    def __init__(self, split):\n        pass\n    def __len__(self):\n        return 0\n")
+    with pytest.raises(ValueError, match=r"no file .*yours.py; expected FILE.py:CLASS"):
+        own_dataset(tmp_path / "yours.py", "Rice")
+    with pytest.raises(ValueError, match="has no class 'Wheat'; it has Rice"):
+        own_dataset(file, "Wheat")
+    with pytest.raises(ValueError, match=r"mine\.py:Rice has no sample of split train"):
+        own_dataset(file, "Rice")("train", load_task("paddy_rice"))

@@ -1,0 +1,71 @@
+"""Pixel scores against scikit-learn on random maps in which classes are absent, and the tables made of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_score, recall_score
+from sklearn.metrics import f1_score as sk_f1
+from sklearn.metrics import jaccard_score as sk_iou
+
+from finetune.scoring.metrics import TABLE_HEADER, known_in_both, percent, percent_interval, scores, table
+from finetune.task import IGNORE
+
+NAMES = [f"c{i}" for i in range(6)]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.parametrize("seed", range(20))
+def test_means_equal_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Some classes are never labelled, others never predicted, some neither.
+    labelled, predicted = (rng.choice(6, rng.integers(2, 6), replace=False) for _ in range(2))
+    y, p = rng.choice(labelled, 300), rng.choice(predicted, 300)
+    y = np.where(rng.random(300) < 0.3, p, y)
+    found = scores(confusion_matrix(y, p, labels=range(6)), NAMES)
+    # scikit-learn's means over the classes that occur, which is what leaving out undefined ones means.
+    either, known, mapped = np.union1d(y, p), np.unique(y), np.unique(p)
+    for name, score, classes in (
+        ("mean_f1", sk_f1, either),
+        ("mean_iou", sk_iou, either),
+        ("mean_precision", precision_score, mapped),
+        ("mean_recall", recall_score, known),
+    ):
+        assert found[name] == pytest.approx(score(y, p, labels=classes, average="macro")), name
+    assert found["kappa"] == pytest.approx(cohen_kappa_score(y, p))
+
+
+def test_one_class_everywhere_has_no_kappa() -> None:
+    found = scores(np.array([[7, 0], [0, 0]]), ["a", "b"])
+    assert math.isnan(found["kappa"])
+    assert (found["overall_accuracy"], found["mean_f1"]) == (1, 1)
+    assert math.isnan(found["classes"]["b"]["f1"])
+
+
+def test_a_class_never_hit_counts_as_zero() -> None:
+    found = scores(np.array([[8, 0], [2, 0]]), ["a", "b"])
+    assert found["classes"]["b"]["f1"] == 0
+    assert math.isnan(found["classes"]["b"]["precision"])
+    assert found["mean_f1"] == pytest.approx(8 / 9 / 2)
+    assert found["mean_precision"] == 0.8
+    assert found["mean_recall"] == 0.5
+
+
+def test_table() -> None:
+    rows = table(scores(np.array([[6, 2], [1, 1]]), ["a", "b"]))
+    assert rows[0] == ["a", "80.00", "85.71", "75.00", "66.67", "70.00", "8"]
+    assert rows[-1] == ["all", "60.00", "59.52", "62.50", "45.83", "70.00", "10"]
+    assert all(len(row) == len(TABLE_HEADER) for row in rows)
+    assert percent(None) == percent(float("nan")) == "-"
+    assert percent_interval([0.1, 0.25]) == "10.0 to 25.0"
+    assert percent_interval([float("nan"), 0.25]) == ""
+
+
+def test_only_pixels_known_in_both_are_scored() -> None:
+    label = np.array([[IGNORE, 0, 1, 2]])
+    predicted = np.array([[0, 255, 1, 1]], dtype=np.uint8)
+    assert known_in_both(label, predicted, 2).tolist() == [[False, False, True, False]]
+    with pytest.raises(ValueError, match=r"label has shape \(1, 4\) and prediction \(1, 3\); expected two maps"):
+        known_in_both(label, predicted[:, :3], 2)

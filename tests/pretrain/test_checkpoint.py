@@ -1,0 +1,151 @@
+"""Checkpoints: whole or not there, and the newest good one is found whatever happened to the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pretrain.checkpoint import CheckpointWriter, finished_steps, newest_good, read_tensors, step_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(step)
+    names = ("student", "teacher", "optimizer")
+    return {name: {f"a.{i}": torch.randn(7, 11, generator=generator) for i in range(3)} for name in names}
+
+
+def write(folder: Path, steps: range | list[int], keep: int = 100, keep_every: int = 0) -> CheckpointWriter:
+    writer = CheckpointWriter(folder, keep, keep_every, {"config": "{}"})
+    for step in steps:
+        writer.start(step, tensors(step))
+    writer.wait()
+    return writer
+
+
+def test_what_was_written_is_read_with_its_metadata_and_ordinary_permissions(tmp_path: Path) -> None:
+    write(tmp_path, [3])
+    found = newest_good(tmp_path)
+    assert found == tmp_path / "step-00000003"
+    assert step_of(found) == 3
+    for name, expected in tensors(3).items():
+        read = read_tensors(found, name)
+        assert read.keys() == expected.keys()
+        assert all(torch.equal(read[key], expected[key]) for key in expected)
+        with safe_open(found / f"{name}.safetensors", "pt") as file:
+            assert file.metadata() == {"config": "{}"}
+    (tmp_path / "ordinary").touch()
+    assert {path.stat().st_mode for path in found.iterdir()} == {(tmp_path / "ordinary").stat().st_mode}
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("keep", "keep_every", "left"),
+    [(1, 0, {9}), (3, 0, {7, 8, 9}), (2, 4, {4, 8, 9}), (1, 1, set(range(1, 10))), (100, 0, set(range(1, 10)))],
+)
+def test_newest_and_every_nth_are_kept(tmp_path: Path, keep: int, keep_every: int, left: set[int]) -> None:
+    write(tmp_path, range(1, 10), keep, keep_every)
+    assert set(finished_steps(tmp_path)) == left
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("file", ["student.safetensors", "teacher.safetensors", "optimizer.safetensors", "manifest.json"])
+def test_a_damaged_one_is_named_and_the_one_before_is_taken(
+    tmp_path: Path, damage: object, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, [1, 2, 3])
+    damage(tmp_path / "step-00000003" / file)  # type: ignore[operator]
+    assert newest_good(tmp_path) == tmp_path / "step-00000002"
+    assert "step-00000003 is damaged and passed over" in capsys.readouterr().out
+    assert newest_good(tmp_path, step=1) == tmp_path / "step-00000001"
+    assert newest_good(tmp_path, step=3) is None
+    write(tmp_path, [3])  # the resumed run comes by again
+    assert newest_good(tmp_path) == tmp_path / "step-00000003"
+
+
+def test_none_is_none_and_an_unfinished_one_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert newest_good(tmp_path / "nowhere") is None
+    (tmp_path / "step-00000005.tmp").mkdir()
+    assert newest_good(tmp_path) is None
+    assert "step-00000005 was not finished and is passed over" in capsys.readouterr().out
+    write(tmp_path, [5])
+    assert newest_good(tmp_path) == tmp_path / "step-00000005"
+
+
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+from pretrain.checkpoint import CheckpointWriter
+from tests.test_checkpoint import tensors
+big = {"x": torch.zeros(2_000_000)}
+writer = CheckpointWriter(Path(sys.argv[1]), 3, 0, {})
+for step in range(int(sys.argv[2]), 10_000):
+    writer.start(step, {name: {**values, **big} for name, values in tensors(step).items()})
+    print(step, flush=True)
+"""
+
+
+def test_kill_while_saving_leaves_the_one_before(tmp_path: Path) -> None:
+    """Ten times at moments spread over the writing; each time the newest good one holds what belongs to its step."""
+    step = 1
+    for moment in range(10):
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(step)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdout.readline()  # the one before is whole when the next is begun
+        time.sleep(0.013 * moment)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        found = newest_good(tmp_path)
+        assert found is not None
+        assert step_of(found) >= step
+        expected = tensors(step_of(found))
+        assert all(torch.equal(read_tensors(found, name)["a.1"], values["a.1"]) for name, values in expected.items())
+        step = step_of(found) + 1
+
+
+def test_a_full_disk_is_one_clear_error_and_the_ones_before_stay(tmp_path: Path) -> None:
+    write(tmp_path, [1])
+    program = PROGRAM.replace("range(int(sys.argv[2]), 10_000)", "[2, 3]")
+    finished = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
+        check=False,
+    )
+    assert "OSError: the checkpoint" in finished.stderr
+    assert "step-00000002 cannot be written" in finished.stderr
+    assert newest_good(tmp_path) == tmp_path / "step-00000001"
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_manifest_states_step_and_files(tmp_path: Path) -> None:
+    write(tmp_path, [4])
+    manifest = json.loads((tmp_path / "step-00000004" / "manifest.json").read_text())
+    assert manifest["step"] == 4
+    assert sorted(manifest["files"]) == ["optimizer.safetensors", "student.safetensors", "teacher.safetensors"]

@@ -1,0 +1,269 @@
+"""Pretraining by the real launcher on two ranks, against a plain PyTorch loop in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_prep.corpus.dataset import load_corpus
+from pretrain.config import OptimizerConfig
+from pretrain.data.stream import Stream, StreamConfig
+from pretrain.model import EncoderConfig, build_encoder, load_encoder
+from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, views
+from pretrain.train import scheduled_learning_rate
+from tests.pretrain.data.test_stream import write_corpus
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = {"modis": 8, "landsat": 8, "sentinel2": 8}
+ENCODER = EncoderConfig(
+    patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=(4, 3, 3), drop_path_rate=0.0
+)
+STREAM = StreamConfig(num_frames=8, global_batch_size=4, num_workers=0)
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, gradient_clipping=0.5)
+STEPS = 3
+
+
+def options(config, prefix):
+    flags = []
+    for name, value in vars(config).items():
+        if value is not None and name != "sources":
+            flags += [f"--{prefix}.{name}", json.dumps(list(value) if isinstance(value, tuple) else value)]
+    return flags
+
+
+def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    """`deepspeed launch/pretrain.sh` as a user types it."""
+    command = [str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", free_port()]
+    command += [str(ROOT / "launch/pretrain.sh"), "--data", str(corpus), "--output", str(output), "--precision", "fp32"]
+    command += ["--num_steps", str(STEPS), "--save_every", "2", *options(ENCODER, "encoder"), *options(STREAM, "stream")]
+    command += [*options(OPTIMIZER, "optimizer"), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[FractionsModel, MeanTeacher]:
+    """The same steps on the same global batches with nothing but PyTorch."""
+    corpus = load_corpus(corpus_folder)
+    stream = Stream(corpus, "train", STREAM)
+    targets = FractionTargets(corpus, {})
+    torch.manual_seed(0)
+    sources = {name: corpus.shapes[name][0] for name in stream.sources}
+    model = FractionsModel(build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources})), len(targets.classes))
+    teacher = MeanTeacher(model, 0.99)
+    matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "bias_table" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "bias_table" not in n)]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": OPTIMIZER.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        betas=OPTIMIZER.betas,
+    )
+    micro_step = 0
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = scheduled_learning_rate(OPTIMIZER, step, STEPS)
+        weight = 1.0 * min(1.0, (step + 1) / max(1, 0.2 * STEPS))
+        for _ in range(len(SAMPLES)):
+            batch = stream.batch(micro_step)
+            mean, std = (torch.from_numpy(a[batch.source]).float() for a in (corpus.mean, corpus.std))
+            seen, as_it_lies = views(batch, mean, std)
+            taught = teacher(as_it_lies, batch.source)
+            loss, *_ = fractions_loss(model(seen, batch.source), targets(batch), taught, weight, loss=loss_name)
+            (loss / len(SAMPLES)).backward()
+            micro_step += 1
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.gradient_clipping)
+        optimizer.step()
+        teacher.update(model, step)
+    return model, teacher
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), SAMPLES, side=12)
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "two_ranks"
+    finished = launch(corpus, output)
+    assert finished.returncode == 0, finished.stderr[-3000:] + finished.stdout[-3000:]
+    return output
+
+
+def saved(run: Path, name: str = "student", step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors")
+
+
+def assert_same_weights(ours: dict, theirs: dict) -> None:
+    # The ranks' gradients are means over halves of the batch, added in another order: fp32 rounding, about 1e-7 a gradient.
+    # Adam's first steps divide by the gradient's own size, so a vanishing gradient, which is little but rounding, may move its
+    # weight by some thousandths of the learning rate 1e-3 otherwise. Such weights are few: the mean stays near rounding.
+    # A mixed-up gradient would show as 1e-3 in many.
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        difference = (ours[name].double() - theirs[name].double()).abs()
+        assert difference.max() < 1e-5, name
+        assert difference.mean() < 1e-7, name
+
+
+def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus: Path):
+    model, teacher = one_process(corpus)
+    assert_same_weights(saved(run), model.state_dict())
+    assert_same_weights(saved(run, "teacher"), teacher.average.state_dict())
+    torch.manual_seed(0)
+    start = FractionsModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
+    assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
+
+
+def test_the_loss_of_the_paper_is_learned_when_it_is_asked_for(run: Path, corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--objective.loss", "l1", ranks=1)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    learned = saved(tmp_path / "run")
+    assert_same_weights(learned, one_process(corpus, "l1")[0].state_dict())
+    assert not torch.equal(learned["head.weight"], saved(run)["head.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["zero1", "zero3", "zero2_offload", "zero3_offload"])
+def test_two_ranks_of_any_zero_stage_equal_one_process(zero: str, corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--zero", str(ROOT / f"launch/{zero}.json"))
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    model, teacher = one_process(corpus)
+    assert_same_weights(saved(tmp_path / "run"), model.state_dict())
+    assert_same_weights(saved(tmp_path / "run", "teacher"), teacher.average.state_dict())
+
+
+def test_run_leaves_an_encoder_logs_and_metrics(run: Path):
+    encoder = load_encoder(run)
+    assert encoder.config.sources == {"modis": 7, "landsat": 6, "sentinel2": 10}
+    assert encoder.normalization is not None
+    assert encoder.normalization["modis"]["std"] == [500.0] * 7
+    assert json.loads((run / "metrics.json").read_text())["steps"] == STEPS
+    assert list(run.glob("**/events.out.tfevents.*"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss/total" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_resumes_bit_for_bit_and_passes_over_a_damaged_checkpoint(run: Path, corpus: Path, tmp_path: Path):
+    """A run whose last checkpoint was cut continues from the one before and ends with the same bits."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    last = copy / "checkpoints" / f"step-{STEPS:08d}" / "optimizer.safetensors"
+    last.write_bytes(last.read_bytes()[:-1000])
+    (copy / "encoder.safetensors").unlink()
+    resumed = launch(corpus, copy)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "damaged and passed over" in resumed.stdout
+    assert "resuming after step 2" in resumed.stdout
+    for file in ("student", "teacher", "optimizer"):
+        resumed_tensors = saved(copy, file)
+        for name, tensor in saved(run, file).items():
+            assert torch.equal(tensor, resumed_tensors[name]), name
+
+
+def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Path):
+    for arguments, expected in [
+        (["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?"),
+        (["--stream.global_batch_size", "5"], "global_batch_size of source"),
+        (["--checkpoint_stages", "[0, 2]"], "the stages are numbered 1 to 4"),
+    ]:
+        finished = launch(corpus, tmp_path / "none", *arguments)
+        lines = [line for line in finished.stderr.splitlines() if "error: " in line and "[" not in line[:4]]
+        assert finished.returncode == 2, finished.stderr[-2000:]
+        assert len(lines) == 1, finished.stderr[-2000:]
+        assert expected in lines[0]
+        assert "Traceback" not in finished.stderr
+        assert not (tmp_path / "none").exists()
+
+
+def test_a_dry_run_says_what_it_costs_and_writes_nothing(corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--dry-run", "--passes", "2")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    for source in SAMPLES:
+        row = next(line for line in finished.stdout.splitlines() if line.startswith(source))
+        assert row.split()[1] == "2"  # of 4 samples each of two ranks has half
+        assert all(float(number) > 0 for number in row.split()[-4:])
+    epochs = next(line for line in finished.stdout.splitlines() if line.startswith("epochs"))
+    assert "landsat 1.50, modis 1.50, sentinel2 1.50" in epochs  # 3 steps of 4 of 8 samples
+    assert "an optimizer step" in finished.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_damaged_samples_are_passed_over_and_listed(corpus: Path, tmp_path: Path):
+    damaged = shutil.copytree(corpus, tmp_path / "corpus")
+    entry = load_corpus(damaged).samples("modis", "train")[0]
+    content = bytearray(entry.shard.read_bytes())
+    place = entry.members["pixels.npy"]
+    for at in range(place.offset + 128, place.offset + place.size, 2):
+        content[at] ^= 1
+    entry.shard.write_bytes(content)
+    stopped = launch(damaged, tmp_path / "stopped")
+    assert stopped.returncode == 2
+    errors = [line for line in stopped.stderr.splitlines() if line.startswith("error: ")]
+    assert any(entry.key in line and "modis-train-000000.tar" in line for line in errors), stopped.stderr[-2000:]
+    finished = launch(damaged, tmp_path / "run", "--stream.skip_damaged", "1")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert {line["key"] for line in lines} == {entry.key}
+    assert "1 damaged samples passed over" in finished.stdout
+
+
+@pytest.mark.slow
+def test_begins_with_the_weights_of_another_encoder(run: Path, corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "next", "--initial_encoder", str(run), "--optimizer.learning_rate", "1e-30")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    expected = load_encoder(run).state_dict()
+    for name, tensor in load_encoder(tmp_path / "next").state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
+    other = launch(corpus, tmp_path / "other", "--initial_encoder", str(run), "--encoder.embed_dim", "16")
+    assert other.returncode == 2
+    assert "is an encoder of" in other.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_samples(corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "run", "--optimizer.learning_rate", "1e36", "--optimizer.gradient_clipping", "0")
+    assert finished.returncode not in (0, 2)
+    report = json.loads(next((tmp_path / "run").glob("non_finite_step_*.json")).read_text())
+    assert len(report["ranks"]) == 2
+    stream = Stream(load_corpus(corpus), "train", STREAM)
+    for micro_step, parts in enumerate(zip(*report["ranks"], strict=True)):
+        keys = [key for part in parts for key in part["keys"]]
+        assert keys == stream.keys(len(SAMPLES) * report["step"] + micro_step)
+    assert "nan" in str(report) or "inf" in str(report)
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "is not finite" in errors[0]
+    assert not list((tmp_path / "run" / "checkpoints").glob(f"step-{report['step'] + 1:08d}"))
+
+
+def test_learning_rate_warms_up_and_ends_at_its_share_even_in_short_runs():
+    assert scheduled_learning_rate(OPTIMIZER, 0, 1) == 1e-3
+    for steps in (2, 7, 1000):
+        rates = [scheduled_learning_rate(OPTIMIZER, step, steps) for step in range(steps + 1)]
+        assert max(rates) == pytest.approx(1e-3)
+        assert rates[-1] == pytest.approx(1e-5, rel=1e-6)
+        assert rates.index(max(rates)) <= max(1, round(0.05 * steps))
+
+
+def test_fraction_scores_on_hand_made_numbers():
+    target = np.array([[1.0, 0.0], [0.0, 1.0]])
+    scores = fraction_scores(np.array([[0.5, 0.5], [0.0, 1.0]]), target, np.array([0.5, 0.5]))
+    assert scores == {"mae": 0.25, "mae_of_mean": 0.5, "r2": 0.5}

@@ -1,0 +1,76 @@
+"""A map of a large scene whose pixels take no room on the disk, and the memory it took; run as a process of its own.
+
+    python -m tests.support.large_map FOLDER SIDE
+
+Landsat, 12 dates, SIDE x SIDE pixels of 30 m, chunks that were never written. The model is a stand-in that costs next to
+nothing, so what is measured is reading, blending and writing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+import zarr
+from torch import nn
+
+from data_prep.archive.scene import load_scene
+from data_prep.archive.sensor import load_sensors
+from finetune.data.scene_series import SceneSeries
+from finetune.model.crop_mapper import Recipe
+from finetune.predict import predict_scene
+from finetune.task import load_task
+from tests.support.archives import CRS, days
+from tests.support.memory import peak_kilobytes
+
+DATES = 12
+
+
+class OneBand(nn.Module):
+    """Class scores from one band of the first frame."""
+
+    def forward(self, data: dict[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        band = data["landsat"][:, 0, 3]
+        assert band.shape[-2:] == size
+        return torch.stack([-band, band], dim=1)
+
+
+def write_large_scene(folder: Path, side: int) -> None:
+    """A scene of reflectance 0.25 everywhere but for a corner of 0.15, all clear."""
+    sensor = load_sensors()["landsat"]
+    group = zarr.open_group(
+        folder / "landsat.zarr", mode="w", attributes={"crs": CRS, "transform": [30, 0, 500_040, 0, -30, 5e6]}
+    )
+    shape = DATES, len(sensor.bands), side, side
+    pixels = group.create_array("reflectance", shape=shape, chunks=(1, shape[1], 512, 512), dtype="int16", fill_value=2500)
+    pixels[:, :, :700, :900] = 1500
+    group.create_array("Fmask", shape=(DATES, side, side), chunks=(1, 1024, 1024), dtype="uint8", fill_value=64)
+    time_ = group.create_array("time", data=days(2021, DATES).astype(np.int64))
+    time_.attrs["units"] = "days since 1970-01-01"
+    source = {"container": "zarr_cube", "path": "landsat.zarr", "bands": list(sensor.bands)}
+    (folder / "scene.yaml").write_text(yaml.safe_dump({"name": "large", "sources": {"landsat": source}}))
+
+
+def main(folder: Path, side: int) -> None:
+    write_large_scene(folder, side)
+    task = replace(load_task("paddy_rice"), sources=("landsat",), season=("01-01", "12-31"), frames=DATES, window_px=256)
+    sensors = {"landsat": load_sensors()["landsat"]}
+    normalization = {"landsat": {"mean": [2000.0] * 6, "std": [1000.0] * 6}}
+    recipe = Recipe(task=task, sensors=sensors, normalization=normalization, pixel=30.0, encoder={}, channels=8, origin="test")
+    before = peak_kilobytes()
+    begin = time.perf_counter()
+    with SceneSeries(load_scene(folder), task, sensors, pixel=30.0) as series:
+        stand_in = OneBand()
+        predict_scene(stand_in, recipe, series, folder / "map.tif", torch.device("cpu"), overlap=0.125, batch_size=4)  # type: ignore[arg-type]
+    gigabytes = {"before_gb": before * 1024 / 1e9, "peak_gb": peak_kilobytes() * 1024 / 1e9}
+    print(json.dumps(gigabytes | {"seconds": time.perf_counter() - begin}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
