@@ -25,7 +25,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
 from common.grid import Grid, apply
-from data_prep.archive.scene import DESCRIPTION, LandCover, Scene
+from data_prep.archive.scene import SCENE_FILE, LandCover, Scene
 from data_prep.landcover.legend import Legend
 from data_prep.plan.plan import PlannedSample
 from data_prep.readers.base import Series
@@ -53,8 +53,8 @@ def open_land_cover(scene: Scene, legend: Legend) -> LandCoverCodes:
     if cover.quality is not None:
         return QualityCodes()
     if cover.label is not None:
-        return LabelCodes(scene, cover.label)
-    return LandCoverMap(cover, legend, str(scene.folder / DESCRIPTION))
+        return SampleLandCover(scene, cover.label)
+    return LandCoverMap(cover, legend, str(scene.folder / SCENE_FILE))
 
 
 class QualityCodes:
@@ -70,7 +70,7 @@ class QualityCodes:
         pass
 
 
-class LabelCodes:
+class SampleLandCover:
     """A dataset (H, W) beside the images of an HDF5 file, over the same ground at its own resolution."""
 
     def __init__(self, scene: Scene, dataset: str) -> None:

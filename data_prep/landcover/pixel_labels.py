@@ -12,13 +12,13 @@ import rasterio
 from rasterio.crs import CRS
 
 from common.grid import Grid
-from data_prep.archive.scene import DESCRIPTION, Scene
+from data_prep.archive.scene import SCENE_FILE, Scene
 
 TOLERANCE = 0.02  # of a pixel, by which edges of label and image may miss each other
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelNames:
+class LabelLegend:
     """What the codes in the labels of samples mean: the name of the label, of each code, and the code for "not labelled"."""
 
     name: str
@@ -26,23 +26,23 @@ class LabelNames:
     nodata: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `label_names_from_dict` is the inverse."""
+        """Plain values for JSON; `label_legend_from_dict` is the inverse."""
         return {"name": self.name, "classes": {str(code): name for code, name in self.classes.items()}, "nodata": self.nodata}
 
 
-def label_names_from_dict(values: Mapping[str, Any]) -> LabelNames:
+def label_legend_from_dict(values: Mapping[str, Any]) -> LabelLegend:
     """From plain values."""
-    return LabelNames(
+    return LabelLegend(
         name=values["name"], classes={int(code): name for code, name in values["classes"].items()}, nodata=values["nodata"]
     )
 
 
-def label_names(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str, LabelNames]:
+def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str, LabelLegend]:
     """The label of each source, given their names.
 
     Raises ValueError when a scene with the source lacks it or names other codes.
     """
-    found: dict[str, tuple[LabelNames, str]] = {}
+    found: dict[str, tuple[LabelLegend, str]] = {}
     for source, name in labels.items():
         for scene in scenes:
             if source not in scene.sources:
@@ -50,7 +50,7 @@ def label_names(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str,
             if name not in scene.labels:
                 raise ValueError(f"scene {scene.name} has no label {name!r}; it has {', '.join(scene.labels) or 'none'}")
             label = scene.labels[name]
-            here = LabelNames(name=name, classes=dict(label.classes), nodata=label.nodata)
+            here = LabelLegend(name=name, classes=dict(label.classes), nodata=label.nodata)
             first, other = found.setdefault(source, (here, scene.name))
             if here != first:
                 raise ValueError(
@@ -71,7 +71,7 @@ class LabelRaster:
 
     def __init__(self, scene: Scene, name: str, grid: Grid) -> None:
         self._label, self._stack = scene.labels[name], ExitStack()
-        origin = f"{scene.folder / DESCRIPTION}, label {name}"
+        origin = f"{scene.folder / SCENE_FILE}, label {name}"
         try:
             self._raster = self._stack.enter_context(rasterio.open(self._label.path))
         except rasterio.errors.RasterioIOError as error:
