@@ -31,8 +31,8 @@ from fsspec.implementations.local import LocalFileSystem
 from common.retries import retried
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor, sensor_from_dict
+from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
-from data_prep.landcover.pixel_labels import LabelLegend, label_legend_from_dict
 
 DATASET_VERSION = 3
 DATASET = "dataset.json"

@@ -30,8 +30,8 @@ from common.checksums import sha256_of
 from common.grid import Grid
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.corpus.dataset import read_json
+from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
-from data_prep.landcover.pixel_labels import LabelLegend, label_legend_from_dict
 from data_prep.plan.tables import batches, read_rows
 from data_prep.readers.base import SeriesReader
 

@@ -12,8 +12,9 @@ from common.checksums import sha256_of
 from data_prep.archive.sample_files import list_sha256
 from data_prep.archive.scene import SCENE_FILE, Scene, find_scenes, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
+from data_prep.landcover.label_legend import label_legends
+from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend, load_legend
-from data_prep.landcover.pixel_labels import LabelRaster, label_legends
 from data_prep.plan.plan import PLAN, TABLES, Plan, Rejection, load_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import Surveyed, survey
