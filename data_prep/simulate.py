@@ -11,7 +11,8 @@ from tqdm import tqdm
 from common.command_line import run_command
 from common.executors import map_local
 from data_prep.simulation.preview import write_preview
-from data_prep.simulation.scene_folder import SceneSettings, is_finished, simulate_scene
+from data_prep.simulation.scene_folder import is_finished, simulate_scene
+from data_prep.simulation.scene_settings import SceneSettings
 
 
 def simulate(
@@ -44,8 +45,10 @@ def simulate(
     if regions < 1 or workers < 1 or not years or len(set(years)) < len(years):
         raise ValueError(f"need at least 1 region, 1 worker and distinct years; got {regions}, {workers} and {years}")
     jobs = [
-        SceneSettings(place=place, year=year, seed=seed, landsat_px=landsat_px, sentinel2_px=sentinel2_px, modis_days=modis_days)
-        for place in range(regions)
+        SceneSettings(
+            location=location, year=year, seed=seed, landsat_px=landsat_px, sentinel2_px=sentinel2_px, modis_days=modis_days
+        )
+        for location in range(regions)
         for year in years
     ]
     for settings in jobs:  # a conflict shows before the first scene is made

@@ -20,10 +20,11 @@ import numpy as np
 
 from common.grid import Grid
 from data_prep.landcover.legend import load_legend
-from data_prep.simulation import archives
+from data_prep.simulation.container_writers import write_raster
 from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
 from data_prep.simulation.landscape import Kind
-from data_prep.simulation.surface import Objects, Pixels
+from data_prep.simulation.objects import Objects
+from data_prep.simulation.pixels import Pixels
 
 BOUNDARY_NAMES = {1: "interior", 2: "boundary", NOT_CROPLAND: "not_cropland"}
 BOUNDARY_COLORS = {1: "#f3e6b3", 2: "#222222", NOT_CROPLAND: "#d9d9d9"}
@@ -64,15 +65,13 @@ def write_maps(objects: Objects, all_pixels: Mapping[str, Pixels], grid: Mapping
     crop = np.array([cover.crop for cover in COVERS], dtype=np.uint8)[objects.cover]
     # Narrow strips between fields are mapped with the fields around them by a 30 m product.
     glc[objects.kind == Kind.MARGIN] = 10
-    archives.write_raster(
-        folder / "landcover.tif", all_pixels["landsat"].majority(glc), grid["landsat"], legend.fill[0], cover_colors
-    )
+    write_raster(folder / "landcover.tif", all_pixels["landsat"].majority(glc), grid["landsat"], legend.fill[0], cover_colors)
     labels: dict[str, Any] = {}
 
     def write(
         name: str, source: str, values: np.ndarray, classes: dict[int, str], colors: Mapping[int, str] | None = None
     ) -> None:
-        archives.write_raster(folder / f"{name}.tif", values, grid[source], 0, colors)
+        write_raster(folder / f"{name}.tif", values, grid[source], 0, colors)
         labels[name] = {"path": f"{name}.tif", "classes": classes, "nodata": 0}
 
     for source, suffix in (("landsat", ""), ("sentinel2", "_10m")):

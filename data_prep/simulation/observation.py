@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
-from data_prep.simulation.phenology import Weather
 from data_prep.simulation.randomness import generator, power_law_field
 from data_prep.simulation.spectra import Spectra
+from data_prep.simulation.weather import Weather
 
 CLOUD_CELL_M = 30.0  # resolution of the cloud field
 KEEP_AT_LEAST = 20  # acquisitions of a sensor and year, however cloudy

@@ -1,89 +1,22 @@
-"""Weather of a year and what it does to objects: leaf area, senescence, and what the ground between leaves is made of."""
+"""The growing season: leaf area and senescence of each object on each day, and the composition of the ground between leaves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep.simulation.covers import COVERS, INDEX, REFERENCE_LATITUDE, Cover, Cycle
 from data_prep.simulation.landscape import Kind
-from data_prep.simulation.randomness import generator, normal, uniform
+from data_prep.simulation.logistic import logistic
+from data_prep.simulation.objects import Objects
+from data_prep.simulation.randomness import normal, uniform
 from data_prep.simulation.regions import Region
 from data_prep.simulation.spectra import BACKGROUNDS, PLANTS
-
-if TYPE_CHECKING:
-    from data_prep.simulation.surface import Objects
+from data_prep.simulation.weather import HIGH_M, Weather
 
 LOAM, DARK, RED, MOIST, STRAW, FLOODED, SNOW = range(len(BACKGROUNDS))
 _PLANT = np.array([PLANTS.index(cover.plant) if cover.plant else -1 for cover in COVERS])
-HIGH_M = 500.0  # height of the second snow record above the first
-LAPSE_C = 6.5e-3  # colder by so much a metre up
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weather:
-    """One year of one region, daily from 1 January: (days,) each.
-
-    temperature_c; cloudiness: expected cloud cover 0..1; moisture of bare soil 0..1; snow and snow_high: share of open ground
-    under snow in the plain and 500 m up; ice: share of water that is frozen over; shift_days: how much later the season is.
-    """
-
-    temperature_c: np.ndarray
-    ice: np.ndarray
-    cloudiness: np.ndarray
-    moisture: np.ndarray
-    snow: np.ndarray
-    snow_high: np.ndarray
-    shift_days: float
-
-
-def make_weather(region: Region, year: int, seed: int) -> Weather:
-    """Weather from the region's climate. The winter before is simulated too, so that 1 January has its snow and wet soil."""
-    rng = generator("weather", region.name, year, seed)
-    spin_up = 120
-    day = np.arange(-spin_up, 366)
-    climate = region.climate
-    summer = 0.5 - 0.5 * np.cos(2 * np.pi * (day - 15) / 365.25)
-    departure = 3.3 * _persistent(rng, len(day), 0.8)
-    temperature = climate.temperature_c - climate.swing_c * np.cos(2 * np.pi * (day - 20) / 365.25) + departure
-    usual = climate.cloud[0] + (climate.cloud[1] - climate.cloud[0]) * summer
-    cloudiness = np.clip(usual + 0.22 * _persistent(rng, len(day), 0.75), 0.02, 0.98)  # fair and dull spells of days
-    frozen = np.convolve(temperature, np.ones(21) / 21, mode="full")[: len(day)]  # mean of three weeks
-    rain = rng.gamma(0.8, 1.25, len(day)) * (rng.random(len(day)) < 0.55 * cloudiness)
-    rain *= climate.rain_mm[0] + (climate.rain_mm[1] - climate.rain_mm[0]) * summer
-    moisture, snow, snow_high = (np.zeros(len(day)) for _ in range(3))
-    wet, depth, depth_high = 0.4, 0.0, 0.0
-    for i in range(len(day)):
-        wet = min(1.0, wet * (0.93 - 0.12 * summer[i]) + rain[i] / 18.0)
-        depth = _snow_depth(depth, rain[i], temperature[i])
-        depth_high = _snow_depth(depth_high, 1.3 * rain[i], temperature[i] - LAPSE_C * HIGH_M)
-        moisture[i], snow[i], snow_high[i] = wet, np.tanh(depth / 9), np.tanh(depth_high / 9)
-    return Weather(
-        temperature_c=temperature[spin_up:],
-        ice=_logistic((-4.0 - frozen[spin_up:]) / 0.8),
-        cloudiness=cloudiness[spin_up:],
-        moisture=moisture[spin_up:],
-        snow=snow[spin_up:],
-        snow_high=snow_high[spin_up:],
-        shift_days=4.0 * rng.standard_normal(),
-    )
-
-
-def _snow_depth(depth_mm: float, rain_mm: float, temperature_c: float) -> float:
-    """Water in the snow after a day: falls below 0.5 degrees; wind and sun take a little, each degree above zero 3.5 mm."""
-    fallen = rain_mm if temperature_c < 0.5 else 0.0
-    return max(0.0, 0.995 * depth_mm + fallen - 0.1 - 3.5 * max(0.0, temperature_c))
-
-
-def _persistent(rng: np.random.Generator, days: int, memory: float) -> np.ndarray:
-    """A daily series of zero mean and unit variance that remembers (autoregressive of first order)."""
-    series, state = np.empty(days), 0.0
-    for i, kick in enumerate(rng.standard_normal(days)):
-        state = memory * state + np.sqrt(1 - memory**2) * kick
-        series[i] = state
-    return series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,21 +106,21 @@ class Season:
         north = self._region.latitude - REFERENCE_LATITUDE
         early = day - self._shift[members] - cycle.start_per_degree * north  # day on the calendar of the start
         late = day - self._shift[members] - cycle.end_per_degree * north
-        up = _logistic((early - cycle.rise) / cycle.rise_days)
-        down = _logistic((late - cycle.turn) / cycle.turn_days)
+        up = logistic((early - cycle.rise) / cycle.rise_days)
+        down = logistic((late - cycle.turn) / cycle.turn_days)
         leaves = cycle.lai * up * (1 - (1 - cycle.standing) * down)
         if cycle.sow is not None:
-            emerged = _logistic((early - cycle.sow - 24) / 5.0)
+            emerged = logistic((early - cycle.sow - 24) / 5.0)
             leaves = np.maximum(leaves, cycle.autumn_lai * emerged * (1 - down)) * (early > cycle.sow)
         leaves *= self._vigour[members]
         # Colour changes before leaves are lost; evergreens (no loss) stay green.
-        dead = _logistic((late - cycle.turn + 0.3 * cycle.turn_days) / (0.8 * cycle.turn_days)) if cycle.turn < 365 else 0 * late
+        dead = logistic((late - cycle.turn + 0.3 * cycle.turn_days) / (0.8 * cycle.turn_days)) if cycle.turn < 365 else 0 * late
         if cover.plant == "evergreen":
             dead = 0.25 * dead
         if cycle.harvest is not None:
             since = late - cycle.harvest
-            leaves *= _logistic(-since / 0.7)
-            stubble = 0.75 * _logistic(since / 0.7) * np.exp(-np.clip(since, 0, None) / 90.0)
+            leaves *= logistic(-since / 0.7)
+            stubble = 0.75 * logistic(since / 0.7) * np.exp(-np.clip(since, 0, None) / 90.0)
             stubble *= since < self._tillage[members]
             straw[members] = np.maximum(straw[members], stubble)
             straw[members[leaves > 0.3]] *= 0.3
@@ -198,20 +131,16 @@ class Season:
         lai[taken], senescence[taken] = leaves[more], dead[more] + (resting(cover) - dead[more]) * old
         if cycle.flood is not None:
             first, last = cycle.flood
-            under = _logistic((early - first) / 1.5) * _logistic((last - late) / 3.0)
+            under = logistic((early - first) / 1.5) * logistic((last - late) / 3.0)
             flooded[members] = np.maximum(flooded[members], 0.9 * under)
 
     def _flood_stubble(self, day: float, flooded: np.ndarray) -> None:
         """Harvested paddies under water from November to February, to rot the straw and for birds."""
         rice = (self._objects.cover == INDEX["paddy_rice"]) & self._floods_winter
         since = (day - self._shift - 312) % 365
-        flooded[rice] = np.maximum(flooded[rice], 0.9 * (_logistic(since / 4) * _logistic((102 - since) / 4))[rice])
+        flooded[rice] = np.maximum(flooded[rice], 0.9 * (logistic(since / 4) * logistic((102 - since) / 4))[rice])
 
 
 def resting(cover: Cover) -> float:
     """Senescence outside the cycles: what stands in winter is brown, except on evergreens."""
     return {"grass": 0.7, "reed": 1.0, "deciduous": 1.0}.get(cover.plant or "", 0.0) if cover.base_lai else 0.0
-
-
-def _logistic(value: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-np.clip(value, -40.0, 40.0)))

@@ -19,11 +19,13 @@ from data_prep.simulation.observation import (
     swath_mask,
     to_numbers,
 )
-from data_prep.simulation.phenology import Season, Weather
+from data_prep.simulation.phenology import Season
+from data_prep.simulation.pixels import Pixels
 from data_prep.simulation.randomness import generator, power_law_field
 from data_prep.simulation.regions import Region
 from data_prep.simulation.spectra import Spectra
-from data_prep.simulation.surface import Pixels, Surface
+from data_prep.simulation.surface import Surface
+from data_prep.simulation.weather import Weather
 
 SENTINEL2_ADD = 1000  # what processing baseline 04.00 and later add to reflectance * 10000
 COMPOSITE_DAYS = 16

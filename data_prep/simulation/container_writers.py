@@ -11,12 +11,11 @@ import h5py
 import numpy as np
 import rasterio
 import zarr
-from rasterio.crs import CRS
 from zarr.codecs import BloscCodec, BloscShuffle
 
 from common.grid import Grid
 from data_prep.archive.sensor import Sensor
-from data_prep.simulation.sources import SENTINEL2_ADD, Image
+from data_prep.simulation.sensor_images import SENTINEL2_ADD, Image
 
 TIME_UNITS = "days since 1970-01-01"
 TIME_CHUNK, SPACE_CHUNK = 8, 64
@@ -124,17 +123,3 @@ def write_raster(
         file.write(values, 1)
         if colors:
             file.write_colormap(1, {code: (*bytes.fromhex(color[1:]), 255) for code, color in colors.items()})
-
-
-def utm_crs(longitude: float, latitude: float) -> CRS:
-    """WGS 84 / UTM zone of a place."""
-    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + int((longitude + 180) // 6) + 1)
-
-
-def mgrs_tile(longitude: float, latitude: float, easting: float, northing: float) -> str:
-    """Name of the 100 km square of the Military Grid Reference System, as HLS and Sentinel-2 use it: `31TFJ`."""
-    zone = int((longitude + 180) // 6) + 1
-    band = "CDEFGHJKLMNPQRSTUVWX"[min(int((latitude + 80) // 8), 19)]
-    columns = ("ABCDEFGH", "JKLMNPQR", "STUVWXYZ")[(zone - 1) % 3]
-    rows = "ABCDEFGHJKLMNPQRSTUV" if zone % 2 else "FGHJKLMNPQRSTUVABCDE"
-    return f"{zone:02d}{band}{columns[int(easting // 100_000) - 1]}{rows[int(northing // 100_000) % 20]}"
