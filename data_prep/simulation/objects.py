@@ -15,7 +15,15 @@ STRIP = 192  # rows of fine cells that are computed together
 
 @dataclass(frozen=True, kw_only=True)
 class Raster:
-    """The landscape on square cells: key (uint64), kind (uint8), and the within-object variations (float32), all (H, W)."""
+    """The landscape on square cells.
+
+    Attributes:
+        kind: uint8 (H, W), kind of land.
+        key: uint64 (H, W), key of the object.
+        vigour, brightness: float32 (H, W), variation within objects.
+        cell_m: side of a cell in metres.
+        x, y: coordinates in metres of the centres of columns (W,) and rows (H,).
+    """
 
     kind: np.ndarray
     key: np.ndarray
@@ -29,7 +37,7 @@ class Raster:
 def rasterise(
     landscape: Landscape, x0: float, y0: float, cell_m: float, cells: int, texture: tuple[SmoothNoise, SmoothNoise]
 ) -> Raster:
-    """`cells` x `cells` square cells of `cell_m` metres, from (x0, y0) to the east and south."""
+    """Rasterise the landscape on `cells` x `cells` square cells of `cell_m` metres, from (x0, y0) to the east and south."""
     x = x0 + cell_m * (np.arange(cells) + 0.5)
     y = y0 + cell_m * (np.arange(cells) + 0.5)
     kind, key = np.empty((cells, cells), np.uint8), np.empty((cells, cells), np.uint64)
@@ -46,10 +54,15 @@ def rasterise(
 
 @dataclass(frozen=True, kw_only=True)
 class Objects:
-    """What fills the landscape, as arrays (N,) in the order of ascending key.
+    """The objects of a landscape, as arrays (N,) in ascending order of the key.
 
-    cover: index into COVERS this year; next_cover: what follows next year (winter crops are sown before); x, y: centre in
-    metres; elevation_m; parcel: 1, 2, ... for fields, 0 for all else.
+    Attributes:
+        key, kind: see Raster.
+        cover: index into COVERS this year.
+        next_cover: index into COVERS next year; winter crops are sown this year.
+        x, y: centre in metres.
+        elevation_m: height in metres.
+        parcel: number of the field, 1, 2, ...; 0 for all other objects.
     """
 
     key: np.ndarray
@@ -66,7 +79,7 @@ class Objects:
 
 
 def find_objects(landscape: Landscape, rasters: list[Raster], year: int, seed: int) -> Objects:
-    """All objects that the rasters touch, with what grows on them."""
+    """All objects on the rasters, with their covers."""
     keys, kinds, xs, ys = [], [], [], []
     for raster in rasters:
         found, first, inverse, counts = np.unique(raster.key, return_index=True, return_inverse=True, return_counts=True)
@@ -97,7 +110,7 @@ def find_objects(landscape: Landscape, rasters: list[Raster], year: int, seed: i
 def choose_covers(
     landscape: Landscape, kind: np.ndarray, key: np.ndarray, x: np.ndarray, y: np.ndarray, year: int, seed: int
 ) -> np.ndarray:
-    """Index into COVERS for each object: crops by the region's mix, clustered in space, annual ones changing with the year."""
+    """Index into COVERS of each object: crops by the mix of the region, clustered in space; annual crops change with the year."""
     region = landscape.region
     fixed = {Kind.MARGIN: region.grassland, Kind.TRACK: "track", Kind.ROAD: "paved_road", Kind.RIVER: "river"}
     fixed |= {Kind.LAKE: "lake", Kind.BAR: "rock", Kind.MARSH: "marsh"}
@@ -117,7 +130,7 @@ def choose_covers(
         chosen = np.flatnonzero(kind == what)
         if not chosen.size:
             continue
-        # Annual crops take turns on their fields; rice and what is perennial stays where it is.
+        # Annual crops rotate between their fields; rice and perennial crops stay where they are.
         stays = {name: w for name, w in mix.items() if w > 0 and (COVERS[INDEX[name]].perennial or "rice" in name)}
         turns = {name: w for name, w in mix.items() if w > 0 and name not in stays}
         first = _draw({**stays, "turns": sum(turns.values())} if turns else stays, key[chosen], suits[chosen], (seed, "stays"))
@@ -127,9 +140,9 @@ def choose_covers(
 
 
 def _draw(weights: dict[str, float], key: np.ndarray, suits: np.ndarray, names: tuple[object, ...]) -> list[str]:
-    """A name for each key, by weight; rice and ponds lie together where `suits` is high, orchards where it is low.
+    """Draw a name for each key by weight. Rice and ponds cluster where `suits` is high, orchards where it is low.
 
-    Gumbel's trick: the largest of log(weight) + noise falls on each name with its share.
+    With Gumbel noise, the largest of log(weight) + noise belongs to each name as often as its share says.
     """
     options = list(weights)
     scores = np.empty((len(options), len(key)))

@@ -8,7 +8,7 @@ from data_prep.simulation.objects import Objects, Raster
 
 
 class Pixels:
-    """Square pixels made of whole cells of a raster: which objects fill each, and by how much (a sparse matrix, by rows).
+    """Square pixels made of whole cells of a raster, with the share of each object in each pixel (a sparse matrix, row by row).
 
     Attributes:
         shape: (H, W) in pixels.
@@ -41,14 +41,14 @@ class Pixels:
         ).astype(np.float32)
 
     def render(self, spectra: np.ndarray) -> np.ndarray:
-        """Object spectra with derivatives float32 (3, N, bands) -> reflectance of the pixels float32 (H, W, bands)."""
+        """Spectra of the objects with derivatives, float32 (3, N, bands) -> reflectance of the pixels, float32 (H, W, bands)."""
         parts = self._weights[:, :1] * spectra[0][self._object]
         parts += self._weights[:, 1:2] * spectra[1][self._object]
         parts += self._weights[:, 2:3] * spectra[2][self._object]
         return np.add.reduceat(parts, self._start, axis=0).reshape(*self.shape, -1)
 
     def majority(self, values: np.ndarray) -> np.ndarray:
-        """The value, among those of the objects (N,), that fills most of each pixel: (H, W), dtype of `values`."""
+        """The value that fills most of each pixel: `values` of the objects (N,) -> (H, W) of the same dtype."""
         codes, of_object = np.unique(values, return_inverse=True)
         area = np.zeros((self.shape[0] * self.shape[1], len(codes)), dtype=np.float32)
         pixel = np.repeat(np.arange(len(self._start)), np.diff(self._start, append=len(self._object)))
@@ -56,7 +56,7 @@ class Pixels:
         return codes[area.argmax(axis=1)].reshape(self.shape)
 
     def share(self, chosen: np.ndarray) -> np.ndarray:
-        """Share of each pixel's area that the chosen objects, bool (N,), fill: float32 (H, W)."""
+        """Share of the area of each pixel that the chosen objects, bool (N,), fill: float32 (H, W)."""
         return np.add.reduceat(self._weights[:, 0] * chosen[self._object], self._start).reshape(self.shape)
 
     def largest(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from data_prep.simulation.spectra import BACKGROUNDS, Spectra
 
 
 class Surface:
-    """Spectra of the objects of one region in the bands of one source, on any day."""
+    """Reflectance of the objects of one scene in the bands of one source, on any day."""
 
     VIGOUR = 0.13  # standard deviation of relative leaf area within an object
     BRIGHTNESS = 0.16  # standard deviation of the share of dark soil within an object
@@ -31,11 +31,11 @@ class Surface:
         tone = np.exp(0.14 * normal(objects.key, "tone", seed))[:, None]
         self._bare = (bare * tone).astype(np.float32)
         self._hides_snow = np.array([c.hides_snow for c in COVERS], dtype=np.float32)[objects.cover]
-        # Slow rivers and lakes are even; roofs and gravel are not.
+        # Slow rivers and lakes vary less within themselves than roofs and gravel do.
         self._roughness = np.where(np.isin(objects.kind, (Kind.RIVER, Kind.LAKE)), 0.05, 0.12).astype(np.float32)[:, None]
 
     def spectra(self, state: State) -> np.ndarray:
-        """Reflectance of the objects and its derivatives by vigour and by brightness: float32 (3, N, bands)."""
+        """Reflectance of the objects, and its derivatives by vigour and by brightness: float32 (3, N, bands)."""
         out = np.empty((3, *self._bare.shape), dtype=np.float32)
         out[0] = self._bare
         out[1] = 0.0

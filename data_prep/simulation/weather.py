@@ -16,10 +16,15 @@ LAPSE_C = 6.5e-3  # decrease of temperature in degrees per metre of height
 
 @dataclass(frozen=True, kw_only=True)
 class Weather:
-    """One year of one region, daily from 1 January: (days,) each.
+    """The weather of one year in one region, one value per day from 1 January: (days,) each.
 
-    temperature_c; cloudiness: expected cloud cover 0..1; moisture of bare soil 0..1; snow and snow_high: share of open ground
-    under snow in the plain and 500 m up; ice: share of water that is frozen over; shift_days: how much later the season is.
+    Attributes:
+        temperature_c: mean of the day in degrees Celsius.
+        ice: share of water that is frozen over.
+        cloudiness: expected cloud cover, 0..1.
+        moisture: moisture of bare soil, 0..1.
+        snow, snow_high: share of open ground under snow in the plain, and 500 m above it.
+        shift_days: delay of the growing season in days.
     """
 
     temperature_c: np.ndarray
@@ -32,7 +37,10 @@ class Weather:
 
 
 def make_weather(region: Region, year: int, seed: int) -> Weather:
-    """Weather from the region's climate. The winter before is simulated too, so that 1 January has its snow and wet soil."""
+    """Draw the weather from the climate of the region.
+
+    The simulation starts in the winter before, so that 1 January has its snow and wet soil.
+    """
     rng = generator("weather", region.name, year, seed)
     spin_up = 120
     day = np.arange(-spin_up, 366)
@@ -64,13 +72,16 @@ def make_weather(region: Region, year: int, seed: int) -> Weather:
 
 
 def _snow_depth(depth_mm: float, rain_mm: float, temperature_c: float) -> float:
-    """Water in the snow after a day: falls below 0.5 degrees; wind and sun take a little, each degree above zero 3.5 mm."""
+    """Water in the snow after a day, in mm.
+
+    Rain falls as snow below 0.5 degrees. Wind and sun remove a little, and each degree above zero 3.5 mm.
+    """
     fallen = rain_mm if temperature_c < 0.5 else 0.0
     return max(0.0, 0.995 * depth_mm + fallen - 0.1 - 3.5 * max(0.0, temperature_c))
 
 
 def _persistent(rng: np.random.Generator, days: int, memory: float) -> np.ndarray:
-    """A daily series of zero mean and unit variance that remembers (autoregressive of first order)."""
+    """A daily autoregressive series of first order, with zero mean and unit variance."""
     series, state = np.empty(days), 0.0
     for i, kick in enumerate(rng.standard_normal(days)):
         state = memory * state + np.sqrt(1 - memory**2) * kick

@@ -188,7 +188,7 @@ def test_labels_of_each_task_by_counting_cells() -> None:
         return names[land.objects.cover[np.searchsorted(land.objects.key, keys)]]
 
     crops = {cover.name: CROP_NAMES[cover.crop] for cover in COVERS if cover.crop < 11}
-    land = {
+    land_classes = {
         "bare_or_fallow": {"fallow", "rock", "sparse_vegetation"},
         "forest": {"deciduous_forest", "evergreen_forest", "needle_forest"},
         "grassland": {"grassland", "annual_grassland", "shrubland"},
@@ -196,7 +196,7 @@ def test_labels_of_each_task_by_counting_cells() -> None:
         "water": {"river", "lake", "pond"},
         "built_up": {"paved_road", "red_roofs", "grey_roofs", "blue_roofs", "yard", "track"},
     }
-    of_cover = crops | {cover: name for name, found in land.items() for cover in found}
+    of_cover = crops | {cover: name for name, found in land_classes.items() for cover in found}
     with tempfile.TemporaryDirectory() as folder:
         labels = write_maps(land.objects, land.pixels, scene_grids(settings), Path(folder))
         found = {}
