@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.atomic_files import TEMPORARY
 from common.checksums import sha256_of
-from data_prep.archive.sample_files import list_sha256
+from data_prep.archive.sample_files import file_list_sha256
 from data_prep.archive.scene import SCENE_FILE, Scene, find_scenes, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
@@ -35,7 +35,7 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     digest = hashlib.sha256()
     for scene in scenes:
         _add_legend(scene, legends)
-        listed = [list_sha256(scene, source) for source in sorted(set(scene.sources) & set(sensors))]
+        listed = [file_list_sha256(scene, source) for source in sorted(set(scene.sources) & set(sensors))]
         digest.update(f"{scene.folder.relative_to(archive).as_posix()} {scene_file_sha256(scene)} {listed}\n".encode())
     arguments = {
         "sources": sorted(sensors),

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.executors import map_local
-from data_prep.archive.sample_files import files_of, stands_for_files
+from data_prep.archive.sample_files import is_file_collection, sample_files
 from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import load_legend
@@ -80,11 +80,11 @@ def _jobs(scenes: Sequence[Scene], sensors: Mapping[str, Sensor]) -> Iterator[_J
     """Scene after scene; the files that a scene stands for are listed as they are asked for."""
     for scene in scenes:
         sources = sorted(set(scene.sources) & set(sensors))
-        if not all(stands_for_files(scene, source) for source in sources):
+        if not all(is_file_collection(scene, source) for source in sources):
             yield _Job(scene.folder)
         for source in sources:
-            if stands_for_files(scene, source):
-                files, first = files_of(scene, source), 0
+            if is_file_collection(scene, source):
+                files, first = sample_files(scene, source), 0
                 while some := tuple(islice(files, FILES_A_JOB)):
                     yield _Job(scene.folder, source, first, some)
                     first += len(some)
@@ -95,7 +95,7 @@ def _survey_job(archive: Path, sensors: Mapping[str, Sensor], needs_place: bool,
     scene = _SceneSurvey(archive, load_scene(job.folder), sensors, needs_place)
     if job.source is None:
         sources = sorted(set(scene.scene.sources) & set(sensors))
-        return [scene.series(source) for source in sources if not stands_for_files(scene.scene, source)]
+        return [scene.series(source) for source in sources if not is_file_collection(scene.scene, source)]
     return [scene.file(job.source, number, file) for number, file in enumerate(job.files, job.first)]
 
 

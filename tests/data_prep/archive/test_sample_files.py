@@ -15,7 +15,7 @@ import pytest
 import webdataset
 import yaml
 
-from data_prep.archive.sample_files import files_of
+from data_prep.archive.sample_files import sample_files
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
@@ -180,4 +180,4 @@ def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
 def test_no_files(tmp_path: Path, path: Any, message: str) -> None:
     describe(tmp_path / "published", path)
     with pytest.raises(ValueError, match=message):
-        list(files_of(load_scene(tmp_path / "published"), "modis"))
+        list(sample_files(load_scene(tmp_path / "published"), "modis"))

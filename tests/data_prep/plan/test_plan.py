@@ -27,7 +27,7 @@ from data_prep.plan.tables import GROUP_ROWS, TableWriter, batches, read_rows
 from data_prep.plan.windows import windows_at
 from data_prep.readers.base import Series
 from data_prep.readers.opening import open_reader
-from data_prep.readers.radiometry import series
+from data_prep.readers.radiometry import harmonised_series
 from data_prep.shards import block_reader as blocks
 from data_prep.shards.block_reader import BlockReader
 from tests.support.archives import Cube, days, make_cube, write_land_cover, write_scene
@@ -282,7 +282,7 @@ def test_an_offset_takes_no_more_memory_than_a_date() -> None:
     expected = np.where((pixels == 0) | (offsets == 0)[:, None, None, None], pixels, np.maximum(pixels.astype(int) - 1000, 1))
     expected[20:][pixels[20:] == 0] = 0
     tracemalloc.start()
-    found = series(pixels, np.full((40, 64, 64), 4, np.uint8), days(2021, 40), SENSOR, offsets)
+    found = harmonised_series(pixels, np.full((40, 64, 64), 4, np.uint8), days(2021, 40), SENSOR, offsets)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < pixels.nbytes / 2
