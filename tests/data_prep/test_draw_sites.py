@@ -12,15 +12,16 @@ import pytest
 import rasterio
 
 from common.command_line import run_command
-from data_prep import draw_sites as drawing
 from data_prep.draw_sites import draw_sites
 from data_prep.landcover.legend import load_legend
 from data_prep.plan.planning import PlanSettings, make_plan
 from data_prep.plan.sites import load_sites
 from data_prep.plan.splits import EqualAreaCells, SplitBlocks
-from tests.data_prep.landcover.test_maps import write_map
-from tests.data_prep.plan.test_sites import distances_km, write_wide_scene
+from data_prep.site_drawing import drawing, map_pixels
+from data_prep.site_drawing.settings import SiteSettings
 from tests.support.archives import CRS, NORTH, WEST, write_land_cover
+from tests.support.land_cover_maps import write_map
+from tests.support.sites import distances_km, write_wide_scene
 
 LEGEND = load_legend("glc_fcs30d")
 STEP = 0.02  # degrees
@@ -45,7 +46,8 @@ def map_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(land_cover: Any, folder: Path, count: int = 600, name: str = "sites.parquet", **options: Any) -> dict[str, np.ndarray]:
-    draw_sites(land_cover, folder / name, count, **{"cell_km": 100.0, "min_distance_km": 0.0, **options})
+    settings = {"cell_km": 100.0, "min_distance_km": 0.0, **options}
+    draw_sites(SiteSettings(land_cover=land_cover, output=folder / name, count=count, **settings))
     table = pq.read_table(folder / name)
     return {column: np.array(table[column].to_pylist()) for column in table.column_names}
 
@@ -98,8 +100,8 @@ def test_the_same_seed_gives_the_same_sites_however_the_map_is_read(
     options: dict[str, Any] = {"min_distance_km": 5.0, "years": [2019, 2020, 2021], "split_block_km": 50.0}
     first = drawn(map_path, tmp_path, 400, **options)
     again = (tmp_path / "sites.parquet").read_bytes()
-    monkeypatch.setattr(drawing, "BLOCK_PIXELS", 5_000)
-    monkeypatch.setattr(drawing, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(map_pixels, "WINDOW_PIXELS", 5_000)
+    monkeypatch.setattr(drawing, "MAX_CANDIDATES", 1)
     monkeypatch.setattr(drawing, "SPARE", 2)
     drawn(map_path, tmp_path, 400, **options)
     assert (tmp_path / "sites.parquet").read_bytes() == again
@@ -166,7 +168,7 @@ def test_drawn_sites_are_planned(tmp_path: Path) -> None:
 
 def run_to_exit(*arguments: Any) -> int:
     with pytest.raises(SystemExit) as exit_:
-        run_command(draw_sites, [str(argument) for argument in arguments])
+        run_command(draw_sites, [str(argument) for argument in arguments], config_class=SiteSettings)
     return int(exit_.value.code or 0)
 
 
@@ -186,5 +188,5 @@ def run_to_exit(*arguments: Any) -> int:
 def test_wrong_options(map_path: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     output = tmp_path / options.pop("output", "sites.csv")
     with pytest.raises(ValueError, match=message):
-        draw_sites(**{"land_cover": map_path, "output": output, "count": 10, **options})
+        draw_sites(SiteSettings(**{"land_cover": map_path, "output": output, "count": 10, **options}))
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import yaml
 from affine import Affine
 from rasterio.warp import transform
@@ -20,22 +19,12 @@ from data_prep.landcover.maps import LandCoverMap
 from data_prep.plan.plan import Plan
 from data_prep.plan.planning import PlanSettings, make_plan
 from data_prep.shards.writing import write_shard
-from tests.data_prep.plan.test_plan import SENSOR
 from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
+from tests.support.land_cover_maps import MAP_STEP, write_map
+from tests.support.series import SENSORS
 
 LEGEND = load_legend("glc_fcs30d")
 UTM = Grid(crs=CRS, transform=Affine(10, 0, WEST, 0, -10, NORTH), height=64, width=64)
-STEP = 0.00025  # degrees, about 30 m
-
-
-def write_map(path: Path, codes: np.ndarray, corner: tuple[float, float], step: float = STEP, crs: str = "EPSG:4326") -> None:
-    """codes (bands, rows, columns) of a map whose upper left is at `corner`."""
-    bands, height, width = codes.shape
-    affine = Affine(step, 0, corner[0], 0, -step, corner[1])
-    profile = {"driver": "GTiff", "dtype": "uint8", "count": bands, "crs": crs, "transform": affine}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", height=height, width=width, **profile) as raster:
-        raster.write(codes.astype(np.uint8))
 
 
 def corner_of(grid: Grid) -> tuple[float, float]:
@@ -48,7 +37,7 @@ def open_map(*paths: Path, **options: Any) -> LandCoverMap:
     return LandCoverMap(LandCover(legend="glc_fcs30d", rasters=paths, **options), LEGEND, "scene.yaml")
 
 
-def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: float = STEP) -> np.ndarray:
+def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: float = MAP_STEP) -> np.ndarray:
     """What lies under the centre of each pixel of `grid` on a map in degrees (rows, columns), 0 outside."""
     col, row = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
     x, y = grid.transform @ (col.ravel(), row.ravel())
@@ -95,7 +84,8 @@ def test_tiles_are_one_map(tmp_path: Path) -> None:
     for row in range(0, 120, 40):
         for col in range(0, 120, 40):
             part = codes[None, row : row + 40, col : col + 40]
-            write_map(tmp_path / "tiles" / f"{row}" / f"{col}.tif", part, (corner[0] + col * STEP, corner[1] - row * STEP))
+            part_corner = corner[0] + col * MAP_STEP, corner[1] - row * MAP_STEP
+            write_map(tmp_path / "tiles" / f"{row}" / f"{col}.tif", part, part_corner)
     touched = 0
     with open_map(tmp_path / "whole.tif") as whole, open_map(tmp_path / "tiles") as tiles:
         for east in range(-1_500, 1_500, 230):
@@ -126,7 +116,7 @@ def test_the_first_raster_that_maps_a_pixel_counts(tmp_path: Path) -> None:
 def test_over_the_antimeridian(tmp_path: Path) -> None:
     (x,), (y,) = transform("EPSG:4326", "EPSG:32601", [180.0], [-17.0])
     footprint = Grid(crs="EPSG:32601", transform=Affine(20, 0, x - 640, 0, -20, y + 640), height=64, width=64)
-    write_map(tmp_path / "west.tif", np.full((1, 200, 200), 10), (180 - 200 * STEP, -16.97))
+    write_map(tmp_path / "west.tif", np.full((1, 200, 200), 10), (180 - 200 * MAP_STEP, -16.97))
     write_map(tmp_path / "east.tif", np.full((1, 200, 200), 61), (-180, -16.97))
     with open_map(tmp_path) as land_cover:
         found = land_cover.read(footprint, 0)
@@ -153,7 +143,7 @@ def test_years_choose_bands(tmp_path: Path) -> None:
 
 
 def write_small(folder: Path, land_cover: dict[str, Any], side: int = 24) -> None:
-    cube = make_cube(SENSOR, side, np.concatenate([days(2021, 17), days(2023, 18)]), np.random.default_rng(0))
+    cube = make_cube(SENSORS["sentinel2"], side, np.concatenate([days(2021, 17), days(2023, 18)]), np.random.default_rng(0))
     write_scene(folder / "scenes" / "delta", {"sentinel2": cube}, {"sentinel2": 10.0}, land_cover=land_cover)
 
 

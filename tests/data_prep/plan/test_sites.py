@@ -16,16 +16,8 @@ from data_prep.plan.plan import Plan, PlannedSample
 from data_prep.plan.planning import PlanSettings, make_plan
 from data_prep.plan.sites import load_sites
 from data_prep.plan.splits import EARTH_RADIUS_KM, EqualAreaCells, SplitBlocks, split_blocks_of
-from tests.data_prep.plan.test_plan import SENSOR
-from tests.support.archives import CRS, NORTH, WEST, days, make_cube, write_archive, write_land_cover, write_scene
-
-
-def distances_km(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Great-circle distances between all places, (n, n): the haversine formula."""
-    lon, lat = np.radians(lon), np.radians(lat)
-    h = np.sin((lat[:, None] - lat) / 2) ** 2
-    h = h + np.cos(lat[:, None]) * np.cos(lat) * np.sin((lon[:, None] - lon) / 2) ** 2
-    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(h))
+from tests.support.archives import CRS, NORTH, WEST, write_archive
+from tests.support.sites import distances_km, write_wide_scene
 
 
 def places(centre: tuple[float, float], reach_km: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,16 +100,6 @@ def test_shares_that_are_not_given_keep_their_proportions() -> None:
         split_blocks_of(50, {"tset": 0.3}, 0, 0)
     with pytest.raises(ValueError, match="only with split_block_km"):
         split_blocks_of(None, None, 3, 0)
-
-
-SIDE = 200  # pixels of the scene that sites are cut from
-
-
-def write_wide_scene(folder: Path, name: str = "wide", side: int = SIDE, year: int = 2021, split: str = "train") -> None:
-    cube = make_cube(SENSOR, side, days(year, 17), np.random.default_rng(0))
-    land_cover = {"raster": "landcover.tif", "legend": "glc_fcs30d"}
-    write_scene(folder / name, {"sentinel2": cube}, {"sentinel2": 10.0}, split=split, land_cover=land_cover)
-    write_land_cover(folder / name / "landcover.tif", np.full((side // 3 + 1, side // 3 + 1), 10))
 
 
 def degrees(x_m: Any, y_m: Any) -> tuple[np.ndarray, np.ndarray]:

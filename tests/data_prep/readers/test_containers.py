@@ -13,10 +13,10 @@ import rasterio
 import zarr
 from affine import Affine
 
-from data_prep.archive.sensor import Sensor
 from data_prep.readers.cf_conventions import decode_dates, grid_from_centres
 from data_prep.readers.opening import CONTAINERS, open_reader
 from data_prep.readers.radiometry import check_offset, harmonised_series
+from tests.support.containers import X, Y, write_hls, write_stacked, write_zarr
 from tests.support.series import (
     CRS,
     DATES,
@@ -32,37 +32,6 @@ from tests.support.series import (
     scene,
     write_raster,
 )
-
-X = 500_015.0 + 30 * np.arange(WIDTH)
-Y = 3_999_985.0 - 30 * np.arange(HEIGHT)
-
-
-def write_zarr(
-    path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, zarr_format: int = 3, skip: tuple[str, ...] = ()
-) -> None:
-    """The layout that xarray writes: named dimensions and one-dimensional coordinate arrays."""
-    group = zarr.open_group(str(path), mode="w", zarr_format=zarr_format)
-    group.attrs["crs"] = CRS
-    layout = {
-        "reflectance": (pixels, ["time", "band", "y", "x"]),
-        sensor.quality.name: (quality, ["time", "y", "x"]),
-        "time": (DAYS - DAYS[0], ["time"]),
-        "band": (np.array(sensor.bands), ["band"]),
-        "x": (X, ["x"]),
-        "y": (Y, ["y"]),
-    }
-    for name, (values, dimensions) in layout.items():
-        if name in skip:
-            continue
-        names = {"dimension_names": dimensions} if zarr_format == 3 else {}
-        array = group.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=tuple(min(8, n) for n in values.shape), **names
-        )
-        array[...] = values
-        if zarr_format == 2:
-            array.attrs["_ARRAY_DIMENSIONS"] = dimensions
-        if name == "time":
-            array.attrs["units"] = f"days since {DATES[0]} 00:00:00"
 
 
 @pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
@@ -247,16 +216,6 @@ def test_dates_of_zarr_that_repeat_or_go_back(tmp_path: Path) -> None:
             open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS)
 
 
-def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str = "int16") -> None:
-    sensor = SENSORS["landsat"]
-    for time, date in enumerate(DATES):
-        stem = f"HLS.L30.T31TFJ.{date.item():%Y%j}T103000.v2.0"
-        for channel, band in enumerate(sensor.bands):
-            write_raster(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
-        write_raster(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
-        write_raster(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
-
-
 def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sensor = SENSORS["landsat"]
     pixels, quality = numbers(sensor)
@@ -326,15 +285,6 @@ def test_geotiff_mistakes_are_named(tmp_path: Path) -> None:
     red.unlink()
     with pytest.raises(ValueError, match="1 of 7 dates are incomplete, missing: B04 of 2021-01-03; fetch"):
         reader()
-
-
-def write_stacked(path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, dates: Any = DAYS) -> None:
-    with h5py.File(path, "w") as file:
-        data = file.create_dataset("reflectance", data=pixels, chunks=(3, 2, 8, 8), compression="gzip")
-        data.attrs.update({"crs": CRS, "transform": tuple(TRANSFORM)[:6], "bands": list(sensor.bands)})
-        file[sensor.quality.name] = quality
-        if dates is not None:
-            file["dates"] = dates
 
 
 @pytest.mark.parametrize("dates", [DAYS, DAYS.astype(np.int32), np.array([str(date) for date in DATES], dtype="S10")])

@@ -18,7 +18,15 @@ from common.grid import Grid
 from data_prep.archive.sensor import Quality
 from data_prep.readers.opening import open_reader
 from data_prep.readers.resampling import nesting_factor, read_nested
-from tests.support.archives import BAND_METRES, PHYSICAL_BANDS, safe_metadata, safe_name, write_safe
+from tests.support.archives import BAND_METRES, PHYSICAL_BANDS, safe_metadata, safe_name
+from tests.support.containers import (
+    SAFE_BASELINES,
+    TRANSFORM_10M,
+    expected_of_safe,
+    on_fine_grid,
+    safe_numbers,
+    write_safe_products,
+)
 from tests.support.series import (
     BOX,
     CRS,
@@ -105,10 +113,6 @@ def write_sentinel2_cogs(folder: Path, pixels: np.ndarray, scl: np.ndarray, date
                     granule / f"{band}.tif", coarse(values), COARSE_TRANSFORM, tiled=True, blockxsize=16, blockysize=16, nodata=0
                 )
         write_raster(granule / "SCL.tif", coarse(scl[time]), COARSE_TRANSFORM)
-
-
-def on_fine_grid(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([pixels[:, :4], repeated(coarse(pixels[:, 4:]))], axis=1)
 
 
 def test_sentinel2_cogs_of_two_resolutions(tmp_path: Path) -> None:
@@ -342,42 +346,6 @@ def test_bad_rasters_are_named(tmp_path: Path) -> None:
 # Sentinel-2 SAFE
 
 
-def write_products(folder: Path, pixels: np.ndarray, scl: np.ndarray, baselines: list[str], **metadata: Any) -> list[Path]:
-    """A product for each of the first dates; from 04.00 on the metadata state offsets of -1000, and -900 for B8A."""
-    products = []
-    for time, baseline in enumerate(baselines):
-        values = {
-            band: pixels[time, channel] if metres == 10 else coarse(pixels[time, channel])
-            for channel, (band, metres) in enumerate(BAND_METRES.items())
-        }
-        offsets = None if baseline < "04.00" else {band: -900 if band == "B8A" else -1000 for band in PHYSICAL_BANDS}
-        text = safe_metadata(baseline, offsets, **metadata)
-        products.append(write_safe(folder, DATES[time], values, coarse(scl[time]), baseline, text, TRANSFORM_10M))
-    return products
-
-
-TRANSFORM_10M = Affine(10.0, 0.0, 600_000.0, 0.0, -10.0, 4_900_020.0)
-BASELINES = ["02.09", "03.01", "04.00", "05.09"]
-
-
-def safe_numbers() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(5)
-    pixels = rng.integers(1, 9000, (4, 10, 180, 120)).astype(np.uint16)
-    pixels[rng.random(pixels.shape) < 0.02] = 0
-    return pixels, rng.integers(0, 12, (4, 180, 120)).astype(np.uint8)
-
-
-def expected_of_safe(pixels: np.ndarray) -> np.ndarray:
-    """No data stays, other numbers of 04.00 and later lose their offset and stay above 0; 20 m pixels are repeated."""
-    result = on_fine_grid(pixels).astype(int)
-    for time in (2, 3):
-        for channel, band in enumerate(BAND_METRES):
-            shift = 900 if band == "B8A" else 1000
-            layer = result[time, channel]
-            layer[layer != 0] = np.maximum(layer[layer != 0] - shift, 1)
-    return result.astype(np.uint16)
-
-
 def open_safe(folder: Path, path: str = "s2", **options: Any) -> Any:
     return open_reader(scene(folder, "sentinel2", container="sentinel2_safe", path=path, **options), "sentinel2", SENSORS)
 
@@ -385,7 +353,7 @@ def open_safe(folder: Path, path: str = "s2", **options: Any) -> Any:
 @pytest.mark.parametrize("listed", [True, False])
 def test_safe_products_of_several_baselines(tmp_path: Path, listed: bool) -> None:
     pixels, scl = safe_numbers()
-    products = write_products(tmp_path / "s2", pixels, scl, BASELINES, listed=listed)
+    products = write_safe_products(tmp_path / "s2", pixels, scl, SAFE_BASELINES, listed=listed)
     with open_safe(tmp_path) as reader:
         assert reader.grid == Grid(crs=CRS, transform=TRANSFORM_10M, height=180, width=120)
         assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse(scl)), DATES[:4])
@@ -398,7 +366,7 @@ def test_safe_products_of_several_baselines(tmp_path: Path, listed: bool) -> Non
 
 def test_safe_offset_is_never_guessed(tmp_path: Path) -> None:
     pixels, scl = safe_numbers()
-    early, late = write_products(tmp_path / "s2", pixels[1:3], scl[1:3], ["03.01", "04.00"])
+    early, late = write_safe_products(tmp_path / "s2", pixels[1:3], scl[1:3], ["03.01", "04.00"])
     metadata = late / "MTD_MSIL2A.xml"
     whole = metadata.read_text()
 
@@ -436,7 +404,7 @@ def test_safe_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "s2" / "README").write_text("")
     with pytest.raises(ValueError, match="no Level-2A product: none of its 1 files is like"):
         open_safe(tmp_path)
-    products = write_products(tmp_path / "s2", pixels, scl, BASELINES)
+    products = write_safe_products(tmp_path / "s2", pixels, scl, SAFE_BASELINES)
     again = tmp_path / "s2" / safe_name(DATES[1], "05.00")
     products[1].rename(tmp_path / "kept")
     for name in (products[1].name, again.name):  # one day in two processings
@@ -468,7 +436,7 @@ def test_safe_mistakes_are_named(tmp_path: Path) -> None:
 def test_a_jpeg_2000_that_is_cut_off_is_an_error_not_zeros(tmp_path: Path, share: float) -> None:
     """With GDAL's own setting of threads such a file reads as zeros, which are no data, and nobody would know."""
     pixels, scl = safe_numbers()
-    products = write_products(tmp_path / "s2", pixels[:2], scl[:2], BASELINES[:2])
+    products = write_safe_products(tmp_path / "s2", pixels[:2], scl[:2], SAFE_BASELINES[:2])
     (image,) = products[1].glob("GRANULE/*/IMG_DATA/R10m/*_B04_10m.jp2")
     image.write_bytes(image.read_bytes()[: int(share * image.stat().st_size)])
     with open_safe(tmp_path) as reader:

@@ -19,12 +19,28 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.opening import open_reader
-from tests.data_prep.readers.test_containers import write_hls, write_stacked, write_zarr
-from tests.data_prep.readers.test_hdf5_sample import write as write_sample
-from tests.data_prep.readers.test_raster_scenes import BASELINES, expected_of_safe, repeated, safe_numbers, write_products
-from tests.data_prep.readers.test_raster_scenes import coarse as coarse_of
 from tests.support.archives import mcd43a4_name, write_mcd43a4
-from tests.support.series import BOX, DATES, SENSORS, assert_windows_equal, numbers, scene, write_raster
+from tests.support.containers import (
+    SAFE_BASELINES,
+    expected_of_safe,
+    safe_numbers,
+    write_hls,
+    write_safe_products,
+    write_sample,
+    write_stacked,
+    write_zarr,
+)
+from tests.support.series import (
+    BOX,
+    DATES,
+    SENSORS,
+    assert_windows_equal,
+    coarse,
+    numbers,
+    repeated,
+    scene,
+    write_raster,
+)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -86,9 +102,9 @@ def test_geotiff(tmp_path: Path, published: Any) -> None:
 
 def test_safe(tmp_path: Path, published: Any) -> None:
     pixels, scl = safe_numbers()
-    write_products(tmp_path / "s2", pixels, scl, BASELINES)
+    write_safe_products(tmp_path / "s2", pixels, scl, SAFE_BASELINES)
     with opened(published() + "/s2", "sentinel2", "sentinel2_safe") as reader:
-        assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse_of(scl)), DATES[:4], tries=3)
+        assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse(scl)), DATES[:4], tries=3)
 
 
 @pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
