@@ -67,11 +67,11 @@ def stated_offsets(
             ) from error
         sought = dates
     order = np.argsort(keys)
-    place = np.searchsorted(keys[order], sought, side="right") - 1
-    if (place < 0).any():
-        first = int(np.argmax(place < 0))
+    position = np.searchsorted(keys[order], sought, side="right") - 1
+    if (position < 0).any():
+        first = int(np.argmax(position < 0))
         raise ValueError(f"{origin}: offset {dict(offset)} says nothing of {dates[first]}, which lies before all of its keys")
-    return np.array(list(offset.values()), dtype=np.int64)[order][place]
+    return np.array(list(offset.values()), dtype=np.int64)[order][position]
 
 
 def check_offset(offset: int, sensor: Sensor, origin: str) -> None:
@@ -95,7 +95,7 @@ def check_stored(dtype: np.dtype, nodata: float | None, sensor: Sensor, origin: 
     if not np.can_cast(dtype, np.dtype(sensor.dtype), "safe"):
         if np.issubdtype(dtype, np.floating):
             advice = (
-                f"pixels stay integers as the product stores them, and NaN has no place in them: convert with "
+                f"pixels must stay integers as the product stores them, which cannot be NaN: convert with "
                 f"round(reflectance / {sensor.scale:g}), NaN to {sensor.nodata}, as {sensor.dtype}"
             )
         else:

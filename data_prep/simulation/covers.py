@@ -47,7 +47,7 @@ class Cover:
     """One kind of land cover.
 
     Attributes:
-        name: for people and for labels (crops).
+        name: name in figures, and of crops in labels.
         glc: code in GLC_FCS30D.
         crop: code in the crop-type labels, or NOT_CROPLAND.
         color: `#rrggbb`.

@@ -1,4 +1,4 @@
-"""The land as a function of coordinates: districts of parallel fields, roads, a river, lakes, villages, woods, meadows.
+"""The landscape as a function of coordinates: districts of parallel fields, roads, a river, lakes, villages, woods, meadows.
 
 A function can be rasterised at any resolution, anywhere and in pieces. This one gives the kind of land at each point, and a
 key: points with the same key belong to one object (a field, a stand of trees, a house, ...).

@@ -1,4 +1,4 @@
-"""Drawing sites from land-cover maps: what the table promises, checked place by place against the map."""
+"""Sites drawn from land-cover maps: the table is checked site by site against the map."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_sites_of_a_class_are_spread_over_cells(map_path: Path, tmp_path: Path) 
     held = EqualAreaCells(side_km=100).of_places(CORNER[0] + STEP * (col + 0.5), CORNER[1] - STEP * (row + 0.5))
     _, available = np.unique(held, return_counts=True)
     assert len(counts) == len(available)
-    level = counts.max()
-    assert (counts >= np.minimum(available, level - 1)).all()  # the fullest cell has at most one more than any that could have it
+    level = counts.max()  # the fullest cell has at most one site more than any cell with enough pixels
+    assert (counts >= np.minimum(available, level - 1)).all()
 
 
 def test_no_two_sites_are_too_near(map_path: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_no_two_sites_are_too_near(map_path: Path, tmp_path: Path) -> None:
     distance = distances_km(sites["lon"], sites["lat"])
     np.fill_diagonal(distance, np.inf)
     assert 12.0 <= distance.min() < 13.0
-    assert 500 < len(sites["id"]) < 3_000  # no more fit
+    assert 500 < len(sites["id"]) < 3_000  # no more sites fit
 
 
 def test_the_same_seed_gives_the_same_sites_however_the_map_is_read(

@@ -1,4 +1,4 @@
-"""Series written in the containers that the tests of readers open, and the pixels to expect of SAFE products."""
+"""Writers of series in the containers that tests of readers open, and the pixels to expect of SAFE products."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAFE_BASELINES = ["02.09", "03.01", "04.00", "05.09"]
 def write_zarr(
     path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, zarr_format: int = 3, skip: tuple[str, ...] = ()
 ) -> None:
-    """The layout that xarray writes: named dimensions and one-dimensional coordinate arrays."""
+    """Write a Zarr group as xarray does: with named dimensions and one-dimensional coordinate arrays."""
     group = zarr.open_group(str(path), mode="w", zarr_format=zarr_format)
     group.attrs["crs"] = CRS
     layout = {
@@ -55,7 +55,7 @@ def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str 
         for channel, band in enumerate(sensor.bands):
             write_raster(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
         write_raster(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
-        write_raster(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
+        write_raster(folder / f"{stem}.SZA.tif", quality[time])  # HLS has more layers than are read
 
 
 def write_stacked(path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, dates: Any = DAYS) -> None:
@@ -68,7 +68,7 @@ def write_stacked(path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.nd
 
 
 def write_sample(path: Path, pixels: np.ndarray, dataset: str = "S2", **more: Any) -> None:
-    """The published layout, and more datasets by name."""
+    """Write an HDF5 sample in the published layout, with more datasets by name."""
     with h5py.File(path, "w") as file:
         file.create_dataset(dataset, data=pixels, compression="gzip", chunks=(2, 2, 16, 8))
         file["label"] = np.zeros(pixels.shape[2:], dtype=np.uint8)
@@ -77,7 +77,7 @@ def write_sample(path: Path, pixels: np.ndarray, dataset: str = "S2", **more: An
 
 
 def write_safe_products(folder: Path, pixels: np.ndarray, scl: np.ndarray, baselines: list[str], **metadata: Any) -> list[Path]:
-    """A product for each of the first dates; from 04.00 on the metadata state offsets of -1000, and -900 for B8A."""
+    """Write a product for each of the first dates; from 04.00 on its metadata state offsets of -1000, and -900 for B8A."""
     products = []
     for time, baseline in enumerate(baselines):
         values = {
@@ -102,7 +102,7 @@ def on_fine_grid(pixels: np.ndarray) -> np.ndarray:
 
 
 def expected_of_safe(pixels: np.ndarray) -> np.ndarray:
-    """No data stays, other numbers of 04.00 and later lose their offset and stay above 0; 20 m pixels are repeated."""
+    """Expected pixels: from 04.00 on, all but no data lose their offset and stay above 0; pixels of 20 m are repeated."""
     result = on_fine_grid(pixels).astype(int)
     for time in (2, 3):
         for channel, band in enumerate(BAND_METRES):

@@ -12,7 +12,7 @@ MAP_STEP = 0.00025  # degrees, about 30 m
 
 
 def write_map(path: Path, codes: np.ndarray, corner: tuple[float, float], step: float = MAP_STEP, crs: str = "EPSG:4326") -> None:
-    """codes (bands, rows, columns) of a map whose upper left is at `corner`."""
+    """Write codes (bands, rows, columns) as a map with its upper left corner at `corner`."""
     bands, height, width = codes.shape
     affine = Affine(step, 0, corner[0], 0, -step, corner[1])
     profile = {"driver": "GTiff", "dtype": "uint8", "count": bands, "crs": crs, "transform": affine}

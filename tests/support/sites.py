@@ -1,4 +1,4 @@
-"""A scene to cut samples at sites from, and distances between sites."""
+"""A scene for samples at sites, and distances between sites."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from data_prep.plan.splits import EARTH_RADIUS_KM
 from tests.support.archives import days, make_cube, write_land_cover, write_scene
 from tests.support.series import SENSORS
 
-SIDE = 200  # pixels of the scene that sites are cut from
+SIDE = 200  # pixels of the scene along each axis
 
 
 def distances_km(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Great-circle distances between all places, (n, n): the haversine formula."""
+    """Great-circle distances between all points in kilometres (n, n), by the haversine formula."""
     lon, lat = np.radians(lon), np.radians(lat)
     h = np.sin((lat[:, None] - lat) / 2) ** 2
     h = h + np.cos(lat[:, None]) * np.cos(lat) * np.sin((lon[:, None] - lon) / 2) ** 2

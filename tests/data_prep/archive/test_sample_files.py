@@ -1,4 +1,4 @@
-"""Scenes that stand for many HDF5 files: planned and written like any other, and no file stops the rest."""
+"""Scenes that are collections of HDF5 files: planned and written like any other; a bad file does not stop the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ from data_prep.shards.writing import write_shard
 
 SENSORS = load_sensors()
 SIDES = {"sentinel2": 12, "modis": 4}
-GOOD = ["c.h5", "a/1.h5", "a/2.h5", "a/deep/9.hdf5", "b/1.h5", "b/10.h5"]  # as they come: a folder's files before its folders
+# The order of listing: the files of a folder before those of its subfolders.
+GOOD = [
+    "c.h5",
+    "a/1.h5",
+    "a/2.h5",
+    "a/deep/9.hdf5",
+    "b/1.h5",
+    "b/10.h5",
+]
 
 
 def write_sample(path: Path, seed: int, frames: int = 20, side: int = 12, **attributes: Any) -> dict[str, np.ndarray]:

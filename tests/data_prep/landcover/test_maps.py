@@ -1,4 +1,4 @@
-"""Land cover under footprints, against maps indexed place by place: other CRS, tiles, years, the antimeridian."""
+"""Land cover within footprints, against maps indexed point by point: other CRS, tiles, years, the antimeridian."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_map(*paths: Path, **options: Any) -> LandCoverMap:
 
 
 def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: float = MAP_STEP) -> np.ndarray:
-    """What lies under the centre of each pixel of `grid` on a map in degrees (rows, columns), 0 outside."""
+    """The code at the centre of each pixel of `grid`, on a map in degrees (rows, columns); 0 outside the map."""
     col, row = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
     x, y = grid.transform @ (col.ravel(), row.ravel())
     lon, lat = (np.array(values) for values in transform(grid.crs, "EPSG:4326", x, y))
@@ -50,7 +50,7 @@ def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: fl
 
 
 def patches(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Codes in fields of 4 x 4 pixels, so that rounding at the edges of pixels concerns few of them."""
+    """Codes in patches of 4 x 4 pixels, so that rounding at edges affects few pixels."""
     return rng.choice(np.array(CODES), (side // 4, side // 4)).repeat(4, axis=0).repeat(4, axis=1)
 
 
@@ -59,7 +59,7 @@ def patches(rng: np.random.Generator, side: int) -> np.ndarray:
     [
         UTM,
         Grid(crs="ESRI:54008", transform=Affine(463.3127, 0, 250_000, 0, -463.3127, 5_010_000), height=8, width=8),
-        Grid(crs="EPSG:32631", transform=Affine(0, 30, WEST, 30, 0, NORTH - 3_000), height=40, width=20),  # turned
+        Grid(crs="EPSG:32631", transform=Affine(0, 30, WEST, 30, 0, NORTH - 3_000), height=40, width=20),  # rotated
     ],
 )
 def test_a_map_in_degrees_under_other_grids(tmp_path: Path, footprint: Grid) -> None:
@@ -156,7 +156,7 @@ def written(folder: Path) -> tuple[Plan, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("nearest", [False, True])
-def test_years_beyond_the_map_are_rejected_or_take_the_nearest(tmp_path: Path, nearest: bool) -> None:
+def test_years_beyond_the_map_are_rejected_or_use_the_nearest(tmp_path: Path, nearest: bool) -> None:
     options = {"raster": "glc", "legend": "glc_fcs30d", "first_year": 2019} | ({"nearest_year": True} if nearest else {})
     write_small(tmp_path, options)
     codes = np.stack([np.full((30, 30), code) for code in CODES[:4]])  # 2019 to 2022
@@ -169,9 +169,7 @@ def test_years_beyond_the_map_are_rejected_or_take_the_nearest(tmp_path: Path, n
     assert reasons == ([] if nearest else [("the land-cover map is of 2019 to 2022; take its nearest year with nearest_year", 4)])
 
 
-def test_a_foreign_code_beside_the_parts_that_are_looked_at_rejects_its_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_foreign_code_outside_the_checked_parts_rejects_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_prep.landcover.maps.CHECKED_PX", 2)
     write_small(tmp_path, {"raster": "map.tif", "legend": "glc_fcs30d"})
     codes = np.full((1, 24, 24), 10)

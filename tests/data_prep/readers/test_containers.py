@@ -1,4 +1,4 @@
-"""Readers against files written with plain zarr, rasterio and h5py: every window equals direct slicing of what was written."""
+"""Readers, against files written with zarr, rasterio and h5py: every window equals a slice of the written arrays."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["sentinel2", "landsat", "modis"])
 def test_offsets_equal_wide_arithmetic(source: str) -> None:
-    """Numbers and offsets up to the ends of the type, each date and band with its own, against int64."""
+    """Numbers and offsets up to the limits of the dtype, different for each date and band, against int64 arithmetic."""
     sensor = SENSORS[source]
     limits = np.iinfo(sensor.dtype)
     rng = np.random.default_rng(0)
@@ -175,8 +175,8 @@ def test_damaged_zarr_is_named(tmp_path: Path, zarr_format: int) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (7, 2, 16, 16))])
-def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, shards: tuple[int, ...] | None) -> None:
-    """By itself Blosc reads such chunks as numbers that nobody wrote."""
+def test_truncated_blosc_is_an_error(tmp_path: Path, zarr_format: int, shards: tuple[int, ...] | None) -> None:
+    """Blosc itself decodes truncated chunks to wrong numbers without an error."""
     sensor = SENSORS["landsat"]
     pixels, quality = numbers(sensor)
     write_zarr(tmp_path / "l.zarr", sensor, pixels, quality, zarr_format)
@@ -189,7 +189,7 @@ def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, sh
     whole = chunk.read_bytes()
     with open_reader(scene(tmp_path, "landsat", **options), "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
-        if shards is not None:  # its index lies at its end, so a shard cut off anywhere has none: another error
+        if shards is not None:  # the index is at the end of a shard, so any truncated shard lacks it, which is another error
             chunk.write_bytes(whole[:-1])
             with pytest.raises(ValueError, match="packed: a chunk cannot be decoded, it is damaged or cut off"):
                 reader.read(0, 0, 16, 16, slice(None))
@@ -203,7 +203,7 @@ def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, sh
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_dates_of_zarr_that_repeat_or_go_back(tmp_path: Path) -> None:
+def test_dates_of_zarr_that_repeat_or_decrease(tmp_path: Path) -> None:
     sensor = SENSORS["landsat"]
     write_zarr(tmp_path / "l.zarr", sensor, *numbers(sensor))
     group = zarr.open_group(str(tmp_path / "l.zarr"))
@@ -299,7 +299,7 @@ def test_hdf5_stacked_windows_equal_slicing(tmp_path: Path, dates: np.ndarray) -
 
 
 def write_netcdf(path: Path, variables: dict[str, np.ndarray], step: float, days: np.ndarray, left: float = 500_000.0) -> None:
-    """The HDF5 that netCDF-4 libraries write: dimension scales, CF time and a grid mapping."""
+    """Write HDF5 as netCDF-4 libraries do: with dimension scales, CF time and a grid mapping."""
     height, width = next(iter(variables.values())).shape[1:]
     with h5py.File(path, "w") as file:
         file["time"] = (days - 16_000) * 24
@@ -330,7 +330,7 @@ def test_hdf5_variables_of_two_resolutions(tmp_path: Path) -> None:
     names = list(VARIABLES.values())
     fine = {name: pixels[:, i] for i, name in enumerate(names[:4])} | {"SCL": quality.astype(np.uint16)}
     write_netcdf(tmp_path / "10m.nc", fine, 30.0, DAYS)
-    # The coarse file repeats B2; the first file that has a variable gives it.
+    # The coarse file contains B2, too; a variable is read from the first file that has it.
     write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])} | {"B2": coarse[:, 0]}, 60.0, DAYS)
     options = {"container": "hdf5_cube", "paths": ["10m.nc", "20m.nc"], "variables": VARIABLES, "offset": 0}
     expected = np.concatenate([pixels[:, :4], np.kron(coarse, np.ones((1, 1, 2, 2), dtype=np.uint16))], axis=1)
@@ -397,7 +397,7 @@ def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
 
 
 def test_hdf5_bilinear_like_rasters(tmp_path: Path) -> None:
-    """The same method as for rasters: numbers from the naive loop of their tests."""
+    """The same numbers as for rasters, from the naive loop of their tests."""
     sensor = SENSORS["sentinel2"]
     pixels, quality = numbers(sensor)
     coarse = pixels[:, 4:, : HEIGHT // 2, : WIDTH // 2]
@@ -446,7 +446,7 @@ def test_cf_time(values: np.ndarray, units: str, expected: list[str]) -> None:
         (np.array([True]), {}, "dates have type bool"),
     ],
 )
-def test_dates_that_are_none(values: np.ndarray, attributes: dict[str, str], message: str) -> None:
+def test_values_that_are_not_dates(values: np.ndarray, attributes: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_dates(values, attributes, "t")
 

@@ -1,4 +1,4 @@
-"""The reader of published samples: one HDF5 file with a dataset (T, C, H, W) a source and `label` (H, W)."""
+"""The reader of published samples: one HDF5 file with a dataset (T, C, H, W) per source and `label` (H, W)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_sample_without_place_says_so(tmp_path: Path) -> None:
         assert not reader.grid.georeferenced
 
 
-def test_dates_are_stated_or_read_never_made_up(tmp_path: Path) -> None:
+def test_dates_are_stated_or_read_never_guessed(tmp_path: Path) -> None:
     pixels, _ = numbers(SENSOR)
     path = tmp_path / "0001.h5"
     write_sample(path, pixels)
@@ -126,7 +126,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     write_sample(path, pixels[:, :9])
     refused(r"has 9 channels, but 10 band names")
     write_sample(path, pixels * np.float32(1e-4))
-    refused(r"stored as float32; .* NaN has no place in them: convert with round\(reflectance / 0.0001\), NaN to 0, as uint16")
+    refused(r"stored as float32; .* which cannot be NaN: convert with round\(reflectance / 0.0001\), NaN to 0, as uint16")
     write_sample(path, pixels, SCL=quality[:, :4])
     refused(r"SCL: has shape \(7, 4, 20\); expected \(7, 24, 20\)", quality="SCL")
     with h5py.File(path, "a") as file:

@@ -61,7 +61,7 @@ def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray) -> None:
         cog(folder / stem / f"{stem}.Fmask.tif", quality[time], nodata=255)
 
 
-def test_hls_of_the_cog_driver_with_a_folder_a_granule(tmp_path: Path) -> None:
+def test_hls_of_the_cog_driver_with_a_folder_per_granule(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(1, 9000, (FRAMES, 6, 300, 260)).astype(np.int16)
     quality = rng.integers(0, 256, (FRAMES, 300, 260)).astype(np.uint8)
@@ -101,7 +101,7 @@ def test_a_date_that_lacks_a_band_is_named_or_left_out(tmp_path: Path) -> None:
 
 
 def write_sentinel2_cogs(folder: Path, pixels: np.ndarray, scl: np.ndarray, dates: np.ndarray = DATES) -> None:
-    """One file a band and date as cloud archives have them: B02 ... at 10 m, B05 ... and SCL at 20 m."""
+    """Write one file per band and date, as in cloud archives: B02 ... at 10 m, B05 ... and SCL at 20 m."""
     for time, date in enumerate(dates):
         granule = folder / f"S2A_31TFJ_{date.item():%Y%m%d}_0_L2A"
         for channel, (band, metres) in enumerate(BAND_METRES.items()):
@@ -123,7 +123,7 @@ def test_sentinel2_cogs_of_two_resolutions(tmp_path: Path) -> None:
     options = {"container": "geotiff_scenes", "path": "s2", "pattern": S2_PATTERN, "date_format": "%Y%m%d", "offset": 0}
     with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
         assert reader.grid == Grid(crs=CRS, transform=TRANSFORM, height=HEIGHT, width=WIDTH)
-        assert reader.chunk == (HEIGHT, WIDTH)  # a block of 16 x 16 of a coarse band covers 32 x 32: more than there are
+        assert reader.chunk == (HEIGHT, WIDTH)  # a tile of 16 x 16 pixels of a coarse band covers 32 x 32, more than the grid has
         assert_windows_equal(reader, on_fine_grid(pixels), repeated(coarse(quality)), tries=40)
 
     with pytest.raises(ValueError, match="resampling is 'cubic'; expected one of nearest, bilinear"):
@@ -162,7 +162,7 @@ def test_bilinear_equals_gdal_inside(factor: int) -> None:
         src_nodata=0,
         resampling=Resampling.bilinear,
     )
-    inside = np.s_[factor:-factor, factor:-factor]  # GDAL weighs the border in its own way
+    inside = np.s_[factor:-factor, factor:-factor]  # GDAL weights the border differently
     assert np.abs(got[inside].astype(int) - expected[inside]).max() <= 1  # GDAL rounds halves up
 
 
@@ -229,7 +229,7 @@ def test_offset_by_date_and_by_baseline_in_file_names(tmp_path: Path) -> None:
 
     for offset in (
         {"00.00": 0, "04.00": -1000},
-        {0.0: 0, 4.0: -1000},  # what YAML makes of 00.00 and 04.00
+        {0.0: 0, 4.0: -1000},  # YAML parses 00.00 and 04.00 to these
         {datetime.date(2015, 6, 23): 0, DATES[2].item(): -1000},
         {str(DATES[2]): -1000, "2015-06-23": 0},  # in any order
     ):
@@ -357,7 +357,7 @@ def test_safe_products_of_several_baselines(tmp_path: Path, listed: bool) -> Non
     with open_safe(tmp_path) as reader:
         assert reader.grid == Grid(crs=CRS, transform=TRANSFORM_10M, height=180, width=120)
         assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse(scl)), DATES[:4])
-    with open_safe(tmp_path, path=f"s2/{products[2].name}") as reader:  # one product by itself
+    with open_safe(tmp_path, path=f"s2/{products[2].name}") as reader:  # a single product
         assert_windows_equal(reader, expected_of_safe(pixels)[2:3], repeated(coarse(scl))[2:3], DATES[2:3])
     with open_safe(tmp_path, resampling="bilinear") as reader:
         got = reader.read(10, 10, 20, 20, slice(0, 1)).pixels[0, 5]
@@ -434,7 +434,7 @@ def test_safe_mistakes_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_jpeg_2000_that_is_cut_off_is_an_error_not_zeros(tmp_path: Path, share: float) -> None:
-    """With GDAL's own setting of threads such a file reads as zeros, which are no data, and nobody would know."""
+    """With the default number of threads GDAL reads such a file as zeros, that is no data, without an error."""
     pixels, scl = safe_numbers()
     products = write_safe_products(tmp_path / "s2", pixels[:2], scl[:2], SAFE_BASELINES[:2])
     (image,) = products[1].glob("GRANULE/*/IMG_DATA/R10m/*_B04_10m.jp2")

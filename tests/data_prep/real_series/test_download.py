@@ -128,7 +128,7 @@ def test_no_half_scene(offline: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_scene_files_name_known_bands() -> None:
-    """The scenes that are committed fit the sensors that are committed."""
+    """The committed scene.yaml files fit the committed sensors."""
     sensors = load_sensors(SCENE_FILES / "sources")
     scenes = find_scenes(SCENE_FILES)
     assert [scene.name for scene in scenes] == sorted(data.scene for data in SAMPLES)

@@ -1,4 +1,4 @@
-"""Simulated scenes: what is written, and whether it behaves like land seen from space."""
+"""Simulated scenes: their files, and whether they behave like land seen from space."""
 
 import dataclasses
 import hashlib
@@ -63,7 +63,7 @@ def italian(output: Path) -> Path:
     return output / "lomellina_2022"
 
 
-# What is written.
+# Files of a scene.
 
 
 def test_scenes_are_found_and_read_back_by_the_readers(output: Path) -> None:
@@ -167,7 +167,7 @@ def test_maps_lie_on_the_grids_and_agree(italian: Path) -> None:
     fine = maps["crop_type_10m"][1::3, 1::3]  # the 10 m pixel in the middle of each 30 m pixel
     assert (fine == crops[inside, inside]).mean() > 0.85
     assert set(np.unique(maps["field_boundary_10m"])) == {1, 2, 100}
-    # Land use tells the same crops, and water, forest and wetland where the land cover has them.
+    # The land-use map has the same crops, and water, forest and wetland where the land cover has them.
     lulc, is_crop = maps["lulc_10m"], maps["crop_type_10m"] < 11
     assert (lulc[is_crop] == maps["crop_type_10m"][is_crop]).all()
     coarse = cover[inside, inside]
@@ -224,12 +224,12 @@ def test_interiors_that_a_boundary_keeps_apart_are_the_fields(italian: Path) -> 
     pieces, count = ndimage.label(kinds == 1)
     owners = [np.unique(parcels[pieces == piece]) for piece in range(1, count + 1)]
     assert all(len(owner) == 1 for owner in owners), "no piece reaches into a second field"
-    # Roads and narrow ends cut some fields; most of the land lies in one piece a field.
+    # Roads and narrow ends divide some fields; most of the land of a field is one piece.
     largest: dict[int, int] = {}
     for piece, (owner,) in enumerate(owners, 1):
         largest[owner] = max(largest.get(owner, 0), int((pieces == piece).sum()))
     assert sum(largest.values()) > 0.85 * (kinds == 1).sum()
-    # A boundary is one pixel wide in its field: whatever lies further in is interior.
+    # A boundary is one pixel wide in its field: all pixels further inside are interior.
     inside = np.zeros(kinds.shape, dtype=bool)
     for parcel in np.unique(parcels[parcels > 0]):
         inside |= ndimage.binary_erosion(parcels == parcel, border_value=1)
@@ -275,7 +275,7 @@ def test_same_seed_same_bytes_in_another_process_and_another_seed_not(italian: P
     assert other["modis.h5"] != digests(italian)["modis.h5"]
 
 
-# Restart and mistakes.
+# Restarts and errors.
 
 
 def test_finished_scene_is_kept_and_other_settings_are_refused(italian: Path, output: Path) -> None:
@@ -335,12 +335,12 @@ def test_preview_of_a_scene(italian: Path, tmp_path: Path) -> None:
     assert write_preview(tmp_path).stat().st_size > 100_000
 
 
-# What the land does.
+# Behaviour of the land.
 
 
 @dataclasses.dataclass
 class Year:
-    """A region's year without clouds: NDVI and LSWI of each crop, each the median of its fields on each day."""
+    """A year of a region without clouds: NDVI and LSWI of each crop, as medians over its fields on each day."""
 
     region: str
 
@@ -443,7 +443,7 @@ def test_every_region_has_what_its_split_needs() -> None:
     assert {cover.glc for cover in COVERS} <= set(legend.codes)
 
 
-# Parts.
+# Components.
 
 
 def test_hashed_numbers_are_uniform_and_normal() -> None:
@@ -471,7 +471,7 @@ def test_shadows_fall_away_from_the_sun() -> None:
     assert np.degrees(zenith) == pytest.approx(29, abs=4), "10:30 at midsummer at 45 degrees north"
     assert 90 < np.degrees(azimuth) < 180, "in the south-east"
     assert sun_position(45.0, 355)[0] > zenith + 0.6
-    along = np.zeros(2)  # how well clouds, moved to the north-west and to the south-east, fit the shadows
+    along = np.zeros(2)  # fit of clouds, moved to the north-west and to the south-east, to the shadows
     for i in range(12):
         sky = make_sky(generator("sky", i), (200, 200), 30.0, 0.15, (0.5, azimuth))
         cloud, shadow = (np.fft.fft2(a - a.mean()) for a in (sky.cloud, sky.shadow))
