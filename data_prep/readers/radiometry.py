@@ -50,28 +50,32 @@ def stated_offsets(
         )
     if not isinstance(offset, Mapping):
         return np.full(len(dates), stated[None], dtype=np.int64)
-    by_baseline = bool(offset) and all(re.fullmatch(r"\d{1,2}\.\d{1,2}", str(key)) for key in offset)
-    if by_baseline:
-        if baselines is None or None in baselines:
-            raise ValueError(
-                f"{origin}: offset by processing baseline, but file names give none; `pattern` needs a group baseline"
-            )
-        keys = np.array([baseline_number(str(key)) for key in offset])
-        sought = np.array([baseline_number(str(baseline)) for baseline in baselines])
-    else:
-        try:
-            keys = np.array([np.datetime64(str(key), "D") for key in offset])
-        except ValueError as error:
-            raise ValueError(
-                f"{origin}: offset {dict(offset)}: keys must all be dates like 2022-01-25, or baselines: {error}"
-            ) from error
-        sought = dates
+    keys, sought = _offset_keys(offset, dates, origin, baselines)
     order = np.argsort(keys)
     position = np.searchsorted(keys[order], sought, side="right") - 1
     if (position < 0).any():
         first = int(np.argmax(position < 0))
         raise ValueError(f"{origin}: offset {dict(offset)} says nothing of {dates[first]}, which lies before all of its keys")
     return np.array(list(offset.values()), dtype=np.int64)[order][position]
+
+
+def _offset_keys(
+    offset: Mapping[Any, int], dates: np.ndarray, origin: str, baselines: Sequence[str | None] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of `offset` as dates or processing baselines, and those of the images (T,) to find among them."""
+    if offset and all(re.fullmatch(r"\d{1,2}\.\d{1,2}", str(key)) for key in offset):
+        if baselines is None or None in baselines:
+            raise ValueError(
+                f"{origin}: offset by processing baseline, but file names give none; `pattern` needs a group baseline"
+            )
+        keys = np.array([baseline_number(str(key)) for key in offset])
+        return keys, np.array([baseline_number(str(baseline)) for baseline in baselines])
+    try:
+        return np.array([np.datetime64(str(key), "D") for key in offset]), dates
+    except ValueError as error:
+        raise ValueError(
+            f"{origin}: offset {dict(offset)}: keys must all be dates like 2022-01-25, or baselines: {error}"
+        ) from error
 
 
 def check_offset(offset: int, sensor: Sensor, origin: str) -> None:
