@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
-from common.atomic_files import json_bytes, whole_file
+from common.atomic_files import whole_file
 from common.command_line import run_command
-from common.executors import open_engine
+from common.executors import open_executor
+from common.json_files import json_bytes, read_json
 from common.plot_style import INK, MUTED
 from common.progress import Progress
 from data_prep.archive.sensor import Sensor
-from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus, read_json
+from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus
 from data_prep.corpus.description import ShardSummary, by_source_and_split, summarise
 from data_prep.landcover.legend import Legend
 from data_prep.quicklook import chosen_samples, draw
@@ -49,7 +50,7 @@ def describe_corpus(
     loaded = load_corpus(corpus)
     paths = [shard.index for shard in loaded.shards]
     found: dict[Path, ShardSummary] = {}
-    with open_engine("local", workers) as map_jobs, Progress("describe", total=len(paths)) as progress:
+    with open_executor("local", workers) as map_jobs, Progress("describe", total=len(paths)) as progress:
         for path, summary in map_jobs(summary_of, paths):
             found[path] = summary
             progress.add(summary.bytes)

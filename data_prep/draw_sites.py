@@ -175,7 +175,7 @@ def _pixels(tile: Tile, number: int, band: int, step: int, legend: Legend, seed:
             row, col = row + window.row_off, col + window.col_off
             looked_at = (row % step == 0) & (col % step == 0)
             row, col = row[looked_at], col[looked_at]
-            lon, lat = grid.places_of(row + 0.5, col + 0.5)
+            lon, lat = grid.lon_lat(row + 0.5, col + 0.5)
             label = label_of[np.searchsorted(legend.codes, codes[row - window.row_off, col - window.col_off])]
             draw = _hash(row * raster.width + col, seed * 1_000_003 + number)
             yield _Pixels(lon=lon, lat=lat, label=label, area_km2=_pixel_km2(tile, lat) * step**2, draw=draw)

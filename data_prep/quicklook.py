@@ -18,9 +18,10 @@ from matplotlib.patches import Patch
 
 from common.atomic_files import whole_file
 from common.command_line import run_command
+from common.json_files import read_json
 from common.plot_style import INK, MUTED
 from data_prep.archive.sensor import Sensor
-from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus, read_json, sample_entries
+from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus, sample_entries
 from data_prep.landcover.legend import Legend
 
 Item = TypeVar("Item")

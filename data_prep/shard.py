@@ -10,9 +10,10 @@ import os
 from functools import partial
 from pathlib import Path
 
-from common.atomic_files import json_bytes, remove_leftovers, whole_file
+from common.atomic_files import remove_leftovers, whole_file
 from common.command_line import as_arguments, run_command
-from common.executors import Engine, MapJobs, open_engine, submit_slurm
+from common.executors import Executor, MapJobs, open_executor, submit_slurm
+from common.json_files import json_bytes
 from common.progress import PROGRESS, Progress
 from data_prep.corpus.dataset import DATASET
 from data_prep.corpus.description import REJECTED, describe, rejected_lines, summary_tables
@@ -44,7 +45,7 @@ def shard(
     split_buffer_km: float = 0.0,
     split_seed: int = 0,
     plan_only: bool = False,
-    engine: Engine = "local",
+    engine: Executor = "local",
     scheduler: str | None = None,
     shards: str | None = None,
     retries: int = 3,
@@ -103,7 +104,7 @@ def shard(
         print(f"job {array} writes {plan.num_shards} shards, job {last} finishes; progress is in {output / PROGRESS}")
         return 0
     remove_leftovers(output)
-    with open_engine(engine, workers, scheduler) as map_jobs:
+    with open_executor(engine, workers, scheduler) as map_jobs:
         unwritten = write(plan, numbers, input, output, map_jobs, retries, retry_failed)
         if unwritten:
             print("\n".join(unwritten[:_MOST_NAMED]))
@@ -114,7 +115,7 @@ def shard(
         return finish(plan, output, map_jobs, max_failed_share)
 
 
-def _check(workers: int, engine: Engine, scheduler: str | None, retries: int, max_failed_share: float) -> None:
+def _check(workers: int, engine: Executor, scheduler: str | None, retries: int, max_failed_share: float) -> None:
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     if scheduler is not None and engine != "dask":

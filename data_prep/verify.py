@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from common.atomic_files import json_bytes
 from common.checksums import checksum_of
 from common.command_line import run_command
-from common.executors import MapJobs, open_engine
+from common.executors import MapJobs, open_executor
+from common.json_files import json_bytes, read_json
 from common.progress import PROGRESS, Progress
-from data_prep.corpus.dataset import DATASET, DATASET_VERSION, read_json
+from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.description import REJECTED, ShardSummary, describe, rejected_lines, summarise
 from data_prep.corpus.sample_index import table_name
 from data_prep.corpus.sample_index_writer import table_faults, table_layouts
@@ -51,7 +51,7 @@ def verify(corpus: Path, workers: int = 1) -> int:
         corpus: folder that `data_prep/shard.py` wrote.
         workers: processes that read at the same time.
     """
-    with open_engine("local", workers) as map_jobs:
+    with open_executor("local", workers) as map_jobs:
         faults = find_faults(corpus, map_jobs)
     for fault in faults:
         print(fault)

@@ -16,7 +16,6 @@ the tables and the tars it draws from, and no index: those of 25 million samples
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
+from common.json_files import json_object, read_json
 from common.retries import retried
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor, sensor_from_dict
@@ -147,24 +147,6 @@ class Corpus:
         return [sample for index in indexes for sample in sample_entries(index, Path(self.folder))]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ValueError that names the file when it is missing or no JSON object."""
-    try:
-        return _json_object(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing") from error
-
-
-def _json_object(content: bytes, path: str) -> dict[str, Any]:
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); it is damaged or was not written by shard.py") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object")
-    return values
-
-
 def sample_entries(index: Mapping[str, Any], folder: Path) -> list[SampleEntry]:
     """The samples of one shard's index, in the order of the tar."""
     shard = folder / index["shard"]
@@ -203,7 +185,7 @@ def load_corpus(folder: str | Path) -> Corpus:
         raise ValueError(
             f"no {DATASET} in {folder}: no finished corpus; `python data_prep/shard.py --output {folder}` writes it"
         ) from error
-    values = _json_object(content, path)
+    values = json_object(content, path)
     if values.get("version") == 2:
         raise ValueError(
             f"{path} has version 2, without tables of samples; start shard.py again with the same arguments: its shards stay"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from common.atomic_files import json_bytes
+from common.json_files import json_bytes, read_json
 from data_prep.archive.scene import SPLITS
-from data_prep.corpus.dataset import DATASET_VERSION, corpus_fingerprint, read_json
+from data_prep.corpus.dataset import DATASET_VERSION, corpus_fingerprint
 from data_prep.corpus.sample_index import table_name
 from data_prep.plan.plan import Plan
 from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict

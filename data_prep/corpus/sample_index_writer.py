@@ -19,8 +19,8 @@ import numpy as np
 from common.atomic_files import whole_file
 from common.checksums import checksum_of
 from common.executors import MapJobs
+from common.json_files import read_json
 from common.progress import Progress
-from data_prep.corpus.dataset import read_json
 from data_prep.corpus.description import ShardSummary
 from data_prep.corpus.sample_index import TABLE_MEMBERS, record_dtype, table_name
 from data_prep.corpus.shard_checks import Fault

@@ -25,11 +25,10 @@ import pyarrow.parquet as pq
 from affine import Affine
 from tabulate import tabulate
 
-from common.atomic_files import json_bytes
 from common.checksums import sha256_of
 from common.grid import Grid
+from common.json_files import json_bytes, read_json
 from data_prep.archive.sensor import Sensor, sensor_from_dict
-from data_prep.corpus.dataset import read_json
 from data_prep.landcover.legend import Legend, legend_from_dict
 from data_prep.landcover.pixel_labels import LabelNames, label_names_from_dict
 from data_prep.plan.tables import batches, read_rows

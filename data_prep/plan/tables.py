@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.atomic_files import json_bytes
+from common.json_files import json_bytes
 
 # Samples of a shard are some hundreds: a group of rows holds many shards, so that columns compress and the footer stays small.
 SAMPLES = pa.schema(

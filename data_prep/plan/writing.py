@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from common.atomic_files import TEMPORARY, json_bytes, whole_file
+from common.atomic_files import TEMPORARY, whole_file
 from common.checksums import sha256_of
+from common.json_files import json_bytes
 from data_prep.archive.scene import SPLITS
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import Legend
@@ -170,7 +171,7 @@ def _splits(found: Surveyed, size: int, windows: Windows, blocks: SplitBlocks | 
     if blocks is None:
         splits = np.full(len(windows), SPLITS.index(found.split), np.int8)
     else:
-        splits = blocks.of_places(*found.series.grid.places_of(windows.rows + size / 2, windows.cols + size / 2))
+        splits = blocks.of_places(*found.series.grid.lon_lat(windows.rows + size / 2, windows.cols + size / 2))
     if cutter is None:
         return splits
     stated = cutter.splits(windows.sites)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.retries import is_of_the_machine
+from common.errors import is_infrastructure_error
 from data_prep.archive.sensor import Sensor
 from data_prep.plan.plan import PlannedSample
 from data_prep.readers.base import Series, SeriesReader
@@ -131,7 +131,7 @@ class BlockReader:
         try:
             block = self._reader.read(extent.top, extent.left, height, width, slice(extent.start, extent.stop))
         except Exception as error:
-            if is_of_the_machine(error):
+            if is_infrastructure_error(error):
                 raise
         self._blocks[key] = block
         return block

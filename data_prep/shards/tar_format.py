@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
-from common.atomic_files import json_bytes
+from common.json_files import json_bytes
 from data_prep.shards.sample import Sample
 
 INDEX_VERSION = 2

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from common.atomic_files import json_bytes, whole_file
+from common.atomic_files import whole_file
 from common.checksums import checksum_of
-from common.retries import is_of_the_machine, retried, text_without_places, traceback_lines
+from common.errors import is_infrastructure_error, portable_text, portable_traceback
+from common.json_files import json_bytes
+from common.retries import retried
 from data_prep.archive.scene import Scene
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.maps import LandCoverCodes, open_land_cover
@@ -177,10 +179,10 @@ def _read_sample(
             label=None if labels is None else labels.read(planned.row, planned.col, planned.size),
         )
     except Exception as error:  # codecs raise errors of all kinds for damaged chunks
-        if is_of_the_machine(error):
+        if is_infrastructure_error(error):
             raise
-        reason = "cannot be read: " + text_without_places(error, scene.folder)
-        return Failure(reject(reason), traceback_lines(error, scene.folder))
+        reason = "cannot be read: " + portable_text(error, scene.folder)
+        return Failure(reject(reason), portable_traceback(error, scene.folder))
 
 
 def _add(tar: TarWriter, sample: Sample, bands: Sequence[str]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def write_sites(path: Path, scale: float) -> dict[str, float]:
     areas = np.array([one.grid.height * one.grid.width for one in series], dtype=float)
     counts = np.round(SITES * scale * areas / areas.sum()).astype(int)
     lon, lat = np.hstack(
-        [one.grid.places_of(*rng.uniform(0, one.grid.height, (2, n))) for one, n in zip(series, counts, strict=True)]
+        [one.grid.lon_lat(*rng.uniform(0, one.grid.height, (2, n))) for one, n in zip(series, counts, strict=True)]
     )
     pq.write_table(pa.table({"id": np.arange(len(lon)).astype(str), "lon": lon, "lat": lat}), path)
     return {"sites": len(lon)}

@@ -30,11 +30,11 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from common.atomic_files import json_bytes  # noqa: E402
 from common.checksums import checksum_of  # noqa: E402
 from common.command_line import run_command  # noqa: E402
+from common.json_files import json_bytes, read_json  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
-from data_prep.corpus.dataset import load_corpus, read_json  # noqa: E402
+from data_prep.corpus.dataset import load_corpus  # noqa: E402
 from data_prep.corpus.sample_index import record_dtype, table_name  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
 from data_prep.shards.tar_format import MEMBERS  # noqa: E402

@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, parse
-from common.executors import _slurm_seconds, map_local, open_engine
+from common.errors import is_transient
+from common.executors import _slurm_seconds, map_local, open_executor
 from common.progress import PROGRESS, Progress
-from common.retries import passes_by_itself, retried
+from common.retries import retried
 from data_prep.corpus.dataset import load_corpus
 from data_prep.plan.plan import load_plan
 from data_prep.readers.zarr_cube import ZarrCube
@@ -255,10 +256,10 @@ class ServerDisconnectedError(Exception):
     ],
 )
 def test_whether_an_error_passes(error: Exception, passing: bool) -> None:
-    assert passes_by_itself(error) is passing
+    assert is_transient(error) is passing
     wrapped = ValueError("cannot be read")
     wrapped.__cause__ = error
-    assert passes_by_itself(wrapped) is passing
+    assert is_transient(wrapped) is passing
 
 
 def test_a_scene_that_vanishes_after_the_plan(
@@ -418,7 +419,7 @@ def test_dask_workers_as_slurm_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with (
         dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings_.items()}),
-        open_engine("dask", workers=1, scheduler="slurm") as map_jobs,
+        open_executor("dask", workers=1, scheduler="slurm") as map_jobs,
     ):
         jobs = list(map_jobs(partial(square_or_die, tmp_path / "flags"), [0, 1, 2]))
     assert sorted(jobs) == [(0, 0), (1, 1), (2, 4)]
@@ -456,13 +457,13 @@ def test_a_worker_that_dies_costs_nothing_but_time(tmp_path: Path) -> None:
     for engine in ("local", "dask"):
         flags = tmp_path / engine
         flags.mkdir()
-        with open_engine(engine, workers=2) as map_jobs:  # type: ignore[arg-type]
+        with open_executor(engine, workers=2) as map_jobs:  # type: ignore[arg-type]
             assert sorted(map_jobs(partial(square_or_die, flags), jobs)) == [(number, number**2) for number in jobs]
         assert len(list(flags.iterdir())) == 3
 
 
 def test_a_job_that_kills_every_worker_ends_the_run() -> None:
-    with open_engine("dask", workers=2) as map_jobs, pytest.raises(OSError, match="workers keep dying"):
+    with open_executor("dask", workers=2) as map_jobs, pytest.raises(OSError, match="workers keep dying"):
         list(map_jobs(os._exit, [1]))
 
 

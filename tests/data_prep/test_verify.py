@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import xxhash
 
-from common.atomic_files import json_bytes
 from common.executors import map_local
+from common.json_files import json_bytes
 from data_prep.corpus.dataset import corpus_fingerprint, load_corpus
 from data_prep.plan.plan import TABLES, load_plan
 from data_prep.plan.planning import PlanSettings, make_plan

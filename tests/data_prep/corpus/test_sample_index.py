@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import xxhash
 
-from common.atomic_files import json_bytes
 from common.executors import map_local
+from common.json_files import json_bytes
 from data_prep.corpus.dataset import Corpus, check_shards, load_corpus
 from data_prep.corpus.sample_index import open_table, record_dtype
 from data_prep.plan.plan import load_plan
