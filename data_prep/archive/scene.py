@@ -36,7 +36,7 @@ from typing import Any
 
 import yaml
 
-DESCRIPTION = "scene.yaml"
+SCENE_FILE = "scene.yaml"
 SPLITS = ("train", "validation", "test")
 
 
@@ -84,18 +84,18 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ValueError(f"{self.folder / DESCRIPTION}: split is {self.split!r}; expected one of {', '.join(SPLITS)}")
+            raise ValueError(f"{self.folder / SCENE_FILE}: split is {self.split!r}; expected one of {', '.join(SPLITS)}")
         if not self.sources:
-            raise ValueError(f"{self.folder / DESCRIPTION}: no sources")
+            raise ValueError(f"{self.folder / SCENE_FILE}: no sources")
         if "." in self.name or "/" in self.name:
-            raise ValueError(f"{self.folder / DESCRIPTION}: name {self.name!r} must hold no dot or slash; it begins sample keys")
+            raise ValueError(f"{self.folder / SCENE_FILE}: name {self.name!r} must hold no dot or slash; it begins sample keys")
 
 
 def load_scene(folder: Path) -> Scene:
     """The scene in `folder`. Raises ValueError that names the file and the key that is missing or unknown."""
-    path = folder / DESCRIPTION
+    path = folder / SCENE_FILE
     if not path.is_file():
-        raise ValueError(f"no {DESCRIPTION} in {folder}: a scene is a folder with a {DESCRIPTION} (see README, 'Your own data')")
+        raise ValueError(f"no {SCENE_FILE} in {folder}: a scene is a folder with a {SCENE_FILE} (see README, 'Your own data')")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -142,9 +142,9 @@ def _land_cover(values: Mapping[str, Any], folder: Path) -> LandCover:
     return LandCover(legend=_legend_reference(values["legend"], folder), rasters=paths, **options)
 
 
-def description_sha256(scene: Scene) -> str:
+def scene_file_sha256(scene: Scene) -> str:
     """What tells a writer that a scene was described anew since it was planned."""
-    return hashlib.sha256((scene.folder / DESCRIPTION).read_bytes()).hexdigest()
+    return hashlib.sha256((scene.folder / SCENE_FILE).read_bytes()).hexdigest()
 
 
 def _legend_reference(legend: str, folder: Path) -> str:
@@ -156,9 +156,9 @@ def find_scenes(folder: Path) -> list[Scene]:
     """All scenes in `folder` (itself or its children), by name. Raises ValueError when there is none or a name repeats."""
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} does not exist")
-    paths = [folder] if (folder / DESCRIPTION).is_file() else sorted(p.parent for p in folder.glob(f"*/{DESCRIPTION}"))
+    paths = [folder] if (folder / SCENE_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{SCENE_FILE}"))
     if not paths:
-        raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{DESCRIPTION} (simulate.py writes such folders)")
+        raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{SCENE_FILE} (simulate.py writes such folders)")
     scenes = sorted((load_scene(path) for path in paths), key=lambda scene: scene.name)
     names = [scene.name for scene in scenes]
     repeated = sorted({name for name in names if names.count(name) > 1})

@@ -31,8 +31,8 @@ from common.json_files import json_object, read_json
 from common.retries import retried
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor, sensor_from_dict
+from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
-from data_prep.landcover.pixel_labels import LabelNames, label_names_from_dict
 
 DATASET_VERSION = 3
 DATASET = "dataset.json"
@@ -130,7 +130,7 @@ class Corpus:
     shards: list[Shard]
     splits: dict[tuple[str, str], SplitSummary]
     rejected: int
-    labels: dict[str, LabelNames]
+    labels: dict[str, LabelLegend]
 
     def shards_of(self, source: str, split: str) -> list[Shard]:
         """The shards of one source and split; the `shard` of their table is a place in this list."""
@@ -214,7 +214,7 @@ def load_corpus(folder: str | Path) -> Corpus:
                 for split, about in source["splits"].items()
             },
             rejected=values["rejected"],
-            labels={name: label_names_from_dict(label) for name, label in values.get("labels", {}).items()},
+            labels={name: label_legend_from_dict(label) for name, label in values.get("labels", {}).items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe a corpus: {type(error).__name__} {error}") from error

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from data_prep.archive.scene import DESCRIPTION, Scene, description_sha256, load_scene
+from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
 from data_prep.plan.plan import PlannedSeries
 from data_prep.readers.base import Series, SeriesReader
@@ -26,11 +26,11 @@ def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Map
 
 def load_planned(archive: Path, planned: PlannedSeries) -> Scene:
     """The scene of a planned series. Raises ValueError when it is gone, or is described anew since it was planned."""
-    path = archive / planned.folder / DESCRIPTION
+    path = archive / planned.folder / SCENE_FILE
     if not path.is_file():
         raise ValueError(f"scene {path.parent} is gone since the corpus was planned; put it back, or use a new output folder")
     scene, sha256 = _described(path.parent, path.stat().st_mtime_ns)
-    if sha256 != planned.description_sha256:
+    if sha256 != planned.scene_file_sha256:
         raise ValueError(f"{path} changed since the corpus was planned; use a new output folder")
     return scene
 
@@ -39,7 +39,7 @@ def load_planned(archive: Path, planned: PlannedSeries) -> Scene:
 def _described(folder: Path, _written: int) -> tuple[Scene, str]:
     """A scene and the sha256 of its description, read once while it stands for file after file."""
     scene = load_scene(folder)
-    return scene, description_sha256(scene)
+    return scene, scene_file_sha256(scene)
 
 
 def open_planned(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sensor]) -> SeriesReader:

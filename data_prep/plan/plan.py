@@ -29,8 +29,8 @@ from common.checksums import sha256_of
 from common.grid import Grid
 from common.json_files import json_bytes, read_json
 from data_prep.archive.sensor import Sensor, sensor_from_dict
+from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
-from data_prep.landcover.pixel_labels import LabelNames, label_names_from_dict
 from data_prep.plan.tables import batches, read_rows
 from data_prep.readers.base import SeriesReader
 
@@ -47,7 +47,7 @@ class PlannedSeries:
         scene: the scene's name.
         place: what stands for it in keys: the scene's name, for a file its number with it.
         folder: the scene's folder relative to the archive.
-        description_sha256: of its scene.yaml.
+        scene_file_sha256: of its scene.yaml.
         source: source name.
         file: path relative to the scene's folder where the scene is a collection of files, else None.
         legend: name of the land-cover legend.
@@ -59,7 +59,7 @@ class PlannedSeries:
     scene: str
     place: str
     folder: str
-    description_sha256: str
+    scene_file_sha256: str
     source: str
     file: str | None
     legend: str
@@ -169,9 +169,9 @@ class Plan:
         return tuple(f"{group.source}-{group.split}-{n:06d}" for group in self.groups for n in range(group.shards))
 
     @property
-    def labels(self) -> dict[str, LabelNames]:
+    def labels(self) -> dict[str, LabelLegend]:
         """The labels that travel with samples, by source."""
-        return {source: label_names_from_dict(values) for source, values in self.settings.get("labels", {}).items()}
+        return {source: label_legend_from_dict(values) for source, values in self.settings.get("labels", {}).items()}
 
     @property
     def num_shards(self) -> int:
@@ -292,7 +292,8 @@ def plan_values(
 
 def _series(row: Mapping[str, Any]) -> PlannedSeries:
     """A row of the table of series."""
-    names = ("scene", "place", "folder", "description_sha256", "source", "file", "legend")
+    names = ("scene", "place", "folder", "source", "file", "legend")
     grid = Grid(crs=row["crs"], transform=Affine(*row["transform"]), height=row["height"], width=row["width"])
     chunk = (row["chunk_rows"], row["chunk_cols"])
-    return PlannedSeries(**{name: row[name] for name in names}, grid=grid, chunk=chunk, dates=tuple(row["dates"]))
+    named = {name: row[name] for name in names} | {"scene_file_sha256": row["description_sha256"]}
+    return PlannedSeries(**named, grid=grid, chunk=chunk, dates=tuple(row["dates"]))

@@ -10,10 +10,11 @@ from pathlib import Path
 from common.atomic_files import TEMPORARY
 from common.checksums import sha256_of
 from data_prep.archive.sample_files import list_sha256
-from data_prep.archive.scene import DESCRIPTION, Scene, description_sha256, find_scenes
+from data_prep.archive.scene import SCENE_FILE, Scene, find_scenes, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
+from data_prep.landcover.label_legend import label_legends
+from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend, load_legend
-from data_prep.landcover.pixel_labels import LabelRaster, label_names
 from data_prep.plan.plan import PLAN, TABLES, Plan, Rejection, load_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import Surveyed, survey
@@ -35,7 +36,7 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     for scene in scenes:
         _add_legend(scene, legends)
         listed = [list_sha256(scene, source) for source in sorted(set(scene.sources) & set(sensors))]
-        digest.update(f"{scene.folder.relative_to(archive).as_posix()} {description_sha256(scene)} {listed}\n".encode())
+        digest.update(f"{scene.folder.relative_to(archive).as_posix()} {scene_file_sha256(scene)} {listed}\n".encode())
     arguments = {
         "sources": sorted(sensors),
         "shard_mb": settings.shard_mb,
@@ -48,7 +49,7 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
         absent = sorted(set(settings.labels) - set(sensors))
         if absent:
             raise ValueError(f"--label names the sources {absent}; this corpus has {sorted(sensors)}")
-        arguments["labels"] = {source: names.to_dict() for source, names in label_names(scenes, settings.labels).items()}
+        arguments["labels"] = {source: names.to_dict() for source, names in label_legends(scenes, settings.labels).items()}
     if (output / PLAN).is_file():
         plan = load_plan(output)
         if (plan.settings, plan.sensors, plan.legends) != (arguments, sensors, legends):
@@ -91,7 +92,7 @@ def _is_ours(name: str) -> bool:
 
 def _sensors_in_use(archive: Path, scenes: Sequence[Scene], settings: PlanSettings) -> dict[str, Sensor]:
     """Sensors of the wanted sources, by name in ascending order, with their chip sizes."""
-    home = archive.parent if (archive / DESCRIPTION).is_file() else archive
+    home = archive.parent if (archive / SCENE_FILE).is_file() else archive
     known = load_sensors(home / "sources")
     held = sorted({source for scene in scenes for source in scene.sources})
     wanted = held if settings.sources is None else sorted(set(settings.sources))
@@ -112,7 +113,7 @@ def _add_legend(scene: Scene, legends: dict[str, Legend]) -> None:
         return
     legend = load_legend(scene.land_cover.legend)
     if legends.setdefault(legend.name, legend) != legend:
-        raise ValueError(f"{scene.folder / DESCRIPTION}: another scene has a different legend named {legend.name!r}; rename one")
+        raise ValueError(f"{scene.folder / SCENE_FILE}: another scene has a different legend named {legend.name!r}; rename one")
     quality = scene.land_cover.quality
     if quality is not None and quality not in scene.sources:
-        raise ValueError(f"{scene.folder / DESCRIPTION}: land cover from the quality layer of {quality!r}, which it lacks")
+        raise ValueError(f"{scene.folder / SCENE_FILE}: land cover from the quality layer of {quality!r}, which it lacks")

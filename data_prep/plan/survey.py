@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.executors import map_local
 from data_prep.archive.sample_files import files_of, stands_for_files
-from data_prep.archive.scene import DESCRIPTION, Scene, description_sha256, load_scene
+from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import load_legend
 from data_prep.landcover.maps import LandCoverMap
@@ -106,11 +106,11 @@ class _SceneSurvey:
         self.scene = scene
         self._sensors, self._needs_place = sensors, needs_place
         self._folder = scene.folder.relative_to(archive).as_posix()
-        self._sha256 = description_sha256(scene)
+        self._sha256 = scene_file_sha256(scene)
         self._legend = None if scene.land_cover is None else load_legend(scene.land_cover.legend)
         self._map: LandCoverMap | None = None
         if scene.land_cover is not None and self._legend is not None and scene.land_cover.rasters:
-            self._map = LandCoverMap(scene.land_cover, self._legend, str(scene.folder / DESCRIPTION))
+            self._map = LandCoverMap(scene.land_cover, self._legend, str(scene.folder / SCENE_FILE))
 
     def series(self, source: str, file: str | None = None, place: str | None = None) -> Surveyed:
         """One source of the scene, or one of the files it stands for. Raises ValueError when it cannot be read."""
@@ -119,7 +119,7 @@ class _SceneSurvey:
                 scene=self.scene.name,
                 place=place or self.scene.name,
                 folder=self._folder,
-                description_sha256=self._sha256,
+                scene_file_sha256=self._sha256,
                 source=source,
                 file=file,
                 legend="" if self._legend is None else self._legend.name,

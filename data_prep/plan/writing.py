@@ -280,8 +280,8 @@ class _Rejected:
 
 
 def _series_row(series: PlannedSeries) -> dict[str, list[Any]]:
-    names = ("scene", "place", "folder", "description_sha256", "source", "file", "legend")
-    row = {name: [getattr(series, name)] for name in names}
+    names = ("scene", "place", "folder", "source", "file", "legend")
+    row = {name: [getattr(series, name)] for name in names} | {"description_sha256": [series.scene_file_sha256]}
     grid = series.grid
     row |= {"crs": [grid.crs], "transform": [list(grid.transform)[:6]], "height": [grid.height], "width": [grid.width]}
     return row | {"chunk_rows": [series.chunk[0]], "chunk_cols": [series.chunk[1]], "dates": [list(series.dates)]}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.storage import is_url
-from data_prep.archive.scene import DESCRIPTION, Scene
+from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.composite import Composite
@@ -40,7 +40,7 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
 
     Raises ValueError for an unknown source, container or option, and for what the reader finds wrong with the files.
     """
-    origin = f"{scene.folder / DESCRIPTION}, source {source}"
+    origin = f"{scene.folder / SCENE_FILE}, source {source}"
     if source not in scene.sources:
         raise ValueError(f"{origin}: the scene has only the sources {sorted(scene.sources)}")
     if source not in sensors:

@@ -26,9 +26,10 @@ from common.errors import is_infrastructure_error, portable_text, portable_trace
 from common.json_files import json_bytes
 from common.retries import retried
 from data_prep.archive.scene import Scene
+from data_prep.landcover.base import LandCoverReader, SampleWindow
+from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend
-from data_prep.landcover.maps import LandCoverCodes, open_land_cover
-from data_prep.landcover.pixel_labels import LabelRaster
+from data_prep.landcover.opening import open_land_cover
 from data_prep.plan.opening import load_planned, open_planned
 from data_prep.plan.plan import PLAN, Plan, PlannedSample, PlannedShard, Rejection
 from data_prep.plan.plan import load_plan as read_plan
@@ -143,9 +144,21 @@ def read_samples(archive: Path, plan: Plan, shard: PlannedShard, retries: int) -
                 yield retried(partial(_read_sample, blocks, land_cover, labels, scene, legend, sample), retries)
 
 
+def _window(planned: PlannedSample) -> SampleWindow:
+    return SampleWindow(
+        source=planned.source,
+        file=planned.series.file,
+        grid=planned.series.grid,
+        row=planned.row,
+        col=planned.col,
+        size=planned.size,
+        year=planned.year,
+    )
+
+
 def _read_sample(
     blocks: BlockReader,
-    land_cover: LandCoverCodes,
+    land_cover: LandCoverReader,
     labels: LabelRaster | None,
     scene: Scene,
     legend: Legend,
@@ -161,7 +174,7 @@ def _read_sample(
         series = blocks.read(planned)
         if not series.valid.any():
             return reject(NOTHING_VALID)
-        counts = legend.count(land_cover.codes(planned, series))
+        counts = legend.count(land_cover.codes(_window(planned), series))
         if not counts.any():
             return reject(NOTHING_MAPPED)
         return Sample(

@@ -18,7 +18,7 @@ from rasterio.warp import transform as reproject
 
 from common.atomic_files import sync
 from common.grid import Grid
-from data_prep.archive.scene import DESCRIPTION, SPLITS
+from data_prep.archive.scene import SCENE_FILE, SPLITS
 from data_prep.archive.sensor import load_sensors
 from data_prep.simulation import archives
 from data_prep.simulation.covers import COVERS
@@ -229,7 +229,7 @@ def _write(settings: SceneSettings, folder: Path) -> dict[str, Any]:
         "labels": labels,
     }
     assert region.split in SPLITS
-    (folder / DESCRIPTION).write_text(yaml.safe_dump(description, sort_keys=False))
+    (folder / SCENE_FILE).write_text(yaml.safe_dump(description, sort_keys=False))
     crops = np.array([cover.crop for cover in COVERS])[place.objects.cover]
     rice = float((place.pixels["landsat"].majority(crops.astype(np.uint8)) == 1).mean())
     return {

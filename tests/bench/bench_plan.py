@@ -68,7 +68,7 @@ def surveyed(scale: float) -> Iterator[Surveyed]:
                 scene=name,
                 place=name,
                 folder=name,
-                description_sha256=f"{number:064x}",
+                scene_file_sha256=f"{number:064x}",
                 source=source,
                 file=None,
                 legend="glc_fcs30d",

@@ -103,7 +103,7 @@ def test_tiles_are_one_map(tmp_path: Path) -> None:
                 moved = UTM.transform @ Affine.translation(east / 10, south / 10)
                 footprint = Grid(crs=CRS, transform=moved, height=48, width=60)
                 one, many = whole.read(footprint, 0), tiles.read(footprint, 0)
-                touched = max(touched, len(tiles._under(footprint)))
+                touched = max(touched, len(tiles._tiles_within(footprint)))
                 if not (one == 0).all():
                     assert (one == many).mean() > 0.99  # GDAL's warping is exact to an eighth of a pixel
                     assert one.shape == many.shape

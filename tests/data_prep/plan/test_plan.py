@@ -220,7 +220,7 @@ def test_windows_at_any_places_by_any_blocks(
         scene="s",
         place="s",
         folder="s",
-        description_sha256="",
+        scene_file_sha256="",
         source="sentinel2",
         file=None,
         legend="scl",
