@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -174,10 +174,15 @@ def parse(
 
 
 def as_arguments(values: Mapping[str, Any]) -> list[str]:
-    """Return the command line that gives a command in another process these parameters; None stands for the default."""
+    """Return the command line that gives a command in another process these parameters; None stands for the default.
+
+    Fields of a dataclass become dotted options.
+    """
     arguments = []
     for name, value in values.items():
-        if value is not None:
+        if is_dataclass(value):
+            arguments += as_arguments({f"{name}.{field.name}": getattr(value, field.name) for field in fields(value)})
+        elif value is not None:
             arguments += [f"--{name}", json.dumps(value) if isinstance(value, bool | list | dict) else str(value)]
     return arguments
 

@@ -33,7 +33,7 @@ from common.grid import Grid
 from data_prep.archive.scene import SPLITS, LandCover
 from data_prep.landcover.legend import Legend, load_legend
 from data_prep.landcover.maps import Tile, map_tiles
-from data_prep.plan.splits import EARTH_RADIUS_KM, IN_BUFFER, EqualAreaCells, split_blocks_of
+from data_prep.plan.splits import EARTH_RADIUS_KM, IN_BUFFER, EqualAreaCells, SplitConfig
 from data_prep.readers.cf_conventions import crs_text
 
 SPARE = 2  # candidates a site, since some fall to the distance to others
@@ -94,7 +94,9 @@ def draw_sites(
     cover = LandCover(legend=legend, rasters=rasters, first_year=first_year)
     tiles, band = _tiles_and_band(cover, year)
     cells = EqualAreaCells(side_km=cell_km)
-    blocks = split_blocks_of(split_block_km, split_shares, split_buffer_km, split_seed)
+    blocks = SplitConfig(
+        block_km=split_block_km, shares=split_shares, buffer_km=split_buffer_km, seed=split_seed
+    ).spatial_blocks()
 
     area_km2 = np.zeros(len(of_legend.classes))
     candidates = _Candidates(count, len(of_legend.classes))

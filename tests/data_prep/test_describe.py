@@ -14,7 +14,7 @@ from common.command_line import run_command
 from data_prep import describe
 from data_prep.corpus.dataset import load_corpus
 from data_prep.describe import describe_corpus
-from data_prep.shard import shard
+from data_prep.shard import ShardConfig, shard
 from tests.support.archives import write_archive
 
 
@@ -22,7 +22,7 @@ from tests.support.archives import write_archive
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("describe")
     write_archive(folder / "scenes")
-    shard(folder / "scenes", folder / "corpus", chip_px={"sentinel2": 12, "modis": 4}, shard_mb=0.2)
+    shard(ShardConfig(input=folder / "scenes", output=folder / "corpus", chip_px={"sentinel2": 12, "modis": 4}, shard_mb=0.2))
     return folder / "corpus"
 
 

@@ -15,9 +15,10 @@ from common.command_line import run_command
 from data_prep import draw_sites as drawing
 from data_prep.draw_sites import draw_sites
 from data_prep.landcover.legend import load_legend
-from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.build import make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.plan.sites import load_sites
-from data_prep.plan.splits import EqualAreaCells, SplitBlocks
+from data_prep.plan.splits import EqualAreaCells, SpatialBlocks
 from tests.data_prep.landcover.test_maps import write_map
 from tests.data_prep.plan.test_sites import distances_km, write_wide_scene
 from tests.support.archives import CRS, NORTH, WEST, write_land_cover
@@ -114,7 +115,7 @@ def test_splits_are_blocks_with_a_buffer(map_path: Path, tmp_path: Path) -> None
     assert set(sites["split"]) == {"train", "validation", "test"}
     distance = distances_km(sites["lon"], sites["lat"])
     assert distance[sites["split"][:, None] != sites["split"]].min() >= 8.0
-    blocks = SplitBlocks(block_km=40, shares={"train": 0.7 * 8 / 9, "validation": 0.7 / 9, "test": 0.3}, buffer_km=8)
+    blocks = SpatialBlocks(block_km=40, shares={"train": 0.7 * 8 / 9, "validation": 0.7 / 9, "test": 0.3}, buffer_km=8)
     assert [("train", "validation", "test")[n] for n in blocks.of_places(sites["lon"], sites["lat"])] == sites["split"].tolist()
 
 

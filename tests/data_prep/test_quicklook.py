@@ -11,8 +11,9 @@ import webdataset
 
 from common.command_line import run_command
 from data_prep.corpus.dataset import load_corpus
-from data_prep.quicklook import NOT_OBSERVED, clearest, quicklook, read_member, stretched, veiled
-from data_prep.shard import shard
+from data_prep.plots.contact_sheet import NOT_OBSERVED, clearest, read_member, stretched, veiled
+from data_prep.quicklook import quicklook
+from data_prep.shard import ShardConfig, shard
 from tests.support.archives import write_archive
 
 
@@ -20,7 +21,7 @@ from tests.support.archives import write_archive
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quicklook")
     write_archive(folder / "scenes")
-    shard(folder / "scenes", folder / "corpus", chip_px={"sentinel2": 12, "modis": 4})
+    shard(ShardConfig(input=folder / "scenes", output=folder / "corpus", chip_px={"sentinel2": 12, "modis": 4}))
     return folder / "corpus"
 
 

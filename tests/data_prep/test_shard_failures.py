@@ -35,12 +35,12 @@ from common.retries import retried
 from data_prep.corpus.dataset import load_corpus
 from data_prep.plan.plan import load_plan
 from data_prep.readers.zarr_cube import ZarrCube
-from data_prep.shard import shard
+from data_prep.shard import ShardConfig, shard
 from data_prep.shards.tar_format import TarWriter
-from tests.data_prep.test_shard import run
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import DISTURBANCES, contents, dask_cluster
 from tests.support.mortal import square_or_die
+from tests.support.sharding import run_shard
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "data_prep" / "shard.py"
@@ -58,7 +58,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of an undisturbed run."""
     output = tmp_path_factory.mktemp("whole") / "corpus"
-    assert run("--input", scenes, "--output", output, *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", output, *ARGUMENTS) == 0
     return contents(output)
 
 
@@ -130,7 +130,7 @@ def test_what_is_read_back_must_be_what_was_written(
         os.pwrite(writer._file.fileno(), b"\xff", 3000)  # a disk that does not keep what it is given
 
     monkeypatch.setattr(TarWriter, "end", end)
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 1
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 1
     assert "what was read back is not what was written" in capsys.readouterr().out
     assert not list((tmp_path / "corpus").glob("*.tar"))
 
@@ -152,7 +152,7 @@ def test_failed_samples_have_reason_and_traceback_and_can_be_tried_again(
 ) -> None:
     mend = spoil_modis(own_scenes)
     arguments = ("--input", own_scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
-    assert run(*arguments) == 1
+    assert run_shard(*arguments) == 1
     out = capsys.readouterr().out
     assert "4 of 13 samples could not be read, more than --max_failed_share 0.01" in out
     assert re.search("cannot be read: .*Zstd", out)
@@ -168,12 +168,12 @@ def test_failed_samples_have_reason_and_traceback_and_can_be_tried_again(
     assert [row["key"] for row in rejected if row["failed"]] == [row["key"] for row in rows]
 
     elsewhere = Path(shutil.copytree(own_scenes, tmp_path / "another" / "place"))
-    assert run("--input", elsewhere, "--output", tmp_path / "same", *ARGUMENTS) == 1
+    assert run_shard("--input", elsewhere, "--output", tmp_path / "same", *ARGUMENTS) == 1
     assert contents(tmp_path / "same") == contents(tmp_path / "corpus"), "the same bytes wherever the archive lies"
 
     mend()
-    assert run(*arguments) == 1, "shards that are finished stay as they are"
-    assert run(*arguments, "--retry_failed", "true") == 0
+    assert run_shard(*arguments) == 1, "shards that are finished stay as they are"
+    assert run_shard(*arguments, "--retry_failed", "true") == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -194,7 +194,7 @@ def test_what_passes_by_itself_is_tried_again(
     scenes: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_reads(monkeypatch, [TimeoutError("slow"), OSError(errno.EIO, "lost"), OSError("CURL error: could not resolve host")])
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -208,14 +208,14 @@ def test_what_does_not_pass_is_no_part_of_the_corpus(
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
     with monkeypatch.context() as patch:
         fail_reads(patch, [OSError(errno.ESTALE, "Stale file handle")] * 3)
-        assert run(*arguments, "--retries", "2") == 1
+        assert run_shard(*arguments, "--retries", "2") == 1
     out = capsys.readouterr().out
     assert "modis-train-000000: [Errno 116] Stale file handle" in out
     assert "1 of 10 shards are not written; start again with the same arguments" in out
     found = contents(tmp_path / "corpus")
     assert "modis-train-000000.tar" not in found
     assert sum(name.endswith(".tar") for name in found) == 9, "the others are written"
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -266,16 +266,16 @@ def test_a_scene_that_vanishes_after_the_plan(
     own_scenes: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--input", own_scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
-    assert run(*arguments, "--plan_only", "true") == 0
+    assert run_shard(*arguments, "--plan_only", "true") == 0
     cube = own_scenes / "coast" / "sentinel2.zarr"
     cube.rename(own_scenes / "coast" / "elsewhere.zarr")
     capsys.readouterr()
-    assert run(*arguments) == 1
+    assert run_shard(*arguments) == 1
     out = capsys.readouterr().out
     assert re.search(r"sentinel2-test-00000\d: .*sentinel2\.zarr", out)
     assert "3 of 10 shards are not written" in out
     (own_scenes / "coast" / "elsewhere.zarr").rename(cube)
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -296,7 +296,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(scenes: Path, whole:
     found = contents(tmp_path / "corpus")
     assert "dataset.json" not in found
     assert all(data == whole[name] for name, data in found.items()), "nothing is half-written"
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -304,7 +304,7 @@ def test_an_output_that_becomes_read_only(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
-    assert run(*arguments, "--plan_only", "true") == 0
+    assert run_shard(*arguments, "--plan_only", "true") == 0
     before = contents(tmp_path / "corpus")
 
     def replace(path: Path, _: Path) -> None:
@@ -313,12 +313,12 @@ def test_an_output_that_becomes_read_only(
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        assert run(*arguments) == 2
+        assert run_shard(*arguments) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert "corpus takes no more: Read-only file system" in errors[0]
     assert contents(tmp_path / "corpus") == before
-    assert run("--input", scenes, "--output", "/sys/corpus", *ARGUMENTS) == 2
+    assert run_shard("--input", scenes, "--output", "/sys/corpus", *ARGUMENTS) == 2
 
 
 def test_leftovers_of_killed_runs(tmp_path: Path) -> None:
@@ -338,19 +338,19 @@ def test_leftovers_of_killed_runs(tmp_path: Path) -> None:
 def test_parts_in_any_order_then_a_last_run(scenes: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
     for part in ("7-9", "3", "0-2"):
-        assert run(*arguments, "--shards", part) == 0
+        assert run_shard(*arguments, "--shards", part) == 0
     plan = load_plan(tmp_path / "corpus")
     written = {path.stem for path in (tmp_path / "corpus").glob("*.tar")}
     assert written == {plan.names[number] for number in (0, 1, 2, 3, 7, 8, 9)}
     assert not (tmp_path / "corpus" / "dataset.json").exists()
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
 @pytest.mark.parametrize("part", ["3-1", "0-10", "-1", "a-b", "array"])
 def test_wrong_parts(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str) -> None:
     arguments = [f"--shards={part}", "--input", str(scenes), "--output", str(tmp_path / "corpus"), *ARGUMENTS]
-    assert run(*arguments) == 2
+    assert run_shard(*arguments) == 2
     assert re.search("expected first-last within 0-9, or `array`|SLURM_ARRAY_TASK_ID", capsys.readouterr().err)
 
 
@@ -387,13 +387,13 @@ def test_slurm_array_and_a_last_job(
     sbatch.parent.mkdir()
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS, "--engine", "slurm", "--workers", "3")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
-    assert run(*arguments) == 2
+    assert run_shard(*arguments) == 2
     assert "which is not on this machine" in capsys.readouterr().err
     sbatch.write_text(SBATCH.format(python=sys.executable))
     sbatch.chmod(sbatch.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("JOBS", str(tmp_path / "jobs"))
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert "job 1 writes 10 shards, job 2 finishes" in capsys.readouterr().out
     assert (tmp_path / "jobs").read_text() == "--parsable --array=0-2\n--parsable --dependency=afterany:1\n"
     for task, count in enumerate((3, 3, 4)):
@@ -439,9 +439,11 @@ def test_arguments_for_another_process_are_the_same() -> None:
         "--sources",
         "[modis,landsat]",
         "--retry_failed=true",
+        "--split.block_km=20",
+        "--split.shares.test=0.2",
     ]
-    once = vars(parse(shard, given_))
-    assert vars(parse(shard, as_arguments(once))) == once
+    once = vars(parse(shard, given_, config_class=ShardConfig))
+    assert vars(parse(shard, as_arguments(once), config_class=ShardConfig)) == once
 
 
 @pytest.mark.parametrize(
@@ -485,8 +487,8 @@ def test_a_dask_scheduler_that_goes_away(scenes: Path, tmp_path: Path) -> None:
     assert client.returncode == 2
     assert re.search(rf"^error: the Dask scheduler at {address} went away", errors, re.MULTILINE)
     assert "dataset.json" not in contents(tmp_path / "corpus")
-    assert run(*arguments) == 0
-    assert run("--input", scenes, "--output", tmp_path / "undisturbed", *arguments[4:]) == 0
+    assert run_shard(*arguments) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "undisturbed", *arguments[4:]) == 0
     assert contents(tmp_path / "corpus") == contents(tmp_path / "undisturbed")
 
 
@@ -509,7 +511,7 @@ def test_interrupted_and_started_again_gives_the_same_bytes(
     else:
         assert code < 0
         assert "dataset.json" not in between
-        assert run(*arguments) == 0
+        assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -554,7 +556,7 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
 
 
 def test_progress_of_a_run_is_in_the_corpus(scenes: Path, tmp_path: Path) -> None:
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     rows = [json.loads(line) for line in (tmp_path / "corpus" / PROGRESS).read_text().splitlines()]
     assert {(row["stage"], row["done"], row["total"]) for row in rows} >= {("write", 10, 10), ("verify", 10, 10)}
     read = [row["bytes"] for row in rows if row["stage"] == "verify"]

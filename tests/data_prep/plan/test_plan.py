@@ -20,16 +20,17 @@ from hypothesis import strategies as st
 from common.grid import Grid
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
+from data_prep.plan.build import make_plan
 from data_prep.plan.packing import SLACK, divide
 from data_prep.plan.plan import TABLES, Plan, PlannedSample, PlannedSeries
-from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.plan.tables import GROUP_ROWS, TableWriter, batches, read_rows
 from data_prep.plan.windows import windows_at
 from data_prep.readers.base import Series
 from data_prep.readers.opening import open_reader
 from data_prep.readers.radiometry import series
 from data_prep.shards import block_reader as blocks
-from data_prep.shards.block_reader import BlockReader
+from data_prep.shards.chunk_reader import ChunkReader
 from tests.support.archives import Cube, days, make_cube, write_land_cover, write_scene
 
 SENSOR = load_sensors()["sentinel2"]
@@ -138,7 +139,7 @@ def read_counting(folder: Path, plan: Plan, cube: Cube, monkeypatch: pytest.Monk
     for shard in plan.shards():
         with open_reader(load_scene(folder / "scenes" / "delta"), "sentinel2", plan.sensors) as reader:
             fetched.clear()
-            block_reader = BlockReader(reader, shard.samples)
+            block_reader = ChunkReader(reader, shard.samples)
             for sample in shard.samples:
                 rows, cols = (slice(start, start + sample.size) for start in (sample.row, sample.col))
                 series = block_reader.read(sample)
@@ -241,7 +242,7 @@ def test_windows_at_any_places_by_any_blocks(
     samples = samples[first:last] or samples
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", limit)
-        block_reader = BlockReader(reader, samples)
+        block_reader = ChunkReader(reader, samples)
         for sample in samples:
             found = block_reader.read(sample)
             there = np.s_[sample.start : sample.stop, ..., sample.row : sample.row + size, sample.col : sample.col + size]
@@ -260,15 +261,15 @@ def test_blocks_larger_than_memory_are_cut(tmp_path: Path, monkeypatch: pytest.M
     plan = planned(tmp_path)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", limit)
     largest = 0
-    original = BlockReader._block
+    original = ChunkReader._block
 
-    def held(reader: BlockReader, key: Any) -> Any:
+    def held(reader: ChunkReader, key: Any) -> Any:
         nonlocal largest
         block = original(reader, key)
         largest = max(largest, sum(b.pixels.nbytes + 2 * b.quality.nbytes for b in reader._blocks.values() if b is not None))
         return block
 
-    monkeypatch.setattr(BlockReader, "_block", held)
+    monkeypatch.setattr(ChunkReader, "_block", held)
     (counts,) = read_counting(tmp_path, plan, cube, monkeypatch)
     one_window = 18 * 12 * 12 * (10 * 2 + 2)
     assert largest <= max(limit, one_window)
