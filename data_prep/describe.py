@@ -6,6 +6,7 @@ python data_prep/describe.py corpus/ [--output pictures/] [--json corpus.json]
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 from common.atomic_files import whole_file
 from common.command_line import run_command
@@ -67,5 +68,10 @@ def _summaries(corpus: Corpus, workers: int) -> dict[tuple[str, str], ShardSumma
     return by_source_and_split(found[path] for path in paths if found[path].samples)
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(describe_corpus, positional=True)
+
+
+if __name__ == "__main__":
+    main()

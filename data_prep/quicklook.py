@@ -6,6 +6,7 @@ python data_prep/quicklook.py corpus/ --output samples.png
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 from common.atomic_files import whole_file
 from common.command_line import run_command
@@ -39,5 +40,10 @@ def quicklook(corpus: Path, output: Path = Path("samples.png"), samples: int = 3
     print(f"{output} shows {sum(map(len, chosen.values()))} samples of {', '.join(chosen)}")
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(quicklook, positional=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, run_command
@@ -168,5 +169,10 @@ def _chosen_shards(shards: str, count: int) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(shard, config_class=ShardConfig, renamed=RENAMED)
+
+
+if __name__ == "__main__":
+    main()

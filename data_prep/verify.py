@@ -6,6 +6,7 @@ python data_prep/verify.py corpus/ [--workers N]
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 from common.command_line import run_command
 from common.executors import open_executor
@@ -35,5 +36,10 @@ def verify(corpus: Path, workers: int = 1) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(verify, positional=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -66,7 +66,7 @@ def surveyed(scale: float) -> Iterator[Surveyed]:
             name = f"{source}_{number:05d}"
             series = PlannedSeries(
                 scene=name,
-                place=name,
+                key_prefix=name,
                 folder=name,
                 scene_file_sha256=f"{number:064x}",
                 source=source,

@@ -201,3 +201,21 @@ def test_renamed_keys_of_a_configuration_file(tmp_path: Path, capsys: pytest.Cap
         parse(pretrain, folders, config_class=PretrainConfig, renamed=RENAMED)
     assert stopped.value.code == 2
     assert "both are given" in capsys.readouterr().err
+
+
+def test_arguments_for_another_process_are_the_same() -> None:
+    given_ = [
+        "--input",
+        "in",
+        "--output",
+        "out put",
+        "--chip_px.modis",
+        "4",
+        "--sources",
+        "[modis,landsat]",
+        "--retry_failed=true",
+        "--split.block_km=20",
+        "--split.shares.test=0.2",
+    ]
+    once = vars(parse(shard, given_, config_class=ShardConfig))
+    assert vars(parse(shard, as_arguments(once), config_class=ShardConfig)) == once

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import rasterio
 import webdataset
 import yaml
 import zarr
 
-from common.executors import map_local
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
@@ -249,33 +247,6 @@ def test_killed_and_started_again_gives_the_same_bytes(archive: tuple[Path, Any]
             assert name.endswith(".tmp") or data == whole[name]
     assert run_shard(*arguments) == 0
     assert contents(output) == whole
-
-
-def test_a_dead_worker_is_said_in_a_line() -> None:
-    with pytest.raises(OSError, match="a worker process died"):
-        list(map_local(os._exit, [3, 4], workers=2))
-
-
-def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    script = tmp_path / "sleep.py"
-    script.write_text(
-        "import time\nfrom common.executors import map_local\n"
-        "if __name__ == '__main__':\n    list(map_local(time.sleep, [60, 60], workers=2))\n"
-    )
-    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)})
-    parent, workers = psutil.Process(process.pid), []
-    deadline = time.monotonic() + 60
-    while len(workers) < 3 and time.monotonic() < deadline:  # two workers and the resource tracker
-        workers = parent.children()
-        time.sleep(0.05)
-    time.sleep(1)
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    for worker in alive:
-        worker.kill()
-    assert len(workers) == 3
-    assert not alive
 
 
 def test_finished_shards_are_not_written_again(archive: tuple[Path, Any], tmp_path: Path) -> None:
