@@ -10,7 +10,7 @@ from typing import Any
 
 from common.atomic_files import TEMPORARY
 from common.checksums import sha256_of
-from data_prep.archive.sample_files import list_sha256
+from data_prep.archive.sample_files import file_list_sha256
 from data_prep.archive.scene import SCENE_FILE, Scene, find_scenes, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
@@ -55,7 +55,7 @@ def _arguments(archive: Path, scenes: Sequence[Scene], sensors: Mapping[str, Sen
     """Return the entry `settings` of plan.json: the settings, and a digest of all scenes."""
     digest = hashlib.sha256()
     for scene in scenes:
-        listed = [list_sha256(scene, source) for source in sorted(set(scene.sources) & set(sensors))]
+        listed = [file_list_sha256(scene, source) for source in sorted(set(scene.sources) & set(sensors))]
         digest.update(f"{scene.folder.relative_to(archive).as_posix()} {scene_file_sha256(scene)} {listed}\n".encode())
     arguments: dict[str, Any] = {
         "sources": sorted(sensors),

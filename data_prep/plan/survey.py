@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.errors import portable_text
 from common.executors import map_local
-from data_prep.archive.sample_files import files_of, stands_for_files
+from data_prep.archive.sample_files import is_file_collection, sample_files
 from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import load_legend
@@ -81,11 +81,11 @@ def _jobs(scenes: Sequence[Scene], sensors: Mapping[str, Sensor]) -> Iterator[_J
     """Yield the jobs of one scene after another; the files of a collection are listed lazily."""
     for scene in scenes:
         sources = sorted(set(scene.sources) & set(sensors))
-        if not all(stands_for_files(scene, source) for source in sources):
+        if not all(is_file_collection(scene, source) for source in sources):
             yield _Job(scene.folder)
         for source in sources:
-            if stands_for_files(scene, source):
-                files, first = files_of(scene, source), 0
+            if is_file_collection(scene, source):
+                files, first = sample_files(scene, source), 0
                 while some := tuple(islice(files, FILES_PER_JOB)):
                     yield _Job(scene.folder, source, first, some)
                     first += len(some)
@@ -96,7 +96,7 @@ def _survey_job(archive: Path, sensors: Mapping[str, Sensor], needs_location: bo
     scene = _SceneSurvey(archive, load_scene(job.folder), sensors, needs_location)
     if job.source is None:
         sources = sorted(set(scene.scene.sources) & set(sensors))
-        return [scene.series(source) for source in sources if not stands_for_files(scene.scene, source)]
+        return [scene.series(source) for source in sources if not is_file_collection(scene.scene, source)]
     return [scene.file(job.source, number, file) for number, file in enumerate(job.files, job.first)]
 
 

@@ -453,7 +453,7 @@ def spoil_quality(folder: Path) -> None:
         (None, ["--shard_mb", "0"], "shard_mb must be above 0"),
         (None, ["--sites", "none.csv"], "table of sites none.csv does not exist"),
         (None, ["--split_block_km", "10", "--split_buffer_km", "8"], "the buffer between splits is 8.0 km"),
-        (None, ["--split_buffer_km", "8"], "only with split_block_km"),
+        (None, ["--split_buffer_km", "8"], "only with block_km"),
         (None, ["--workers", "0"], "workers must be at least 1"),
         (None, ["--scheduler", "tcp://localhost:1"], "only with --engine dask"),
     ],

@@ -15,7 +15,7 @@ import pytest
 import webdataset
 import yaml
 
-from data_prep.archive.sample_files import files_of
+from data_prep.archive.sample_files import sample_files
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
@@ -169,7 +169,7 @@ def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
 ) -> None:
     folder, _ = archive
     plan = planned(folder)
-    monkeypatch.setattr(survey, "FILES_A_JOB", 2)
+    monkeypatch.setattr(survey, "FILES_PER_JOB", 2)
     monkeypatch.setattr(survey, "JOBS_AT_ONCE", 2)
     settings = PlanSettings(chip_px=SIDES, shard_mb=0.2)
     assert make_plan(folder / "scenes", folder / "other", settings, workers=2).hash == plan.hash
@@ -181,4 +181,4 @@ def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
 def test_no_files(tmp_path: Path, path: Any, message: str) -> None:
     describe(tmp_path / "published", path)
     with pytest.raises(ValueError, match=message):
-        list(files_of(load_scene(tmp_path / "published"), "modis"))
+        list(sample_files(load_scene(tmp_path / "published"), "modis"))

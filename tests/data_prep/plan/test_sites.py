@@ -17,8 +17,8 @@ from data_prep.plan.plan import Plan, PlannedSample
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.sites import load_sites
 from data_prep.plan.splits import EARTH_RADIUS_KM, EqualAreaCells, SpatialBlocks, SplitConfig
-from tests.data_prep.plan.test_plan import SENSOR
 from tests.support.archives import CRS, NORTH, WEST, days, make_cube, write_archive, write_land_cover, write_scene
+from tests.support.chunked_scene import SENSOR
 
 
 def distances_km(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_shares_that_are_not_given_keep_their_proportions() -> None:
     assert SplitConfig().spatial_blocks() is None
     with pytest.raises(ValueError, match=r"no splits are called \['tset'\]"):
         SplitConfig(block_km=50, shares={"tset": 0.3}).spatial_blocks()
-    with pytest.raises(ValueError, match="only with split_block_km"):
+    with pytest.raises(ValueError, match="only with block_km"):
         SplitConfig(buffer_km=3).spatial_blocks()
 
 

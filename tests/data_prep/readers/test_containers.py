@@ -16,7 +16,7 @@ from affine import Affine
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.cf_conventions import decode_dates, grid_from_centres
 from data_prep.readers.opening import CONTAINERS, open_reader
-from data_prep.readers.radiometry import check_offset, series
+from data_prep.readers.radiometry import check_offset, harmonised_series
 from tests.support.series import (
     CRS,
     DATES,
@@ -120,7 +120,7 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
     for offset in (smallest - 1, largest + 1):
         with pytest.raises(ValueError, match=f"offset {offset} moves every number of {sensor.dtype} out of the valid range"):
             check_offset(offset, sensor, "x")
-    got = series(pixels.copy(), None, DATES[0] + np.arange(40), sensor, offsets)
+    got = harmonised_series(pixels.copy(), None, DATES[0] + np.arange(40), sensor, offsets)
     wide = pixels.astype(np.int64) + offsets[:, :, None, None]
     expected = np.where(pixels == sensor.nodata, sensor.nodata, np.clip(wide, *sensor.valid_range))
     expected[5], expected[30, 1] = pixels[5], pixels[30, 1]
@@ -128,7 +128,7 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
     low, high = sensor.valid_range
     valid = ((expected != sensor.nodata) & (expected >= low) & (expected <= high)).all(axis=1)
     np.testing.assert_array_equal(got.valid, valid)
-    raw = series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
+    raw = harmonised_series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
     valid = ((pixels != sensor.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
     np.testing.assert_array_equal(raw.valid, valid)
 

@@ -93,7 +93,7 @@ def test_dates_are_stated_or_read_never_made_up(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             open_sample(tmp_path, **options)
 
-    refused(r"says nothing of dates .*, and they are not made up: state them in scene.yaml, `dates: \[2020", dates="dates")
+    refused(r"has no dates .*, and they are never guessed: state them in scene.yaml, `dates: \[2020", dates="dates")
     refused("6 dates for 7 images", dates=STATED[:6])
     refused("dates must increase strictly: .* sort the images", dates=STATED[::-1])
     refused("dates must increase strictly: 2021-01-03 is followed by 2021-01-03", dates=[STATED[0], *STATED[:6]])

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 
 from data_prep.archive.sensor import load_sensors
-from data_prep.readers.radiometry import series
+from data_prep.readers.radiometry import harmonised_series
 from tests.support.archives import days
 
 SENSOR = load_sensors()["sentinel2"]
@@ -20,7 +20,7 @@ def test_an_offset_takes_no_more_memory_than_a_date() -> None:
     expected = np.where((pixels == 0) | (offsets == 0)[:, None, None, None], pixels, np.maximum(pixels.astype(int) - 1000, 1))
     expected[20:][pixels[20:] == 0] = 0
     tracemalloc.start()
-    found = series(pixels, np.full((40, 64, 64), 4, np.uint8), days(2021, 40), SENSOR, offsets)
+    found = harmonised_series(pixels, np.full((40, 64, 64), 4, np.uint8), days(2021, 40), SENSOR, offsets)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < pixels.nbytes / 2

@@ -1,4 +1,4 @@
-"""Readers of one file a band and date, on files laid out as HLS, Sentinel-2 and MODIS archives have them."""
+"""Readers of one file per band and date, on files with the names and layouts of HLS, Sentinel-2 and MODIS archives."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_bad_rasters_are_named(tmp_path: Path) -> None:
     red.write_bytes(b"no TIFF at all")
     refused("cannot be read as a raster: .*not recognized")
     write_raster(red, np.stack([pixels[3, 2], pixels[3, 3]]))
-    refused("has 2 bands; expected one file a band")
+    refused("has 2 bands; expected one file per band")
     write_raster(red, pixels[3, 2], crs="EPSG:32632")
     refused(r"its grid .*EPSG:32632\) does not nest in that of the series .*EPSG:32631\)")
     write_raster(red, pixels[3, 2].astype(np.float32) * 1e-4)
@@ -409,18 +409,18 @@ def test_safe_offset_is_never_guessed(tmp_path: Path) -> None:
 
     refused(r"the offsets of 2021-01-11 are \[-1000, .*-900, .*\], but scene.yaml states 0", offset=0)
     metadata.write_text(safe_metadata("04.00", None))
-    refused("is missing or does not say the additive offset, so scene.yaml must: `offset: -1000`")
+    refused("is missing or does not state the additive offset, so scene.yaml must: `offset: -1000`")
     metadata.unlink()
-    refused("is missing or does not say the additive offset")
+    refused("is missing or does not state the additive offset")
     with open_safe(tmp_path, offset={"2015-06-23": 0, str(DATES[1]): -1000}) as reader:
         got = reader.read(0, 0, 180, 120, slice(None)).pixels
     shifted = np.where(pixels[2] == 0, 0, np.maximum(pixels[2].astype(int) - 1000, 1))
     np.testing.assert_array_equal(got[0], on_fine_grid(pixels[1:2])[0])
     np.testing.assert_array_equal(got[1], on_fine_grid(shifted[None])[0])
     metadata.write_text(whole[:300])
-    refused("is no XML that can be read")
+    refused("is not readable XML")
     metadata.write_text('<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>')
-    refused("is no XML that can be read: EntitiesForbidden")
+    refused("is not readable XML: EntitiesForbidden")
     metadata.write_text(safe_metadata("04.00", {"B2": -1000}))
     refused("BOA_ADD_OFFSET does not give a whole number for each band")
     metadata.write_text(safe_metadata("04.00", dict.fromkeys(PHYSICAL_BANDS, -1000), quantification=4000))
@@ -441,7 +441,7 @@ def test_safe_mistakes_are_named(tmp_path: Path) -> None:
     products[1].rename(tmp_path / "kept")
     for name in (products[1].name, again.name):  # one day in two processings
         shutil.copytree(tmp_path / "kept", tmp_path / "s2" / name)
-    with pytest.raises(ValueError, match=f"2 products of {DATES[1]}: .*N0301.*, .*N0500.*; keep one a date"):
+    with pytest.raises(ValueError, match=f"2 products of {DATES[1]}: .*N0301.*, .*N0500.*; keep one per date"):
         open_safe(tmp_path)
     shutil.rmtree(again)
     (image,) = products[1].glob("GRANULE/*/IMG_DATA/R20m/*_B11_20m.jp2")

@@ -16,7 +16,8 @@ import pytest
 import rasterio
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from data_prep.readers.open_files import GDAL_SETTINGS, Folder, OpenFiles
+from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.opening import open_reader
 from tests.data_prep.readers.test_containers import write_hls, write_stacked, write_zarr
 from tests.data_prep.readers.test_hdf5_sample import write as write_sample
