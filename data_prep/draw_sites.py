@@ -5,10 +5,14 @@ python data_prep/draw_sites.py --land_cover tiles/ --legend glc_fcs30d --count 1
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from common.command_line import run_command
 from data_prep.site_drawing.drawing import draw
 from data_prep.site_drawing.output import class_table, write_sites, write_sites_map
 from data_prep.site_drawing.settings import SiteSettings
+
+RENAMED = {f"split_{name}": f"split.{name}" for name in ("block_km", "shares", "buffer_km", "seed")}
 
 
 def draw_sites(settings: SiteSettings) -> None:
@@ -24,5 +28,10 @@ def draw_sites(settings: SiteSettings) -> None:
     print(f"{settings.output} holds the sites, {picture} shows them")
 
 
+def main() -> NoReturn:
+    """Run the command and exit."""
+    run_command(draw_sites, config_class=SiteSettings, renamed=RENAMED)
+
+
 if __name__ == "__main__":
-    run_command(draw_sites, config_class=SiteSettings)
+    main()

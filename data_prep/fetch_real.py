@@ -6,6 +6,7 @@ python data_prep/fetch_real.py --output scenes/
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 from tabulate import tabulate
 
@@ -39,5 +40,10 @@ def fetch_real(output: Path, downloads: Path = Path("downloads")) -> None:
     print(tabulate(rows, ["scene", "source", "dates", "from, to", "pixels", "metres", "bands"]))
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(fetch_real)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -63,5 +64,10 @@ def simulate(
     print(f"{len(jobs)} scenes in {output}")
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(simulate)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,7 +46,7 @@ def draw(settings: SiteSettings) -> DrawnSites:
     legend = load_legend(settings.legend)
     tiles, band = _tiles_and_band(settings)
     cells = EqualAreaCells(side_km=settings.cell_km)
-    blocks = settings.split_blocks
+    blocks = settings.split.spatial_blocks()
     pixels, area_km2 = _candidates(settings, legend, tiles, band, cells)
     splits = np.zeros(len(pixels), np.int8) if blocks is None else blocks.of_places(pixels.lon, pixels.lat)
     pixels, splits = pixels.take(splits != IN_BUFFER), splits[splits != IN_BUFFER]

@@ -71,7 +71,7 @@ def read_map_pixels(tile: Tile, number: int, band: int, step: int, legend: Legen
             row, col = row + window.row_off, col + window.col_off
             used = (row % step == 0) & (col % step == 0)
             row, col = row[used], col[used]
-            lon, lat = grid.places_of(row + 0.5, col + 0.5)
+            lon, lat = grid.lon_lat(row + 0.5, col + 0.5)
             label = label_of[np.searchsorted(legend.codes, codes[row - window.row_off, col - window.col_off])]
             draw = pseudo_random(row * raster.width + col, seed * 1_000_003 + number)
             yield MapPixels(lon=lon, lat=lat, label=label, area_km2=_pixel_km2(tile, lat) * step**2, draw=draw)

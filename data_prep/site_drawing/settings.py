@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.archive.scene import LandCover
-from data_prep.plan.splits import SplitBlocks, split_blocks_of
+from data_prep.plan.splits import SplitConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,7 @@ class SiteSettings:
         first_year: year of the first band of the map, when it has one band per year.
         year: year of the map to draw from, with first_year; default: its first band.
         years: give each site one of these years, in turn.
-        split_block_km: give each site a split by location: side in kilometres of the blocks (as in shard.py).
-        split_shares: share of the blocks of each split; default: train 0.8, validation 0.1, test 0.1.
-        split_buffer_km: draw no sites nearer than this to a block of another split.
-        split_seed: seed of the draw of the blocks.
+        split: give each site a split by location, with the same spatial blocks as shard.py.
         seed: seed of the draw of the sites.
     """
 
@@ -44,10 +41,7 @@ class SiteSettings:
     first_year: int | None = None
     year: int | None = None
     years: list[int] | None = None
-    split_block_km: float | None = None
-    split_shares: dict[str, float] | None = None
-    split_buffer_km: float = 0.0
-    split_seed: int = 0
+    split: SplitConfig = field(default_factory=SplitConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,8 +60,3 @@ class SiteSettings:
     def map(self) -> LandCover:
         """The map to draw from."""
         return LandCover(legend=self.legend, rasters=self.rasters, first_year=self.first_year)
-
-    @property
-    def split_blocks(self) -> SplitBlocks | None:
-        """The blocks that decide on splits; None without splits."""
-        return split_blocks_of(self.split_block_km, self.split_shares, self.split_buffer_km, self.split_seed)

@@ -12,11 +12,12 @@ import pytest
 import rasterio
 
 from common.command_line import run_command
-from data_prep.draw_sites import draw_sites
+from data_prep.draw_sites import RENAMED, draw_sites
 from data_prep.landcover.legend import load_legend
-from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.build import make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.plan.sites import load_sites
-from data_prep.plan.splits import EqualAreaCells, SplitBlocks
+from data_prep.plan.splits import EqualAreaCells, SpatialBlocks, SplitConfig
 from data_prep.site_drawing import drawing, map_pixels
 from data_prep.site_drawing.settings import SiteSettings
 from tests.support.archives import CRS, NORTH, WEST, write_land_cover
@@ -97,7 +98,7 @@ def test_no_two_sites_are_too_near(map_path: Path, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_sites_however_the_map_is_read(
     map_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"min_distance_km": 5.0, "years": [2019, 2020, 2021], "split_block_km": 50.0}
+    options: dict[str, Any] = {"min_distance_km": 5.0, "years": [2019, 2020, 2021], "split": SplitConfig(block_km=50.0)}
     first = drawn(map_path, tmp_path, 400, **options)
     again = (tmp_path / "sites.parquet").read_bytes()
     monkeypatch.setattr(map_pixels, "WINDOW_PIXELS", 5_000)
@@ -111,12 +112,12 @@ def test_the_same_seed_gives_the_same_sites_however_the_map_is_read(
 
 
 def test_splits_are_blocks_with_a_buffer(map_path: Path, tmp_path: Path) -> None:
-    options = {"split_block_km": 40.0, "split_buffer_km": 8.0, "split_shares": {"test": 0.3}}
+    options = {"split": SplitConfig(block_km=40.0, buffer_km=8.0, shares={"test": 0.3})}
     sites = drawn(map_path, tmp_path, 1_500, **options)
     assert set(sites["split"]) == {"train", "validation", "test"}
     distance = distances_km(sites["lon"], sites["lat"])
     assert distance[sites["split"][:, None] != sites["split"]].min() >= 8.0
-    blocks = SplitBlocks(block_km=40, shares={"train": 0.7 * 8 / 9, "validation": 0.7 / 9, "test": 0.3}, buffer_km=8)
+    blocks = SpatialBlocks(block_km=40, shares={"train": 0.7 * 8 / 9, "validation": 0.7 / 9, "test": 0.3}, buffer_km=8)
     assert [("train", "validation", "test")[n] for n in blocks.of_places(sites["lon"], sites["lat"])] == sites["split"].tolist()
 
 
@@ -168,7 +169,7 @@ def test_drawn_sites_are_planned(tmp_path: Path) -> None:
 
 def run_to_exit(*arguments: Any) -> int:
     with pytest.raises(SystemExit) as exit_:
-        run_command(draw_sites, [str(argument) for argument in arguments], config_class=SiteSettings)
+        run_command(draw_sites, [str(argument) for argument in arguments], config_class=SiteSettings, renamed=RENAMED)
     return int(exit_.value.code or 0)
 
 
@@ -182,7 +183,7 @@ def run_to_exit(*arguments: Any) -> int:
         ({"classes": ["bare"]}, "no site to draw"),
         ({"land_cover": Path("none.tif")}, "none.tif does not exist"),
         ({"year": 2003}, "no years: give first_year"),
-        ({"split_buffer_km": 3.0}, "only with split_block_km"),
+        ({"split": SplitConfig(buffer_km=3.0)}, "only with block_km"),
     ],
 )
 def test_wrong_options(map_path: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

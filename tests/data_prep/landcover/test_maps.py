@@ -16,9 +16,10 @@ from common.grid import Grid
 from data_prep.archive.scene import LandCover, load_scene
 from data_prep.landcover.legend import load_legend
 from data_prep.landcover.maps import LandCoverMap
+from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
-from data_prep.plan.planning import PlanSettings, make_plan
-from data_prep.shards.writing import write_shard
+from data_prep.plan.settings import PlanSettings
+from data_prep.shards.shard_writer import write_shard
 from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
 from tests.support.land_cover_maps import MAP_STEP, write_map
 from tests.support.series import SENSORS
