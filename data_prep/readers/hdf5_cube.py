@@ -60,11 +60,11 @@ class _Layer:
 class Hdf5Cube:
     """One HDF5 or netCDF-4 file, or several on nested grids, as one series on the finest of their grids.
 
-    A file has one of two layouts:
-    - Stacked: a dataset `reflectance` (T, C, H, W), a dataset `dates` (T,), and the attributes `crs`, `transform` (six numbers
-      in rasterio's order) and `bands`, on the dataset or on the file.
-    - One variable per band (option `variables`): each (time, y, x), with the CF coordinates `time`, `x`, `y` and a grid mapping
-      `spatial_ref`, or with the attributes above.
+    A stacked file has a dataset `reflectance` (T, C, H, W), a dataset `dates` (T,), and the attributes `crs`, `transform` (six
+    numbers in rasterio's order) and `bands`, on the dataset or on the file.
+
+    A file with one variable per band (option `variables`) has variables (time, y, x) with the CF coordinates `time`, `x`, `y`
+    and a grid mapping `spatial_ref`, or with the attributes above.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file.
