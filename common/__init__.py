@@ -1,1 +1,1 @@
-"""What sharding, pretraining and fine-tuning share: command line, whole files, retries, executors, progress, storage, ranks."""
+"""Code that all three stages share: command line, files, executors, progress, ranks."""

@@ -1,10 +1,12 @@
-"""The command line shared by all commands: typed parameters, `--config`, and one clear line for a user's mistake.
+"""The command line of all commands: typed options, `--config`, and one clear line for a user's mistake.
 
-A command is a function with annotated parameters and a Google-style docstring; jsonargparse makes the parser, the help
-and the check of every YAML key from it. Options may be written with dashes (`--plan-only`) and a boolean one may stand alone,
-which means true; a list may be written as words: `--sources landsat modis`. Options that were renamed keep their old names, on
-the command line and in YAML, with one line of warning. A ValueError or OSError that the function raises is
-the user's business: one line on stderr and exit code 2. Any other exception is ours and keeps its traceback.
+A command is a function with annotated parameters and a Google-style docstring, or one that takes a configuration dataclass;
+jsonargparse makes the parser, the help and the check of every YAML key from it. Options may be written with dashes
+(`--plan-only`); a boolean option without a value means true; a list may be written as words: `--sources landsat modis`. Options
+that were renamed keep their old names, on the command line and in YAML, with one line of warning.
+
+A ValueError or OSError that the function raises is a user's mistake: one line on stderr and exit code 2. Any other exception is
+a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -27,15 +29,16 @@ USER_ERROR = 2
 
 
 class _Parser(ArgumentParser):
-    """jsonargparse's parser, whose errors are one line and name the nearest valid key.
+    """jsonargparse's parser with errors of one line that name the nearest valid key.
 
-    `renamed`: the new dotted name of each option that had another one before.
+    Attributes:
+        renamed: new dotted names of options by their old dotted names.
     """
 
     renamed: Mapping[str, str] = {}
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
-        """As jsonargparse's, but a boolean option may stand alone, a list may be words, and dashes in names are underscores."""
+        """Parse as jsonargparse does, with lone boolean options, lists as words, and dashes in names read as underscores."""
         for action in self._actions:
             if getattr(action, "_typehint", None) is bool and action.option_strings:
                 action.nargs, action.const = "?", True
@@ -43,9 +46,9 @@ class _Parser(ArgumentParser):
         return super().parse_args(self._with_lists(words), *more, **named)
 
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", *more: Any, **named: Any) -> Any:
-        """As jsonargparse's, for each `--config`, but renamed keys may have their old names."""
+        """Parse the content of a `--config` file as jsonargparse does, with old names of renamed keys allowed."""
         values = None
-        with suppress(yaml.YAMLError):  # the parser below says what is wrong with it
+        with suppress(yaml.YAMLError):  # jsonargparse reports what is wrong with it
             values = yaml.safe_load(content) if self.renamed else None
         try:
             if isinstance(values, dict) and rename_keys(values, self.renamed, warn=True):
@@ -55,9 +58,12 @@ class _Parser(ArgumentParser):
         return super().parse_string(content, path, *more, **named)
 
     def _with_lists(self, words: Sequence[str]) -> list[str]:
-        """`--tasks rice wheat` -> `--tasks`, `[rice, wheat]`, a list in YAML; one word that is none is a list of one."""
+        """Join the words of each list option to a YAML list: `--tasks rice wheat` -> `--tasks`, `[rice, wheat]`.
+
+        A single word that is not written as a YAML list becomes a list of one.
+        """
         result: list[str] = []
-        most = 1 if self._get_positional_actions() else len(words)  # what follows the first word may be a positional
+        most = 1 if self._get_positional_actions() else len(words)  # the words after the first may be positionals
         rest = list(words)
         while rest:
             result.append(rest.pop(0))
@@ -70,10 +76,10 @@ class _Parser(ArgumentParser):
         return result
 
     def _known(self, word: str) -> str:
-        """`--stream.num-workers=2` -> `--stream.num_workers=2`, an old name -> the new one; what is no option stays as it is.
+        """Write an option with its present name and underscores; leave any other word as it is.
 
-        Only options' own names are touched: `--chip-px.my-sensor` -> `--chip_px.my-sensor`, a key of a dictionary; but fields of
-        a dataclass that an option may take among other things are names of options, too.
+        `--stream.num-workers=2` -> `--stream.num_workers=2`. Keys of a dictionary belong to the user and stay as they are:
+        `--chip-px.my-sensor` -> `--chip_px.my-sensor`. Fields of an optional dataclass are names of options.
         """
         name, equals, value = word.partition("=")
         parts = name.split(".")
@@ -103,14 +109,15 @@ class _Parser(ArgumentParser):
 
 
 def _is_list(hint: Any) -> bool:
-    """Whether a parameter is a list of something, or that or None."""
+    """Return True for the type of a list, also of an optional one."""
     return list in {get_origin(kind) for kind in (get_args(hint) if NoneType in get_args(hint) else [hint])}
 
 
 def rename_keys(values: dict[str, Any], renamed: Mapping[str, str], warn: bool = False) -> bool:
-    """Give nested `values` the new names of keys that have old ones; returns whether there were any.
+    """Rename the keys of nested `values` that have old names; return True when there were any.
 
-    `renamed`: new dotted name by old dotted name. Raises ValueError when a key is there under both names.
+    `renamed`: new dotted names by old dotted names. `warn`: print one line for each old name. Raises ValueError when a key is
+    given under both names.
     """
     found = False
     for old, new in renamed.items():
@@ -121,7 +128,7 @@ def rename_keys(values: dict[str, Any], renamed: Mapping[str, str], warn: bool =
         if not isinstance(holder, dict) or last not in holder:
             continue
         if new.split(".")[0] == last and isinstance(holder[last], dict):
-            continue  # an option became a group of the same name: this is the group
+            continue  # an option became a group of the same name, and this is already the group
         value = holder.pop(last)
         *folders, last = new.split(".")
         holder = values
@@ -147,9 +154,10 @@ def parse(
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
 ) -> Namespace:
-    """Parameters of `function`, or fields of `config_class`, from the command line.
+    """Parse the parameters of `function`, or the fields of `config_class`, from the command line.
 
-    `positional` turns parameters without default into positionals. `renamed`: new dotted names of options by their old ones.
+    `positional` makes positional arguments of the parameters without a default. `renamed`: new dotted names of options by their
+    old dotted names.
     """
     description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
     parser = _Parser(description=description, allow_abbrev=False)
@@ -166,10 +174,15 @@ def parse(
 
 
 def as_arguments(values: Mapping[str, Any]) -> list[str]:
-    """The command line that gives a command these parameters, for another process; None is left to its default."""
+    """Return the command line that gives a command in another process these parameters; None stands for the default.
+
+    Fields of a dataclass become dotted options.
+    """
     arguments = []
     for name, value in values.items():
-        if value is not None:
+        if is_dataclass(value):
+            arguments += as_arguments({f"{name}.{field.name}": getattr(value, field.name) for field in fields(value)})
+        elif value is not None:
             arguments += [f"--{name}", json.dumps(value) if isinstance(value, bool | list | dict) else str(value)]
     return arguments
 
@@ -181,9 +194,10 @@ def run_command(
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
 ) -> NoReturn:
-    """Parse, call and exit: 0 or what `function` returns; 2 and one line for ValueError and OSError.
+    """Parse the command line, call `function` and exit with the code that it returns, or 2 and one line for a user's mistake.
 
-    With a dataclass `config_class` the options are its fields and `function` takes one instance of it. `renamed`: see `parse`.
+    With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional` and
+    `renamed`: see `parse`.
     """
     parameters = vars(parse(function, arguments, positional, config_class, renamed))
     try:

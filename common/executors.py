@@ -1,4 +1,7 @@
-"""Engines map a function over jobs (shard numbers, scenes) and know nothing else: what is done stands in the output folder."""
+"""Executors: local processes, Dask and SLURM, each of which maps a function over jobs such as shard numbers or scenes.
+
+An executor keeps no record of finished jobs: the output folder does.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +19,32 @@ from typing import Any, Literal, Protocol, TypeVar
 
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
-Engine = Literal["local", "dask", "slurm"]
+Executor = Literal["local", "dask", "slurm"]
 
-SLURM = "slurm"  # in place of a scheduler's address: Dask starts workers as SLURM jobs
-_MOST_DEATHS = 3  # of workers in a row, with nothing finished in between
-_ALLOWED_FAILURES = 10  # workers that may die under a job of Dask before it is given up: queues end workers all the time
-_LIFETIME_SHARE = 0.9  # a Dask worker ends by itself, its job done, before SLURM ends it in the middle of one
+SLURM = "slurm"  # given instead of a scheduler's address: Dask starts its workers as SLURM jobs
+_MOST_DEATHS = 3  # deaths of local workers in a row without a finished job
+_ALLOWED_FAILURES = 10  # deaths of workers after which Dask gives a job up; queues end workers all the time
+_LIFETIME_SHARE = 0.9  # share of the walltime after which a Dask worker ends between two jobs, before SLURM ends it within one
 _SBATCH = Path(__file__).parents[1] / "launch" / "shard.sbatch"
 
 
 class MapJobs(Protocol):
-    """Pairs of job and result, as they come."""
+    """A function that runs jobs and yields pairs of job and result in the order in which jobs finish."""
 
     def __call__(self, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]: ...
 
 
 @contextmanager
-def open_engine(engine: Engine, workers: int, scheduler: str | None = None) -> Iterator[MapJobs]:
-    """The way to map jobs: local processes, or a Dask cluster that lives as long as the `with`.
+def open_executor(executor: Executor, workers: int, scheduler: str | None = None) -> Iterator[MapJobs]:
+    """Yield the function that runs jobs in local processes or on a Dask cluster; the cluster ends with the `with`.
 
-    `scheduler` is the address of a running Dask cluster, or `slurm` for one of SLURM jobs, configured as dask-jobqueue says;
-    without it Dask gets `workers` local processes.
+    `scheduler` is the address of a running Dask scheduler, or `slurm` for Dask workers that are SLURM jobs, configured as
+    dask-jobqueue documents; without it Dask starts `workers` local processes. Raises OSError when no scheduler answers.
     """
-    if engine == "local":
+    if executor == "local":
         yield partial(map_local, workers=workers)
         return
-    from distributed import Client, LocalCluster  # takes a second to import; only this engine needs it
+    from distributed import Client, LocalCluster  # imported here because it takes a second
 
     with ExitStack() as stack:
         if scheduler is None:
@@ -59,15 +62,16 @@ def open_engine(engine: Engine, workers: int, scheduler: str | None = None) -> I
 
 
 def _close(cluster: Any) -> None:
-    """Close a local Dask cluster. A worker that died and is just being started again cannot be joined, which is all the same."""
+    """Close a local Dask cluster. Dask cannot join a worker that is being restarted and asserts; this is harmless."""
     with suppress(AssertionError):
         cluster.close()
 
 
 def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Result]]:
-    """Pairs of job and result as they come, from spawned processes: handles of GDAL, HDF5 and fsspec survive no fork.
+    """Run jobs in spawned processes; yield pairs of job and result in the order in which jobs finish.
 
-    When a worker dies its pool dies with it: the rest goes to a new one. Raises OSError when that does not help.
+    Spawned, because handles of GDAL, HDF5 and fsspec do not survive a fork. With one worker, jobs run in this process. When a
+    worker dies, its pool ends and a new pool takes the remaining jobs. Raises OSError when workers keep dying.
     """
     if workers == 1 or len(jobs) < 2:
         yield from ((job, function(job)) for job in jobs)
@@ -89,7 +93,7 @@ def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: i
 
 
 def _map_pool(function: Callable[[Job], Result], jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Result]]:
-    """Pairs of a job's number and its result. Raises BrokenProcessPool when a worker dies."""
+    """Yield pairs of a job's number and its result. Raises BrokenProcessPool when a worker dies."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
         futures = {pool.submit(function, job): number for number, job in jobs.items()}
@@ -101,7 +105,7 @@ def _map_pool(function: Callable[[Job], Result], jobs: Mapping[int, Job], worker
 
 
 def _end_with_parent() -> None:
-    """Workers of a killed parent would wait for work for ever."""
+    """End this worker when its parent is killed; it would wait for jobs for ever."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -113,7 +117,7 @@ def _end_with_parent() -> None:
 
 
 def _map_dask(client: Any, function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
-    """The same on a Dask cluster. A job whose worker dies goes to another one; an error of the job itself is raised."""
+    """Run jobs on a Dask cluster. A job whose worker dies goes to another worker; an error of the job itself is raised."""
     from distributed import as_completed
     from distributed.client import FutureCancelledError
     from distributed.comm.core import CommClosedError
@@ -125,16 +129,17 @@ def _map_dask(client: Any, function: Callable[[Job], Result], jobs: Sequence[Job
         for future in as_completed(futures):
             job = futures.pop(future)
             yield job, future.result()
-    except (FutureCancelledError, CommClosedError) as error:  # the latter while a result is on its way
+    except (FutureCancelledError, CommClosedError) as error:  # CommClosedError: while a result was being sent
         raise OSError(f"the Dask scheduler at {address} went away; what is finished stays: start again") from error
     except KilledWorker as error:
         raise OSError(f"workers keep dying (out of memory?): {error}; what is finished stays: start again") from error
 
 
 def slurm_cluster(workers: int) -> Any:
-    """A Dask cluster of `workers` SLURM jobs, replaced as they end; queue, walltime and memory by dask-jobqueue's settings.
+    """Start a Dask cluster of `workers` SLURM jobs, each replaced when it ends.
 
-    Raises ValueError when dask-jobqueue is not installed or not configured.
+    Queue, walltime and memory come from dask-jobqueue's settings. Raises ValueError when dask-jobqueue is not installed or not
+    configured.
     """
     import dask
 
@@ -151,12 +156,12 @@ def slurm_cluster(workers: int) -> Any:
         cluster = SLURMCluster(worker_extra_args=options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"dask-jobqueue: {error}; configure jobqueue.slurm (cores, memory, walltime, queue)") from error
-    cluster.adapt(minimum_jobs=workers, maximum_jobs=workers)  # unlike `scale`, starts a job anew when one has ended
+    cluster.adapt(minimum_jobs=workers, maximum_jobs=workers)  # unlike `scale`, replaces a job that ended
     return cluster
 
 
 def _slurm_seconds(walltime: str) -> int:
-    """SLURM's `minutes`, `[hours:]minutes:seconds` or `days-hours[:minutes[:seconds]]` in seconds."""
+    """Convert SLURM's `minutes`, `[hours:]minutes:seconds` or `days-hours[:minutes[:seconds]]` to seconds."""
     days, _, clock = walltime.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if days:
@@ -169,13 +174,13 @@ def _slurm_seconds(walltime: str) -> int:
 
 
 def submit_slurm(writing: Sequence[str], finishing: Sequence[str], tasks: int) -> tuple[str, str]:
-    """Submit `launch/shard.sbatch` with the arguments `writing` as an array of `tasks` jobs, and with `finishing` to follow.
+    """Submit `launch/shard.sbatch` as an array of `tasks` jobs and as one job that starts after them; return both job ids.
 
-    Options of `sbatch` itself come from its environment (SBATCH_PARTITION, SBATCH_ACCOUNT, ...). Returns both job ids.
-    Raises OSError when `sbatch` is missing or refuses.
+    `writing` and `finishing` are the arguments of the array and of the last job. Options of `sbatch` itself come from its
+    environment (SBATCH_PARTITION, SBATCH_ACCOUNT, ...). Raises OSError when `sbatch` is missing or fails.
     """
 
-    environment = {**os.environ, "AGRIFM_PROJECT": str(_SBATCH.parents[1])}  # SLURM runs a copy of the script elsewhere
+    environment = {**os.environ, "AGRIFM_PROJECT": str(_SBATCH.parents[1])}  # SLURM runs a copy of the script in another folder
 
     def submit(option: str, arguments: Sequence[str]) -> str:
         command = ["sbatch", "--parsable", option, str(_SBATCH), *arguments]

@@ -1,4 +1,4 @@
-"""Where pixels lie: a regular grid in a coordinate reference system, windows of it, and places on the globe."""
+"""Regular raster grids in a coordinate reference system: windows of a grid, and longitude and latitude of its pixels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from rasterio.warp import transform
 
-GEOGRAPHIC = "EPSG:4326"  # longitude and latitude on WGS 84, in this order in rasterio
+GEOGRAPHIC = "EPSG:4326"  # WGS 84; rasterio orders its coordinates as longitude, latitude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +17,7 @@ class Grid:
 
     Attributes:
         crs: coordinate reference system, `EPSG:n` or WKT.
-        transform: affine transform from (column, row) to the CRS, as rasterio has it.
+        transform: affine transform from (column, row) to coordinates of the CRS, as in rasterio.
         height, width: size in pixels.
     """
 
@@ -33,41 +32,47 @@ class Grid:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top in units of the CRS."""
+        """Return left, bottom, right, top in units of the CRS."""
         corners = [self.transform @ (c, r) for c in (0, self.width) for r in (0, self.height)]
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
     @property
     def georeferenced(self) -> bool:
-        """False where the place is not known, as of samples without coordinates: the CRS is then a local one."""
+        """Return False for a grid with a local CRS: its location is unknown, as for samples without coordinates."""
         return not self.crs.startswith("LOCAL_CS")
 
     def window(self, row: int, col: int, height: int, width: int) -> Grid:
-        """The part of the grid that starts at (row, col). Raises ValueError when it reaches outside."""
+        """Return the part of the grid that starts at (row, col). Raises ValueError when it reaches outside of the grid."""
         if row < 0 or col < 0 or row + height > self.height or col + width > self.width:
             raise ValueError(f"window rows {row}+{height}, columns {col}+{width} leaves a grid of {self.height} x {self.width}")
         return Grid(crs=self.crs, transform=self.transform @ Affine.translation(col, row), height=height, width=width)
 
-    def places_of(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Longitudes and latitudes in degrees of (fractional) pixel coordinates, each float64 (n,)."""
+    def lon_lat(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return longitudes and latitudes in degrees of (fractional) rows and columns, each float64 (n,)."""
         x, y = apply(self.transform, np.asarray(cols, np.float64), np.asarray(rows, np.float64))
         if self.crs == GEOGRAPHIC:
             return x, y
-        lon, lat = transform(self.crs, GEOGRAPHIC, x, y)
-        return np.array(lon), np.array(lat)
+        return _reprojected(self.crs, GEOGRAPHIC, x, y)
 
     def pixels_at(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fractional (columns, rows) of places given in degrees, each float64 (n,); infinite where the CRS has none."""
-        x, y = transform(GEOGRAPHIC, self.crs, lon, lat)
-        return apply(~self.transform, np.array(x), np.array(y))
+        """Return fractional (columns, rows) of points in degrees, each float64 (n,); infinite outside of the CRS's domain."""
+        return apply(~self.transform, *_reprojected(GEOGRAPHIC, self.crs, lon, lat))
 
     def profile(self) -> dict[str, Any]:
-        """The georeferencing part of a rasterio profile."""
+        """Return the georeferencing part of a rasterio profile."""
         return {"crs": self.crs, "transform": self.transform, "height": self.height, "width": self.width}
 
 
 def apply(affine: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The transform of many points at once."""
+    """Apply an affine transform to many points at once: x and y float64 (n,) each."""
     a, b, c, d, e, f = tuple(affine)[:6]
     return a * x + b * y + c, d * x + e * y + f
+
+
+def _reprojected(source_crs: str, target_crs: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of points in another CRS, float64 (n,) each."""
+    from rasterio.warp import transform  # only here, so that modules that use a Grid load no rasterio
+
+    reprojected_x, reprojected_y = transform(source_crs, target_crs, x, y)
+    return np.array(reprojected_x), np.array(reprojected_y)

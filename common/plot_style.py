@@ -1,3 +1,3 @@
-"""Colours that all pictures share."""
+"""Colours of text in all figures."""
 
-INK, MUTED = "#202020", "#6a6a6a"  # text, and text of less weight
+INK, MUTED = "#202020", "#6a6a6a"  # for titles and values, and for less important text

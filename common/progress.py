@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, plain lines elsewhere, and JSON lines for whoever watches."""
+"""Progress of a long command: a bar on a terminal, plain lines elsewhere, and a log of JSON lines."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from typing import IO, Self
 
 from tqdm import tqdm
 
-PROGRESS = "progress.jsonl"  # in the corpus; a log, not part of what is proven
+PROGRESS = "progress.jsonl"  # the log in a corpus; verify.py does not check it
 _PLAIN_EVERY_S = 30.0
 _LOG_EVERY_S = 1.0
 
 
 class Progress:
-    """Counts finished units and their bytes; shows rate and time left. Use it in a `with`.
+    """Counts finished units and their bytes, and shows the rate and the time left; use it in a `with`.
 
     Args:
-        what: the stage (`write`, `verify`).
-        total, done: units in all, and those that were finished before.
+        what: name of the stage (`write`, `verify`).
+        total: number of units.
+        done: number of units that were finished before.
         unit: name of a unit.
-        log: file to append JSON lines to, at most one a second and one at the end:
-            time (Unix, s), stage, done, total, bytes, elapsed_s, bytes_s, left_s.
-        stream: where people look; default stderr.
+        log: file to which JSON lines are appended, at most one per second and one at the end:
+            time (Unix, s), stage, done, total, bytes, elapsed_s, bytes_s (bytes per second), left_s.
+        stream: where the bar or the plain lines are written; default: stderr.
     """
 
     def __init__(
@@ -37,32 +38,32 @@ class Progress:
         self._stream = stream or sys.stderr
         self._before = done
         self._bytes = 0
-        self._begin = self._logged = self._said = time.monotonic()
+        self._begin = self._logged = self._printed = time.monotonic()
         on_terminal = self._stream.isatty()
         self._bar = tqdm(desc=what, unit=unit, total=total, initial=done, file=self._stream) if on_terminal else None
 
     def add(self, size: int = 0, units: int = 1) -> None:
-        """`units` more are finished, of `size` bytes together."""
+        """Count `units` more finished units of `size` bytes together."""
         self.done += units
         self._bytes += size
         now = time.monotonic()
         if self._bar is not None:
             self._bar.set_postfix_str(f"{self._bytes / 1e6 / max(now - self._begin, 1e-9):.0f} MB/s", refresh=False)
             self._bar.update(units)
-        elif now - self._said >= _PLAIN_EVERY_S:
-            self._said = now
-            self._say()
+        elif now - self._printed >= _PLAIN_EVERY_S:
+            self._printed = now
+            self._print()
         if now - self._logged >= _LOG_EVERY_S:
             self._logged = now
             self._write_log()
 
     def _rates(self) -> tuple[float, float, float | None]:
-        """Seconds since the start, bytes a second, seconds left (None before anything is finished)."""
+        """Return seconds since the start, bytes per second, and seconds left (None until a unit is finished)."""
         elapsed = max(time.monotonic() - self._begin, 1e-9)
         finished = self.done - self._before
         return elapsed, self._bytes / elapsed, (self.total - self.done) * elapsed / finished if finished else None
 
-    def _say(self) -> None:
+    def _print(self) -> None:
         elapsed, speed, left = self._rates()
         rest = f", {tqdm.format_interval(left)} left" if left and self.done < self.total else ""
         print(
@@ -79,7 +80,7 @@ class Progress:
         row = {"time": round(time.time(), 3), "stage": self.what, "done": self.done, "total": self.total, "bytes": self._bytes}
         row |= {"elapsed_s": round(elapsed, 3), "bytes_s": round(speed), "left_s": None if left is None else round(left, 1)}
         line = json.dumps(row) + "\n"
-        # One write in append mode: the lines of several jobs that share the corpus do not tear each other.
+        # One write in append mode, so that lines of several jobs that share the corpus never mix.
         file = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             os.write(file, line.encode())
@@ -93,6 +94,6 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         else:
-            self._say()
-        if kind is None:  # a full disk is not said twice
+            self._print()
+        if kind is None:  # after an error such as a full disk, writing the log would fail, too
             self._write_log()

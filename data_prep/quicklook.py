@@ -1,43 +1,27 @@
-"""Command: a picture of a few samples of each source of a corpus.
+"""Command: draw a few samples of each source of a corpus.
 
 python data_prep/quicklook.py corpus/ --output samples.png
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from typing import NoReturn
 
 from common.atomic_files import whole_file
 from common.command_line import run_command
-from common.plot_style import INK, MUTED
-from data_prep.archive.sensor import Sensor
-from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus, read_json, sample_entries
-from data_prep.landcover.legend import Legend
-
-Item = TypeVar("Item")
-
-TILE_PX = 128  # side of a frame in the picture
-STRETCH = (1, 90)  # percentiles of clear observations that become dark and bright; snow may saturate, fields must not be dark
-NOT_OBSERVED = 0.86  # grey
+from data_prep.corpus.dataset import load_corpus
+from data_prep.plots.contact_sheet import contact_sheet, evenly_spread_samples
 
 
 def quicklook(corpus: Path, output: Path = Path("samples.png"), samples: int = 3, frames: int = 12, split: str = "train") -> None:
-    """Draw samples of each source of a corpus: the year in colour composites, and what the land-cover target says.
+    """Draw samples of each source of a corpus: their year in colour composites, and their land-cover fractions.
 
     Args:
         corpus: corpus written by shard.py.
         output: PNG to write.
         samples: samples of each source, evenly spread over the split.
-        frames: images of each sample, the clearest of so many equal parts of its dates.
+        frames: images of each sample: the clearest in each of so many equal parts of its dates.
         split: train, validation or test.
     """
     if samples < 1 or frames < 1:
@@ -45,163 +29,21 @@ def quicklook(corpus: Path, output: Path = Path("samples.png"), samples: int = 3
     if output.suffix.lower() != ".png":
         raise ValueError(f"output is {output}; expected a name that ends in .png")
     loaded = load_corpus(corpus)
-    chosen = {source: chosen_samples(loaded, source, split, samples) for source in sorted(loaded.sensors)}
+    chosen = {source: evenly_spread_samples(loaded, source, split, samples) for source in sorted(loaded.sensors)}
     chosen = {source: entries for source, entries in chosen.items() if entries}
     if not chosen:
         raise ValueError(f"{corpus} has no samples in the split {split!r}; it has {sorted({s.split for s in loaded.shards})}")
-    figure = draw(loaded, chosen, frames)
+    figure = contact_sheet(loaded, chosen, frames)
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
     print(f"{output} shows {sum(map(len, chosen.values()))} samples of {', '.join(chosen)}")
 
 
-def draw(corpus: Corpus, chosen: dict[str, list[SampleEntry]], frames: int) -> Figure:
-    """One block a source, one row a sample: frames in the order of time, and the land-cover fractions as bars."""
-    rows: list[Sensor | SampleEntry] = []
-    for source, entries in chosen.items():
-        rows += [corpus.sensors[source], *entries]  # a sensor heads the rows of its samples
-    ratios = [0.34 if isinstance(row, Sensor) else 1.0 for row in rows]
-    width, height = 1.02 * frames + 3.8, 1.3 * sum(ratios) + 0.75
-    figure = Figure(figsize=(width, height), facecolor="white")
-    grid = figure.add_gridspec(len(rows), 2, height_ratios=ratios, width_ratios=[1.02 * frames, 2.8], hspace=0.02, wspace=0.04)
-    grid.update(left=0.6 / width, right=1 - 0.25 / width, top=1 - 0.1 / height, bottom=0.7 / height)
-    for number, row in enumerate(rows):
-        left, right = figure.add_subplot(grid[number, 0]), figure.add_subplot(grid[number, 1])
-        left.set_axis_off()
-        right.set_axis_off()
-        if isinstance(row, Sensor):
-            _draw_heading(left, row, corpus.shapes[row.name][-1])
-            legend = corpus.legends[chosen[row.name][0].legend]
-            right.text(0, 0.3, legend.title, fontsize=8.5, color=MUTED, va="baseline")
-        else:
-            sensor = corpus.sensors[row.key.split("-", 1)[0]]
-            _draw_strip(left, row, sensor, frames)
-            _draw_fractions(right, row, corpus.legends[row.legend])
-    _draw_legend(figure, [corpus.legends[entry.legend] for entries in chosen.values() for entry in entries], height)
-    return figure
-
-
-def _draw_heading(axes: Axes, sensor: Sensor, size_px: int) -> None:
-    side = size_px * sensor.gsd_m
-    shown = f"{side / 1000:.1f} km" if side >= 1000 else f"{side:.0f} m"
-    axes.text(0, 0.3, sensor.title, fontsize=12, fontweight="bold", color=INK, va="baseline")
-    description = f"{', '.join(sensor.rgb)} as red, green, blue; {shown} wide"
-    axes.text(1, 0.3, description, fontsize=8.5, color=MUTED, va="baseline", ha="right")
-
-
-def _draw_strip(axes: Axes, entry: SampleEntry, sensor: Sensor, frames: int) -> None:
-    pixels, valid, days = (read_member(entry, name) for name in ("pixels.npy", "valid.npy", "dates.npy"))
-    times = clearest(valid, frames)
-    bands = [sensor.bands.index(band) for band in sensor.rgb]
-    rgb = stretched(pixels[:, bands], valid, pixels[times][:, bands])
-    observed = (pixels[times] != sensor.nodata).all(axis=1)
-    side = max(1, round(TILE_PX / rgb.shape[1]))  # whole pixels, so that none is drawn larger than its neighbour
-    gap = 8
-    tiles = [veiled(image, clear, seen, side) for image, clear, seen in zip(rgb, valid[times], observed, strict=True)]
-    height, width = tiles[0].shape[:2]
-    strip = np.ones((height, frames * (width + gap) - gap, 3))
-    for position, tile in enumerate(tiles):
-        strip[:, position * (width + gap) : position * (width + gap) + width] = tile
-    axes.imshow(strip, interpolation="nearest")
-    dates = days[times].astype("datetime64[D]").tolist()
-    for position, date in enumerate(dates):
-        middle = position * (width + gap) + width / 2
-        axes.text(middle, height * 1.03, f"{date.day} {date:%b}", fontsize=7.5, color=MUTED, ha="center", va="top")
-    scene, year, *_ = entry.key.split("-", 1)[1].rsplit("-", 3)  # the rest is row and column
-    label = scene if year in scene else f"{scene} {year}"
-    axes.text(-gap, height / 2, label, fontsize=8, color=INK, rotation=90, ha="right", va="center")
-    axes.set_ylim(height * 1.2, -0.5)
-
-
-def _draw_fractions(axes: Axes, entry: SampleEntry, legend: Legend) -> None:
-    fractions = legend.fractions(np.array(entry.land_cover))
-    order = np.argsort(-fractions, kind="stable")[:4]
-    for place, label in enumerate(order):
-        if fractions[label] == 0:
-            continue
-        axes.barh(place, 1, height=0.74, color="#f1f1f1")
-        axes.barh(place, fractions[label], height=0.74, color=legend.colors[label], edgecolor="#8a8a8a", linewidth=0.5)
-        axes.text(1.03, place, f"{fractions[label]:.1%}", fontsize=7.5, color=INK, va="center")
-        axes.text(0.02, place, legend.classes[label].replace("_", " "), fontsize=7.5, color=INK, va="center")
-    axes.set_xlim(0, 1.3)
-    axes.set_ylim(4.35, -0.55)
-
-
-def _draw_legend(figure: Figure, legends: list[Legend], height: float) -> None:
-    patches: dict[tuple[str, str], Patch] = {}
-    for legend in legends:
-        for name, color in zip(legend.classes, legend.colors, strict=True):
-            patches.setdefault((name, color), Patch(facecolor=color, edgecolor="#8a8a8a", label=name.replace("_", " ")))
-    veil = Patch(facecolor="#dddddd", edgecolor="#9a9a9a", hatch="////", label="cloud, shadow or other not clear")
-    nothing = Patch(facecolor=str(NOT_OBSERVED), edgecolor="#9a9a9a", label="not observed")
-    handles = [*patches.values(), veil, nothing]
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 0.06 / height),
-        ncols=min(7, len(handles)),
-        fontsize=8,
-        frameon=False,
-    )
-
-
-def read_member(entry: SampleEntry, name: str) -> np.ndarray:
-    """One array of a sample, read from its place in the tar."""
-    member = entry.members[name]
-    with entry.shard.open("rb") as tar:
-        tar.seek(member.offset)
-        content = tar.read(member.size)
-    array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
-
-
-def clearest(valid: np.ndarray, frames: int) -> np.ndarray:
-    """valid (T, H, W) -> indices of the clearest image in each of at most `frames` equal parts of T, ascending."""
-    share = valid.mean(axis=(1, 2))
-    edges = np.linspace(0, len(valid), min(frames, len(valid)) + 1).astype(int)
-    return np.array([low + int(np.argmax(share[low:high])) for low, high in pairwise(edges)])
-
-
-def stretched(all_rgb: np.ndarray, valid: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Numbers (T, 3, H, W) -> colours 0..1 (T, H, W, 3), stretched alike in all frames over clear observations.
-
-    `all_rgb` and `valid` (T, H, W) give the percentiles, so that a year's colours can be compared. The limits are common
-    to the three bands, so that colours keep their relation: soils stay brown.
-    """
-    clear = np.moveaxis(all_rgb, 1, -1)[valid]
-    by_band = np.percentile(clear, STRETCH, axis=0) if len(clear) else np.array([[0, 0, 0], [1, 1, 1]])
-    low, high = by_band[0].min(), by_band[1].max()
-    scaled: np.ndarray = np.clip((np.moveaxis(shown, 1, -1) - low) / max(high - low, 1), 0, 1)
-    return scaled
-
-
-def veiled(image: np.ndarray, clear: np.ndarray, observed: np.ndarray, side: int) -> np.ndarray:
-    """Enlarge a frame (H, W, 3) `side` times; hatch what is not `clear`, grey out what was not `observed` (both (H, W))."""
-    image, clear, observed = (array.repeat(side, axis=0).repeat(side, axis=1) for array in (image, clear, observed))
-    row, column = np.indices(clear.shape)
-    hatched = ~clear & ((row + column) % 10 < 2)
-    image = np.where(clear[..., None], image, 0.55 * image + 0.45 * NOT_OBSERVED)
-    image[hatched] = 0.6
-    image[~observed] = NOT_OBSERVED
-    return image
-
-
-def chosen_samples(corpus: Corpus, source: str, split: str, count: int) -> list[SampleEntry]:
-    """At most `count` samples of a source and split, spread over its shards, whose other indexes are not read."""
-    some = _spread([shard for shard in corpus.shards_of(source, split) if shard.samples], count)
-    parts = np.diff(np.linspace(0, count, len(some) + 1).astype(int)).tolist()
-    entries = [
-        _spread(sample_entries(read_json(shard.index), Path(corpus.folder)), part)
-        for shard, part in zip(some, parts, strict=True)
-    ]
-    return [entry for of_shard in entries for entry in of_shard]
-
-
-def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """`count` of the items, from first to last at equal distances."""
-    return [items[i] for i in sorted(set(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)))]
+def main() -> NoReturn:
+    """Run the command and exit."""
+    run_command(quicklook, positional=True)
 
 
 if __name__ == "__main__":
-    run_command(quicklook, positional=True)
+    main()

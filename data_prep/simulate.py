@@ -1,9 +1,10 @@
-"""Command: simulated scenes, as archives would hold them, for the demonstration and for tests."""
+"""Command: simulate scenes in the containers of real archives, for demonstrations and tests."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -11,14 +12,15 @@ from tqdm import tqdm
 from common.command_line import run_command
 from common.executors import map_local
 from data_prep.simulation.preview import write_preview
-from data_prep.simulation.scene_folder import SceneSettings, is_finished, simulate_scene
+from data_prep.simulation.scene_folder import is_finished, simulate_scene
+from data_prep.simulation.scene_settings import SceneSettings
 
 
 def simulate(
     output: Path,
     seed: int = 0,
     regions: int = 7,
-    years: list[int] = [2022],  # noqa: B006  (a list, so that --years shows it; nobody changes it)
+    years: list[int] = [2022],  # noqa: B006  (a list, so that --help shows it; nothing changes it)
     landsat_px: int = 384,
     sentinel2_px: int = 384,
     modis_days: int = 4,
@@ -27,28 +29,30 @@ def simulate(
 ) -> None:
     """Simulate scenes: Sentinel-2, Landsat and MODIS series with land cover and labels (data_prep/simulation/label_maps.py).
 
-    Interrupted, it goes on where it stopped when it is started again with the same arguments.
+    An interrupted run resumes when it is started again with the same arguments.
 
     Args:
-        output: Folder of the scenes, made when it is missing.
-        seed: Of everything random; the same seed gives the same bytes.
-        regions: How many regions. The first seven differ in land and climate: five for training, one for validation, one for
-            test. More are further landscapes in the same seven climates, all for training.
-        years: Calendar years; each region gets one scene a year.
+        output: Folder of the scenes; it is created when it does not exist.
+        seed: Seed of all random numbers; the same seed gives the same bytes.
+        regions: Number of regions. The first seven differ in land and climate: five for training, one for validation, one for
+            test. Further ones are other landscapes in the same seven climates, all for training.
+        years: Calendar years; each region gets one scene per year.
         landsat_px: Side of a region in Landsat pixels of 30 m, a multiple of 16.
         sentinel2_px: Side of the Sentinel-2 tile in its centre in pixels of 10 m, a multiple of 6.
         modis_days: Days between MODIS composites.
-        workers: Processes.
-        preview: Also draw SCENE/preview.png: composites, maps and NDVI of each scene.
+        workers: Number of processes.
+        preview: Also draw SCENE/preview.png with images, maps and NDVI of each scene.
     """
     if regions < 1 or workers < 1 or not years or len(set(years)) < len(years):
         raise ValueError(f"need at least 1 region, 1 worker and distinct years; got {regions}, {workers} and {years}")
     jobs = [
-        SceneSettings(place=place, year=year, seed=seed, landsat_px=landsat_px, sentinel2_px=sentinel2_px, modis_days=modis_days)
-        for place in range(regions)
+        SceneSettings(
+            location=location, year=year, seed=seed, landsat_px=landsat_px, sentinel2_px=sentinel2_px, modis_days=modis_days
+        )
+        for location in range(regions)
         for year in years
     ]
-    for settings in jobs:  # a conflict shows before the first scene is made
+    for settings in jobs:  # raises for a conflict before the first scene is made
         is_finished(output / settings.name, settings)
     output.mkdir(parents=True, exist_ok=True)
     scenes = map_local(partial(simulate_scene, output=output), jobs, workers)
@@ -60,5 +64,10 @@ def simulate(
     print(f"{len(jobs)} scenes in {output}")
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(simulate)
+
+
+if __name__ == "__main__":
+    main()

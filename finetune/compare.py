@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.atomic_files import whole_file, write_json
+from common.atomic_files import whole_file
 from common.command_line import parse, run_command
+from common.json_files import write_json
 from finetune import run as one_run
 from finetune.comparison.curves import learning_curves
 from finetune.comparison.runs import LOG, OF_A_CHECKPOINT, Options, Run, work_off

@@ -25,7 +25,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.command_line import run_command
-from common.executors import open_engine
+from common.executors import open_executor
 from finetune.data.scene_series import SceneSeries
 from finetune.fields import check_class, write_fields
 from finetune.mapping.blocks import BlockJob, open_series, predict_block, predict_in_worker
@@ -183,7 +183,7 @@ def predict_scene(
                     model=workers.model.resolve(), scene=series.scene.folder.resolve(), year=series.year, device=device.type,
                     missing_sources=task.missing_sources, mosaic=mosaic, batch_size=batch_size, probabilities=probabilities,
                 )  # fmt: skip
-                with open_engine(workers.engine, workers.count, workers.scheduler) as map_jobs:
+                with open_executor(workers.engine, workers.count, workers.scheduler) as map_jobs:
                     for number, arrays in map_jobs(partial(predict_in_worker, job), todo):
                         finished.write(number, arrays)
                         bar.update(windows[number])

@@ -27,8 +27,8 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import ranks
-from common.atomic_files import write_json
 from common.command_line import parse
+from common.json_files import write_json
 from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 from finetune.data.augmentation import Augmentation
 from finetune.data.opening import check_sources, one_pixel_size, open_data

@@ -13,8 +13,8 @@ import torch
 from tabulate import tabulate
 
 from common import ranks
-from common.atomic_files import write_json
 from common.command_line import run_command
+from common.json_files import write_json
 from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 from pretrain import checkpoint, engine
 from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig

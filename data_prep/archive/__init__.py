@@ -1,1 +1,1 @@
-"""The archive: scenes, sensors, and the files that they stand for."""
+"""The archive of a user: scenes, sensors, and collections of sample files."""

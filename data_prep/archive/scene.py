@@ -1,4 +1,4 @@
-"""A scene: a folder with the image series of one place, its land cover, its labels, and `scene.yaml` that says so.
+"""A scene: a folder with the image series of one location, its land cover and labels, and `scene.yaml`, which describes them.
 
     name: delta_2021
     region: delta                  # scenes of one region always stay in one split
@@ -11,19 +11,19 @@
     labels:
       crop_type: {path: crop_type.tif, classes: {1: paddy_rice, 2: winter_wheat}, nodata: 0}
 
-Land cover comes from one of
-    {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS; or a list of rasters, or a folder with tiles
-    {raster: tiles/, first_year: 2000, legend: ...}  a map of several years with a band for each, the first one of 2000; samples
-                                                     of other years are rejected, or take the nearest with `nearest_year: true`
-    {quality: sentinel2, legend: scl}                the quality layer of the source, counted over the year
-    {label: label, legend: my.yaml}                  a dataset (H, W) in the source's own HDF5 file
+`land_cover` is one of
+    {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS: a raster, a list, or a folder of tiles
+    {raster: tiles/, first_year: 2000, legend: ...}  a map of several years with one band per year, the first for 2000. Samples of
+                                                     other years are rejected, or use the nearest with `nearest_year: true`
+    {quality: sentinel2, legend: scl}                the quality layer of a source, counted over the year
+    {label: label, legend: my.yaml}                  a dataset (H, W) in the HDF5 file of the source
 
-A scene may also stand for very many files with one series each: `{container: hdf5_sample, path: samples/}` is all HDF5 files in
-a folder and its folders, `path: samples.txt` those that a text file lists, one a line.
+A scene may also be a collection of many files with one series each: with `{container: hdf5_sample, path: samples/}` it has all
+HDF5 files in a folder and its subfolders, and with `path: samples.txt` those that a text file lists, one per line.
 
-Paths are relative to the folder; those of sources may be fsspec URLs. What a source's container needs beside `container` and
-`path` stands in the reader's docstring (`data_prep/readers/`). `compose: {every_days: 16, method: median}` makes regular steps of
-any source (`data_prep/readers/composite.py`).
+Paths are relative to the folder of the scene; paths of sources may be fsspec URLs. The docstring of each reader
+(`data_prep/readers/`) explains the options of its container beside `container` and `path`. With
+`compose: {every_days: 16, method: median}` any source becomes a series of regular steps (`data_prep/readers/composite.py`).
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from typing import Any
 
 import yaml
 
-DESCRIPTION = "scene.yaml"
+SCENE_FILE = "scene.yaml"
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LandCover:
-    """Where land-cover counts come from: `rasters`, or `quality`, or `label`.
+    """Where the land cover of a scene comes from: `rasters`, `quality` or `label`.
 
     Attributes:
-        legend: built-in name, or path of a YAML.
-        rasters: rasters of a classified map, and folders of them.
-        first_year: year of the first band of each; None for a map without years.
-        nearest_year: years beyond those of the map take the nearest one, instead of being rejected.
+        legend: name of a built-in legend, or path of a YAML file.
+        rasters: rasters of a classified map, and folders of rasters.
+        first_year: year of the first band of the rasters; None for a map without years.
+        nearest_year: True when samples of years that the map lacks use the nearest year, instead of being rejected.
         quality: source whose quality layer is counted over the year.
-        label: name of a dataset (H, W) in the source's HDF5 file.
+        label: name of a dataset (H, W) in the HDF5 file of the source.
     """
 
     legend: str
@@ -63,7 +63,13 @@ class LandCover:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A label raster: its path, the name of each code, and the code that means "not labelled"."""
+    """A label raster.
+
+    Attributes:
+        path: file.
+        classes: name of the class by code.
+        nodata: code that means "not labelled".
+    """
 
     path: Path
     classes: Mapping[int, str]
@@ -72,7 +78,17 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The content of one `scene.yaml`, checked, with absolute paths. `sources` maps names to the options of their readers."""
+    """The content of a `scene.yaml`, checked.
+
+    Attributes:
+        name: unique name, the prefix of sample keys.
+        region: scenes of one region always belong to one split.
+        split: train, validation or test.
+        folder: folder of the scene.
+        sources: options of the reader by source name; paths as in the file.
+        land_cover: land cover with paths that start at the current folder; None without land cover.
+        labels: label rasters by name.
+    """
 
     name: str
     region: str
@@ -84,22 +100,22 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ValueError(f"{self.folder / DESCRIPTION}: split is {self.split!r}; expected one of {', '.join(SPLITS)}")
+            raise ValueError(f"{self.folder / SCENE_FILE}: split is {self.split!r}; expected one of {', '.join(SPLITS)}")
         if not self.sources:
-            raise ValueError(f"{self.folder / DESCRIPTION}: no sources")
+            raise ValueError(f"{self.folder / SCENE_FILE}: has no sources")
         if "." in self.name or "/" in self.name:
-            raise ValueError(f"{self.folder / DESCRIPTION}: name {self.name!r} must hold no dot or slash; it begins sample keys")
+            raise ValueError(f"{self.folder / SCENE_FILE}: name {self.name!r} must hold no dot or slash; it begins sample keys")
 
 
 def load_scene(folder: Path) -> Scene:
-    """The scene in `folder`. Raises ValueError that names the file and the key that is missing or unknown."""
-    path = folder / DESCRIPTION
+    """Read the scene in `folder`. Raises ValueError that names the file and the missing or unknown key."""
+    path = folder / SCENE_FILE
     if not path.is_file():
-        raise ValueError(f"no {DESCRIPTION} in {folder}: a scene is a folder with a {DESCRIPTION} (see README, 'Your own data')")
+        raise ValueError(f"no {SCENE_FILE} in {folder}: a scene is a folder with a {SCENE_FILE} (see README, 'Your own data')")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} is not YAML: {error}") from error
     known = {"name", "region", "split", "sources", "land_cover", "labels"}
     if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= known:
         found = sorted(values) if isinstance(values, dict) else type(values).__name__
@@ -128,7 +144,7 @@ def load_scene(folder: Path) -> Scene:
 
 
 def _land_cover(values: Mapping[str, Any], folder: Path) -> LandCover:
-    """The land cover that `values` describe. Raises ValueError and KeyError for what is wrong with them."""
+    """Build a LandCover from the values in scene.yaml. Raises ValueError or KeyError for wrong values."""
     known = {"legend", "raster", "first_year", "nearest_year", "quality", "label"}
     if set(values) - known:
         raise ValueError(f"land_cover knows {sorted(known)}; found {sorted(set(values) - known)}")
@@ -142,23 +158,26 @@ def _land_cover(values: Mapping[str, Any], folder: Path) -> LandCover:
     return LandCover(legend=_legend_reference(values["legend"], folder), rasters=paths, **options)
 
 
-def description_sha256(scene: Scene) -> str:
-    """What tells a writer that a scene was described anew since it was planned."""
-    return hashlib.sha256((scene.folder / DESCRIPTION).read_bytes()).hexdigest()
+def scene_file_sha256(scene: Scene) -> str:
+    """sha256 of the scene.yaml of a scene: shows whether it has changed since it was planned."""
+    return hashlib.sha256((scene.folder / SCENE_FILE).read_bytes()).hexdigest()
 
 
 def _legend_reference(legend: str, folder: Path) -> str:
-    """A legend given as a YAML beside the scene is relative to the scene's folder; a built-in one is a bare name."""
+    """The name of a built-in legend, or the path of a YAML file, which is relative to the folder of the scene."""
     return str(folder / legend) if legend.endswith(".yaml") else legend
 
 
 def find_scenes(folder: Path) -> list[Scene]:
-    """All scenes in `folder` (itself or its children), by name. Raises ValueError when there is none or a name repeats."""
+    """All scenes in `folder`, sorted by name: the folder itself, or its subfolders with a scene.yaml.
+
+    Raises ValueError when there is no scene, when a name repeats, and when the scenes of a region have different splits.
+    """
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} does not exist")
-    paths = [folder] if (folder / DESCRIPTION).is_file() else sorted(p.parent for p in folder.glob(f"*/{DESCRIPTION}"))
+    paths = [folder] if (folder / SCENE_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{SCENE_FILE}"))
     if not paths:
-        raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{DESCRIPTION} (simulate.py writes such folders)")
+        raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{SCENE_FILE} (simulate.py writes such folders)")
     scenes = sorted((load_scene(path) for path in paths), key=lambda scene: scene.name)
     names = [scene.name for scene in scenes]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -169,5 +188,5 @@ def find_scenes(folder: Path) -> list[Scene]:
         splits.setdefault(scene.region, set()).add(scene.split)
     torn = sorted(region for region, found in splits.items() if len(found) > 1)
     if torn:
-        raise ValueError(f"regions {torn} lie in more than one split; neighbours in training and test make scores worthless")
+        raise ValueError(f"regions {torn} lie in more than one split; neighbours in training and test would inflate the scores")
     return scenes

@@ -1,7 +1,7 @@
-"""Sensors as data: what a source's numbers mean.
+"""Sensors: the meaning of the numbers of a source.
 
-A sensor is a YAML file: the built-in ones lie in `data_prep/archive/sensors/`, a user's own beside them or in a folder `sources/`
-in the archive. Nothing else in the project knows a band name, a scale or a quality code.
+A sensor is described in a YAML file. The built-in sensors lie in `data_prep/archive/sensors/`, those of a user in a folder
+`sources/` in the archive. Only these files contain band names, scales and quality codes; the code does not.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-BUILT_IN_SOURCES = Path(__file__).parent / "sensors"
+BUILT_IN_SENSORS = Path(__file__).parent / "sensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """How a quality layer tells clear observations from the rest.
+    """How a quality layer distinguishes clear observations from others.
 
-    `classes`: a pixel is clear when its code is in `valid` (SCL). `bits`: when none of `reject_bits` is set (HLS Fmask).
-    A pixel with the code `nodata` was not observed at all. `preferred`: clear codes that mean a better observation than other
-    clear ones (full inversions of MODIS); the best pixel of several dates is chosen among them first.
+    Attributes:
+        name: name of the layer.
+        kind: "classes" when its codes are classes (SCL), "bits" when they are sets of bits (HLS Fmask).
+        nodata: code of pixels that were not observed.
+        valid: for classes, the codes of clear observations.
+        reject_bits: for bits, an observation is clear when none of these bits is set.
+        preferred: clear codes of better observations (full inversions of MODIS); a composite of the best observations prefers
+            them.
     """
 
     name: str
@@ -49,9 +54,9 @@ class Quality:
         return ((codes & mask) == 0) & (codes != self.nodata)
 
     def worst(self, layers: Sequence[np.ndarray]) -> np.ndarray:
-        """One layer from several of equal shape, as where each band has its own.
+        """The worst codes of several layers of equal shape, as when each band has its own layer.
 
-        Bits are united. Of classes, one that is not clear wins over one that is, and then the larger code.
+        Bits are united. Of classes, a code that is not clear is worse than a clear one; otherwise the larger code is worse.
         """
         worst = layers[0]
         for codes in layers[1:]:
@@ -65,24 +70,23 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensor:
-    """One source of image series: its bands in model order and the meaning of its numbers.
+    """The bands of a source in the order of the model, and the meaning of its numbers.
 
     Attributes:
-        name: source name (`modis`, `landsat`, `sentinel2`, or a user's own).
-        title: name for people, in legends and tables.
+        name: name of the source (`modis`, `landsat`, `sentinel2`, or one of the user).
+        title: name in figures and tables.
         bands: band names in the order of the channel axis.
         gsd_m: ground sampling distance in metres.
-        revisit_days: nominal days between acquisitions (used by the simulation only).
+        revisit_days: nominal days between acquisitions; only the simulation uses them.
         dtype: integer type of the stored numbers.
-        scale: reflectance = number * scale. Offsets are harmonised away when a scene is read, never here.
-        nodata: number that stands for "not observed".
-        valid_range: smallest and largest number the product guide allows.
+        scale: reflectance = number * scale. Readers remove additive offsets of archives.
+        nodata: number that means "not observed".
+        valid_range: smallest and largest number that the product guide allows.
         chip_px: default side of a sample in pixels.
         rgb: the three bands shown as red, green and blue.
-        quality: decoding of the quality layer.
-        offset_varies: True where archives of the product differ in an additive offset (Sentinel-2: -1000 from processing
-            baseline 04.00 on, unless the archive is harmonised already). Metadata that the reader knows, or the scene, must
-            then state it.
+        quality: how to decode the quality layer.
+        offset_varies: True when archives of the product differ in an additive offset (Sentinel-2: -1000 from processing
+            baseline 04.00 on, unless the archive has removed it). Then the metadata of the files or scene.yaml must state it.
     """
 
     name: str
@@ -109,11 +113,11 @@ class Sensor:
             raise ValueError(f"source {self.name}: dtype is {self.dtype}; pixels stay integers as the product stores them")
 
     def observed(self, pixels: np.ndarray) -> np.ndarray:
-        """Observations that are complete, with every band in the valid range: pixels (T, C, H, W) -> bool (T, H, W)."""
+        """True where every band is observed and in the valid range: pixels (T, C, H, W) -> bool (T, H, W)."""
         low, high = self.valid_range
         limits = np.iinfo(pixels.dtype)
         complete = np.ones((len(pixels), *pixels.shape[2:]), dtype=bool)
-        if low > limits.min:  # comparisons that the type answers are left out: they are as dear as the others
+        if low > limits.min:  # skip comparisons that are true for every number of the dtype: they take as long as others
             complete &= pixels.min(axis=1) >= low
         if high < limits.max:
             complete &= pixels.max(axis=1) <= high
@@ -122,7 +126,7 @@ class Sensor:
         return complete
 
     def valid(self, pixels: np.ndarray, quality: np.ndarray) -> np.ndarray:
-        """Clear and complete observations: pixels (T, C, H, W), quality (T, H, W) -> bool (T, H, W)."""
+        """True where an observation is clear and complete: pixels (T, C, H, W), quality (T, H, W) -> bool (T, H, W)."""
         return self.observed(pixels) & self.quality.clear(quality)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,22 +135,22 @@ class Sensor:
 
 
 def sensor_from_dict(values: Mapping[str, Any], origin: str = "sensor") -> Sensor:
-    """Build a Sensor from plain values. Raises ValueError that names `origin` and the key that is wrong."""
+    """Build a Sensor from plain values. Raises ValueError that names `origin` and the wrong key."""
     try:
         quality: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["quality"].items()}
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "quality"}
         return Sensor(**fields, quality=Quality(**quality))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{origin} does not describe a sensor: {error}; see {BUILT_IN_SOURCES / 'sentinel2.yaml'} for every key"
+            f"{origin} does not describe a sensor: {error}; see {BUILT_IN_SENSORS / 'sentinel2.yaml'} for every key"
         ) from error
 
 
 def load_sensors(folder: Path | None = None) -> dict[str, Sensor]:
-    """All known sensors by source name: the built-in ones, then those of `folder`, which win on equal names."""
+    """All sensors by source name: the built-in ones and those in `folder`, which replace built-in ones of the same name."""
     sensors = {}
-    for place in [BUILT_IN_SOURCES] + ([folder] if folder is not None and folder.is_dir() else []):
-        for path in sorted(place.glob("*.yaml")):
+    for sensors_folder in [BUILT_IN_SENSORS] + ([folder] if folder is not None and folder.is_dir() else []):
+        for path in sorted(sensors_folder.glob("*.yaml")):
             sensor = sensor_from_dict(yaml.safe_load(path.read_text()), origin=str(path))
             sensors[sensor.name] = sensor
     return sensors

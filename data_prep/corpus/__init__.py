@@ -1,1 +1,1 @@
-"""A corpus: its description, its index of samples, its statistics and checks."""
+"""A corpus: building it, dataset.json, the sample index, summaries and checks."""

@@ -1,24 +1,24 @@
-"""A finished corpus as its readers see it: shards, their indexes, and `dataset.json` that describes the whole.
+"""A finished corpus as its readers see it: `dataset.json`, the shards and their indexes.
 
     corpus/
-      plan.json, plan-*.parquet     what was to be written, frozen before a pixel was read
-      rejected.jsonl                one line a rejected sample, with its reason
-      <source>-<split>-000000.tar   plain WebDataset tar
-      <source>-<split>-000000.json  its index: where each member lies in the tar, its size and sha256, counts and statistics
-      <source>-<split>-000000.failed.jsonl  where samples could not be read: each with the traceback of its error
-      <source>-<split>.samples.npy  where each sample lies, a record a sample (`data_prep/corpus/sample_index.py`)
+      plan.json, plan-*.parquet     the plan, frozen before any pixel was read
+      rejected.jsonl                one line per rejected sample, with the reason
+      <source>-<split>-000000.tar   a shard, a plain WebDataset tar
+      <source>-<split>-000000.json  its shard index: offset, size and sha256 of each member, counts and statistics
+      <source>-<split>-000000.failed.jsonl  only where samples could not be read: one line each, with the traceback of the error
+      <source>-<split>.samples.npy  the sample index, one record per sample (`data_prep/corpus/sample_index.py`)
       dataset.json                  written last
 
-`data_prep/shard.py` writes it, `data_prep/verify.py` proves it, `pretrain/data/stream.py` reads it. Training opens dataset.json,
-the tables and the tars it draws from, and no index: those of 25 million samples are 24 GB of JSON.
+`data_prep/shard.py` writes a corpus, `data_prep/verify.py` checks it, `pretrain/data/stream.py` reads it. Training opens
+dataset.json, the sample indexes and the tars that it draws from. It opens no shard index: for 25 million samples these are 24 GB
+of JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,21 +28,22 @@ from typing import Any
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
+from common.json_files import json_object, read_json
 from common.retries import retried
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor, sensor_from_dict
+from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
-from data_prep.landcover.pixel_labels import LabelNames, label_names_from_dict
 
 DATASET_VERSION = 3
 DATASET = "dataset.json"
-RETRIES = 3  # of requests to an object store
-_REQUESTS = 32  # at a time, where a folder's listing has no sizes
+RETRIES = 3  # retries of a request to an object store
+_REQUESTS = 32  # requests at a time, where a folder's listing has no sizes
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a member's data lies in its shard: byte offset and size, and the sha256 of those bytes."""
+    """A member of a shard: byte offset and size of its data in the tar, and their sha256."""
 
     offset: int
     size: int
@@ -51,7 +52,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SampleEntry:
-    """One sample: its key, shard, number of frames, members by name, legend and fine land-cover counts."""
+    """A sample in a shard index: its key, tar, number of frames, members by name, legend and fine land-cover counts."""
 
     key: str
     shard: Path
@@ -63,7 +64,14 @@ class SampleEntry:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One line of the table of shards. `path` is of the tar, or its URL; `bytes` and `xxh3_128` are of it; it holds `samples`."""
+    """A shard.
+
+    Attributes:
+        path: path or URL of the tar.
+        source, split: of all its samples.
+        samples: number of samples.
+        bytes, xxh3_128: size and checksum of the tar.
+    """
 
     path: str
     source: str
@@ -74,12 +82,12 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The tar's file name."""
+        """File name of the tar."""
         return self.path.rsplit("/", 1)[-1]
 
     @property
     def index(self) -> Path:
-        """Its index, of a corpus on this machine."""
+        """Path of the shard index, for a corpus on this machine."""
         return Path(self.path).with_suffix(".json")
 
 
@@ -88,14 +96,14 @@ class SplitSummary:
     """The samples of one source and split together.
 
     Attributes:
-        table: file name of their table.
-        xxh3_128: of the table's bytes.
-        samples: how many they are.
+        sample_index: file name of their sample index.
+        xxh3_128: checksum of the sample index.
+        samples: number of samples.
         shortest, longest: least and largest number of frames.
-        mean_shares: by legend the mean over its samples of the share of each fine code, float64 (codes,).
+        mean_shares: mean share of each fine land-cover code over the samples, float64 (codes,), by legend.
     """
 
-    table: str
+    sample_index: str
     xxh3_128: str
     samples: int
     shortest: int
@@ -105,19 +113,19 @@ class SplitSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What `dataset.json` says.
+    """The content of `dataset.json`.
 
     Attributes:
-        folder: path or URL of where the corpus lies.
-        fingerprint: sha256 over all indexes; equal fingerprints mean equal pixels in equal order.
+        folder: path or URL of the corpus.
+        fingerprint: sha256 over all shard indexes; equal fingerprints mean equal pixels in equal order.
         sensors: by source name.
         shapes: (C, H, W) of a frame, by source name.
         mean, std: float64 (C,) in digital numbers over valid pixels of the training split, by source name.
         legends: by name.
         shards: in the order of their names within a source and split.
-        splits: by (source, split), where there are samples.
-        rejected: number of samples that were planned or looked at and not written.
-        labels: of the sources whose samples hold a label for fine-tuning, by source name.
+        splits: summaries by (source, split), where there are samples.
+        rejected: number of samples that the plan or the writing of shards rejected.
+        labels: legends of the labels for fine-tuning, by the names of the sources whose samples hold one.
     """
 
     folder: str
@@ -130,16 +138,17 @@ class Corpus:
     shards: list[Shard]
     splits: dict[tuple[str, str], SplitSummary]
     rejected: int
-    labels: dict[str, LabelNames]
+    labels: dict[str, LabelLegend]
 
     def shards_of(self, source: str, split: str) -> list[Shard]:
-        """The shards of one source and split; the `shard` of their table is a place in this list."""
+        """Return the shards of one source and split; `shard` in their sample index is a position in this list."""
         return [shard for shard in self.shards if (shard.source, shard.split) == (source, split)]
 
     def samples(self, source: str, split: str) -> list[SampleEntry]:
-        """Samples of one source and split in the order of shards and members, from the indexes of a corpus on this machine.
+        """Read the samples of one source and split from the shard indexes, in the order of shards and members.
 
-        They are read at each call and become Python objects: for pictures and tests, not for training.
+        Each call reads all indexes and makes one Python object per sample: for figures and tests, not for training. Raises
+        ValueError for a corpus at a URL.
         """
         if is_url(self.folder):
             raise ValueError(f"indexes are read on this machine only, and the corpus is at {self.folder}: copy it")
@@ -147,26 +156,8 @@ class Corpus:
         return [sample for index in indexes for sample in sample_entries(index, Path(self.folder))]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ValueError that names the file when it is missing or no JSON object."""
-    try:
-        return _json_object(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing") from error
-
-
-def _json_object(content: bytes, path: str) -> dict[str, Any]:
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); it is damaged or was not written by shard.py") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object")
-    return values
-
-
 def sample_entries(index: Mapping[str, Any], folder: Path) -> list[SampleEntry]:
-    """The samples of one shard's index, in the order of the tar."""
+    """Return the samples of one shard index in the order of the tar."""
     shard = folder / index["shard"]
     return [
         SampleEntry(
@@ -182,7 +173,7 @@ def sample_entries(index: Mapping[str, Any], folder: Path) -> list[SampleEntry]:
 
 
 def corpus_fingerprint(indexes: Iterable[bytes]) -> str:
-    """sha256 over the contents of all index files, in the order of the table of shards."""
+    """Return the sha256 over the contents of all shard indexes in the order of shards."""
     digest = hashlib.sha256()
     for content in indexes:
         digest.update(content)
@@ -190,9 +181,9 @@ def corpus_fingerprint(indexes: Iterable[bytes]) -> str:
 
 
 def load_corpus(folder: str | Path) -> Corpus:
-    """The corpus in `folder`, a path or any URL of fsspec; reads dataset.json and nothing else.
+    """Read dataset.json, and no other file, of the corpus in `folder`, a path or any URL of fsspec.
 
-    Raises ValueError when dataset.json is missing, damaged, or of another version.
+    Raises ValueError when dataset.json is missing, damaged or of another version.
     """
     files, root = file_system(str(folder), None)
     folder = root if isinstance(files, LocalFileSystem) else str(folder).rstrip("/")
@@ -203,10 +194,14 @@ def load_corpus(folder: str | Path) -> Corpus:
         raise ValueError(
             f"no {DATASET} in {folder}: no finished corpus; `python data_prep/shard.py --output {folder}` writes it"
         ) from error
-    values = _json_object(content, path)
+    return _corpus(json_object(content, path), folder, path)
+
+
+def _corpus(values: Mapping[str, Any], folder: str, path: str) -> Corpus:
+    """Return the corpus that the content of dataset.json describes; `path` is named in errors."""
     if values.get("version") == 2:
         raise ValueError(
-            f"{path} has version 2, without tables of samples; start shard.py again with the same arguments: its shards stay"
+            f"{path} has version 2, without sample indexes; start shard.py again with the same arguments: its shards stay"
         )
     if values.get("version") != DATASET_VERSION:
         raise ValueError(f"{path} has version {values.get('version')!r}; this code reads version {DATASET_VERSION}: shard again")
@@ -227,21 +222,21 @@ def load_corpus(folder: str | Path) -> Corpus:
                 for s in values["shards"]
             ],
             splits={
-                (name, split): _split_summary(about)
+                (name, split): _split_summary(summary)
                 for name, source in sources.items()
-                for split, about in source["splits"].items()
+                for split, summary in source["splits"].items()
             },
             rejected=values["rejected"],
-            labels={name: label_names_from_dict(label) for name, label in values.get("labels", {}).items()},
+            labels={name: label_legend_from_dict(label) for name, label in values.get("labels", {}).items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe a corpus: {type(error).__name__} {error}") from error
 
 
 def _split_summary(values: Mapping[str, Any]) -> SplitSummary:
-    """From the description of a split in dataset.json."""
+    """Read the entry of a split in dataset.json."""
     return SplitSummary(
-        table=values["table"],
+        sample_index=values["table"],
         xxh3_128=values["xxh3_128"],
         samples=values["samples"],
         shortest=values["frames"]["shortest"],
@@ -251,12 +246,25 @@ def _split_summary(values: Mapping[str, Any]) -> SplitSummary:
 
 
 def check_shards(corpus: Corpus, split: str) -> None:
-    """Raises ValueError unless all shards of a split are there, each as long as dataset.json says.
+    """Raise ValueError when shards of a split are missing or have another size than dataset.json states.
 
-    One listing of the folder; from web servers, which list no sizes, a request a shard. No shard is opened.
+    Lists the folder once; a web server, which lists no sizes, gets one request per shard. No shard is opened.
     """
     shards = [shard for shard in corpus.shards if shard.split == split]
-    files, root = file_system(corpus.folder, None)
+    sizes = _sizes(corpus.folder, [shard.name for shard in shards])
+    wrong = [shard for shard in shards if sizes.get(shard.name) != shard.bytes]
+    if wrong:
+        found = sizes.get(wrong[0].name)
+        state = "is missing" if found is None else f"has {found} of {wrong[0].bytes} bytes"
+        raise ValueError(
+            f"{len(wrong)} of {len(shards)} shards of split {split!r} are missing or of another size, first {wrong[0].path}, "
+            f"which {state}; copy them again, or run data_prep/verify.py"
+        )
+
+
+def _sizes(folder: str, names: Sequence[str]) -> dict[str, int | None]:
+    """Return the bytes of at least the files `names` in a folder; missing files are left out or None."""
+    files, root = file_system(folder, None)
     root = root.rstrip("/")
 
     def listing() -> dict[str, int | None]:
@@ -270,17 +278,7 @@ def check_shards(corpus: Corpus, split: str) -> None:
         return found
 
     files.invalidate_cache()
-    if "https" in files.protocol:
-        names = [shard.name for shard in shards]
-        with ThreadPoolExecutor(_REQUESTS) as pool:
-            sizes = dict(zip(names, pool.map(size, names), strict=True))
-    else:
-        sizes = retried(listing, RETRIES)
-    wrong = [shard for shard in shards if sizes.get(shard.name) != shard.bytes]
-    if wrong:
-        found = sizes.get(wrong[0].name)
-        state = "is missing" if found is None else f"has {found} of {wrong[0].bytes} bytes"
-        raise ValueError(
-            f"{len(wrong)} of {len(shards)} shards of split {split!r} are missing or of another size, first {wrong[0].path}, "
-            f"which {state}; copy them again, or run data_prep/verify.py"
-        )
+    if "https" not in files.protocol:
+        return retried(listing, RETRIES)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        return dict(zip(names, pool.map(size, names), strict=True))

@@ -1,15 +1,16 @@
-"""Where the samples of one source and split lie: a table that opens at once, whatever its length.
+"""The sample index: a table that says where each sample of one source and split lies in the shards.
 
-`<source>-<split>.samples.npy` is a plain .npy of a structured dtype, a record a sample in the order of shards and members:
+`<source>-<split>.samples.npy` is a plain .npy of a structured dtype, one record per sample in the order of shards and members:
 
-    key      fixed-width bytes (UTF-8), as wide as the longest
-    shard    int32, place of its shard in the list of the shards of this source and split in dataset.json
-    frames   int32, dates of the year
-    offsets  5 x int64, bytes in the tar where the data of each of `TABLE_MEMBERS` begins
-    sizes    5 x int64, bytes of each
+    key      fixed-width bytes (UTF-8), as wide as the longest key
+    shard    int32, position of the shard in the list of the shards of this source and split in dataset.json
+    frames   int32, number of dates
+    offsets  5 x int64, byte offset in the tar of the data of each of `INDEXED_MEMBERS`
+    sizes    5 x int64, their sizes in bytes
 
-It is mapped into memory and not read: a batch touches its own rows only, and all processes of a machine share the pages. A
-table in an object store is copied to this machine once. `data_prep/corpus/sample_index_writer.py` writes tables and proves them.
+The file is mapped into memory, so that opening it takes the same time for any length: a batch touches its own rows only, and all
+processes of a machine share the pages. A sample index in an object store is copied to this machine once.
+`data_prep/corpus/sample_index_writer.py` writes and checks sample indexes.
 """
 
 from __future__ import annotations
@@ -31,63 +32,65 @@ from common.retries import retried
 from common.storage import file_system, is_url
 from data_prep.corpus.dataset import RETRIES, Corpus, SplitSummary
 
-TABLE_MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy")  # json is for people
-_LOOKED_AT = 32  # rows when a table is opened
+INDEXED_MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy")  # training does not read `json`
+_CHECKED_ROWS = 32  # when a sample index is opened
 _MEND = "copy it again, or run data_prep/verify.py"
 
 
-def table_name(source: str, split: str) -> str:
-    """File name of a table."""
+def sample_index_name(source: str, split: str) -> str:
+    """Return the file name of a sample index."""
     return f"{source}-{split}.samples.npy"
 
 
 def record_dtype(key_bytes: int) -> np.dtype:
-    """Of a record whose key takes up to `key_bytes` bytes."""
-    places = (len(TABLE_MEMBERS),)
+    """Return the dtype of a record whose key has at most `key_bytes` bytes."""
+    members = (len(INDEXED_MEMBERS),)
     return np.dtype(
-        [("key", f"S{key_bytes}"), ("shard", "<i4"), ("frames", "<i4"), ("offsets", "<i8", places), ("sizes", "<i8", places)]
+        [("key", f"S{key_bytes}"), ("shard", "<i4"), ("frames", "<i4"), ("offsets", "<i8", members), ("sizes", "<i8", members)]
     )
 
 
-def open_table(corpus: Corpus, source: str, split: str, cache: Path | None = None) -> np.ndarray:
-    """The table of a source and split, mapped into memory: (N,) of `record_dtype`, read-only.
+def open_sample_index(corpus: Corpus, source: str, split: str, cache: Path | None = None) -> np.ndarray:
+    """Map the sample index of a source and split into memory: (N,) of `record_dtype`, read-only.
 
-    The table of a corpus at a URL is copied into `cache`, by default a folder for temporary files, below which each corpus has
-    a folder named by its fingerprint. A copy is compared with its checksum. In the corpus' own folder only some rows are looked
-    at, because reading gigabytes takes long, and `data_prep/verify.py` does it.
+    The sample index of a corpus at a URL is copied into `cache` (default: a folder for temporary files), in which each corpus has
+    a folder named by its fingerprint. The copy is compared with its checksum. In the folder of a corpus only some rows are
+    checked, because reading gigabytes takes long; `data_prep/verify.py` checks all of them.
 
-    Raises ValueError when the split has no samples of the source, and when the table is missing, cut off, or another one.
+    Raises ValueError when the split has no samples of the source, and when the sample index is missing, cut off, or that of
+    another corpus.
     """
     if (source, split) not in corpus.splits:
         raise ValueError(f"{corpus.folder} has no samples of source {source!r} in split {split!r}")
     summary = corpus.splits[source, split]
-    if summary.table != table_name(source, split):
-        raise ValueError(f"{corpus.folder} calls its table {summary.table!r}; expected {table_name(source, split)!r}")
-    path = _local_copy(corpus, summary, cache) if is_url(corpus.folder) else Path(corpus.folder, summary.table)
+    name = sample_index_name(source, split)
+    if summary.sample_index != name:
+        raise ValueError(f"{corpus.folder} names its sample index {summary.sample_index!r}; expected {name!r}")
+    path = _local_copy(corpus, summary, cache) if is_url(corpus.folder) else Path(corpus.folder, name)
     try:
-        table = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)  # what `numpy.load` does; opens nothing but .npy
+        records = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)  # as `numpy.load`, but for .npy files only
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; copy it again, or start shard.py again with the same arguments") from error
     except (ValueError, TypeError, OverflowError, SyntaxError, tokenize.TokenError) as error:  # the header is a Python literal
-        raise ValueError(f"{path} is no whole table of samples: {error}; {_MEND}") from error
-    key = table.dtype["key"] if table.dtype.names and "key" in table.dtype.names else np.dtype(np.int8)
-    if table.dtype != record_dtype(key.itemsize) or table.shape != (summary.samples,):
+        raise ValueError(f"{path} is no whole sample index: {error}; {_MEND}") from error
+    key = records.dtype["key"] if records.dtype.names and "key" in records.dtype.names else np.dtype(np.int8)
+    if records.dtype != record_dtype(key.itemsize) or records.shape != (summary.samples,):
         expected = f"{summary.samples} records of samples"
-        raise ValueError(f"{path} holds {table.shape} of {table.dtype}; expected {expected}; {_MEND}")
-    _expect_rows(table, corpus, source, split, path)
-    return table
+        raise ValueError(f"{path} holds {records.shape} of {records.dtype}; expected {expected}; {_MEND}")
+    _check_some_rows(records, corpus, source, split, path)
+    return records
 
 
-def _expect_rows(table: np.ndarray, corpus: Corpus, source: str, split: str, path: Path) -> None:
-    """Raises ValueError when the first or last row of one of some shards cannot be what dataset.json describes."""
+def _check_some_rows(records: np.ndarray, corpus: Corpus, source: str, split: str, path: Path) -> None:
+    """Raise ValueError when the first or last row of some shards contradicts dataset.json."""
     summary, shards = corpus.splits[source, split], corpus.shards_of(source, split)
     counts = np.array([shard.samples for shard in shards], dtype=np.int64)
     if counts.sum() != summary.samples:
-        raise ValueError(f"{corpus.folder}: the shards hold {counts.sum()} samples, {summary.table} {summary.samples}; {_MEND}")
+        raise ValueError(f"{corpus.folder}: the shards hold {counts.sum()} samples, {path.name} {summary.samples}; {_MEND}")
     filled, ends = np.flatnonzero(counts), np.cumsum(counts)
-    some = filled[np.unique(np.linspace(0, len(filled) - 1, _LOOKED_AT // 2).round().astype(int))]
+    some = filled[np.unique(np.linspace(0, len(filled) - 1, _CHECKED_ROWS // 2).round().astype(int))]
     rows = np.concatenate([ends[some] - counts[some], ends[some] - 1])
-    found = table[rows]
+    found = records[rows]
     numbers = np.concatenate([some, some])
     sizes = np.array([shards[number].bytes for number in numbers])[:, None]
     right = (
@@ -97,41 +100,41 @@ def _expect_rows(table: np.ndarray, corpus: Corpus, source: str, split: str, pat
         & np.char.startswith(found["key"], f"{source}-".encode())
         & (found["offsets"] >= 0).all(axis=1)
         & (found["sizes"] >= 0).all(axis=1)
-        & (found["sizes"] <= sizes - found["offsets"]).all(axis=1)  # their sum might be beyond int64
+        & (found["sizes"] <= sizes - found["offsets"]).all(axis=1)  # a difference, because the sum of both may exceed int64
     )
     if not right.all():
         wrong = rows[np.flatnonzero(~right)[0]]
-        raise ValueError(f"{path} is not the table of this corpus: row {wrong} does not fit its shard; {_MEND}")
+        raise ValueError(f"{path} is not the sample index of this corpus: row {wrong} does not fit its shard; {_MEND}")
 
 
 def _local_copy(corpus: Corpus, summary: SplitSummary, cache: Path | None) -> Path:
-    """A whole copy of a table on this machine, made by the first process that asks for it while others wait."""
+    """Return the path of a copy of a sample index on this machine; the first process makes the copy while others wait."""
     folder = (cache or Path(tempfile.gettempdir(), f"agrifm-{os.getuid()}")) / corpus.fingerprint
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / summary.table
+    path = folder / summary.sample_index
 
     def is_whole() -> bool:
         return path.is_file() and checksum_of(path) == summary.xxh3_128
 
-    if is_whole():  # asked before waiting, so that ranks need not wait for each other's reading of a copy that is there
+    if is_whole():  # checked before locking, so that ranks read an existing copy at the same time
         return path
-    with _only_one(path.with_suffix(".lock")):
+    with _exclusive(path.with_suffix(".lock")):
         if is_whole():
             return path
         files, root = file_system(corpus.folder, None)
         with whole_file(path) as temporary:
             try:
-                retried(partial(files.get_file, f"{root}/{summary.table}", str(temporary)), RETRIES)
+                retried(partial(files.get_file, f"{root}/{summary.sample_index}", str(temporary)), RETRIES)
             except FileNotFoundError as error:
-                raise ValueError(f"{corpus.folder}/{summary.table} is missing; {_MEND}") from error
+                raise ValueError(f"{corpus.folder}/{summary.sample_index} is missing; {_MEND}") from error
             if checksum_of(temporary) != summary.xxh3_128:
-                raise ValueError(f"{corpus.folder}/{summary.table} has not the checksum that dataset.json states; {_MEND}")
+                raise ValueError(f"{corpus.folder}/{summary.sample_index} has not the checksum that dataset.json states; {_MEND}")
     return path
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Hold a lock against other processes of this machine; the system frees it when a process dies."""
+def _exclusive(lock: Path) -> Iterator[None]:
+    """Hold a lock against other processes of this machine; the system frees it when the process dies."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,7 @@
-"""The tables of samples made from the indexes, with as much memory as one shard takes, and compared with them.
+"""Writes the sample indexes from the shard indexes, and compares them, with the memory of one shard.
 
-Workers turn an index into rows; the driver knows from the summaries where each shard's rows belong, and writes them there as
-they come. So the bytes depend neither on the number of workers nor on who was first.
+Workers turn a shard index into rows. The driver knows from the summaries where the rows of each shard belong and writes them
+there, so that the bytes depend neither on the number of workers nor on the order in which they finish.
 """
 
 from __future__ import annotations
@@ -19,16 +19,23 @@ import numpy as np
 from common.atomic_files import whole_file
 from common.checksums import checksum_of
 from common.executors import MapJobs
+from common.json_files import read_json
 from common.progress import Progress
-from data_prep.corpus.dataset import read_json
-from data_prep.corpus.description import ShardSummary
-from data_prep.corpus.sample_index import TABLE_MEMBERS, record_dtype, table_name
+from data_prep.corpus.sample_index import INDEXED_MEMBERS, record_dtype, sample_index_name
 from data_prep.corpus.shard_checks import Fault
+from data_prep.corpus.summary import ShardSummary
 
 
 @dataclass
-class TableLayout:
-    """A table to be: its file name, the bytes of the longest key, and by name of index the first row of each shard."""
+class SampleIndexLayout:
+    """Layout of a sample index.
+
+    Attributes:
+        name: file name.
+        key_bytes: bytes of the longest key.
+        rows: number of rows.
+        first_row: first row of each shard by the name of its tar, in the order of shards.
+    """
 
     name: str
     key_bytes: int = 1
@@ -41,60 +48,63 @@ class TableLayout:
 
     @property
     def header(self) -> bytes:
-        """What stands before the records in a .npy file."""
+        """Bytes of the .npy file before the records."""
         buffer = io.BytesIO()
-        about: Any = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.rows,)}
-        np.lib.format.write_array_header_1_0(buffer, about)
+        header: Any = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.rows,)}
+        np.lib.format.write_array_header_1_0(buffer, header)
         return buffer.getvalue()
 
     @property
     def bytes(self) -> int:
+        """Size of the file."""
         return self.byte_of(self.rows)
 
     def byte_of(self, row: int) -> int:
-        """Where a row begins in the file."""
+        """Return the byte offset of a row in the file."""
         return len(self.header) + row * self.dtype.itemsize
 
 
-def table_layouts(summaries: Sequence[ShardSummary]) -> list[TableLayout]:
-    """The tables of a corpus, given its shards in order; none for a source and split without samples."""
-    layouts: dict[str, TableLayout] = {}
+def sample_index_layouts(summaries: Sequence[ShardSummary]) -> list[SampleIndexLayout]:
+    """Return the layouts of all sample indexes, given the shards in order; a source and split without samples has none."""
+    layouts: dict[str, SampleIndexLayout] = {}
     for summary in summaries:
-        name = table_name(summary.source, summary.split)
-        layout = layouts.setdefault(name, TableLayout(name))
+        name = sample_index_name(summary.source, summary.split)
+        layout = layouts.setdefault(name, SampleIndexLayout(name))
         layout.first_row[summary.shard] = layout.rows
         layout.rows += summary.samples
         layout.key_bytes = max(layout.key_bytes, summary.key_bytes)
     return [layout for layout in layouts.values() if layout.rows]
 
 
-def index_rows(folder: Path, shard: str) -> np.ndarray:
-    """The rows of one shard, `shard` still 0; keys as wide as its longest. `shard` is the name of its tar."""
+def rows_of_shard(folder: Path, shard: str) -> np.ndarray:
+    """Return the rows of one shard, given the name of its tar: the column `shard` is 0, keys are as wide as its longest key."""
     samples = read_json((folder / shard).with_suffix(".json"))["samples"]
     keys = [sample["key"].encode() for sample in samples]
     rows = np.zeros(len(samples), record_dtype(max(map(len, keys), default=1)))
-    members = [[sample["members"][name] for name in TABLE_MEMBERS] for sample in samples]
+    members = [[sample["members"][name] for name in INDEXED_MEMBERS] for sample in samples]
     rows["key"] = keys
     rows["frames"] = [sample["frames"] for sample in samples]
     for column in ("offset", "size"):
         values = np.array([[member[column] for member in row] for row in members], np.int64)
-        rows[f"{column}s"] = values.reshape(len(samples), len(TABLE_MEMBERS))
+        rows[f"{column}s"] = values.reshape(len(samples), len(INDEXED_MEMBERS))
     return rows
 
 
-def write_tables(folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJobs, log: Path | None = None) -> dict[str, str]:
-    """Write the tables of the corpus in `folder`; returns the xxh3_128 of each by its file name.
+def write_sample_indexes(
+    folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJobs, log: Path | None = None
+) -> dict[str, str]:
+    """Write the sample indexes of the corpus in `folder`; return the xxh3_128 of each by its file name.
 
-    `summaries` are those of the shards in the order of the plan; `log` gets the progress as JSON lines.
+    `summaries` are those of the shards in the order of the plan; `log` receives the progress as JSON lines.
     """
-    layouts = table_layouts(summaries)
+    layouts = sample_index_layouts(summaries)
     with ExitStack() as stack:
         files = {}
         for layout in layouts:
             temporary = stack.enter_context(whole_file(folder / layout.name))
             files[layout.name] = file = stack.enter_context(temporary.open("wb"))
             file.write(layout.header)
-        # Not through a memory map: a full disk would end the process instead of raising an error.
+        # Not through a memory map, where a full disk would kill the process instead of raising an error.
         for layout, shard, rows in _placed_rows(folder, layouts, map_jobs, log):
             file = files[layout.name]
             file.seek(layout.byte_of(layout.first_row[shard]))
@@ -102,10 +112,10 @@ def write_tables(folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJ
     return {layout.name: checksum_of(folder / layout.name) for layout in layouts}
 
 
-def table_faults(folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> Iterator[Fault]:
-    """What is wrong with the tables: each must be, byte for byte, the one that `write_tables` would write."""
+def sample_index_faults(folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> Iterator[Fault]:
+    """Yield a fault for each sample index that is not, byte for byte, what `write_sample_indexes` would write."""
     layouts = []
-    for layout in table_layouts(summaries):
+    for layout in sample_index_layouts(summaries):
         path = folder / layout.name
         if not path.is_file():
             yield Fault(layout.name, "", "is missing: start shard.py again with the same arguments")
@@ -116,7 +126,7 @@ def table_faults(folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJ
                 if file.read(len(layout.header)) == layout.header:
                     layouts.append(layout)
                 else:
-                    yield Fault(layout.name, "", "does not begin like a table of these samples")
+                    yield Fault(layout.name, "", "does not begin like the sample index of these samples")
     for layout, shard, rows in _placed_rows(folder, layouts, map_jobs):
         first = layout.first_row[shard]
         stored = np.fromfile(folder / layout.name, layout.dtype, len(rows), offset=layout.byte_of(first))
@@ -128,18 +138,18 @@ def table_faults(folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJ
 
 
 def _bytes(rows: np.ndarray) -> np.ndarray:
-    """(N,) records -> uint8 (N, bytes of each)."""
+    """View (N,) records as uint8 (N, bytes per record)."""
     return rows.view(np.uint8).reshape(len(rows), -1)
 
 
 def _placed_rows(
-    folder: Path, layouts: Sequence[TableLayout], map_jobs: MapJobs, log: Path | None = None
-) -> Iterator[tuple[TableLayout, str, np.ndarray]]:
-    """Layout of the table, name and rows of each shard, as they come."""
-    places = {shard: (layout, number) for layout in layouts for number, shard in enumerate(layout.first_row)}
-    with Progress("table", total=len(places), log=log) as progress:
-        for shard, found in map_jobs(partial(index_rows, folder), list(places)):
-            layout, number = places[shard]
+    folder: Path, layouts: Sequence[SampleIndexLayout], map_jobs: MapJobs, log: Path | None = None
+) -> Iterator[tuple[SampleIndexLayout, str, np.ndarray]]:
+    """Yield the layout of the sample index, the tar and the rows of each shard, in the order in which workers finish."""
+    positions = {shard: (layout, number) for layout in layouts for number, shard in enumerate(layout.first_row)}
+    with Progress("index samples", total=len(positions), log=log) as progress:
+        for shard, found in map_jobs(partial(rows_of_shard, folder), list(positions)):
+            layout, number = positions[shard]
             rows = found.astype(layout.dtype)
             rows["shard"] = number
             yield layout, shard, rows

@@ -1,4 +1,4 @@
-"""What can be wrong with a shard, found by reading all of it."""
+"""Checks of one shard: reads all of it and compares it with its index and the plan."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import numpy as np
 from common.checksums import checksum_of
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard
 from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict
-from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, MEMBERS, frame_checksums
+from data_prep.shards.frame_checksums import frame_checksums
+from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, MEMBERS
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, and where: a file of the corpus, and a member of it (empty when it is about the whole file)."""
+    """A fault of a corpus: the file, the member or key in it (empty for the whole file), and what is wrong."""
 
     file: str
     member: str
@@ -32,46 +33,20 @@ class Fault:
 
 
 def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping[str, Any]) -> list[Fault]:
-    """All faults of one shard: its index against the plan, its tar against both. Empty when every byte is as written.
+    """Return all faults of one shard: of its index against the plan, and of its tar against both.
 
-    Every member is read, hashed and decoded; memory holds one sample at a time.
+    Reads, hashes and decodes every member; memory holds one sample at a time.
     """
     index_file, tar_file = f"{shard.name}.json", f"{shard.name}.tar"
-    stated = [
-        ("version", INDEX_VERSION),
-        ("shard", tar_file),
-        ("plan", plan.hash),
-        ("source", shard.source),
-        ("split", shard.split),
-    ]
-    faults = [
-        Fault(index_file, key, f"is {index.get(key)!r}; the plan says {value!r}")
-        for key, value in stated
-        if index.get(key) != value
-    ]
+    faults = [Fault(index_file, *fault) for fault in _header_faults(plan, shard, index)]
     try:
         faults += [Fault(index_file, *fault) for fault in _sample_list_faults(shard, index)]
-        if tar_path.stat().st_size != index["bytes"]:
-            faults.append(Fault(tar_file, "", f"is {tar_path.stat().st_size} bytes long; its index says {index['bytes']}"))
-        elif checksum_of(tar_path) != index["xxh3_128"]:
-            faults.append(Fault(tar_file, "", "its checksum is not the one in its index"))
+        faults += [Fault(tar_file, *fault) for fault in _file_faults(tar_path, index)]
         faults += [Fault(tar_file, *fault) for fault in _structure_faults(tar_path, index)]
-        planned = {sample.key: sample for sample in shard.samples}
-        statistics = BandStatistics.empty(len(plan.sensors[shard.source].bands))
-        with tar_path.open("rb") as tar:
-            for entry in index["samples"]:
-                members = {}
-                for name, place in entry["members"].items():
-                    tar.seek(place["offset"])
-                    members[name] = tar.read(place["size"])
-                    if hashlib.sha256(members[name]).hexdigest() != place["sha256"]:
-                        faults.append(Fault(tar_file, f"{entry['key']}.{name}", "its sha256 is not the one in the index"))
-                if entry["key"] in planned:
-                    arrays, wrong = _decode(plan, planned[entry["key"]], entry, members)
-                    faults += [Fault(tar_file, f"{entry['key']}.{name}", what) for name, what in wrong]
-                    if not wrong:
-                        statistics += BandStatistics.of_pixels(arrays["pixels.npy"], arrays["valid.npy"])
-        if not faults and statistics != statistics_from_dict(index["statistics"]):
+        content = _ContentCheck(plan, shard)
+        for fault in content.faults(tar_path, index):  # one by one, so that an error keeps the faults before it
+            faults.append(Fault(tar_file, *fault))
+        if not faults and content.statistics != statistics_from_dict(index["statistics"]):
             faults.append(Fault(index_file, "statistics", "are not those of the pixels in the tar"))
         faults += _failure_faults(tar_path.with_suffix(FAILED), index)
     except OSError as error:
@@ -81,8 +56,22 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
     return faults
 
 
+def _header_faults(plan: Plan, shard: PlannedShard, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, fault) for entries of the index that the plan determines."""
+    planned = {
+        "version": INDEX_VERSION,
+        "shard": f"{shard.name}.tar",
+        "plan": plan.hash,
+        "source": shard.source,
+        "split": shard.split,
+    }
+    for key, value in planned.items():
+        if index.get(key) != value:
+            yield key, f"is {index.get(key)!r}; the plan says {value!r}"
+
+
 def _sample_list_faults(shard: PlannedShard, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each planned sample is either written or rejected, once and in order, and nothing else is there."""
+    """Yield (key, fault) unless each planned sample is either written or rejected, once and in order, and no other sample is."""
     written = [entry["key"] for entry in index["samples"]]
     rejected = {rejection["key"] for rejection in index["rejected"]}
     expected = [sample.key for sample in shard.samples if sample.key not in rejected]
@@ -98,20 +87,20 @@ def _sample_list_faults(shard: PlannedShard, index: Mapping[str, Any]) -> Iterat
         yield "", "the samples are not in the order of the plan"
 
 
-def _failure_faults(path: Path, index: Mapping[str, Any]) -> Iterator[Fault]:
-    """The table of failures has a row for each failed sample of the index, and is not there when none failed."""
-    failed = [row["key"] for row in index["rejected"] if row["failed"]]
-    try:
-        rows = [json.loads(line)["key"] for line in path.read_bytes().splitlines()] if path.is_file() else []
-    except (ValueError, KeyError, TypeError) as error:
-        yield Fault(path.name, "", f"is no table of failures: {type(error).__name__} {error}")
-        return
-    if rows != failed:
-        yield Fault(path.name, "", f"has {len(rows)} rows; the index says that {len(failed)} samples failed, or other ones")
+def _file_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a fault when size or checksum of the tar are not those of the index."""
+    size = tar_path.stat().st_size
+    if size != index["bytes"]:
+        yield "", f"is {size} bytes long; its index says {index['bytes']}"
+    elif checksum_of(tar_path) != index["xxh3_128"]:
+        yield "", "its checksum is not the one in its index"
 
 
 def _structure_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The members that a stock reader meets, against those of the index: a tar cut between two members just ends early."""
+    """Yield (member, fault) where the members that a stock reader finds are not those of the index.
+
+    A stock reader does not notice when a tar is cut off between two members.
+    """
     expected = {f"{entry['key']}.{name}": p["offset"] for entry in index["samples"] for name, p in entry["members"].items()}
     found: dict[str, int] = {}
     try:
@@ -132,20 +121,62 @@ def _structure_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tupl
             yield name, "is not in the index"
 
 
-def _decode(
+class _ContentCheck:
+    """Compares the members of a shard with the index and the plan.
+
+    Attributes:
+        statistics: band statistics of the sound samples that were read.
+    """
+
+    def __init__(self, plan: Plan, shard: PlannedShard) -> None:
+        self._plan = plan
+        self._planned = {sample.key: sample for sample in shard.samples}
+        self.statistics = BandStatistics.empty(len(plan.sensors[shard.source].bands))
+
+    def faults(self, tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Read all members; yield (member, fault)."""
+        with tar_path.open("rb") as tar:
+            for entry in index["samples"]:
+                members = {}
+                for name, place in entry["members"].items():
+                    tar.seek(place["offset"])
+                    members[name] = tar.read(place["size"])
+                    if hashlib.sha256(members[name]).hexdigest() != place["sha256"]:
+                        yield f"{entry['key']}.{name}", "its sha256 is not the one in the index"
+                if entry["key"] in self._planned:
+                    arrays, wrong = _sample_faults(self._plan, self._planned[entry["key"]], entry, members)
+                    yield from ((f"{entry['key']}.{name}", what) for name, what in wrong)
+                    if not wrong:
+                        self.statistics += BandStatistics.of_pixels(arrays["pixels.npy"], arrays["valid.npy"])
+
+
+def _sample_faults(
     plan: Plan, planned: PlannedSample, entry: Mapping[str, Any], members: Mapping[str, bytes]
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
-    """Arrays by member, and what is wrong with which member: types and shapes, dates, counts and names against the plan."""
+    """Return the arrays of a sample by member, and (member, fault) of its faults against the plan and its entry in the index."""
     labelled = planned.source in plan.labels
     expected = sorted((*MEMBERS, LABEL) if labelled else MEMBERS)
     if sorted(members) != expected:
         return {}, [("", f"has the members {sorted(members)}; expected {expected}")]
-    sensor, legend = plan.sensors[planned.source], planned.series.legend
+    arrays, wrong = _decoded(plan, planned, members)
+    if labelled:
+        wrong += _label_faults(members[LABEL], planned.size)
+    if not wrong:
+        wrong += _value_faults(planned, entry, arrays)
+        wrong += _metadata_faults(planned, members["json"])
+    return arrays, wrong
+
+
+def _decoded(
+    plan: Plan, planned: PlannedSample, members: Mapping[str, bytes]
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
+    """Return the arrays by member, and (member, fault) of those that cannot be decoded or have another dtype or shape."""
+    sensor, legend = plan.sensors[planned.source], plan.legends[planned.series.legend]
     frames, side = planned.stop - planned.start, planned.size
     layouts = {
         "checksums.npy": (np.dtype(np.uint64), (frames,)),
         "dates.npy": (np.dtype(np.int32), (frames,)),
-        "landcover.npy": (np.dtype(np.int64), (len(plan.legends[legend].codes),)),
+        "landcover.npy": (np.dtype(np.int64), (len(legend.codes),)),
         "pixels.npy": (np.dtype(sensor.dtype), (frames, len(sensor.bands), side, side)),
         "valid.npy": (np.dtype(np.bool_), (frames, side, side)),
     }
@@ -159,24 +190,6 @@ def _decode(
             continue
         if (array.dtype, array.shape) != (dtype, shape):
             wrong.append((name, f"is {array.dtype}{array.shape}; the plan says {dtype}{shape}"))
-    if labelled:
-        wrong += _label_faults(members[LABEL], side)
-    if wrong:
-        return arrays, wrong
-    dates = planned.series.dates[planned.start : planned.stop]
-    if entry["frames"] != frames or entry["days"] != [dates[0], dates[-1]] or tuple(arrays["dates.npy"].tolist()) != dates:
-        wrong.append(("dates.npy", "the dates are not those of the plan"))
-    if entry["legend"] != legend or arrays["landcover.npy"].tolist() != entry["land_cover"]:
-        wrong.append(("landcover.npy", "the counts or the legend are not those of the index"))
-    content = (arrays[name] for name in ("landcover.npy", "dates.npy", "pixels.npy", "valid.npy"))
-    if not np.array_equal(arrays["checksums.npy"], frame_checksums(entry["key"], *content)):
-        wrong.append(("checksums.npy", "are not those of the frames"))
-    try:
-        about = json.loads(members["json"])
-        if (about["source"], about["scene"], about["split"]) != (planned.source, planned.scene, planned.split):
-            wrong.append(("json", "names another source, scene or split than the plan"))
-    except (ValueError, KeyError, TypeError) as error:
-        wrong.append(("json", f"cannot be decoded: {type(error).__name__} {error}"))
     return arrays, wrong
 
 
@@ -188,3 +201,38 @@ def _label_faults(content: bytes, side: int) -> Iterator[tuple[str, str]]:
         return
     if label.shape != (side, side) or not np.issubdtype(label.dtype, np.integer):
         yield LABEL, f"is {label.dtype}{label.shape}; the plan says whole numbers {(side, side)}"
+
+
+def _value_faults(
+    planned: PlannedSample, entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, str]]:
+    """Compare dates, land cover and checksums with the plan, the index and the pixels."""
+    dates, legend = planned.series.dates[planned.start : planned.stop], planned.series.legend
+    if entry["frames"] != len(dates) or entry["days"] != [dates[0], dates[-1]] or tuple(arrays["dates.npy"].tolist()) != dates:
+        yield "dates.npy", "the dates are not those of the plan"
+    if entry["legend"] != legend or arrays["landcover.npy"].tolist() != entry["land_cover"]:
+        yield "landcover.npy", "the counts or the legend are not those of the index"
+    content = (arrays[name] for name in ("landcover.npy", "dates.npy", "pixels.npy", "valid.npy"))
+    if not np.array_equal(arrays["checksums.npy"], frame_checksums(entry["key"], *content)):
+        yield "checksums.npy", "are not those of the frames"
+
+
+def _metadata_faults(planned: PlannedSample, content: bytes) -> Iterator[tuple[str, str]]:
+    try:
+        metadata = json.loads(content)
+        if (metadata["source"], metadata["scene"], metadata["split"]) != (planned.source, planned.scene, planned.split):
+            yield "json", "names another source, scene or split than the plan"
+    except (ValueError, KeyError, TypeError) as error:
+        yield "json", f"cannot be decoded: {type(error).__name__} {error}"
+
+
+def _failure_faults(path: Path, index: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield a fault unless the file of failures has one row for each failed sample of the index, or neither exists."""
+    failed = [row["key"] for row in index["rejected"] if row["failed"]]
+    try:
+        rows = [json.loads(line)["key"] for line in path.read_bytes().splitlines()] if path.is_file() else []
+    except (ValueError, KeyError, TypeError) as error:
+        yield Fault(path.name, "", f"is no table of failures: {type(error).__name__} {error}")
+        return
+    if rows != failed:
+        yield Fault(path.name, "", f"has {len(rows)} rows; the index says that {len(failed)} samples failed, or other ones")

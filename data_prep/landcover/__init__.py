@@ -1,1 +1,1 @@
-"""Land cover: legends, maps, and labels of pixels."""
+"""Land cover: legends, maps, land cover embedded in samples; and the labels that samples carry for fine-tuning."""

@@ -1,4 +1,4 @@
-"""Land-cover legends: fine codes, their counts in a footprint, and the grouping into fractions to be learned."""
+"""Land-cover legends: fine codes, their counts in a footprint, and their grouping into the classes of the fractions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class Legend:
     """A land-cover legend and its default grouping.
 
     Attributes:
-        name, title: for files and for people.
-        codes: fine codes in ascending order; the order of every vector of counts.
-        code_names: one name a code.
-        groups: for each code the name of its class.
-        classes: class names in the order of the fraction vector.
-        colors: one `#rrggbb` a class.
+        name: name in files and options.
+        title: name in figures and tables.
+        codes: fine codes in ascending order; all vectors of counts have this order.
+        code_names: name of each code.
+        groups: class of each code.
+        classes: class names; vectors of fractions have this order.
+        colors: `#rrggbb` of each class.
         fill: codes that mean "not mapped"; they are not counted.
     """
 
@@ -43,12 +44,12 @@ class Legend:
         if list(self.codes) != sorted(set(self.codes)):
             raise ValueError(f"legend {self.name}: codes must be distinct and ascending, got {list(self.codes)}")
         if not self.fill:
-            raise ValueError(f"legend {self.name}: `fill` needs a code, for what lies outside the map")
+            raise ValueError(f"legend {self.name}: `fill` needs at least one code, for pixels outside the map")
 
     def count(self, codes: np.ndarray) -> np.ndarray:
-        """Pixels of each fine code: any integer array -> int64 (len(self.codes),). Fill codes are left out.
+        """Number of pixels of each fine code: integers of any shape -> int64 (codes,). Fill codes are not counted.
 
-        Raises ValueError for a code that the legend does not have: a wrong legend must not pass as "not mapped".
+        Raises ValueError for a code that the legend does not have, so that a wrong legend is not taken for unmapped pixels.
         """
         found, counts = np.unique(codes, return_counts=True)
         unknown = sorted(set(found.tolist()) - set(self.codes) - set(self.fill))
@@ -60,13 +61,13 @@ class Legend:
         return np.array([by_code.get(code, 0) for code in self.codes], dtype=np.int64)
 
     def grouping_matrix(self) -> np.ndarray:
-        """0/1 matrix float64 (classes, codes): `grouping_matrix() @ counts` sums fine counts into classes."""
+        """Matrix of 0 and 1, float64 (classes, codes): `grouping_matrix() @ counts` sums fine counts into classes."""
         return np.array([[group == name for group in self.groups] for name in self.classes], dtype=np.float64)
 
     def fractions(self, counts: np.ndarray) -> np.ndarray:
         """Counts (..., codes) -> area fractions float64 (..., classes) that sum to 1.
 
-        Raises ValueError where nothing was counted: such a footprint has no target and must be rejected before.
+        Raises ValueError for a footprint without counts: it has no target, and must have been rejected before.
         """
         grouped = counts @ self.grouping_matrix().T
         total = grouped.sum(axis=-1, keepdims=True)
@@ -86,7 +87,10 @@ def legend_from_dict(values: Mapping[str, Any]) -> Legend:
 
 
 def load_legend(name_or_path: str) -> Legend:
-    """A built-in legend by the name of its file in `legends/`, such as `glc_fcs30d`, or any legend by the path of its YAML."""
+    """Load a built-in legend by the name of its file in `legends/`, such as `glc_fcs30d`, or any legend by the path of its YAML.
+
+    Raises ValueError when it does not exist or does not describe a legend.
+    """
     path = Path(name_or_path) if name_or_path.endswith(".yaml") else BUILT_IN_LEGENDS / f"{name_or_path}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in BUILT_IN_LEGENDS.glob("*.yaml"))

@@ -1,7 +1,7 @@
-"""Where the land-cover codes of a sample come from: a map, the quality layer over the year, or a label in the sample's file.
+"""Classified land-cover maps.
 
-A map is one raster or several, in any CRS and at any resolution. Those on one CRS and place may overlap: the first one that maps
-a pixel counts. Maps of several years have a band for each (GLC_FCS30D: band 1 is 2000), and the year of the sample chooses.
+A map is one raster or several, in any CRS and at any resolution. Rasters may overlap: the first one that maps a pixel counts.
+A map of several years has one band per year (GLC_FCS30D: band 1 is 2000); the year of the sample selects the band.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-import fsspec
-import h5py
 import numpy as np
 import rasterio
 from affine import Affine
@@ -25,81 +23,26 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
 from common.grid import Grid, apply
-from data_prep.archive.scene import DESCRIPTION, LandCover, Scene
+from data_prep.archive.scene import LandCover, Scene
+from data_prep.landcover.base import SampleWindow
 from data_prep.landcover.legend import Legend
-from data_prep.plan.plan import PlannedSample
 from data_prep.readers.base import Series
 
-CHECKED_PX = 64  # side of the parts of a map that are looked at before anything is written
-CHECKED_PARTS = 3  # so many along each axis of a scene
-
-
-class LandCoverCodes(Protocol):
-    """A source of codes, open for reading."""
-
-    def codes(self, sample: PlannedSample, series: Series) -> np.ndarray:
-        """Fine codes in the sample's footprint: integers of any shape, to be counted by the legend."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-
-def open_land_cover(scene: Scene, legend: Legend) -> LandCoverCodes:
-    """The source of codes that scene.yaml states. Raises ValueError for maps that are missing or no maps."""
-    cover = scene.land_cover
-    assert cover is not None, "scenes without land cover have no planned samples"
-    if cover.quality is not None:
-        return QualityCodes()
-    if cover.label is not None:
-        return LabelCodes(scene, cover.label)
-    return LandCoverMap(cover, legend, str(scene.folder / DESCRIPTION))
-
-
-class QualityCodes:
-    """The quality layer of the sample itself, over all its dates."""
-
-    def codes(self, sample: PlannedSample, series: Series) -> np.ndarray:  # noqa: ARG002
-        return series.quality
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-
-class LabelCodes:
-    """A dataset (H, W) beside the images of an HDF5 file, over the same ground at its own resolution."""
-
-    def __init__(self, scene: Scene, dataset: str) -> None:
-        self._scene, self._dataset = scene, dataset
-
-    def codes(self, sample: PlannedSample, series: Series) -> np.ndarray:  # noqa: ARG002
-        options = self._scene.sources[sample.source]
-        path = str(options["path"]) if sample.series.file is None else sample.series.file
-        path = path if "://" in path else str(self._scene.folder / path)
-        with fsspec.open(path, **options.get("storage_options", {})) as opened, h5py.File(opened) as file:
-            label = file.get(self._dataset)
-            if not isinstance(label, h5py.Dataset) or label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
-                raise ValueError(f"{path}: no dataset {self._dataset!r} of whole numbers (H, W); it holds {sorted(file)}")
-            rows, cols = (
-                slice(round(start * extent / whole), round((start + sample.size) * extent / whole))
-                for start, extent, whole in zip((sample.row, sample.col), label.shape, sample.series.grid.shape, strict=True)
-            )
-            return np.asarray(label[rows, cols])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
+CHECKED_PX = 64  # side in pixels of each part of a map that is checked before anything is written
+CHECKED_PARTS = 3  # number of such parts along each axis of a scene
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One raster of a map: where it lies, (left, bottom, right, top) in its CRS, and how many bands it has."""
+    """One raster of a map.
+
+    Attributes:
+        path: file.
+        crs: coordinate reference system.
+        affine: transform from (column, row) to the CRS.
+        bounds: (left, bottom, right, top) in units of the CRS.
+        bands: number of bands.
+    """
 
     path: Path
     crs: CRS
@@ -109,10 +52,10 @@ class Tile:
 
 
 class LandCoverMap:
-    """A classified map, read under footprints at about its own pixel size.
+    """A classified map, read within footprints at about its own pixel size.
 
     Attributes:
-        years: first and last year that have a band; None for a map that is of no year.
+        years: first and last year that have a band; None for a map without years.
     """
 
     def __init__(self, cover: LandCover, legend: Legend, origin: str) -> None:
@@ -126,20 +69,21 @@ class LandCoverMap:
         self._stack = ExitStack()
         self._open: dict[Path, Any] = {}
 
-    def codes(self, sample: PlannedSample, series: Series) -> np.ndarray:  # noqa: ARG002
-        footprint = sample.series.grid.window(sample.row, sample.col, sample.size, sample.size)
-        return self.read(footprint, sample.year)
+    def codes(self, window: SampleWindow, series: Series) -> np.ndarray:  # noqa: ARG002
+        """Codes (rows, columns) in the footprint of the window, in the window's year; see `read`."""
+        footprint = window.grid.window(window.row, window.col, window.size, window.size)
+        return self.read(footprint, window.year)
 
     def read(self, footprint: Grid, year: int) -> np.ndarray:
-        """Codes under the ground of `footprint` at about the map's pixel size, nearest neighbour; fill where nothing is mapped.
+        """Codes (rows, columns) within `footprint` at about the map's pixel size, nearest neighbour; fill where it maps nothing.
 
-        What counts are made from: a 500 m footprint holds some 280 pixels of a 30 m map. Of the years beyond the map's the
-        nearest one is taken: whether that is wanted was decided when the sample was planned.
+        A footprint of 500 m holds some 280 pixels of a 30 m map. For a year beyond those of the map the nearest one is read;
+        planning has already rejected the samples for which this is not wanted.
         """
         band = 1 if self.years is None else min(max(year, self.years[0]), self.years[1]) - self.years[0] + 1
         found: np.ndarray | None = None
         fill = self._legend.fill[0]
-        for tile, shape in self._under(footprint):
+        for tile, shape in self._tiles_within(footprint):
             grid = _regridded(footprint, shape if found is None else found.shape)
             with WarpedVRT(self._dataset(tile), resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped:
                 codes = warped.read(band)
@@ -149,12 +93,13 @@ class LandCoverMap:
         return np.full((1, 1), fill) if found is None else found
 
     def check(self, scene: Scene, grid: Grid) -> None:
-        """Look at a few parts of the map under the scene. Raises ValueError for foreign codes and for another place.
+        """Check a few parts of the map within the scene.
 
-        Not at all of it, since that would be to read the whole map once more for each scene: a foreign code elsewhere becomes
-        the reason to reject the samples that hold it.
+        Raises ValueError when the map does not cover the scene, or holds a code that the legend does not have. The parts that
+        are not checked may hold such codes, too; the samples with these codes are rejected later. Checking everything would
+        read the whole map once more for each scene.
         """
-        if not self._under(grid):
+        if not self._tiles_within(grid):
             names = ", ".join(str(path) for path in self._cover.rasters[:3])
             raise ValueError(f"{names} maps nothing of scene {scene.name}, {grid.crs} {grid.bounds}: does it lie elsewhere?")
         height, width = (min(CHECKED_PX, extent) for extent in grid.shape)
@@ -177,13 +122,13 @@ class LandCoverMap:
             self._open[tile.path] = self._stack.enter_context(rasterio.open(tile.path))
         return self._open[tile.path]
 
-    def _under(self, footprint: Grid) -> list[tuple[Tile, tuple[int, int]]]:
-        """The tiles that the footprint touches, each with the (rows, columns) of its own pixels that the footprint is about."""
+    def _tiles_within(self, footprint: Grid) -> list[tuple[Tile, tuple[int, int]]]:
+        """The tiles that the footprint touches, each with about the (rows, columns) of its pixels that fill the footprint."""
         col, row = (at.ravel() for at in np.meshgrid(*(np.linspace(0, extent, 3) for extent in footprint.shape[::-1])))
-        places = apply(footprint.transform, col, row)
+        points = apply(footprint.transform, col, row)
         found = []
         for crs, numbers in self._by_crs.items():
-            x, y = (np.array(at) for at in transform(footprint.crs, crs, *places))
+            x, y = (np.array(at) for at in transform(footprint.crs, crs, *points))
             turns: tuple[int, ...] = (0,)
             if crs.is_geographic:  # the antimeridian may run through the footprint
                 x, turns = x[0] + (x - x[0] + 180) % 360 - 180, (-360, 0, 360)
@@ -191,23 +136,23 @@ class LandCoverMap:
             beside = np.logical_and.reduce([(x.min() + turn >= right) | (x.max() + turn <= left) for turn in turns])
             for number in numbers[(y.min() < top) & (y.max() > bottom) & ~beside]:
                 u, v = apply(~self._tiles[number].affine, x, y)
-                # Of the nine places 0 and 2 are the ends of the upper side, 0 and 6 those of the left one.
+                # Of the nine points, 0 and 2 are the ends of the upper side, and 0 and 6 those of the left side.
                 rows, cols = (max(1, round(float(np.hypot(u[n] - u[0], v[n] - v[0])))) for n in (6, 2))
                 found.append((number, (rows, cols)))
         return [(self._tiles[number], shape) for number, shape in sorted(found)]
 
 
 def _regridded(footprint: Grid, shape: tuple[int, ...]) -> Grid:
-    """A grid of `shape` over the same ground."""
+    """A grid of `shape` with the extent of `footprint`."""
     height, width = shape
     affine = footprint.transform @ Affine.scale(footprint.width / width, footprint.height / height)
     return Grid(crs=footprint.crs, transform=affine, height=height, width=width)
 
 
 def map_tiles(cover: LandCover, origin: str) -> tuple[tuple[Tile, ...], tuple[int, int] | None]:
-    """The rasters of a map, and the first and last year that have a band; None for a map that is of no year.
+    """The rasters of a map, and the first and last year that have a band; None for a map without years.
 
-    Raises ValueError that begins with `origin` when their bands are not what `cover` says.
+    Raises ValueError that begins with `origin` when the numbers of bands differ or do not fit `cover`.
     """
     tiles = _tiles(cover.rasters)
     counts = sorted({tile.bands for tile in tiles})
@@ -225,9 +170,9 @@ def map_tiles(cover: LandCover, origin: str) -> tuple[tuple[Tile, ...], tuple[in
 
 @lru_cache(maxsize=4)
 def _tiles(paths: tuple[Path, ...]) -> tuple[Tile, ...]:
-    """The rasters of files and of folders. Raises ValueError for what is missing or lies nowhere.
+    """The rasters that `paths`, files and folders, name. Raises ValueError when one is missing or not georeferenced.
 
-    Kept, since scenes share the tiles of the globe, and opening a thousand of them takes a second.
+    The result is cached, since the scenes of an archive share the map, and opening a thousand tiles takes a second.
     """
     files = [file for path in paths for file in (sorted(path.rglob("*.tif")) if path.is_dir() else [path])]
     if not files:

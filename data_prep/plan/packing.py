@@ -1,4 +1,4 @@
-"""Division of a stream of samples into shards of about equal size that end where blocks end, a batch at a time."""
+"""Packing of a stream of samples into shards of about equal size, which end between chunk groups where possible."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# How far, as a share of a shard, its end may move to fall between two blocks. Below a half, so that shards never swap ends.
+# How far the end of a shard may move to fall between two chunk groups, as a share of a shard. Below a half, so that ends keep
+# their order.
 SLACK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A shard to be: its first sample within the stream, how many samples, and their bytes."""
+    """The samples of one shard: the first one's position in the stream, their number, and their bytes."""
 
     first: int
     samples: int
@@ -21,22 +22,27 @@ class Span:
 
 
 def divide(batches: Iterable[tuple[np.ndarray, np.ndarray]], total_bytes: int, shard_bytes: float) -> Iterator[Span]:
-    """Shards of a stream of samples, in order; their number is the least that keeps them to `shard_bytes` on average.
+    """Divide a stream of samples into shards; yield them in order.
 
-    A batch is (sizes, blocks): int64 (n,) bytes of each sample, and the number of its block, which never decreases over the
-    whole stream and is the same for samples that are read together. Their sizes sum to `total_bytes`. A shard ends at the
-    end of a block where one lies within SLACK of a shard from where it should end, else within a block.
+    The number of shards is the least that keeps them to `shard_bytes` on average. A shard ends at the end of a chunk group where
+    one lies within SLACK of a shard from the ideal end, else within a chunk group.
+
+    Args:
+        batches: pairs (sizes, groups) of int64 (n,): bytes of each sample, and the number of its chunk group, which is the same
+            for samples that are read together and never decreases over the whole stream.
+        total_bytes: sum of all sizes.
+        shard_bytes: largest mean size of a shard.
     """
     count = int(np.ceil(total_bytes / shard_bytes))
     targets = np.arange(1, count) * (total_bytes / count)
     slack = SLACK * total_bytes / max(count, 1)
     first = last_cut = row = done = 0
-    for sizes, blocks in _whole_blocks(batches):
+    for sizes, groups in _whole_groups(batches):
         ends = done + np.cumsum(sizes)
-        block_ends = np.concatenate([[done], ends[np.flatnonzero(np.diff(blocks, append=blocks[-1] + 1))]])
+        group_ends = np.concatenate([[done], ends[np.flatnonzero(np.diff(groups, append=groups[-1] + 1))]])
         for target in targets[np.searchsorted(targets, done, "right") : np.searchsorted(targets, ends[-1], "right")]:
-            after = int(np.searchsorted(block_ends, target))
-            near = min(block_ends[max(after - 1, 0)], block_ends[after], key=lambda end: abs(end - target))
+            after = int(np.searchsorted(group_ends, target))
+            near = min(group_ends[max(after - 1, 0)], group_ends[after], key=lambda end: abs(end - target))
             cut = int(near if abs(near - target) <= slack else ends[np.searchsorted(ends, target)])
             if last_cut < cut < total_bytes:
                 end = row + int(np.searchsorted(ends, cut, "right"))
@@ -48,14 +54,14 @@ def divide(batches: Iterable[tuple[np.ndarray, np.ndarray]], total_bytes: int, s
         yield Span(first, row - first, done - last_cut)
 
 
-def _whole_blocks(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same samples in batches that end where a block ends."""
-    sizes, blocks = np.empty(0, np.int64), np.empty(0, np.int64)
-    for more_sizes, more_blocks in batches:
-        sizes, blocks = np.concatenate([sizes, more_sizes]), np.concatenate([blocks, more_blocks])
-        whole = int(np.searchsorted(blocks, blocks[-1])) if len(blocks) else 0
+def _whole_groups(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the same samples in batches that end where a chunk group ends."""
+    sizes, groups = np.empty(0, np.int64), np.empty(0, np.int64)
+    for more_sizes, more_groups in batches:
+        sizes, groups = np.concatenate([sizes, more_sizes]), np.concatenate([groups, more_groups])
+        whole = int(np.searchsorted(groups, groups[-1])) if len(groups) else 0
         if whole:
-            yield sizes[:whole], blocks[:whole]
-        sizes, blocks = sizes[whole:], blocks[whole:]
+            yield sizes[:whole], groups[:whole]
+        sizes, groups = sizes[whole:], groups[whole:]
     if len(sizes):
-        yield sizes, blocks
+        yield sizes, groups

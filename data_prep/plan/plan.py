@@ -1,21 +1,21 @@
 """The plan of a corpus: which sample goes into which shard, frozen and hashed before any pixel is read.
 
-    plan.json               settings, sensors, legends, shards by source and split, hashes; written last
-    plan-shards.parquet     one row a shard: its first sample, how many, and about how many bytes
-    plan-samples.parquet    one row a sample, shard by shard
-    plan-series.parquet     one row a series of images: its scene, grid and dates
-    plan-rejected.parquet   one row a sample that is not written, and why
+    plan.json               settings, sensors, legends, number of shards by source and split, hashes; written last
+    plan-shards.parquet     one row per shard: its first sample, number of samples and approximate bytes
+    plan-samples.parquet    one row per sample, shard by shard
+    plan-series.parquet     one row per series of images: its scene, grid and dates
+    plan-rejected.parquet   one row per sample that is not written, with the reason
 
-A sample is a window of one series with all dates of one calendar year. A plan of 25 million samples opens at once: a shard's
-rows are read when they are asked for. `data_prep/plan/planning.py` makes plans.
+A sample is a window of one series with all dates of one calendar year. Opening a plan of 25 million samples reads plan.json only;
+the rows of a shard are read when they are needed. `data_prep/plan/build.py` makes plans.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,41 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from affine import Affine
-from tabulate import tabulate
 
-from common.atomic_files import json_bytes
 from common.checksums import sha256_of
 from common.grid import Grid
+from common.json_files import json_bytes, read_json
 from data_prep.archive.sensor import Sensor, sensor_from_dict
-from data_prep.corpus.dataset import read_json
+from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
-from data_prep.landcover.pixel_labels import LabelNames, label_names_from_dict
 from data_prep.plan.tables import batches, read_rows
 from data_prep.readers.base import SeriesReader
 
 PLAN = "plan.json"
 TABLES = {name: f"plan-{name}.parquet" for name in ("shards", "samples", "series", "rejected")}
-VERSION = 2
+PLAN_VERSION = 2
+
+# Columns of the table of series by attribute of `PlannedSeries`. Two columns keep the names of earlier versions.
+_SERIES_COLUMNS = {
+    "scene": "scene",
+    "key_prefix": "place",
+    "folder": "folder",
+    "scene_file_sha256": "description_sha256",
+    "source": "source",
+    "file": "file",
+    "legend": "legend",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedSeries:
-    """What the plan rests on and a writer finds again: one source of one scene, or one file of its folder of files.
+    """One source of one scene, or one file of a scene that is a collection of files, as it was when the corpus was planned.
 
     Attributes:
         scene: the scene's name.
-        place: what stands for it in keys: the scene's name, for a file its number with it.
+        key_prefix: part of the sample keys between source and year: the scene's name, followed by the file's number if any.
         folder: the scene's folder relative to the archive.
-        description_sha256: of its scene.yaml.
+        scene_file_sha256: of its scene.yaml.
         source: source name.
         file: path relative to the scene's folder where the scene is a collection of files, else None.
         legend: name of the land-cover legend.
@@ -58,9 +67,9 @@ class PlannedSeries:
     """
 
     scene: str
-    place: str
+    key_prefix: str
     folder: str
-    description_sha256: str
+    scene_file_sha256: str
     source: str
     file: str | None
     legend: str
@@ -68,16 +77,33 @@ class PlannedSeries:
     chunk: tuple[int, int]
     dates: tuple[int, ...]
 
-    def is_of(self, reader: SeriesReader) -> bool:
-        """True when `reader` has the planned grid and dates."""
+    def matches(self, reader: SeriesReader) -> bool:
+        """Return True when `reader` has the planned grid and dates."""
         return self.grid == reader.grid and self.dates == tuple(reader.dates.astype(np.int64).tolist())
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row of the table of series; `series_from_row` is the inverse."""
+        row = {column: getattr(self, name) for name, column in _SERIES_COLUMNS.items()}
+        row |= {"crs": self.grid.crs, "transform": list(self.grid.transform)[:6]}
+        row |= {"height": self.grid.height, "width": self.grid.width}
+        return row | {"chunk_rows": self.chunk[0], "chunk_cols": self.chunk[1], "dates": list(self.dates)}
+
+
+def series_from_row(row: Mapping[str, Any]) -> PlannedSeries:
+    """Inverse of `PlannedSeries.to_row`."""
+    return PlannedSeries(
+        **{name: row[column] for name, column in _SERIES_COLUMNS.items()},
+        grid=Grid(crs=row["crs"], transform=Affine(*row["transform"]), height=row["height"], width=row["width"]),
+        chunk=(row["chunk_rows"], row["chunk_cols"]),
+        dates=tuple(row["dates"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedSample:
-    """A window of `size` x `size` pixels at (row, col) of a series, at the dates [start, stop) of the series.
+    """A window of `size` x `size` pixels at (row, col) of a series, with the dates [start, stop) of the series.
 
-    `site` is the id that a user's table of sites gives the place, else None.
+    `site` is the site's id in the user's table of sites, else None.
     """
 
     series: PlannedSeries
@@ -92,7 +118,7 @@ class PlannedSample:
 
     @property
     def key(self) -> str:
-        return sample_key(self.source, self.series.place, self.year, self.row, self.col)
+        return sample_key(self.source, self.series.key_prefix, self.year, self.row, self.col)
 
     @property
     def scene(self) -> str:
@@ -103,14 +129,14 @@ class PlannedSample:
         return self.series.source
 
 
-def sample_key(source: str, place: str, year: int, row: int, col: int) -> str:
-    """Unique in a corpus, without dots: a series has one window at (row, col) in a year."""
-    return f"{source}-{place}-{year}-r{row:05d}-c{col:05d}"
+def sample_key(source: str, key_prefix: str, year: int, row: int, col: int) -> str:
+    """Return a key without dots, unique in the corpus: a series has one window at (row, col) in a year."""
+    return f"{source}-{key_prefix}-{year}-r{row:05d}-c{col:05d}"
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedShard:
-    """A shard to be: its name without suffix, and its samples in the order of the tar."""
+    """A shard: its name without suffix, and its samples in the order of the tar."""
 
     name: str
     source: str
@@ -130,7 +156,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class ShardGroup:
-    """The shards of one source and split: how many they are, their samples, and about how many bytes."""
+    """The shards of one source and split: their number, their number of samples and their approximate bytes."""
 
     source: str
     split: str
@@ -141,7 +167,7 @@ class ShardGroup:
 
 @dataclass(frozen=True, slots=True)
 class RejectedGroup:
-    """How many samples of a source the plan rejects for a reason."""
+    """The number of samples of a source that the plan rejects for one reason."""
 
     source: str
     reason: str
@@ -150,9 +176,17 @@ class RejectedGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The plan in `folder`. `settings` are the arguments that shape it; sensors and legends are by name.
+    """The plan in a folder.
 
-    `hash` is the sha256 of all that is planned: equal hashes mean equal shards.
+    Attributes:
+        folder: folder of the plan and of the corpus.
+        hash: sha256 of everything that is planned: equal hashes mean equal shards.
+        settings: the arguments that shape the plan.
+        sensors: by source name.
+        legends: land-cover legends by name.
+        groups: shards by source and split.
+        rejected_groups: rejected samples by source and reason.
+        table_sha256: sha256 of the tables by file name.
     """
 
     folder: Path
@@ -166,13 +200,13 @@ class Plan:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of all shards without suffix."""
+        """Names of all shards without suffix."""
         return tuple(f"{group.source}-{group.split}-{n:06d}" for group in self.groups for n in range(group.shards))
 
     @property
-    def labels(self) -> dict[str, LabelNames]:
-        """The labels that travel with samples, by source."""
-        return {source: label_names_from_dict(values) for source, values in self.settings.get("labels", {}).items()}
+    def labels(self) -> dict[str, LabelLegend]:
+        """Legends of the labels that the samples hold for fine-tuning, by source."""
+        return {source: label_legend_from_dict(values) for source, values in self.settings.get("labels", {}).items()}
 
     @property
     def num_shards(self) -> int:
@@ -183,46 +217,46 @@ class Plan:
         return sum(group.samples for group in self.rejected_groups)
 
     def shard(self, number: int) -> PlannedShard:
-        """Shard `number` of `num_shards` with its samples, read from the tables. Raises ValueError when they are damaged."""
+        """Read shard `number` of `num_shards` with its samples from the tables. Raises ValueError when they are damaged."""
         name = self.names[number]
         source, split, _ = name.rsplit("-", 2)
         first, count = self._spans[number].tolist()
         rows = self._rows("samples", np.arange(first, first + count)).to_pydict()
-        numbers, places = np.unique(rows.pop("series"), return_inverse=True)
-        series = [_series(values) for values in self._rows("series", numbers).to_pylist()]
+        series_numbers, series_of_sample = np.unique(rows.pop("series"), return_inverse=True)
+        series = [series_from_row(row) for row in self._rows("series", series_numbers).to_pylist()]
         size = self.sensors[source].chip_px
         samples = (
-            PlannedSample(series=series[place], size=size, split=split, **dict(zip(rows, values, strict=True)))
-            for place, *values in zip(places, *rows.values(), strict=True)
+            PlannedSample(series=series[position], size=size, split=split, **dict(zip(rows, values, strict=True)))
+            for position, *values in zip(series_of_sample, *rows.values(), strict=True)
         )
         return PlannedShard(name=name, source=source, split=split, samples=tuple(samples))
 
     def shards(self) -> Iterator[PlannedShard]:
-        """All shards in the order of their numbers, one at a time."""
+        """Read all shards in the order of their numbers, one at a time."""
         return map(self.shard, range(self.num_shards))
 
     def rejected(self) -> Iterator[Rejection]:
-        """What the plan leaves out, in the order of scenes."""
+        """Read the rejected samples in the order of scenes."""
         for batch in batches(self.folder / TABLES["rejected"]):
             yield from (Rejection(**row) for row in batch.to_pylist())
 
     def damaged_tables(self) -> list[str]:
-        """Names of the plan's files that are missing or are not as they were written; reads all of them."""
+        """Read all tables and return the names of those that are missing or not as they were written."""
         paths = {name: self.folder / name for name in TABLES.values()}
         return [n for n, path in paths.items() if not path.is_file() or sha256_of(path) != self.table_sha256.get(n)]
 
     @cached_property
     def _spans(self) -> np.ndarray:
-        """(num_shards, 2) int64: first sample and number of samples of each shard."""
+        """First sample and number of samples of each shard, int64 (num_shards, 2)."""
         table = self._rows("shards", np.arange(self.num_shards))
         return np.stack([table["first"].to_numpy(), table["samples"].to_numpy()], axis=1)
 
     def _rows(self, table: str, rows: np.ndarray) -> pa.Table:
-        return read_rows(self.folder / TABLES[table], self._metadata[table], rows)
+        return read_rows(self.folder / TABLES[table], self._footers[table], rows)
 
     @cached_property
-    def _metadata(self) -> dict[str, pq.FileMetaData]:
-        """Footers of the tables, read once: they say where each group of rows lies."""
+    def _footers(self) -> dict[str, pq.FileMetaData]:
+        """Parquet footers of the tables, which locate each group of rows; read once."""
         found = {}
         for name in ("shards", "samples", "series"):
             path = self.folder / TABLES[name]
@@ -233,27 +267,20 @@ class Plan:
         return found
 
 
-def plan_table(plan: Plan) -> str:
-    """Two tables for people: shards, samples and about the bytes by source and split; rejected samples by reason."""
-    rows = [[g.source, g.split, g.shards, g.samples, f"{g.bytes / 1e6:.1f}"] for g in plan.groups]
-    tables = [tabulate(rows, ["source", "split", "shards", "samples", "MB"], disable_numparse=True)]
-    if plan.rejected_groups:
-        rejected = [[g.source, g.samples, g.reason] for g in plan.rejected_groups]
-        tables.append(tabulate(rejected, ["source", "rejected", "reason"]))
-    return "\n\n".join(tables)
-
-
 def plan_hash(values: Mapping[str, Any]) -> str:
-    """sha256 of the content of a plan.json without the sha256 of the files beside it: their bytes depend on who wrote them."""
+    """Return the sha256 of a plan.json without `table_sha256`, because bytes of Parquet depend on the library's version."""
     return hashlib.sha256(json_bytes({key: value for key, value in values.items() if key != "table_sha256"})).hexdigest()
 
 
 def load_plan(folder: Path) -> Plan:
-    """The plan in `folder`; its tables are read later. Raises ValueError when it is missing or is no plan of this version."""
+    """Read plan.json in `folder`; the tables are read when they are needed.
+
+    Raises ValueError when it is missing, damaged or of another version.
+    """
     path = folder / PLAN
     values = read_json(path)
-    if values.get("version") != VERSION:
-        raise ValueError(f"{path} has version {values.get('version')!r}; this code knows version {VERSION}")
+    if values.get("version") != PLAN_VERSION:
+        raise ValueError(f"{path} has version {values.get('version')!r}; this code knows version {PLAN_VERSION}")
     try:
         return Plan(
             folder=folder,
@@ -269,31 +296,12 @@ def load_plan(folder: Path) -> Plan:
         raise ValueError(f"{path} does not describe a plan: {type(error).__name__} {error}") from error
 
 
-def plan_values(
-    settings: Mapping[str, Any],
-    sensors: Mapping[str, Sensor],
-    legends: Mapping[str, Legend],
-    groups: list[ShardGroup],
-    rejected_groups: list[RejectedGroup],
-    content_sha256: Mapping[str, str],
-    table_sha256: Mapping[str, str],
-) -> dict[str, Any]:
-    """The content of plan.json. `content_sha256` is of each table's values, `table_sha256` of its file."""
-    return {
-        "version": VERSION,
-        "settings": dict(settings),
-        "sensors": {name: sensor.to_dict() for name, sensor in sensors.items()},
-        "legends": {name: legend.to_dict() for name, legend in legends.items()},
-        "groups": [asdict(group) for group in groups],
-        "rejected_groups": [asdict(group) for group in rejected_groups],
-        "content_sha256": dict(content_sha256),
-        "table_sha256": dict(table_sha256),
-    }
+def cached_plan(folder: Path) -> Plan:
+    """Return the plan in `folder`, read once per process: a worker needs it for every shard."""
+    path = folder / PLAN
+    return _cached_plan(folder, path.stat().st_mtime_ns if path.exists() else None)
 
 
-def _series(row: Mapping[str, Any]) -> PlannedSeries:
-    """A row of the table of series."""
-    names = ("scene", "place", "folder", "description_sha256", "source", "file", "legend")
-    grid = Grid(crs=row["crs"], transform=Affine(*row["transform"]), height=row["height"], width=row["width"])
-    chunk = (row["chunk_rows"], row["chunk_cols"])
-    return PlannedSeries(**{name: row[name] for name in names}, grid=grid, chunk=chunk, dates=tuple(row["dates"]))
+@lru_cache(maxsize=1)
+def _cached_plan(folder: Path, _modified_ns: int | None) -> Plan:
+    return load_plan(folder)

@@ -1,4 +1,4 @@
-"""What shapes a plan beside the scenes: the arguments of the command that plans, checked."""
+"""Settings that shape a plan besides the scenes."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.plan.splits import SplitBlocks
+from data_prep.plan.splits import SpatialBlocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """What shapes a plan beside the scenes.
+    """Settings that shape a plan besides the scenes.
 
     Attributes:
-        sources: only these; None for all that the scenes hold.
-        chip_px: side of a sample in pixels by source, in place of the sensors' own.
-        shard_mb: bytes of a shard in 1e6, on average at most.
-        min_frames: samples with fewer dates in the year are rejected.
-        split_blocks: blocks of places that decide on splits, in place of the scenes'.
-        sites: table of the places where samples are cut (`data_prep/plan/sites.py`); None for all windows of a grid.
-        labels: name of the scenes' label that travels with the samples, by source; empty for none.
+        sources: only these sources; None for all that the scenes have.
+        chip_px: side of a sample in pixels by source, instead of the sensors' own.
+        shard_mb: largest mean size of a shard in megabytes (1e6 bytes).
+        min_frames: samples with fewer dates are rejected.
+        spatial_blocks: split by place; None for the split that each scene states.
+        sites: table of sites where samples are cut (`data_prep/plan/sites.py`); None for all windows that tile a grid.
+        labels: name of the scenes' label that the samples hold for fine-tuning, by source; empty for no labels.
     """
 
     sources: tuple[str, ...] | None = None
     chip_px: Mapping[str, int] = field(default_factory=dict)
     shard_mb: float = 256.0
     min_frames: int = 16
-    split_blocks: SplitBlocks | None = None
+    spatial_blocks: SpatialBlocks | None = None
     sites: Path | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 

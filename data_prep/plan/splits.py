@@ -1,7 +1,7 @@
-"""Splits by place: the globe is cut into blocks, and all samples of a block go to train, validation or test together.
+"""Splits by place: all samples of a spatial block belong to train, validation or test together.
 
-Neighbouring windows look alike: with a random split a model is scored on what it has all but seen. Blocks are some kilometres
-wide, and a buffer between blocks of different splits can be left out.
+Neighbouring windows look alike: with a random split, a model would be scored on near copies of its training samples. Spatial
+blocks are some kilometres wide and cover the globe; samples in a buffer between blocks of different splits can be left out.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 
 from data_prep.archive.scene import SPLITS
 
-EARTH_RADIUS_KM = 6371.007  # of the sphere with the Earth's surface
+EARTH_RADIUS_KM = 6371.007  # of the sphere whose surface has the area of the Earth's
 IN_BUFFER = -1
 DEFAULT_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EqualAreaCells:
-    """Cells of about side_km x side_km everywhere: bands of latitude, each cut into as many parts as keep the cells square."""
+    """Cells of about side_km x side_km on the whole globe: bands of latitude, each divided into nearly square cells."""
 
     side_km: float
 
@@ -30,7 +30,7 @@ class EqualAreaCells:
             raise ValueError(f"the side of a cell or block is {self.side_km} km; expected more than 0 and at most 5000")
 
     def of_places(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """The cell of each place: degrees (n,) -> int64 (n,). Cells of one band follow each other eastwards."""
+        """Return the number of each point's cell: degrees (n,) -> int64 (n,). Numbers in a band increase eastwards."""
         bands = max(1, round(np.pi * EARTH_RADIUS_KM / self.side_km))
         band = np.clip(np.floor((lat + 90) / 180 * bands), 0, bands - 1).astype(np.int64)
         middle = np.radians((band + 0.5) / bands * 180 - 90)
@@ -40,15 +40,15 @@ class EqualAreaCells:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitBlocks:
-    """Which split each place belongs to.
+class SpatialBlocks:
+    """Spatial blocks, each of which belongs to one split.
 
     Attributes:
         block_km: side of a block in kilometres.
         shares: share of the blocks of each split; they sum to 1.
-        buffer_km: places nearer than this to a block of a later split (in the order train, validation, test) are left out, so
-            that samples of different splits are at least so far apart, from centre to centre. At most half a block.
-        seed: another seed is another draw of the blocks.
+        buffer_km: points nearer than this to a block of a later split (in the order train, validation, test) are left out, so
+            that centres of samples of different splits are at least this far apart. At most half a block.
+        seed: seed of the draw that gives each block its split.
     """
 
     block_km: float
@@ -66,12 +66,12 @@ class SplitBlocks:
             )
 
     def of_places(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Index into SPLITS of each place, or IN_BUFFER: degrees (n,) -> int8 (n,)."""
+        """Return the index into SPLITS of each point, or IN_BUFFER: degrees (n,) -> int8 (n,)."""
         split = self._of_blocks(lon, lat)
         if self.buffer_km == 0:
             return split
-        # The box of latitudes and longitudes around a circle on the sphere; it is narrower than a block, so that its corners,
-        # the middles of its sides and its centre meet all blocks that it meets.
+        # The circle of the buffer lies within a box of latitudes and longitudes. The box is narrower than a block, so that its
+        # corners, the middles of its sides and its centre lie in all blocks that it overlaps.
         angle = self.buffer_km / EARTH_RADIUS_KM
         reach = np.degrees(np.arcsin(np.minimum(1, np.sin(angle) / np.maximum(np.cos(np.radians(lat)), 1e-9))))
         latest = split
@@ -82,30 +82,46 @@ class SplitBlocks:
         return np.where(latest > split, np.int8(IN_BUFFER), split)
 
     def _of_blocks(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        blocks, places = np.unique(EqualAreaCells(side_km=self.block_km).of_places(lon, lat), return_inverse=True)
+        blocks, block_of_point = np.unique(EqualAreaCells(side_km=self.block_km).of_places(lon, lat), return_inverse=True)
         ends = np.cumsum([self.shares.get(split, 0.0) for split in SPLITS])
         draws = np.array([_draw(f"{self.seed} {block}") for block in blocks.tolist()])
-        # The last split with a share takes what rounding leaves.
+        # Draws that rounding leaves above the last end belong to the last split with a share.
         last = max(index for index, split in enumerate(SPLITS) if self.shares.get(split, 0.0) > 0)
-        return np.minimum(np.searchsorted(ends, draws, "right"), last).astype(np.int8)[places]
+        return np.minimum(np.searchsorted(ends, draws, "right"), last).astype(np.int8)[block_of_point]
 
 
-def split_blocks_of(
-    block_km: float | None, shares: Mapping[str, float] | None, buffer_km: float, seed: int
-) -> SplitBlocks | None:
-    """The blocks that options of a command speak of; None without a side. Shares that are not given keep their proportions.
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Split by place instead of by scene.
 
-    Raises ValueError when there are shares or a buffer, but no side.
+    Attributes:
+        block_km: side in kilometres of the spatial blocks, each of which belongs to one split as a whole; default: no split by
+            place, the scenes state their splits.
+        shares: share of the spatial blocks of each split (--split.shares.test 0.2); default: train 0.8, validation 0.1, test 0.1.
+        buffer_km: leave out samples nearer than this to a spatial block of another split; at most half a block.
+        seed: seed of the draw that gives each spatial block its split.
     """
-    if block_km is None:
-        if shares or buffer_km:
-            raise ValueError("shares and a buffer of splits are of use only with split_block_km, the side of the blocks")
-        return None
-    return SplitBlocks(block_km=block_km, shares=_completed(shares or {}), buffer_km=buffer_km, seed=seed)
+
+    block_km: float | None = None
+    shares: dict[str, float] | None = None
+    buffer_km: float = 0.0
+    seed: int = 0
+
+    def spatial_blocks(self) -> SpatialBlocks | None:
+        """Return the spatial blocks, or None without `block_km`. Splits without a share keep the proportions of the default.
+
+        Raises ValueError when there are shares or a buffer without `block_km`.
+        """
+        if self.block_km is None:
+            if self.shares or self.buffer_km:
+                raise ValueError("shares and a buffer of splits work only with block_km, the side of the spatial blocks")
+            return None
+        shares = _completed(self.shares or {})
+        return SpatialBlocks(block_km=self.block_km, shares=shares, buffer_km=self.buffer_km, seed=self.seed)
 
 
 def _completed(shares: Mapping[str, float]) -> dict[str, float]:
-    """Shares of all splits: those not given share what is left in the proportions of the default."""
+    """Return shares of all splits: those not given divide the rest in the proportions of the default."""
     unknown = sorted(set(shares) - set(SPLITS))
     if unknown:
         raise ValueError(f"no splits are called {unknown}; expected shares of {', '.join(SPLITS)}")
@@ -115,5 +131,5 @@ def _completed(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def _draw(text: str) -> float:
-    """A number in [0, 1) that is the same for the same text on any machine."""
+    """Return a pseudo-random number in [0, 1) that depends on the text only."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48

@@ -1,6 +1,6 @@
-"""Tables of a plan: Parquet files written row by row in bounded memory, read a few rows at a time, hashed by their content.
+"""Parquet tables of a plan, written in bounded memory, read a few rows at a time, and hashed by their values.
 
-The hash is over values, not over the file's bytes, so that it is the same whatever version of the library wrote the file.
+The hash is over the values and not over the file's bytes, so that it does not depend on the version of the Parquet library.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.atomic_files import json_bytes
+from common.json_files import json_bytes
 
-# Samples of a shard are some hundreds: a group of rows holds many shards, so that columns compress and the footer stays small.
+# A shard has some hundreds of samples. A row group holds many shards, so that columns compress well and the footer stays small.
 SAMPLES = pa.schema(
     [
         ("series", pa.int32()),  # row of the table of series
@@ -26,7 +26,7 @@ SAMPLES = pa.schema(
         ("col", pa.int32()),
         ("start", pa.int32()),
         ("stop", pa.int32()),
-        ("site", pa.string()),  # id in the user's table of sites, else null
+        ("site", pa.string()),  # the site's id in the user's table of sites, else null
     ]
 )
 SERIES = pa.schema(
@@ -36,7 +36,7 @@ SERIES = pa.schema(
         ("folder", pa.string()),
         ("description_sha256", pa.string()),
         ("source", pa.string()),
-        ("file", pa.string()),  # of the scene's folder or list of files, else null
+        ("file", pa.string()),  # one file of a scene that is a collection of files, else null
         ("legend", pa.string()),
         ("crs", pa.string()),
         ("transform", pa.list_(pa.float64())),
@@ -53,10 +53,10 @@ GROUP_ROWS = 16_384
 
 
 class TableWriter:
-    """Appends rows to a Parquet file, in groups of GROUP_ROWS rows; `digest` is that of all values so far.
+    """Appends rows to a Parquet file in row groups of GROUP_ROWS rows, and hashes their values.
 
     Attributes:
-        rows: rows added so far.
+        rows: number of rows added so far.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -80,14 +80,17 @@ class TableWriter:
             self._flush(self._pending_rows // GROUP_ROWS * GROUP_ROWS)
 
     def digest(self) -> str:
-        """sha256 of the values of all columns, however they were added; asked for when all are."""
+        """Return the sha256 of the values of all columns, which does not depend on how the rows were split over calls of `add`.
+
+        Call it after the last row was added.
+        """
         self._flush(self._pending_rows)
         return hashlib.sha256(
             json_bytes({name: [h.hexdigest() for h in pair] for name, pair in self._hashes.items()})
         ).hexdigest()
 
     def close(self) -> None:
-        """Write what is pending, and the footer."""
+        """Write the pending rows and the footer."""
         self._flush(self._pending_rows)
         self._writer.close()
 
@@ -109,7 +112,7 @@ class TableWriter:
 
 
 def _hash_column(column: pa.ChunkedArray, lengths: Any, values: Any) -> None:
-    """Add a column's values to `values`, and the lengths of texts and lists (-1 for null) to `lengths`."""
+    """Update the hash `values` by a column's values, and the hash `lengths` by the lengths of texts and lists (-1 for null)."""
     if pa.types.is_string(column.type):
         lengths.update(pc.fill_null(pc.binary_length(column), -1).to_numpy().astype("<i4").tobytes())
         if column.null_count < len(column):
@@ -123,20 +126,20 @@ def _hash_column(column: pa.ChunkedArray, lengths: Any, values: Any) -> None:
 
 
 def read_rows(path: Path, metadata: pq.FileMetaData, rows: np.ndarray) -> pa.Table:
-    """The rows with the numbers `rows` (ascending) of a file that `TableWriter` wrote; only their groups are read.
+    """Read the rows with the numbers `rows` (ascending) of a file that `TableWriter` wrote; reads only their row groups.
 
-    Raises ValueError when the file is damaged or is not the one that `metadata` was read from.
+    Raises ValueError when the file is damaged or does not fit `metadata`, its footer.
     """
     groups = np.unique(rows // GROUP_ROWS)
-    places = np.searchsorted(groups, rows // GROUP_ROWS) * GROUP_ROWS + rows % GROUP_ROWS
+    positions = np.searchsorted(groups, rows // GROUP_ROWS) * GROUP_ROWS + rows % GROUP_ROWS
     try:
         with pq.ParquetFile(path, metadata=metadata) as file:
-            return file.read_row_groups(groups.tolist()).take(places)
+            return file.read_row_groups(groups.tolist()).take(positions)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}; the plan is damaged: use a new output folder") from error
 
 
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """All rows of a file that `TableWriter` wrote, a group at a time."""
+    """Read all rows of a file that `TableWriter` wrote, one row group at a time."""
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(batch_size=GROUP_ROWS, columns=columns)

@@ -1,4 +1,4 @@
-"""Windows of a series: where samples are cut and from which dates, as columns, ordered as they are read."""
+"""Windows of a series: where samples are cut and from which dates, as columns in the order in which they are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from data_prep.plan.plan import PlannedSeries
-from data_prep.shards.block_reader import block_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +17,7 @@ class Windows:
         rows, cols: upper left pixel, int64 (n,).
         years: int64 (n,).
         starts, stops: dates [start, stop) of the series, int64 (n,).
-        sites: number of the site that each is at, int64 (n,), -1 for none.
+        sites: number of each window's site, int64 (n,), -1 for a window without a site.
     """
 
     rows: np.ndarray
@@ -32,31 +31,42 @@ class Windows:
         return len(self.rows)
 
     def take(self, chosen: np.ndarray) -> Windows:
-        """Those of a mask, or of indices."""
+        """Return the windows of a mask, or of indices."""
         return Windows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
+def chunk_group_shape(chunk: tuple[int, int], size: int) -> tuple[int, int]:
+    """Return (rows, columns) of a chunk group: the fewest whole chunks that are at least a window of `size` x `size` pixels.
+
+    Chunk groups tile the grid from row 0 and column 0; each is read at once. Windows on a grid of `size` lie within one chunk
+    group each where chunks nest in windows or windows in chunks; elsewhere, and at given sites, a window may reach into the
+    chunk groups to its right and below.
+    """
+    rows, cols = (extent * -(-size // extent) for extent in chunk)
+    return rows, cols
+
+
 def windows_at(series: PlannedSeries, size: int, rows: np.ndarray, cols: np.ndarray, sites: np.ndarray | None = None) -> Windows:
-    """A window at each place (rows, cols) in each year of the series, block by block, in a block year by year."""
+    """Return a window at each (row, col) in each year of the series, ordered by chunk group, then year, then row and column."""
     dates = np.array(series.dates, dtype=np.int64).astype("datetime64[D]")
     calendar = np.unique(dates.astype("datetime64[Y]"))
     starts, stops = np.searchsorted(dates, calendar), np.searchsorted(dates, calendar + 1)
-    year, place = (index.ravel() for index in np.indices((len(calendar), len(rows))))
-    row, col = rows[place], cols[place]
-    block_rows, block_cols = block_shape(series.chunk, size)
-    order = np.lexsort((col, row, year, col // block_cols, row // block_rows))
-    year, place = year[order], place[order]
+    year, position = (index.ravel() for index in np.indices((len(calendar), len(rows))))
+    row, col = rows[position], cols[position]
+    group_rows, group_cols = chunk_group_shape(series.chunk, size)
+    order = np.lexsort((col, row, year, col // group_cols, row // group_rows))
+    year, position = year[order], position[order]
     return Windows(
-        rows=rows[place],
-        cols=cols[place],
+        rows=rows[position],
+        cols=cols[position],
         years=(calendar.astype(np.int64) + 1970)[year],
         starts=starts[year],
         stops=stops[year],
-        sites=np.full(len(place), -1) if sites is None else sites[place],
+        sites=np.full(len(position), -1) if sites is None else sites[position],
     )
 
 
 def grid_windows(series: PlannedSeries, size: int) -> Windows:
-    """The whole size x size windows of the series' grid without overlap, in each year."""
+    """Return all windows of `size` x `size` pixels that tile the series' grid without overlap, in each year."""
     rows, cols = (np.arange(0, extent - size + 1, size) for extent in series.grid.shape)
     return windows_at(series, size, np.repeat(rows, len(cols)), np.tile(cols, len(rows)))

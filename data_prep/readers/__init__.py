@@ -1,1 +1,1 @@
-"""Readers: one file a container."""
+"""Readers of image series: one file per container."""

@@ -1,4 +1,4 @@
-"""What every reader gives: a series of images over a window, and the interface by which it is read."""
+"""The interface of all readers, and the series of images that they read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Series:
     """Images of one source over one window.
 
     Attributes:
-        pixels: (T, C, H, W), the sensor's integer dtype, offset harmonised.
-        quality: (T, H, W), the product's quality codes, untouched.
+        pixels: (T, C, H, W), integer dtype of the sensor, without the additive offset of the archive.
+        quality: (T, H, W), quality codes as the product stores them.
         valid: (T, H, W) bool, True where the observation is clear and complete.
         dates: (T,) datetime64[D], strictly increasing.
     """
@@ -44,10 +44,10 @@ class SeriesReader(Protocol):
 
     Attributes:
         sensor: meaning of the numbers.
-        grid: grid of the whole scene in this source's pixels.
+        grid: grid of the whole scene in pixels of the source.
         dates: (T,) datetime64[D], strictly increasing.
-        chunk: (rows, columns) of the grid that are stored together: a chunk of the store, a block or strip of a raster. Chunks
-            begin at row 0 and column 0; a block of whole chunks is read without reading any chunk twice.
+        chunk: (rows, columns) of the grid that are stored together: a chunk of the store, a tile or strip of a raster. Chunks
+            begin at row 0 and column 0; to read a window of whole chunks reads no chunk twice.
     """
 
     sensor: Sensor
@@ -56,7 +56,7 @@ class SeriesReader(Protocol):
     chunk: tuple[int, int]
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
-        """The window that starts at (row, col), at the given indices of `dates`."""
+        """The window that starts at (row, col), at `times`, indices of `dates`. Raises ValueError outside the grid."""
         ...
 
     def __enter__(self) -> Self: ...

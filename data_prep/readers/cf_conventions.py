@@ -1,4 +1,4 @@
-"""What files say about themselves: dates, grids and band names in the conventions of CF, GDAL and our own attributes."""
+"""Metadata of files: dates, grids and band names by the conventions of CF and GDAL, and by attributes of our own."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import check_dates
 
 UNIX_EPOCH = "days since 1970-01-01"
-LAST_PLAUSIBLE_DAY = 47_482  # 2100-01-01 in days since 1970; a number like 20210103 is no count of days
-CALENDARS = ("standard", "gregorian", "proleptic_gregorian")  # equal after 1582
+LAST_PLAUSIBLE_DAY = 47_482  # 2100-01-01 in days since 1970; a number like 20210103 does not count days
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian")  # these are equal after 1582
 SECONDS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
 def text(value: Any) -> str:
-    """An attribute as str: HDF5 gives bytes, numpy strings, or arrays of one of them."""
+    """An attribute as str. HDF5 returns bytes, numpy strings, or arrays with one of them."""
     value = value.item() if isinstance(value, np.ndarray | np.generic) and np.size(value) == 1 else value
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def decode_dates(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
-    """Dates of a time axis: numbers with CF `units`, ISO texts or datetime64 -> datetime64[D] (T,), strictly increasing.
+    """Decode a time axis: numbers with CF `units`, ISO texts or datetime64 -> datetime64[D] (T,), strictly increasing.
 
-    Whole numbers without units count as days since 1970-01-01 when that gives a date before 2100.
-    Raises ValueError for what cannot be a date, and for dates that repeat or go backwards.
+    Whole numbers without units are days since 1970-01-01 if all of them then lie before 2100.
+    Raises ValueError for values that are not dates, and for dates that repeat or decrease.
     Source: CF Conventions 1.11, section 4.4.
     """
     if values.dtype.kind == "M":
@@ -80,7 +80,7 @@ def crs_text(value: Any, origin: str) -> str:
         raise ValueError(f"{origin}: {value!r} is no coordinate reference system: {error}") from error
 
 
-@lru_cache(maxsize=64)  # to find the EPSG number takes longer than to open a file
+@lru_cache(maxsize=64)  # finding the EPSG number takes longer than opening a file
 def _canonical_crs(value: int | str) -> str:
     crs = CRS.from_epsg(value) if isinstance(value, int) else CRS.from_user_input(value)
     code = crs.to_epsg()
@@ -88,7 +88,7 @@ def _canonical_crs(value: int | str) -> str:
 
 
 def grid_from_transform(values: Any, crs: Any, shape: tuple[int, int], origin: str) -> Grid:
-    """Grid from an attribute `transform` with the six numbers (a, b, c, d, e, f) in the order of rasterio and affine."""
+    """Grid from an attribute `transform`: six numbers (a, b, c, d, e, f) in the order of rasterio and affine."""
     numbers = [float(value) for value in np.ravel(values)[:6]]
     if len(numbers) != 6:
         raise ValueError(f"{origin}: transform has {len(numbers)} numbers; expected a, b, c, d, e, f as rasterio orders them")
@@ -99,7 +99,10 @@ def grid_from_transform(values: Any, crs: Any, shape: tuple[int, int], origin: s
 
 
 def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: Any, origin: str) -> Grid:
-    """Grid from the coordinates of pixel centres, x (W,) and y (H,), regular to a hundredth of a pixel."""
+    """Grid from the coordinates of pixel centres, x (W,) and y (H,).
+
+    Raises ValueError unless they are evenly spaced to a hundredth of a pixel.
+    """
     steps = []
     for name, centres in (("x", x), ("y", y)):
         if len(centres) < 2:
@@ -115,9 +118,9 @@ def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: Any, origin: str) -> Gr
 
 
 def band_positions(found: Sequence[str], sensor: Sensor, origin: str) -> list[int]:
-    """Where each of the sensor's bands stands among the bands `found` in a file, in the sensor's order.
+    """Position of each band of the sensor among the bands `found` in a file, in the order of the sensor.
 
-    Raises ValueError when one is missing or named twice; bands that the sensor does not have are left unread.
+    Bands that the sensor does not have are ignored. Raises ValueError when a band of the sensor is missing or named twice.
     """
     missing = [band for band in sensor.bands if band not in found]
     if missing:

@@ -1,37 +1,37 @@
-"""Composites: the dates of any reader made into regular steps, one image each."""
+"""Composites of any reader's series: one image per step of regular length."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from data_prep.readers.base import Series
-
-if TYPE_CHECKING:
-    from data_prep.readers.base import SeriesReader
+from data_prep.readers.base import Series, SeriesReader
 
 METHODS = ("median", "best")
 OPTIONS = {"every_days", "method"}
-STRIP_BYTES = 64_000_000  # what the intermediate arrays of one strip of rows may take, about
+STRIP_BYTES = 64_000_000  # approximate size of the intermediate arrays of one strip of rows
 
 
 class Composite:
-    """A reader's series as one image for each `every_days` days, the option `compose` of a source in scene.yaml.
+    """Composites of a series: one image for each `every_days` days. The option `compose` of any source in scene.yaml.
 
-    `compose: {every_days: 16, method: median}`. Steps are counted from 1 January of each year, so that all years have the same
-    and none reaches into the next (the last of a year is shorter); they run from the one with the first date to the one with the
-    last. Each is dated at its middle day.
+    Example: `compose: {every_days: 16, method: median}`.
 
-    Methods:
-        median (default): of each band, the median of the step's valid observations; of an even number the mean of the middle
-            two, rounded to a whole number, ties to the even one.
-        best: the valid observation with the best quality code (`preferred` of the sensor's quality), then nearest to the
-            step's middle, then earliest; all bands of a pixel are of one date.
+    The steps start on 1 January of each year, so that they are the same in all years; the last step of a year is shorter. The
+    series runs from the step of the first date to the step of the last date, and each composite has the date of the middle of
+    its step.
 
-    Quality codes are those of the best observation. Where a step has no valid observation, pixels are no data, the quality
-    code is that of "not observed", and nothing is valid. Only the images of one step are held in memory at a time.
+    Options:
+        every_days: length of a step in days, 1 to 366.
+        method: `median` (default) takes the median of the valid observations of a step, band by band; of an even number it is
+            the mean of the middle two, rounded half to even. `best` takes one observation for all bands of a pixel: of the
+            valid ones that with the best quality code (`preferred` in the sensor's YAML), then the nearest to the middle of the
+            step, then the earliest.
+
+    The quality code is that of the best observation. A pixel without a valid observation in a step is no data, has the
+    quality code "not observed", and is not valid. Only the images of one step are in memory at a time.
     """
 
     def __init__(self, reader: SeriesReader, compose: Any, origin: str) -> None:
@@ -81,7 +81,7 @@ class Composite:
         self._reader.__exit__(*exception)
 
     def _compose(self, images: Series, middle: np.datetime64, pixels: np.ndarray, quality: np.ndarray, valid: np.ndarray) -> None:
-        """Write one step into pixels (C, H, W), quality (H, W) and valid (H, W), strip by strip."""
+        """Write the composite of one step into pixels (C, H, W), quality (H, W) and valid (H, W), strip by strip."""
         frames, channels, height, width = images.pixels.shape
         rows = max(1, STRIP_BYTES // (8 * frames * (channels + 2) * width))
         distance = np.abs((images.dates - middle).astype(np.int64))
@@ -99,9 +99,12 @@ class Composite:
 
 
 def _median(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Median over time of the valid of integers (T, C, H, W), rounded half to even: (C, H, W), anything where none is valid."""
+    """Median over time of the valid observations: integers (T, C, H, W), valid (T, H, W) -> (C, H, W), rounded half to even.
+
+    Where no observation is valid, the result is arbitrary.
+    """
     largest = np.iinfo(pixels.dtype).max
-    ordered = np.sort(np.where(valid[:, None], pixels, largest), axis=0)  # those that are not valid come last
+    ordered = np.sort(np.where(valid[:, None], pixels, largest), axis=0)  # observations that are not valid come last
     count = valid.sum(axis=0)[None, None]
     lower = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=0)[0]
     upper = np.take_along_axis(ordered, np.minimum(count // 2, len(pixels) - 1), axis=0)[0]
@@ -109,7 +112,7 @@ def _median(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def _step_starts(dates: np.ndarray, every_days: int) -> np.ndarray:
-    """The first days of the steps from that of the first date to that of the last."""
+    """The first day of each step, from the step of the first date to the step of the last date."""
     first, last = dates[0], dates[-1]
     years = np.arange(first.astype("datetime64[Y]"), last.astype("datetime64[Y]") + 1)
     starts = [np.arange(year.astype("datetime64[D]"), (year + 1).astype("datetime64[D]"), every_days) for year in years]

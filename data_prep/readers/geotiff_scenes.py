@@ -1,41 +1,45 @@
-"""GeoTIFF scenes: a folder with one file a band and date, as HLS, Landsat and cloud archives of Sentinel-2 and MODIS deliver."""
+"""Reader of folders of GeoTIFFs with one file per band and date, as HLS, Landsat and cloud archives deliver them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.open_files import Folder
+from data_prep.readers.folder import Folder
 from data_prep.readers.radiometry import Offset, stated_offsets
-from data_prep.readers.raster_series import FoundFile, RasterSeries, images_of, named_pattern, parse_date
+from data_prep.readers.raster_series import FoundFile, ImageFiles, RasterSeries, group_into_images, named_pattern, parse_date
 
 HLS_PATTERN = r"HLS\.[LS]30\.T(?P<tile>\w{5})\.(?P<date>\d{7})T\d{6}\.v\d+\.\d+\.(?P<band>\w+)\.tif"
 
 
 class GeoTiffScenes(RasterSeries):
-    """A folder of GeoTIFFs (COGs or not), one file for each band and date, found by their names, on one grid or on nested ones.
+    """A folder of GeoTIFFs (COGs or others) with one file per band and date, found by their names, on one grid or nested grids.
 
-    Bands and quality of 20 m beside bands of 10 m come onto 10 m; corner and extent must be equal, pixel sizes whole multiples.
+    Bands and quality of 20 m are resampled to the grid of bands of 10 m. The corner and the extent of all grids must be equal,
+    and pixel sizes whole multiples of the smallest.
 
     Options of scene.yaml:
-        path: the folder, or an fsspec URL of one.
-        pattern: regular expression for the paths of files below the folder, with the named groups `date` and `band`; by
-            default the names of HLS, `HLS.L30.T31TFJ.2021003T103000.v2.0.B04.tif`. Other files are not looked at. A group
-            `tile` makes a second tile in the folder an error; a group `baseline` serves `offset`.
+        path: path or fsspec URL of the folder.
+        pattern: regular expression for the paths of files relative to the folder, with the named groups `date` and `band`. By
+            default it fits the names of HLS, `HLS.L30.T31TFJ.2021003T103000.v2.0.B04.tif`. Other files are ignored. With a
+            group `tile`, a second tile in the folder is an error; a group `baseline` allows an `offset` by baseline.
             Sentinel-2 COGs: `S2._T?(?P<tile>\\w{5})_(?P<date>\\d{8})_\\d_L2A/(?P<band>\\w+)\\.tif` with date_format `%Y%m%d`.
             MODIS: `MCD43A4\\.A(?P<date>\\d{7})\\.(?P<tile>h\\d\\dv\\d\\d)\\.\\d+\\.\\d+_(?P<band>\\w+)\\.tif`.
-        date_format: how `date` is written (codes of strptime); by default `%Y%j`, year and day of year.
-        band_names: what a band of the sensor, or its quality layer, is called in file names, `{B04: b3, Fmask: fmask}`;
-            by default as the sensor calls it. The quality layer may have a list of names, as MODIS has one a band: the worst
-            code of them counts.
-        incomplete: `refuse` (default) dates that lack a band, or `leave_out`.
-        resampling: of coarser reflectance, `nearest` (default) or `bilinear`; see RasterSeries. Quality is always nearest.
-        offset: number added to stored numbers, or numbers by date or processing baseline (see `stated_offsets`); required where
-            the sensor's archives differ in it.
-        storage_options: for fsspec URLs, credentials above all.
+        date_format: format of `date` in codes of strptime; by default `%Y%j`, year and day of year.
+        band_names: name of each band and of the quality layer in file names, when it differs from that of the sensor:
+            `{B04: b3, Fmask: fmask}`. The quality layer may have a list of names, as MODIS has one per band; then the worst
+            code counts.
+        incomplete: for dates that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
+        resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see
+            RasterSeries. Quality is always resampled with nearest neighbours.
+        offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
+            date or the processing baseline from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}` or
+            `{00.00: 0, 04.00: -1000}`. Required where archives of the sensor differ in it.
+        storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
     def __init__(
@@ -52,37 +56,41 @@ class GeoTiffScenes(RasterSeries):
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         layers = _layers(band_names or {}, sensor, path)
-        expression = named_pattern(pattern, {"date", "band"}, path)
         folder = Folder(path, storage_options)
         wanted = {name for names in layers.values() for name in names}
-        rasters = [file for file in folder.files() if file.lower().endswith((".tif", ".tiff"))]
-
-        def found() -> Iterator[FoundFile]:
-            for file in rasters:
-                match = expression.fullmatch(file)
-                if match is not None and match["band"] in wanted:
-                    named = match.groupdict()
-                    yield FoundFile(
-                        path=file,
-                        layer=match["band"],
-                        date=parse_date(match["date"], date_format, folder.where(file)),
-                        tile=named.get("tile"),
-                        baseline=named.get("baseline"),
-                    )
-
-        files = list(found())
-        if not files:
-            example = f"; one of {len(rasters)} files is {rasters[0]}" if rasters else "; there are none"
-            raise ValueError(f"{path}: no GeoTIFF fits {pattern!r} with one of the bands {sorted(wanted)}{example}")
-        images = images_of(files, layers, sensor, incomplete, path)
-        baselines = {file.path: file.baseline for file in files}
-        of_dates = [sorted({str(baselines[file]) for file in (*image.bands, *image.quality)}) for image in images]
-        for image, several in zip(images, of_dates, strict=True):
-            if len(several) > 1:
-                raise ValueError(f"{path}: files of {image.date} are of the processing baselines {', '.join(several)}; keep one")
-        known = [baselines[image.bands[0]] for image in images]
+        files = _find_files(folder, named_pattern(pattern, {"date", "band"}, path), date_format, wanted)
+        images = group_into_images(files, layers, sensor, incomplete, path)
         dates = np.array([image.date for image in images])
-        super().__init__(folder, sensor, images, stated_offsets(offset, sensor, dates, path, known), resampling)
+        offsets = stated_offsets(offset, sensor, dates, path, _baselines(images, files, path))
+        super().__init__(folder, sensor, images, offsets, resampling)
+
+
+def _find_files(folder: Folder, pattern: re.Pattern[str], date_format: str, bands: set[str]) -> list[FoundFile]:
+    """The GeoTIFFs of the folder that fit the pattern, with one of the bands. Raises ValueError when there is none."""
+    rasters = [file for file in folder.files() if file.lower().endswith((".tif", ".tiff"))]
+    found = []
+    for file in rasters:
+        match = pattern.fullmatch(file)
+        if match is not None and match["band"] in bands:
+            named = match.groupdict()
+            date = parse_date(match["date"], date_format, folder.where(file))
+            found.append(
+                FoundFile(path=file, layer=match["band"], date=date, tile=named.get("tile"), baseline=named.get("baseline"))
+            )
+    if not found:
+        example = f"; one of {len(rasters)} files is {rasters[0]}" if rasters else "; there are none"
+        raise ValueError(f"{folder}: no GeoTIFF fits {pattern.pattern!r} with one of the bands {sorted(bands)}{example}")
+    return found
+
+
+def _baselines(images: Sequence[ImageFiles], files: Sequence[FoundFile], origin: str) -> list[str | None]:
+    """The processing baseline of each image. Raises ValueError when the files of one image have several."""
+    baselines = {file.path: file.baseline for file in files}
+    for image in images:
+        several = sorted({str(baselines[file]) for file in (*image.bands, *image.quality)})
+        if len(several) > 1:
+            raise ValueError(f"{origin}: files of {image.date} are of the processing baselines {', '.join(several)}; keep one")
+    return [baselines[image.bands[0]] for image in images]
 
 
 def _layers(band_names: Mapping[str, str | Sequence[str]], sensor: Sensor, origin: str) -> dict[str, list[str]]:

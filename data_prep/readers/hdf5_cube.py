@@ -1,4 +1,4 @@
-"""HDF5 cubes: all bands in one dataset, or netCDF-4's way with one variable a band in one or more files."""
+"""Reader of HDF5 and netCDF-4 cubes: all bands in one dataset, or one variable per band in one or more files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
-from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, series, stated_offsets
+from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
 from data_prep.readers.resampling import check_resampling, nesting_factor, read_nested
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Some channels of the series: `dataset` is (time, y, x), or (time, band, y, x) with `channels` chosen from it.
+    """Some channels of the series, stored in one dataset.
 
-    `factor`: how many pixels of the series' grid one of its pixels covers along each axis.
+    Attributes:
+        dataset: (time, y, x), or (time, band, y, x).
+        grid: grid of the dataset.
+        channels: indices of the bands to read from (time, band, y, x); None for (time, y, x).
+        factor: number of pixels of the series' grid that one of its pixels covers along each axis.
     """
 
     dataset: h5py.Dataset
@@ -33,22 +37,22 @@ class _Layer:
 
     @property
     def chunk(self) -> tuple[int, int]:
-        """(rows, columns) of the series' grid that one of its chunks covers; without chunks, rows lie one after another."""
+        """(rows, columns) of the series' grid that one chunk covers; a dataset without chunks is stored row by row."""
         rows, cols = self.dataset.chunks[-2:] if self.dataset.chunks else (1, self.dataset.shape[-1])
         return rows * self.factor, cols * self.factor
 
     def read(
         self, window: tuple[int, int, int, int], times: slice | np.ndarray, bilinear_nodata: int | None = None
     ) -> np.ndarray:
-        """(T, channels, height, width) of a window (row, col, height, width) of the series' grid."""
-        # h5py picks single indices slowly and only in ascending order: read the span that holds them, then choose.
+        """Read a window (row, col, height, width) of the series' grid: (T, channels, height, width)."""
+        # h5py reads single indices slowly and only in ascending order: read the span that contains them, then choose.
         chosen = np.arange(self.dataset.shape[0])[times]
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
 
         def read(row: int, col: int, height: int, width: int) -> np.ndarray:
             span = np.s_[first : last + 1, ..., row : row + height, col : col + width]
-            block = read_dataset(self.dataset, span)[chosen - first]
-            return np.asarray(block[:, None] if self.channels is None else block[:, self.channels])
+            pixels = read_dataset(self.dataset, span)[chosen - first]
+            return np.asarray(pixels[:, None] if self.channels is None else pixels[:, self.channels])
 
         return read_nested(read, self.grid, self.factor, window, bilinear_nodata)
 
@@ -56,22 +60,25 @@ class _Layer:
 class Hdf5Cube:
     """One HDF5 or netCDF-4 file, or several on nested grids, as one series on the finest of their grids.
 
-    Stacked: a dataset `reflectance` (T, C, H, W) with `dates` (T,) beside it and the attributes `crs`, `transform` (six
-    numbers, rasterio's order) and `bands`, on the dataset or on the file. One variable a band (option `variables`): each
-    (time, y, x) with CF coordinates `time`, `x`, `y` and a grid mapping `spatial_ref`, or the attributes above.
+    A stacked file has a dataset `reflectance` (T, C, H, W), a dataset `dates` (T,), and the attributes `crs`, `transform` (six
+    numbers in rasterio's order) and `bands`, on the dataset or on the file.
+
+    A file with one variable per band (option `variables`) has variables (time, y, x) with the CF coordinates `time`, `x`, `y`
+    and a grid mapping `spatial_ref`, or with the attributes above.
 
     Options of scene.yaml:
-        path, or paths: list of files or fsspec URLs; a variable is taken from the first file that has it. Coarser files must
-            nest in the finest.
-        variables: `{B02: B2, B8A: B8A, ...}`, the variable of each band of the sensor.
-        reflectance, dates: names of the datasets of a stacked file; `dates` falls back to `time`.
-        quality: by default the name of the sensor's quality layer.
-        bands, crs: for files that do not state them.
-        resampling: of coarser reflectance, `nearest` (default: numbers stay those that were measured) or `bilinear`; quality is
-            always taken from the nearest.
-        offset: number added to stored numbers, or numbers by date (see `stated_offsets`); required where the sensor's archives
-            differ in it.
-        storage_options: for fsspec URLs, credentials above all.
+        path: path or fsspec URL of the file.
+        paths: list of files or URLs instead of `path`. A variable is read from the first file that has it. The grids of coarser
+            files must nest in the finest one.
+        variables: variable of each band of the sensor, `{B02: B2, B8A: B8A, ...}`.
+        reflectance, dates: names of the datasets of a stacked file. Without a dataset `dates`, `time` is used.
+        quality: name of the quality dataset; by default that of the sensor's quality layer.
+        bands, crs: band names and coordinate reference system, for files that do not state them.
+        resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default; it keeps the measured numbers)
+            or `bilinear`. Quality is always resampled with nearest neighbours.
+        offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
+            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it.
+        storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
     def __init__(
@@ -110,10 +117,10 @@ class Hdf5Cube:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
         window = row, col, height, width
-        blocks = [layer.read(window, times, self._bilinear_nodata) for layer in self._layers]
+        parts = [layer.read(window, times, self._bilinear_nodata) for layer in self._layers]
         quality = self._quality.read(window, times)[:, 0]
-        pixels = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-        return series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +130,7 @@ class Hdf5Cube:
 
     def _set_up(self, variables: Mapping[str, str] | None, reflectance: str, quality: str, bands: Sequence[str] | None) -> None:
         if variables is None:
-            dataset = self._find(reflectance, "(T, C, H, W); or give `variables` when there is one a band", 4)
+            dataset = self._find(reflectance, "(T, C, H, W); or give `variables` for files with one variable per band", 4)
             names = bands if bands is not None else self._attribute(dataset, "bands")
             if names is None:
                 raise ValueError(f"{self._origin}: {reflectance} has no attribute bands; name them in scene.yaml, `bands: [...]`")
@@ -136,7 +143,7 @@ class Hdf5Cube:
             datasets = [self._find(variables[band], "(time, y, x)", 3) for band in self.sensor.bands]
             layers = [_Layer(dataset, self._grid(dataset)) for dataset in datasets]
         quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
-        # A quality layer beside stacked reflectance shares its grid without repeating it.
+        # A quality layer beside stacked reflectance has the same grid and need not state it again.
         shares_grid = variables is None and quality_set.file == dataset.file and quality_set.shape[1:] == dataset.shape[2:]
         layers.append(_Layer(quality_set, layers[0].grid if shares_grid else self._grid(quality_set)))
 
@@ -202,7 +209,7 @@ class Hdf5Cube:
 
 
 def open_hdf5(path: str, storage_options: Mapping[str, Any] | None, stack: ExitStack) -> h5py.File:
-    """An HDF5 file at a path or URL, open until `stack` is closed. Raises ValueError when it is missing or no HDF5."""
+    """Open an HDF5 file at a path or URL until `stack` is closed. Raises ValueError when it is missing or not HDF5."""
     try:
         if is_url(path):
             files, name = file_system(path, storage_options)
@@ -211,13 +218,13 @@ def open_hdf5(path: str, storage_options: Mapping[str, Any] | None, stack: ExitS
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except OSError as error:
-        if is_url(path) and error.errno is not None:  # the way to it is broken, not the file; HDF5's own errors have no number
+        if is_url(path) and error.errno is not None:  # the storage cannot be reached; errors of HDF5 itself have no number
             raise
         raise ValueError(f"{path}: no readable HDF5 or netCDF-4 file: {error}") from error
 
 
 def read_dataset(dataset: h5py.Dataset, part: Any) -> np.ndarray:
-    """A part of a dataset. Raises ValueError that names the file when it is damaged or cut off."""
+    """Read a part of a dataset. Raises ValueError that names the file when it is damaged or truncated."""
     try:
         return np.asarray(dataset[part])
     except OSError as error:
@@ -231,10 +238,10 @@ def _name(dataset: h5py.Dataset) -> str:
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:
-    """Names of the dimension scales attached to the axes (what netCDF-4 writes); empty where there are none."""
+    """Names of the dimension scales of the axes, as netCDF-4 writes them; empty without scales."""
     return [scale[0].name.rsplit("/", 1)[-1] for scale in dataset.dims if len(scale)]
 
 
 def _nested(layer: _Layer, finest: Grid) -> _Layer:
-    """`layer` with the factor by which its pixels cover those of `finest`. Raises ValueError when they do not nest."""
+    """`layer` with its factor to the grid `finest`. Raises ValueError when its grid does not nest in it."""
     return replace(layer, factor=nesting_factor(layer.grid, finest, _name(layer.dataset)))

@@ -1,4 +1,4 @@
-"""HDF5 samples: one file a sample, with one dataset (T, C, H, W) a source, as AgriFM's own data are published."""
+"""Reader of HDF5 samples: one file per sample with one dataset (T, C, H, W) per source, as the AgriFM data are published."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_transform, text
 from data_prep.readers.hdf5_cube import open_hdf5, read_dataset
-from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, series, stated_offsets
+from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
 
 NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
 
 
 class Hdf5Sample:
-    """One file with a dataset (T, C, H, W) for each source, and often `label` (H, W). The published files hold nothing else.
+    """One file with a dataset (T, C, H, W) per source, and often a `label` (H, W). The published files hold nothing else.
 
-    Without a quality layer every complete observation counts as valid. Without georeference the grid has the local CRS `NOWHERE`
-    and pixels of size 1, and is not `georeferenced`: no land cover can be read from a map then.
+    Without a quality dataset every complete observation is valid. Without georeference the grid has the local CRS `NOWHERE` and
+    pixels of size 1, and is not `georeferenced`; then a map cannot give the land cover.
 
     Options of scene.yaml:
-        path: the file, or its fsspec URL.
-        dataset: name of the source's dataset, by default that of the source.
-        bands: names of its channels; by default its attribute `bands`, or else the sensor's own bands and order, when their
-            number is right.
-        quality: name of a quality dataset (T, H, W); by default none.
-        dates: name of a dataset (T,), or of an attribute of the dataset or the file, by default `dates`. Published files have
-            none; then dates must be stated: a list of ISO dates, or `{start: 2020-01-05, every_days: 10}` for a regular series.
-            They are never made up.
-        crs: for files with an attribute `transform` but no `crs`.
-        offset: number added to stored numbers, or numbers by date (see `stated_offsets`); required where the sensor's archives
-            differ in it.
-        storage_options: for fsspec URLs, credentials above all.
+        path: path or fsspec URL of the file; or a folder of such files, or a text file with one path per line, for a scene that
+            is a collection of samples.
+        dataset: name of the dataset of the source; by default the name of the source.
+        bands: names of its channels; by default its attribute `bands`, else the bands of the sensor in their order, if their
+            number fits.
+        quality: name of a quality dataset (T, H, W); by default there is none.
+        dates: name of a dataset (T,), or of an attribute of the dataset or the file, by default `dates`. The published files
+            have none; then state a list of ISO dates, or `{start: 2020-01-05, every_days: 10}` for a regular series. Dates are
+            never guessed.
+        crs: coordinate reference system, for files with an attribute `transform` but no `crs`.
+        offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
+            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it.
+        storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
     def __init__(
@@ -86,10 +87,10 @@ class Hdf5Sample:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
         part = np.s_[..., row : row + height, col : col + width]
-        # All dates are read: a sample is small, and h5py picks single dates slowly.
+        # Read all dates: a sample is small, and h5py reads single dates slowly.
         pixels = read_dataset(self._data, part)[times][:, self._channels]
         quality = None if self._quality is None else read_dataset(self._quality, part)[times]
-        return series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
         return self
@@ -109,14 +110,14 @@ class Hdf5Sample:
         return self._data.attrs.get(name, self._file.attrs.get(name))
 
     def _dates(self, dates: str | Sequence[Any] | Mapping[str, Any], frames: int) -> np.ndarray:
-        """The days of the images: read from the file, or as stated."""
+        """The dates of the images, from the file or from scene.yaml."""
         where = f"{self._path}, dates"
         if isinstance(dates, str):
             axis = self._file.get(dates)
             values = axis[()] if isinstance(axis, h5py.Dataset) else self._attribute(dates)
             if values is None:
                 raise ValueError(
-                    f"{self._path}: says nothing of dates (no dataset or attribute {dates!r}), and they are not made up: state "
+                    f"{self._path}: has no dates (no dataset or attribute {dates!r}), and they are never guessed: state "
                     "them in scene.yaml, `dates: [2020-01-05, ...]` or, for a regular series, "
                     "`dates: {start: 2020-01-05, every_days: 10}`"
                 )

@@ -1,4 +1,4 @@
-"""MODIS as NASA delivers it: HDF4-EOS, one file a tile and day. Needs the extra `modis` (pyhdf)."""
+"""Reader of MODIS files as NASA delivers them: HDF4-EOS, one file per tile and day. Needs the extra `modis` (pyhdf)."""
 
 from __future__ import annotations
 
@@ -18,39 +18,45 @@ from rasterio.crs import CRS
 from common.grid import Grid
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
-from data_prep.readers.open_files import Folder, OpenFiles
-from data_prep.readers.radiometry import check_quality_type, check_stored, series
+from data_prep.readers.folder import Folder
+from data_prep.readers.open_files import OpenFiles
+from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.raster_series import check_one_tile, named_pattern, parse_date
 
 PATTERN = r"(?:.*/)?MCD43A4\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.\d{3}\.\d{13}\.hdf"
 REFLECTANCE = "Nadir_Reflectance_Band{}"
 QUALITY = "BRDF_Albedo_Band_Mandatory_Quality_Band{}"
-MAX_OPEN_FILES = 64  # each holds a copy of the file where it lies elsewhere; some 100 MB
+MAX_OPEN_FILES = 64  # for each open remote file there is a local copy of some 100 MB
 
 
 @dataclass(frozen=True, kw_only=True)
 class _OpenGranule:
-    """The open file of one day: its fields by name, and what is to be closed after use."""
+    """The open file of one day.
+
+    Attributes:
+        fields: open fields by name.
+        resources: closes the file and removes its local copy.
+    """
 
     fields: dict[str, Any]
     resources: ExitStack
 
 
 class ModisHdf4:
-    """MCD43A4 (or another gridded MODIS product) of one tile, one file a day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
+    """MCD43A4 (or another gridded MODIS product) of one tile, one file per day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
 
-    The grid is read from the file's StructMetadata.0. Where each band has a quality field of its own, the worst code counts.
-    A file elsewhere than on this machine is copied here while it is in use, since the HDF4 library reads nothing else. A file
-    that is cut off is an error; but flipped bytes inside can crash that library, and the process with it: compare checksums with
-    the archive's after a download.
+    The grid comes from StructMetadata.0 of the file. Where each band has its own quality field, the worst code counts. The HDF4
+    library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises an
+    error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those of
+    the archive after a download.
 
     Options of scene.yaml:
-        path: the folder, or an fsspec URL of one.
-        pattern: regular expression for the paths of files below the folder, with the named group `date` (year and day of year);
-            a group `tile` makes a second tile in the folder an error. By default the names of MCD43A4.
-        fields: the field of each band of the sensor, `{b1: Nadir_Reflectance_Band1, ...}`, by default so for b1 to b7.
-        quality: the quality fields, by default `[BRDF_Albedo_Band_Mandatory_Quality_Band1, ...]` of the same bands.
-        storage_options: for fsspec URLs, credentials above all.
+        path: path or fsspec URL of the folder.
+        pattern: regular expression for the paths of files relative to the folder, with the named group `date` (year and day of
+            year); with a group `tile`, a second tile in the folder is an error. By default it fits the names of MCD43A4.
+        fields: field of each band of the sensor; by default `{b1: Nadir_Reflectance_Band1, ...}` for b1 to b7.
+        quality: list of the quality fields; by default `[BRDF_Albedo_Band_Mandatory_Quality_Band1, ...]` for the same bands.
+        storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
     def __init__(
@@ -76,8 +82,8 @@ class ModisHdf4:
         self.dates = np.array(sorted(found), dtype="datetime64[D]")
         self._files = [found[date] for date in self.dates]
         self._copies: tempfile.TemporaryDirectory[str] | None = None if self._folder.local else tempfile.TemporaryDirectory()
-        self._grid: Grid | None = None
-        self._open = OpenFiles(self._opened, lambda granule: granule.resources.close(), MAX_OPEN_FILES)
+        self._grid: Grid | None = None  # set by the first file that is opened
+        self._open = OpenFiles(self._open_granule, lambda granule: granule.resources.close(), MAX_OPEN_FILES)
         try:
             self._open[self._files[0]]
         except BaseException:
@@ -85,7 +91,7 @@ class ModisHdf4:
             raise
         assert self._grid is not None
         self.grid: Grid = self._grid
-        # pyhdf does not tell how a field is stored; a whole row of the tile is what is always read without detours.
+        # pyhdf does not tell how a field is stored; whole rows of the tile can be read without overhead in any case.
         self.chunk = 1, self.grid.width
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
@@ -103,7 +109,7 @@ class ModisHdf4:
                 pixels[frame, channel] = self._read(file, self._fields[band], *window)
             codes.append(self.sensor.quality.worst([self._read(file, field, *window) for field in self._quality]))
         offsets = np.zeros(len(chosen), dtype=np.int64)
-        return series(pixels, np.stack(codes), self.dates[times], self.sensor, offsets)
+        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, offsets)
 
     def __enter__(self) -> Self:
         return self
@@ -124,8 +130,8 @@ class ModisHdf4:
                 f"{self._folder.where(file)}: field {field} cannot be read, it is damaged or cut off: {error}"
             ) from error
 
-    def _opened(self, file: str) -> _OpenGranule:
-        """The open file, whose fields, types and grid are those of the series. Raises ValueError when they are not."""
+    def _open_granule(self, file: str) -> _OpenGranule:
+        """Open a file. Raises ValueError unless its fields, types and grid are those of the series."""
         try:
             from pyhdf.error import HDF4Error
             from pyhdf.SD import SD, SDC
@@ -151,7 +157,7 @@ class ModisHdf4:
                     self._check(fields[name], name, where)
                 metadata = opened.attributes().get("StructMetadata.0")
                 if metadata is None:
-                    raise ValueError(f"{where}: has no StructMetadata.0, so it is no HDF4-EOS file and its grid is not known")
+                    raise ValueError(f"{where}: has no StructMetadata.0, so it is not an HDF4-EOS file and its grid is unknown")
             except HDF4Error as error:
                 raise ValueError(f"{where}: cannot be read as HDF4, it is missing, damaged or cut off: {error}") from error
             for name in names:
@@ -165,7 +171,7 @@ class ModisHdf4:
             return _OpenGranule(fields=fields, resources=resources.pop_all())
 
     def _local(self, file: str, resources: ExitStack) -> str:
-        """The path of a file on this machine, or of a copy that goes with `resources`."""
+        """The local path of a file; a remote file is copied, and `resources` removes the copy."""
         if self._copies is None:
             return self._folder.where(file)
         copy = Path(self._copies.name, file.replace("/", "_"))
@@ -177,7 +183,7 @@ class ModisHdf4:
         return str(copy)
 
     def _check(self, field: Any, name: str, where: str) -> None:
-        """Raises ValueError unless the type and the no-data number of a field are the sensor's."""
+        """Raises ValueError unless a field has the type and the no-data number of the sensor."""
         stored = np.asarray(field.get(start=(0, 0), count=(1, 1))).dtype
         if name in self._quality:
             check_quality_type(stored, f"{where}, {name}")
@@ -186,7 +192,7 @@ class ModisHdf4:
 
 
 def _find_files(folder: Folder, pattern: str) -> dict[np.datetime64, str]:
-    """The file of each day. Raises ValueError when none fits, two are of one day, or they are of several tiles."""
+    """The file of each day. Raises ValueError when no file fits, two files have one day, or they are of several tiles."""
     expression = named_pattern(pattern, {"date"}, str(folder))
     found: dict[np.datetime64, str] = {}
     tiles = []
@@ -209,8 +215,8 @@ def _find_files(folder: Folder, pattern: str) -> dict[np.datetime64, str]:
 def grid_of_field(metadata: str, field: str, where: str) -> Grid:
     """The grid that StructMetadata.0 states for a field.
 
-    The corner points are the outer corners of the grid, in metres of the sinusoidal projection of a sphere with the radius
-    ProjParams[0]. Raises ValueError when the field has no grid, or one of another kind.
+    Its corner points are the outer corners of the grid, in metres of the sinusoidal projection of a sphere with the radius
+    ProjParams[0]. Raises ValueError when the field has no grid, or one in another projection.
     Source: HDF-EOS Library User's Guide, volume 1, sections on the grid structure and GCTP.
     """
     grids = re.findall(r"GROUP=(GRID_\d+)\s*\n(.*?)END_GROUP=\1\s*\n", metadata, re.DOTALL)

@@ -1,6 +1,7 @@
-"""Readers: one file a container. Each gives the grid and dates of a series and reads windows of it.
+"""Opens the reader of a source: one reader per container.
 
-A reader is opened where it is used (fsspec, h5py and GDAL handles do not survive a fork) and knows nothing of shards.
+A reader gives the grid and the dates of a series and reads windows of it. Open it in the process that uses it: handles of fsspec,
+h5py and GDAL do not survive a fork.
 """
 
 from __future__ import annotations
@@ -11,36 +12,55 @@ from pathlib import Path
 from typing import Any
 
 from common.storage import is_url
-from data_prep.archive.scene import DESCRIPTION, Scene
+from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.composite import Composite
-from data_prep.readers.geotiff_scenes import GeoTiffScenes
-from data_prep.readers.hdf5_cube import Hdf5Cube
-from data_prep.readers.hdf5_sample import Hdf5Sample
-from data_prep.readers.modis_hdf4 import ModisHdf4
-from data_prep.readers.sentinel2_safe import Sentinel2Safe
-from data_prep.readers.zarr_cube import ZarrCube
 
-CONTAINERS: dict[str, Callable[..., Any]] = {
-    "zarr_cube": ZarrCube,
-    "geotiff_scenes": GeoTiffScenes,
-    "sentinel2_safe": Sentinel2Safe,
-    "modis_hdf4": ModisHdf4,
-    "hdf5_cube": Hdf5Cube,
-    "hdf5_sample": Hdf5Sample,
-}
+CONTAINERS = ("zarr_cube", "geotiff_scenes", "sentinel2_safe", "modis_hdf4", "hdf5_cube", "hdf5_sample")
+TAKES_SEVERAL_PATHS = ("hdf5_cube",)
+
+
+def reader_class(container: str) -> Callable[..., Any]:
+    """The class that reads one of CONTAINERS. It is imported on first use, since each class loads a library of its own."""
+    match container:
+        case "zarr_cube":
+            from data_prep.readers.zarr_cube import ZarrCube
+
+            return ZarrCube
+        case "geotiff_scenes":
+            from data_prep.readers.geotiff_scenes import GeoTiffScenes
+
+            return GeoTiffScenes
+        case "sentinel2_safe":
+            from data_prep.readers.sentinel2_safe import Sentinel2Safe
+
+            return Sentinel2Safe
+        case "modis_hdf4":
+            from data_prep.readers.modis_hdf4 import ModisHdf4
+
+            return ModisHdf4
+        case "hdf5_cube":
+            from data_prep.readers.hdf5_cube import Hdf5Cube
+
+            return Hdf5Cube
+        case _:
+            from data_prep.readers.hdf5_sample import Hdf5Sample
+
+            assert container == "hdf5_sample", container
+            return Hdf5Sample
 
 
 def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> SeriesReader:
-    """The reader of one source of a scene, with the options that scene.yaml gives it; close it or use it in a `with`.
+    """The reader of one source of a scene, with the options of scene.yaml. Close it, or use it in a `with` statement.
 
-    `container` names one of `CONTAINERS`, whose docstrings explain their options. `compose` goes with all of them: by default
-    the dates stay as they are, `{every_days: 16, method: median}` makes one image of each 16 days (see Composite).
+    The option `container` names one of CONTAINERS; the docstring of its class explains the other options. Every container takes
+    the option `compose`: without it the dates stay as they are, and `{every_days: 16, method: median}` makes one image of each
+    16 days (see Composite).
 
-    Raises ValueError for an unknown source, container or option, and for what the reader finds wrong with the files.
+    Raises ValueError for an unknown source, container or option, and when the reader cannot read the files.
     """
-    origin = f"{scene.folder / DESCRIPTION}, source {source}"
+    origin = f"{scene.folder / SCENE_FILE}, source {source}"
     if source not in scene.sources:
         raise ValueError(f"{origin}: the scene has only the sources {sorted(scene.sources)}")
     if source not in sensors:
@@ -48,15 +68,15 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
             f"{origin}: unknown source; known are {sorted(sensors)}, and any YAML in a folder sources/ beside the scenes"
         )
     options = dict(scene.sources[source])
-    sensor = sensors[source]
     container = options.pop("container", None)
     if not isinstance(container, str) or container not in CONTAINERS:
         raise ValueError(f"{origin}: container is {container!r}; expected one of {', '.join(CONTAINERS)}")
-    reader = CONTAINERS[container]
     compose = options.pop("compose", None)
-    paths = _paths(options, scene.folder, origin, at_most_one=reader is not Hdf5Cube)
-    place: Any = paths if reader is Hdf5Cube else paths[0]
-    opened: SeriesReader = reader(place, sensor, **_checked(options, reader, origin))
+    several = container in TAKES_SEVERAL_PATHS
+    paths = _pop_paths(options, scene.folder, origin, several)
+    reader = reader_class(container)
+    _check_options(options, reader, origin)
+    opened: SeriesReader = reader(paths if several else paths[0], sensors[source], **options)
     if compose is None:
         return opened
     try:
@@ -66,22 +86,21 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
         raise
 
 
-def _paths(options: dict[str, Any], folder: Path, origin: str, at_most_one: bool = False) -> list[str]:
-    """`path` or `paths`, taken out of `options`; relative ones start at the scene's folder, URLs stay as they are."""
+def _pop_paths(options: dict[str, Any], folder: Path, origin: str, several_allowed: bool) -> list[str]:
+    """Remove `path` or `paths` from `options`; relative paths start at the folder of the scene, URLs stay as they are."""
     one, several = options.pop("path", None), options.pop("paths", None)
     found = [one] if isinstance(one, str) else several
     if not isinstance(found, list) or not found or (one is not None and several is not None):
-        raise ValueError(f"{origin}: needs `path`" + ("" if at_most_one else " or a list `paths`"))
-    if at_most_one and several is not None:
+        raise ValueError(f"{origin}: needs `path`" + (" or a list `paths`" if several_allowed else ""))
+    if several is not None and not several_allowed:
         raise ValueError(f"{origin}: takes one `path`, not `paths`")
     return [path if is_url(path) else str(folder / path) for path in map(str, found)]
 
 
-def _checked(options: dict[str, Any], reader: Callable[..., SeriesReader], origin: str) -> dict[str, Any]:
-    """`options` when the reader knows all of them. Raises ValueError that names those it knows."""
+def _check_options(options: Mapping[str, Any], reader: Callable[..., SeriesReader], origin: str) -> None:
+    """Raises ValueError that names the valid options unless the reader knows all of `options`."""
     parameters = inspect.signature(reader).parameters.values()
     known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, compose, {', '.join(sorted(known))}")
-    return options

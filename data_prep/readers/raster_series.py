@@ -1,4 +1,4 @@
-"""A series of raster files, one a band and date, on one grid or on nested ones: what GeoTIFF scenes and SAFE products share."""
+"""A series of raster files with one file per band and date, on one grid or nested grids; GeoTIFF scenes and SAFE share it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ from common.grid import Grid
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.cf_conventions import crs_text
-from data_prep.readers.open_files import GDAL_SETTINGS, Folder, OpenFiles
-from data_prep.readers.radiometry import check_quality_type, check_stored, series
+from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.open_files import OpenFiles
+from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.resampling import check_resampling, nesting_factor, read_nested
 
-MAX_OPEN_FILES = 512  # below the usual 1,024 descriptors of a process
+MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
 INCOMPLETE = ("refuse", "leave_out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A file that a name speaks of: the layer (a band or quality), the day, and what else the name says."""
+    """A file, with what its name says about it.
+
+    Attributes:
+        path: path relative to the folder.
+        layer: name of a band or of a quality layer.
+        date: day of the image.
+        tile, baseline: tile and processing baseline; None where names do not contain them.
+    """
 
     path: str
     layer: str
@@ -39,8 +47,14 @@ class FoundFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
-    """The files of one date below the folder: one a band in the sensor's order, and those that make up its quality."""
+class ImageFiles:
+    """The files of one image.
+
+    Attributes:
+        date: day of the image.
+        bands: one path per band, in the order of the sensor, relative to the folder.
+        quality: paths of the quality layers; the worst code of them counts.
+    """
 
     date: np.datetime64
     bands: tuple[str, ...]
@@ -49,7 +63,13 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class _OpenRaster:
-    """An open file, its grid, and how many pixels of the series its pixels cover along each axis."""
+    """An open file.
+
+    Attributes:
+        dataset: rasterio dataset.
+        grid: its grid.
+        factor: number of pixels of the series that one of its pixels covers along each axis.
+    """
 
     dataset: Any
     grid: Grid
@@ -57,20 +77,20 @@ class _OpenRaster:
 
 
 class RasterSeries:
-    """Images whose bands lie in one file each, on the finest of their grids.
+    """Images with one file per band, on the finest of the grids of their files.
 
     Args:
-        folder: where the files lie.
+        folder: folder of the files.
         sensor: meaning of the numbers.
-        images: one a date, in ascending order.
-        offsets: (T,) or (T, C), added to stored numbers.
-        resampling: how reflectance of coarser files comes onto the finest grid, `nearest` or `bilinear`; quality is always
-            taken from the nearest. Nearest is the default: the numbers stay those that were measured, clouds do not bleed into
-            clear neighbours, and it is how 20 m bands came to 10 m in most published series.
+        images: one per date, in ascending order.
+        offsets: (T,) or (T, C), added to the stored numbers.
+        resampling: how coarser reflectance is resampled to the finest grid, `nearest` or `bilinear`; quality is always
+            resampled with nearest neighbours. `nearest` is the default, since it keeps the measured numbers, does not spread
+            clouds to clear neighbours, and is how most published series resample bands of 20 m to 10 m.
     """
 
     def __init__(
-        self, folder: Folder, sensor: Sensor, images: Sequence[Image], offsets: np.ndarray, resampling: str = "nearest"
+        self, folder: Folder, sensor: Sensor, images: Sequence[ImageFiles], offsets: np.ndarray, resampling: str = "nearest"
     ) -> None:
         check_resampling(resampling, str(folder))
         self.sensor = sensor
@@ -86,7 +106,7 @@ class RasterSeries:
                 with self._dataset(file) as dataset:
                     grids.append(self._grid_of(dataset, file))
             self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
-            try:  # what is wrong with a whole archive shows in its first date
+            try:  # the first date already shows an error that concerns all dates
                 chunks = [self._chunk(file) for file in first]
             except ValueError:
                 self._open.close()
@@ -109,7 +129,7 @@ class RasterSeries:
                 for channel, file in enumerate(image.bands):
                     pixels[frame, channel] = self._read(file, window, self._bilinear_nodata)
                 codes.append(self.sensor.quality.worst([self._read(file, window, None) for file in image.quality]))
-        return series(pixels, np.stack(codes), self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +149,7 @@ class RasterSeries:
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
 
     def _chunk(self, file: str) -> tuple[int, int]:
-        """(rows, columns) of the series that a block of `file` covers."""
+        """(rows, columns) of the series that one tile or strip of `file` covers."""
         opened = self._open[file]
         rows, cols = opened.dataset.block_shapes[0]
         return rows * opened.factor, cols * opened.factor
@@ -139,11 +159,11 @@ class RasterSeries:
             return self._folder.open_raster(file)
 
     def _opened(self, file: str) -> _OpenRaster:
-        """The open dataset of `file`, checked."""
+        """Open `file`. Raises ValueError unless it has one band, the types of the sensor, and a grid that nests in the series."""
         dataset, where = self._dataset(file), self._folder.where(file)
         try:
             if dataset.count != 1:
-                raise ValueError(f"{where}: has {dataset.count} bands; expected one file a band, so split it")
+                raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")
             stored = np.dtype(dataset.dtypes[0])
             if file in self._quality_files:
                 check_quality_type(stored, where)
@@ -165,7 +185,7 @@ class RasterSeries:
 
 
 def parse_date(text: str, date_format: str, where: str) -> np.datetime64:
-    """The day in a file's name. Raises ValueError when it is not written as `date_format` says."""
+    """The date in the name of a file. Raises ValueError when it does not fit `date_format`."""
     try:
         return np.datetime64(datetime.strptime(text, date_format).date(), "D")
     except ValueError as error:
@@ -173,11 +193,11 @@ def parse_date(text: str, date_format: str, where: str) -> np.datetime64:
 
 
 def named_pattern(pattern: str, groups: set[str], origin: str) -> re.Pattern[str]:
-    """A regular expression of file names that has the named groups. Raises ValueError otherwise."""
+    """Compile a regular expression for file names. Raises ValueError unless it is valid and has the named groups."""
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{origin}: pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"{origin}: pattern {pattern!r} is not a regular expression: {error}") from error
     if not groups <= set(expression.groupindex):
         wanted = " and ".join(f"(?P<{group}>...)" for group in sorted(groups, reverse=True))
         raise ValueError(f"{origin}: pattern {pattern!r} must have the named groups {wanted}")
@@ -185,20 +205,26 @@ def named_pattern(pattern: str, groups: set[str], origin: str) -> re.Pattern[str
 
 
 def check_one_tile(tiles: Iterable[str | None], origin: str) -> None:
-    """Raises ValueError when names speak of more than one tile: a series lies on one grid."""
+    """Raises ValueError when file names contain more than one tile: a series lies on one grid."""
     counts = Counter(tile for tile in tiles if tile is not None)
     if len(counts) > 1:
         found = ", ".join(f"{tile} ({count} files)" for tile, count in sorted(counts.items()))
         raise ValueError(f"{origin}: holds the tiles {found}; a series lies on one grid, so keep one tile a folder")
 
 
-def images_of(
+def group_into_images(
     files: Iterable[FoundFile], layers: Mapping[str, Sequence[str]], sensor: Sensor, incomplete: str, origin: str
-) -> list[Image]:
-    """The images that files make, in the order of dates. `layers`: names of each band and of the quality layer in files.
+) -> list[ImageFiles]:
+    """Group files into images, in the order of dates.
 
-    Dates that lack a layer are refused, or left out with a warning when `incomplete` is "leave_out".
-    Raises ValueError when two files claim one layer of one date, tiles are mixed, or a date lacks a layer.
+    Args:
+        files: files of all dates.
+        layers: names in files of each band and of the quality layer of the sensor.
+        sensor: sensor of the images.
+        incomplete: "leave_out" leaves out dates that lack a layer, with a warning; "refuse" raises ValueError for them.
+        origin: begins error messages.
+
+    Raises ValueError when two files have one layer and date, when there are several tiles, and when a date lacks a layer.
     """
     if incomplete not in INCOMPLETE:
         raise ValueError(f"{origin}: incomplete is {incomplete!r}; expected one of {', '.join(INCOMPLETE)}")
@@ -220,7 +246,7 @@ def images_of(
             lacking.append(f"{', '.join(missing)} of {date}")
             continue
         *bands, quality = [tuple(of_date[name].path for name in layers[layer]) for layer in (*sensor.bands, sensor.quality.name)]
-        images.append(Image(date=date, bands=tuple(path for paths in bands for path in paths), quality=quality))
+        images.append(ImageFiles(date=date, bands=tuple(path for paths in bands for path in paths), quality=quality))
     if lacking and (incomplete == "refuse" or not images):
         raise ValueError(
             f"{origin}: {len(lacking)} of {len(found)} dates are incomplete, missing: {'; '.join(lacking[:5])}"

@@ -1,4 +1,4 @@
-"""Coarser pixels on a finer grid: bands of 20 m beside bands of 10 m, where each coarse pixel covers whole fine ones."""
+"""Resampling of nested grids: bands of 20 m onto the grid of bands of 10 m, where each coarse pixel covers whole fine pixels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ RESAMPLING = ("nearest", "bilinear")
 
 
 def check_resampling(resampling: str, origin: str) -> None:
-    """Raises ValueError for a method that is not known."""
+    """Raises ValueError for an unknown method."""
     if resampling not in RESAMPLING:
         raise ValueError(f"{origin}: resampling is {resampling!r}; expected one of {', '.join(RESAMPLING)}")
 
 
 def nesting_factor(coarse: Grid, fine: Grid, origin: str) -> int:
-    """How many pixels of `fine` a pixel of `coarse` covers along each axis. Raises ValueError when they do not nest."""
+    """Number of pixels of `fine` that a pixel of `coarse` covers along each axis. Raises ValueError when they do not nest."""
     factor = max(1, round(abs(coarse.transform.determinant / fine.transform.determinant) ** 0.5))
     own, base = coarse.transform, fine.transform
     stretched = (base.a * factor, base.b * factor, base.c, base.d * factor, base.e * factor, base.f)
@@ -36,7 +36,7 @@ def nesting_factor(coarse: Grid, fine: Grid, origin: str) -> int:
 
 
 def same_crs(one: str, other: str) -> bool:
-    """Whether two texts mean one CRS: libraries write the same one in different words."""
+    """True when two texts describe one CRS: libraries write the same CRS in different words."""
     return one == other or CRS.from_user_input(one) == CRS.from_user_input(other)
 
 
@@ -47,11 +47,14 @@ def read_nested(
     window: tuple[int, int, int, int],
     bilinear_nodata: int | None = None,
 ) -> np.ndarray:
-    """A window (row, col, height, width) of the fine grid from what `read` gives for a window (..., h, w) of the coarse one.
+    """Read a window (row, col, height, width) of the fine grid, resampled from the coarse grid: (..., height, width).
 
-    Nearest neighbour: each pixel is repeated `factor` times. With `bilinear_nodata`, the no-data number, each fine pixel is the
-    mean of the four nearest coarse pixels weighted by distance and rounded to a whole number; no-data pixels have no weight,
-    and where the coarse pixel that covers it is no data the fine one is. The same number comes out whatever the window.
+    By default with nearest neighbours: each coarse pixel is repeated `factor` times along each axis. With `bilinear_nodata` (the
+    no-data number) bilinear: each fine pixel is the mean of the four nearest coarse pixels, weighted by distance and rounded to
+    a whole number. No-data pixels have no weight, and a fine pixel is no data where the coarse pixel that covers it is. A pixel
+    has the same value in all windows.
+
+    `read` reads a window (row, col, height, width) of the coarse grid.
     """
     row, col, height, width = window
     if factor == 1:
@@ -60,25 +63,25 @@ def read_nested(
     top, left = max(row // factor - margin, 0), max(col // factor - margin, 0)
     bottom = min(-(-(row + height) // factor) + margin, coarse.height)
     right = min(-(-(col + width) // factor) + margin, coarse.width)
-    block = read(top, left, bottom - top, right - left)
+    pixels = read(top, left, bottom - top, right - left)
     rows, cols = np.arange(row, row + height), np.arange(col, col + width)
-    covering = block[..., (rows // factor - top)[:, None], cols // factor - left]
+    covering = pixels[..., (rows // factor - top)[:, None], cols // factor - left]
     if bilinear_nodata is None:
         return covering
-    # Along each axis: the two coarse pixels whose centres enclose the fine one's, and the weight of the second.
+    # Along each axis: the two coarse pixels whose centres enclose that of the fine pixel, each with its weight.
     total, weights = np.zeros(covering.shape), np.zeros(covering.shape)
     for r, weight_r in _enclosing(rows, factor, top, bottom):
         for c, weight_c in _enclosing(cols, factor, left, right):
-            values = block[..., r[:, None], c]
+            values = pixels[..., r[:, None], c]
             weight = weight_r[:, None] * weight_c * (values != bilinear_nodata)
             total += weight * values
             weights += weight
-    means = np.rint(total / np.where(weights, weights, 1)).astype(block.dtype)
+    means = np.rint(total / np.where(weights, weights, 1)).astype(pixels.dtype)
     return np.where(covering == bilinear_nodata, covering, means)
 
 
 def _enclosing(fine: np.ndarray, factor: int, first: int, end: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For fine pixels along an axis: the two neighbouring coarse pixels, counted from `first`, each with its weight."""
+    """For fine pixels along an axis: the two nearest coarse pixels, as indices from `first`, each with its weight."""
     position = (fine + 0.5) / factor - 0.5
     before = np.floor(position).astype(np.int64)
     second = position - before

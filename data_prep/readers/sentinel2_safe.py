@@ -1,4 +1,4 @@
-"""Sentinel-2 Level-2A products as ESA delivers them: SAFE folders with one JPEG 2000 file a band and resolution."""
+"""Reader of Sentinel-2 Level-2A products as ESA delivers them: SAFE folders, one JPEG 2000 file per band and resolution."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.open_files import Folder
+from data_prep.readers.folder import Folder
 from data_prep.readers.radiometry import Offset, baseline_number, check_offset, stated_offsets
-from data_prep.readers.raster_series import FoundFile, RasterSeries, check_one_tile, images_of, parse_date
+from data_prep.readers.raster_series import FoundFile, RasterSeries, check_one_tile, group_into_images, parse_date
 
 METADATA = "MTD_MSIL2A.xml"
-FIRST_BASELINE_WITH_OFFSET = "04.00"  # of 2022-01-25; also that of reprocessed older images (Collection 1)
-# Band numbers in the metadata, for products that do not list them (Sentinel-2 Products Specification Document).
+FIRST_BASELINE_WITH_OFFSET = "04.00"  # since 2022-01-25; reprocessed older images (Collection 1) have an offset, too
+# Numbers of the bands, for products whose metadata do not list them (Sentinel-2 Products Specification Document).
 BAND_NUMBERS = dict(enumerate(["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]))
 FILE = re.compile(
     r"(?P<product>(?:.*/)?)GRANULE/[^/]+/IMG_DATA/R\d\dm/"
@@ -28,18 +28,20 @@ FILE = re.compile(
 
 
 class Sentinel2Safe(RasterSeries):
-    """One or more SAFE products of one tile, one a date, of any processing baselines, on the grid of the finest band.
+    """SAFE products of one tile, one per date, of any processing baselines, on the grid of the finest band.
 
-    Each band and the scene classification (SCL) are taken at the finest resolution the product holds. The additive offset
-    is read for each date and band from MTD_MSIL2A.xml (BOA_ADD_OFFSET; none before processing baseline 04.00), so a series may
-    span baselines.
+    Each band and the scene classification (SCL) are read at the finest resolution that the product holds. The additive offset
+    of each date and band comes from MTD_MSIL2A.xml (BOA_ADD_OFFSET; there is none before processing baseline 04.00), so a
+    series may span baselines.
 
     Options of scene.yaml:
-        path: a folder of SAFE folders, or one of them, or an fsspec URL.
-        incomplete: `refuse` (default) dates that lack a band, or `leave_out`.
-        resampling: of 20 m reflectance, `nearest` (default) or `bilinear`; see RasterSeries. SCL is always nearest.
-        offset: for products whose metadata are missing or do not say it; see `stated_offsets`. It must not contradict metadata.
-        storage_options: for fsspec URLs, credentials above all.
+        path: path or fsspec URL of a folder of SAFE folders, or of one SAFE folder.
+        incomplete: for dates that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
+        resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see RasterSeries. SCL is
+            always resampled with nearest neighbours.
+        offset: additive offset of products whose metadata are missing or do not state it: one number, or numbers by the date
+            from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. It must not contradict the metadata.
+        storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
     def __init__(
@@ -53,42 +55,50 @@ class Sentinel2Safe(RasterSeries):
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         folder = Folder(path, storage_options)
+        files = folder.files()
         layers = {layer: [layer] for layer in (*sensor.bands, sensor.quality.name)}
-        found: dict[tuple[str, str, int], FoundFile] = {}
-        products: dict[np.datetime64, set[str]] = defaultdict(set)
-        all_files = folder.files()
-        for file in all_files:
-            match = FILE.fullmatch(file)
-            if match is None or match["layer"] not in layers:
-                continue
-            date = parse_date(match["date"], "%Y%m%d", folder.where(file))
-            products[date].add(match["product"])
-            place = match["product"], match["layer"], int(match["metres"])
-            if place in found:
-                raise ValueError(
-                    f"{path}: two files for {match['layer']} of {date}, {found[place].path} and {file}; keep one granule"
-                )
-            found[place] = FoundFile(path=file, layer=match["layer"], date=date, tile=match["tile"])
-        if not found:
+        found, products = _find_layers(folder, files, set(layers))
+        images = group_into_images(found, layers, sensor, incomplete, path)
+        in_order = [(image.date, products[image.date]) for image in images]
+        super().__init__(folder, sensor, images, _offsets(in_order, folder, set(files), sensor, offset), resampling)
+
+
+def _find_layers(folder: Folder, files: list[str], layers: set[str]) -> tuple[list[FoundFile], dict[np.datetime64, str]]:
+    """The finest file of each layer and date, and the path of the product of each date.
+
+    Raises ValueError when there is no product, a date has two, a layer of a product has two files, or there are several tiles.
+    """
+    found: dict[tuple[str, str, int], FoundFile] = {}
+    products: dict[np.datetime64, set[str]] = defaultdict(set)
+    for file in files:
+        match = FILE.fullmatch(file)
+        if match is None or match["layer"] not in layers:
+            continue
+        date = parse_date(match["date"], "%Y%m%d", folder.where(file))
+        products[date].add(match["product"])
+        key = match["product"], match["layer"], int(match["metres"])
+        if key in found:
             raise ValueError(
-                f"{path}: no Level-2A product: none of its {len(all_files)} files is like "
-                "*.SAFE/GRANULE/*/IMG_DATA/R10m/*_B02_10m.jp2"
+                f"{folder}: two files for {match['layer']} of {date}, {found[key].path} and {file}; keep one granule"
             )
-        check_one_tile((file.tile for file in found.values()), path)
-        for date, several in products.items():
-            if len(several) > 1:
-                names = ", ".join(sorted(name.rstrip("/") for name in several))
-                raise ValueError(f"{path}: {len(several)} products of {date}: {names}; keep one a date, or mosaic them first")
-        finest = {(product, layer): found[product, layer, metres] for product, layer, metres in sorted(found, reverse=True)}
-        images = images_of(finest.values(), layers, sensor, incomplete, path)
-        in_order = [(image.date, min(products[image.date])) for image in images]
-        super().__init__(folder, sensor, images, _offsets(in_order, folder, set(all_files), sensor, offset), resampling)
+        found[key] = FoundFile(path=file, layer=match["layer"], date=date, tile=match["tile"])
+    if not found:
+        raise ValueError(
+            f"{folder}: no Level-2A product: none of its {len(files)} files is like *.SAFE/GRANULE/*/IMG_DATA/R10m/*_B02_10m.jp2"
+        )
+    check_one_tile((file.tile for file in found.values()), str(folder))
+    for date, several in products.items():
+        if len(several) > 1:
+            names = ", ".join(sorted(name.rstrip("/") for name in several))
+            raise ValueError(f"{folder}: {len(several)} products of {date}: {names}; keep one per date, or mosaic them first")
+    finest = {(product, layer): found[product, layer, metres] for product, layer, metres in sorted(found, reverse=True)}
+    return list(finest.values()), {date: min(names) for date, names in products.items()}
 
 
 def _offsets(
     products: list[tuple[np.datetime64, str]], folder: Folder, files: set[str], sensor: Sensor, offset: Offset
 ) -> np.ndarray:
-    """(T, C) from the metadata of each date's product, and from the scene for those that do not say it."""
+    """Offsets (T, C) from the metadata of each product, or from scene.yaml where the metadata do not state them."""
     result = np.zeros((len(products), len(sensor.bands)), dtype=np.int64)
     dates = np.array([date for date, _ in products])
     stated = None if offset is None else stated_offsets(offset, sensor, dates, str(folder))
@@ -101,24 +111,25 @@ def _offsets(
                 result[time] = said
                 continue
             raise ValueError(
-                f"{folder.where(file)}: is missing or does not say the additive offset, so scene.yaml must: `offset: -1000` from "
-                "processing baseline 04.00 on, `offset: 0` before, or `offset: {2015-06-23: 0, 2022-01-25: -1000}` by date"
+                f"{folder.where(file)}: is missing or does not state the additive offset, so scene.yaml must: "
+                "`offset: -1000` from processing baseline 04.00 on, `offset: 0` before, or by date, "
+                "`offset: {2015-06-23: 0, 2022-01-25: -1000}`"
             )
         if said is not None and (known != said).any():
             raise ValueError(
                 f"{folder.where(file)}: the offsets of {date} are {known.tolist()}, but scene.yaml states {said}; "
-                "leave `offset` out, and metadata decide"
+                "leave `offset` out, and the metadata decide"
             )
         result[time] = known
     return result
 
 
 def _offsets_in_metadata(content: bytes, sensor: Sensor, where: str) -> np.ndarray | None:
-    """The offset (C,) of each band of the sensor, or None where the metadata do not say it."""
+    """Offset of each band of the sensor (C,), or None when the metadata do not state it."""
     try:
         root = ElementTree.fromstring(content)
     except (ParseError, DefusedXmlException) as error:
-        raise ValueError(f"{where}: is no XML that can be read: {error!r}") from error
+        raise ValueError(f"{where}: is not readable XML: {error!r}") from error
     quantification = _first(root, "BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE")
     if quantification is not None and abs(float(quantification) * sensor.scale - 1) > 1e-6:
         raise ValueError(f"{where}: reflectance is number / {quantification}, but number * {sensor.scale:g} for {sensor.name}")
@@ -142,5 +153,5 @@ def _offsets_in_metadata(content: bytes, sensor: Sensor, where: str) -> np.ndarr
 
 
 def _first(root: Element, *names: str) -> str | None:
-    """The text of the first element of one of the names, in any namespace."""
+    """The text of the first element that has one of the names, in any namespace."""
     return next((found.text for name in names for found in root.iterfind(f".//{{*}}{name}")), None)

@@ -1,4 +1,4 @@
-"""Zarr cubes: one group with all bands of a series in one array, Zarr version 2 or 3."""
+"""Reader of Zarr cubes: one group per source, with all bands in one array, in Zarr version 2 or 3."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
-from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, series, stated_offsets
-from data_prep.readers.zarr_chunks import WholeChunks
+from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
+from data_prep.readers.zarr_chunks import ChunkCheckingStore
 
 DIMENSIONS = ("time", "band", "y", "x")
-UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # what Zarr raises for JSON that is none, or says what it does not know
+UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # Zarr raises them for invalid JSON and for unknown values in it
 
 
 class ZarrCube:
-    """A group with `reflectance` (time, band, y, x), the quality layer (time, y, x), `time`, `band`, and `x`/`y` or `transform`.
+    """A group with the arrays `reflectance` (time, band, y, x), quality (time, y, x), `time`, `band`, `x` and `y`.
 
-    Options of scene.yaml (each names an array of the group unless said otherwise):
-        path: the group, of Zarr version 2 or 3, or its fsspec URL.
-        offset: number added to stored numbers, or numbers by date (see `stated_offsets`); required where the sensor's archives
-            differ in it.
-        reflectance, time, band, x, y: by default called so. `x` and `y` hold pixel centres; an attribute `transform` of the
-            group (six numbers, rasterio's order) may stand in for them.
-        quality: by default the name of the sensor's quality layer.
-        bands: list of band names, for stores that have none.
-        crs: for stores without an attribute `crs` (or a CF variable `spatial_ref`).
-        storage_options: for fsspec URLs, credentials above all.
+    Options of scene.yaml:
+        path: path or fsspec URL of the group, in Zarr version 2 or 3.
+        offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
+            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it.
+        reflectance, time, band, x, y: names of these arrays, when they differ from the above. `x` and `y` hold the coordinates
+            of pixel centres. They may be missing if the group has an attribute `transform` (six numbers in rasterio's order).
+        quality: name of the quality array; by default that of the sensor's quality layer.
+        bands: list of band names, for groups without an array `band`.
+        crs: coordinate reference system, for groups without an attribute `crs` or a CF variable `spatial_ref`.
+        storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class ZarrCube:
         self.sensor = sensor
         self._path = path
         if is_url(path):
-            file_system(path, storage_options)  # says what is wrong with a URL more clearly than Zarr
+            file_system(path, storage_options)  # its message for a wrong URL is clearer than that of Zarr
         try:
-            # A Zarr group never unpickles unless it is asked for an object codec; arrays of names are read as plain strings.
+            # A Zarr group unpickles only with an object codec, which is not used here; arrays of names are plain strings.
             group = zarr.open_group(path, mode="r", storage_options=dict(storage_options or {}) if is_url(path) else None)
-            self._store = WholeChunks(group.store)
+            self._store = ChunkCheckingStore(group.store)
             self._group = zarr.open_group(self._store, path=group.path, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
@@ -80,7 +80,7 @@ class ZarrCube:
         if len(names) != self._reflectance.shape[1]:
             raise ValueError(f"{path}: {len(names)} band names {names} for {self._reflectance.shape[1]} bands")
         positions = band_positions(names, sensor, path)
-        # A slice is much cheaper than a list of indices where the store has the sensor's own order.
+        # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid = self._grid(x, y, crs, (height, width))
         self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
@@ -91,7 +91,7 @@ class ZarrCube:
         rows, cols = slice(row, row + height), slice(col, col + width)
         pixels = self._read(self._reflectance, (times, self._bands, rows, cols))
         quality = self._read(self._quality, (times, rows, cols))
-        return series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
         return self
@@ -114,13 +114,14 @@ class ZarrCube:
             raise ValueError(f"{self._path}: metadata of {name} cannot be read: {error}") from error
 
     def _held(self) -> str:
-        return str(sorted(self._group.array_keys())) if self._group.store.supports_listing else "what cannot be listed"
+        """The names of the arrays, for messages."""
+        return str(sorted(self._group.array_keys())) if self._group.store.supports_listing else "arrays that cannot be listed"
 
     def _array(self, name: str, dimensions: tuple[str, ...]) -> zarr.Array[Any]:
         found = self._get(name)
         if not isinstance(found, zarr.Array):
             raise ValueError(f"{self._path}: no array {name!r}; it holds {self._held()}")
-        # Version 3 stores the names of dimensions itself, version 2 the way xarray writes them.
+        # Zarr version 3 stores names of dimensions itself; for version 2, xarray writes them as an attribute.
         names: Any = getattr(found.metadata, "dimension_names", None) or found.attrs.get("_ARRAY_DIMENSIONS")
         if found.ndim != len(dimensions):
             raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected the axes {dimensions}")

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each band over valid pixels: streaming, and mergeable over samples, shards and machines."""
+"""Mean and standard deviation of each band over valid pixels, exact, and mergeable over samples, shards and machines."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from itertools import product
 
 import numpy as np
 
-_CACHED_PIXELS = 1 << 14  # of a band, summed together: all bands in float64 stay in a core's cache
-_EXACT_PIXELS = 1 << 20  # a float64 holds a sum of so many products of 16-bit numbers without rounding: 2^20 * 2^32 < 2^53
+_CACHED_PIXELS = 1 << 14  # pixels of a band that are summed together, so that all bands in float64 stay in a core's cache
+_EXACT_PIXELS = 1 << 20  # so many products of 16-bit numbers sum up in a float64 without rounding: 2^20 * 2^32 < 2^53
 
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Number of valid pixels, sum of their digital numbers and sum of squares, each (C,): whole numbers of any size.
+    """Number of valid pixels, sum of their digital numbers and sum of squares, each (C,), as integers of any size.
 
-    `a + b` is the statistics of both sets of pixels together. Sums of integers are exact, so neither the order of merging
-    nor a large mean beside a small spread costs a digit, however many samples are merged.
+    `a + b` is the statistics of both sets of pixels together. Sums of integers are exact, so that neither the order of merging
+    nor a mean that is large compared with the deviation costs precision, however many samples are merged.
     """
 
     count: tuple[int, ...]
@@ -26,16 +26,19 @@ class BandStatistics:
 
     @staticmethod
     def empty(bands: int) -> BandStatistics:
-        """Statistics of no pixels: the neutral element of `+`."""
+        """Return the statistics of no pixels, the neutral element of `+`."""
         return BandStatistics(*[(0,) * bands] * 3)
 
     @staticmethod
     def of_pixels(pixels: np.ndarray, valid: np.ndarray) -> BandStatistics:
-        """Statistics of one sample: integers of up to 32 bits (T, C, H, W), valid bool (T, H, W)."""
+        """Return the statistics of one sample: integers of up to 32 bits (T, C, H, W), valid bool (T, H, W).
+
+        Raises ValueError for pixels of another type.
+        """
         if not np.issubdtype(pixels.dtype, np.integer) or pixels.dtype.itemsize > 4:
             raise ValueError(f"pixels are {pixels.dtype}; statistics are over integers of at most 32 bits")
         frames, bands, height, width = pixels.shape
-        total, squares = np.zeros((2, bands), dtype=object)  # objects: Python's integers have no largest one
+        total, squares = np.zeros((2, bands), dtype=object)  # objects, because Python's integers have no upper limit
         pixels, valid = pixels.reshape(frames, bands, height * width), valid.reshape(frames, 1, height * width)
         together = max(1, _CACHED_PIXELS // max(1, height * width))  # frames
         for first, start in product(range(0, frames, together), range(0, height * width, _EXACT_PIXELS)):
@@ -44,7 +47,7 @@ class BandStatistics:
             for weight, numbers in parts:
                 total += weight * _integers(numbers.sum(axis=(0, 2)))
             for (weight, numbers), (other_weight, others) in product(parts, parts):
-                # einsum and not a matrix product: BLAS would start threads for each of these short sums.
+                # einsum instead of a matrix product, for which BLAS would start threads at each of these short sums.
                 squares += weight * other_weight * _integers(np.einsum("tcp,tcp->c", numbers, others))
         return BandStatistics((int(valid.sum()),) * bands, tuple(total.tolist()), tuple(squares.tolist()))
 
@@ -54,17 +57,17 @@ class BandStatistics:
 
     @property
     def mean(self) -> np.ndarray:
-        """Float64 (C,), 0 where nothing was counted."""
+        """Mean digital number of each band, float64 (C,), 0 without valid pixels."""
         return np.array([total / max(1, count) for count, total in zip(self.count, self.total, strict=True)])
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation of the pixels themselves (not of a population they were drawn from), float64 (C,)."""
+        """Standard deviation of each band over the pixels (divided by their number, not by one less), float64 (C,)."""
         columns = zip(self.count, self.total, self.squares, strict=True)
         return np.sqrt([(squares * count - total**2) / max(1, count**2) for count, total, squares in columns])
 
     def to_dict(self) -> dict[str, list[int]]:
-        """Plain values for JSON; `statistics_from_dict` is the inverse."""
+        """Return plain values for JSON; `statistics_from_dict` is the inverse."""
         return {name: list(values) for name, values in asdict(self).items()}
 
 
@@ -78,7 +81,7 @@ def _integers(whole_numbers: np.ndarray) -> np.ndarray:
 
 
 def _16_bit_parts(numbers: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Integers as a sum of weight * float64 array, each part of at most 16 bits so that sums of products stay exact."""
+    """Split integers into a sum of weight * float64 array, each of at most 16 bits so that sums of products stay exact."""
     if numbers.dtype.itemsize <= 2:
         return [(1, numbers.astype(np.float64))]
     return [(1 << 16, (numbers >> 16).astype(np.float64)), (1, (numbers & 0xFFFF).astype(np.float64))]

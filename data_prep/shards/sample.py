@@ -1,4 +1,4 @@
-"""A pretraining sample: one sequence of one source at one place in one year, with its land-cover counts."""
+"""A pretraining sample: the images of one source in one window and one year, with their land-cover counts."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from data_prep.readers.base import check_dates
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What one key of a shard holds.
+    """The content of one key of a shard.
 
     Attributes:
         key: unique in the corpus, without dots (WebDataset ends a key at the first dot).
         source: source name.
-        scene, region, split: where it was cut from.
+        scene, region, split: of the scene that it was cut from.
         pixels: (T, C, H, W), the sensor's integer dtype.
         valid: (T, H, W) bool.
         dates: (T,) datetime64[D], strictly increasing.
         footprint: grid of the H x W pixels.
         legend: name of the land-cover legend.
-        land_cover: (codes of the legend,) int64, pixels of the land-cover map (or clear observations) of each fine code.
-        label: (H, W) integer codes of a label for fine-tuning, where samples have one.
+        land_cover: (codes of the legend,) int64, number of pixels of the land-cover map (or of clear observations) of each fine
+            code.
+        label: (H, W) integer codes of a label for fine-tuning, or None.
     """
 
     key: str

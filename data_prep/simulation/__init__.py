@@ -1,1 +1,1 @@
-"""Simulated scenes: spectra from radiative transfer, seasons, landscapes, what sensors make of them, and archives of it."""
+"""Simulated scenes: spectra from radiative transfer, landscapes, seasons, sensors, and the containers of archives."""

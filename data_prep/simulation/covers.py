@@ -1,4 +1,4 @@
-"""What grows or stands on a piece of land: crops with their calendars, natural vegetation, water, built-up."""
+"""The covers of the land: crops with their calendars, natural vegetation, water, built-up surfaces."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ from dataclasses import dataclass
 from typing import Any
 
 REFERENCE_LATITUDE = 42.0
-NOT_CROPLAND = 100  # code of every labelled pixel that is no crop
+NOT_CROPLAND = 100  # code of every labelled pixel without a crop
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cycle:
-    """One growth of leaves, in days of the year at 42 degrees north (negative: in the year before).
+    """One growth cycle of leaves. Days are days of the year at 42 degrees north; negative days lie in the year before.
 
-    Leaf area follows a double logistic (Beck et al. 2006, RSE 100): half up at `rise`, half down at `turn`; between them
-    `lai`, until `harvest` cuts it. Moving north by one degree delays the start by `start_per_degree` and the end by
-    `end_per_degree` days.
+    Leaf area follows a double logistic function (Beck et al. 2006, RSE 100) until the harvest.
+
+    Attributes:
+        rise, turn: days on which leaf area has risen to half of `lai`, and fallen to half.
+        lai: largest leaf area, m2/m2.
+        sow, harvest: days of sowing and harvest; None for natural vegetation.
+        rise_days, turn_days: time scales in days of rise and fall.
+        standing: share of the leaf area that remains, dead, until the harvest.
+        autumn_lai: leaf area that crops sown in autumn reach before winter.
+        flood: first and last day under water.
+        plant: plant type, when it differs from that of the cover.
+        start_per_degree, end_per_degree: delay in days of the start and the end of the cycle per degree to the north.
     """
 
     rise: float
@@ -25,28 +34,29 @@ class Cycle:
     harvest: float | None = None
     rise_days: float = 9.0
     turn_days: float = 7.0
-    standing: float = 0.45  # share of the leaf area that stays, dead, until the harvest
-    autumn_lai: float = 0.0  # reached before winter by what is sown in autumn
-    flood: tuple[float, float] | None = None  # first and last day under water
-    plant: str | None = None  # plant type, when it is not that of the cover
+    standing: float = 0.45
+    autumn_lai: float = 0.0
+    flood: tuple[float, float] | None = None
+    plant: str | None = None
     start_per_degree: float = 1.2
     end_per_degree: float = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cover:
-    """A kind of cover.
+    """One kind of land cover.
 
     Attributes:
-        name: for people and for labels (crops).
+        name: name in figures, and of crops in labels.
         glc: code in GLC_FCS30D.
         crop: code in the crop-type labels, or NOT_CROPLAND.
         color: `#rrggbb`.
-        plant: plant type of the canopy spectra, None for what has no leaves.
-        base_lai: leaf area outside the cycles.
-        surface: shares of surface spectra, for what has no leaves.
-        perennial: stays on its parcel from year to year.
-        wet: share of the ground always under water (marsh).
+        plant: plant type of the canopy spectra; None for covers without leaves.
+        base_lai: leaf area outside the cycles, m2/m2.
+        cycles: growth cycles of a year.
+        surface: shares of surface spectra, for covers without leaves.
+        perennial: True when it stays on its parcel from year to year.
+        wet: share of the ground that is always under water (marsh).
         hides_snow: share of lying snow that the canopy or the surface hides.
     """
 
@@ -77,7 +87,7 @@ _LATE_MAIZE = Cycle(sow=172, rise=208, turn=268, harvest=282, lai=4.4, plant="ma
 _CUTS = tuple(Cycle(rise=104 + 36 * i, turn=400, lai=3.6, sow=84 + 36 * i, harvest=121 + 36 * i, rise_days=6) for i in range(5))
 
 CROPS = (
-    # The label does not tell single from double rice; dates of double rice are those of 21 degrees north.
+    # The label does not distinguish single from double rice. The dates of double rice are those of 21 degrees north.
     _crop(
         1,
         "paddy_rice",
@@ -95,7 +105,7 @@ CROPS = (
         Cycle(sow=186, rise=218, turn=276, harvest=291, lai=4.6, flood=(174, 262), start_per_degree=0, end_per_degree=0),
         glc=20,
     ),
-    # After a winter crop rice is transplanted a month later; the label is that of the summer's crop.
+    # After a winter crop, rice is transplanted a month later; the label is that of the summer crop.
     _crop(1, "rapeseed_then_rice", "#1f78b4", "rice", _RAPESEED, _LATE_RICE, glc=20),
     _crop(1, "wheat_then_rice", "#1f78b4", "rice", _WHEAT, _LATE_RICE, glc=20),
     _crop(2, "winter_wheat", "#d9a520", "cereal", _WHEAT),

@@ -1,9 +1,9 @@
-"""The maps of a scene: land cover, and the labels of the six tasks, each on the grid of the source that it is mapped from.
+"""The maps of a scene: land cover, and the labels of the six tasks, each on the grid of one source.
 
-| raster | grid | what |
+| raster | grid | content |
 |---|---|---|
 | `landcover` | Landsat | codes of GLC_FCS30D |
-| `crop_type`, `crop_type_10m` | Landsat, Sentinel-2 | the crop of most of each pixel |
+| `crop_type`, `crop_type_10m` | Landsat, Sentinel-2 | the crop that fills most of each pixel |
 | `parcels`, `parcels_10m` | Landsat, Sentinel-2 | the field that fills most of each pixel, 1, 2, ... |
 | `field_boundary_10m` | Sentinel-2 | interior and boundary of fields; a boundary is one pixel (10 m) wide in each field |
 | `lulc_10m` | Sentinel-2 | sixteen classes of land use and land cover |
@@ -20,23 +20,24 @@ import numpy as np
 
 from common.grid import Grid
 from data_prep.landcover.legend import load_legend
-from data_prep.simulation import archives
+from data_prep.simulation.container_writers import write_raster
 from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
 from data_prep.simulation.landscape import Kind
-from data_prep.simulation.surface import Objects, Pixels
+from data_prep.simulation.objects import Objects
+from data_prep.simulation.pixels import Pixels
 
 BOUNDARY_NAMES = {1: "interior", 2: "boundary", NOT_CROPLAND: "not_cropland"}
 BOUNDARY_COLORS = {1: "#f3e6b3", 2: "#222222", NOT_CROPLAND: "#d9d9d9"}
 
-# Fields are smaller than a pixel of 480 m, which wheat seldom fills: with a quarter, some tenth of the land of the regions that
-# grow it is wheat. The choice is ours.
+# Fields are smaller than a pixel of 480 m, so wheat seldom fills one. With a quarter, about a tenth of the land is wheat in the
+# regions that grow it. The threshold is our choice.
 WHEAT_SHARE = 0.25
 WHEAT_NAMES = {1: "winter_wheat", NOT_CROPLAND: "no_winter_wheat"}
 WHEAT_COLORS = {1: "#d9a520", NOT_CROPLAND: "#e9e2cf"}
-# Wheat before rice is winter wheat too, though the crop type of its field is the summer's.
+# Wheat before rice is winter wheat, too, although the crop type of its field is that of the summer crop.
 WHEAT_COVERS = ("winter_wheat", "wheat_then_maize", "wheat_then_rice")
 
-# Crops keep their codes of the crop type; fallow land, hardly any, goes with sand and gravel.
+# Crops keep their crop type codes. There is hardly any fallow land; it shares a class with sand and gravel.
 _LAND = (
     (11, "bare_or_fallow", "#c9b393", ("fallow", "sparse_vegetation", "rock")),
     (12, "forest", "#2f6b3a", ("deciduous_forest", "evergreen_forest", "needle_forest")),
@@ -52,9 +53,9 @@ assert set(LULC_OF_COVER.values()) == set(LULC_NAMES) == set(range(1, 17))
 
 
 def write_maps(objects: Objects, all_pixels: Mapping[str, Pixels], grid: Mapping[str, Grid], folder: Path) -> dict[str, Any]:
-    """Write `landcover.tif` and the label rasters, NAME.tif each; returns `labels` of scene.yaml.
+    """Write `landcover.tif` and a NAME.tif for each label; returns the value of `labels` in scene.yaml.
 
-    `all_pixels` and `grid`: the pixels and the grid of each source.
+    `all_pixels` and `grid`: pixels and grid by source.
     """
     legend = load_legend("glc_fcs30d")
     group_colors = dict(zip(legend.classes, legend.colors, strict=True))
@@ -62,17 +63,15 @@ def write_maps(objects: Objects, all_pixels: Mapping[str, Pixels], grid: Mapping
     crop_colors = {cover.crop: cover.color for cover in COVERS if cover.crop != NOT_CROPLAND} | {NOT_CROPLAND: "#d9d9d9"}
     glc = np.array([cover.glc for cover in COVERS], dtype=np.uint8)[objects.cover]
     crop = np.array([cover.crop for cover in COVERS], dtype=np.uint8)[objects.cover]
-    # Narrow strips between fields are mapped with the fields around them by a 30 m product.
+    # A map of 30 m does not resolve the narrow strips between fields: they have the class of the fields.
     glc[objects.kind == Kind.MARGIN] = 10
-    archives.write_raster(
-        folder / "landcover.tif", all_pixels["landsat"].majority(glc), grid["landsat"], legend.fill[0], cover_colors
-    )
+    write_raster(folder / "landcover.tif", all_pixels["landsat"].majority(glc), grid["landsat"], legend.fill[0], cover_colors)
     labels: dict[str, Any] = {}
 
     def write(
         name: str, source: str, values: np.ndarray, classes: dict[int, str], colors: Mapping[int, str] | None = None
     ) -> None:
-        archives.write_raster(folder / f"{name}.tif", values, grid[source], 0, colors)
+        write_raster(folder / f"{name}.tif", values, grid[source], 0, colors)
         labels[name] = {"path": f"{name}.tif", "classes": classes, "nodata": 0}
 
     for source, suffix in (("landsat", ""), ("sentinel2", "_10m")):
@@ -90,9 +89,10 @@ def write_maps(objects: Objects, all_pixels: Mapping[str, Pixels], grid: Mapping
 
 
 def boundaries(parcels: np.ndarray) -> np.ndarray:
-    """Codes of BOUNDARY_NAMES, uint8 (H, W): a field's pixel is boundary when one of its four neighbours is not of the field.
+    """Codes of BOUNDARY_NAMES, uint8 (H, W), from parcel numbers (H, W), 0 for other land.
 
-    So the interiors of two fields never touch, and between two fields that do the boundary is two pixels wide.
+    A pixel of a field is boundary when one of its four neighbours lies outside the field. So the interiors of two fields never
+    touch, and the boundary between two adjacent fields is two pixels wide.
     """
     padded = np.pad(parcels, 1, mode="edge")
     edge = np.zeros(parcels.shape, dtype=bool)

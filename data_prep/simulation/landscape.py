@@ -1,7 +1,7 @@
-"""The land as a function of coordinates: districts of parallel fields, roads, a river, lakes, villages, woods, meadows.
+"""The landscape as a function of coordinates: districts of parallel fields, roads, a river, lakes, villages, woods, meadows.
 
-Because it is a function, it can be rasterised at any resolution, anywhere, in pieces. It gives for each point the kind of
-land and a key: points with the same key belong to one object (a field, a stand of trees, a house, ...).
+A function can be rasterised at any resolution, anywhere and in pieces. This one gives the kind of land at each point, and a
+key: points with the same key belong to one object (a field, a stand of trees, a house, ...).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from data_prep.simulation.regions import Region
 
 
 class Kind(IntEnum):
+    """Kinds of land."""
+
     FIELD = 0
     MARGIN = 1  # grass strip or ditch between fields
     TRACK = 2
@@ -30,14 +32,14 @@ class Kind(IntEnum):
 
 
 class Cells(NamedTuple):
-    """Cells of a jittered partition at some points: their key, and the distance in metres to the border."""
+    """Cells of a jittered partition at some points: key of the cell (N,), and distance to its border in metres (N,)."""
 
     key: np.ndarray
     border_m: np.ndarray
 
 
 class Landscape:
-    """The land of one region; the same for the same (region, seed), whatever the year.
+    """The land of one region. It depends on the region and the seed, not on the year.
 
     Coordinates are metres east and south of the region's upper left corner; the region is `extent_m` square.
     """
@@ -45,7 +47,7 @@ class Landscape:
     def __init__(self, region: Region, extent_m: float, seed: int) -> None:
         self.region, self._names, self._extent = region, ("landscape", region.name, seed), extent_m
         period = 2 * extent_m
-        # Districts shrink in a small region, so that even a test's scene has several of them.
+        # Districts shrink in a small region, so that even a small scene has several of them.
         self._district_m = min(region.district_m, extent_m / 3)
 
         def noise(name: str, scale: float, octaves: int = 3) -> SmoothNoise:
@@ -74,7 +76,7 @@ class Landscape:
         return self.region.relief_m * np.clip(0.35 + 0.4 * self._relief(x, y), 0.0, None)
 
     def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Kind (uint8) and key (uint64) of the object at each point; x and y in metres, 1-D."""
+        """Kind (uint8) and key (uint64) of the object at each point, (N,) each; x and y in metres, (N,) each."""
         region = self.region
         xw, yw = x + 45 * self._warp[0](x, y), y + 45 * self._warp[1](x, y)
         district = self._sections(x, y) if region.sections else self._voronoi(xw, yw, self._district_m, "district")
@@ -83,7 +85,7 @@ class Landscape:
         kind, key = self._fields(xw, yw, district.key)
 
         def put(where: np.ndarray, what: Kind, which: np.ndarray | str) -> None:
-            """Objects with keys of their own, or all one object when `which` is a name."""
+            """Put objects with the keys `which`, or one single object when `which` is a name."""
             kind[where] = what
             key[where] = hashed(np.zeros(1), *self._names, which)[0] if isinstance(which, str) else which[where]
 
@@ -106,7 +108,7 @@ class Landscape:
         return kind, key
 
     def _patch(self, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The field whose highest parts are forest (more on hills), grass, marsh (more by the river), or lake."""
+        """The random field whose highest parts are forest or grass (more on hills), marsh (more near the river), or lake."""
         field = self._patches[name](x, y).astype(np.float64)
         if name in ("forest", "grass") and self.region.relief_m > 100:
             field += 1.1 * self.elevation_m(x, y) / self.region.relief_m * 2
@@ -124,7 +126,7 @@ class Landscape:
         return np.abs(self._across(x, y, self._river_angle) - middle)
 
     def _fields(self, x: np.ndarray, y: np.ndarray, district: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lanes of parallel fields, one direction and one size for each district."""
+        """Kind and key of lanes of parallel fields; each district has one direction and one size."""
         region, names = self.region, self._names
         ids, inverse = np.unique(district, return_inverse=True)
         turned = 0.5 * np.pi * (uniform(ids, *names, "turn") < 0.5)
@@ -146,7 +148,7 @@ class Landscape:
         return kind, key
 
     def _cuts(self, position: np.ndarray, spacing: np.ndarray, parent: np.ndarray, name: str) -> Cells:
-        """A line cut into pieces of about `spacing` metres, at places that depend on the parent's key."""
+        """Cut a line into pieces of about `spacing` metres; the cuts depend on the key of the parent."""
         t = position / spacing
         whole = np.floor(t)
 
@@ -187,7 +189,7 @@ class Landscape:
         return Cells(key=key, border_m=0.5 * (second - nearest))
 
     def _villages(self, x: np.ndarray, y: np.ndarray, kind: np.ndarray, key: np.ndarray) -> None:
-        """Villages, their streets and houses, put over `kind` and `key` in place."""
+        """Put villages with their streets and houses over `kind` and `key`, in place."""
         size = min(1000.0 / np.sqrt(self.region.villages), 0.6 * self._extent)
         column, row = np.floor(x / size).astype(np.int64), np.floor(y / size).astype(np.int64)
         distance = np.full(x.shape, np.inf)  # from the border of the nearest village, negative inside

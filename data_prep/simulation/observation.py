@@ -1,4 +1,4 @@
-"""What a sensor delivers of a surface: clouds and their shadows, haze, noise, swath edges, and the product's quality codes."""
+"""How a sensor observes a surface: clouds and their shadows, haze, noise, swath edges, and the quality codes of the product."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
-from data_prep.simulation.phenology import Weather
 from data_prep.simulation.randomness import generator, power_law_field
 from data_prep.simulation.spectra import Spectra
+from data_prep.simulation.weather import Weather
 
 CLOUD_CELL_M = 30.0  # resolution of the cloud field
-KEEP_AT_LEAST = 20  # acquisitions of a sensor and year, however cloudy
+KEEP_AT_LEAST = 20  # acquisitions per sensor and year, however cloudy they are
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acquisition:
-    """One overpass: day of the year (1 January is 0), cloud cover drawn for it, and whether a swath edge crosses the scene."""
+    """One overpass: day of the year (1 January is 0), cloud cover 0..1, and whether the edge of the swath crosses the scene."""
 
     day: int
     cloud_cover: float
@@ -27,9 +27,9 @@ class Acquisition:
 def plan_acquisitions(
     names: tuple[object, ...], weather: Weather, every_days: int, max_cover: float, days: int
 ) -> list[Acquisition]:
-    """Overpasses of a year that an archive would keep: some are missing, those above the cloud limit are left out.
+    """The overpasses of a year that an archive would hold: some are missing, and those above the cloud limit are left out.
 
-    When too few remain, the clearest of the others are kept until there are KEEP_AT_LEAST.
+    When fewer than KEEP_AT_LEAST remain, the clearest of the others are kept, too.
     """
     rng = generator(*names, "overpasses")
     start = int(rng.integers(every_days))
@@ -57,7 +57,7 @@ def sun_position(latitude: float, day: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sky:
-    """Between sensor and ground, all float32 (H, W) in 0..1: opacity of clouds, of cirrus, and depth of cloud shadows."""
+    """The sky above each pixel: opacity of clouds and of cirrus, and depth of cloud shadows, each float32 (H, W) in 0..1."""
 
     cloud: np.ndarray
     cirrus: np.ndarray
@@ -65,7 +65,7 @@ class Sky:
 
 
 def make_sky(rng: np.random.Generator, shape: tuple[int, int], pixel_m: float, cover: float, sun: tuple[float, float]) -> Sky:
-    """Clouds as the highest parts of a random field, shadows displaced away from the sun by height times tan(zenith)."""
+    """Clouds are the highest parts of a random field; their shadows lie away from the sun by their height times tan(zenith)."""
     cells = max(round(shape[0] * pixel_m / CLOUD_CELL_M), 2)
     size = 1 << int(np.ceil(np.log2(max(64.0, 1.3 * cells))))
     field = power_law_field(rng, size, rng.uniform(1.6, 2.0))
@@ -103,7 +103,7 @@ def resampled(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Camera:
-    """Turns surface reflectance into what one sensor sees through the sky on a date.
+    """Turns surface reflectance into the reflectance that one sensor sees through the sky on a date.
 
     The residual errors of atmospheric correction (haze in the blue, a factor for the whole date) and the noise of the
     detector are of the size that validation reports give: about 0.005 + 5 % for surface reflectance.
@@ -117,7 +117,7 @@ class Camera:
         self._sky_light = np.clip(0.22 + 0.30 * (480.0 / wavelength) ** 1.5, 0.0, 0.6).astype(np.float32)
 
     def see(self, surface: np.ndarray, sky: Sky, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-        """Reflectance float32 (H, W, bands) and the haze of the date (reflectance added at 480 nm)."""
+        """Observed reflectance float32 (H, W, bands), and the haze of the date (reflectance that it adds at 480 nm)."""
         bands = surface.shape[-1]
         haze = 0.012 * rng.gamma(1.2) - 0.008
         gain = 1 + 0.018 * rng.standard_normal() + 0.006 * rng.standard_normal(bands)
@@ -133,7 +133,7 @@ class Camera:
 
 
 def swath_mask(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """True where a date's swath ends: beyond a slanted line, bool (H, W)."""
+    """True outside the swath of a date, that is beyond a slanted line: bool (H, W)."""
     row, column = np.ogrid[: shape[0], : shape[1]]
     slope, side, share = np.tan(np.radians(13.0)), rng.integers(2), rng.uniform(0.15, 0.7)
     beyond = column + slope * row > share * (shape[1] + slope * shape[0])
@@ -154,7 +154,7 @@ def dilated(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
-    """What a classifier of pixels makes of their spectra: bool (H, W) each."""
+    """Classes of pixels by their spectra: bool (H, W) each."""
 
     snow: np.ndarray
     water: np.ndarray
@@ -176,7 +176,7 @@ def looks(blue: np.ndarray, green: np.ndarray, red: np.ndarray, nir: np.ndarray,
 
 
 def scene_classification(seen: Looks, sky: Sky, missing: np.ndarray) -> np.ndarray:
-    """Sentinel-2 SCL codes uint8 (H, W), see ../sources/sentinel2.yaml; thin edges of clouds are missed, as in real ones."""
+    """Sentinel-2 SCL codes uint8 (H, W), see archive/sensors/sentinel2.yaml. They miss thin edges of clouds, as real ones do."""
     codes = np.full(missing.shape, 5, dtype=np.uint8)
     codes[seen.vegetation] = 4
     codes[seen.dark] = 2
@@ -205,7 +205,7 @@ def fmask(seen: Looks, sky: Sky, haze: float, missing: np.ndarray) -> np.ndarray
 
 
 def to_numbers(reflectance: np.ndarray, sensor: Sensor, add: int, missing: np.ndarray) -> np.ndarray:
-    """Reflectance (H, W, C) -> stored numbers (C, H, W) in the sensor's dtype: scaled, `add` added, no data where missing."""
+    """Reflectance (H, W, C) -> stored numbers (C, H, W) in the dtype of the sensor: scaled, plus `add`, no data where missing."""
     low, high = sensor.valid_range
     numbers = np.rint(reflectance * (1.0 / sensor.scale)) + add
     numbers = np.clip(numbers, low, high).astype(sensor.dtype)

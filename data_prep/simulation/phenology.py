@@ -1,101 +1,34 @@
-"""Weather of a year and what it does to objects: leaf area, senescence, and what the ground between leaves is made of."""
+"""The growing season: leaf area and senescence of each object on each day, and the composition of the ground between leaves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep.simulation.covers import COVERS, INDEX, REFERENCE_LATITUDE, Cover, Cycle
 from data_prep.simulation.landscape import Kind
-from data_prep.simulation.randomness import generator, normal, uniform
+from data_prep.simulation.logistic import logistic
+from data_prep.simulation.objects import Objects
+from data_prep.simulation.randomness import normal, uniform
 from data_prep.simulation.regions import Region
 from data_prep.simulation.spectra import BACKGROUNDS, PLANTS
-
-if TYPE_CHECKING:
-    from data_prep.simulation.surface import Objects
+from data_prep.simulation.weather import HIGH_M, Weather
 
 LOAM, DARK, RED, MOIST, STRAW, FLOODED, SNOW = range(len(BACKGROUNDS))
 _PLANT = np.array([PLANTS.index(cover.plant) if cover.plant else -1 for cover in COVERS])
-HIGH_M = 500.0  # height of the second snow record above the first
-LAPSE_C = 6.5e-3  # colder by so much a metre up
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weather:
-    """One year of one region, daily from 1 January: (days,) each.
-
-    temperature_c; cloudiness: expected cloud cover 0..1; moisture of bare soil 0..1; snow and snow_high: share of open ground
-    under snow in the plain and 500 m up; ice: share of water that is frozen over; shift_days: how much later the season is.
-    """
-
-    temperature_c: np.ndarray
-    ice: np.ndarray
-    cloudiness: np.ndarray
-    moisture: np.ndarray
-    snow: np.ndarray
-    snow_high: np.ndarray
-    shift_days: float
-
-
-def make_weather(region: Region, year: int, seed: int) -> Weather:
-    """Weather from the region's climate. The winter before is simulated too, so that 1 January has its snow and wet soil."""
-    rng = generator("weather", region.name, year, seed)
-    spin_up = 120
-    day = np.arange(-spin_up, 366)
-    climate = region.climate
-    summer = 0.5 - 0.5 * np.cos(2 * np.pi * (day - 15) / 365.25)
-    departure = 3.3 * _persistent(rng, len(day), 0.8)
-    temperature = climate.temperature_c - climate.swing_c * np.cos(2 * np.pi * (day - 20) / 365.25) + departure
-    usual = climate.cloud[0] + (climate.cloud[1] - climate.cloud[0]) * summer
-    cloudiness = np.clip(usual + 0.22 * _persistent(rng, len(day), 0.75), 0.02, 0.98)  # fair and dull spells of days
-    frozen = np.convolve(temperature, np.ones(21) / 21, mode="full")[: len(day)]  # mean of three weeks
-    rain = rng.gamma(0.8, 1.25, len(day)) * (rng.random(len(day)) < 0.55 * cloudiness)
-    rain *= climate.rain_mm[0] + (climate.rain_mm[1] - climate.rain_mm[0]) * summer
-    moisture, snow, snow_high = (np.zeros(len(day)) for _ in range(3))
-    wet, depth, depth_high = 0.4, 0.0, 0.0
-    for i in range(len(day)):
-        wet = min(1.0, wet * (0.93 - 0.12 * summer[i]) + rain[i] / 18.0)
-        depth = _snow_depth(depth, rain[i], temperature[i])
-        depth_high = _snow_depth(depth_high, 1.3 * rain[i], temperature[i] - LAPSE_C * HIGH_M)
-        moisture[i], snow[i], snow_high[i] = wet, np.tanh(depth / 9), np.tanh(depth_high / 9)
-    return Weather(
-        temperature_c=temperature[spin_up:],
-        ice=_logistic((-4.0 - frozen[spin_up:]) / 0.8),
-        cloudiness=cloudiness[spin_up:],
-        moisture=moisture[spin_up:],
-        snow=snow[spin_up:],
-        snow_high=snow_high[spin_up:],
-        shift_days=4.0 * rng.standard_normal(),
-    )
-
-
-def _snow_depth(depth_mm: float, rain_mm: float, temperature_c: float) -> float:
-    """Water in the snow after a day: falls below 0.5 degrees; wind and sun take a little, each degree above zero 3.5 mm."""
-    fallen = rain_mm if temperature_c < 0.5 else 0.0
-    return max(0.0, 0.995 * depth_mm + fallen - 0.1 - 3.5 * max(0.0, temperature_c))
-
-
-def _persistent(rng: np.random.Generator, days: int, memory: float) -> np.ndarray:
-    """A daily series of zero mean and unit variance that remembers (autoregressive of first order)."""
-    series, state = np.empty(days), 0.0
-    for i, kick in enumerate(rng.standard_normal(days)):
-        state = memory * state + np.sqrt(1 - memory**2) * kick
-        series[i] = state
-    return series
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Objects on one day, arrays over the N objects.
+    """The objects on one day, as arrays over the N objects.
 
     Attributes:
-        plant: index into PLANTS, -1 for what has no leaves.
-        lai: leaf area, m2/m2.
-        senescence: 0 green to 1 dead.
-        ground: shares of BACKGROUNDS (N, 7); each row sums to 1.
-        snow: share of open ground under snow.
+        plant: (N,) index into PLANTS, -1 for objects without leaves.
+        lai: (N,) leaf area, m2/m2.
+        senescence: (N,) from 0, green, to 1, dead.
+        ground: (N, 7) shares of BACKGROUNDS; each row sums to 1.
+        snow: (N,) share of open ground under snow.
     """
 
     plant: np.ndarray
@@ -105,18 +38,29 @@ class State:
     snow: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Growth:
+    """Arrays (N,) that the cycles fill in place for one day; see State. `flooded` and `straw` are shares of the ground."""
+
+    plant: np.ndarray
+    lai: np.ndarray
+    senescence: np.ndarray
+    flooded: np.ndarray
+    straw: np.ndarray
+
+
 class Season:
-    """The growing season of one region and year for all of its objects."""
+    """The growing season of all objects of one region in one year."""
 
     def __init__(self, region: Region, objects: Objects, weather: Weather, year: int, seed: int) -> None:
         self._region, self._objects, self._weather = region, objects, weather
         key = objects.key
         self._shift = 5.5 * normal(key, "shift", year, seed) + weather.shift_days + 0.02 * objects.elevation_m
         self._vigour = np.exp(0.14 * normal(key, "vigour", year, seed))
-        self._tillage = 8 + 70 * uniform(key, "tillage", year, seed)  # days from harvest to the plough
+        self._tillage = 8 + 70 * uniform(key, "tillage", year, seed)  # days from harvest to ploughing
         self._floods_winter = uniform(key, "winter flood", year, seed) < region.winter_flood
         self._wetness = 0.15 * normal(key, "wetness", seed)
-        # Trees differ less in time than fields do.
+        # The seasons of trees differ less than those of fields.
         self._shift = np.where(np.isin(objects.kind, (Kind.FIELD,)), self._shift, 0.5 * self._shift)
         loam, dark, red = region.soil
         darkness = np.clip(dark + 0.22 * normal(key, "soil", seed), 0.0, 1.0)
@@ -130,88 +74,88 @@ class Season:
 
     def state(self, day: float) -> State:
         """The objects on a day of the year (1 January is 0)."""
-        n = len(self._objects)
-        base = np.array([c.base_lai for c in COVERS])[self._objects.cover]
-        lai, senescence = base.copy(), np.array([resting(c) for c in COVERS])[self._objects.cover]
-        plant = _PLANT[self._objects.cover]
-        flooded = np.array([c.wet for c in COVERS])[self._objects.cover]
-        straw = np.zeros(n)
+        growth = self._growth(day)
+        if self._region.winter_flood:
+            self._flood_stubble(day, growth.flooded)
+        index = min(max(int(day), 0), 365)
+        ground = self._ground(growth, index)
+        return State(plant=growth.plant, lai=growth.lai, senescence=growth.senescence, ground=ground, snow=self._snow(index))
+
+    def _growth(self, day: float) -> _Growth:
+        """What the cycles of all covers, of this year and of its neighbours, have grown until a day."""
+        covers = self._objects.cover
+        growth = _Growth(
+            plant=_PLANT[covers],
+            lai=np.array([c.base_lai for c in COVERS])[covers],
+            senescence=np.array([resting(c) for c in COVERS])[covers],
+            flooded=np.array([c.wet for c in COVERS])[covers],
+            straw=np.zeros(len(self._objects)),
+        )
         for cover, now, following in self._members:
             for cycle in cover.cycles:
                 for members, shift in ((now, 0.0), (following, 365.0), (now if cover.perennial else now[:0], -365.0)):
                     if members.size:
-                        self._grow(cover, cycle, members, day - shift, plant, lai, senescence, flooded, straw)
-        if self._region.winter_flood:
-            self._flood_stubble(day, flooded)
-        index = min(max(int(day), 0), 365)
+                        self._grow(cover, cycle, members, day - shift, growth)
+        return growth
+
+    def _ground(self, growth: _Growth, index: int) -> np.ndarray:
+        """Shares of BACKGROUNDS (N, 7) without snow, on the day with this index in the weather."""
         moisture = np.clip(self._weather.moisture[index] + self._wetness, 0.0, 1.0)
-        free = (1 - flooded) * (1 - straw)
-        ground = np.zeros((n, len(BACKGROUNDS)))
+        free = (1 - growth.flooded) * (1 - growth.straw)
+        ground = np.zeros((len(self._objects), len(BACKGROUNDS)))
         ground[:, :MOIST] = self._soil * (free * (1 - moisture))[:, None]
         ground[:, MOIST] = free * moisture
-        ground[:, STRAW] = (1 - flooded) * straw
-        ground[:, FLOODED] = flooded
+        ground[:, STRAW] = (1 - growth.flooded) * growth.straw
+        ground[:, FLOODED] = growth.flooded
+        return ground
+
+    def _snow(self, index: int) -> np.ndarray:
+        """Share of open ground under snow (N,); on water, of the ice."""
         height = np.clip(self._objects.elevation_m / HIGH_M, 0.0, 1.5)
         snow = np.clip(self._weather.snow[index] * (1 - height) + self._weather.snow_high[index] * height, 0.0, 1.0)
         patchy = np.clip(snow * 1.25 - 0.25 * uniform(self._objects.key, "drift"), 0.0, 1.0)
-        patchy = np.where(self._water, patchy * self._weather.ice[index], patchy)
-        return State(plant=plant, lai=lai, senescence=senescence, ground=ground, snow=patchy)
+        return np.where(self._water, patchy * self._weather.ice[index], patchy)
 
-    def _grow(
-        self,
-        cover: Cover,
-        cycle: Cycle,
-        members: np.ndarray,
-        day: float,
-        plant: np.ndarray,
-        lai: np.ndarray,
-        senescence: np.ndarray,
-        flooded: np.ndarray,
-        straw: np.ndarray,
-    ) -> None:
-        """One cycle of one cover: where its leaves exceed what is there, they and their colour take over."""
+    def _grow(self, cover: Cover, cycle: Cycle, members: np.ndarray, day: float, growth: _Growth) -> None:
+        """Add one cycle of one cover: its leaves and their colour replace those of smaller leaf area."""
         north = self._region.latitude - REFERENCE_LATITUDE
         early = day - self._shift[members] - cycle.start_per_degree * north  # day on the calendar of the start
-        late = day - self._shift[members] - cycle.end_per_degree * north
-        up = _logistic((early - cycle.rise) / cycle.rise_days)
-        down = _logistic((late - cycle.turn) / cycle.turn_days)
+        late = day - self._shift[members] - cycle.end_per_degree * north  # day on the calendar of the end
+        up = logistic((early - cycle.rise) / cycle.rise_days)
+        down = logistic((late - cycle.turn) / cycle.turn_days)
         leaves = cycle.lai * up * (1 - (1 - cycle.standing) * down)
         if cycle.sow is not None:
-            emerged = _logistic((early - cycle.sow - 24) / 5.0)
+            emerged = logistic((early - cycle.sow - 24) / 5.0)
             leaves = np.maximum(leaves, cycle.autumn_lai * emerged * (1 - down)) * (early > cycle.sow)
         leaves *= self._vigour[members]
-        # Colour changes before leaves are lost; evergreens (no loss) stay green.
-        dead = _logistic((late - cycle.turn + 0.3 * cycle.turn_days) / (0.8 * cycle.turn_days)) if cycle.turn < 365 else 0 * late
+        # Leaves change colour before they fall; evergreens, which do not lose them, stay green.
+        dead = logistic((late - cycle.turn + 0.3 * cycle.turn_days) / (0.8 * cycle.turn_days)) if cycle.turn < 365 else 0 * late
         if cover.plant == "evergreen":
             dead = 0.25 * dead
         if cycle.harvest is not None:
             since = late - cycle.harvest
-            leaves *= _logistic(-since / 0.7)
-            stubble = 0.75 * _logistic(since / 0.7) * np.exp(-np.clip(since, 0, None) / 90.0)
+            leaves *= logistic(-since / 0.7)
+            stubble = 0.75 * logistic(since / 0.7) * np.exp(-np.clip(since, 0, None) / 90.0)
             stubble *= since < self._tillage[members]
-            straw[members] = np.maximum(straw[members], stubble)
-            straw[members[leaves > 0.3]] *= 0.3
-        more = leaves > lai[members]
-        taken = members[more]
-        old = (cover.base_lai / leaves[more]) ** 2  # of perennials brown stems and litter shine through the first leaves
-        plant[taken] = PLANTS.index(cycle.plant or cover.plant or "")
-        lai[taken], senescence[taken] = leaves[more], dead[more] + (resting(cover) - dead[more]) * old
+            growth.straw[members] = np.maximum(growth.straw[members], stubble)
+            growth.straw[members[leaves > 0.3]] *= 0.3
+        more = leaves > growth.lai[members]
+        larger = members[more]
+        old = (cover.base_lai / leaves[more]) ** 2  # brown stems and litter of perennials show through the first leaves
+        growth.plant[larger] = PLANTS.index(cycle.plant or cover.plant or "")
+        growth.lai[larger], growth.senescence[larger] = leaves[more], dead[more] + (resting(cover) - dead[more]) * old
         if cycle.flood is not None:
             first, last = cycle.flood
-            under = _logistic((early - first) / 1.5) * _logistic((last - late) / 3.0)
-            flooded[members] = np.maximum(flooded[members], 0.9 * under)
+            under = logistic((early - first) / 1.5) * logistic((last - late) / 3.0)
+            growth.flooded[members] = np.maximum(growth.flooded[members], 0.9 * under)
 
     def _flood_stubble(self, day: float, flooded: np.ndarray) -> None:
-        """Harvested paddies under water from November to February, to rot the straw and for birds."""
+        """Put harvested paddies under water from November to February, as is done to rot the straw and for birds."""
         rice = (self._objects.cover == INDEX["paddy_rice"]) & self._floods_winter
         since = (day - self._shift - 312) % 365
-        flooded[rice] = np.maximum(flooded[rice], 0.9 * (_logistic(since / 4) * _logistic((102 - since) / 4))[rice])
+        flooded[rice] = np.maximum(flooded[rice], 0.9 * (logistic(since / 4) * logistic((102 - since) / 4))[rice])
 
 
 def resting(cover: Cover) -> float:
-    """Senescence outside the cycles: what stands in winter is brown, except on evergreens."""
+    """Senescence outside the cycles: vegetation is brown in winter, except for evergreens."""
     return {"grass": 0.7, "reed": 1.0, "deciduous": 1.0}.get(cover.plant or "", 0.0) if cover.base_lai else 0.0
-
-
-def _logistic(value: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-np.clip(value, -40.0, 40.0)))

@@ -1,4 +1,4 @@
-"""A picture of a scene: composites of both fine sensors through the year, its maps, and NDVI through the year by class."""
+"""A picture of a scene: images of both fine sensors through the year, its maps, and NDVI through the year by class."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from data_prep.landcover.legend import load_legend
 from data_prep.readers.opening import open_reader
 from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
 
-PICTURES = 4  # dates of each sensor
+PICTURES = 4  # images of each sensor
 GREY = "#d9d9d9"
-WHITE_AT = 0.22  # reflectance shown as full brightness, unless clear ground (snow) is brighter
+WHITE_AT = 0.22  # reflectance that is shown at full brightness, unless clear ground (snow) is brighter
 
 
 def write_preview(folder: Path) -> Path:
-    """Write `preview.png` into a scene's folder; returns its path."""
+    """Write `preview.png` into the folder of a scene; returns its path."""
     scene = load_scene(folder)
     figure = Figure(figsize=(17, 14.5), layout="constrained")
     figure.suptitle(f"{scene.name} (simulated)", fontsize=16)
@@ -42,7 +42,7 @@ def write_preview(folder: Path) -> Path:
 
 
 def _composites(axes: np.ndarray, scene: Scene, source: str) -> None:
-    """The clearest image of each quarter of the year, in natural colours."""
+    """Draw the clearest image of each quarter of the year, in natural colours."""
     with open_reader(scene, source, load_sensors()) as reader:
         sensor, grid, dates = reader.sensor, reader.grid, reader.dates
         bands = [sensor.bands.index(band) for band in sensor.rgb]
@@ -61,7 +61,7 @@ def _composites(axes: np.ndarray, scene: Scene, source: str) -> None:
 
 
 def _show_codes(ax: Axes, codes: np.ndarray, colors: dict[int, str], names: dict[int, str], title: str) -> None:
-    """A map of codes with a legend of those that occur, the largest first."""
+    """Draw a map of codes with a legend of the codes that occur, the most frequent first."""
     found, counts = np.unique(codes, return_counts=True)
     position = np.searchsorted(found, codes)
     ax.imshow(
@@ -98,7 +98,7 @@ def _crop_types(ax: Axes, scene: Scene) -> None:
 
 
 def _curves(ax: Axes, scene: Scene) -> None:
-    """NDVI of the clear Landsat pixels of each crop (lines) and land-cover class (dashes) on each date."""
+    """Draw NDVI of the clear Landsat pixels of each crop (lines) and land-cover class (dashes) on each date."""
     assert scene.land_cover is not None
     assert scene.land_cover.rasters
     legend = load_legend(scene.land_cover.legend)

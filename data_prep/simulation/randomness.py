@@ -1,4 +1,4 @@
-"""Randomness as a function of names, of keys and of coordinates, so that nothing depends on the order of evaluation."""
+"""Random numbers as functions of names, keys and coordinates, so that they do not depend on the order of evaluation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 
 
 def generator(*names: object) -> np.random.Generator:
-    """A generator seeded by names: the same in every process."""
+    """A random generator that the names seed; it is the same in every process."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 
 def hashed(keys: np.ndarray, *names: object) -> np.ndarray:
-    """Independent-looking uint64 words, one for each key, another set for other names.
+    """A pseudo-random uint64 for each key; other names give other numbers.
 
-    The finaliser of SplitMix64 (Steele, Lea, Flood 2014, OOPSLA).
+    Source: the finaliser of SplitMix64 (Steele, Lea, Flood 2014, OOPSLA).
     """
     salt = np.uint64(int.from_bytes(hashlib.sha256("\0".join(map(str, names)).encode()).digest()[:8], "little"))
     z = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + salt
@@ -26,23 +26,23 @@ def hashed(keys: np.ndarray, *names: object) -> np.ndarray:
 
 
 def uniform(keys: np.ndarray, *names: object) -> np.ndarray:
-    """Numbers in (0, 1), float64, one for each key."""
+    """A uniform random number in (0, 1) for each key, float64."""
     return (hashed(keys, *names) >> np.uint64(11)).astype(np.float64) / 2.0**53 + 2.0**-54
 
 
 def normal(keys: np.ndarray, *names: object) -> np.ndarray:
-    """Standard normal numbers, one for each key (Box and Muller 1958)."""
+    """A standard normal random number for each key, float64 (Box and Muller 1958)."""
     radius = np.sqrt(-2.0 * np.log(uniform(keys, *names, "radius")))
     return radius * np.cos(2.0 * np.pi * uniform(keys, *names, "angle"))
 
 
 class SmoothNoise:
-    """A smooth random function of (x, y): octaves of random lattices, interpolated; about zero mean and unit variance.
+    """A smooth random function of (x, y) with about zero mean and unit variance: a sum of interpolated random lattices.
 
     Args:
         scale: distance between the nodes of the coarsest lattice, in metres.
-        octaves: lattices, each of half the spacing and `roughness` times the amplitude of the one before.
-        extent: the function repeats itself after this many metres.
+        extent: period of the function in metres.
+        octaves: number of lattices; each has half the spacing and `roughness` times the amplitude of the one before.
     """
 
     def __init__(self, *names: object, scale: float, extent: float, octaves: int = 3, roughness: float = 0.55) -> None:
@@ -69,7 +69,7 @@ class SmoothNoise:
 
 
 def _cell(position: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the lattice cell and the eased position in it (3 t^2 - 2 t^3)."""
+    """Index of the lattice cell, and the position in it after easing (3 t^2 - 2 t^3)."""
     whole = np.floor(position)
     t = (position - whole).astype(np.float32)
     return whole.astype(np.int32) % nodes, t * t * (3 - 2 * t)

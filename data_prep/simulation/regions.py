@@ -1,6 +1,6 @@
-"""The regions: where they lie, how their land is divided, what they grow, and their climate.
+"""The simulated regions: location, division of the land, crops and climate.
 
-Each is drawn after a real farming landscape, whose name it bears; its map is invented.
+Each region imitates a real farming landscape and has its name; its map is invented.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Climate:
-    """Daily temperature follows a cosine that is coldest in mid January; showers and clouds vary with the season.
+    """A climate: temperature follows a cosine with its minimum in January; rain and clouds vary with the season.
 
-    temperature_c: annual mean; swing_c: half the difference between summer and winter; cloud: mean cloud cover in winter and
-    in summer; rain_mm: mean of a wet day's rain in winter and in summer.
+    Attributes:
+        temperature_c: annual mean in degrees Celsius.
+        swing_c: half the difference between summer and winter.
+        cloud: mean cloud cover in winter and in summer, 0..1.
+        rain_mm: mean rain of a wet day in winter and in summer.
     """
 
     temperature_c: float
@@ -24,22 +27,27 @@ class Climate:
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A region.
+    """A region and its land.
 
     Attributes:
+        name: name of the region, and of its scenes.
         split: train, validation or test.
         longitude, latitude: centre in degrees.
-        field_m: typical length and width of a field in metres; field_spread: log-normal spread of both.
-        district_m: size of the districts in which fields lie parallel.
+        field_m: typical length and width of a field in metres.
+        district_m: size in metres of the districts in which fields are parallel.
         soil: shares of loam, dark and red soil.
-        crops: area weights on fields: crops, and ponds or pastures that lie among them.
-        forests: area weights inside forests.
-        shares: share of the area of forest, grassland, marsh, lake (the rest is fields, villages and roads).
-        villages: villages a square kilometre; village_m: their radius.
-        river_m: width of the river, 0 for none.
-        relief_m: height of the hills.
+        crops: area weights of the covers of fields: crops, and ponds and pastures between them.
+        forests: area weights of the covers of forests.
+        shares: shares of forest, grassland, marsh and lake in the area; the rest is fields, villages and roads.
+        villages: number of villages per square kilometre.
+        village_m: radius of a village in metres.
+        river_m: width of the river in metres, 0 for none.
+        relief_m: height of the hills in metres.
         roofs: weights of the roofs of villages.
-        sections: land divided into square miles along the meridians, each with its own fields.
+        climate: climate that the weather of each year is drawn from.
+        field_spread: log-normal spread of the length and the width of fields.
+        grassland: cover of grassland.
+        sections: True when the land is divided into square miles along the meridians, each with its own fields.
         winter_flood: share of the harvested rice fields that are flooded in winter.
     """
 
@@ -65,8 +73,8 @@ class Region:
     winter_flood: float = 0.0
 
 
-# The order matters: the first N are made, so that any N from three on has all three splits, and those of validation and
-# test grow rice.
+# The order matters, since a user may simulate only the first N regions: any N from three on has all three splits, and the
+# regions of validation and test grow rice.
 REGIONS = (
     Region(
         name="jianghan",

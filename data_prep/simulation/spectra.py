@@ -1,4 +1,4 @@
-"""Reflectance of canopies and surfaces in the bands of a sensor, from the table that make_spectra.py computes."""
+"""Reflectance of canopies and surfaces in the bands of a sensor, from the table that make_spectra.py has computed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 TABLE = Path(__file__).with_name("spectra.npz")
-# Orders of the table; BACKGROUNDS is also that of the last axis of every array of ground shares.
+# The order of the axes of the table. BACKGROUNDS is also the order of the last axis of every array of ground shares.
 PLANTS = ("rice", "cereal", "maize", "broadleaf", "grass", "deciduous", "evergreen", "needle", "reed")
 BACKGROUNDS = ("loam", "dark", "red", "moist", "straw", "flooded", "snow")
 
@@ -38,9 +38,13 @@ class Spectra:
         return self._surfaces[name]
 
     def canopy(self, plant: np.ndarray, lai: np.ndarray, senescence: np.ndarray, ground: np.ndarray) -> np.ndarray:
-        """Nadir reflectance float32 (N, bands).
+        """Nadir reflectance of canopies, float32 (N, bands).
 
-        plant: indices into PLANTS (N,); lai: m2/m2 (N,); senescence: 0 green to 1 dead (N,); ground: shares of BACKGROUNDS (N, 7)
+        Args:
+            plant: (N,) indices into PLANTS.
+            lai: (N,) leaf area, m2/m2.
+            senescence: (N,) from 0, green, to 1, dead.
+            ground: (N, 7) shares of BACKGROUNDS.
         """
         i, u = _bracket(self._lai, lai)
         j, v = _bracket(self._senescence, senescence)

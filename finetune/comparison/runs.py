@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from common.atomic_files import write_json
 from common.command_line import as_arguments
+from common.json_files import write_json
 from finetune import run as one_run
 from finetune.comparison.summary import Outcome, share
 from finetune.model.initial_weights import fingerprint

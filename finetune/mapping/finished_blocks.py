@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from common.atomic_files import json_bytes, whole_file
+from common.atomic_files import whole_file
+from common.json_files import json_bytes
 
 PLAN = "plan.json"
 

@@ -24,7 +24,8 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from common.atomic_files import whole_file, write_json
+from common.atomic_files import whole_file
+from common.json_files import write_json
 from finetune.data.windows import TrainingSet
 from finetune.task import Task
 from finetune.training.best_epoch import OVER_CLASSES

@@ -15,7 +15,7 @@ from operator import add
 import numpy as np
 
 from common.storage import is_url
-from data_prep.shards.tar_format import checksum, checksum_seed
+from data_prep.shards.frame_checksums import checksum, checksum_seed
 from pretrain.data.batch_memory import BatchMemory
 from pretrain.data.sample_table import CHECKSUMS, DATES, LAND_COVER, MEMBERS, PIXELS, VALID, SampleTable
 from pretrain.data.storage import DamagedSampleError, Read, SampleBytes, Storage, Wanted

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_prep.corpus.dataset import Corpus
-from data_prep.corpus.sample_index import TABLE_MEMBERS as MEMBERS
-from data_prep.corpus.sample_index import open_table
+from data_prep.corpus.sample_index import INDEXED_MEMBERS as MEMBERS
+from data_prep.corpus.sample_index import open_sample_index
 
 __all__ = ["MEMBERS", "SampleTable"]
 
@@ -42,7 +42,7 @@ class SampleTable:
         if len(summary.mean_shares) > 1:
             legends = sorted(summary.mean_shares)
             raise ValueError(f"samples of source {source!r} are counted in different legends {legends}; shard them apart")
-        self._set(open_table(corpus, source, split, cache))
+        self._set(open_sample_index(corpus, source, split, cache))
         self.shards = [shard.path for shard in corpus.shards_of(source, split)]
         self.shortest = summary.shortest
         (self.legend,) = summary.mean_shares

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from fsspec.utils import merge_offset_ranges
 
 from common.atomic_files import TEMPORARY
-from common.retries import passes_by_itself, retried
+from common.errors import is_transient
+from common.retries import retried
 from common.storage import file_system, is_url
 
 RETRIES = 6  # half a minute of waiting: networks and mounts that are gone for longer end the run, which goes on later
@@ -86,7 +87,7 @@ class OpenShard:
             if os.preadv(self.fd, [buffer], offset - self._first) < len(buffer):  # a signal came, or the end
                 self._fill(buffer, offset)
         except OSError as error:
-            if not passes_by_itself(error):
+            if not is_transient(error):
                 raise
             retried(lambda: self._fill_anew(buffer, offset), RETRIES)
 

@@ -35,10 +35,10 @@ from common.grid import Grid  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
 from data_prep.plan.plan import TABLES, PlannedSeries, load_plan  # noqa: E402
+from data_prep.plan.plan_writer import write_plan  # noqa: E402
 from data_prep.plan.settings import PlanSettings  # noqa: E402
-from data_prep.plan.splits import SplitBlocks  # noqa: E402
+from data_prep.plan.splits import SpatialBlocks  # noqa: E402
 from data_prep.plan.survey import Surveyed  # noqa: E402
-from data_prep.plan.writing import write_plan  # noqa: E402
 from tests.support.memory import peak_kilobytes  # noqa: E402
 
 YEARS = range(2017, 2022)
@@ -66,9 +66,9 @@ def surveyed(scale: float) -> Iterator[Surveyed]:
             name = f"{source}_{number:05d}"
             series = PlannedSeries(
                 scene=name,
-                place=name,
+                key_prefix=name,
                 folder=name,
-                description_sha256=f"{number:064x}",
+                scene_file_sha256=f"{number:064x}",
                 source=source,
                 file=None,
                 legend="glc_fcs30d",
@@ -90,7 +90,7 @@ def write_sites(path: Path, scale: float) -> dict[str, float]:
     areas = np.array([one.grid.height * one.grid.width for one in series], dtype=float)
     counts = np.round(SITES * scale * areas / areas.sum()).astype(int)
     lon, lat = np.hstack(
-        [one.grid.places_of(*rng.uniform(0, one.grid.height, (2, n))) for one, n in zip(series, counts, strict=True)]
+        [one.grid.lon_lat(*rng.uniform(0, one.grid.height, (2, n))) for one, n in zip(series, counts, strict=True)]
     )
     pq.write_table(pa.table({"id": np.arange(len(lon)).astype(str), "lon": lon, "lat": lat}), path)
     return {"sites": len(lon)}
@@ -100,7 +100,7 @@ def plan_all(folder: Path, scale: float, sites: Path | None) -> dict[str, float]
     sensors = {name: sensor for name, sensor in load_sensors().items() if name in TILES}
     before = peak_mb()
     begin = time.perf_counter()
-    settings = PlanSettings(split_blocks=SplitBlocks(block_km=50, buffer_km=2), sites=sites)
+    settings = PlanSettings(spatial_blocks=SpatialBlocks(block_km=50, buffer_km=2), sites=sites)
     plan = write_plan(folder, surveyed(scale), settings, {}, sensors, {"glc_fcs30d": load_legend("glc_fcs30d")})
     seconds = time.perf_counter() - begin
     planned = sum(group.samples for group in plan.groups)

@@ -1,4 +1,4 @@
-"""How fast each reader is against the bare library that opens its container, from page cache.
+"""Speed of each reader compared with the bare library that opens its container, from the page cache.
 
     python tests/bench/bench_readers.py --output tests/bench/results/readers.json
 
@@ -26,13 +26,13 @@ import zarr
 from affine import Affine
 from rasterio.windows import Window
 
-os.environ["GDAL_CACHEMAX"] = "0"  # each round decodes anew; GDAL reads it when it is first used
+os.environ["GDAL_CACHEMAX"] = "0"  # each round decodes again; GDAL reads the variable on first use
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
-from data_prep.readers.open_files import GDAL_SETTINGS  # noqa: E402
+from data_prep.readers.folder import GDAL_SETTINGS  # noqa: E402
 from data_prep.readers.opening import open_reader  # noqa: E402
 from tests.support.archives import BAND_METRES, mcd43a4_name, safe_metadata, write_mcd43a4, write_safe  # noqa: E402
 from tests.support.series import CRS, SENSORS, coarse, scene, write_raster  # noqa: E402

@@ -40,11 +40,13 @@ from report import write_report  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from common.executors import map_local  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
+from data_prep.plan.build import make_plan  # noqa: E402
 from data_prep.plan.plan import Plan, load_plan  # noqa: E402
-from data_prep.plan.planning import PlanSettings, make_plan  # noqa: E402
-from data_prep.shards import writing as shards_module  # noqa: E402
+from data_prep.plan.settings import PlanSettings  # noqa: E402
+from data_prep.shards import shard_writer  # noqa: E402
+from data_prep.shards.planned_samples import read_samples  # noqa: E402
 from data_prep.shards.sample import Sample  # noqa: E402
-from data_prep.shards.writing import read_samples, write_shard  # noqa: E402
+from data_prep.shards.shard_writer import write_shard  # noqa: E402
 from data_prep.simulate import simulate  # noqa: E402
 from tests.support.archives import days, make_cube, write_land_cover, write_scene  # noqa: E402
 from tests.support.memory import peak_kilobytes  # noqa: E402
@@ -109,7 +111,7 @@ def from_memory(scenes: Path, folder: Path, source: str, rounds: int) -> dict[st
         (folder / "corpus" / f"{name}.json").unlink(missing_ok=True)
         write_shard(scenes, folder / "corpus", 0)
 
-    original, shards_module.read_samples = shards_module.read_samples, lambda *_: iter(samples)
+    original, shard_writer.read_samples = shard_writer.read_samples, lambda *_: iter(samples)
     tar = folder / "plain.tar"
     times = []
     try:
@@ -120,7 +122,7 @@ def from_memory(scenes: Path, folder: Path, source: str, rounds: int) -> dict[st
                 hdf5 = timed(partial(write_hdf5, folder, samples))
             times.append(row)
     finally:
-        shards_module.read_samples = original
+        shard_writer.read_samples = original
     ours, _, _ = (statistics.median(column) for column in zip(*times, strict=True))
     return {
         "samples": len(samples),

@@ -30,12 +30,12 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
-from common.atomic_files import json_bytes  # noqa: E402
 from common.checksums import checksum_of  # noqa: E402
 from common.command_line import run_command  # noqa: E402
+from common.json_files import json_bytes, read_json  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
-from data_prep.corpus.dataset import load_corpus, read_json  # noqa: E402
-from data_prep.corpus.sample_index import record_dtype, table_name  # noqa: E402
+from data_prep.corpus.dataset import load_corpus  # noqa: E402
+from data_prep.corpus.sample_index import record_dtype, sample_index_name  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
 from data_prep.shards.tar_format import MEMBERS  # noqa: E402
 from pretrain.data.order import shuffled  # noqa: E402
@@ -54,7 +54,7 @@ def write_made_up_corpus(folder: Path, samples: int, shards: int) -> dict[str, f
     dtype = record_dtype(len(f"{SOURCE}-h18v04_2021-2021-r00000-c00000"))
     edges = np.linspace(0, samples, shards + 1).astype(int)
     stride = 512 * (2 + (PIXELS + REST) // 512 + 8)
-    path = folder / table_name(SOURCE, SPLIT)
+    path = folder / sample_index_name(SOURCE, SPLIT)
     sizes = np.array([PIXELS + 128, REST + 128, 46 * 4 + 128, 8 * len(legend.codes) + 128, 46 * 8 + 128])
     with path.open("wb") as file:
         header: Any = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (samples,)}
@@ -127,7 +127,7 @@ def megabytes() -> tuple[float, float]:
 
 
 def open_and_read(folder: Path, drop: bool) -> dict[str, float]:
-    path = folder / table_name(SOURCE, SPLIT)
+    path = folder / sample_index_name(SOURCE, SPLIT)
     if drop:
         with path.open("rb") as file:
             os.fsync(file.fileno())

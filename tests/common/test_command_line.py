@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.command_line import as_arguments, parse, run_command
-from data_prep.shard import shard
+from data_prep.shard import RENAMED as RENAMED_SHARD_OPTIONS
+from data_prep.shard import ShardConfig, shard
 from pretrain.config import PretrainConfig
 from pretrain.train import pretrain
 
@@ -18,7 +19,7 @@ FOLDERS = ["--input", "in", "--output", "out-put_1"]
 
 
 def options(*arguments: str) -> dict[str, object]:
-    return vars(parse(shard, [*FOLDERS, *arguments]))
+    return vars(parse(shard, [*FOLDERS, *arguments], config_class=ShardConfig, renamed=RENAMED_SHARD_OPTIONS))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_mistakes(wrong: list[str], message: str, capsys: pytest.CaptureFixture[
 
 def test_help_shows_one_form(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run_command(shard, ["--help"])
+        run_command(shard, ["--help"], config_class=ShardConfig)
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "--plan_only [{true,false}]" in text
@@ -180,7 +181,7 @@ RENAMED = {"chips": "chip_px", "fewest": "min_frames", "old": "stream.seed", "st
 def test_a_renamed_option_keeps_its_old_name_with_a_warning(
     old: list[str], new: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vars(parse(shard, [*FOLDERS, *old], renamed=RENAMED)) == options(*new)
+    assert vars(parse(shard, [*FOLDERS, *old], config_class=ShardConfig, renamed=RENAMED)) == options(*new)
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert f"was renamed to {new[0].split('.')[0]}" in warning
@@ -200,3 +201,21 @@ def test_renamed_keys_of_a_configuration_file(tmp_path: Path, capsys: pytest.Cap
         parse(pretrain, folders, config_class=PretrainConfig, renamed=RENAMED)
     assert stopped.value.code == 2
     assert "both are given" in capsys.readouterr().err
+
+
+def test_arguments_for_another_process_are_the_same() -> None:
+    given_ = [
+        "--input",
+        "in",
+        "--output",
+        "out put",
+        "--chip_px.modis",
+        "4",
+        "--sources",
+        "[modis,landsat]",
+        "--retry_failed=true",
+        "--split.block_km=20",
+        "--split.shares.test=0.2",
+    ]
+    once = vars(parse(shard, given_, config_class=ShardConfig))
+    assert vars(parse(shard, as_arguments(once), config_class=ShardConfig)) == once

@@ -1,4 +1,4 @@
-"""What is said of a corpus against the arrays that a stock reader gives, and the pictures."""
+"""The command describe: its numbers against the arrays that a stock reader gives, and its figures."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import pytest
 import webdataset
 
 from common.command_line import run_command
-from data_prep import describe
 from data_prep.corpus.dataset import load_corpus
+from data_prep.corpus.summary import by_source_and_split, read_summary
 from data_prep.describe import describe_corpus
-from data_prep.shard import shard
-from tests.support.archives import write_archive
+from data_prep.plots.contact_sheet import contact_sheet, evenly_spread_samples
+from data_prep.plots.corpus_figure import SPLIT_COLORS, corpus_figure
+from tests.support.sharding import write_small_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("describe")
-    write_archive(folder / "scenes")
-    shard(folder / "scenes", folder / "corpus", chip_px={"sentinel2": 12, "modis": 4}, shard_mb=0.2)
-    return folder / "corpus"
+    return write_small_corpus(tmp_path_factory.mktemp("describe"))
 
 
 def test_numbers_are_those_of_the_samples(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,15 +64,27 @@ def test_numbers_are_those_of_the_samples(corpus: Path, tmp_path: Path, capsys: 
 
 
 def test_pictures_are_drawn_and_are_the_same_each_time(corpus: Path, tmp_path: Path) -> None:
-    describe_corpus(corpus, tmp_path / "new" / "pictures", samples=1, frames=4)
-    pictures = {path.name: path.read_bytes() for path in (tmp_path / "new" / "pictures").iterdir()}
+    """tests/data_prep/plots looks at the figures; here each file is the figure of this corpus."""
+    folder = tmp_path / "new" / "pictures"
+    describe_corpus(corpus, folder, samples=1, frames=4)
+    pictures = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(pictures) == {"overview.png", "samples.png"}
-    overview = matplotlib.image.imread(tmp_path / "new" / "pictures" / "overview.png")[..., :3]
-    for color in describe.SPLIT_COLORS["train"], describe.SPLIT_COLORS["test"], "#2b7a3f":  # the last is forest
+    loaded = load_corpus(corpus)
+    groups = by_source_and_split(read_summary(shard.index) for shard in loaded.shards)
+    chosen = {
+        source: [entry for split in splits for entry in evenly_spread_samples(loaded, source, split, 1)]
+        for source, splits in (("modis", ["train"]), ("sentinel2", ["train", "test"]))
+    }
+    figures = {"overview.png": corpus_figure(loaded, groups), "samples.png": contact_sheet(loaded, chosen, 4)}
+    for name, figure in figures.items():
+        figure.savefig(tmp_path / name, dpi=110)
+        np.testing.assert_array_equal(matplotlib.image.imread(folder / name), matplotlib.image.imread(tmp_path / name))
+    overview = matplotlib.image.imread(folder / "overview.png")[..., :3]
+    for color in SPLIT_COLORS["train"], SPLIT_COLORS["test"], "#2b7a3f":  # the last is forest
         rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(overview - rgb).max(axis=-1) < 0.01).sum() > 300, color
-    describe_corpus(corpus, tmp_path / "new" / "pictures", samples=1, frames=4)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "new" / "pictures").iterdir()} == pictures
+    describe_corpus(corpus, folder, samples=1, frames=4)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == pictures
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

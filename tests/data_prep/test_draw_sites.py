@@ -1,4 +1,4 @@
-"""Drawing sites from land-cover maps: what the table promises, checked place by place against the map."""
+"""Sites drawn from land-cover maps: the table is checked site by site against the map."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import pytest
 import rasterio
 
 from common.command_line import run_command
-from data_prep import draw_sites as drawing
-from data_prep.draw_sites import draw_sites
+from data_prep.draw_sites import RENAMED, draw_sites
 from data_prep.landcover.legend import load_legend
-from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.build import make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.plan.sites import load_sites
-from data_prep.plan.splits import EqualAreaCells, SplitBlocks
-from tests.data_prep.landcover.test_maps import write_map
-from tests.data_prep.plan.test_sites import distances_km, write_wide_scene
+from data_prep.plan.splits import EqualAreaCells, SpatialBlocks, SplitConfig
+from data_prep.site_drawing import drawing, map_pixels
+from data_prep.site_drawing.settings import SiteSettings
 from tests.support.archives import CRS, NORTH, WEST, write_land_cover
+from tests.support.land_cover_maps import write_map
+from tests.support.sites import distances_km, write_wide_scene
 
 LEGEND = load_legend("glc_fcs30d")
 STEP = 0.02  # degrees
@@ -45,7 +47,8 @@ def map_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(land_cover: Any, folder: Path, count: int = 600, name: str = "sites.parquet", **options: Any) -> dict[str, np.ndarray]:
-    draw_sites(land_cover, folder / name, count, **{"cell_km": 100.0, "min_distance_km": 0.0, **options})
+    settings = {"cell_km": 100.0, "min_distance_km": 0.0, **options}
+    draw_sites(SiteSettings(land_cover=land_cover, output=folder / name, count=count, **settings))
     table = pq.read_table(folder / name)
     return {column: np.array(table[column].to_pylist()) for column in table.column_names}
 
@@ -80,8 +83,8 @@ def test_sites_of_a_class_are_spread_over_cells(map_path: Path, tmp_path: Path) 
     held = EqualAreaCells(side_km=100).of_places(CORNER[0] + STEP * (col + 0.5), CORNER[1] - STEP * (row + 0.5))
     _, available = np.unique(held, return_counts=True)
     assert len(counts) == len(available)
-    level = counts.max()
-    assert (counts >= np.minimum(available, level - 1)).all()  # the fullest cell has at most one more than any that could have it
+    level = counts.max()  # the fullest cell has at most one site more than any cell with enough pixels
+    assert (counts >= np.minimum(available, level - 1)).all()
 
 
 def test_no_two_sites_are_too_near(map_path: Path, tmp_path: Path) -> None:
@@ -89,17 +92,17 @@ def test_no_two_sites_are_too_near(map_path: Path, tmp_path: Path) -> None:
     distance = distances_km(sites["lon"], sites["lat"])
     np.fill_diagonal(distance, np.inf)
     assert 12.0 <= distance.min() < 13.0
-    assert 500 < len(sites["id"]) < 3_000  # no more fit
+    assert 500 < len(sites["id"]) < 3_000  # no more sites fit
 
 
 def test_the_same_seed_gives_the_same_sites_however_the_map_is_read(
     map_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"min_distance_km": 5.0, "years": [2019, 2020, 2021], "split_block_km": 50.0}
+    options: dict[str, Any] = {"min_distance_km": 5.0, "years": [2019, 2020, 2021], "split": SplitConfig(block_km=50.0)}
     first = drawn(map_path, tmp_path, 400, **options)
     again = (tmp_path / "sites.parquet").read_bytes()
-    monkeypatch.setattr(drawing, "BLOCK_PIXELS", 5_000)
-    monkeypatch.setattr(drawing, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(map_pixels, "WINDOW_PIXELS", 5_000)
+    monkeypatch.setattr(drawing, "MAX_CANDIDATES", 1)
     monkeypatch.setattr(drawing, "SPARE", 2)
     drawn(map_path, tmp_path, 400, **options)
     assert (tmp_path / "sites.parquet").read_bytes() == again
@@ -109,12 +112,12 @@ def test_the_same_seed_gives_the_same_sites_however_the_map_is_read(
 
 
 def test_splits_are_blocks_with_a_buffer(map_path: Path, tmp_path: Path) -> None:
-    options = {"split_block_km": 40.0, "split_buffer_km": 8.0, "split_shares": {"test": 0.3}}
+    options = {"split": SplitConfig(block_km=40.0, buffer_km=8.0, shares={"test": 0.3})}
     sites = drawn(map_path, tmp_path, 1_500, **options)
     assert set(sites["split"]) == {"train", "validation", "test"}
     distance = distances_km(sites["lon"], sites["lat"])
     assert distance[sites["split"][:, None] != sites["split"]].min() >= 8.0
-    blocks = SplitBlocks(block_km=40, shares={"train": 0.7 * 8 / 9, "validation": 0.7 / 9, "test": 0.3}, buffer_km=8)
+    blocks = SpatialBlocks(block_km=40, shares={"train": 0.7 * 8 / 9, "validation": 0.7 / 9, "test": 0.3}, buffer_km=8)
     assert [("train", "validation", "test")[n] for n in blocks.of_places(sites["lon"], sites["lat"])] == sites["split"].tolist()
 
 
@@ -166,7 +169,7 @@ def test_drawn_sites_are_planned(tmp_path: Path) -> None:
 
 def run_to_exit(*arguments: Any) -> int:
     with pytest.raises(SystemExit) as exit_:
-        run_command(draw_sites, [str(argument) for argument in arguments])
+        run_command(draw_sites, [str(argument) for argument in arguments], config_class=SiteSettings, renamed=RENAMED)
     return int(exit_.value.code or 0)
 
 
@@ -180,11 +183,11 @@ def run_to_exit(*arguments: Any) -> int:
         ({"classes": ["bare"]}, "no site to draw"),
         ({"land_cover": Path("none.tif")}, "none.tif does not exist"),
         ({"year": 2003}, "no years: give first_year"),
-        ({"split_buffer_km": 3.0}, "only with split_block_km"),
+        ({"split": SplitConfig(buffer_km=3.0)}, "only with block_km"),
     ],
 )
 def test_wrong_options(map_path: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     output = tmp_path / options.pop("output", "sites.csv")
     with pytest.raises(ValueError, match=message):
-        draw_sites(**{"land_cover": map_path, "output": output, "count": 10, **options})
+        draw_sites(SiteSettings(**{"land_cover": map_path, "output": output, "count": 10, **options}))
     assert not list(tmp_path.iterdir())

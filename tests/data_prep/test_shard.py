@@ -15,27 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import rasterio
 import webdataset
 import yaml
 import zarr
 
-from common.command_line import run_command
-from common.executors import map_local
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
 from data_prep.landcover.legend import load_legend
+from data_prep.plan.build import make_plan
 from data_prep.plan.plan import PLAN, TABLES, load_plan
-from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.readers.zarr_cube import ZarrCube
-from data_prep.shard import shard
+from data_prep.shards.shard_writer import write_shard
 from data_prep.shards.tar_format import TarWriter
-from data_prep.shards.writing import write_shard
 from tests.support.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
 from tests.support.interruptions import contents
+from tests.support.sharding import run_shard
 
 SCRIPT = Path(__file__).parents[2] / "data_prep" / "shard.py"
 ARGUMENTS = [*CHIPS, "--shard_mb", "0.1"]
@@ -48,13 +46,6 @@ REJECTED = {
 }
 
 
-def run(*arguments: str | Path) -> int:
-    """The command in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as exit_:
-        run_command(shard, [str(argument) for argument in arguments])
-    return int(exit_.value.code or 0)
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Cube]]]:
     folder = tmp_path_factory.mktemp("archive")
@@ -64,7 +55,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, d
 @pytest.fixture(scope="module")
 def corpus(archive: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("made") / "corpus"
-    assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == 0
     return output
 
 
@@ -150,7 +141,7 @@ def test_description_counts_statistics_and_rejections(
         np.testing.assert_allclose(description.mean[source], values.mean(axis=1), rtol=1e-9)
         np.testing.assert_allclose(description.std[source], values.std(axis=1), rtol=1e-9)
     capsys.readouterr()
-    assert run("--input", archive[0], "--output", corpus, *ARGUMENTS) == 0
+    assert run_shard("--input", archive[0], "--output", corpus, *ARGUMENTS) == 0
     table = capsys.readouterr().out
     assert all(word in table for word in ("sentinel2", "modis", "test", "75%", "fewer than 16 dates"))
 
@@ -182,7 +173,7 @@ def test_plan_only_says_what_would_be_written_and_the_command_goes_on_from_there
     archive: tuple[Path, Any], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "corpus"
-    assert run("--input", archive[0], "--output", output, *ARGUMENTS, "--plan_only", "true") == 0
+    assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS, "--plan_only", "true") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert {tuple(row[:2]): int(row[3]) for row in rows if row and row[-1][-1].isdigit()} == {
         ("modis", "train"): 4,
@@ -191,7 +182,7 @@ def test_plan_only_says_what_would_be_written_and_the_command_goes_on_from_there
     }
     assert ["sentinel2", "4", "fewer", "than", "16", "dates", "in", "the", "year"] in rows
     assert {path.name for path in output.iterdir()} == {PLAN, *TABLES.values()}
-    assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == 0
     assert contents(output) == contents(corpus)
 
 
@@ -200,7 +191,7 @@ def test_a_run_that_was_killed_while_it_planned_starts_anew(archive: tuple[Path,
     output.mkdir()
     for name in (".sentinel2-train.samples.tmp", TABLES["series"], f".{TABLES['samples']}.0.tmp"):
         (output / name).write_bytes(b"half")
-    assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == 0
     assert contents(output) == contents(corpus)
 
 
@@ -219,7 +210,7 @@ def test_shards_keep_to_their_size(archive: tuple[Path, Any], tmp_path: Path) ->
 
 @pytest.mark.parametrize("engine", [["--workers", "2"], ["--engine", "dask", "--workers", "2"]])
 def test_same_bytes_by_any_engine(archive: tuple[Path, Any], corpus: Path, tmp_path: Path, engine: list[str]) -> None:
-    assert run("--input", archive[0], "--output", tmp_path / "corpus", *ARGUMENTS, *engine) == 0
+    assert run_shard("--input", archive[0], "--output", tmp_path / "corpus", *ARGUMENTS, *engine) == 0
     assert contents(tmp_path / "corpus") == contents(corpus)
 
 
@@ -229,14 +220,14 @@ def test_a_running_dask_scheduler_is_used(archive: tuple[Path, Any], corpus: Pat
     with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
         arguments = ("--engine", "dask", "--scheduler", address)
-        assert run("--input", archive[0], "--output", tmp_path / "corpus", *ARGUMENTS, *arguments) == 0
+        assert run_shard("--input", archive[0], "--output", tmp_path / "corpus", *ARGUMENTS, *arguments) == 0
     assert contents(tmp_path / "corpus") == contents(corpus)
 
 
 def test_killed_and_started_again_gives_the_same_bytes(archive: tuple[Path, Any], tmp_path: Path) -> None:
     output = tmp_path / "corpus"
     arguments = ["--input", str(archive[0]), "--output", str(output), *CHIPS, "--shard_mb", "0.02"]
-    assert run("--input", archive[0], "--output", tmp_path / "whole", *arguments[4:]) == 0
+    assert run_shard("--input", archive[0], "--output", tmp_path / "whole", *arguments[4:]) == 0
     whole = contents(tmp_path / "whole")
     shards = sum(name.endswith(".tar") for name in whole)
     assert shards > 12
@@ -254,47 +245,20 @@ def test_killed_and_started_again_gives_the_same_bytes(archive: tuple[Path, Any]
         assert not (output / "dataset.json").exists()
         for name, data in contents(output).items():  # what bears a final name is whole
             assert name.endswith(".tmp") or data == whole[name]
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(output) == whole
-
-
-def test_a_dead_worker_is_said_in_a_line() -> None:
-    with pytest.raises(OSError, match="a worker process died"):
-        list(map_local(os._exit, [3, 4], workers=2))
-
-
-def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    script = tmp_path / "sleep.py"
-    script.write_text(
-        "import time\nfrom common.executors import map_local\n"
-        "if __name__ == '__main__':\n    list(map_local(time.sleep, [60, 60], workers=2))\n"
-    )
-    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)})
-    parent, workers = psutil.Process(process.pid), []
-    deadline = time.monotonic() + 60
-    while len(workers) < 3 and time.monotonic() < deadline:  # two workers and the resource tracker
-        workers = parent.children()
-        time.sleep(0.05)
-    time.sleep(1)
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    for worker in alive:
-        worker.kill()
-    assert len(workers) == 3
-    assert not alive
 
 
 def test_finished_shards_are_not_written_again(archive: tuple[Path, Any], tmp_path: Path) -> None:
     output = tmp_path / "corpus"
     arguments = ("--input", archive[0], "--output", output, *ARGUMENTS)
-    run(*arguments)
+    run_shard(*arguments)
     before = contents(output)
     (output / "modis-train-000000.json").unlink()  # as if killed between tar and index
     tar = output / "sentinel2-test-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-512])
     stamps = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(output) == before
     changed = {name for name, stamp in stamps.items() if (output / name).stat().st_mtime_ns != stamp}
     assert changed == {"modis-train-000000.tar", "sentinel2-test-000000.tar"}
@@ -305,13 +269,13 @@ def test_damage_that_keeps_the_size_is_found_at_the_end(
 ) -> None:
     output = tmp_path / "corpus"
     arguments = ("--input", archive[0], "--output", output, *ARGUMENTS)
-    run(*arguments)
+    run_shard(*arguments)
     tar = output / "modis-train-000000.tar"
     data = bytearray(tar.read_bytes())
     data[9_000] ^= 1
     tar.write_bytes(data)
     capsys.readouterr()
-    assert run(*arguments) == 2
+    assert run_shard(*arguments) == 2
     assert "remove modis-train-000000.* and start again" in capsys.readouterr().err
 
 
@@ -319,11 +283,11 @@ def test_another_plan_in_the_same_folder_is_refused(
     archive: tuple[Path, Any], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(corpus)
-    assert run("--input", archive[0], "--output", corpus, *CHIPS, "--shard_mb", "0.2") == 2
+    assert run_shard("--input", archive[0], "--output", corpus, *CHIPS, "--shard_mb", "0.2") == 2
     assert "another plan" in capsys.readouterr().err
     assert contents(corpus) == before
     (tmp_path / "thesis.txt").write_text("mine")
-    assert run("--input", archive[0], "--output", tmp_path, *ARGUMENTS) == 2
+    assert run_shard("--input", archive[0], "--output", tmp_path, *ARGUMENTS) == 2
     assert "is no corpus" in capsys.readouterr().err
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
 
@@ -363,7 +327,7 @@ def test_scenes_of_several_crs_are_one_corpus(tmp_path: Path) -> None:
     describe_delta = yaml.safe_load((tmp_path / "scenes" / "delta" / "scene.yaml").read_text())
     describe_delta["land_cover"] = {"quality": "sentinel2", "legend": "scl"}
     (tmp_path / "scenes" / "delta" / "scene.yaml").write_text(yaml.safe_dump(describe_delta))
-    assert run("--input", tmp_path / "scenes", "--output", tmp_path / "corpus", *CHIPS) == 0
+    assert run_shard("--input", tmp_path / "scenes", "--output", tmp_path / "corpus", *CHIPS) == 0
     found = {(sample["json"]["scene"], sample["json"]["crs"]) for sample in stock_samples(tmp_path / "corpus")}
     assert found == {("delta", "EPSG:32632"), ("coast", "EPSG:32631")}
 
@@ -377,7 +341,7 @@ def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
     output = tmp_path / "corpus"
     with monkeypatch.context() as patch:
         patch.setattr(TarWriter, "add", full)
-        assert run("--input", archive[0], "--output", output, *ARGUMENTS) == 2
+        assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == 2
     assert "No space left" in capsys.readouterr().err
     assert set(contents(output)) == {PLAN, *TABLES.values()}
 
@@ -389,9 +353,9 @@ def test_a_damaged_chunk_rejects_its_samples_only(tmp_path: Path) -> None:
     chunk.write_bytes(b"rubbish" + chunk.read_bytes()[7:])
     output = tmp_path / "corpus"
     arguments = ("--input", tmp_path / "scenes", "--output", output, *ARGUMENTS)
-    assert run(*arguments) == 1
+    assert run_shard(*arguments) == 1
     assert not (output / "dataset.json").exists(), "4 of 13 are more than the share that may fail"
-    assert run(*arguments, "--max_failed_share", "0.4") == 0
+    assert run_shard(*arguments, "--max_failed_share", "0.4") == 0
     reasons = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
     unreadable = [row for row in reasons if row["reason"].startswith("cannot be read: ")]
     assert unreadable
@@ -489,7 +453,7 @@ def spoil_quality(folder: Path) -> None:
         (None, ["--shard_mb", "0"], "shard_mb must be above 0"),
         (None, ["--sites", "none.csv"], "table of sites none.csv does not exist"),
         (None, ["--split_block_km", "10", "--split_buffer_km", "8"], "the buffer between splits is 8.0 km"),
-        (None, ["--split_buffer_km", "8"], "only with split_block_km"),
+        (None, ["--split_buffer_km", "8"], "only with block_km"),
         (None, ["--workers", "0"], "workers must be at least 1"),
         (None, ["--scheduler", "tcp://localhost:1"], "only with --engine dask"),
     ],
@@ -501,7 +465,7 @@ def test_bad_input_is_one_line_exit_2_and_no_output(
     if spoil is not None:
         spoil(small)
     chips = [] if "--chip_px.sentinel2" in arguments else ["--chip_px.sentinel2", "12"]
-    assert run("--input", small / "scenes", "--output", small / "corpus", *chips, *arguments) == 2
+    assert run_shard("--input", small / "scenes", "--output", small / "corpus", *chips, *arguments) == 2
     errors = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert re.search(message, errors[0]), errors[0]
@@ -509,8 +473,8 @@ def test_bad_input_is_one_line_exit_2_and_no_output(
 
 
 def test_the_small_scene_is_good_until_it_is_spoilt(small: Path) -> None:
-    assert run("--input", small / "scenes", "--output", small / "corpus", "--chip_px.sentinel2", "12") == 0
-    assert run("--input", small / "scenes" / "delta", "--output", small / "one", "--chip_px.sentinel2", "12") == 0
+    assert run_shard("--input", small / "scenes", "--output", small / "corpus", "--chip_px.sentinel2", "12") == 0
+    assert run_shard("--input", small / "scenes" / "delta", "--output", small / "one", "--chip_px.sentinel2", "12") == 0
     assert len(stock_samples(small / "corpus")) == len(stock_samples(small / "one")) == 1
 
 

@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import os
-import pty
 import re
 import resource
 import shutil
@@ -22,24 +21,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xxhash
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from common.atomic_files import remove_leftovers
-from common.command_line import as_arguments, parse
-from common.executors import _slurm_seconds, map_local, open_engine
-from common.progress import PROGRESS, Progress
-from common.retries import passes_by_itself, retried
+from common.progress import PROGRESS
 from data_prep.corpus.dataset import load_corpus
 from data_prep.plan.plan import load_plan
 from data_prep.readers.zarr_cube import ZarrCube
-from data_prep.shard import shard
 from data_prep.shards.tar_format import TarWriter
-from tests.data_prep.test_shard import run
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import DISTURBANCES, contents, dask_cluster
-from tests.support.mortal import square_or_die
+from tests.support.sharding import run_shard
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "data_prep" / "shard.py"
@@ -57,7 +47,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of an undisturbed run."""
     output = tmp_path_factory.mktemp("whole") / "corpus"
-    assert run("--input", scenes, "--output", output, *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", output, *ARGUMENTS) == 0
     return contents(output)
 
 
@@ -68,31 +58,6 @@ def own_scenes(scenes: Path, tmp_path: Path) -> Path:
 
 
 # the tar
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    sizes=st.lists(st.lists(st.integers(0, 1500), max_size=3), min_size=0, max_size=5),
-    length=st.sampled_from([1, 40, 99, 100, 101, 300]),
-)
-def test_tar_is_that_of_tarfile(sizes: list[list[int]], length: int) -> None:
-    rng = np.random.default_rng(0)
-    members = {f"{'k' * length}{number}.npy": [rng.bytes(size) for size in parts] for number, parts in enumerate(sizes)}
-    expected, file = io.BytesIO(), io.BytesIO()
-    with tarfile.open(fileobj=expected, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name, parts in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = sum(map(len, parts))
-            tar.addfile(info, io.BytesIO(b"".join(parts)))
-    writer = TarWriter(file)
-    places = {name: writer.add(name, parts) for name, parts in members.items()}
-    writer.end()
-    assert file.getvalue() == expected.getvalue()
-    assert writer.size == len(expected.getvalue())
-    assert writer.checksum == xxhash.xxh3_128(expected.getvalue()).hexdigest()
-    for name, parts in members.items():
-        place = places[name]
-        assert file.getvalue()[place["offset"] : place["offset"] + place["size"]] == b"".join(parts)
 
 
 def test_members_are_what_numpy_saves(whole: dict[str, bytes]) -> None:
@@ -129,7 +94,7 @@ def test_what_is_read_back_must_be_what_was_written(
         os.pwrite(writer._file.fileno(), b"\xff", 3000)  # a disk that does not keep what it is given
 
     monkeypatch.setattr(TarWriter, "end", end)
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 1
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 1
     assert "what was read back is not what was written" in capsys.readouterr().out
     assert not list((tmp_path / "corpus").glob("*.tar"))
 
@@ -151,7 +116,7 @@ def test_failed_samples_have_reason_and_traceback_and_can_be_tried_again(
 ) -> None:
     mend = spoil_modis(own_scenes)
     arguments = ("--input", own_scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
-    assert run(*arguments) == 1
+    assert run_shard(*arguments) == 1
     out = capsys.readouterr().out
     assert "4 of 13 samples could not be read, more than --max_failed_share 0.01" in out
     assert re.search("cannot be read: .*Zstd", out)
@@ -167,12 +132,12 @@ def test_failed_samples_have_reason_and_traceback_and_can_be_tried_again(
     assert [row["key"] for row in rejected if row["failed"]] == [row["key"] for row in rows]
 
     elsewhere = Path(shutil.copytree(own_scenes, tmp_path / "another" / "place"))
-    assert run("--input", elsewhere, "--output", tmp_path / "same", *ARGUMENTS) == 1
+    assert run_shard("--input", elsewhere, "--output", tmp_path / "same", *ARGUMENTS) == 1
     assert contents(tmp_path / "same") == contents(tmp_path / "corpus"), "the same bytes wherever the archive lies"
 
     mend()
-    assert run(*arguments) == 1, "shards that are finished stay as they are"
-    assert run(*arguments, "--retry_failed", "true") == 0
+    assert run_shard(*arguments) == 1, "shards that are finished stay as they are"
+    assert run_shard(*arguments, "--retry_failed", "true") == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -193,7 +158,7 @@ def test_what_passes_by_itself_is_tried_again(
     scenes: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_reads(monkeypatch, [TimeoutError("slow"), OSError(errno.EIO, "lost"), OSError("CURL error: could not resolve host")])
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -207,74 +172,31 @@ def test_what_does_not_pass_is_no_part_of_the_corpus(
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
     with monkeypatch.context() as patch:
         fail_reads(patch, [OSError(errno.ESTALE, "Stale file handle")] * 3)
-        assert run(*arguments, "--retries", "2") == 1
+        assert run_shard(*arguments, "--retries", "2") == 1
     out = capsys.readouterr().out
     assert "modis-train-000000: [Errno 116] Stale file handle" in out
     assert "1 of 10 shards are not written; start again with the same arguments" in out
     found = contents(tmp_path / "corpus")
     assert "modis-train-000000.tar" not in found
     assert sum(name.endswith(".tar") for name in found) == 9, "the others are written"
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
-
-
-def test_waits_double_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-
-    def work() -> None:
-        raise ConnectionResetError("gone")
-
-    with pytest.raises(ConnectionResetError):
-        retried(work, 9)
-    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
-    waits.clear()
-    with pytest.raises(ZeroDivisionError):
-        retried(lambda: 1 / 0, 9)
-    assert waits == []
-
-
-class ServerDisconnectedError(Exception):
-    """As aiohttp has it: no OSError."""
-
-    __module__ = "aiohttp.client_exceptions"
-
-
-@pytest.mark.parametrize(
-    ("error", "passing"),
-    [
-        (OSError(errno.ENOSPC, "full"), False),
-        (OSError(errno.ENETUNREACH, "net"), True),
-        (FileNotFoundError(errno.ENOENT, "no connection.tif"), False),
-        (OSError("Unable to open file (truncated file: eof = 96)"), False),
-        (OSError("HTTP response code: 503"), True),
-        (OSError("HTTP response code: 404"), False),
-        (ServerDisconnectedError(), True),
-        (ValueError("connection"), False),
-        (MemoryError(), False),
-    ],
-)
-def test_whether_an_error_passes(error: Exception, passing: bool) -> None:
-    assert passes_by_itself(error) is passing
-    wrapped = ValueError("cannot be read")
-    wrapped.__cause__ = error
-    assert passes_by_itself(wrapped) is passing
 
 
 def test_a_scene_that_vanishes_after_the_plan(
     own_scenes: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--input", own_scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
-    assert run(*arguments, "--plan_only", "true") == 0
+    assert run_shard(*arguments, "--plan_only", "true") == 0
     cube = own_scenes / "coast" / "sentinel2.zarr"
     cube.rename(own_scenes / "coast" / "elsewhere.zarr")
     capsys.readouterr()
-    assert run(*arguments) == 1
+    assert run_shard(*arguments) == 1
     out = capsys.readouterr().out
     assert re.search(r"sentinel2-test-00000\d: .*sentinel2\.zarr", out)
     assert "3 of 10 shards are not written" in out
     (own_scenes / "coast" / "elsewhere.zarr").rename(cube)
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -295,7 +217,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(scenes: Path, whole:
     found = contents(tmp_path / "corpus")
     assert "dataset.json" not in found
     assert all(data == whole[name] for name, data in found.items()), "nothing is half-written"
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
@@ -303,7 +225,7 @@ def test_an_output_that_becomes_read_only(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
-    assert run(*arguments, "--plan_only", "true") == 0
+    assert run_shard(*arguments, "--plan_only", "true") == 0
     before = contents(tmp_path / "corpus")
 
     def replace(path: Path, _: Path) -> None:
@@ -312,23 +234,12 @@ def test_an_output_that_becomes_read_only(
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        assert run(*arguments) == 2
+        assert run_shard(*arguments) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert "corpus takes no more: Read-only file system" in errors[0]
     assert contents(tmp_path / "corpus") == before
-    assert run("--input", scenes, "--output", "/sys/corpus", *ARGUMENTS) == 2
-
-
-def test_leftovers_of_killed_runs(tmp_path: Path) -> None:
-    for name, age in ((".old.tar.1.tmp", 7200), (".young.tar.2.tmp", 60)):
-        (tmp_path / name).write_bytes(b"half")
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    (tmp_path / "kept.tar").touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".young.tar.2.tmp", "kept.tar"}, "somebody may still write to it"
-    remove_leftovers(tmp_path, everything=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept.tar"]
+    assert run_shard("--input", scenes, "--output", "/sys/corpus", *ARGUMENTS) == 2
 
 
 # engines
@@ -337,19 +248,19 @@ def test_leftovers_of_killed_runs(tmp_path: Path) -> None:
 def test_parts_in_any_order_then_a_last_run(scenes: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
     for part in ("7-9", "3", "0-2"):
-        assert run(*arguments, "--shards", part) == 0
+        assert run_shard(*arguments, "--shards", part) == 0
     plan = load_plan(tmp_path / "corpus")
     written = {path.stem for path in (tmp_path / "corpus").glob("*.tar")}
     assert written == {plan.names[number] for number in (0, 1, 2, 3, 7, 8, 9)}
     assert not (tmp_path / "corpus" / "dataset.json").exists()
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
 @pytest.mark.parametrize("part", ["3-1", "0-10", "-1", "a-b", "array"])
 def test_wrong_parts(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str) -> None:
     arguments = [f"--shards={part}", "--input", str(scenes), "--output", str(tmp_path / "corpus"), *ARGUMENTS]
-    assert run(*arguments) == 2
+    assert run_shard(*arguments) == 2
     assert re.search("expected first-last within 0-9, or `array`|SLURM_ARRAY_TASK_ID", capsys.readouterr().err)
 
 
@@ -386,84 +297,19 @@ def test_slurm_array_and_a_last_job(
     sbatch.parent.mkdir()
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS, "--engine", "slurm", "--workers", "3")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
-    assert run(*arguments) == 2
+    assert run_shard(*arguments) == 2
     assert "which is not on this machine" in capsys.readouterr().err
     sbatch.write_text(SBATCH.format(python=sys.executable))
     sbatch.chmod(sbatch.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("JOBS", str(tmp_path / "jobs"))
-    assert run(*arguments) == 0
+    assert run_shard(*arguments) == 0
     assert "job 1 writes 10 shards, job 2 finishes" in capsys.readouterr().out
     assert (tmp_path / "jobs").read_text() == "--parsable --array=0-2\n--parsable --dependency=afterany:1\n"
     for task, count in enumerate((3, 3, 4)):
         assert f"write: {count} of {count} shards" in (tmp_path / f"jobs.1.{task}.log").read_text()
     assert "write: 10 of 10 shards" in (tmp_path / "jobs.2.None.log").read_text()
     assert contents(tmp_path / "corpus") == whole
-
-
-def test_dask_workers_as_slurm_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an `sbatch` that starts the job's script here, at once, and a `scancel` that does nothing."""
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    start = f'cp "$1" {tmp_path}/job.sh\nbash {tmp_path}/job.sh > {tmp_path}/job.log 2>&1 &\n'
-    (commands / "sbatch").write_text(f'#!/usr/bin/env bash\n{start}echo "Submitted batch job $!"\n')
-    (commands / "scancel").write_text("#!/usr/bin/env bash\n")
-    for command in commands.iterdir():
-        command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    (tmp_path / "flags").mkdir()
-    settings_ = {"cores": 1, "memory": "1GB", "walltime": "0:40:00", "death-timeout": "30", "log-directory": str(tmp_path)}
-    import dask
-
-    with (
-        dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings_.items()}),
-        open_engine("dask", workers=1, scheduler="slurm") as map_jobs,
-    ):
-        jobs = list(map_jobs(partial(square_or_die, tmp_path / "flags"), [0, 1, 2]))
-    assert sorted(jobs) == [(0, 0), (1, 1), (2, 4)]
-    script = (tmp_path / "job.sh").read_text()
-    assert "#SBATCH -t 0:40:00" in script
-    assert "--lifetime 2160s --lifetime-stagger 120s" in script, "the worker ends before SLURM ends its job"
-
-
-def test_arguments_for_another_process_are_the_same() -> None:
-    given_ = [
-        "--input",
-        "in",
-        "--output",
-        "out put",
-        "--chip_px.modis",
-        "4",
-        "--sources",
-        "[modis,landsat]",
-        "--retry_failed=true",
-    ]
-    once = vars(parse(shard, given_))
-    assert vars(parse(shard, as_arguments(once))) == once
-
-
-@pytest.mark.parametrize(
-    ("walltime", "seconds"),
-    [("90", 5400), ("1:30", 90), ("02:00:00", 7200), ("1-12", 129_600), ("1-0:30", 88_200), ("1-00:00:10", 86_410)],
-)
-def test_walltimes_of_slurm(walltime: str, seconds: int) -> None:
-    assert _slurm_seconds(walltime) == seconds
-
-
-def test_a_worker_that_dies_costs_nothing_but_time(tmp_path: Path) -> None:
-    jobs = list(range(8))
-    for engine in ("local", "dask"):
-        flags = tmp_path / engine
-        flags.mkdir()
-        with open_engine(engine, workers=2) as map_jobs:  # type: ignore[arg-type]
-            assert sorted(map_jobs(partial(square_or_die, flags), jobs)) == [(number, number**2) for number in jobs]
-        assert len(list(flags.iterdir())) == 3
-
-
-def test_a_job_that_kills_every_worker_ends_the_run() -> None:
-    with open_engine("dask", workers=2) as map_jobs, pytest.raises(OSError, match="workers keep dying"):
-        list(map_jobs(os._exit, [1]))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -484,8 +330,8 @@ def test_a_dask_scheduler_that_goes_away(scenes: Path, tmp_path: Path) -> None:
     assert client.returncode == 2
     assert re.search(rf"^error: the Dask scheduler at {address} went away", errors, re.MULTILINE)
     assert "dataset.json" not in contents(tmp_path / "corpus")
-    assert run(*arguments) == 0
-    assert run("--input", scenes, "--output", tmp_path / "undisturbed", *arguments[4:]) == 0
+    assert run_shard(*arguments) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "undisturbed", *arguments[4:]) == 0
     assert contents(tmp_path / "corpus") == contents(tmp_path / "undisturbed")
 
 
@@ -508,57 +354,16 @@ def test_interrupted_and_started_again_gives_the_same_bytes(
     else:
         assert code < 0
         assert "dataset.json" not in between
-        assert run(*arguments) == 0
+        assert run_shard(*arguments) == 0
     assert contents(tmp_path / "corpus") == whole
 
 
 # progress
 
 
-def test_progress_in_plain_lines_and_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    stream, log = io.StringIO(), tmp_path / PROGRESS
-    with Progress("write", total=10, done=4, log=log, stream=stream) as progress:
-        for _ in range(6):
-            clock[0] += 20
-            progress.add(size=40_000_000)
-    assert stream.getvalue().splitlines() == [
-        "write: 6 of 10 shards, 2 MB/s, 00:40 gone, 01:20 left",
-        "write: 8 of 10 shards, 2 MB/s, 01:20 gone, 00:40 left",
-        "write: 10 of 10 shards, 2 MB/s, 02:00 gone",
-        "write: 10 of 10 shards, 2 MB/s, 02:00 gone",
-    ]
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [row["done"] for row in rows] == [5, 6, 7, 8, 9, 10, 10]
-    assert rows[1] == {
-        "time": rows[1]["time"],
-        "stage": "write",
-        "done": 6,
-        "total": 10,
-        "bytes": 80_000_000,
-        "elapsed_s": 40.0,
-        "bytes_s": 2_000_000,
-        "left_s": 80.0,
-    }
-
-
-def test_progress_on_a_terminal_is_a_bar() -> None:
-    master, slave = pty.openpty()
-    with os.fdopen(slave, "w") as terminal, Progress("write", total=3, stream=terminal) as progress:
-        progress.add(size=1_000_000)
-    shown = os.read(master, 10_000).decode()
-    os.close(master)
-    assert re.search(r"write: +0%\|.*\| 0/3", shown)
-
-
 def test_progress_of_a_run_is_in_the_corpus(scenes: Path, tmp_path: Path) -> None:
-    assert run("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     rows = [json.loads(line) for line in (tmp_path / "corpus" / PROGRESS).read_text().splitlines()]
     assert {(row["stage"], row["done"], row["total"]) for row in rows} >= {("write", 10, 10), ("verify", 10, 10)}
     read = [row["bytes"] for row in rows if row["stage"] == "verify"]
     assert read[-1] == sum(shard.bytes for shard in load_corpus(tmp_path / "corpus").shards)
-
-
-def test_map_local_keeps_equal_jobs_apart() -> None:
-    assert list(map_local(abs, [-1, -1, 2], workers=2)).count((-1, 1)) == 2

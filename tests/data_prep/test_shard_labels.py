@@ -17,7 +17,7 @@ import yaml
 
 from data_prep.archive.scene import load_scene
 from data_prep.corpus.dataset import load_corpus
-from data_prep.shard import shard
+from data_prep.shard import ShardConfig, shard
 from data_prep.shards.tar_format import LABEL, MEMBERS
 from data_prep.verify import verify
 from finetune.data.opening import open_data
@@ -53,8 +53,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
     folder = tmp_path_factory.mktemp("labels")
     scenes = write_scenes(folder / "scenes")
     options: dict[str, Any] = {"input": scenes, "sources": ["landsat"], "chip_px": {"landsat": CHIP}}
-    assert shard(output=folder / "with", label={"landsat": "crop_type"}, **options) == 0
-    assert shard(output=folder / "without", **options) == 0
+    assert shard(ShardConfig(output=folder / "with", label={"landsat": "crop_type"}, **options)) == 0
+    assert shard(ShardConfig(output=folder / "without", **options)) == 0
     return scenes, folder / "with", folder / "without"
 
 
@@ -192,7 +192,7 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_written(
     scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))
     label = spoil(scenes)
     with pytest.raises(ValueError, match=message):
-        shard(input=scenes, output=tmp_path / "corpus", sources=["landsat"], chip_px={"landsat": CHIP}, label=label)
+        shard(ShardConfig(input=scenes, output=tmp_path / "corpus", sources=["landsat"], chip_px={"landsat": CHIP}, label=label))
     assert not (tmp_path / "corpus").exists()
 
 
@@ -202,7 +202,11 @@ def test_a_label_smaller_than_the_images_is_no_data_outside(corpora: tuple[Path,
     codes = np.random.default_rng(0).choice([1, 2, 3], (30, 40))
     write_label(scenes / "a" / "crop_type.tif", codes, west=500_040.0 + 10 * 30)
     assert (
-        shard(input=scenes, output=tmp_path / "c", sources=["landsat"], chip_px={"landsat": 64}, label={"landsat": "crop_type"})
+        shard(
+            ShardConfig(
+                input=scenes, output=tmp_path / "c", sources=["landsat"], chip_px={"landsat": 64}, label={"landsat": "crop_type"}
+            )
+        )
         == 0
     )
     (sample,) = samples_of(tmp_path / "c").values()
@@ -210,4 +214,4 @@ def test_a_label_smaller_than_the_images_is_no_data_outside(corpora: tuple[Path,
     expected[:30, 10:50] = codes
     np.testing.assert_array_equal(sample["label.npy"], expected)
     with pytest.raises(ValueError, match="holds a corpus of another plan"):
-        shard(input=scenes, output=tmp_path / "c", sources=["landsat"], chip_px={"landsat": 64})
+        shard(ShardConfig(input=scenes, output=tmp_path / "c", sources=["landsat"], chip_px={"landsat": 64}))

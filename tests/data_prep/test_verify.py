@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 import xxhash
 
-from common.atomic_files import json_bytes
 from common.executors import map_local
+from common.json_files import json_bytes
+from data_prep.corpus.corpus_checks import corpus_faults, key_hashes, repeated_keys
 from data_prep.corpus.dataset import corpus_fingerprint, load_corpus
+from data_prep.plan.build import make_plan
 from data_prep.plan.plan import TABLES, load_plan
-from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.shard import finish
-from data_prep.shards.writing import write_shard
-from data_prep.verify import find_faults, key_hashes, repeated_keys
+from data_prep.shards.shard_writer import write_shard
 from tests.support.archives import write_archive
 
 SCRIPT = Path(__file__).parents[2] / "data_prep" / "verify.py"
@@ -40,7 +41,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = make_plan(folder / "scenes", folder / "corpus", settings)
     for number in range(plan.num_shards):
         write_shard(folder / "scenes", folder / "corpus", number)
-    assert finish(plan, folder / "corpus", ONE, max_failed_share=0.01) == 0
+    assert finish(plan, ONE, max_failed_share=0.01) == 0
     return folder / "corpus"
 
 
@@ -72,12 +73,12 @@ def reindex(corpus: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def faults(corpus: Path) -> str:
-    return "\n".join(map(str, find_faults(corpus, ONE)))
+    return "\n".join(map(str, corpus_faults(corpus, ONE)))
 
 
 def test_a_sound_corpus_has_no_faults(sound: Path) -> None:
-    assert find_faults(sound, ONE) == []
-    assert find_faults(sound, TWO) == []
+    assert corpus_faults(sound, ONE) == []
+    assert corpus_faults(sound, TWO) == []
 
 
 @pytest.mark.parametrize("which", range(6))
@@ -298,8 +299,8 @@ def test_twenty_five_million_keys_are_compared_in_bounded_memory() -> None:
     script = """
 import types, numpy as np
 from pathlib import Path
-from data_prep.verify import repeated_keys
-from tests.memory import peak_kilobytes
+from data_prep.corpus.corpus_checks import repeated_keys
+from tests.support.memory import peak_kilobytes
 rng = np.random.default_rng(0)
 shards = [rng.integers(0, 2**64, 2_500, dtype=np.uint64, endpoint=False) for _ in range(10_000)]
 plan = types.SimpleNamespace(names=[f"modis-train-{n:06d}" for n in range(10_000)])

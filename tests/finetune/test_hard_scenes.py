@@ -143,7 +143,7 @@ WRONG = [
     (source_in_another_crs, "scene a: the map's grid is in EPSG:32631, modis in EPSG:32651; both must have one CRS"),
     (training_under_clouds, "source landsat has no clear pixel in the training windows"),
     (fewer_bands, "has 5 bands ['b1', 'b2', 'b3', 'b4', 'b5']; source modis needs 7"),
-    (damaged_scene, "scene.yaml is no YAML"),
+    (damaged_scene, "scene.yaml is not YAML"),
     (one_pixel, "x has 1 coordinate; two are needed"),
 ]
 

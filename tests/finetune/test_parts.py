@@ -20,7 +20,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from common.atomic_files import without_nan
+from common.json_files import without_nan
 from data_prep.archive.scene import Label, load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries

@@ -1,4 +1,4 @@
-"""What the tests of readers share: random series, and the proof that windows equal slicing of what was written."""
+"""Helpers of the tests of readers: random series, and the check that windows equal slices of the written arrays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def numbers(sensor: Sensor, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def assert_windows_equal(
     reader: Any, pixels: np.ndarray, quality: np.ndarray, dates: np.ndarray = DATES, tries: int = 12
 ) -> None:
-    """Random windows at slices and at index arrays equal slicing of the arrays."""
+    """Assert that random windows, at slices and arrays of dates, equal slices of the arrays."""
     rng = np.random.default_rng(1)
     sensor: Sensor = reader.sensor
     frames, _, rows, cols = pixels.shape
@@ -60,7 +60,7 @@ def assert_windows_equal(
 
 
 def write_raster(path: Path, values: np.ndarray, transform: Affine = TRANSFORM, driver: str = "GTiff", **options: Any) -> None:
-    """One band (H, W), or several (C, H, W), as a file of the driver."""
+    """Write one band (H, W) or several (C, H, W) with a GDAL driver."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands = values if values.ndim == 3 else values[None]
     profile = {"driver": driver, "count": len(bands), "height": values.shape[-2], "width": values.shape[-1], "crs": CRS}
@@ -69,7 +69,7 @@ def write_raster(path: Path, values: np.ndarray, transform: Affine = TRANSFORM, 
 
 
 def coarse(values: np.ndarray, factor: int = 2) -> np.ndarray:
-    """Every `factor`-th pixel: what a coarser band holds whose pixels begin at the same corner."""
+    """Every `factor`-th pixel, as the content of a coarser band with the same upper left corner."""
     return np.ascontiguousarray(values[..., ::factor, ::factor])
 
 
@@ -79,7 +79,7 @@ def repeated(values: np.ndarray, factor: int = 2) -> np.ndarray:
 
 
 def naive_bilinear(values: np.ndarray, factor: int, nodata: int) -> np.ndarray:
-    """Pixel by pixel, from distances between pixel centres."""
+    """Bilinear resampling pixel by pixel, from distances between pixel centres."""
     height, width = values.shape
     result = np.full((height * factor, width * factor), nodata, dtype=values.dtype)
     for row in range(height * factor):

@@ -1,4 +1,4 @@
-"""Scenes that stand for many HDF5 files: planned and written like any other, and no file stops the rest."""
+"""Scenes that are collections of HDF5 files: planned and written like any other; a bad file does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ import pytest
 import webdataset
 import yaml
 
-from data_prep.archive.sample_files import files_of
+from data_prep.archive.sample_files import sample_files
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
 from data_prep.plan import survey
+from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
-from data_prep.plan.planning import PlanSettings, make_plan
-from data_prep.plan.splits import SplitBlocks
-from data_prep.shards.writing import write_shard
+from data_prep.plan.settings import PlanSettings
+from data_prep.plan.splits import SpatialBlocks
+from data_prep.shards.shard_writer import write_shard
 
 SENSORS = load_sensors()
 SIDES = {"sentinel2": 12, "modis": 4}
-GOOD = ["c.h5", "a/1.h5", "a/2.h5", "a/deep/9.hdf5", "b/1.h5", "b/10.h5"]  # as they come: a folder's files before its folders
+# The order of listing: the files of a folder before those of its subfolders.
+GOOD = [
+    "c.h5",
+    "a/1.h5",
+    "a/2.h5",
+    "a/deep/9.hdf5",
+    "b/1.h5",
+    "b/10.h5",
+]
 
 
 def write_sample(path: Path, seed: int, frames: int = 20, side: int = 12, **attributes: Any) -> dict[str, np.ndarray]:
@@ -157,7 +166,7 @@ def test_what_needs_a_place_rejects_files_that_have_none(archive: tuple[Path, An
     write_sample(folder / "scenes" / "published" / "samples" / "c.h5", 9, **place)
     pq.write_table(pa.table({"id": ["1"], "lon": [3.0], "lat": [45.0]}), folder / "sites.parquet")
     settings: dict[str, Any] = {"sources": ("sentinel2",), "chip_px": {"sentinel2": 12}}
-    plan = planned(folder, split_blocks=SplitBlocks(block_km=10), **settings)
+    plan = planned(folder, spatial_blocks=SpatialBlocks(block_km=10), **settings)
     assert [(group.reason, group.samples) for group in plan.rejected_groups] == [("its place on the globe is not known", 5)]
     with pytest.raises(ValueError, match="nothing to write"):
         make_plan(folder / "scenes", folder / "sites", PlanSettings(sites=folder / "sites.parquet", **settings))
@@ -168,7 +177,7 @@ def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
 ) -> None:
     folder, _ = archive
     plan = planned(folder)
-    monkeypatch.setattr(survey, "FILES_A_JOB", 2)
+    monkeypatch.setattr(survey, "FILES_PER_JOB", 2)
     monkeypatch.setattr(survey, "JOBS_AT_ONCE", 2)
     settings = PlanSettings(chip_px=SIDES, shard_mb=0.2)
     assert make_plan(folder / "scenes", folder / "other", settings, workers=2).hash == plan.hash
@@ -180,4 +189,4 @@ def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
 def test_no_files(tmp_path: Path, path: Any, message: str) -> None:
     describe(tmp_path / "published", path)
     with pytest.raises(ValueError, match=message):
-        list(files_of(load_scene(tmp_path / "published"), "modis"))
+        list(sample_files(load_scene(tmp_path / "published"), "modis"))

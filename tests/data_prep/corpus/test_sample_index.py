@@ -22,20 +22,20 @@ import numpy as np
 import pytest
 import xxhash
 
-from common.atomic_files import json_bytes
 from common.executors import map_local
+from common.json_files import json_bytes
+from data_prep.corpus.corpus_checks import corpus_faults
 from data_prep.corpus.dataset import Corpus, check_shards, load_corpus
-from data_prep.corpus.sample_index import open_table, record_dtype
+from data_prep.corpus.sample_index import open_sample_index, record_dtype
 from data_prep.plan.plan import load_plan
 from data_prep.shard import finish
-from data_prep.verify import find_faults
 from pretrain.data.sample_table import MEMBERS, SampleTable
 from pretrain.data.stream import Stream, StreamConfig
 from pretrain.model.cost import CostConfig, cost
-from tests.data_prep.test_shard import run
 from tests.pretrain.data.test_stream import assert_equal, config, write_corpus
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import contents
+from tests.support.sharding import run_shard
 
 ROOT = Path(__file__).parents[3]
 GROUPS = [("modis", "train"), ("sentinel2", "test"), ("sentinel2", "train")]
@@ -52,7 +52,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
 @pytest.fixture(scope="module")
 def sound(arguments: list[str | Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("sound") / "corpus"
-    assert run(*arguments, "--output", output) == 0
+    assert run_shard(*arguments, "--output", output) == 0
     return output
 
 
@@ -104,7 +104,7 @@ def test_description_of_a_split(sound: Path, source: str, split: str) -> None:
     summary = load_corpus(sound).splits[source, split]
     lengths = [len(array(sample, "dates.npy")) for sample in samples]
     assert (summary.samples, summary.shortest, summary.longest) == (len(samples), min(lengths), max(lengths))
-    assert summary.xxh3_128 == xxhash.xxh3_128((sound / summary.table).read_bytes()).hexdigest()
+    assert summary.xxh3_128 == xxhash.xxh3_128((sound / summary.sample_index).read_bytes()).hexdigest()
     by_legend: dict[str, list[list[int]]] = {}
     for sample in samples:
         counts = array(sample, "landcover.npy").tolist()
@@ -138,7 +138,7 @@ def test_tables_are_the_same_from_any_workers_in_any_order(corpus: Path) -> None
         for source, split in GROUPS:
             (corpus / f"{source}-{split}.samples.npy").unlink()
         (corpus / "dataset.json").unlink()
-        assert finish(plan, corpus, map_jobs, max_failed_share=0.01) == 0  # type: ignore[arg-type]
+        assert finish(plan, map_jobs, max_failed_share=0.01) == 0  # type: ignore[arg-type]
         assert contents(corpus) == before
 
 
@@ -152,11 +152,11 @@ def test_a_corpus_of_version_2_gets_tables_and_keeps_its_shards(arguments: list[
         table.unlink()
     with pytest.raises(ValueError, match=r"version 2.*start shard.py again with the same arguments: its shards stay"):
         load_corpus(corpus)
-    (fault,) = find_faults(corpus, partial(map_local, workers=1))
+    (fault,) = corpus_faults(corpus, partial(map_local, workers=1))
     assert str(fault) == "dataset.json: version: is 2, expected 3: start shard.py again with the same arguments"
     shards = {path.name: path.stat().st_mtime_ns for path in corpus.glob("*-0*")}
     assert len(shards) >= 2 * 5
-    assert run(*arguments, "--output", corpus) == 0
+    assert run_shard(*arguments, "--output", corpus) == 0
     assert {path.name: path.stat().st_mtime_ns for path in corpus.glob("*-0*")} == shards
     assert contents(corpus) == before
 
@@ -164,10 +164,10 @@ def test_a_corpus_of_version_2_gets_tables_and_keeps_its_shards(arguments: list[
 def test_shards_that_are_written_anew_leave_no_finished_corpus(arguments: list[str | Path], corpus: Path) -> None:
     before = contents(corpus)
     (corpus / "modis-train-000000.json").unlink()
-    assert run(*arguments, "--output", corpus, "--shards", "0-0") == 0
+    assert run_shard(*arguments, "--output", corpus, "--shards", "0-0") == 0
     with pytest.raises(ValueError, match="no finished corpus"):
         load_corpus(corpus)
-    assert run(*arguments, "--output", corpus) == 0
+    assert run_shard(*arguments, "--output", corpus) == 0
     assert contents(corpus) == before
 
 
@@ -177,22 +177,22 @@ def test_tables_are_written_and_proven_in_constant_memory(tmp_path: Path) -> Non
     script = """
 import sys, types, numpy as np
 from pathlib import Path
-from data_prep import table_writer
-from data_prep.sample_table import record_dtype
-from tests.memory import peak_kilobytes
+from data_prep.corpus import sample_index_writer
+from data_prep.corpus.sample_index import record_dtype
+from tests.support.memory import peak_kilobytes
 KEYS = np.array([f"modis-{n:029d}".encode() for n in range(2_500)])
 def made_up(folder, shard):
     rows = np.zeros(2_500, record_dtype(36))
     rows["key"], rows["offsets"] = KEYS, int(shard[-10:-4])
     return rows
-table_writer.index_rows = made_up
+sample_index_writer.rows_of_shard = made_up
 shards = [f"modis-train-{n:06d}.tar" for n in range(2_000)]
 about = dict(source="modis", split="train", samples=2_500, key_bytes=36)
 summaries = [types.SimpleNamespace(shard=shard, **about) for shard in shards]
 one_by_one = lambda function, jobs: ((job, function(job)) for job in jobs)
 before = peak_kilobytes()
-table_writer.write_tables(Path(sys.argv[1]), summaries, one_by_one)
-assert list(table_writer.table_faults(Path(sys.argv[1]), summaries, one_by_one)) == []
+sample_index_writer.write_sample_indexes(Path(sys.argv[1]), summaries, one_by_one)
+assert list(sample_index_writer.sample_index_faults(Path(sys.argv[1]), summaries, one_by_one)) == []
 print(peak_kilobytes() - before)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -214,14 +214,14 @@ def test_a_full_disk_leaves_no_table(corpus: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match="No space left"):
-        finish(load_plan(corpus), corpus, partial(map_local, workers=1), max_failed_share=0.01)
+        finish(load_plan(corpus), partial(map_local, workers=1), max_failed_share=0.01)
     assert not (corpus / NAME).exists()
     assert not (corpus / "dataset.json").exists()
     assert not list(corpus.glob(".*.tmp"))
 
 
 def faults(folder: Path) -> str:
-    return "\n".join(map(str, find_faults(folder, partial(map_local, workers=1))))
+    return "\n".join(map(str, corpus_faults(folder, partial(map_local, workers=1))))
 
 
 @pytest.mark.parametrize("at", [3, 40, 200, -1])
@@ -305,7 +305,7 @@ def beyond(table: np.ndarray) -> np.ndarray:
 def test_a_table_that_does_not_fit_is_one_error(corpus: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     np.save(corpus / NAME, change(np.load(corpus / NAME)))
     with pytest.raises(ValueError, match=rf"{NAME} .*(expected 6 records of samples|is not the table of this corpus).*verify"):
-        open_table(load_corpus(corpus), "sentinel2", "train")
+        open_sample_index(load_corpus(corpus), "sentinel2", "train")
 
 
 def test_a_table_that_is_none_is_one_error(corpus: Path) -> None:
@@ -316,10 +316,10 @@ def test_a_table_that_is_none_is_one_error(corpus: Path) -> None:
     for content in [*garbage, objects.getvalue(), b"PK\x03\x04" + data, data[:6] + b"\x09\x00" + data[8:]]:
         (corpus / NAME).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{NAME} is no whole table of samples: .*verify"):
-            open_table(load_corpus(corpus), "sentinel2", "train")
+            open_sample_index(load_corpus(corpus), "sentinel2", "train")
     (corpus / NAME).unlink()
     with pytest.raises(ValueError, match=rf"{NAME} is missing"):
-        open_table(load_corpus(corpus), "sentinel2", "train")
+        open_sample_index(load_corpus(corpus), "sentinel2", "train")
 
 
 def test_dataset_json_names_no_files_elsewhere(corpus: Path) -> None:
@@ -328,7 +328,7 @@ def test_dataset_json_names_no_files_elsewhere(corpus: Path) -> None:
     values["sources"]["sentinel2"]["splits"]["train"]["table"] = "../../elsewhere.npy"
     path.write_bytes(json_bytes(values))
     with pytest.raises(ValueError, match=r"calls its table '../../elsewhere.npy'; expected 'sentinel2-train"):
-        open_table(load_corpus(corpus), "sentinel2", "train")
+        open_sample_index(load_corpus(corpus), "sentinel2", "train")
     path.write_bytes(json_bytes({**values, "fingerprint": "../" * 10}))
     with pytest.raises(ValueError, match="expected a sha256"):
         load_corpus(corpus)
@@ -408,7 +408,7 @@ def test_default_cache_is_temporary_and_named_by_the_fingerprint(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     loaded = load_corpus(url)
-    open_table(loaded, "sentinel2", "train")
+    open_sample_index(loaded, "sentinel2", "train")
     (copy,) = (tmp_path / "temporary").rglob(NAME)
     assert copy.parent.name == loaded.fingerprint
 
@@ -420,7 +420,7 @@ def test_a_damaged_copy_is_fetched_again(url: str, corpus: Path, tmp_path: Path)
     copy.parent.mkdir(parents=True)
     for damage in (data[:-5], data[:-1] + bytes([data[-1] ^ 1]), b""):
         copy.write_bytes(damage)
-        open_table(loaded, "sentinel2", "train", tmp_path / "cache")
+        open_sample_index(loaded, "sentinel2", "train", tmp_path / "cache")
         assert copy.read_bytes() == data
 
 
@@ -428,18 +428,18 @@ def test_a_damaged_or_missing_table_at_a_url_leaves_no_copy(corpus: Path, served
     data, cache = (corpus / NAME).read_bytes(), tmp_path / "cache"
     (corpus / NAME).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ValueError, match=rf"{served}/corpus/{NAME} has not the checksum"):
-        open_table(load_corpus(f"{served}/corpus"), "sentinel2", "train", cache)
+        open_sample_index(load_corpus(f"{served}/corpus"), "sentinel2", "train", cache)
     (corpus / NAME).unlink()
     with pytest.raises(ValueError, match=rf"{served}/corpus/{NAME} is missing"):
-        open_table(load_corpus(f"{served}/corpus"), "sentinel2", "train", cache)
+        open_sample_index(load_corpus(f"{served}/corpus"), "sentinel2", "train", cache)
     assert [path.name for path in cache.rglob("*.*")] == ["sentinel2-train.samples.lock"]
 
 
 def test_ranks_that_start_together_make_one_copy(corpus: Path, served: str, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from data_prep.corpus.dataset import load_corpus;"
-        "from data_prep.corpus.sample_index import open_table;"
-        "print(len(open_table(load_corpus(sys.argv[1]), 'sentinel2', 'train', Path(sys.argv[2]))))"
+        "from data_prep.corpus.sample_index import open_sample_index;"
+        "print(len(open_sample_index(load_corpus(sys.argv[1]), 'sentinel2', 'train', Path(sys.argv[2]))))"
     )
     command = [sys.executable, "-c", program, f"{served}/corpus", str(tmp_path / "cache")]
     ranks = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]

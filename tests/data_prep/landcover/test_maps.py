@@ -1,4 +1,4 @@
-"""Land cover under footprints, against maps indexed place by place: other CRS, tiles, years, the antimeridian."""
+"""Land cover within footprints, against maps indexed point by point: other CRS, tiles, years, the antimeridian."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 import yaml
 from affine import Affine
 from rasterio.warp import transform
@@ -17,25 +16,16 @@ from common.grid import Grid
 from data_prep.archive.scene import LandCover, load_scene
 from data_prep.landcover.legend import load_legend
 from data_prep.landcover.maps import LandCoverMap
+from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
-from data_prep.plan.planning import PlanSettings, make_plan
-from data_prep.shards.writing import write_shard
-from tests.data_prep.plan.test_plan import SENSOR
+from data_prep.plan.settings import PlanSettings
+from data_prep.shards.shard_writer import write_shard
 from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
+from tests.support.land_cover_maps import MAP_STEP, write_map
+from tests.support.series import SENSORS
 
 LEGEND = load_legend("glc_fcs30d")
 UTM = Grid(crs=CRS, transform=Affine(10, 0, WEST, 0, -10, NORTH), height=64, width=64)
-STEP = 0.00025  # degrees, about 30 m
-
-
-def write_map(path: Path, codes: np.ndarray, corner: tuple[float, float], step: float = STEP, crs: str = "EPSG:4326") -> None:
-    """codes (bands, rows, columns) of a map whose upper left is at `corner`."""
-    bands, height, width = codes.shape
-    affine = Affine(step, 0, corner[0], 0, -step, corner[1])
-    profile = {"driver": "GTiff", "dtype": "uint8", "count": bands, "crs": crs, "transform": affine}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(path, "w", height=height, width=width, **profile) as raster:
-        raster.write(codes.astype(np.uint8))
 
 
 def corner_of(grid: Grid) -> tuple[float, float]:
@@ -48,8 +38,8 @@ def open_map(*paths: Path, **options: Any) -> LandCoverMap:
     return LandCoverMap(LandCover(legend="glc_fcs30d", rasters=paths, **options), LEGEND, "scene.yaml")
 
 
-def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: float = STEP) -> np.ndarray:
-    """What lies under the centre of each pixel of `grid` on a map in degrees (rows, columns), 0 outside."""
+def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: float = MAP_STEP) -> np.ndarray:
+    """The code at the centre of each pixel of `grid`, on a map in degrees (rows, columns); 0 outside the map."""
     col, row = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
     x, y = grid.transform @ (col.ravel(), row.ravel())
     lon, lat = (np.array(values) for values in transform(grid.crs, "EPSG:4326", x, y))
@@ -61,7 +51,7 @@ def indexed(grid: Grid, codes: np.ndarray, corner: tuple[float, float], step: fl
 
 
 def patches(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Codes in fields of 4 x 4 pixels, so that rounding at the edges of pixels concerns few of them."""
+    """Codes in patches of 4 x 4 pixels, so that rounding at edges affects few pixels."""
     return rng.choice(np.array(CODES), (side // 4, side // 4)).repeat(4, axis=0).repeat(4, axis=1)
 
 
@@ -70,7 +60,7 @@ def patches(rng: np.random.Generator, side: int) -> np.ndarray:
     [
         UTM,
         Grid(crs="ESRI:54008", transform=Affine(463.3127, 0, 250_000, 0, -463.3127, 5_010_000), height=8, width=8),
-        Grid(crs="EPSG:32631", transform=Affine(0, 30, WEST, 30, 0, NORTH - 3_000), height=40, width=20),  # turned
+        Grid(crs="EPSG:32631", transform=Affine(0, 30, WEST, 30, 0, NORTH - 3_000), height=40, width=20),  # rotated
     ],
 )
 def test_a_map_in_degrees_under_other_grids(tmp_path: Path, footprint: Grid) -> None:
@@ -95,7 +85,8 @@ def test_tiles_are_one_map(tmp_path: Path) -> None:
     for row in range(0, 120, 40):
         for col in range(0, 120, 40):
             part = codes[None, row : row + 40, col : col + 40]
-            write_map(tmp_path / "tiles" / f"{row}" / f"{col}.tif", part, (corner[0] + col * STEP, corner[1] - row * STEP))
+            part_corner = corner[0] + col * MAP_STEP, corner[1] - row * MAP_STEP
+            write_map(tmp_path / "tiles" / f"{row}" / f"{col}.tif", part, part_corner)
     touched = 0
     with open_map(tmp_path / "whole.tif") as whole, open_map(tmp_path / "tiles") as tiles:
         for east in range(-1_500, 1_500, 230):
@@ -103,7 +94,7 @@ def test_tiles_are_one_map(tmp_path: Path) -> None:
                 moved = UTM.transform @ Affine.translation(east / 10, south / 10)
                 footprint = Grid(crs=CRS, transform=moved, height=48, width=60)
                 one, many = whole.read(footprint, 0), tiles.read(footprint, 0)
-                touched = max(touched, len(tiles._under(footprint)))
+                touched = max(touched, len(tiles._tiles_within(footprint)))
                 if not (one == 0).all():
                     assert (one == many).mean() > 0.99  # GDAL's warping is exact to an eighth of a pixel
                     assert one.shape == many.shape
@@ -126,7 +117,7 @@ def test_the_first_raster_that_maps_a_pixel_counts(tmp_path: Path) -> None:
 def test_over_the_antimeridian(tmp_path: Path) -> None:
     (x,), (y,) = transform("EPSG:4326", "EPSG:32601", [180.0], [-17.0])
     footprint = Grid(crs="EPSG:32601", transform=Affine(20, 0, x - 640, 0, -20, y + 640), height=64, width=64)
-    write_map(tmp_path / "west.tif", np.full((1, 200, 200), 10), (180 - 200 * STEP, -16.97))
+    write_map(tmp_path / "west.tif", np.full((1, 200, 200), 10), (180 - 200 * MAP_STEP, -16.97))
     write_map(tmp_path / "east.tif", np.full((1, 200, 200), 61), (-180, -16.97))
     with open_map(tmp_path) as land_cover:
         found = land_cover.read(footprint, 0)
@@ -153,7 +144,7 @@ def test_years_choose_bands(tmp_path: Path) -> None:
 
 
 def write_small(folder: Path, land_cover: dict[str, Any], side: int = 24) -> None:
-    cube = make_cube(SENSOR, side, np.concatenate([days(2021, 17), days(2023, 18)]), np.random.default_rng(0))
+    cube = make_cube(SENSORS["sentinel2"], side, np.concatenate([days(2021, 17), days(2023, 18)]), np.random.default_rng(0))
     write_scene(folder / "scenes" / "delta", {"sentinel2": cube}, {"sentinel2": 10.0}, land_cover=land_cover)
 
 
@@ -166,7 +157,7 @@ def written(folder: Path) -> tuple[Plan, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("nearest", [False, True])
-def test_years_beyond_the_map_are_rejected_or_take_the_nearest(tmp_path: Path, nearest: bool) -> None:
+def test_years_beyond_the_map_are_rejected_or_use_the_nearest(tmp_path: Path, nearest: bool) -> None:
     options = {"raster": "glc", "legend": "glc_fcs30d", "first_year": 2019} | ({"nearest_year": True} if nearest else {})
     write_small(tmp_path, options)
     codes = np.stack([np.full((30, 30), code) for code in CODES[:4]])  # 2019 to 2022
@@ -179,9 +170,7 @@ def test_years_beyond_the_map_are_rejected_or_take_the_nearest(tmp_path: Path, n
     assert reasons == ([] if nearest else [("the land-cover map is of 2019 to 2022; take its nearest year with nearest_year", 4)])
 
 
-def test_a_foreign_code_beside_the_parts_that_are_looked_at_rejects_its_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_foreign_code_outside_the_checked_parts_rejects_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_prep.landcover.maps.CHECKED_PX", 2)
     write_small(tmp_path, {"raster": "map.tif", "legend": "glc_fcs30d"})
     codes = np.full((1, 24, 24), 10)

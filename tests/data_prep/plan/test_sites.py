@@ -12,20 +12,13 @@ import pytest
 from rasterio.warp import transform
 
 from data_prep.archive.scene import SPLITS
+from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan, PlannedSample
-from data_prep.plan.planning import PlanSettings, make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.plan.sites import load_sites
-from data_prep.plan.splits import EARTH_RADIUS_KM, EqualAreaCells, SplitBlocks, split_blocks_of
-from tests.data_prep.plan.test_plan import SENSOR
-from tests.support.archives import CRS, NORTH, WEST, days, make_cube, write_archive, write_land_cover, write_scene
-
-
-def distances_km(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Great-circle distances between all places, (n, n): the haversine formula."""
-    lon, lat = np.radians(lon), np.radians(lat)
-    h = np.sin((lat[:, None] - lat) / 2) ** 2
-    h = h + np.cos(lat[:, None]) * np.cos(lat) * np.sin((lon[:, None] - lon) / 2) ** 2
-    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(h))
+from data_prep.plan.splits import EARTH_RADIUS_KM, EqualAreaCells, SpatialBlocks, SplitConfig
+from tests.support.archives import CRS, NORTH, WEST, write_archive
+from tests.support.sites import distances_km, write_wide_scene
 
 
 def places(centre: tuple[float, float], reach_km: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,9 +33,9 @@ def places(centre: tuple[float, float], reach_km: float, count: int, seed: int) 
 @pytest.mark.parametrize("buffer_km", [2.0, 10.0])
 def test_no_sample_lies_within_the_buffer_of_another_split(centre: tuple[float, float], buffer_km: float) -> None:
     lon, lat = places(centre, 100, 1_500, seed=1)
-    blocks = SplitBlocks(block_km=20, shares={"train": 0.6, "validation": 0.2, "test": 0.2}, buffer_km=buffer_km, seed=3)
+    blocks = SpatialBlocks(block_km=20, shares={"train": 0.6, "validation": 0.2, "test": 0.2}, buffer_km=buffer_km, seed=3)
     split = blocks.of_places(lon, lat)
-    unbuffered = SplitBlocks(block_km=20, shares=blocks.shares, seed=3).of_places(lon, lat)
+    unbuffered = SpatialBlocks(block_km=20, shares=blocks.shares, seed=3).of_places(lon, lat)
     kept = split >= 0
     assert np.array_equal(split[kept], unbuffered[kept])
     assert set(unbuffered[~kept].tolist()) <= {0, 1}  # nothing of the last split is left out
@@ -56,14 +49,14 @@ def test_no_sample_lies_within_the_buffer_of_another_split(centre: tuple[float, 
     north, east = np.meshgrid(*[np.linspace(-1.05, 1.05, 41) * np.degrees(buffer_km / EARTH_RADIUS_KM)] * 2)
     around_lat = lat[~kept][:, None] + north.ravel()
     around_lon = lon[~kept][:, None] + east.ravel() / np.cos(np.radians(lat[~kept][:, None]))
-    around = SplitBlocks(block_km=20, shares=blocks.shares, seed=3).of_places(around_lon.ravel(), around_lat.ravel())
+    around = SpatialBlocks(block_km=20, shares=blocks.shares, seed=3).of_places(around_lon.ravel(), around_lat.ravel())
     assert (around.reshape(around_lat.shape).max(axis=1) > unbuffered[~kept]).all()
 
 
 def test_blocks_are_whole_drawn_by_share_and_the_same_anywhere() -> None:
     rng = np.random.default_rng(0)
     lon, lat = rng.uniform(-180, 180, 200_000), np.degrees(np.arcsin(rng.uniform(-1, 1, 200_000)))
-    blocks = SplitBlocks(block_km=100, shares={"train": 0.7, "validation": 0.1, "test": 0.2})
+    blocks = SpatialBlocks(block_km=100, shares={"train": 0.7, "validation": 0.1, "test": 0.2})
     split = blocks.of_places(lon, lat)
     np.testing.assert_allclose(np.bincount(split) / len(split), [0.7, 0.1, 0.2], atol=0.01)
     cells = EqualAreaCells(side_km=100).of_places(lon, lat)
@@ -73,7 +66,7 @@ def test_blocks_are_whole_drawn_by_share_and_the_same_anywhere() -> None:
     assert np.array_equal(blocks.of_places(lon[order], lat[order]), split[order])
     cities = np.array([(2.35, 48.86), (31.24, 30.04), (77.21, 28.61), (-46.63, -23.55), (-93.27, 44.98), (151.21, -33.87)])
     assert blocks.of_places(*cities.T).tolist() == [1, 0, 0, 2, 0, 2]  # a hash of the block, whatever the library
-    assert not np.array_equal(SplitBlocks(block_km=100, shares=blocks.shares, seed=1).of_places(lon, lat), split)
+    assert not np.array_equal(SpatialBlocks(block_km=100, shares=blocks.shares, seed=1).of_places(lon, lat), split)
 
 
 def test_cells_are_of_equal_area() -> None:
@@ -96,28 +89,18 @@ def test_cells_are_of_equal_area() -> None:
 )
 def test_wrong_blocks(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SplitBlocks(**options)
+        SpatialBlocks(**options)
 
 
 def test_shares_that_are_not_given_keep_their_proportions() -> None:
-    blocks = split_blocks_of(50, {"test": 0.46}, 0, 0)
+    blocks = SplitConfig(block_km=50, shares={"test": 0.46}).spatial_blocks()
     assert blocks is not None
     assert blocks.shares == pytest.approx({"train": 0.48, "validation": 0.06, "test": 0.46})
-    assert split_blocks_of(None, None, 0, 0) is None
+    assert SplitConfig().spatial_blocks() is None
     with pytest.raises(ValueError, match=r"no splits are called \['tset'\]"):
-        split_blocks_of(50, {"tset": 0.3}, 0, 0)
-    with pytest.raises(ValueError, match="only with split_block_km"):
-        split_blocks_of(None, None, 3, 0)
-
-
-SIDE = 200  # pixels of the scene that sites are cut from
-
-
-def write_wide_scene(folder: Path, name: str = "wide", side: int = SIDE, year: int = 2021, split: str = "train") -> None:
-    cube = make_cube(SENSOR, side, days(year, 17), np.random.default_rng(0))
-    land_cover = {"raster": "landcover.tif", "legend": "glc_fcs30d"}
-    write_scene(folder / name, {"sentinel2": cube}, {"sentinel2": 10.0}, split=split, land_cover=land_cover)
-    write_land_cover(folder / name / "landcover.tif", np.full((side // 3 + 1, side // 3 + 1), 10))
+        SplitConfig(block_km=50, shares={"tset": 0.3}).spatial_blocks()
+    with pytest.raises(ValueError, match="only with block_km"):
+        SplitConfig(buffer_km=3).spatial_blocks()
 
 
 def degrees(x_m: Any, y_m: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -205,11 +188,11 @@ def test_a_site_in_two_scenes_is_cut_once_a_year(tmp_path: Path) -> None:
 
 def test_blocks_decide_on_the_splits_of_windows_of_a_grid(tmp_path: Path) -> None:
     write_wide_scene(tmp_path / "scenes")
-    blocks = SplitBlocks(block_km=0.5, shares={"train": 0.5, "validation": 0.5}, buffer_km=0.1)
-    settings = PlanSettings(chip_px={"sentinel2": 6}, split_blocks=blocks)
+    blocks = SpatialBlocks(block_km=0.5, shares={"train": 0.5, "validation": 0.5}, buffer_km=0.1)
+    settings = PlanSettings(chip_px={"sentinel2": 6}, spatial_blocks=blocks)
     plan = make_plan(tmp_path / "scenes", tmp_path / "corpus", settings)
     assert make_plan(tmp_path / "scenes", tmp_path / "corpus", settings).hash == plan.hash
-    other = PlanSettings(chip_px={"sentinel2": 6}, split_blocks=SplitBlocks(block_km=0.5, shares=blocks.shares))
+    other = PlanSettings(chip_px={"sentinel2": 6}, spatial_blocks=SpatialBlocks(block_km=0.5, shares=blocks.shares))
     with pytest.raises(ValueError, match="another plan"):
         make_plan(tmp_path / "scenes", tmp_path / "corpus", other)
     samples = samples_of(plan)

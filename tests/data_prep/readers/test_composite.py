@@ -1,4 +1,4 @@
-"""Composites of regular steps, against a loop over pixels that knows nothing of how they are made."""
+"""Composites, against an independent loop over steps and pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = datetime.timedelta(days=1)
 
 
 class Given:
-    """A reader of arrays in memory, which counts what it is asked for."""
+    """A reader of arrays in memory that counts the images read."""
 
     def __init__(self, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, dates: np.ndarray) -> None:
         self.sensor, self.pixels, self.quality, self.dates = sensor, pixels, quality, dates
@@ -57,7 +57,7 @@ def make(source: str, seed: int = 0, dates: int = 60, cloudy: float = 0.6) -> Gi
 
 
 def naive(given: Given, every: int, method: str) -> tuple[list[datetime.date], np.ndarray, np.ndarray, np.ndarray]:
-    """Step by step, pixel by pixel, with Python's dates."""
+    """The expected composites: step by step, pixel by pixel, with the dates of Python."""
     days = [date.item() for date in given.dates]
     valid = given.sensor.valid(given.pixels, given.quality)
     steps = []

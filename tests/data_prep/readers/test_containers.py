@@ -1,4 +1,4 @@
-"""Readers against files written with plain zarr, rasterio and h5py: every window equals direct slicing of what was written."""
+"""Readers, against files written with zarr, rasterio and h5py: every window equals a slice of the written arrays."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import rasterio
 import zarr
 from affine import Affine
 
-from data_prep.archive.sensor import Sensor
 from data_prep.readers.cf_conventions import decode_dates, grid_from_centres
 from data_prep.readers.opening import CONTAINERS, open_reader
-from data_prep.readers.radiometry import check_offset, series
+from data_prep.readers.radiometry import check_offset, harmonised_series
+from tests.support.containers import X, Y, write_hls, write_stacked, write_zarr
 from tests.support.series import (
     CRS,
     DATES,
@@ -32,37 +32,6 @@ from tests.support.series import (
     scene,
     write_raster,
 )
-
-X = 500_015.0 + 30 * np.arange(WIDTH)
-Y = 3_999_985.0 - 30 * np.arange(HEIGHT)
-
-
-def write_zarr(
-    path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, zarr_format: int = 3, skip: tuple[str, ...] = ()
-) -> None:
-    """The layout that xarray writes: named dimensions and one-dimensional coordinate arrays."""
-    group = zarr.open_group(str(path), mode="w", zarr_format=zarr_format)
-    group.attrs["crs"] = CRS
-    layout = {
-        "reflectance": (pixels, ["time", "band", "y", "x"]),
-        sensor.quality.name: (quality, ["time", "y", "x"]),
-        "time": (DAYS - DAYS[0], ["time"]),
-        "band": (np.array(sensor.bands), ["band"]),
-        "x": (X, ["x"]),
-        "y": (Y, ["y"]),
-    }
-    for name, (values, dimensions) in layout.items():
-        if name in skip:
-            continue
-        names = {"dimension_names": dimensions} if zarr_format == 3 else {}
-        array = group.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=tuple(min(8, n) for n in values.shape), **names
-        )
-        array[...] = values
-        if zarr_format == 2:
-            array.attrs["_ARRAY_DIMENSIONS"] = dimensions
-        if name == "time":
-            array.attrs["units"] = f"days since {DATES[0]} 00:00:00"
 
 
 @pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
@@ -106,7 +75,7 @@ def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["sentinel2", "landsat", "modis"])
 def test_offsets_equal_wide_arithmetic(source: str) -> None:
-    """Numbers and offsets up to the ends of the type, each date and band with its own, against int64."""
+    """Numbers and offsets up to the limits of the dtype, different for each date and band, against int64 arithmetic."""
     sensor = SENSORS[source]
     limits = np.iinfo(sensor.dtype)
     rng = np.random.default_rng(0)
@@ -120,7 +89,7 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
     for offset in (smallest - 1, largest + 1):
         with pytest.raises(ValueError, match=f"offset {offset} moves every number of {sensor.dtype} out of the valid range"):
             check_offset(offset, sensor, "x")
-    got = series(pixels.copy(), None, DATES[0] + np.arange(40), sensor, offsets)
+    got = harmonised_series(pixels.copy(), None, DATES[0] + np.arange(40), sensor, offsets)
     wide = pixels.astype(np.int64) + offsets[:, :, None, None]
     expected = np.where(pixels == sensor.nodata, sensor.nodata, np.clip(wide, *sensor.valid_range))
     expected[5], expected[30, 1] = pixels[5], pixels[30, 1]
@@ -128,7 +97,7 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
     low, high = sensor.valid_range
     valid = ((expected != sensor.nodata) & (expected >= low) & (expected <= high)).all(axis=1)
     np.testing.assert_array_equal(got.valid, valid)
-    raw = series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
+    raw = harmonised_series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
     valid = ((pixels != sensor.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
     np.testing.assert_array_equal(raw.valid, valid)
 
@@ -206,8 +175,8 @@ def test_damaged_zarr_is_named(tmp_path: Path, zarr_format: int) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (7, 2, 16, 16))])
-def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, shards: tuple[int, ...] | None) -> None:
-    """By itself Blosc reads such chunks as numbers that nobody wrote."""
+def test_truncated_blosc_is_an_error(tmp_path: Path, zarr_format: int, shards: tuple[int, ...] | None) -> None:
+    """Blosc itself decodes truncated chunks to wrong numbers without an error."""
     sensor = SENSORS["landsat"]
     pixels, quality = numbers(sensor)
     write_zarr(tmp_path / "l.zarr", sensor, pixels, quality, zarr_format)
@@ -220,7 +189,7 @@ def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, sh
     whole = chunk.read_bytes()
     with open_reader(scene(tmp_path, "landsat", **options), "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
-        if shards is not None:  # its index lies at its end, so a shard cut off anywhere has none: another error
+        if shards is not None:  # the index is at the end of a shard, so any truncated shard lacks it, which is another error
             chunk.write_bytes(whole[:-1])
             with pytest.raises(ValueError, match="packed: a chunk cannot be decoded, it is damaged or cut off"):
                 reader.read(0, 0, 16, 16, slice(None))
@@ -234,7 +203,7 @@ def test_blosc_cut_off_anywhere_is_an_error(tmp_path: Path, zarr_format: int, sh
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_dates_of_zarr_that_repeat_or_go_back(tmp_path: Path) -> None:
+def test_dates_of_zarr_that_repeat_or_decrease(tmp_path: Path) -> None:
     sensor = SENSORS["landsat"]
     write_zarr(tmp_path / "l.zarr", sensor, *numbers(sensor))
     group = zarr.open_group(str(tmp_path / "l.zarr"))
@@ -245,16 +214,6 @@ def test_dates_of_zarr_that_repeat_or_go_back(tmp_path: Path) -> None:
         group["time"][:] = np.array(times)
         with pytest.raises(ValueError, match=f"{message}.* sort the images and mosaic those of one day first"):
             open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS)
-
-
-def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray, dtype: str = "int16") -> None:
-    sensor = SENSORS["landsat"]
-    for time, date in enumerate(DATES):
-        stem = f"HLS.L30.T31TFJ.{date.item():%Y%j}T103000.v2.0"
-        for channel, band in enumerate(sensor.bands):
-            write_raster(folder / f"{stem}.{band}.tif", pixels[time, channel].astype(dtype), nodata=sensor.nodata)
-        write_raster(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
-        write_raster(folder / f"{stem}.SZA.tif", quality[time])  # HLS holds more than is asked for
 
 
 def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,15 +287,6 @@ def test_geotiff_mistakes_are_named(tmp_path: Path) -> None:
         reader()
 
 
-def write_stacked(path: Path, sensor: Sensor, pixels: np.ndarray, quality: np.ndarray, dates: Any = DAYS) -> None:
-    with h5py.File(path, "w") as file:
-        data = file.create_dataset("reflectance", data=pixels, chunks=(3, 2, 8, 8), compression="gzip")
-        data.attrs.update({"crs": CRS, "transform": tuple(TRANSFORM)[:6], "bands": list(sensor.bands)})
-        file[sensor.quality.name] = quality
-        if dates is not None:
-            file["dates"] = dates
-
-
 @pytest.mark.parametrize("dates", [DAYS, DAYS.astype(np.int32), np.array([str(date) for date in DATES], dtype="S10")])
 def test_hdf5_stacked_windows_equal_slicing(tmp_path: Path, dates: np.ndarray) -> None:
     sensor = SENSORS["modis"]
@@ -349,7 +299,7 @@ def test_hdf5_stacked_windows_equal_slicing(tmp_path: Path, dates: np.ndarray) -
 
 
 def write_netcdf(path: Path, variables: dict[str, np.ndarray], step: float, days: np.ndarray, left: float = 500_000.0) -> None:
-    """The HDF5 that netCDF-4 libraries write: dimension scales, CF time and a grid mapping."""
+    """Write HDF5 as netCDF-4 libraries do: with dimension scales, CF time and a grid mapping."""
     height, width = next(iter(variables.values())).shape[1:]
     with h5py.File(path, "w") as file:
         file["time"] = (days - 16_000) * 24
@@ -380,7 +330,7 @@ def test_hdf5_variables_of_two_resolutions(tmp_path: Path) -> None:
     names = list(VARIABLES.values())
     fine = {name: pixels[:, i] for i, name in enumerate(names[:4])} | {"SCL": quality.astype(np.uint16)}
     write_netcdf(tmp_path / "10m.nc", fine, 30.0, DAYS)
-    # The coarse file repeats B2; the first file that has a variable gives it.
+    # The coarse file contains B2, too; a variable is read from the first file that has it.
     write_netcdf(tmp_path / "20m.nc", {n: coarse[:, i] for i, n in enumerate(names[4:])} | {"B2": coarse[:, 0]}, 60.0, DAYS)
     options = {"container": "hdf5_cube", "paths": ["10m.nc", "20m.nc"], "variables": VARIABLES, "offset": 0}
     expected = np.concatenate([pixels[:, :4], np.kron(coarse, np.ones((1, 1, 2, 2), dtype=np.uint16))], axis=1)
@@ -447,7 +397,7 @@ def test_damaged_hdf5_is_named(tmp_path: Path) -> None:
 
 
 def test_hdf5_bilinear_like_rasters(tmp_path: Path) -> None:
-    """The same method as for rasters: numbers from the naive loop of their tests."""
+    """The same numbers as for rasters, from the naive loop of their tests."""
     sensor = SENSORS["sentinel2"]
     pixels, quality = numbers(sensor)
     coarse = pixels[:, 4:, : HEIGHT // 2, : WIDTH // 2]
@@ -496,7 +446,7 @@ def test_cf_time(values: np.ndarray, units: str, expected: list[str]) -> None:
         (np.array([True]), {}, "dates have type bool"),
     ],
 )
-def test_dates_that_are_none(values: np.ndarray, attributes: dict[str, str], message: str) -> None:
+def test_values_that_are_not_dates(values: np.ndarray, attributes: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_dates(values, attributes, "t")
 

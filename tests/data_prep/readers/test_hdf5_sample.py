@@ -1,4 +1,4 @@
-"""The reader of published samples: one HDF5 file with a dataset (T, C, H, W) a source and `label` (H, W)."""
+"""The reader of published samples: one HDF5 file with a dataset (T, C, H, W) per source and `label` (H, W)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from common.grid import Grid
 from data_prep.readers.hdf5_sample import NOWHERE
 from data_prep.readers.opening import open_reader
+from tests.support.containers import write_sample
 from tests.support.series import (
     BOX,
     CRS,
@@ -31,15 +32,6 @@ SENSOR = SENSORS["sentinel2"]
 STATED = [str(date) for date in DATES]
 
 
-def write(path: Path, pixels: np.ndarray, dataset: str = "S2", **more: Any) -> None:
-    """The published layout, and more datasets by name."""
-    with h5py.File(path, "w") as file:
-        file.create_dataset(dataset, data=pixels, compression="gzip", chunks=(2, 2, 16, 8))
-        file["label"] = np.zeros(pixels.shape[2:], dtype=np.uint8)
-        for name, values in more.items():
-            file[name] = values
-
-
 def open_sample(folder: Path, **options: Any) -> Any:
     options = {"container": "hdf5_sample", "path": "0001.h5", "dataset": "S2", "offset": 0, "dates": STATED} | options
     return open_reader(scene(folder, "sentinel2", **options), "sentinel2", SENSORS)
@@ -47,7 +39,7 @@ def open_sample(folder: Path, **options: Any) -> Any:
 
 def test_windows_equal_slicing_and_validity_comes_from_no_data(tmp_path: Path) -> None:
     pixels, _ = numbers(SENSOR)
-    write(tmp_path / "0001.h5", pixels)
+    write_sample(tmp_path / "0001.h5", pixels)
     with open_sample(tmp_path) as reader:
         assert reader.chunk == (16, 8)
         np.testing.assert_array_equal(reader.dates, DATES)
@@ -62,7 +54,7 @@ def test_windows_equal_slicing_and_validity_comes_from_no_data(tmp_path: Path) -
 
 def test_quality_bands_and_georeference_where_the_file_has_them(tmp_path: Path) -> None:
     pixels, quality = numbers(SENSOR)
-    write(tmp_path / "0001.h5", pixels[:, ::-1], "sentinel2", SCL=quality, dates=DAYS)
+    write_sample(tmp_path / "0001.h5", pixels[:, ::-1], "sentinel2", SCL=quality, dates=DAYS)
     with h5py.File(tmp_path / "0001.h5", "a") as file:
         file["sentinel2"].attrs["bands"] = list(SENSOR.bands[::-1])
         file.attrs.update({"crs": CRS, "transform": tuple(TRANSFORM)[:6]})
@@ -77,23 +69,23 @@ def test_quality_bands_and_georeference_where_the_file_has_them(tmp_path: Path) 
 
 
 def test_a_sample_without_place_says_so(tmp_path: Path) -> None:
-    write(tmp_path / "0001.h5", numbers(SENSOR)[0])
+    write_sample(tmp_path / "0001.h5", numbers(SENSOR)[0])
     with open_sample(tmp_path) as reader:
         assert reader.grid.crs == NOWHERE
         assert reader.grid.shape == (HEIGHT, WIDTH)
         assert not reader.grid.georeferenced
 
 
-def test_dates_are_stated_or_read_never_made_up(tmp_path: Path) -> None:
+def test_dates_are_stated_or_read_never_guessed(tmp_path: Path) -> None:
     pixels, _ = numbers(SENSOR)
     path = tmp_path / "0001.h5"
-    write(path, pixels)
+    write_sample(path, pixels)
 
     def refused(message: str, **options: Any) -> None:
         with pytest.raises(ValueError, match=message):
             open_sample(tmp_path, **options)
 
-    refused(r"says nothing of dates .*, and they are not made up: state them in scene.yaml, `dates: \[2020", dates="dates")
+    refused(r"has no dates .*, and they are never guessed: state them in scene.yaml, `dates: \[2020", dates="dates")
     refused("6 dates for 7 images", dates=STATED[:6])
     refused("dates must increase strictly: .* sort the images", dates=STATED[::-1])
     refused("dates must increase strictly: 2021-01-03 is followed by 2021-01-03", dates=[STATED[0], *STATED[:6]])
@@ -121,7 +113,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     refused("no such file")
     path.write_bytes(b"")
     refused("no readable HDF5")
-    write(path, pixels)
+    write_sample(path, pixels)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     refused("no readable HDF5")
@@ -131,11 +123,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     refused("must state it", offset=None)
     refused("has 10 channels, but 2 band names", bands=["B02", "B03"])
     refused("no dataset 'SCL'", quality="SCL")
-    write(path, pixels[:, :9])
+    write_sample(path, pixels[:, :9])
     refused(r"has 9 channels, but 10 band names")
-    write(path, pixels * np.float32(1e-4))
-    refused(r"stored as float32; .* NaN has no place in them: convert with round\(reflectance / 0.0001\), NaN to 0, as uint16")
-    write(path, pixels, SCL=quality[:, :4])
+    write_sample(path, pixels * np.float32(1e-4))
+    refused(r"stored as float32; .* which cannot be NaN: convert with round\(reflectance / 0.0001\), NaN to 0, as uint16")
+    write_sample(path, pixels, SCL=quality[:, :4])
     refused(r"SCL: has shape \(7, 4, 20\); expected \(7, 24, 20\)", quality="SCL")
     with h5py.File(path, "a") as file:
         file.attrs["transform"] = tuple(TRANSFORM)[:6]
@@ -144,7 +136,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
     path = tmp_path / "0001.h5"
-    write(path, numbers(SENSOR)[0])
+    write_sample(path, numbers(SENSOR)[0])
     with h5py.File(path) as file:
         chunk = file["S2"].id.get_chunk_info(3)
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The reader of MCD43A4 on HDF4-EOS files written by pyhdf, named and laid out as the archive's."""
+"""The reader of MCD43A4, on HDF4-EOS files that pyhdf writes with the names and the layout of the archive."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_without_pyhdf_the_extra_is_named(
 
 
 def test_each_field_has_the_grid_it_is_listed_under() -> None:
-    """Products with two resolutions list two grids, and names may be the beginning of others."""
+    """A product with two resolutions lists two grids, and the name of a field may be the beginning of another name."""
 
     def grid(number: int, name: str, size: int, field: str) -> str:
         text = STRUCT_METADATA.split("GROUP=GRID_1")[1].rsplit("END_", 1)[0]

@@ -1,4 +1,4 @@
-"""Readers of one file a band and date, on files laid out as HLS, Sentinel-2 and MODIS archives have them."""
+"""Readers of one file per band and date, on files with the names and layouts of HLS, Sentinel-2 and MODIS archives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from common.grid import Grid
 from data_prep.archive.sensor import Quality
 from data_prep.readers.opening import open_reader
 from data_prep.readers.resampling import nesting_factor, read_nested
-from tests.support.archives import BAND_METRES, PHYSICAL_BANDS, safe_metadata, safe_name, write_safe
+from tests.support.archives import BAND_METRES, PHYSICAL_BANDS, safe_metadata, safe_name
+from tests.support.containers import (
+    SAFE_BASELINES,
+    TRANSFORM_10M,
+    expected_of_safe,
+    on_fine_grid,
+    safe_numbers,
+    write_safe_products,
+)
 from tests.support.series import (
     BOX,
     CRS,
@@ -53,7 +61,7 @@ def write_hls(folder: Path, pixels: np.ndarray, quality: np.ndarray) -> None:
         cog(folder / stem / f"{stem}.Fmask.tif", quality[time], nodata=255)
 
 
-def test_hls_of_the_cog_driver_with_a_folder_a_granule(tmp_path: Path) -> None:
+def test_hls_of_the_cog_driver_with_a_folder_per_granule(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(1, 9000, (FRAMES, 6, 300, 260)).astype(np.int16)
     quality = rng.integers(0, 256, (FRAMES, 300, 260)).astype(np.uint8)
@@ -93,7 +101,7 @@ def test_a_date_that_lacks_a_band_is_named_or_left_out(tmp_path: Path) -> None:
 
 
 def write_sentinel2_cogs(folder: Path, pixels: np.ndarray, scl: np.ndarray, dates: np.ndarray = DATES) -> None:
-    """One file a band and date as cloud archives have them: B02 ... at 10 m, B05 ... and SCL at 20 m."""
+    """Write one file per band and date, as in cloud archives: B02 ... at 10 m, B05 ... and SCL at 20 m."""
     for time, date in enumerate(dates):
         granule = folder / f"S2A_31TFJ_{date.item():%Y%m%d}_0_L2A"
         for channel, (band, metres) in enumerate(BAND_METRES.items()):
@@ -107,10 +115,6 @@ def write_sentinel2_cogs(folder: Path, pixels: np.ndarray, scl: np.ndarray, date
         write_raster(granule / "SCL.tif", coarse(scl[time]), COARSE_TRANSFORM)
 
 
-def on_fine_grid(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([pixels[:, :4], repeated(coarse(pixels[:, 4:]))], axis=1)
-
-
 def test_sentinel2_cogs_of_two_resolutions(tmp_path: Path) -> None:
     sensor = SENSORS["sentinel2"]
     assert tuple(BAND_METRES) == sensor.bands
@@ -119,7 +123,7 @@ def test_sentinel2_cogs_of_two_resolutions(tmp_path: Path) -> None:
     options = {"container": "geotiff_scenes", "path": "s2", "pattern": S2_PATTERN, "date_format": "%Y%m%d", "offset": 0}
     with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
         assert reader.grid == Grid(crs=CRS, transform=TRANSFORM, height=HEIGHT, width=WIDTH)
-        assert reader.chunk == (HEIGHT, WIDTH)  # a block of 16 x 16 of a coarse band covers 32 x 32: more than there are
+        assert reader.chunk == (HEIGHT, WIDTH)  # a tile of 16 x 16 pixels of a coarse band covers 32 x 32, more than the grid has
         assert_windows_equal(reader, on_fine_grid(pixels), repeated(coarse(quality)), tries=40)
 
     with pytest.raises(ValueError, match="resampling is 'cubic'; expected one of nearest, bilinear"):
@@ -158,7 +162,7 @@ def test_bilinear_equals_gdal_inside(factor: int) -> None:
         src_nodata=0,
         resampling=Resampling.bilinear,
     )
-    inside = np.s_[factor:-factor, factor:-factor]  # GDAL weighs the border in its own way
+    inside = np.s_[factor:-factor, factor:-factor]  # GDAL weights the border differently
     assert np.abs(got[inside].astype(int) - expected[inside]).max() <= 1  # GDAL rounds halves up
 
 
@@ -225,7 +229,7 @@ def test_offset_by_date_and_by_baseline_in_file_names(tmp_path: Path) -> None:
 
     for offset in (
         {"00.00": 0, "04.00": -1000},
-        {0.0: 0, 4.0: -1000},  # what YAML makes of 00.00 and 04.00
+        {0.0: 0, 4.0: -1000},  # YAML parses 00.00 and 04.00 to these
         {datetime.date(2015, 6, 23): 0, DATES[2].item(): -1000},
         {str(DATES[2]): -1000, "2015-06-23": 0},  # in any order
     ):
@@ -316,7 +320,7 @@ def test_bad_rasters_are_named(tmp_path: Path) -> None:
     red.write_bytes(b"no TIFF at all")
     refused("cannot be read as a raster: .*not recognized")
     write_raster(red, np.stack([pixels[3, 2], pixels[3, 3]]))
-    refused("has 2 bands; expected one file a band")
+    refused("has 2 bands; expected one file per band")
     write_raster(red, pixels[3, 2], crs="EPSG:32632")
     refused(r"its grid .*EPSG:32632\) does not nest in that of the series .*EPSG:32631\)")
     write_raster(red, pixels[3, 2].astype(np.float32) * 1e-4)
@@ -342,42 +346,6 @@ def test_bad_rasters_are_named(tmp_path: Path) -> None:
 # Sentinel-2 SAFE
 
 
-def write_products(folder: Path, pixels: np.ndarray, scl: np.ndarray, baselines: list[str], **metadata: Any) -> list[Path]:
-    """A product for each of the first dates; from 04.00 on the metadata state offsets of -1000, and -900 for B8A."""
-    products = []
-    for time, baseline in enumerate(baselines):
-        values = {
-            band: pixels[time, channel] if metres == 10 else coarse(pixels[time, channel])
-            for channel, (band, metres) in enumerate(BAND_METRES.items())
-        }
-        offsets = None if baseline < "04.00" else {band: -900 if band == "B8A" else -1000 for band in PHYSICAL_BANDS}
-        text = safe_metadata(baseline, offsets, **metadata)
-        products.append(write_safe(folder, DATES[time], values, coarse(scl[time]), baseline, text, TRANSFORM_10M))
-    return products
-
-
-TRANSFORM_10M = Affine(10.0, 0.0, 600_000.0, 0.0, -10.0, 4_900_020.0)
-BASELINES = ["02.09", "03.01", "04.00", "05.09"]
-
-
-def safe_numbers() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(5)
-    pixels = rng.integers(1, 9000, (4, 10, 180, 120)).astype(np.uint16)
-    pixels[rng.random(pixels.shape) < 0.02] = 0
-    return pixels, rng.integers(0, 12, (4, 180, 120)).astype(np.uint8)
-
-
-def expected_of_safe(pixels: np.ndarray) -> np.ndarray:
-    """No data stays, other numbers of 04.00 and later lose their offset and stay above 0; 20 m pixels are repeated."""
-    result = on_fine_grid(pixels).astype(int)
-    for time in (2, 3):
-        for channel, band in enumerate(BAND_METRES):
-            shift = 900 if band == "B8A" else 1000
-            layer = result[time, channel]
-            layer[layer != 0] = np.maximum(layer[layer != 0] - shift, 1)
-    return result.astype(np.uint16)
-
-
 def open_safe(folder: Path, path: str = "s2", **options: Any) -> Any:
     return open_reader(scene(folder, "sentinel2", container="sentinel2_safe", path=path, **options), "sentinel2", SENSORS)
 
@@ -385,11 +353,11 @@ def open_safe(folder: Path, path: str = "s2", **options: Any) -> Any:
 @pytest.mark.parametrize("listed", [True, False])
 def test_safe_products_of_several_baselines(tmp_path: Path, listed: bool) -> None:
     pixels, scl = safe_numbers()
-    products = write_products(tmp_path / "s2", pixels, scl, BASELINES, listed=listed)
+    products = write_safe_products(tmp_path / "s2", pixels, scl, SAFE_BASELINES, listed=listed)
     with open_safe(tmp_path) as reader:
         assert reader.grid == Grid(crs=CRS, transform=TRANSFORM_10M, height=180, width=120)
         assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse(scl)), DATES[:4])
-    with open_safe(tmp_path, path=f"s2/{products[2].name}") as reader:  # one product by itself
+    with open_safe(tmp_path, path=f"s2/{products[2].name}") as reader:  # a single product
         assert_windows_equal(reader, expected_of_safe(pixels)[2:3], repeated(coarse(scl))[2:3], DATES[2:3])
     with open_safe(tmp_path, resampling="bilinear") as reader:
         got = reader.read(10, 10, 20, 20, slice(0, 1)).pixels[0, 5]
@@ -398,7 +366,7 @@ def test_safe_products_of_several_baselines(tmp_path: Path, listed: bool) -> Non
 
 def test_safe_offset_is_never_guessed(tmp_path: Path) -> None:
     pixels, scl = safe_numbers()
-    early, late = write_products(tmp_path / "s2", pixels[1:3], scl[1:3], ["03.01", "04.00"])
+    early, late = write_safe_products(tmp_path / "s2", pixels[1:3], scl[1:3], ["03.01", "04.00"])
     metadata = late / "MTD_MSIL2A.xml"
     whole = metadata.read_text()
 
@@ -409,18 +377,18 @@ def test_safe_offset_is_never_guessed(tmp_path: Path) -> None:
 
     refused(r"the offsets of 2021-01-11 are \[-1000, .*-900, .*\], but scene.yaml states 0", offset=0)
     metadata.write_text(safe_metadata("04.00", None))
-    refused("is missing or does not say the additive offset, so scene.yaml must: `offset: -1000`")
+    refused("is missing or does not state the additive offset, so scene.yaml must: `offset: -1000`")
     metadata.unlink()
-    refused("is missing or does not say the additive offset")
+    refused("is missing or does not state the additive offset")
     with open_safe(tmp_path, offset={"2015-06-23": 0, str(DATES[1]): -1000}) as reader:
         got = reader.read(0, 0, 180, 120, slice(None)).pixels
     shifted = np.where(pixels[2] == 0, 0, np.maximum(pixels[2].astype(int) - 1000, 1))
     np.testing.assert_array_equal(got[0], on_fine_grid(pixels[1:2])[0])
     np.testing.assert_array_equal(got[1], on_fine_grid(shifted[None])[0])
     metadata.write_text(whole[:300])
-    refused("is no XML that can be read")
+    refused("is not readable XML")
     metadata.write_text('<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>')
-    refused("is no XML that can be read: EntitiesForbidden")
+    refused("is not readable XML: EntitiesForbidden")
     metadata.write_text(safe_metadata("04.00", {"B2": -1000}))
     refused("BOA_ADD_OFFSET does not give a whole number for each band")
     metadata.write_text(safe_metadata("04.00", dict.fromkeys(PHYSICAL_BANDS, -1000), quantification=4000))
@@ -436,12 +404,12 @@ def test_safe_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "s2" / "README").write_text("")
     with pytest.raises(ValueError, match="no Level-2A product: none of its 1 files is like"):
         open_safe(tmp_path)
-    products = write_products(tmp_path / "s2", pixels, scl, BASELINES)
+    products = write_safe_products(tmp_path / "s2", pixels, scl, SAFE_BASELINES)
     again = tmp_path / "s2" / safe_name(DATES[1], "05.00")
     products[1].rename(tmp_path / "kept")
     for name in (products[1].name, again.name):  # one day in two processings
         shutil.copytree(tmp_path / "kept", tmp_path / "s2" / name)
-    with pytest.raises(ValueError, match=f"2 products of {DATES[1]}: .*N0301.*, .*N0500.*; keep one a date"):
+    with pytest.raises(ValueError, match=f"2 products of {DATES[1]}: .*N0301.*, .*N0500.*; keep one per date"):
         open_safe(tmp_path)
     shutil.rmtree(again)
     (image,) = products[1].glob("GRANULE/*/IMG_DATA/R20m/*_B11_20m.jp2")
@@ -466,9 +434,9 @@ def test_safe_mistakes_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_jpeg_2000_that_is_cut_off_is_an_error_not_zeros(tmp_path: Path, share: float) -> None:
-    """With GDAL's own setting of threads such a file reads as zeros, which are no data, and nobody would know."""
+    """With the default number of threads GDAL reads such a file as zeros, that is no data, without an error."""
     pixels, scl = safe_numbers()
-    products = write_products(tmp_path / "s2", pixels[:2], scl[:2], BASELINES[:2])
+    products = write_safe_products(tmp_path / "s2", pixels[:2], scl[:2], SAFE_BASELINES[:2])
     (image,) = products[1].glob("GRANULE/*/IMG_DATA/R10m/*_B04_10m.jp2")
     image.write_bytes(image.read_bytes()[: int(share * image.stat().st_size)])
     with open_safe(tmp_path) as reader:

@@ -1,4 +1,4 @@
-"""Every container read at fsspec URLs: in fsspec's memory, and from a web server of this process."""
+"""All containers at fsspec URLs: in the memory file system of fsspec, and on a web server in this process."""
 
 from __future__ import annotations
 
@@ -16,24 +16,41 @@ import pytest
 import rasterio
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from data_prep.readers.open_files import GDAL_SETTINGS, Folder, OpenFiles
+from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.opening import open_reader
-from tests.data_prep.readers.test_containers import write_hls, write_stacked, write_zarr
-from tests.data_prep.readers.test_hdf5_sample import write as write_sample
-from tests.data_prep.readers.test_raster_scenes import BASELINES, expected_of_safe, repeated, safe_numbers, write_products
-from tests.data_prep.readers.test_raster_scenes import coarse as coarse_of
 from tests.support.archives import mcd43a4_name, write_mcd43a4
-from tests.support.series import BOX, DATES, SENSORS, assert_windows_equal, numbers, scene, write_raster
+from tests.support.containers import (
+    SAFE_BASELINES,
+    expected_of_safe,
+    safe_numbers,
+    write_hls,
+    write_safe_products,
+    write_sample,
+    write_stacked,
+    write_zarr,
+)
+from tests.support.series import (
+    BOX,
+    DATES,
+    SENSORS,
+    assert_windows_equal,
+    coarse,
+    numbers,
+    repeated,
+    scene,
+    write_raster,
+)
 
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
-        """Nothing: every request would be printed."""
+        """Print no requests."""
 
 
 @pytest.fixture(params=["memory", "http"])
 def published(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """A function that makes what lies in `tmp_path` available at a URL and returns it."""
+    """A function that publishes the content of `tmp_path` and returns its URL."""
     if request.param == "http":
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -85,9 +102,9 @@ def test_geotiff(tmp_path: Path, published: Any) -> None:
 
 def test_safe(tmp_path: Path, published: Any) -> None:
     pixels, scl = safe_numbers()
-    write_products(tmp_path / "s2", pixels, scl, BASELINES)
+    write_safe_products(tmp_path / "s2", pixels, scl, SAFE_BASELINES)
     with opened(published() + "/s2", "sentinel2", "sentinel2_safe") as reader:
-        assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse_of(scl)), DATES[:4], tries=3)
+        assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse(scl)), DATES[:4], tries=3)
 
 
 @pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
@@ -151,7 +168,7 @@ CONTAINERS = [
 
 
 @pytest.mark.parametrize(("source", "container"), CONTAINERS)
-def test_what_fsspec_cannot_reach_is_said(source: str, container: str) -> None:
+def test_an_unreachable_url_is_named(source: str, container: str) -> None:
     with pytest.raises(ValueError, match=r"nonsense://a/b: cannot be reached by fsspec: .*nonsense"):
         opened("nonsense://a/b", source, container)
 
@@ -174,8 +191,8 @@ def test_storage_options_reach_fsspec(source: str, container: str) -> None:
     assert (seen["key"], seen["secret"]) == ("me", "s")
 
 
-def test_a_broken_way_is_no_damaged_file(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a network does wrong is raised as it is, and ends no process: only damaged files are reasons to reject a sample."""
+def test_a_network_error_is_not_a_damaged_file(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network errors are raised unchanged and do not end the process: only damaged files are reasons to reject a sample."""
     pixels, quality = numbers(SENSORS["landsat"])
     write_hls(tmp_path / "hls", pixels, quality)
     write_stacked(tmp_path / "l.h5", SENSORS["landsat"], pixels, quality)
@@ -191,7 +208,7 @@ def test_a_broken_way_is_no_damaged_file(tmp_path: Path, in_memory: Any, monkeyp
 
         return read
 
-    for name in ("read", "readinto"):  # rasterio reads by the one, h5py by the other
+    for name in ("read", "readinto"):  # rasterio calls `read`, h5py `readinto`
         monkeypatch.setattr(MemoryFile, name, breakable(getattr(MemoryFile, name)))
     with opened(f"{at}/hls", "landsat", "geotiff_scenes") as reader:
         assert reader.read(*BOX, slice(0, 1)).pixels.any()
@@ -199,14 +216,14 @@ def test_a_broken_way_is_no_damaged_file(tmp_path: Path, in_memory: Any, monkeyp
         with pytest.raises(ConnectionResetError):
             reader.read(*BOX, slice(1, 2))
         broken = None
-        np.testing.assert_array_equal(reader.read(*BOX, slice(1, 2)).pixels, pixels[1:2])  # and then it goes on
+        np.testing.assert_array_equal(reader.read(*BOX, slice(1, 2)).pixels, pixels[1:2])  # the reader still works afterwards
         with opened(f"{at}/l.h5", "landsat", "hdf5_cube") as stacked:
             broken = reset
             with pytest.raises(ConnectionResetError):
                 stacked.read(*BOX, slice(0, 1))
             broken = None
             np.testing.assert_array_equal(stacked.read(*BOX, slice(1, 2)).pixels, pixels[1:2])
-        broken = RuntimeError("server disconnected")  # as clients of networks call it who know of no OSError
+        broken = RuntimeError("server disconnected")  # some network clients raise other exceptions than OSError
         with pytest.raises(ConnectionError, match=r"could not be reached: RuntimeError.'server disconnected") as caught:
             reader.read(*BOX, slice(2, 3))
         assert caught.value.errno is not None
@@ -218,7 +235,7 @@ def test_a_broken_way_is_no_damaged_file(tmp_path: Path, in_memory: Any, monkeyp
             reader.read(*BOX, slice(2, 3))
 
 
-def test_side_car_files_are_not_asked_for(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_side_car_files_are_not_requested(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_raster(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
     folder = Folder(in_memory())
     asked = []
@@ -234,7 +251,7 @@ def test_side_car_files_are_not_asked_for(tmp_path: Path, in_memory: Any, monkey
     assert set(asked) == {"a.tif"}
 
 
-def test_open_files_make_room_for_those_used_last() -> None:
+def test_least_recently_used_files_are_closed() -> None:
     events: list[str] = []
     files = OpenFiles(lambda file: events.append(f"+{file}") or file, lambda file: events.append(f"-{file}"), 2)  # type: ignore[func-returns-value]
     for file in "aabacab":

@@ -1,4 +1,4 @@
-"""Simulated scenes: what is written, and whether it behaves like land seen from space."""
+"""Simulated scenes: their files, and whether they behave like land seen from space."""
 
 import dataclasses
 import hashlib
@@ -20,25 +20,29 @@ from data_prep.archive.scene import find_scenes, load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
 from data_prep.readers.opening import open_reader
-from data_prep.simulation import scene_folder
-from data_prep.simulation.archives import mgrs_tile
+from data_prep.simulation import container_writers
 from data_prep.simulation.covers import COVERS, CROP_NAMES, INDEX
 from data_prep.simulation.label_maps import LULC_NAMES, WHEAT_COVERS, boundaries, write_maps
+from data_prep.simulation.objects import rasterise
 from data_prep.simulation.observation import dilated, make_sky, sun_position
-from data_prep.simulation.phenology import Season, Weather, make_weather
+from data_prep.simulation.phenology import Season
 from data_prep.simulation.preview import write_preview
 from data_prep.simulation.randomness import SmoothNoise, generator, normal, power_law_field, uniform
 from data_prep.simulation.regions import REGIONS
-from data_prep.simulation.scene_folder import SceneSettings, grids, make_place, simulate_scene
-from data_prep.simulation.sources import block_mean
+from data_prep.simulation.scene_folder import simulate_scene
+from data_prep.simulation.scene_grids import mgrs_tile, scene_grids, tile_margin_m
+from data_prep.simulation.scene_land import make_scene_land
+from data_prep.simulation.scene_settings import SceneSettings
+from data_prep.simulation.sensor_images import block_mean
 from data_prep.simulation.spectra import Spectra
-from data_prep.simulation.surface import Surface, rasterise
+from data_prep.simulation.surface import Surface
+from data_prep.simulation.weather import Weather, make_weather
 
-PLACES = {region.name: place for place, region in enumerate(REGIONS)}
+LOCATIONS = {region.name: location for location, region in enumerate(REGIONS)}
 
 
 def small(region: str, **changes: int) -> SceneSettings:
-    return SceneSettings(**({"place": PLACES[region], "year": 2022, "landsat_px": 96, "sentinel2_px": 96} | changes))
+    return SceneSettings(**({"location": LOCATIONS[region], "year": 2022, "landsat_px": 96, "sentinel2_px": 96} | changes))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -59,7 +63,7 @@ def italian(output: Path) -> Path:
     return output / "lomellina_2022"
 
 
-# What is written.
+# Files of a scene.
 
 
 def test_scenes_are_found_and_read_back_by_the_readers(output: Path) -> None:
@@ -69,7 +73,7 @@ def test_scenes_are_found_and_read_back_by_the_readers(output: Path) -> None:
     for scene, source in itertools.product(scenes, sensors):
         with open_reader(scene, source, sensors) as reader:
             series = reader.read(0, 0, *reader.grid.shape, slice(None))
-            assert reader.grid == grids(small(scene.region))[source]
+            assert reader.grid == scene_grids(small(scene.region))[source]
         assert len(series.dates) >= 20
         assert set(series.dates.astype("datetime64[Y]").astype(str)) == {"2022"}
         assert 0.15 < series.valid.mean() <= 1
@@ -90,7 +94,7 @@ def test_sentinel2_is_a_zarr_group_with_the_offset_of_its_archives(italian: Path
     assert -0.01 < np.median(water - 1000) / 10000 < 0.08
     assert np.median(numbers[:, 0][codes == 9]) > 6000, "clouds are bright"
     corner = group["x"][0], group["y"][0]
-    transform = grids(small("lomellina"))["sentinel2"].transform
+    transform = scene_grids(small("lomellina"))["sentinel2"].transform
     assert corner == pytest.approx(transform @ (0.5, 0.5))
 
 
@@ -137,7 +141,7 @@ def test_maps_lie_on_the_grids_and_agree(italian: Path) -> None:
     scene, legend = load_scene(italian), load_legend("glc_fcs30d")
     assert scene.land_cover is not None
     assert scene.land_cover.rasters
-    grid = grids(small("lomellina"))
+    grid = scene_grids(small("lomellina"))
     with rasterio.open(scene.land_cover.rasters[0]) as raster:
         assert raster.transform == grid["landsat"].transform
         assert raster.colormap(1)[210][:3] == (44, 111, 178)
@@ -163,7 +167,7 @@ def test_maps_lie_on_the_grids_and_agree(italian: Path) -> None:
     fine = maps["crop_type_10m"][1::3, 1::3]  # the 10 m pixel in the middle of each 30 m pixel
     assert (fine == crops[inside, inside]).mean() > 0.85
     assert set(np.unique(maps["field_boundary_10m"])) == {1, 2, 100}
-    # Land use tells the same crops, and water, forest and wetland where the land cover has them.
+    # The land-use map has the same crops, and water, forest and wetland where the land cover has them.
     lulc, is_crop = maps["lulc_10m"], maps["crop_type_10m"] < 11
     assert (lulc[is_crop] == maps["crop_type_10m"][is_crop]).all()
     coarse = cover[inside, inside]
@@ -174,17 +178,17 @@ def test_maps_lie_on_the_grids_and_agree(italian: Path) -> None:
 
 def test_labels_of_each_task_by_counting_cells() -> None:
     settings = small("jianghan", seed=2)  # with wheat on 0.245 and 0.255 of two pixels
-    place = make_place(settings)
-    margin = scene_folder.tile_margin_m(settings)
+    land = make_scene_land(settings)
+    margin = tile_margin_m(settings)
     names = np.array([cover.name for cover in COVERS])
 
     def covers(left: int, cell_m: int, cells: int) -> np.ndarray:
         flat = SmoothNoise("none", scale=100.0, extent=3000.0)
-        keys = rasterise(place.landscape, left, left, cell_m, cells, (flat, flat)).key
-        return names[place.objects.cover[np.searchsorted(place.objects.key, keys)]]
+        keys = rasterise(land.landscape, left, left, cell_m, cells, (flat, flat)).key
+        return names[land.objects.cover[np.searchsorted(land.objects.key, keys)]]
 
     crops = {cover.name: CROP_NAMES[cover.crop] for cover in COVERS if cover.crop < 11}
-    land = {
+    land_classes = {
         "bare_or_fallow": {"fallow", "rock", "sparse_vegetation"},
         "forest": {"deciduous_forest", "evergreen_forest", "needle_forest"},
         "grassland": {"grassland", "annual_grassland", "shrubland"},
@@ -192,9 +196,9 @@ def test_labels_of_each_task_by_counting_cells() -> None:
         "water": {"river", "lake", "pond"},
         "built_up": {"paved_road", "red_roofs", "grey_roofs", "blue_roofs", "yard", "track"},
     }
-    of_cover = crops | {cover: name for name, found in land.items() for cover in found}
+    of_cover = crops | {cover: name for name, found in land_classes.items() for cover in found}
     with tempfile.TemporaryDirectory() as folder:
-        labels = write_maps(place.objects, place.pixels, grids(settings), Path(folder))
+        labels = write_maps(land.objects, land.pixels, scene_grids(settings), Path(folder))
         found = {}
         for name in ("lulc_10m", "winter_wheat_480m"):
             with rasterio.open(Path(folder) / labels[name]["path"]) as raster:
@@ -207,7 +211,7 @@ def test_labels_of_each_task_by_counting_cells() -> None:
         assert found["lulc_10m"][row, column] == max(order, key=cells.count), "the most frequent, the first of equals"
     wheat = np.isin(covers(0, 10, 288), ["winter_wheat", "wheat_then_maize", "wheat_then_rice"])
     share = wheat.reshape(6, 48, 6, 48).mean(axis=(1, 3))
-    np.testing.assert_allclose(place.pixels["modis"].share(np.isin(names[place.objects.cover], WHEAT_COVERS)), share, atol=1e-5)
+    np.testing.assert_allclose(land.pixels["modis"].share(np.isin(names[land.objects.cover], WHEAT_COVERS)), share, atol=1e-5)
     expected = share >= 0.25
     np.testing.assert_array_equal(found["winter_wheat_480m"] == "winter_wheat", expected)
     assert 0 < expected.mean() < 1
@@ -220,12 +224,12 @@ def test_interiors_that_a_boundary_keeps_apart_are_the_fields(italian: Path) -> 
     pieces, count = ndimage.label(kinds == 1)
     owners = [np.unique(parcels[pieces == piece]) for piece in range(1, count + 1)]
     assert all(len(owner) == 1 for owner in owners), "no piece reaches into a second field"
-    # Roads and narrow ends cut some fields; most of the land lies in one piece a field.
+    # Roads and narrow ends divide some fields; most of the land of a field is one piece.
     largest: dict[int, int] = {}
     for piece, (owner,) in enumerate(owners, 1):
         largest[owner] = max(largest.get(owner, 0), int((pieces == piece).sum()))
     assert sum(largest.values()) > 0.85 * (kinds == 1).sum()
-    # A boundary is one pixel wide in its field: whatever lies further in is interior.
+    # A boundary is one pixel wide in its field: all pixels further inside are interior.
     inside = np.zeros(kinds.shape, dtype=bool)
     for parcel in np.unique(parcels[parcels > 0]):
         inside |= ndimage.binary_erosion(parcels == parcel, border_value=1)
@@ -233,8 +237,8 @@ def test_interiors_that_a_boundary_keeps_apart_are_the_fields(italian: Path) -> 
 
 
 def test_grids_nest() -> None:
-    for settings in (small("iowa"), SceneSettings(place=8, year=2022), small("jianghan", sentinel2_px=102)):
-        grid = grids(settings)
+    for settings in (small("iowa"), SceneSettings(location=8, year=2022), small("jianghan", sentinel2_px=102)):
+        grid = scene_grids(settings)
         assert grid["modis"].bounds == grid["landsat"].bounds
         assert grid["modis"].height * 16 == grid["landsat"].height
         left, bottom, right, top = grid["landsat"].bounds
@@ -246,11 +250,11 @@ def test_grids_nest() -> None:
 
 def test_coarse_pixels_are_means_of_fine_ones() -> None:
     settings = small("limagne")
-    place = make_place(settings)
-    surface = Surface(place.objects, Spectra("modis"), 0)
+    land = make_scene_land(settings)
+    surface = Surface(land.objects, Spectra("modis"), 0)
     weather = make_weather(settings.region, 2022, 0)
-    spectra = surface.spectra(Season(settings.region, place.objects, weather, 2022, 0).state(170))
-    fine, coarse = place.pixels["landsat"].render(spectra), place.pixels["modis"].render(spectra)
+    spectra = surface.spectra(Season(settings.region, land.objects, weather, 2022, 0).state(170))
+    fine, coarse = land.pixels["landsat"].render(spectra), land.pixels["modis"].render(spectra)
     assert fine.shape == (96, 96, 7)
     assert fine.std(axis=(0, 1)).min() > 0.005
     np.testing.assert_allclose(coarse, block_mean(fine, 16), atol=2e-6)
@@ -258,8 +262,9 @@ def test_coarse_pixels_are_means_of_fine_ones() -> None:
 
 def test_same_seed_same_bytes_in_another_process_and_another_seed_not(italian: Path, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; import sys; from data_prep.simulation.scene_folder import *; "
-        f"settings = SceneSettings(place={PLACES['lomellina']}, year=2022, landsat_px=96, sentinel2_px=96); "
+        "from pathlib import Path; import sys; from data_prep.simulation.scene_folder import simulate_scene; "
+        "from data_prep.simulation.scene_settings import SceneSettings; "
+        f"settings = SceneSettings(location={LOCATIONS['lomellina']}, year=2022, landsat_px=96, sentinel2_px=96); "
         "simulate_scene(settings, Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "again")], check=True)
@@ -270,7 +275,7 @@ def test_same_seed_same_bytes_in_another_process_and_another_seed_not(italian: P
     assert other["modis.h5"] != digests(italian)["modis.h5"]
 
 
-# Restart and mistakes.
+# Restarts and errors.
 
 
 def test_finished_scene_is_kept_and_other_settings_are_refused(italian: Path, output: Path) -> None:
@@ -285,7 +290,7 @@ def test_finished_scene_is_kept_and_other_settings_are_refused(italian: Path, ou
 def test_interrupted_scene_leaves_nothing_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small("iowa", landsat_px=32, sentinel2_px=12)
     with monkeypatch.context() as patch:
-        patch.setattr(scene_folder.archives, "write_hdf5", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(container_writers, "write_hdf5", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             simulate_scene(settings, tmp_path)
     assert not (tmp_path / "iowa_2022").exists()
@@ -330,28 +335,28 @@ def test_preview_of_a_scene(italian: Path, tmp_path: Path) -> None:
     assert write_preview(tmp_path).stat().st_size > 100_000
 
 
-# What the land does.
+# Behaviour of the land.
 
 
 @dataclasses.dataclass
 class Year:
-    """A region's year without clouds: NDVI and LSWI of each crop, each the median of its fields on each day."""
+    """A year of a region without clouds: NDVI and LSWI of each crop, as medians over its fields on each day."""
 
     region: str
 
     def __post_init__(self) -> None:
         settings = small(self.region)
-        self.place = make_place(settings)
+        self.land = make_scene_land(settings)
         self.weather = make_weather(settings.region, 2022, 0)
-        self.season = Season(settings.region, self.place.objects, self.weather, 2022, 0)
-        surface = Surface(self.place.objects, Spectra("landsat"), 0)
+        self.season = Season(settings.region, self.land.objects, self.weather, 2022, 0)
+        surface = Surface(self.land.objects, Spectra("landsat"), 0)
         self.days = np.arange(0, 365, 5)
         spectra = np.array([surface.spectra(self.season.state(day))[0] for day in self.days])
         red, nir, swir = spectra[..., 2], spectra[..., 3], spectra[..., 4]
         self.ndvi, self.lswi = (nir - red) / (nir + red), (nir - swir) / (nir + swir)
 
     def of(self, values: np.ndarray, cover: str) -> np.ndarray:
-        chosen = self.place.objects.cover == INDEX[cover]
+        chosen = self.land.objects.cover == INDEX[cover]
         assert chosen.sum() >= 5, f"{self.region} has {chosen.sum()} {cover}"
         return np.median(values[:, chosen], axis=1)
 
@@ -382,7 +387,7 @@ def test_wheat_peaks_before_maize_and_is_green_in_winter(italy: Year) -> None:
 
 
 def test_winter_crops_of_next_year_are_sown_this_autumn(italy: Year) -> None:
-    objects = italy.place.objects
+    objects = italy.land.objects
     sown = (objects.cover == INDEX["maize"]) & (objects.next_cover == INDEX["winter_wheat"])
     left = (objects.cover == INDEX["maize"]) & (objects.next_cover == INDEX["maize"])
     december = italy.days > 335
@@ -391,7 +396,7 @@ def test_winter_crops_of_next_year_are_sown_this_autumn(italy: Year) -> None:
 
 def test_rice_stays_on_its_fields_and_annual_crops_change() -> None:
     settings = small("lomellina")
-    this, following = make_place(settings).objects, make_place(dataclasses.replace(settings, year=2023)).objects
+    this, following = make_scene_land(settings).objects, make_scene_land(dataclasses.replace(settings, year=2023)).objects
     np.testing.assert_array_equal(this.key, following.key)
     np.testing.assert_array_equal(this.next_cover, following.cover)
     rice = this.cover == INDEX["paddy_rice"]
@@ -412,12 +417,12 @@ def test_the_south_is_earlier() -> None:
 
 def test_fields_differ_but_belong_together(italy: Year) -> None:
     day = int(np.argmin(np.abs(italy.days - 165)))
-    maize = italy.ndvi[day][italy.place.objects.cover == INDEX["maize"]]
+    maize = italy.ndvi[day][italy.land.objects.cover == INDEX["maize"]]
     assert 0.02 < maize.std() < 0.25
 
 
 def test_snow_lies_in_the_cold_north_only() -> None:
-    cold, warm = (make_weather(REGIONS[PLACES[name]], 2022, 0) for name in ("sanjiang", "red_river"))
+    cold, warm = (make_weather(REGIONS[LOCATIONS[name]], 2022, 0) for name in ("sanjiang", "red_river"))
     assert cold.snow[:45].mean() > 0.5
     assert cold.snow[150:240].max() == 0
     assert warm.snow.max() < 0.05
@@ -432,13 +437,13 @@ def test_every_region_has_what_its_split_needs() -> None:
         if region.split != "train":
             assert any("rice" in name for name in region.crops)
             assert len(region.crops) >= 4
-    later = SceneSettings(place=len(REGIONS) + PLACES["sacramento"], year=2022).region
+    later = SceneSettings(location=len(REGIONS) + LOCATIONS["sacramento"], year=2022).region
     assert (later.name, later.split) == ("sacramento2", "train")
     legend = load_legend("glc_fcs30d")
     assert {cover.glc for cover in COVERS} <= set(legend.codes)
 
 
-# Parts.
+# Components.
 
 
 def test_hashed_numbers_are_uniform_and_normal() -> None:
@@ -466,7 +471,7 @@ def test_shadows_fall_away_from_the_sun() -> None:
     assert np.degrees(zenith) == pytest.approx(29, abs=4), "10:30 at midsummer at 45 degrees north"
     assert 90 < np.degrees(azimuth) < 180, "in the south-east"
     assert sun_position(45.0, 355)[0] > zenith + 0.6
-    along = np.zeros(2)  # how well clouds, moved to the north-west and to the south-east, fit the shadows
+    along = np.zeros(2)  # fit of clouds, moved to the north-west and to the south-east, to the shadows
     for i in range(12):
         sky = make_sky(generator("sky", i), (200, 200), 30.0, 0.15, (0.5, azimuth))
         cloud, shadow = (np.fft.fft2(a - a.mean()) for a in (sky.cloud, sky.shadow))

@@ -1,4 +1,4 @@
-"""The table of spectra: is it what radiative transfer and published band definitions say?"""
+"""The table of spectra, against radiative transfer and published definitions of bands."""
 
 import itertools
 
@@ -108,7 +108,7 @@ def test_flooded_paddy_is_wet_before_it_is_green() -> None:
 
 
 def test_sensors_agree_on_bands_they_share() -> None:
-    """A canopy cannot be bright for one sensor and dark for another: no band was mixed up."""
+    """A canopy cannot be bright for one sensor and dark for another: this shows that no bands are swapped."""
     pairs = {"B02": ("B02", "b3"), "B03": ("B03", "b4"), "B04": ("B04", "b1"), "B8A": ("B05", "b2"), "B11": ("B06", "b6")}
     for plant, lai, senescence in itertools.product(PLANTS, (0.5, 3.0), (0.0, 0.8)):
         seen = {source: canopy(Spectra(source), plant, lai, senescence) for source in ("sentinel2", "landsat", "modis")}

@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common.atomic_files import without_nan
+from common.json_files import without_nan
 from finetune.report.page import Page
 from finetune.report.run_report import confusion_figure, run_report, training_figure
 from finetune.scoring.bootstrap import with_intervals

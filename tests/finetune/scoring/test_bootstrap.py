@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
-from common.atomic_files import without_nan
+from common.json_files import without_nan
 from finetune.scoring.bootstrap import interval, with_intervals
 from finetune.scoring.metrics import headline_interval, percent_interval, scores, table
 

@@ -18,16 +18,15 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from torch import multiprocessing
 
-from common.command_line import run_command
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import Corpus, load_corpus
-from data_prep.shard import shard
 from pretrain.data.storage import DamagedSampleError
 from pretrain.data.stream import Stream, StreamConfig
 from pretrain.evaluation.validation import LinearProbe, Validation, penalties, train_mean
 from pretrain.model import EncoderConfig, build_encoder
 from pretrain.objective import FractionsModel, FractionTargets, fraction_scores, normalize
 from tests.support.archives import CHIPS, CODES, days, make_cube, write_land_cover, write_scene
+from tests.support.sharding import run_shard
 
 STREAM = StreamConfig(num_frames=6, global_batch_size=6, num_workers=0)
 ENCODER = EncoderConfig(
@@ -49,9 +48,7 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cubes["modis"] = make_cube(sensors["modis"], 8, days(2021, 20), rng)
         write_scene(folder / "scenes" / name, cubes, gsd, split=split, land_cover=land_cover)
         write_land_cover(folder / "scenes" / name / "landcover.tif", rng.choice(CODES, (side // 3, side // 3)))
-    with pytest.raises(SystemExit) as finished:
-        run_command(shard, ["--input", str(folder / "scenes"), "--output", str(folder / "corpus"), *CHIPS])
-    assert not finished.value.code
+    assert run_shard("--input", folder / "scenes", "--output", folder / "corpus", *CHIPS) == 0
     return folder / "corpus"
 
 

@@ -1,4 +1,4 @@
-"""Writers of the containers in which archives deliver image series and maps."""
+"""Write image series and maps in the containers of archives: Zarr, GeoTIFF and HDF5."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ import h5py
 import numpy as np
 import rasterio
 import zarr
-from rasterio.crs import CRS
 from zarr.codecs import BloscCodec, BloscShuffle
 
 from common.grid import Grid
 from data_prep.archive.sensor import Sensor
-from data_prep.simulation.sources import SENTINEL2_ADD, Image
+from data_prep.simulation.sensor_images import SENTINEL2_ADD, Image
 
 TIME_UNITS = "days since 1970-01-01"
 TIME_CHUNK, SPACE_CHUNK = 8, 64
 
 
 def days_since_1970(year: int, days: Iterable[int]) -> np.ndarray:
-    """Days of the year (1 January is 0) as int32 days since 1970-01-01."""
+    """Days of the year (1 January is 0) -> days since 1970-01-01, int32 (T,)."""
     start = np.datetime64(f"{year}-01-01", "D").astype(np.int64)
     return np.array([start + day for day in days], dtype=np.int32)
 
 
 def write_zarr(path: Path, images: Iterable[Image], days: list[int], year: int, grid: Grid, sensor: Sensor) -> None:
-    """Sentinel-2 as one Zarr v3 group: reflectance (time, band, y, x), SCL (time, y, x) and coordinates, named as CF does."""
+    """Write Sentinel-2 as one Zarr v3 group: reflectance (time, band, y, x), SCL (time, y, x), and coordinates with CF names."""
     shape = (len(days), len(sensor.bands), *grid.shape)
     attributes: dict[str, Any] = {
         "title": sensor.title,
@@ -57,7 +56,7 @@ def write_zarr(path: Path, images: Iterable[Image], days: list[int], year: int, 
         )
     }
     series = iter(images)
-    for start in range(0, len(days), TIME_CHUNK):  # as many dates at once as a chunk holds
+    for start in range(0, len(days), TIME_CHUNK):  # write as many dates at once as a chunk holds
         part = list(islice(series, TIME_CHUNK))
         times = slice(start, start + len(part))
         cubes["reflectance"][times] = np.stack([image.pixels for image in part])
@@ -79,7 +78,7 @@ def write_zarr(path: Path, images: Iterable[Image], days: list[int], year: int, 
 def write_geotiff_scenes(
     folder: Path, images: Iterable[Image], year: int, grid: Grid, sensor: Sensor, tile: str, time: str
 ) -> None:
-    """Landsat as HLS names it: HLS.L30.T<tile>.<year and day>T<time>.v2.0.<band>.tif, one file a band and date, and Fmask."""
+    """Write Landsat as HLS delivers it: one file per band and date, HLS.L30.T<tile>.<year and day>T<time>.v2.0.<band>.tif."""
     folder.mkdir()
     for image in images:
         stem = f"HLS.L30.T{tile}.{year}{image.day + 1:03d}T{time}.v2.0"
@@ -89,7 +88,7 @@ def write_geotiff_scenes(
 
 
 def write_hdf5(path: Path, images: Iterable[Image], year: int, grid: Grid, sensor: Sensor) -> None:
-    """MODIS as one HDF5 file: reflectance (T, C, H, W), mandatory quality (T, H, W), dates (T,)."""
+    """Write MODIS as one HDF5 file: reflectance (T, C, H, W), mandatory quality (T, H, W), dates (T,)."""
     series = list(images)
     with h5py.File(path, "w") as file:
         pixels = np.stack([image.pixels for image in series])
@@ -99,16 +98,16 @@ def write_hdf5(path: Path, images: Iterable[Image], year: int, grid: Grid, senso
         file.create_dataset("dates", data=days_since_1970(year, [image.day for image in series])).attrs["units"] = TIME_UNITS
         file["reflectance"].attrs["_FillValue"] = np.int16(sensor.nodata)
         file["reflectance"].attrs["scale_factor"] = sensor.scale
-        for place in (file, file["reflectance"]):
-            place.attrs["crs"] = grid.crs
-            place.attrs["transform"] = np.array(grid.transform[:6])
-            place.attrs["bands"] = list(sensor.bands)
+        for holder in (file, file["reflectance"]):
+            holder.attrs["crs"] = grid.crs
+            holder.attrs["transform"] = np.array(grid.transform[:6])
+            holder.attrs["bands"] = list(sensor.bands)
 
 
 def write_raster(
     path: Path, values: np.ndarray, grid: Grid, nodata: int, colors: Mapping[int, str] | None = None, predictor: int = 1
 ) -> None:
-    """One band as a tiled, deflated GeoTIFF; `colors` (#rrggbb by code) makes a colour table of a uint8 raster."""
+    """Write one band as a tiled, deflated GeoTIFF. `colors` (#rrggbb by code) becomes the colour table of a uint8 raster."""
     block = 256 if min(grid.shape) > 256 else 16 * max(1, min(grid.shape) // 16)
     options = {
         "tiled": True,
@@ -124,17 +123,3 @@ def write_raster(
         file.write(values, 1)
         if colors:
             file.write_colormap(1, {code: (*bytes.fromhex(color[1:]), 255) for code, color in colors.items()})
-
-
-def utm_crs(longitude: float, latitude: float) -> CRS:
-    """WGS 84 / UTM zone of a place."""
-    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + int((longitude + 180) // 6) + 1)
-
-
-def mgrs_tile(longitude: float, latitude: float, easting: float, northing: float) -> str:
-    """Name of the 100 km square of the Military Grid Reference System, as HLS and Sentinel-2 use it: `31TFJ`."""
-    zone = int((longitude + 180) // 6) + 1
-    band = "CDEFGHJKLMNPQRSTUVWX"[min(int((latitude + 80) // 8), 19)]
-    columns = ("ABCDEFGH", "JKLMNPQR", "STUVWXYZ")[(zone - 1) % 3]
-    rows = "ABCDEFGHJKLMNPQRSTUV" if zone % 2 else "FGHJKLMNPQRSTUVABCDE"
-    return f"{zone:02d}{band}{columns[int(easting // 100_000) - 1]}{rows[int(northing // 100_000) % 20]}"

@@ -1,4 +1,4 @@
-"""The three image series of a scene, date by date, as their products have them."""
+"""The images of the three sensors, date by date, as their products deliver them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from data_prep.simulation.observation import (
     swath_mask,
     to_numbers,
 )
-from data_prep.simulation.phenology import Season, Weather
+from data_prep.simulation.phenology import Season
+from data_prep.simulation.pixels import Pixels
 from data_prep.simulation.randomness import generator, power_law_field
 from data_prep.simulation.regions import Region
 from data_prep.simulation.spectra import Spectra
-from data_prep.simulation.surface import Pixels, Surface
+from data_prep.simulation.surface import Surface
+from data_prep.simulation.weather import Weather
 
-SENTINEL2_ADD = 1000  # what processing baseline 04.00 and later add to reflectance * 10000
+SENTINEL2_ADD = 1000  # processing baseline 04.00 and later add this to reflectance * 10000
 COMPOSITE_DAYS = 16
-POINT_SPREAD = (0.06, 0.88, 0.06)  # along rows and columns: light of neighbouring MODIS pixels
+POINT_SPREAD = (0.06, 0.88, 0.06)  # along rows and columns: share of the light of neighbouring MODIS pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One date of one source: pixels (C, H, W) as stored, quality (H, W) uint8, day of the year (1 January is 0)."""
+    """One date of one source: day of the year (1 January is 0), stored pixels (C, H, W), and quality uint8 (H, W)."""
 
     day: int
     pixels: np.ndarray
@@ -49,7 +51,7 @@ def optical_images(
     dates: list[Acquisition],
     names: tuple,
 ) -> Iterator[Image]:
-    """Sentinel-2 (with SCL and the offset of its archives) or Landsat (with Fmask), one image a date."""
+    """Images of Sentinel-2 (with SCL and the offset of its archives) or Landsat (with Fmask), one per date."""
     spectra = Spectra(source)
     camera = Camera(spectra)
     shape = pixels.shape
@@ -76,9 +78,9 @@ def optical_images(
 def modis_images(
     sensor: Sensor, season: Season, weather: Weather, surface: Surface, pixels: Pixels, every_days: int, days: int, names: tuple
 ) -> Iterator[Image]:
-    """MODIS nadir reflectance from 16 days around each date, weighted to its middle: smooth in time, fill where always cloudy.
+    """MODIS nadir reflectance, one image per date: a mean of the 16 days around it that weights days near it more.
 
-    Quality 0: at least 7 clear days, a full inversion; 1: at least 3, so only the magnitude is fitted; 255: fill.
+    Quality is 0 for a full inversion (at least 7 clear days), 1 for a fit of the magnitude only (at least 3), and 255 for fill.
     """
     rng = generator(*names, "modis")
     height, width = pixels.shape
@@ -111,7 +113,7 @@ def block_mean(image: np.ndarray, n: int) -> np.ndarray:
 
 
 def point_spread(image: np.ndarray) -> np.ndarray:
-    """A mild blur (H, W, C): a MODIS pixel sees a little of its neighbours."""
+    """A mild blur of an image (H, W, C): a MODIS pixel receives a little light of its neighbours."""
     before, centre, after = POINT_SPREAD
     for axis in (0, 1):
         padded = np.pad(image, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")

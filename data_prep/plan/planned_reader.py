@@ -1,4 +1,4 @@
-"""Opening what was planned: the reader of a series, when it is still what the plan says."""
+"""Opens a planned series, and checks that it is as it was when the corpus was planned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from data_prep.archive.scene import DESCRIPTION, Scene, description_sha256, load_scene
+from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
 from data_prep.plan.plan import PlannedSeries
 from data_prep.readers.base import Series, SeriesReader
@@ -18,34 +18,34 @@ from data_prep.readers.opening import open_reader
 
 
 def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Mapping[str, Sensor]) -> SeriesReader:
-    """The reader of a source of a scene, or of one of the files that the scene stands for."""
+    """Open the reader of a source of a scene, or of `file` where the scene is a collection of files."""
     if file is not None:
         scene = replace(scene, sources={**scene.sources, source: {**scene.sources[source], "path": file}})
     return open_reader(scene, source, sensors)
 
 
-def load_planned(archive: Path, planned: PlannedSeries) -> Scene:
-    """The scene of a planned series. Raises ValueError when it is gone, or is described anew since it was planned."""
-    path = archive / planned.folder / DESCRIPTION
+def load_planned_scene(archive: Path, planned: PlannedSeries) -> Scene:
+    """Read the scene of a planned series. Raises ValueError when it is missing or its scene.yaml changed since the plan."""
+    path = archive / planned.folder / SCENE_FILE
     if not path.is_file():
         raise ValueError(f"scene {path.parent} is gone since the corpus was planned; put it back, or use a new output folder")
-    scene, sha256 = _described(path.parent, path.stat().st_mtime_ns)
-    if sha256 != planned.description_sha256:
+    scene, sha256 = _scene_and_sha256(path.parent, path.stat().st_mtime_ns)
+    if sha256 != planned.scene_file_sha256:
         raise ValueError(f"{path} changed since the corpus was planned; use a new output folder")
     return scene
 
 
 @lru_cache(maxsize=8)
-def _described(folder: Path, _written: int) -> tuple[Scene, str]:
-    """A scene and the sha256 of its description, read once while it stands for file after file."""
+def _scene_and_sha256(folder: Path, _modified_ns: int) -> tuple[Scene, str]:
+    """Return a scene and the sha256 of its scene.yaml; cached, because a collection of files needs it for each file."""
     scene = load_scene(folder)
-    return scene, description_sha256(scene)
+    return scene, scene_file_sha256(scene)
 
 
-def open_planned(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sensor]) -> SeriesReader:
-    """The reader of a planned series. Raises ValueError when its grid or dates changed since it was planned.
+def open_planned_reader(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sensor]) -> SeriesReader:
+    """Open the reader of a planned series. Raises ValueError when its grid or dates changed since the plan.
 
-    A file among many that is damaged, changed or gone is not worth stopping for: reading any window of it raises instead.
+    A file of a collection that is damaged, changed or missing does not stop the others: its reader opens, and its `read` raises.
     """
     if planned.file is None:
         reader = open_reader(scene, planned.source, sensors)
@@ -55,19 +55,19 @@ def open_planned(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sen
         except (ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
                 raise
-            return _Unreadable(planned, sensors[planned.source], error)
-    if planned.is_of(reader):
+            return _UnreadableFile(planned, sensors[planned.source], error)
+    if planned.matches(reader):
         return reader
     reader.__exit__()
     if planned.file is None:
         what = f"{planned.source} of scene {scene.folder}"
         raise ValueError(f"{what} changed since the corpus was planned; use a new output folder")
     changed = ValueError(f"{planned.file}: its grid or dates changed since the corpus was planned")
-    return _Unreadable(planned, sensors[planned.source], changed)
+    return _UnreadableFile(planned, sensors[planned.source], changed)
 
 
-class _Unreadable:
-    """Stands for a file that cannot be opened: reading raises `error`."""
+class _UnreadableFile:
+    """The reader of a file that cannot be opened: `read` raises `error`."""
 
     def __init__(self, planned: PlannedSeries, sensor: Sensor, error: Exception) -> None:
         self.sensor, self.grid, self.chunk = sensor, planned.grid, planned.chunk

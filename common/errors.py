@@ -1,0 +1,75 @@
+"""Classes of errors, and their texts without paths of this machine.
+
+An error is either transient (the work is tried again), or of the infrastructure (it is raised), or of the data (it is recorded
+as a rejected sample).
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import traceback
+from pathlib import Path
+
+_PROJECT = Path(__file__).parents[1]
+_TRANSIENT_ERRNOS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EAGAIN", "EINTR", "EBUSY", "ESTALE", "ENOLCK", "ETIMEDOUT", "EPIPE", "EREMOTEIO", "ENOTCONN", "ESHUTDOWN"),
+        *("ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
+    )
+)
+# The exceptions of these libraries below fsspec are not OSErrors.
+_NETWORK_LIBRARIES = frozenset({"aiohttp", "botocore", "aiobotocore", "gcsfs", "s3fs", "requests", "urllib3"})
+# GDAL and HDF5 raise OSErrors with a text and without a number.
+_TRANSIENT_WORDS = re.compile(r"curl|http response code: (408|429|5\d\d)|timed? ?-?out|connection|temporar", re.IGNORECASE)
+_CAUSED_BY_USERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return True for an error, or a cause of it, that may be gone at the next try, such as a network failure."""
+    if isinstance(error, _CAUSED_BY_USERS):
+        return False
+    if isinstance(error, TimeoutError | ConnectionError) or type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES:
+        return True
+    if isinstance(error, OSError):
+        by_words = error.errno is None and _TRANSIENT_WORDS.search(str(error)) is not None
+        if by_words or error.errno in _TRANSIENT_ERRNOS:
+            return True
+    return error.__cause__ is not None and is_transient(error.__cause__)
+
+
+def is_infrastructure_error(error: Exception) -> bool:
+    """Return True for an error that is not about the data being read: too little memory, a lost mount, a bug of ours.
+
+    HDF5 and GDAL raise an OSError without a number for damaged files; that one is about the data.
+    """
+    numbered = isinstance(error, OSError) and error.errno is not None
+    return numbered or isinstance(error, MemoryError | AssertionError) or is_transient(error)
+
+
+def portable_text(error: BaseException, folder: Path) -> str:
+    """Return the error's text on one line, with paths relative to `folder`, so that it is the same wherever the archive lies."""
+    return " ".join(str(error).split()).replace(f"{folder}/", "")
+
+
+def portable_traceback(error: BaseException, folder: Path) -> list[str]:
+    """Return the lines of a traceback, outermost call first, then the error's text; causes precede their effects.
+
+    Paths of code are relative to the project or to the installed packages, paths in texts to `folder`.
+    """
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = portable_traceback(cause, folder) if cause is not None else []
+    for frame in traceback.extract_tb(error.__traceback__):
+        lines.append(f"{_portable_path(frame.filename)}:{frame.lineno} in {frame.name}: {frame.line}")
+    return [*lines, f"{type(error).__qualname__}: {portable_text(error, folder)}"]
+
+
+def _portable_path(filename: str) -> str:
+    path = Path(filename)
+    # Packages come first, because a virtual environment may lie inside the project's folder.
+    for folder in ("site-packages", f"python{sys.version_info.major}.{sys.version_info.minor}"):
+        if folder in path.parts:
+            return Path(*path.parts[path.parts.index(folder) + 1 :]).as_posix()
+    return path.relative_to(_PROJECT).as_posix() if path.is_relative_to(_PROJECT) else path.name

@@ -1,0 +1,50 @@
+"""JSON objects as bytes and as files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.atomic_files import whole_file
+
+
+def json_bytes(values: Mapping[str, Any]) -> bytes:
+    """Canonical JSON: equal values give equal bytes."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all; NaN becomes null."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(without_nan(values), indent=2))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError that names the file when it is missing or holds no JSON object."""
+    try:
+        return json_object(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+
+
+def json_object(content: bytes, path: str) -> dict[str, Any]:
+    """Parse a JSON object that was read from `path`. Raises ValueError that names `path` when it is none."""
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); it is damaged or was not written by shard.py") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object")
+    return values
+
+
+def without_nan(values: Any) -> Any:
+    """Replace NaN by None in nested dictionaries and lists, because JSON has no NaN."""
+    if isinstance(values, dict):
+        return {key: without_nan(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [without_nan(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values

@@ -1,0 +1,171 @@
+"""Checks of a whole corpus: reads every shard, and compares plan, shards, sample indexes, rejected.jsonl and dataset.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from common.checksums import checksum_of
+from common.executors import MapJobs
+from common.json_files import json_bytes, read_json
+from common.progress import PROGRESS, Progress
+from data_prep.corpus.dataset import DATASET, DATASET_VERSION
+from data_prep.corpus.dataset_json import dataset_json
+from data_prep.corpus.rejected import REJECTED, rejected_lines
+from data_prep.corpus.sample_index import sample_index_name
+from data_prep.corpus.sample_index_writer import sample_index_faults, sample_index_layouts
+from data_prep.corpus.shard_checks import Fault, shard_faults
+from data_prep.corpus.summary import ShardSummary, summarise
+from data_prep.plan.plan import PLAN, Plan, cached_plan, load_plan
+from data_prep.shards.tar_format import FAILED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """Result of reading a whole shard.
+
+    Attributes:
+        faults: all faults of the shard.
+        summary: summary of its index; None when it has faults.
+        keys: XXH3 of the key of each sample, uint64 (samples,); empty when it has faults.
+    """
+
+    faults: list[Fault]
+    summary: ShardSummary | None
+    keys: np.ndarray
+
+
+def corpus_faults(folder: Path, map_jobs: MapJobs) -> list[Fault]:
+    """Return all faults of the corpus in `folder`. Raises ValueError when there is no corpus at all."""
+    if not (folder / PLAN).is_file() and not (folder / DATASET).is_file():
+        raise ValueError(f"{folder} holds no corpus: neither {PLAN} nor {DATASET}; `python data_prep/shard.py` writes one")
+    try:
+        plan = load_plan(folder)
+    except ValueError as error:
+        return [Fault(PLAN, "", str(error))]
+    if (folder / DATASET).is_file():
+        try:
+            written = read_json(folder / DATASET).get("plan")
+        except ValueError as error:
+            return [Fault(DATASET, "", str(error))]
+        if written != plan.hash:
+            return [Fault(PLAN, "", f"is not the plan that {DATASET} was written from; one of the two is damaged")]
+    damaged = plan.damaged_tables()
+    if damaged:
+        return [Fault(name, "", "is missing, or is not the table that the plan was written with") for name in damaged]
+    verified = verify_shards(folder, plan, map_jobs)
+    faults = [fault for shard in verified for fault in shard.faults]
+    faults += _unplanned_files(folder, plan)
+    for key, shard, other in repeated_keys(folder, plan, [shard.keys for shard in verified]):
+        faults.append(Fault(f"{other}.tar", key, f"is in {shard}.tar already"))
+    return faults + list(_summary_faults(folder, plan, [shard.summary for shard in verified], map_jobs))
+
+
+def verify_shards(folder: Path, plan: Plan, map_jobs: MapJobs, log: Path | None = None) -> list[Verified]:
+    """Read all shards of the plan, and return the results in the order of the plan. `log` receives the progress as JSON lines."""
+    numbers = range(plan.num_shards)
+    found: dict[int, Verified] = {}
+    with Progress("verify", total=len(numbers), log=log) as progress:
+        for number, verified in map_jobs(partial(verify_shard, folder), numbers):
+            found[number] = verified
+            progress.add(verified.summary.bytes if verified.summary is not None else 0)
+    return [found[number] for number in numbers]
+
+
+def verify_shard(folder: Path, shard_id: int) -> Verified:
+    """Read one shard of the plan in `folder`."""
+    plan = cached_plan(folder)
+    shard = plan.shard(shard_id)
+    tar_path, index_path = folder / f"{shard.name}.tar", folder / f"{shard.name}.json"
+    faults = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
+    if not faults:
+        try:
+            index = read_json(index_path)
+            faults = shard_faults(plan, shard, tar_path, index)
+        except ValueError as error:
+            faults = [Fault(index_path.name, "", str(error))]
+    if faults:
+        return Verified(faults=faults, summary=None, keys=np.empty(0, np.uint64))
+    return Verified(faults=[], summary=summarise(index), keys=key_hashes(sample["key"] for sample in index["samples"]))
+
+
+def key_hashes(keys: Iterable[str]) -> np.ndarray:
+    """Return the XXH3 of each key, uint64: with 8 bytes per key, the hashes of a whole corpus fit in memory."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64)
+
+
+def repeated_keys(folder: Path, plan: Plan, hashes: Sequence[np.ndarray]) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, shard, other shard) of samples that occur twice, given the `key_hashes` of each shard of the plan.
+
+    Where hashes are equal, the keys themselves are read from the shard indexes and compared.
+    """
+    ordered = np.concatenate([*hashes, np.empty(0, np.uint64)])
+    ordered.sort()
+    suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(suspects):
+        return
+    seen: dict[str, str] = {}
+    for name, of_shard in zip(plan.names, hashes, strict=True):
+        if not np.isin(of_shard, suspects).any():
+            continue
+        for sample, suspected in zip(read_json(folder / f"{name}.json")["samples"], np.isin(of_shard, suspects), strict=True):
+            if suspected and seen.setdefault(sample["key"], name) != name:
+                yield sample["key"], seen[sample["key"]], name
+
+
+def _unplanned_files(folder: Path, plan: Plan) -> Iterator[Fault]:
+    planned = {f"{name}{suffix}" for name in plan.names for suffix in (".tar", ".json", FAILED)}
+    planned |= {PLAN, DATASET, REJECTED, PROGRESS}
+    planned |= {sample_index_name(group.source, group.split) for group in plan.groups}
+    for path in sorted(path for suffix in ("tar", "json", "jsonl", "npy") for path in folder.glob(f"*.{suffix}")):
+        if path.name not in planned:
+            yield Fault(path.name, "", "is not in the plan")
+
+
+def _summary_faults(folder: Path, plan: Plan, found: Sequence[ShardSummary | None], map_jobs: MapJobs) -> Iterator[Fault]:
+    """Check dataset.json, sample indexes and rejected.jsonl, which can be compared only when all shards are sound.
+
+    `found`: summaries of the plan's shards, None for a shard with faults.
+    """
+    summaries = [summary for summary in found if summary is not None]
+    are_sound = len(summaries) == len(found)
+    if not (folder / DATASET).is_file():
+        yield Fault(DATASET, "", "is missing: the corpus is unfinished; start shard.py again with the same arguments")
+    elif are_sound:
+        yield from _dataset_faults(folder, plan, summaries, map_jobs)
+    if are_sound:
+        path = folder / REJECTED
+        if not path.is_file():
+            yield Fault(REJECTED, "", "is missing")
+        elif not _consists_of(path, rejected_lines(plan, folder, summaries)):
+            yield Fault(REJECTED, "", "does not fit the plan and the indexes")
+
+
+def _dataset_faults(folder: Path, plan: Plan, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> Iterator[Fault]:
+    """Check the sample indexes, then dataset.json, of sound shards."""
+    found = read_json(folder / DATASET)
+    if found.get("version") != DATASET_VERSION:
+        what = f"is {found.get('version')!r}, expected {DATASET_VERSION}: start shard.py again with the same arguments"
+        yield Fault(DATASET, "version", what)
+        return
+    damaged = list(sample_index_faults(folder, summaries, map_jobs))
+    yield from damaged
+    if damaged:
+        return
+    sample_indexes = {layout.name: checksum_of(folder / layout.name) for layout in sample_index_layouts(summaries)}
+    expected = dataset_json(plan, folder, summaries, sample_indexes)
+    for key in sorted(set(expected) | set(found)):
+        if json_bytes({key: found.get(key)}) != json_bytes({key: expected.get(key)}):
+            yield Fault(DATASET, key, "does not fit the shards and their indexes")
+
+
+def _consists_of(path: Path, lines: Iterable[bytes]) -> bool:
+    """Return True when a file consists of these lines."""
+    with path.open("rb") as file:
+        return all(found == line for found, line in zip_longest(file, lines))

@@ -1,0 +1,69 @@
+"""The content of dataset.json, from the plan and the summaries of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.archive.sensor import Sensor
+from data_prep.corpus.dataset import DATASET_VERSION, corpus_fingerprint
+from data_prep.corpus.sample_index import sample_index_name
+from data_prep.corpus.summary import ShardSummary, by_source_and_split
+from data_prep.plan.plan import Plan
+from data_prep.shards.band_statistics import BandStatistics
+
+
+def dataset_json(
+    plan: Plan, output: Path, summaries: Sequence[ShardSummary], sample_indexes: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the content of dataset.json of the corpus in `output`.
+
+    `summaries` are those of the plan's shards in their order; `sample_indexes` the xxh3_128 of each sample index by file name.
+    """
+    groups = by_source_and_split(summaries)
+    sources = {}
+    for name, sensor in plan.sensors.items():
+        of_source = {split: group for (source, split), group in groups.items() if source == name and group.samples}
+        if of_source:
+            sources[name] = {
+                "sensor": sensor.to_dict(),
+                "shape": [len(sensor.bands), sensor.chip_px, sensor.chip_px],
+                "normalization": _normalization(sensor, of_source),
+                "splits": {split: _split(group, sample_indexes) for split, group in of_source.items()},
+            }
+    columns = ("shard", "source", "split", "bytes", "xxh3_128", "samples")
+    labels = {source: legend.to_dict() for source, legend in plan.labels.items() if source in sources}
+    return {
+        "version": DATASET_VERSION,
+        "plan": plan.hash,
+        "fingerprint": corpus_fingerprint((output / f"{name}.json").read_bytes() for name in plan.names),
+        "sources": sources,
+        "legends": {name: legend.to_dict() for name, legend in plan.legends.items()},
+        "shards": [{column: getattr(summary, column) for column in columns} for summary in summaries],
+        "rejected": plan.num_rejected + sum(summary.rejected.total() for summary in summaries),
+        "failed": sum(summary.failed for summary in summaries),
+        **({"labels": labels} if labels else {}),
+    }
+
+
+def _normalization(sensor: Sensor, of_source: Mapping[str, ShardSummary]) -> dict[str, Any]:
+    """Return mean and standard deviation of each band over the training split, or over all splits when it has no samples."""
+    train = of_source.get("train")
+    statistics = BandStatistics.empty(len(sensor.bands))
+    for group in [train] if train is not None else of_source.values():
+        statistics += group.statistics
+    split = "all" if train is None else "train"
+    return {"mean": statistics.mean.tolist(), "std": statistics.std.tolist(), "split": split}
+
+
+def _split(group: ShardSummary, sample_indexes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the entry of one source and split."""
+    name = sample_index_name(group.source, group.split)
+    return {
+        "table": name,
+        "xxh3_128": sample_indexes[name],
+        "samples": group.samples,
+        "frames": {"shortest": min(group.frames), "longest": max(group.frames)},
+        "mean_shares": {legend: (sums / group.counted[legend]).tolist() for legend, sums in group.shares.items()},
+    }

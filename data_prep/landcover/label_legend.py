@@ -1,0 +1,60 @@
+"""What the codes in the labels of samples mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.archive.scene import Scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelLegend:
+    """What the codes in the labels of samples mean.
+
+    Attributes:
+        name: name of the label in scene.yaml.
+        classes: name of the class by code.
+        nodata: code that means "not labelled".
+    """
+
+    name: str
+    classes: Mapping[int, str]
+    nodata: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `label_legend_from_dict` is the inverse."""
+        return {"name": self.name, "classes": {str(code): name for code, name in self.classes.items()}, "nodata": self.nodata}
+
+
+def label_legend_from_dict(values: Mapping[str, Any]) -> LabelLegend:
+    """Inverse of `LabelLegend.to_dict`."""
+    return LabelLegend(
+        name=values["name"], classes={int(code): name for code, name in values["classes"].items()}, nodata=values["nodata"]
+    )
+
+
+def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str, LabelLegend]:
+    """The legend of each source's label. `labels`: name of the label by source.
+
+    Raises ValueError when a scene has the source but not the label, or gives the label other codes than another scene.
+    """
+    found: dict[str, tuple[LabelLegend, str]] = {}
+    for source, name in labels.items():
+        for scene in scenes:
+            if source not in scene.sources:
+                continue
+            if name not in scene.labels:
+                raise ValueError(f"scene {scene.name} has no label {name!r}; it has {', '.join(scene.labels) or 'none'}")
+            label = scene.labels[name]
+            here = LabelLegend(name=name, classes=dict(label.classes), nodata=label.nodata)
+            first, other = found.setdefault(source, (here, scene.name))
+            if here != first:
+                raise ValueError(
+                    f"label {name!r} of scene {scene.name} has the codes {dict(here.classes)} and no data {here.nodata}; that of "
+                    f"{other} {dict(first.classes)} and {first.nodata}: samples of one corpus need the same"
+                )
+        if source not in found:
+            raise ValueError(f"--label.{source} {name}: no scene has the source {source}")
+    return {source: legend for source, (legend, _) in found.items()}

@@ -1,0 +1,68 @@
+"""Opens the land cover of a scene: a map, the quality layer counted over the year, or a label in the sample's own HDF5 file."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import fsspec
+import h5py
+import numpy as np
+
+from data_prep.archive.scene import SCENE_FILE, Scene
+from data_prep.landcover.base import LandCoverReader, SampleWindow
+from data_prep.landcover.legend import Legend
+from data_prep.landcover.maps import LandCoverMap
+from data_prep.readers.base import Series
+
+
+def open_land_cover(scene: Scene, legend: Legend) -> LandCoverReader:
+    """The land cover that scene.yaml names. Raises ValueError when a map is missing or cannot be read as a map."""
+    cover = scene.land_cover
+    assert cover is not None, "scenes without land cover have no planned samples"
+    if cover.quality is not None:
+        return QualityLandCover()
+    if cover.label is not None:
+        return SampleLandCover(scene, cover.label)
+    return LandCoverMap(cover, legend, str(scene.folder / SCENE_FILE))
+
+
+class QualityLandCover:
+    """The quality layer of the sample itself, over all its dates."""
+
+    def codes(self, window: SampleWindow, series: Series) -> np.ndarray:  # noqa: ARG002
+        """The quality codes (T, H, W) of the sample."""
+        return series.quality
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class SampleLandCover:
+    """A dataset (H, W) beside the images of an HDF5 file: it covers the same ground at its own resolution."""
+
+    def __init__(self, scene: Scene, dataset: str) -> None:
+        self._scene, self._dataset = scene, dataset
+
+    def codes(self, window: SampleWindow, series: Series) -> np.ndarray:  # noqa: ARG002
+        """The codes of the window. Raises ValueError when the dataset is missing or does not hold whole numbers (H, W)."""
+        options = self._scene.sources[window.source]
+        path = str(options["path"]) if window.file is None else window.file
+        path = path if "://" in path else str(self._scene.folder / path)
+        with fsspec.open(path, **options.get("storage_options", {})) as opened, h5py.File(opened) as file:
+            label = file.get(self._dataset)
+            if not isinstance(label, h5py.Dataset) or label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+                raise ValueError(f"{path}: no dataset {self._dataset!r} of whole numbers (H, W); it holds {sorted(file)}")
+            rows, cols = (
+                slice(round(start * extent / whole), round((start + window.size) * extent / whole))
+                for start, extent, whole in zip((window.row, window.col), label.shape, window.grid.shape, strict=True)
+            )
+            return np.asarray(label[rows, cols])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass

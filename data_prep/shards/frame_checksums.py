@@ -1,0 +1,51 @@
+"""Checksums of the frames of a sample, so that a reader of some frames can check those alone.
+
+The checksum of a frame covers everything that training reads with it: XXH3 over the pixels, then over the valid mask, each seeded
+by the checksum before. The first seed covers the key, the land-cover counts and the day. So a frame of another sample, another
+frame of the sample, or a shard under the name of another does not pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+
+import numpy as np
+import xxhash
+
+Buffer = bytes | memoryview
+checksum = xxhash.xxh3_64_intdigest  # (content, seed) -> 64 bits
+
+
+def frame_checksums(key: str, land_cover: np.ndarray, days: np.ndarray, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return one checksum per frame, uint64 (T,).
+
+    land_cover int64 (codes,), days int32 (T,), pixels (T, C, H, W), valid bool (T, H, W).
+    """
+    seed = checksum_seed(key.encode(), land_cover)
+    if not len(days):
+        return np.empty(0, np.uint64)
+    parts = zip(*map(_by_frame, (days, pixels, valid)), strict=True)
+    return np.array([frame_checksum(seed, *part) for part in parts], np.uint64)
+
+
+def checksum_seed(key: bytes, land_cover: np.ndarray) -> int:
+    """Return the seed of a sample's frame checksums, from its key and its land-cover counts, int64 (codes,)."""
+    return checksum(land_cover.tobytes(), checksum(key))
+
+
+def frame_checksum(seed: int, day: Buffer, pixels: Buffer, valid: Buffer) -> int:
+    """Return the checksum of one frame, given as bytes; the day is int32."""
+    return checksum(valid, checksum(pixels, checksum(day, seed)))
+
+
+def _by_frame(array: np.ndarray) -> Iterator[memoryview]:
+    """Yield the bytes of each frame of (T, ...)."""
+    data = array_bytes(np.ascontiguousarray(array))
+    size = len(data) // len(array)
+    return (data[start : start + size] for start in range(0, size * len(array), size)) if size else repeat(data, len(array))
+
+
+def array_bytes(array: np.ndarray) -> memoryview:
+    """Return the memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,117 @@
+"""Reads the planned samples of a shard from the archive.
+
+Three kinds of errors are kept apart. Transient errors are tried again. Errors of the infrastructure are raised and never become
+part of a corpus. Errors in a sample's data reject this sample only, with the traceback of the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from common.errors import is_infrastructure_error, portable_text, portable_traceback
+from common.retries import retried
+from data_prep.archive.scene import Scene
+from data_prep.landcover.base import LandCoverReader, SampleWindow
+from data_prep.landcover.label_raster import LabelRaster
+from data_prep.landcover.legend import Legend
+from data_prep.landcover.opening import open_land_cover
+from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, Rejection
+from data_prep.plan.planned_reader import load_planned_scene, open_planned_reader
+from data_prep.shards.chunk_reader import ChunkReader
+from data_prep.shards.sample import Sample
+
+NOTHING_VALID = "no valid observation in the year"
+NOTHING_MAPPED = "no mapped land cover in the footprint"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be read: its row among the rejected samples, and the traceback of the error."""
+
+    rejection: Rejection
+    traceback: list[str]
+
+
+def read_samples(archive: Path, plan: Plan, shard: PlannedShard, retries: int) -> Iterator[Sample | Rejection | Failure]:
+    """Read the shard's samples from the archive, in order; yield a Rejection or Failure for those that are not written.
+
+    Raises ValueError when the archive is no longer as it was planned, and errors of the infrastructure after `retries`.
+    """
+    for planned, group in groupby(shard.samples, key=lambda sample: sample.series):
+        scene = load_planned_scene(archive, planned)
+        legend, label = plan.legends[planned.legend], plan.labels.get(shard.source)
+        with (
+            nullcontext() if label is None else retried(partial(LabelRaster, scene, label.name, planned.grid), retries) as labels,
+            retried(partial(open_planned_reader, scene, planned, plan.sensors), retries) as reader,
+            retried(partial(open_land_cover, scene, legend), retries) as land_cover,
+        ):
+            samples = list(group)
+            chunks = ChunkReader(reader, samples)
+            series = _OpenSeries(scene=scene, legend=legend, chunks=chunks, land_cover=land_cover, labels=labels)
+            for sample in samples:
+                yield retried(partial(series.read, sample), retries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenSeries:
+    """Everything that samples of one series are read from; `labels` is None for samples without a label."""
+
+    scene: Scene
+    legend: Legend
+    chunks: ChunkReader
+    land_cover: LandCoverReader
+    labels: LabelRaster | None
+
+    def read(self, planned: PlannedSample) -> Sample | Rejection | Failure:
+        """Read one sample; raise errors of the infrastructure."""
+        try:
+            return self._sample(planned)
+        except Exception as error:  # codecs raise errors of all kinds for damaged chunks
+            if is_infrastructure_error(error):
+                raise
+            reason = "cannot be read: " + portable_text(error, self.scene.folder)
+            return Failure(_reject(planned, reason), portable_traceback(error, self.scene.folder))
+
+    def _sample(self, planned: PlannedSample) -> Sample | Rejection:
+        footprint = planned.series.grid.window(planned.row, planned.col, planned.size, planned.size)
+        series = self.chunks.read(planned)
+        if not series.valid.any():
+            return _reject(planned, NOTHING_VALID)
+        counts = self.legend.count(self.land_cover.codes(_window(planned), series))
+        if not counts.any():
+            return _reject(planned, NOTHING_MAPPED)
+        return Sample(
+            key=planned.key,
+            source=planned.source,
+            scene=self.scene.name,
+            region=self.scene.region,
+            split=planned.split,
+            pixels=series.pixels,
+            valid=series.valid,
+            dates=series.dates,
+            footprint=footprint,
+            legend=self.legend.name,
+            land_cover=counts,
+            label=None if self.labels is None else self.labels.read(planned.row, planned.col, planned.size),
+        )
+
+
+def _reject(planned: PlannedSample, reason: str) -> Rejection:
+    return Rejection(planned.key, planned.source, planned.scene, reason)
+
+
+def _window(planned: PlannedSample) -> SampleWindow:
+    return SampleWindow(
+        source=planned.source,
+        file=planned.series.file,
+        grid=planned.series.grid,
+        row=planned.row,
+        col=planned.col,
+        size=planned.size,
+        year=planned.year,
+    )

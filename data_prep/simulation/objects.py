@@ -1,0 +1,152 @@
+"""The objects of a landscape: the fields, stands of trees, houses, ... found on a fine raster, and what grows on each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.simulation.covers import COVERS, INDEX
+from data_prep.simulation.landscape import Kind, Landscape
+from data_prep.simulation.randomness import SmoothNoise, uniform
+
+STRIP = 192  # rows of fine cells that are computed together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """The landscape on square cells.
+
+    Attributes:
+        kind: uint8 (H, W), kind of land.
+        key: uint64 (H, W), key of the object.
+        vigour, brightness: float32 (H, W), variation within objects.
+        cell_m: side of a cell in metres.
+        x, y: coordinates in metres of the centres of columns (W,) and rows (H,).
+    """
+
+    kind: np.ndarray
+    key: np.ndarray
+    vigour: np.ndarray
+    brightness: np.ndarray
+    cell_m: float
+    x: np.ndarray
+    y: np.ndarray
+
+
+def rasterise(
+    landscape: Landscape, x0: float, y0: float, cell_m: float, cells: int, texture: tuple[SmoothNoise, SmoothNoise]
+) -> Raster:
+    """Rasterise the landscape on `cells` x `cells` square cells of `cell_m` metres, from (x0, y0) to the east and south."""
+    x = x0 + cell_m * (np.arange(cells) + 0.5)
+    y = y0 + cell_m * (np.arange(cells) + 0.5)
+    kind, key = np.empty((cells, cells), np.uint8), np.empty((cells, cells), np.uint64)
+    vigour, brightness = np.empty((cells, cells), np.float32), np.empty((cells, cells), np.float32)
+    for top in range(0, cells, STRIP):
+        rows = slice(top, min(top + STRIP, cells))
+        xs, ys = (a.ravel() for a in np.meshgrid(x, y[rows]))
+        shape = (-1, cells)
+        kind[rows], key[rows] = (a.reshape(shape) for a in landscape.at(xs, ys))
+        vigour[rows] = texture[0](xs, ys).reshape(shape)
+        brightness[rows] = texture[1](xs, ys).reshape(shape)
+    return Raster(kind=kind, key=key, vigour=vigour, brightness=brightness, cell_m=cell_m, x=x, y=y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """The objects of a landscape, as arrays (N,) in ascending order of the key.
+
+    Attributes:
+        key, kind: see Raster.
+        cover: index into COVERS this year.
+        next_cover: index into COVERS next year; winter crops are sown this year.
+        x, y: centre in metres.
+        elevation_m: height in metres.
+        parcel: number of the field, 1, 2, ...; 0 for all other objects.
+    """
+
+    key: np.ndarray
+    kind: np.ndarray
+    cover: np.ndarray
+    next_cover: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    elevation_m: np.ndarray
+    parcel: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+def find_objects(landscape: Landscape, rasters: list[Raster], year: int, seed: int) -> Objects:
+    """All objects on the rasters, with their covers."""
+    keys, kinds, xs, ys = [], [], [], []
+    for raster in rasters:
+        found, first, inverse, counts = np.unique(raster.key, return_index=True, return_inverse=True, return_counts=True)
+        inverse = inverse.ravel()
+        columns = np.tile(raster.x, len(raster.y))
+        rows = np.repeat(raster.y, len(raster.x))
+        keys.append(found)
+        kinds.append(raster.kind.ravel()[first])
+        xs.append(np.bincount(inverse, weights=columns) / counts)
+        ys.append(np.bincount(inverse, weights=rows) / counts)
+    key, first = np.unique(np.concatenate(keys), return_index=True)
+    kind, x, y = (np.concatenate(parts)[first] for parts in (kinds, xs, ys))
+    cover = choose_covers(landscape, kind, key, x, y, year, seed)
+    following = choose_covers(landscape, kind, key, x, y, year + 1, seed)
+    parcel = np.where(kind == Kind.FIELD, np.cumsum(kind == Kind.FIELD), 0).astype(np.uint32)
+    return Objects(
+        key=key,
+        kind=kind,
+        cover=cover,
+        next_cover=following,
+        x=x,
+        y=y,
+        elevation_m=landscape.elevation_m(x, y),
+        parcel=parcel,
+    )
+
+
+def choose_covers(
+    landscape: Landscape, kind: np.ndarray, key: np.ndarray, x: np.ndarray, y: np.ndarray, year: int, seed: int
+) -> np.ndarray:
+    """Index into COVERS of each object: crops by the mix of the region, clustered in space; annual crops change with the year."""
+    region = landscape.region
+    fixed = {Kind.MARGIN: region.grassland, Kind.TRACK: "track", Kind.ROAD: "paved_road", Kind.RIVER: "river"}
+    fixed |= {Kind.LAKE: "lake", Kind.BAR: "rock", Kind.MARSH: "marsh"}
+    cover = np.zeros(key.shape, dtype=np.int64)
+    for what, name in fixed.items():
+        cover[kind == what] = INDEX[name]
+    gardens = {"yard": 1.5, "grassland": 2.0, "deciduous_forest": 1.6}
+    meadow = {region.grassland: 4.0, "shrubland": 1.0}
+    mixes = {
+        Kind.FIELD: region.crops,
+        Kind.WOOD: region.forests,
+        Kind.MEADOW: meadow,
+        Kind.HOUSE: {**{name: 5 * w / sum(region.roofs.values()) for name, w in region.roofs.items()}, **gardens},
+    }
+    suits = landscape.suitability(x, y)
+    for what, mix in mixes.items():
+        chosen = np.flatnonzero(kind == what)
+        if not chosen.size:
+            continue
+        # Annual crops rotate between their fields; rice and perennial crops stay where they are.
+        stays = {name: w for name, w in mix.items() if w > 0 and (COVERS[INDEX[name]].perennial or "rice" in name)}
+        turns = {name: w for name, w in mix.items() if w > 0 and name not in stays}
+        first = _draw({**stays, "turns": sum(turns.values())} if turns else stays, key[chosen], suits[chosen], (seed, "stays"))
+        second = _draw(turns, key[chosen], suits[chosen], (seed, "turns", year)) if turns else first
+        cover[chosen] = [INDEX[b if a == "turns" else a] for a, b in zip(first, second, strict=True)]
+    return cover
+
+
+def _draw(weights: dict[str, float], key: np.ndarray, suits: np.ndarray, names: tuple[object, ...]) -> list[str]:
+    """Draw a name for each key by weight. Rice and ponds cluster where `suits` is high, orchards where it is low.
+
+    With Gumbel noise, the largest of log(weight) + noise belongs to each name as often as its share says.
+    """
+    options = list(weights)
+    scores = np.empty((len(options), len(key)))
+    for i, name in enumerate(options):
+        together = 1.8 if "rice" in name else {"pond": 0.5, "orchard": -0.5}.get(name, 0.0)
+        scores[i] = np.log(weights[name]) - np.log(-np.log(uniform(key, "cover", *names, name))) + together * suits
+    return [options[i] for i in scores.argmax(axis=0)]
