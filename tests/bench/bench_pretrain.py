@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
 from report import write_report  # noqa: E402
 from tabulate import tabulate  # noqa: E402
-from test_stream import write_corpus  # noqa: E402
 
 from common import ranks  # noqa: E402
 from common.command_line import run_command  # noqa: E402
@@ -33,6 +32,7 @@ from pretrain.log.step_report import memory_bytes  # noqa: E402
 from pretrain.model import EncoderConfig  # noqa: E402
 from pretrain.model.cost import peak_flops, training_flops  # noqa: E402
 from pretrain.setup import TrainingRun, first_batches, prepare  # noqa: E402
+from tests.support.small_corpus import write_corpus  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SMALL = EncoderConfig(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(4, 7, 7))

@@ -20,8 +20,8 @@ from pretrain.export import export
 from pretrain.model import EncoderConfig, build_encoder, load_encoder
 from pretrain.model.pretrained import encoder_metadata
 from pretrain.objective import FractionsModel
-from tests.pretrain.data.test_stream import write_corpus
-from tests.pretrain.test_train import ENCODER, ROOT, STREAM, options
+from tests.support.pretraining import ENCODER, ROOT, STREAM, options
+from tests.support.small_corpus import write_corpus
 
 SHAPE = EncoderConfig(
     sources={"landsat": 6, "modis": 7}, patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)

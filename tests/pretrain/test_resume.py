@@ -18,8 +18,6 @@ import torch
 from common.rank_process import STOPPED
 from pretrain.data.stream import StreamConfig
 from pretrain.model import EncoderConfig
-from tests.pretrain.data.test_stream import write_corpus
-from tests.pretrain.test_train import ROOT, free_port, options
 from tests.support.disturbed_training import (
     ask_one_rank,
     checkpoint_tensors,
@@ -30,6 +28,8 @@ from tests.support.disturbed_training import (
     log_of,
     rank_processes,
 )
+from tests.support.pretraining import ROOT, free_port, options
+from tests.support.small_corpus import write_corpus
 
 STEPS = 60
 ENCODER = EncoderConfig(

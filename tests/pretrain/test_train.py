@@ -16,28 +16,16 @@ from safetensors.torch import load_file
 
 from data_prep.corpus.dataset import load_corpus
 from pretrain.config import OptimizerConfig
-from pretrain.data.stream import Stream, StreamConfig
+from pretrain.data.stream import Stream
 from pretrain.model import EncoderConfig, build_encoder, load_encoder
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, views
 from pretrain.train import scheduled_learning_rate
-from tests.pretrain.data.test_stream import write_corpus
+from tests.support.pretraining import ENCODER, ROOT, STREAM, free_port, options
+from tests.support.small_corpus import write_corpus
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = {"modis": 8, "landsat": 8, "sentinel2": 8}
-ENCODER = EncoderConfig(
-    patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=(4, 3, 3), drop_path_rate=0.0
-)
-STREAM = StreamConfig(num_frames=8, global_batch_size=4, num_workers=0)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, gradient_clipping=0.5)
 STEPS = 3
-
-
-def options(config, prefix):
-    flags = []
-    for name, value in vars(config).items():
-        if value is not None and name != "sources":
-            flags += [f"--{prefix}.{name}", json.dumps(list(value) if isinstance(value, tuple) else value)]
-    return flags
 
 
 def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
@@ -48,14 +36,6 @@ def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess
     command += [*options(OPTIMIZER, "optimizer"), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
-
-
-def free_port() -> str:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[FractionsModel, MeanTeacher]:

@@ -25,7 +25,7 @@ from pretrain.data import reader as sample_reader
 from pretrain.data import storage as shard_storage
 from pretrain.data.storage import DamagedSampleError, FetchedBytes, OpenShards, SampleCache, Storage, Wanted, fetch_ranges
 from pretrain.data.stream import Batch, Stream, StreamConfig
-from tests.pretrain.data.test_stream import damage, write_corpus
+from tests.support.small_corpus import damage, write_corpus
 
 STEPS = 6
 

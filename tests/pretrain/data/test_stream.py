@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,16 +22,16 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import Corpus, load_corpus
-from data_prep.landcover.legend import load_legend
 from pretrain.data import reader as sample_reader
 from pretrain.data.batch import on_device
 from pretrain.data.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
 from pretrain.data.sample_table import SampleTable
 from pretrain.data.storage import Storage, Wanted
-from pretrain.data.stream import Batch, Skipped, Stream, StreamConfig, orient
+from pretrain.data.stream import Batch, Skipped, Stream, orient
 from pretrain.data.workers import ReaderProcess
+from tests.support.pretraining import assert_equal_batches, stream_config
+from tests.support.small_corpus import damage, write_corpus
 
 SIDE = 6
 SAMPLES = {"landsat": 13, "modis": 7}
@@ -43,112 +40,6 @@ SAMPLES = {"landsat": 13, "modis": 7}
 def _environment() -> dict[str, str]:
     """For a Python that imports what this one does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """As the contract says: XXH3 of key, counts, day, pixels and validity, each seeded by the one before."""
-    parts = []
-    for day, pixels, valid in zip(arrays["dates.npy"], arrays["pixels.npy"], arrays["valid.npy"], strict=True):
-        checksum = 0
-        for content in (key.encode(), arrays["landcover.npy"], day, pixels, valid):
-            checksum = xxhash.xxh3_64(content if isinstance(content, bytes) else content.tobytes(), seed=checksum).intdigest()
-        parts.append(checksum)
-    return np.array(parts, np.uint64)
-
-
-def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] = (17, 24), side: int = SIDE) -> Path:
-    """A corpus by plain tarfile and json as the contract says: two shards a source, all numbers random."""
-    rng = np.random.default_rng(5)
-    sensors, legend = load_sensors(), load_legend("glc_fcs30d")
-    shards, sources, contents = [], {}, []
-    for source, count in samples.items():
-        sensor = sensors[source]
-        shape = [len(sensor.bands), side, side]
-        sources[source] = {
-            "sensor": sensor.to_dict(),
-            "shape": shape,
-            "normalization": {"mean": [1000.0] * shape[0], "std": [500.0] * shape[0]},
-        }
-        of_source: list[tuple[int, dict[str, Any]]] = []  # number of the shard, entry
-        for number, part in enumerate(np.array_split(np.arange(count), 2)):
-            name = f"{source}-train-{number:06d}"
-            entries: list[dict[str, Any]] = []
-            with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-                for i in part.tolist():
-                    key, length = f"{source}-scene-2021-r{i:05d}-c00000", int(rng.integers(*frames))
-                    counts = rng.integers(0, 50, len(legend.codes))
-                    arrays = {
-                        "dates.npy": (18_628 + np.sort(rng.choice(365, length, replace=False))).astype(np.int32),
-                        "landcover.npy": counts.astype(np.int64),
-                        "pixels.npy": rng.integers(0, 10_000, (length, *shape)).astype(sensor.dtype),
-                        "valid.npy": rng.random((length, side, side)) < 0.7,
-                    }
-                    arrays = {"checksums.npy": checksums(key, arrays), **arrays}
-                    members = {}
-                    for member, array in arrays.items():
-                        buffer = io.BytesIO()
-                        np.save(buffer, array)
-                        info = tarfile.TarInfo(f"{key}.{member}")
-                        info.size = len(buffer.getvalue())
-                        offset = tar.offset + 512  # one header block stands before the data
-                        tar.addfile(info, io.BytesIO(buffer.getvalue()))
-                        sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
-                        members[member] = {"offset": offset, "size": info.size, "sha256": sha256}
-                    info = tarfile.TarInfo(f"{key}.json")
-                    text = json.dumps({"source": source, "year": 2021}).encode()
-                    info.size = len(text)
-                    members["json"] = {"offset": tar.offset + 512, "size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-                    tar.addfile(info, io.BytesIO(text))
-                    entries.append(
-                        {"key": key, "frames": length, "members": members, "legend": legend.name, "land_cover": counts.tolist()}
-                    )
-            of_source += [(number, entry) for entry in entries]
-            data = (folder / f"{name}.tar").read_bytes()
-            shard = {"shard": f"{name}.tar", "source": source, "split": "train", "bytes": len(data)}
-            shard["xxh3_128"] = xxhash.xxh3_128(data).hexdigest()
-            statistics = {name: [0] * shape[0] for name in ("count", "total", "squares")}
-            index = {"version": 2, **shard, "plan": "0" * 64, "samples": entries, "statistics": statistics}
-            (folder / f"{name}.json").write_text(json.dumps(index))
-            contents.append((folder / f"{name}.json").read_bytes())
-            shards.append({**shard, "samples": len(entries)})
-        sources[source]["splits"] = {"train": write_table(folder / f"{source}-train.samples.npy", of_source)}
-    description = {
-        "version": 3,
-        "fingerprint": hashlib.sha256(b"".join(contents)).hexdigest(),
-        "sources": sources,
-        "legends": {legend.name: legend.to_dict()},
-        "shards": shards,
-        "rejected": 0,
-    }
-    (folder / "dataset.json").write_text(json.dumps(description))
-    return folder
-
-
-def write_table(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """The table of samples of one source by plain numpy as the contract says; returns what dataset.json says of the split."""
-    names = ("pixels", "valid", "dates", "landcover", "checksums")
-    rows = [
-        (
-            entry["key"].encode(),
-            number,
-            entry["frames"],
-            [entry["members"][f"{name}.npy"]["offset"] for name in names],
-            [entry["members"][f"{name}.npy"]["size"] for name in names],
-        )
-        for number, entry in entries
-    ]
-    width = max(len(row[0]) for row in rows)
-    columns = [("key", f"S{width}"), ("shard", "<i4"), ("frames", "<i4"), ("offsets", "<i8", 5), ("sizes", "<i8", 5)]
-    np.save(path, np.array(rows, dtype=columns))
-    frames = [entry["frames"] for _, entry in entries]
-    shares = [np.array(entry["land_cover"]) / np.sum(entry["land_cover"]) for _, entry in entries]
-    return {
-        "table": path.name,
-        "xxh3_128": xxhash.xxh3_128(path.read_bytes()).hexdigest(),
-        "samples": len(rows),
-        "frames": {"shortest": min(frames), "longest": max(frames)},
-        "mean_shares": {entries[0][1]["legend"]: np.mean(shares, axis=0).tolist()},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -163,24 +54,13 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(sample_reader, "_SMALL_FRAME_BYTES", 0)
 
 
-def config(**changes: Any) -> StreamConfig:
-    return StreamConfig(**{"num_frames": 5, "global_batch_size": 4, "num_workers": 0, **changes})
-
-
-def assert_equal(a: Batch, b: Batch) -> None:
-    assert (a.source, a.legend, a.keys) == (b.source, b.legend, b.keys)
-    for name, value in vars(a).items():
-        if isinstance(value, torch.Tensor):
-            np.testing.assert_array_equal(value.numpy(), getattr(b, name).numpy(), err_msg=name)
-
-
 @pytest.mark.usefixtures("reading")
 def test_batches_hold_what_the_stock_reader_reads(corpus: Corpus) -> None:
     stock = {}
     for path in sorted(Path(corpus.folder).glob("*.tar")):
         for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False).decode():
             stock[sample["__key__"]] = sample
-    stream = Stream(corpus, "train", config())
+    stream = Stream(corpus, "train", stream_config())
     seen = set()
     for step in range(12):
         batch, draw = stream.batch(step), stream.draw(step)
@@ -204,8 +84,8 @@ def test_batches_hold_what_the_stock_reader_reads(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_global_batches_do_not_depend_on_the_number_of_ranks(corpus: Corpus, world_size: int) -> None:
-    alone = Stream(corpus, "train", config())
-    ranks = [Stream(corpus, "train", config(), rank, world_size) for rank in range(world_size)]
+    alone = Stream(corpus, "train", stream_config())
+    ranks = [Stream(corpus, "train", stream_config(), rank, world_size) for rank in range(world_size)]
     for step in (0, 1, 2, 5, 1_000_003):
         parts = [stream.batch(step) for stream in ranks]
         whole = alone.batch(step)
@@ -221,7 +101,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(corpus: Corpus, wor
 def test_every_sample_once_an_epoch(corpus: Corpus, world_size: int, num_workers: int) -> None:
     size = 6
     ranks = [
-        Stream(corpus, "train", config(global_batch_size=size, num_workers=num_workers), rank, world_size)
+        Stream(corpus, "train", stream_config(global_batch_size=size, num_workers=num_workers), rank, world_size)
         for rank in range(world_size)
     ]
     steps = 2 * 7  # seven batches of either source hold three epochs of the larger one
@@ -237,13 +117,13 @@ def test_every_sample_once_an_epoch(corpus: Corpus, world_size: int, num_workers
 
 
 def test_starts_anywhere_and_workers_change_nothing(corpus: Corpus) -> None:
-    read = {workers: list(Stream(corpus, "train", config(num_workers=workers)).batches(0, 20)) for workers in (0, 1, 3)}
-    late = list(Stream(corpus, "train", config(num_workers=2)).batches(13, 20))
+    read = {workers: list(Stream(corpus, "train", stream_config(num_workers=workers)).batches(0, 20)) for workers in (0, 1, 3)}
+    late = list(Stream(corpus, "train", stream_config(num_workers=2)).batches(13, 20))
     for step, batch in enumerate(read[0]):
-        assert_equal(batch, read[1][step])
-        assert_equal(batch, read[3][step])
+        assert_equal_batches(batch, read[1][step])
+        assert_equal_batches(batch, read[3][step])
         if step >= 13:
-            assert_equal(batch, late[step - 13])
+            assert_equal_batches(batch, late[step - 13])
 
 
 def test_same_order_in_another_process_and_another_order_for_another_seed(corpus: Corpus) -> None:
@@ -260,7 +140,7 @@ def test_same_order_in_another_process_and_another_order_for_another_seed(corpus
     )
 
     def described(seed: int) -> list[Any]:
-        stream = Stream(corpus, "train", config(seed=seed))
+        stream = Stream(corpus, "train", stream_config(seed=seed))
         draws = [stream.draw(step) for step in range(9)]
         keys = [stream.keys(step) for step in range(9)]
         return [keys, [d.frames.tolist() for d in draws], [d.orientation.tolist() for d in draws]]
@@ -270,21 +150,21 @@ def test_same_order_in_another_process_and_another_order_for_another_seed(corpus
 
 
 def test_frames_and_orientations_change_from_epoch_to_epoch(corpus: Corpus) -> None:
-    stream = Stream(corpus, "train", config(mixture={"modis": 1.0}, global_batch_size=SAMPLES["modis"]))
+    stream = Stream(corpus, "train", stream_config(mixture={"modis": 1.0}, global_batch_size=SAMPLES["modis"]))
     first, second = stream.draw(0), stream.draw(1)
     a, b = first.samples.argsort(), second.samples.argsort()
     assert (first.frames[a] != second.frames[b]).any(axis=1).all()
     assert (first.orientation[a] != second.orientation[b]).any()
     assert stream.epoch_of(3) == 3.0
     assert stream.micro_steps_per_epoch("modis") == 1.0
-    plain = Stream(corpus, "train", config(augment=False))
+    plain = Stream(corpus, "train", stream_config(augment=False))
     assert not any(plain.draw(step).orientation.any() for step in range(10))
 
 
 def test_draws_are_functions_of_position_alone(corpus: Corpus) -> None:
     """Batch by batch and position by position, as `order.py` says; the stream draws many batches at once."""
     changes: dict[str, Any] = {"mixture": {"landsat": 1.0}, "global_batch_size": {"landsat": 6}}
-    stream = Stream(corpus, "train", config(**changes))
+    stream = Stream(corpus, "train", stream_config(**changes))
     table = SampleTable(corpus, "landsat", "train")
     order, frames, orientation = (
         named_key(corpus.fingerprint, 0, "train", "landsat", what) for what in ("order", "frames", "orientation")
@@ -307,15 +187,15 @@ def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_worker
     for path in sorted(Path(corpus.folder).glob("*.tar")):
         for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False).decode():
             stock[sample["__key__"]] = sample
-    single = Stream(corpus, "train", config(mixture={"landsat": 1.0}))
+    single = Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}))
     together: list[list[Batch]] = []
     for rank in range(world_size):
-        stream = Stream(corpus, "train", config(draws_per_read=3, num_workers=num_workers), rank, world_size)
+        stream = Stream(corpus, "train", stream_config(draws_per_read=3, num_workers=num_workers), rank, world_size)
         together.append(list(stream.batches(0, 24)))
-        late = Stream(corpus, "train", config(draws_per_read=3, num_workers=num_workers), rank, world_size)
+        late = Stream(corpus, "train", stream_config(draws_per_read=3, num_workers=num_workers), rank, world_size)
         for step, batch in enumerate(late.batches(5, 11), 5):  # begins and ends in the middle of groups of both sources
-            assert_equal(batch, together[-1][step])
-        assert_equal(late.batch(22), together[-1][22])
+            assert_equal_batches(batch, together[-1][step])
+        assert_equal_batches(late.batch(22), together[-1][22])
     draws: dict[str, list[Any]] = {source: [] for source in SAMPLES}
     for step in range(24):
         parts = [batches[step] for batches in together]
@@ -357,7 +237,7 @@ def test_draws_of_a_group_are_read_once(corpus: Corpus, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Storage, "open", record)
     monkeypatch.setattr(sample_reader, "_SMALL_FRAME_BYTES", 0)  # or small samples would be read whole
-    stream = Stream(corpus, "train", config(mixture={"landsat": 1.0}, draws_per_read=4))
+    stream = Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}, draws_per_read=4))
     list(stream.batches(2, 12))  # the second half of a group, and two groups
     assert len(opened) == 3
     frame_bytes = 6 * SIDE * SIDE * 2
@@ -386,7 +266,7 @@ def test_processes_read_a_group_once(corpus: Corpus, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ReaderProcess, "read_group", note_group)
     monkeypatch.setattr(ReaderProcess, "read", note)
-    list(Stream(corpus, "train", config(mixture={"landsat": 1.0}, draws_per_read=4, num_workers=2)).batches(2, 12))
+    list(Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}, draws_per_read=4, num_workers=2)).batches(2, 12))
     groups = {name: process for what, process, name in asked if what == "group"}
     assert [name for what, _, name in asked if what == "group"] == [("landsat", number) for number in range(3)]
     assert len(set(map(id, groups.values()))) == 2  # by turns
@@ -422,7 +302,7 @@ def test_frames_are_drawn_evenly_from_those_a_sample_has() -> None:
 
 
 def test_mixture_proportions(corpus: Corpus) -> None:
-    stream = Stream(corpus, "train", config(mixture={"landsat": 3.0, "modis": 1.0}))
+    stream = Stream(corpus, "train", stream_config(mixture={"landsat": 3.0, "modis": 1.0}))
     names = [stream.source_of(step) for step in range(400)]
     assert Counter(names) == {"landsat": 300, "modis": 100}
     assert all(names[i : i + 4].count("modis") == 1 for i in range(0, 400, 4))
@@ -447,7 +327,7 @@ def test_leaving_early_ends_the_processes_and_closing_closes_the_shards(corpus: 
         return sum(link.resolve().suffix == ".tar" for link in Path("/proc/self/fd").iterdir())
 
     before, others = open_shards(), set(psutil.Process().children())
-    stream = Stream(corpus, "train", config(num_workers=3))
+    stream = Stream(corpus, "train", stream_config(num_workers=3))
     batches = stream.batches(0, 1000)
     next(batches)
     processes = set(psutil.Process().children()) - others
@@ -462,7 +342,7 @@ def test_leaving_early_ends_the_processes_and_closing_closes_the_shards(corpus: 
 
 def test_a_process_that_was_killed_is_named(corpus: Corpus) -> None:
     others = set(psutil.Process().children())
-    batches = Stream(corpus, "train", config(num_workers=2)).batches(0, 1000)
+    batches = Stream(corpus, "train", stream_config(num_workers=2)).batches(0, 1000)
     next(batches)
     for process in set(psutil.Process().children()) - others:
         process.kill()
@@ -473,14 +353,14 @@ def test_a_process_that_was_killed_is_named(corpus: Corpus) -> None:
 
 def test_signals_for_all_processes_of_a_job_are_for_the_one_that_trains(corpus: Corpus) -> None:
     others = set(psutil.Process().children())
-    stream = Stream(corpus, "train", config(num_workers=2))
+    stream = Stream(corpus, "train", stream_config(num_workers=2))
     batches = stream.batches(0, 30)
     first = next(batches)
     processes = set(psutil.Process().children()) - others
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         for process in processes:
             process.send_signal(number)
-    assert_equal(first, stream.batch(0))
+    assert_equal_batches(first, stream.batch(0))
     assert len(list(batches)) == 29
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
@@ -490,14 +370,16 @@ def test_batches_of_thousands_of_samples_do_not_fill_the_socket(tmp_path: Path, 
     """A request, and an answer, of some megabytes: more than a socket holds."""
     loaded = load_corpus(write_corpus(tmp_path, {"modis": 40}, frames=(17, 18), side=1))
     changes = {"num_frames": 16, "global_batch_size": 16_000, "draws_per_read": draws}
-    expected = Stream(loaded, "train", config(**changes)).batches(0, 3)
-    for batch, other in zip(Stream(loaded, "train", config(**changes, num_workers=1)).batches(0, 3), expected, strict=True):
-        assert_equal(batch, other)
+    expected = Stream(loaded, "train", stream_config(**changes)).batches(0, 3)
+    for batch, other in zip(
+        Stream(loaded, "train", stream_config(**changes, num_workers=1)).batches(0, 3), expected, strict=True
+    ):
+        assert_equal_batches(batch, other)
 
 
 def test_what_a_process_raises_is_raised_here(tmp_path: Path) -> None:
     loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}, frames=(20, 21)))
-    stream = Stream(loaded, "train", config(num_workers=2, skip_damaged=8))
+    stream = Stream(loaded, "train", stream_config(num_workers=2, skip_damaged=8))
     for path in tmp_path.glob("*.tar"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"modis-train-00000\d.tar"):
@@ -522,7 +404,7 @@ def test_processes_end_with_the_one_that_asks(corpus: Corpus) -> None:
 
 
 def test_memory_is_used_again_only_when_nobody_looks_at_it(corpus: Corpus) -> None:
-    stream = Stream(corpus, "train", config(mixture={"landsat": 1.0}))
+    stream = Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}))
     batch = stream.batch(0)
     place, kept, copy = batch.pixels.data_ptr(), batch.pixels[1, 2:], batch.pixels[1, 2:].clone()
     array, array_copy = batch.valid.numpy()[2], batch.valid[2].clone()
@@ -552,18 +434,18 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(corpus: Corpus) -> No
 )
 def test_mistakes_are_named(corpus: Corpus, changes: dict[str, Any], world_size: int, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        Stream(corpus, "train", config(**changes), 0, world_size)
+        Stream(corpus, "train", stream_config(**changes), 0, world_size)
 
 
 def test_empty_split_is_named(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match=r"no samples of source 'landsat' in split 'val'"):
-        Stream(corpus, "val", config())
+        Stream(corpus, "val", stream_config())
 
 
 @pytest.mark.usefixtures("reading")
 def test_damaged_shards_are_named(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path, {"modis": 4})
-    stream = Stream(load_corpus(folder), "train", config())
+    stream = Stream(load_corpus(folder), "train", stream_config())
     shard = folder / "modis-train-000001.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
@@ -578,7 +460,7 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
 def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
     loaded = load_corpus(folder)
-    stream, unchecked = (Stream(loaded, "train", config(check_reads=check)) for check in (True, False))
+    stream, unchecked = (Stream(loaded, "train", stream_config(check_reads=check)) for check in (True, False))
     entry = loaded.samples("modis", "train")[3]
     sound = entry.shard.read_bytes()
     for member in ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"):
@@ -601,7 +483,7 @@ def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
 def test_shards_under_each_others_names_are_noticed(tmp_path: Path) -> None:
     """Their samples are of equal sizes, so all offsets, headers and shapes fit."""
     folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
-    stream = Stream(load_corpus(folder), "train", config())
+    stream = Stream(load_corpus(folder), "train", stream_config())
     one, other = folder / "modis-train-000000.tar", folder / "modis-train-000001.tar"
     assert one.stat().st_size == other.stat().st_size
     one.rename(folder / "third")
@@ -611,19 +493,6 @@ def test_shards_under_each_others_names_are_noticed(tmp_path: Path) -> None:
         stream.batch(0)
 
 
-def damage(folder: Path, corpus: Corpus, numbers: list[int], source: str = "modis") -> list[str]:
-    """Flip bits of every frame of samples of a source; returns their keys."""
-    entries = corpus.samples(source, "train")
-    for number in numbers:
-        shard = folder / Path(entries[number].shard).name
-        data = bytearray(shard.read_bytes())
-        place = entries[number].members["pixels.npy"]
-        for at in range(place.offset + 128, place.offset + place.size, 8):
-            data[at] ^= 1
-        shard.write_bytes(data)
-    return [entries[number].key for number in numbers]
-
-
 @pytest.mark.usefixtures("reading")
 @pytest.mark.parametrize("draws", [1, 2])
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -631,9 +500,9 @@ def test_damaged_samples_are_passed_over_and_named(tmp_path: Path, num_workers: 
     folder = write_corpus(tmp_path, {"modis": 8}, frames=(20, 21))
     loaded = load_corpus(folder)
     changes: dict[str, Any] = {"num_workers": num_workers, "draws_per_read": draws}
-    sound = list(Stream(loaded, "train", config(**changes)).batches(0, 12))
+    sound = list(Stream(loaded, "train", stream_config(**changes)).batches(0, 12))
     keys = damage(folder, loaded, [1, 6])
-    stream = Stream(loaded, "train", config(**changes, skip_damaged=2))
+    stream = Stream(loaded, "train", stream_config(**changes, skip_damaged=2))
     assert stream.take_skipped() == []
     batches = list(stream.batches(0, 12))  # three epochs (or two of two draws)
     skipped = stream.take_skipped()
@@ -650,11 +519,11 @@ def test_damaged_samples_are_passed_over_and_named(tmp_path: Path, num_workers: 
             for name in ("pixels", "valid", "dates", "land_cover"):
                 expected = getattr(before, name)[i].numpy()
                 np.testing.assert_array_equal(getattr(batch, name)[i].numpy(), 0 * expected if key in keys else expected)
-    stream = Stream(loaded, "train", config(**changes, skip_damaged=1))
+    stream = Stream(loaded, "train", stream_config(**changes, skip_damaged=1))
     with pytest.raises(ValueError, match=r"2 damaged samples, more than skip_damaged=1; the last: .*modis-train-00000\d.tar: "):
         list(stream.batches(0, 12))
     with pytest.raises(ValueError, match=r"modis-train-00000\d.tar: \d+ of \d+ frames read of "):
-        list(Stream(loaded, "train", config(**changes)).batches(0, 12))
+        list(Stream(loaded, "train", stream_config(**changes)).batches(0, 12))
 
 
 def test_which_micro_step_stops_does_not_depend_on_workers(tmp_path: Path) -> None:
@@ -664,7 +533,7 @@ def test_which_micro_step_stops_does_not_depend_on_workers(tmp_path: Path) -> No
     for allowed in (0, 1, 3):
         made = set()
         for num_workers in (0, 1, 3):
-            batches = Stream(loaded, "train", config(num_workers=num_workers, skip_damaged=allowed)).batches(0, 10)
+            batches = Stream(loaded, "train", stream_config(num_workers=num_workers, skip_damaged=allowed)).batches(0, 10)
             whole: list[Batch] = []
             with pytest.raises(ValueError, match="frames read of"):
                 whole.extend(batches)  # which keeps those before the error
@@ -677,7 +546,7 @@ def test_a_shard_that_is_cut_off_is_damage_and_a_lost_mount_is_not(tmp_path: Pat
     folder = write_corpus(tmp_path, {"modis": 8}, frames=(20, 21))
     loaded = load_corpus(folder)
     monkeypatch.setattr("common.retries.time.sleep", lambda _: None)
-    stream = Stream(loaded, "train", config(skip_damaged=8))
+    stream = Stream(loaded, "train", stream_config(skip_damaged=8))
     expected = [stream.batch(step) for step in range(2)]
     original = os.preadv
     stale = {path.stat().st_ino for path in folder.glob("*.tar")}
@@ -695,7 +564,7 @@ def test_a_shard_that_is_cut_off_is_damage_and_a_lost_mount_is_not(tmp_path: Pat
         (folder / "copy").write_bytes(path.read_bytes())
         (folder / "copy").rename(path)
     for step in range(2):
-        assert_equal(stream.batch(step), expected[step])
+        assert_equal_batches(stream.batch(step), expected[step])
     stale |= {path.stat().st_ino for path in folder.glob("*.tar")}
     with pytest.raises(OSError, match="Stale"):
         stream.batch(0)
@@ -713,17 +582,17 @@ def test_a_shard_that_is_cut_off_is_damage_and_a_lost_mount_is_not(tmp_path: Pat
     assert isinstance(skipped[0], Skipped)
     shard.unlink()
     with pytest.raises(FileNotFoundError):
-        list(Stream(loaded, "train", config(skip_damaged=8)).batches(0, 2))
+        list(Stream(loaded, "train", stream_config(skip_damaged=8)).batches(0, 2))
 
 
 @pytest.mark.usefixtures("reading")
 def test_members_may_lie_in_any_order(tmp_path: Path) -> None:
     loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}))
-    expected = [Stream(loaded, "train", config()).batch(step) for step in range(4)]
+    expected = [Stream(loaded, "train", stream_config()).batch(step) for step in range(4)]
     entries = loaded.samples("modis", "train")
     names = ["pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"]
     for seed in range(4):
-        stream = Stream(loaded, "train", config())
+        stream = Stream(loaded, "train", stream_config())
         table = stream._tables["modis"]
         rng = np.random.default_rng(seed)
         offsets, content = table.offsets.copy(), bytearray()
@@ -737,11 +606,11 @@ def test_members_may_lie_in_any_order(tmp_path: Path) -> None:
         (tmp_path / "shuffled").write_bytes(content)
         table.offsets, table.shards = offsets, [str(tmp_path / "shuffled")] * 2
         for step, batch in enumerate(expected):
-            assert_equal(stream.batch(step), batch)
+            assert_equal_batches(stream.batch(step), batch)
 
 
 def test_a_batch_splits_into_equal_parts(corpus: Corpus) -> None:
-    batch = Stream(corpus, "train", config(global_batch_size=6)).batch(0)
+    batch = Stream(corpus, "train", stream_config(global_batch_size=6)).batch(0)
     for parts in (1, 2, 3, 6):
         split = batch.split(parts)
         assert [len(part.keys) for part in split] == [6 // parts] * parts
@@ -756,7 +625,7 @@ def test_a_batch_splits_into_equal_parts(corpus: Corpus) -> None:
 
 
 def test_digests_of_ranks_add_up(corpus: Corpus) -> None:
-    alone = Stream(corpus, "train", config())
+    alone = Stream(corpus, "train", stream_config())
     digests = set()
     for step in range(6):
         whole = alone.batch(step)
@@ -766,16 +635,16 @@ def test_digests_of_ranks_add_up(corpus: Corpus) -> None:
         ]
         assert whole.digest == sum(hashes) % 2**63 == whole.to("cpu").digest
         for world_size in (2, 4):
-            ranks = [Stream(corpus, "train", config(), rank, world_size).batch(step).digest for rank in range(world_size)]
+            ranks = [Stream(corpus, "train", stream_config(), rank, world_size).batch(step).digest for rank in range(world_size)]
             assert sum(ranks) % 2**63 == whole.digest
         digests.add(whole.digest)
     assert len(digests) == 6
 
 
 def test_batches_for_the_cpu_pass_through(corpus: Corpus) -> None:
-    stream = Stream(corpus, "train", config(num_workers=2))
+    stream = Stream(corpus, "train", stream_config(num_workers=2))
     for batch, expected in zip(stream.batches(0, 6, torch.device("cpu")), stream.batches(0, 6), strict=True):
-        assert_equal(batch, expected)
+        assert_equal_batches(batch, expected)
 
 
 def test_copies_to_a_gpu_go_ahead(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -816,11 +685,11 @@ def test_copies_to_a_gpu_go_ahead(corpus: Corpus, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
     monkeypatch.setattr(Batch, "to", copied)
-    batches = [Stream(corpus, "train", config()).batch(step) for step in range(3)]
+    batches = [Stream(corpus, "train", stream_config()).batch(step) for step in range(3)]
     source = [batch.keys for batch in batches]
     for number, batch in enumerate(on_device((batch for batch in batches), torch.device("cuda"))):
         events.append(f"compute {number}")
-        assert_equal(batch, batches[number])
+        assert_equal_batches(batch, batches[number])
         tensors = [value.data_ptr() for value in vars(batch).values() if isinstance(value, torch.Tensor)]
         assert kept == [(place, "compute") for place in tensors]
         kept.clear()
