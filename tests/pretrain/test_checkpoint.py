@@ -72,7 +72,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(
     write(tmp_path, [1, 2, 3])
     damage(tmp_path / "step-00000003" / file)  # type: ignore[operator]
     assert newest_good(tmp_path) == tmp_path / "step-00000002"
-    assert "step-00000003 is damaged and passed over" in capsys.readouterr().out
+    assert "step-00000003 is damaged and skipped" in capsys.readouterr().out
     assert newest_good(tmp_path, step=1) == tmp_path / "step-00000001"
     assert newest_good(tmp_path, step=3) is None
     write(tmp_path, [3])  # the resumed run comes by again
@@ -83,7 +83,7 @@ def test_none_is_none_and_an_unfinished_one_is_named(tmp_path: Path, capsys: pyt
     assert newest_good(tmp_path / "nowhere") is None
     (tmp_path / "step-00000005.tmp").mkdir()
     assert newest_good(tmp_path) is None
-    assert "step-00000005 was not finished and is passed over" in capsys.readouterr().out
+    assert "step-00000005 was not finished and is skipped" in capsys.readouterr().out
     write(tmp_path, [5])
     assert newest_good(tmp_path) == tmp_path / "step-00000005"
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from pretrain.config import OptimizerConfig
-from pretrain.data.stream import Batch, StreamConfig
+from pretrain.data.batch import Batch
+from pretrain.data.config import StreamConfig
 from pretrain.model import EncoderConfig
 
 ROOT = Path(__file__).parents[2]

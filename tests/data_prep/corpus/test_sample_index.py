@@ -29,9 +29,10 @@ from data_prep.corpus.sample_index import open_table, record_dtype
 from data_prep.plan.plan import load_plan
 from data_prep.shard import finish
 from data_prep.verify import find_faults
+from pretrain.cost import CostConfig, cost
+from pretrain.data.config import StreamConfig
 from pretrain.data.sample_table import MEMBERS, SampleTable
-from pretrain.data.stream import Stream, StreamConfig
-from pretrain.model.cost import CostConfig, cost
+from pretrain.data.stream import Stream
 from tests.data_prep.test_shard import run
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import contents

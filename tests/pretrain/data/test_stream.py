@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 
 from data_prep.corpus.dataset import Corpus, load_corpus
 from pretrain.data import reader as sample_reader
-from pretrain.data.batch import on_device
+from pretrain.data.batch import Batch, on_device, orient
 from pretrain.data.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
 from pretrain.data.sample_table import SampleTable
 from pretrain.data.storage import Storage, Wanted
-from pretrain.data.stream import Batch, Skipped, Stream, orient
+from pretrain.data.stream import Skipped, Stream
 from pretrain.data.workers import ReaderProcess
 from tests.support.pretraining import assert_equal_batches, stream_config
 from tests.support.small_corpus import damage, write_corpus
@@ -63,9 +63,9 @@ def test_batches_hold_what_the_stock_reader_reads(corpus: Corpus) -> None:
     stream = Stream(corpus, "train", stream_config())
     seen = set()
     for step in range(12):
-        batch, draw = stream.batch(step), stream.draw(step)
-        assert batch.keys == stream.keys(step)
-        assert batch.source == stream.source_of(step) == draw.source
+        batch, draw = stream.batch(step), stream.draws.draw(step)
+        assert batch.keys == stream.draws.keys(step)
+        assert batch.source == stream.draws.source_of(step) == draw.source
         for i, key in enumerate(batch.keys):
             sample, frames = stock[key], draw.frames[i]
             assert len(set(frames.tolist())) == 5
@@ -90,7 +90,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(corpus: Corpus, wor
         parts = [stream.batch(step) for stream in ranks]
         whole = alone.batch(step)
         assert {part.source for part in parts} == {whole.source}
-        assert [key for part in parts for key in part.keys] == whole.keys == ranks[-1].keys(step)
+        assert [key for part in parts for key in part.keys] == whole.keys == ranks[-1].draws.keys(step)
         for name in ("pixels", "valid", "dates", "day_of_year", "land_cover", "orientation"):
             together = torch.cat([getattr(part, name) for part in parts])
             np.testing.assert_array_equal(together.numpy(), getattr(whole, name).numpy())
@@ -129,8 +129,8 @@ def test_starts_anywhere_and_workers_change_nothing(corpus: Corpus) -> None:
 def test_same_order_in_another_process_and_another_order_for_another_seed(corpus: Corpus) -> None:
     program = (
         "import sys, json; from pathlib import Path; from data_prep.corpus.dataset import load_corpus;"
-        "from pretrain.data.stream import Stream, StreamConfig;"
-        "s = Stream(load_corpus(Path(sys.argv[1])), 'train', StreamConfig(num_frames=5, global_batch_size=4));"
+        "from pretrain.data.config import StreamConfig; from pretrain.data.stream import Stream;"
+        "s = Stream(load_corpus(Path(sys.argv[1])), 'train', StreamConfig(num_frames=5, global_batch_size=4)).draws;"
         "d = [s.draw(k) for k in range(9)];"
         "print(json.dumps([[s.keys(k) for k in range(9)], [x.frames.tolist() for x in d], [x.orientation.tolist() for x in d]]))"
     )
@@ -141,8 +141,8 @@ def test_same_order_in_another_process_and_another_order_for_another_seed(corpus
 
     def described(seed: int) -> list[Any]:
         stream = Stream(corpus, "train", stream_config(seed=seed))
-        draws = [stream.draw(step) for step in range(9)]
-        keys = [stream.keys(step) for step in range(9)]
+        draws = [stream.draws.draw(step) for step in range(9)]
+        keys = [stream.draws.keys(step) for step in range(9)]
         return [keys, [d.frames.tolist() for d in draws], [d.orientation.tolist() for d in draws]]
 
     assert json.loads(done.stdout) == described(0)
@@ -151,14 +151,14 @@ def test_same_order_in_another_process_and_another_order_for_another_seed(corpus
 
 def test_frames_and_orientations_change_from_epoch_to_epoch(corpus: Corpus) -> None:
     stream = Stream(corpus, "train", stream_config(mixture={"modis": 1.0}, global_batch_size=SAMPLES["modis"]))
-    first, second = stream.draw(0), stream.draw(1)
+    first, second = stream.draws.draw(0), stream.draws.draw(1)
     a, b = first.samples.argsort(), second.samples.argsort()
     assert (first.frames[a] != second.frames[b]).any(axis=1).all()
     assert (first.orientation[a] != second.orientation[b]).any()
-    assert stream.epoch_of(3) == 3.0
-    assert stream.micro_steps_per_epoch("modis") == 1.0
+    assert stream.draws.epoch_of(3) == 3.0
+    assert stream.draws.micro_steps_per_epoch("modis") == 1.0
     plain = Stream(corpus, "train", stream_config(augment=False))
-    assert not any(plain.draw(step).orientation.any() for step in range(10))
+    assert not any(plain.draws.draw(step).orientation.any() for step in range(10))
 
 
 def test_draws_are_functions_of_position_alone(corpus: Corpus) -> None:
@@ -170,7 +170,7 @@ def test_draws_are_functions_of_position_alone(corpus: Corpus) -> None:
         named_key(corpus.fingerprint, 0, "train", "landsat", what) for what in ("order", "frames", "orientation")
     )
     for step in (0, 1, 84, 85, 86, 170, 2**33):
-        draw = stream.draw(step)
+        draw = stream.draws.draw(step)
         for place in range(6):
             epoch = np.array([(6 * step + place) // SAMPLES["landsat"]])
             sample = shuffled(np.array([6 * step + place]), SAMPLES["landsat"], order)
@@ -190,9 +190,9 @@ def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_worker
     single = Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}))
     together: list[list[Batch]] = []
     for rank in range(world_size):
-        stream = Stream(corpus, "train", stream_config(draws_per_read=3, num_workers=num_workers), rank, world_size)
+        stream = Stream(corpus, "train", stream_config(data_echoing=3, num_workers=num_workers), rank, world_size)
         together.append(list(stream.batches(0, 24)))
-        late = Stream(corpus, "train", stream_config(draws_per_read=3, num_workers=num_workers), rank, world_size)
+        late = Stream(corpus, "train", stream_config(data_echoing=3, num_workers=num_workers), rank, world_size)
         for step, batch in enumerate(late.batches(5, 11), 5):  # begins and ends in the middle of groups of both sources
             assert_equal_batches(batch, together[-1][step])
         assert_equal_batches(late.batch(22), together[-1][22])
@@ -200,8 +200,8 @@ def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_worker
     for step in range(24):
         parts = [batches[step] for batches in together]
         keys = [key for part in parts for key in part.keys]
-        draw = stream.draw(step)
-        assert keys == stream.keys(step)
+        draw = stream.draws.draw(step)
+        assert keys == stream.draws.keys(step)
         pixels = torch.cat([part.pixels for part in parts]).numpy()
         valid, dates = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("valid", "dates"))
         for i, key in enumerate(keys):
@@ -215,15 +215,15 @@ def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_worker
             assert group[0][0] == group[1][0] == group[2][0]
             assert all((a[1].frames != b[1].frames).any() for a, b in ((group[0], group[1]), (group[1], group[2])))
             if source == "landsat":  # the first draw is the one that there is without the others
-                np.testing.assert_array_equal(group[0][1].frames, single.draw(first // 3).frames)
-                np.testing.assert_array_equal(group[0][1].orientation, single.draw(first // 3).orientation)
+                np.testing.assert_array_equal(group[0][1].frames, single.draws.draw(first // 3).frames)
+                np.testing.assert_array_equal(group[0][1].orientation, single.draws.draw(first // 3).orientation)
         # An epoch shows every sample as often as it is drawn.
         seen = Counter(key for keys, _ in of_source for key in keys)
         assert max(seen.values()) - min(seen.values()) <= 3
         assert all(count % 3 == 0 for count in seen.values())
-    assert stream.micro_steps_per_epoch("modis") == 3 * SAMPLES["modis"] / 4
-    step = next(step for step in range(50) if stream.epoch_of(step) >= 1 and stream.source_of(step) == "modis")
-    before = [stream.keys(k) for k in range(step) if stream.source_of(k) == "modis"]
+    assert stream.draws.micro_steps_per_epoch("modis") == 3 * SAMPLES["modis"] / 4
+    step = next(step for step in range(50) if stream.draws.epoch_of(step) >= 1 and stream.draws.source_of(step) == "modis")
+    before = [stream.draws.keys(k) for k in range(step) if stream.draws.source_of(k) == "modis"]
     assert len(before) == 6  # 5.25 of them
 
 
@@ -237,13 +237,13 @@ def test_draws_of_a_group_are_read_once(corpus: Corpus, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Storage, "open", record)
     monkeypatch.setattr(sample_reader, "_SMALL_FRAME_BYTES", 0)  # or small samples would be read whole
-    stream = Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}, draws_per_read=4))
+    stream = Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}, data_echoing=4))
     list(stream.batches(2, 12))  # the second half of a group, and two groups
     assert len(opened) == 3
     frame_bytes = 6 * SIDE * SIDE * 2
     expected = set()
     for group in range(3):
-        frames = [stream.draw(4 * group + number).frames for number in range(4)]
+        frames = [stream.draws.draw(4 * group + number).frames for number in range(4)]
         expected.add(sum(len(set(np.concatenate([each[i] for each in frames]).tolist())) for i in range(4)) * frame_bytes)
     read = set()
     for batch in opened:
@@ -266,7 +266,7 @@ def test_processes_read_a_group_once(corpus: Corpus, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ReaderProcess, "read_group", note_group)
     monkeypatch.setattr(ReaderProcess, "read", note)
-    list(Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}, draws_per_read=4, num_workers=2)).batches(2, 12))
+    list(Stream(corpus, "train", stream_config(mixture={"landsat": 1.0}, data_echoing=4, num_workers=2)).batches(2, 12))
     groups = {name: process for what, process, name in asked if what == "group"}
     assert [name for what, _, name in asked if what == "group"] == [("landsat", number) for number in range(3)]
     assert len(set(map(id, groups.values()))) == 2  # by turns
@@ -303,11 +303,11 @@ def test_frames_are_drawn_evenly_from_those_a_sample_has() -> None:
 
 def test_mixture_proportions(corpus: Corpus) -> None:
     stream = Stream(corpus, "train", stream_config(mixture={"landsat": 3.0, "modis": 1.0}))
-    names = [stream.source_of(step) for step in range(400)]
+    names = [stream.draws.source_of(step) for step in range(400)]
     assert Counter(names) == {"landsat": 300, "modis": 100}
     assert all(names[i : i + 4].count("modis") == 1 for i in range(0, 400, 4))
     assert len({tuple(names[i : i + 4]) for i in range(0, 400, 4)}) == 4
-    assert [stream.epoch_of(k) for k in range(9)] == [names[:k].count(names[k]) * 4 / SAMPLES[names[k]] for k in range(9)]
+    assert [stream.draws.epoch_of(k) for k in range(9)] == [names[:k].count(names[k]) * 4 / SAMPLES[names[k]] for k in range(9)]
     assert mixture_cycle({"a": 1.0, "b": 1.0, "c": 1.0}) == ["a", "b", "c"]
     thirds = Counter(mixture_cycle({"a": 2**0.5, "b": 1.0}))
     assert abs(thirds["a"] / thirds.total() - 2**0.5 / (1 + 2**0.5)) < 0.005
@@ -369,7 +369,7 @@ def test_signals_for_all_processes_of_a_job_are_for_the_one_that_trains(corpus: 
 def test_batches_of_thousands_of_samples_do_not_fill_the_socket(tmp_path: Path, draws: int) -> None:
     """A request, and an answer, of some megabytes: more than a socket holds."""
     loaded = load_corpus(write_corpus(tmp_path, {"modis": 40}, frames=(17, 18), side=1))
-    changes = {"num_frames": 16, "global_batch_size": 16_000, "draws_per_read": draws}
+    changes = {"num_frames": 16, "global_batch_size": 16_000, "data_echoing": draws}
     expected = Stream(loaded, "train", stream_config(**changes)).batches(0, 3)
     for batch, other in zip(
         Stream(loaded, "train", stream_config(**changes, num_workers=1)).batches(0, 3), expected, strict=True
@@ -389,7 +389,7 @@ def test_what_a_process_raises_is_raised_here(tmp_path: Path) -> None:
 def test_processes_end_with_the_one_that_asks(corpus: Corpus) -> None:
     program = (
         "import os, signal, sys, psutil; from pathlib import Path; from data_prep.corpus.dataset import load_corpus;"
-        "from pretrain.data.stream import Stream, StreamConfig;"
+        "from pretrain.data.config import StreamConfig; from pretrain.data.stream import Stream;"
         "stream = Stream(load_corpus(Path(sys.argv[1])), 'train', StreamConfig(num_frames=5, global_batch_size=4));"
         "batches = stream.batches(0, 99); next(batches); print(*(p.pid for p in psutil.Process().children()), flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
@@ -427,7 +427,7 @@ def test_memory_is_used_again_only_when_nobody_looks_at_it(corpus: Corpus) -> No
         ({"global_batch_size": {"landsat": 2}}, 1, "no entry for source 'modis'"),
         ({"num_frames": 18}, 1, r"of \d+ samples of source 'landsat' have fewer than num_frames=18.*lower num_frames"),
         ({"num_frames": 0}, 1, "at least 1"),
-        ({"draws_per_read": 0}, 1, "draws_per_read is 0; expected 1"),
+        ({"data_echoing": 0}, 1, "data_echoing is 0; expected 1"),
         ({"skip_damaged": -1}, 1, "skip_damaged is -1; expected 0"),
         ({"cache_keep_free_gb": -2.0}, 1, "cache_keep_free_gb is -2.0; expected 0 or more GB"),
     ],
@@ -499,7 +499,7 @@ def test_shards_under_each_others_names_are_noticed(tmp_path: Path) -> None:
 def test_damaged_samples_are_passed_over_and_named(tmp_path: Path, num_workers: int, draws: int) -> None:
     folder = write_corpus(tmp_path, {"modis": 8}, frames=(20, 21))
     loaded = load_corpus(folder)
-    changes: dict[str, Any] = {"num_workers": num_workers, "draws_per_read": draws}
+    changes: dict[str, Any] = {"num_workers": num_workers, "data_echoing": draws}
     sound = list(Stream(loaded, "train", stream_config(**changes)).batches(0, 12))
     keys = damage(folder, loaded, [1, 6])
     stream = Stream(loaded, "train", stream_config(**changes, skip_damaged=2))
@@ -593,7 +593,7 @@ def test_members_may_lie_in_any_order(tmp_path: Path) -> None:
     names = ["pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"]
     for seed in range(4):
         stream = Stream(loaded, "train", stream_config())
-        table = stream._tables["modis"]
+        table = stream.draws.tables["modis"]
         rng = np.random.default_rng(seed)
         offsets, content = table.offsets.copy(), bytearray()
         for i, entry in enumerate(entries):
@@ -714,8 +714,8 @@ def test_memory_does_not_grow(tmp_path: Path, draws: int) -> None:
     folder = write_corpus(tmp_path, {"modis": 40, "landsat": 40}, frames=(20, 60), side=32)
     program = (
         "import sys, psutil; from pathlib import Path; from data_prep.corpus.dataset import load_corpus;"
-        "from pretrain.data.stream import Stream, StreamConfig;"
-        f"s = Stream(load_corpus(Path(sys.argv[1])), 'train', StreamConfig(global_batch_size=16, draws_per_read={draws}));"
+        "from pretrain.data.config import StreamConfig; from pretrain.data.stream import Stream;"
+        f"s = Stream(load_corpus(Path(sys.argv[1])), 'train', StreamConfig(global_batch_size=16, data_echoing={draws}));"
         "r = [psutil.Process().memory_info().rss for k, _ in enumerate(s.batches(0, 1000)) if k in (199, 999)];"
         "print(*r)"
     )
