@@ -16,6 +16,9 @@ from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import Corpus
 from data_prep.landcover.legend import load_legend
 
+SIDE_PX = 6
+SMALL_CORPUS = {"landsat": 13, "modis": 7}  # samples of each source
+
 
 def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """As the contract says: XXH3 of key, counts, day, pixels and validity, each seeded by the one before."""
@@ -28,7 +31,7 @@ def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.array(parts, np.uint64)
 
 
-def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] = (17, 24), side: int = 6) -> Path:
+def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] = (17, 24), side: int = SIDE_PX) -> Path:
     """A corpus by plain tarfile and json as the contract says: two shards a source, all numbers random."""
     rng = np.random.default_rng(5)
     sensors, legend = load_sensors(), load_legend("glc_fcs30d")
