@@ -1,4 +1,4 @@
-"""A rank as a process: the signals that stop it, the code it ends with, and which of several speaks of an error."""
+"""A rank as a process: the signals that stop it, its exit code, and which of several ranks prints an error."""
 
 from __future__ import annotations
 
@@ -15,33 +15,43 @@ from common.command_line import USER_ERROR
 
 Parameters = TypeVar("Parameters")
 FAILED = 1
-STOPPED = os.EX_TEMPFAIL  # 75: saved after it was asked to stop; starting again goes on
-_UNTIL_SAID_S = 5.0  # the launcher ends all ranks as soon as it sees one that ended, and takes that one's exit code
-
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send one a while before they end a job
+STOPPED = os.EX_TEMPFAIL  # 75: a signal asked the run to stop, and it has saved; the same command resumes it
+# How long the other ranks wait when rank 0 prints an error that all have: the launcher ends all ranks when the first one ends,
+# and takes its exit code.
+_WAIT_FOR_MAIN_RANK_S = 5.0
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send one of them some time before they end a job
 
 
 def end_when_asked() -> None:
-    """As long as no `StopSignals` listen there is nothing to save: a signal ends the process at once, with the code `STOPPED`."""
+    """Let a stop signal end the process at once, with exit code `STOPPED`, as long as there is nothing to save.
+
+    Once `StopSignals` listen, the run saves first.
+    """
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(STOPPED))
 
 
 class StopSignals:
-    """SIGTERM and SIGUSR1, which are noticed at the end of a step; in a `with` statement, until its end.
+    """Note SIGTERM and SIGUSR1, so that a run can save at the end of a step and stop.
 
-    In a thread beside the main one, where Python allows no handlers, nothing is received.
+    Python allows signal handlers only in the main thread; in another thread nothing is received.
+
+    Attributes:
+        received: True once a signal has come.
     """
 
     def __init__(self) -> None:
         self.received = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def listen(self) -> Self:
+        """Note signals from now on, to the end of the process or of a `with` statement."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in _STOP_SIGNALS}
         return self
+
+    def __enter__(self) -> Self:
+        return self.listen()
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
@@ -52,10 +62,10 @@ class StopSignals:
 
 
 def read_arguments(parse: Callable[[list[str]], Parameters]) -> Parameters:
-    """What `parse` makes of this rank's command line without the launcher's `--local_rank`.
+    """Parse this rank's command line, without the launcher's `--local_rank`, by `parse`.
 
-    Of a mistake in it, which all ranks see alike, rank 0 alone speaks: what the others print goes nowhere until they are given
-    `sys.__stdout__` and `sys.__stderr__` again, and they end a while after it.
+    All ranks find the same mistakes, so only rank 0 prints them. The output of the other ranks is discarded until the caller
+    restores `sys.__stdout__` and `sys.__stderr__`, and after a mistake they end later than rank 0.
     """
     is_main = ranks.announced_ranks()[0] == 0
     if not is_main:
@@ -64,18 +74,18 @@ def read_arguments(parse: Callable[[list[str]], Parameters]) -> Parameters:
         return parse([a for a in sys.argv[1:] if not a.startswith("--local_rank")])
     except SystemExit:
         if not is_main:
-            time.sleep(_UNTIL_SAID_S)
+            time.sleep(_WAIT_FOR_MAIN_RANK_S)
         raise
 
 
 def end_with(work: Callable[[], int]) -> NoReturn:
-    """Do `work`, leave the other ranks and end this process with the exit code that it returns.
+    """Do `work`, leave the other ranks and end this process with the exit code that `work` returns.
 
-    ValueError and OSError are the user's business, code 2. Those raised before the ranks joined, and FloatingPointError (code 1)
-    at any time, are met by all ranks alike: rank 0 says it. Any other is said by the rank that met it.
+    ValueError and OSError are mistakes of the user, exit code 2. All ranks raise the same ones before they join, and the same
+    FloatingPointError (exit code 1) at any time, so only rank 0 prints these. Every other error is printed by its own rank.
 
-    At once: threads below DeepSpeed and its back ends do not always survive the interpreter's own end, nor would a rank that
-    others wait for be let go by them.
+    The process ends without the interpreter's clean-up: threads of DeepSpeed and its back ends do not always survive it, and
+    they would keep a rank alive for which others wait.
     """
     is_main = ranks.announced_ranks()[0] == 0
     message = ""
@@ -86,14 +96,14 @@ def end_with(work: Callable[[], int]) -> NoReturn:
         code = FAILED if isinstance(error, FloatingPointError) else USER_ERROR
         message = f"error: {' '.join(str(error).split())}"
         if not is_main and (isinstance(error, FloatingPointError) or not ranks.joined()):
-            message = ""  # all ranks know, rank 0 says it
-            time.sleep(_UNTIL_SAID_S)
+            message = ""  # all ranks have this error, and rank 0 prints it
+            time.sleep(_WAIT_FOR_MAIN_RANK_S)
     except RuntimeError as error:
         if not ranks.is_lost_rank(error):
-            sys.stderr = sys.__stderr__  # a mistake of ours, with its traceback
+            sys.stderr = sys.__stderr__  # a bug of ours: print its traceback
             raise
-        code, message = FAILED, "error: another rank ended; its own message says why"
-        time.sleep(_UNTIL_SAID_S)
+        code, message = FAILED, "error: another rank ended; its message says why"
+        time.sleep(_WAIT_FOR_MAIN_RANK_S)
     except Exception:
         sys.stderr = sys.__stderr__  # as above
         raise

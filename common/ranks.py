@@ -1,4 +1,4 @@
-"""Ranks: the processes of one run, as deepspeed, torchrun, srun and mpirun start them. Plain torch.distributed."""
+"""The ranks of a run: processes that deepspeed, torchrun, srun or mpirun starts. Plain torch.distributed."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# deepspeed and torchrun tell a process its rank, the number of ranks and its rank on this machine; srun and mpirun do so by other
-# names. Those of srun are of its own step: a job's script, which is no rank, has SLURM_PROCID as well.
-_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-_PLACES_ELSEWHERE = (
+# deepspeed and torchrun set these variables to a process's rank, the number of ranks and its rank on this machine; srun and
+# mpirun set others. The number of ranks is that of srun's job step, because SLURM sets SLURM_PROCID also for the job's script,
+# which is not a rank.
+_RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_OTHER_LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
 
 
 def announced_ranks() -> tuple[int, int]:
-    """Rank and world size that the launcher gave this process, before any rank is spoken to; (0, 1) without a launcher."""
-    for names in _PLACES_ELSEWHERE:
+    """Rank and world size that the launcher set for this process, before the ranks are joined; (0, 1) without a launcher."""
+    for names in _OTHER_LAUNCHERS:
         if "RANK" not in os.environ and int(os.environ.get(names[1], "1")) > 1:
-            os.environ.update(zip(_PLACE, (os.environ[name] for name in names), strict=True))
+            os.environ.update(zip(_RANK_VARIABLES, (os.environ[name] for name in names), strict=True))
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start_ranks(join: Callable[[str], object] = dist.init_process_group, device_type: str | None = None) -> torch.device:
-    """Join the process group that the launcher describes (or be alone), by `join(backend)`: the device of this rank.
+    """Join the process group that the launcher describes, by `join(backend)`, and return the device of this rank.
 
-    On GPUs where there are any, unless `device_type` says "cpu".
+    Without a launcher the group has one rank. The device is a GPU if there is one, unless `device_type` is "cpu".
 
-    Raises ValueError when there are several ranks but no word of where they meet.
+    Raises ValueError when there are several ranks but no address at which they meet.
     """
     if announced_ranks()[1] > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise ValueError(
-            f"{os.environ['WORLD_SIZE']} ranks without MASTER_ADDR and MASTER_PORT, where they meet: start by `deepspeed` or "
+            f"{os.environ['WORLD_SIZE']} ranks without MASTER_ADDR and MASTER_PORT, where they meet: start with `deepspeed` or "
             "a script of launch/, or set both (mpirun -x MASTER_ADDR=the first host -x MASTER_PORT=29500)"
         )
     if "RANK" not in os.environ:
@@ -52,13 +53,13 @@ def start_ranks(join: Callable[[str], object] = dist.init_process_group, device_
     return device
 
 
-def place() -> tuple[int, int]:
-    """This rank and how many there are; (0, 1) for a process that joined no others."""
+def rank_and_world_size() -> tuple[int, int]:
+    """This rank and the number of ranks; (0, 1) for a process that has joined no others."""
     return (dist.get_rank(), dist.get_world_size()) if joined() else (0, 1)
 
 
 def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """For each flag whether it is true on any rank; the same on all ranks."""
+    """Whether each flag is true on any rank. The result is the same on all ranks."""
     values = torch.tensor(flags, dtype=torch.float32, device=device)
     if joined():
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
@@ -66,19 +67,19 @@ def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all ranks, on each of them; the tensor itself where there is one rank.
+    """Sum of a tensor over all ranks, on each of them; with one rank the tensor itself.
 
-    It can be differentiated: where each rank computes one and the same loss from sums, the mean over ranks of the gradients of
-    their weights is that of a single process.
+    The sum has a gradient: when every rank computes the same loss from sums, the mean over ranks of the gradients of their
+    weights is the gradient of a single process.
     """
-    if place()[1] == 1:
+    if rank_and_world_size()[1] == 1:
         return values
     result: torch.Tensor = _Sum.apply(values)
     return result
 
 
 class _Sum(torch.autograd.Function):
-    """What a rank puts in counts in the losses of all: their gradients are summed as well."""
+    """The value of one rank counts in the losses of all ranks, so their gradients are summed as well."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
@@ -94,8 +95,8 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(value: Any) -> list[Any]:
-    """Every rank's `value`, on every rank, in order of ranks."""
-    values: list[Any] = [value] * place()[1]
+    """The `value` of every rank, in the order of ranks, on every rank."""
+    values: list[Any] = [value] * rank_and_world_size()[1]
     if joined():
         dist.all_gather_object(values, value)
     return values
@@ -108,16 +109,16 @@ def barrier() -> None:
 
 
 def joined() -> bool:
-    """Whether this rank is in the process group."""
+    """Whether this process has joined the process group."""
     return dist.is_initialized()
 
 
 def is_lost_rank(error: RuntimeError) -> bool:
-    """True for what a collective raises when another rank has ended; gloo says so in words only."""
+    """True for the error of a collective when another rank has ended. Of gloo only the message tells."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def leave() -> None:
-    """Leave the process group, if it was joined."""
+    """Leave the process group, if this process has joined it."""
     if joined():
         dist.destroy_process_group()

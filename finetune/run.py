@@ -227,7 +227,7 @@ def run(
     if ranks.announced_ranks()[1] > 1:
         place = ranks.start_ranks(device_type=place.type)
         ranks.barrier()  # all have looked into the output folder before rank 0 writes there
-    if ranks.place()[0] == 0:
+    if ranks.rank_and_world_size()[0] == 0:
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / RUN_FILE, settings)
     print(
@@ -239,7 +239,7 @@ def run(
             model, recipe, training, validation, schedule, loss, chosen_by, output, seed, place, layer_decay,
             is_asked_to_stop=lambda: asked.received,
         )  # fmt: skip
-    is_main = ranks.place()[0] == 0
+    is_main = ranks.rank_and_world_size()[0] == 0
     ranks.leave()  # maps and scores are the work of rank 0: no other waits for it
     if progress.epoch < epochs:
         return STOPPED

@@ -1,15 +1,16 @@
-# The ranks of a command of this folder, by `deepspeed`; read by pretrain.sh and finetune.sh, which bash and Python both run. What it
-# takes from the environment:
-#   NUM_RANKS        ranks on this machine; default: one for each GPU (of CUDA_VISIBLE_DEVICES, if set), or 2 without a GPU
-#   HOSTFILE         several machines, see hostfile.example; NUM_RANKS then limits the ranks of each
-#   MASTER_PORT      where the ranks meet; default: a port that is free here, so that two runs on a machine do not collide
-#   MASTER_ADDR      with HOSTFILE: address of its first machine; default: what that machine says of itself
-#   OMP_NUM_THREADS  threads of a rank; default: its share of the cores. PyTorch takes all cores for each, and they fight
+# Starts the ranks of a command of this folder by `deepspeed`. pretrain.sh and finetune.sh, which bash and Python both run, read this
+# file. It uses these environment variables:
+#   NUM_RANKS        ranks on this machine; default: one per GPU (of CUDA_VISIBLE_DEVICES, if set), or 2 without a GPU
+#   HOSTFILE         several machines, see hostfile.example; NUM_RANKS then limits the ranks of each machine
+#   MASTER_PORT      port at which the ranks meet; default: a free port of this machine, so that two runs do not collide
+#   MASTER_ADDR      with HOSTFILE: address of its first machine; default: what that machine reports
+#   OMP_NUM_THREADS  threads of a rank; default: its share of the cores. PyTorch would use all cores for every rank, which is slow
 #
-# SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal) let training save and end with exit code 75; a second one kills it.
-# `deepspeed` alone does less: killed itself it leaves the ranks running; its launcher, asked to end, gives a rank 30 seconds and
-# hides its exit code. So bash stays, keeps the launcher in a process group that Ctrl-C does not reach, and tells the ranks alone:
-# they end, and their code comes out. On the machines of a HOSTFILE they are out of reach: 30 seconds there, and exit code 1.
+# After SIGTERM, SIGINT (Ctrl-C) or SIGHUP (a closed terminal) training saves and ends with exit code 75; a second signal kills it.
+# `deepspeed` alone does less: when it is killed its ranks keep running, and when its launcher is asked to end, it gives a rank 30
+# seconds and hides the rank's exit code. So bash keeps running, with the launcher in a process group that Ctrl-C does not reach, and
+# signals only the ranks: they end, and bash returns their code. Ranks on the machines of a HOSTFILE cannot be signalled from here:
+# they get 30 seconds, and the exit code is 1.
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -d "$project/.venv/bin" ] && PATH="$project/.venv/bin:$PATH"
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
@@ -18,7 +19,7 @@ options=(--log_level error --master_port "${MASTER_PORT:-$(python3 -c "$free_por
 if [ -n "$HOSTFILE" ]; then
     options+=(--hostfile "$HOSTFILE" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
 else
-    # deepspeed takes the GPUs of CUDA_VISIBLE_DEVICES as long as it is not told a number
+    # deepspeed uses the GPUs of CUDA_VISIBLE_DEVICES only when it is not given a number
     visible=$([ "$gpus" -gt 0 ] && [ -z "$NUM_RANKS" ] && echo "$CUDA_VISIBLE_DEVICES")
     [ -n "$visible" ] && gpus=$(echo "$visible" | tr , " " | wc -w)
     ranks=${NUM_RANKS:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}
@@ -31,7 +32,7 @@ stop() {
     again=yes
     if [ -n "$HOSTFILE" ]; then
         kill -TERM "$launcher"
-    else  # ranks are the children of the only child of `deepspeed`; until there are any, nothing can be lost
+    else  # ranks are the children of the only child of `deepspeed`; before they exist nothing can be lost
         pkill -TERM --parent "$(pgrep --delimiter , --parent "$launcher")" 2>/dev/null || kill -TERM -- "-$launcher"
     fi
 }
@@ -40,7 +41,7 @@ deepspeed "${options[@]}" "$0" "$@" &
 launcher=$!
 trap stop TERM INT HUP
 again=yes
-while [ -n "$again" ]; do  # a signal ends `wait`, not the launcher
+while [ -n "$again" ]; do  # a signal ends `wait`, but not the launcher
     again=
     wait "$launcher"
     code=$?

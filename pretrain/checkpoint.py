@@ -1,19 +1,18 @@
-"""Checkpoints that are whole or not there, and do not know how many ranks or which ZeRO stage wrote them.
+"""Checkpoints of a pretraining run: complete or absent, and independent of the number of ranks and the ZeRO stage.
 
     RUN/checkpoints/step-00000123/
       student.safetensors     fp32 weights by the names of FractionsModel
-      teacher.safetensors     their moving average
-      optimizer.safetensors   both moments of AdamW, `exp_avg/NAME` and `exp_avg_sq/NAME`, fp32
+      teacher.safetensors     the moving average of the weights
+      optimizer.safetensors   the two moments of AdamW, `exp_avg/NAME` and `exp_avg_sq/NAME`, fp32
       manifest.json           step, bytes and checksum of each file
 
-Every tensor is whole: DeepSpeed's own files hold each rank's piece of a stage's layout, as pickles, and need a conversion for
-another number of ranks. Nothing in a file is executed when it is read. A folder is written under a temporary name, synced,
-and renamed: a kill at any moment leaves the checkpoint before.
+Every tensor is whole. DeepSpeed's own files hold each rank's piece, in the layout of a ZeRO stage and as pickles, and must be
+converted for another number of ranks. Here reading a file executes nothing. A folder is written under a temporary name, synced
+and renamed, so after a kill at any moment the checkpoint before it is complete.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -29,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from common.atomic_files import sync
 from common.checksums import checksum_of
 
-CHECKPOINTS = "checkpoints"  # in a run's folder
 STUDENT, TEACHER, OPTIMIZER = "student", "teacher", "optimizer"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8})")
@@ -39,13 +37,13 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class CheckpointWriter:
-    """Writes checkpoints beside the training, one at a time; on rank 0.
+    """Writes checkpoints on rank 0, one at a time, while training continues.
 
     Args:
-        folder: of the checkpoints of a run.
-        keep: newest checkpoints that stay.
-        keep_every: those of every so many steps stay, too; 0 for none.
-        metadata: texts that every file carries: what the weights belong to.
+        folder: folder of a run's checkpoints.
+        keep: number of newest checkpoints to keep.
+        keep_every: also keep the checkpoints of every so many steps; 0: none of them.
+        metadata: metadata of every file, which tell to which encoder the weights belong.
     """
 
     def __init__(self, folder: Path, keep: int, keep_every: int, metadata: Mapping[str, str]) -> None:
@@ -54,15 +52,15 @@ class CheckpointWriter:
         self._writing: Future[float] | None = None
 
     def start(self, step: int, files: Mapping[str, Tensors]) -> None:
-        """Write `files` (tensors on the CPU that nobody changes any more) as the checkpoint after `step` optimizer steps.
+        """Begin to write `files` as the checkpoint after `step` optimizer steps.
 
-        Waits for the one before. Raises what went wrong with it.
+        The tensors must be on the CPU and not change any more. Waits for the checkpoint before, and raises its error, if any.
         """
         self.wait()
         self._writing = self._thread.submit(self._write, step, files)
 
     def wait(self) -> float | None:
-        """Wait for the checkpoint that is being written, if any: the seconds it took. Raises OSError when it could not be."""
+        """Wait for the checkpoint that is being written, if any, and return the seconds it took. Raises OSError if it failed."""
         writing, self._writing = self._writing, None
         return None if writing is None else writing.result()
 
@@ -71,7 +69,7 @@ class CheckpointWriter:
         final = self._folder / f"step-{step:08d}"
         unfinished = final.with_name(final.name + _UNFINISHED)
         for leftover in self._folder.glob(f"step-*{_UNFINISHED}"):
-            shutil.rmtree(leftover)  # of a run that was killed while it wrote
+            shutil.rmtree(leftover)  # of a run that was killed while writing
         unfinished.mkdir(parents=True)
         try:
             manifest: dict[str, object] = {"step": step, "files": {}}
@@ -81,11 +79,11 @@ class CheckpointWriter:
                 save_file(dict(tensors), path, self._metadata)
                 shutil.copymode(unfinished / MANIFEST, path)  # save_file makes a file that only its owner may read
                 sync(path)
-                manifest["files"][path.name] = _described(path)  # type: ignore[index]
+                manifest["files"][path.name] = _size_and_checksum(path)  # type: ignore[index]
             (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
             sync(unfinished / MANIFEST)
             if final.exists():
-                shutil.rmtree(final)  # a damaged one of the same step, which the run passed over when it resumed
+                shutil.rmtree(final)  # a damaged checkpoint of the same step, which the resumed run skipped
             unfinished.rename(final)
             sync(self._folder)
         except (OSError, SafetensorError) as error:
@@ -101,25 +99,25 @@ class CheckpointWriter:
 
 
 def newest_good(folder: Path, step: int | None = None) -> Path | None:
-    """The newest checkpoint in `folder` (or the one after `step`) with every byte as written; None when there is none.
+    """The newest checkpoint in `folder`, or the one after `step`, that is neither damaged nor unfinished; None without one.
 
-    Damaged and unfinished ones are named on the terminal and passed over.
+    Damaged and unfinished checkpoints are skipped, with one line on the terminal for each.
     """
     for unfinished in sorted(folder.glob(f"step-*{_UNFINISHED}")):
-        print(f"checkpoint {unfinished.name.removesuffix(_UNFINISHED)} was not finished and is passed over", flush=True)
+        print(f"checkpoint {unfinished.name.removesuffix(_UNFINISHED)} was not finished and is skipped", flush=True)
     for found in sorted(finished_steps(folder), reverse=True):
         path = folder / f"step-{found:08d}"
         if step is not None and found != step:
             continue
-        problem = _problem(path)
-        if problem is None:
+        damage = _damage(path)
+        if damage is None:
             return path
-        print(f"checkpoint {path} is damaged and passed over: {problem}", flush=True)
+        print(f"checkpoint {path} is damaged and skipped: {damage}", flush=True)
     return None
 
 
 def finished_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in `folder` that were finished, damaged or not, in no order."""
+    """Steps of the finished checkpoints in `folder`, damaged or not, in no particular order."""
     return [int(match[1]) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
 
 
@@ -129,26 +127,20 @@ def read_tensors(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Optimizer steps that were done when the checkpoint was made."""
+    """Optimizer steps that were done when the checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def seed_everything(*numbers: int) -> None:
-    """Seed torch from a tuple of numbers, so that what is random in a micro-step depends on nothing before it."""
-    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def _described(path: Path) -> dict[str, int | str]:
+def _size_and_checksum(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "xxh3_128": checksum_of(path)}
 
 
-def _problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def _damage(path: Path) -> str | None:
+    """The damage of a checkpoint, or None."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
         for name in (f"{file}.safetensors" for file in (STUDENT, TEACHER, OPTIMIZER)):
-            if _described(path / name) != files[name]:
+            if _size_and_checksum(path / name) != files[name]:
                 return f"{name} is not as it was written"
     except (OSError, KeyError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""torch.compile behind a comparison: a compiled encoder trains only when it gives the loss and the gradient that it should."""
+"""torch.compile after a comparison: an encoder is compiled only when this keeps loss and gradient the same."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 
 from pretrain.objective import FractionsModel, fractions_loss
 
-# Relative differences of loss and gradient norm that rounding in another order explains, found on CPU and left with room.
+# Relative differences of loss and gradient norm that rounding in another order explains; measured on CPUs, with a margin.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 Example = tuple[str, torch.Tensor, torch.Tensor]  # source, pixels (B, T, C, H, W) normalised, fractions (B, classes)
 
 
 def compile_compared(model: FractionsModel, dtype: torch.dtype, examples: Iterable[Example]) -> list[str]:
-    """Compile the encoder's blocks after each of the examples gave the same loss with and without, and the same gradient.
+    """Compile the encoder's blocks, if each of the examples gives the same loss and gradient norm with and without.
 
-    The comparison is on a copy in the precision of training, without stochastic depth; what it compiled is used again.
-    Returns one line an example that says how equal. Raises ValueError where they differ: such a model would train another way.
+    The comparison uses a copy in the precision of training, without stochastic depth; the compiled code is used again.
+    Returns one line per example with the differences. Raises ValueError when they are too large: such a model would train
+    differently.
     """
     eager = copy.deepcopy(model).to(dtype).eval()
     compiled = copy.deepcopy(eager)
@@ -40,6 +41,8 @@ def _loss_and_gradient_norm(
     model: FractionsModel, source: str, pixels: torch.Tensor, target: torch.Tensor
 ) -> tuple[float, float]:
     loss, *_ = fractions_loss(model(pixels, source), target, None, 0.0)
-    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)  # other sources' embeddings have none
+    gradients = torch.autograd.grad(
+        loss, list(model.parameters()), allow_unused=True
+    )  # those of other sources' embeddings are None
     squares = [g.float().square().sum() for g in gradients if g is not None]
     return loss.item(), torch.stack(squares).sum().sqrt().item()

@@ -1,4 +1,4 @@
-"""The only file that imports deepspeed: ZeRO, and the engine around the model."""
+"""The DeepSpeed engine around the model, with ZeRO. This is the only file that imports deepspeed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
 from pretrain.objective import FractionsModel
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, by PyTorch's names
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, by PyTorch's names
 
-# DeepSpeed decides at import; without a GPU it must not look for one.
+# DeepSpeed chooses the kind of device when it is imported; without a GPU it must not look for one.
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -35,7 +35,7 @@ warnings.filterwarnings(
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Send the process's stderr, that of its children too, to nowhere for a while. Exceptions still come through."""
+    """Discard stderr of this process and of its children for a while. Exceptions still come through."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -46,7 +46,7 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-# On import DeepSpeed asks the linker which of its operators could be built, and the linker complains of each that could not.
+# On import DeepSpeed asks the linker which of its operators can be built, and the linker prints an error for each that cannot.
 with _quiet_stderr():
     import deepspeed
     from deepspeed.runtime.zero import GatheredParameters
@@ -61,13 +61,13 @@ with _quiet_stderr():
         set_z3_leaf_modules,
     )
 if not torch.cuda.is_available():
-    # DeepSpeed would compile a shared-memory all-reduce for CPU ranks at the first start: a minute, and it fails where there
-    # is no C++ compiler. CPU ranks are for trying things out; gloo serves them.
+    # For CPU ranks DeepSpeed would compile a shared-memory all-reduce at the first start, which takes a minute and fails without
+    # a C++ compiler. CPU ranks are for trying things out, so gloo is fast enough.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def start_ranks() -> torch.device:
-    """Join the process group as `common.ranks.start_ranks`, by DeepSpeed's way of it: the device of this rank."""
+    """Join the process group by DeepSpeed, and return the device of this rank; see `common.ranks.start_ranks`."""
     return ranks.start_ranks(lambda backend: deepspeed.init_distributed(dist_backend=backend, verbose=False))
 
 
@@ -88,24 +88,24 @@ def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> to
 
 
 def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, device: torch.device) -> Any:
-    """The DeepSpeed engine: ZeRO by `config.zero`, gradients averaged over ranks and micro-batches, clipping as configured.
+    """The DeepSpeed engine: ZeRO by `config.zero`; gradients are averaged over ranks and `micro_batches`, and clipped.
 
-    Raises ValueError when the JSON is unreadable or sets what the run's own configuration decides.
+    Raises ValueError when the JSON is unreadable or sets something that the run's own configuration decides.
     """
     settings = read_zero_json(config.zero)
     settings |= {
-        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it into its reports; the stream makes the batches
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed uses it only in its reports; the stream makes the batches
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": config.optimizer.gradient_clipping,
         "bf16": {"enabled": config.precision == "bf16"},
         "steps_per_print": 1_000_000_000,
         "zero_allow_untested_optimizer": True,
-        # With an offloaded optimizer DeepSpeed wants its own Adam, which it compiles at the first start; PyTorch's fused one
-        # runs on CPUs as well.
+        # For an offloaded optimizer DeepSpeed prefers its own Adam, which it compiles at the first start; PyTorch's fused Adam
+        # runs on CPUs, too.
         "zero_force_ds_cpu_optimizer": False,
     }
-    # These modules hand the weights of their layers to operators, past the layers' own calls where ZeRO-3 would fetch them: so
-    # it fetches those of a whole block or merging at a time.
+    # ZeRO-3 fetches a layer's weights when the layer is called. These modules give the weights of their layers to operators
+    # without calling the layers, so ZeRO-3 must fetch the weights of a whole block or merging at a time.
     set_z3_leaf_modules(model, [Block, PatchMerging])
     optimizer = adamw(model, config.optimizer, device)
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
@@ -113,7 +113,10 @@ def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, devi
 
 
 def read_zero_json(path: Path) -> dict[str, Any]:
-    """A file of `launch/zero*.json`. Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3 and nothing we decide."""
+    """Read a file like `launch/zero*.json`.
+
+    Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3, and sets nothing that the run's configuration decides.
+    """
     try:
         settings: dict[str, Any] = json.loads(path.read_text())
         stage = settings["zero_optimization"]["stage"]
@@ -125,18 +128,20 @@ def read_zero_json(path: Path) -> dict[str, Any]:
         settings
     )
     if ours:
-        raise ValueError(f"{path} sets {sorted(ours)}; these follow from the run's configuration (--optimizer, --precision, ...)")
+        raise ValueError(
+            f"{path} sets {sorted(ours)}; these are options of the run (--optimizer, --precision, ...); remove them from the file"
+        )
     return settings
 
 
 def whole_weights(engine: Any) -> AbstractContextManager[None]:
-    """Within it the model's weights can be read on every rank, also where ZeRO-3 shards them. Every rank calls this."""
+    """A context in which every rank can read the whole weights, even when ZeRO-3 shards them. Every rank calls this."""
     sharded = list(engine.module.parameters()) if engine.zero_optimization_stage() == 3 else []
     return GatheredParameters(sharded, enabled=bool(sharded))
 
 
 def gather_state(engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The fp32 weights by name, and AdamW's moments as `exp_avg/NAME` and `exp_avg_sq/NAME`: whole, on the CPU of rank 0.
+    """The whole fp32 weights by name, and AdamW's moments as `exp_avg/NAME` and `exp_avg_sq/NAME`, on the CPU of rank 0.
 
     Other ranks get empty dictionaries. Every rank calls this, after at least one optimizer step.
     """
@@ -153,12 +158,13 @@ def gather_state(engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.
 
 
 def restore_state(engine: Any, step: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
-    """Put what `gather_state` gave after `step` optimizer steps into a new engine of any number of ranks and any ZeRO stage.
+    """Put the state that `gather_state` gave after `step` optimizer steps into a new engine.
 
-    The model that the engine was made from must have had these weights already: they are what bf16 copies are made from.
+    The engine may have any number of ranks and any ZeRO stage. Its model must have had these weights when the engine was made,
+    because the engine made the bf16 copies from them.
     """
     is_stage3, adam = engine.zero_optimization_stage() == 3, engine.optimizer.optimizer
-    # Adam's state comes into being with its first step; DeepSpeed's flat pieces of the fp32 weights are what it belongs to.
+    # Adam creates its state in its first step, one for each of DeepSpeed's flat pieces of the fp32 weights. Here we create it.
     zero = engine.optimizer
     for piece in zero.fp32_partitioned_groups_flat if is_stage3 else zero.single_partition_of_fp32_groups:
         on = piece.device if adam.defaults["fused"] else None
@@ -177,9 +183,9 @@ def restore_state(engine: Any, step: int, weights: Mapping[str, torch.Tensor], m
 
 
 def _link_moments(engine: Any) -> None:
-    """Let each parameter of ZeRO 1 and 2 find its moments in the flat pieces that the optimizer works on.
+    """With ZeRO 1 and 2, link each parameter to its moments in the flat pieces of the optimizer.
 
-    DeepSpeed does so after the first group of parameters has taken its first step, when the others have no moments yet.
+    DeepSpeed links them after the first step of the first group of parameters, when the other groups have no moments yet.
     """
     if engine.zero_optimization_stage() < 3:
         zero = engine.optimizer
@@ -188,9 +194,9 @@ def _link_moments(engine: Any) -> None:
 
 
 def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
-    """This rank's piece of a tensor as ZeRO-3 cuts it: equal pieces, the last filled up with zeros.
+    """This rank's piece of a tensor in ZeRO-3: pieces are equal, the last one is padded with zeros.
 
-    DeepSpeed's own setter of whole tensors cuts a last piece that is not full beyond the tensor's end, and fails.
+    DeepSpeed's own setter of whole tensors fails when the last piece reaches beyond the end of the tensor.
     """
     size = parameter.ds_tensor.numel()
     padded = torch.zeros(size * dist.get_world_size())

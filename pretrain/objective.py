@@ -1,4 +1,4 @@
-"""What is learned: the land-cover fractions of a footprint, with a mean teacher against the noise of the land-cover maps.
+"""The objective: predict the land-cover fractions of a sample, with a mean teacher against the noise of land-cover maps.
 
 Sources: AgriFM (arXiv 2505.21357): L1 on fractions, EMA teacher. GeoKR, by the same first author: soft-label cross-entropy. Mean
 teacher: Tarvainen & Valpola, NeurIPS 2017.
@@ -9,19 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from data_prep.corpus.dataset import Corpus
 from data_prep.landcover.legend import Legend, load_legend
-from pretrain.data.stream import Batch, orient
-from pretrain.model import VideoSwin
+from pretrain.data.batch import Batch, orient
+from pretrain.model import BatchPart, VideoSwin
 
 
 def normalize(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Integer pixels (B, T, C, H, W) -> float32, (number - mean) / std per band; what is not clear becomes 0, the band's mean."""
+    """Integer pixels (B, T, C, H, W) -> float32, (number - mean) / std per band. Pixels that are not clear become 0, the mean."""
     pixels = (batch.pixels.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
     return pixels * batch.valid[:, :, None]
 
@@ -36,23 +35,34 @@ class FractionsModel(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def features(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        """Normalised pixels (B, T, C, H, W) -> mean over all tokens of the last stage, (B, 8 * embed_dim)."""
-        last = self.encoder.tokens(pixels, source)[-1]  # (B, D, H, W, C)
+    def features(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> torch.Tensor:
+        """Normalised pixels (B, T, C, H, W) -> mean over all tokens of the last stage, (B, 8 * embed_dim).
+
+        `part`: which samples of a global batch they are, for stochastic depth; default: all.
+        """
+        last = self.encoder.tokens(pixels, source, part)[-1]  # (B, D, H, W, C)
         return last.mean(dim=(1, 2, 3))
 
-    def forward(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        return self.head(self.features(pixels, source)).float().softmax(dim=-1)
+    def forward(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> torch.Tensor:
+        """Normalised pixels (B, T, C, H, W) -> fractions float32 (B, classes). `part`: see `features`."""
+        return self.head(self.features(pixels, source, part)).float().softmax(dim=-1)
 
 
 class FractionTargets:
-    """Fine land-cover counts -> fractions over the classes to be learned, the same classes for every legend of the corpus."""
+    """Fine land-cover counts -> fractions of the classes to predict, the same classes for every legend of the corpus.
+
+    Args:
+        corpus: its legends.
+        groupings: for a legend of the corpus, the name or path of another legend that groups the same codes differently.
+
+    Raises ValueError when a grouping does not fit the corpus, or when the legends have different classes.
+    """
 
     def __init__(self, corpus: Corpus, groupings: dict[str, str]):
         legends = {name: load_legend(groupings[name]) if name in groupings else legend for name, legend in corpus.legends.items()}
         unknown = sorted(set(groupings) - set(corpus.legends))
         if unknown:
-            raise ValueError(f"groupings for legends {unknown}, but the corpus has {sorted(corpus.legends)}")
+            raise ValueError(f"groupings name legends {unknown}, but the corpus has {sorted(corpus.legends)}")
         for name, legend in legends.items():
             if legend.codes != corpus.legends[name].codes:
                 raise ValueError(f"the grouping {groupings[name]} lists other codes than legend {name} of the corpus")
@@ -77,11 +87,11 @@ class FractionTargets:
 
 
 class MeanTeacher:
-    """Exponential moving average of the student's weights; it sees samples as they lie, without stochastic depth.
+    """Exponential moving average of the student's weights. It sees samples without flips, rotations and stochastic depth.
 
     Attributes:
-        average: the model with the averaged weights, fp32: a step of an average of bf16 would be lost to rounding.
-        model: the one that is run: the same, or a copy in the precision of training.
+        average: the model with the averaged weights, fp32, as bf16 would lose small steps to rounding.
+        model: the model that computes: `average`, or a copy of it in the precision of training.
     """
 
     def __init__(self, student: FractionsModel, decay: float, dtype: torch.dtype = torch.float32):
@@ -91,14 +101,14 @@ class MeanTeacher:
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int) -> None:
-        """weights = decay * weights + (1 - decay) * student's, after optimizer step `step` (from 0)."""
+        """Set weights = decay * weights + (1 - decay) * student's weights, after optimizer step `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(self.average.parameters(), student.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), 1 - decay)
         self._refresh()
 
     def load_state_dict(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take over averaged weights, by the names of `FractionsModel`."""
+        """Load averaged weights, by the names of `FractionsModel`."""
         self.average.load_state_dict(dict(weights))
         self._refresh()
 
@@ -122,18 +132,18 @@ class MeanTeacher:
 def kl_divergence(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence of predicted from true fractions (B, classes) -> (B,), in nats.
 
-    The soft-label cross-entropy less what it is at best, so the gradient is the same and 0 is perfect. It moves the logits by
-    predicted - target, however wrong they are.
+    It is the soft-label cross-entropy less its smallest possible value, so it has the same gradient, and 0 is perfect. The
+    gradient with respect to the logits is predicted - target, however wrong the prediction is.
     """
-    smallest = torch.finfo(predicted.dtype).tiny  # a fraction that was rounded to 0 has no logarithm
+    smallest = torch.finfo(predicted.dtype).tiny  # a fraction that is rounded to 0 has no logarithm
     return F.kl_div(predicted.clamp_min(smallest).log(), target, reduction="none").sum(dim=-1)
 
 
 def l1(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean absolute error of fractions (B, classes) -> (B,): the loss of the paper.
 
-    At its best it is the median: what a noisy map says mostly. From random weights it first falls to the median of all
-    samples, where through a softmax its pull on the logits is weak, and stays there long (tests/bench/bench_loss.py).
+    Its best prediction is the median: what a noisy map shows most often. From random weights it first falls to the median of
+    all samples, where its gradient through a softmax is weak, and stays there long (tests/bench/bench_loss.py).
     """
     return (predicted - target).abs().mean(dim=-1)
 
@@ -149,10 +159,11 @@ def fractions_loss(
     usable: torch.Tensor | None = None,
     loss: str = "kl_divergence",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Total, supervised and consistency loss, scalars: one of `LOSSES` to the map's fractions; squared distance to the teacher's.
+    """Total, supervised and consistency loss, scalars.
 
-    The squared distance is that of the mean-teacher paper. L1 would not do here: student and teacher start equal, and the sign
-    of a difference that is nothing but rounding would steer the first steps. Samples that are not `usable` (B,) count as 0.
+    The supervised loss is one of `LOSSES` between prediction and map, the consistency loss the squared distance to the teacher's
+    fractions `taught`, as in the mean-teacher paper. L1 would not do for the latter: student and teacher start equal, so the
+    signs of rounding errors would steer the first steps. Samples that are not `usable` (B,) count as 0.
     """
     weights = torch.ones_like(predicted[:, 0]) if usable is None else usable.to(predicted.dtype)
     supervised = (LOSSES[loss](predicted, target) * weights).mean()
@@ -163,22 +174,6 @@ def fractions_loss(
 
 
 def views(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised pixels as the student sees them (flipped and rotated) and as the teacher does (as they lie)."""
+    """Normalised pixels for the student, flipped and rotated, and for the teacher, unchanged."""
     pixels = normalize(batch, mean, std)
     return orient(pixels, batch.orientation), pixels
-
-
-def fraction_scores(predicted: np.ndarray, target: np.ndarray, train_mean: np.ndarray) -> dict[str, float]:
-    """Errors of predicted fractions (N, classes): `mae`, `mae_of_mean` of always predicting `train_mean` (classes,), and `r2`.
-
-    R2 is 1 - residual over total sum of squares, pooled over classes; `nan` where the target does not vary.
-    """
-    predicted, target = predicted.astype(np.float64), target.astype(np.float64)
-    residual = ((predicted - target) ** 2).sum()
-    total = ((target - target.mean(axis=0)) ** 2).sum()
-    varies = bool(np.ptp(target, axis=0).any())  # the sum of squares about a rounded mean is not 0 exactly
-    return {
-        "mae": float(np.abs(predicted - target).mean()),
-        "mae_of_mean": float(np.abs(train_mean - target).mean()),
-        "r2": float(1 - residual / total) if varies else float("nan"),
-    }

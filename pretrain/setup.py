@@ -1,11 +1,11 @@
-"""One rank's part of a pretraining: corpus, stream, model, engine and teacher, made from the configuration in a fixed order."""
+"""Set up a pretraining run on this rank: corpus, stream, model, DeepSpeed engine and teacher, in a fixed order."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,47 +15,50 @@ import torch
 
 from common import ranks
 from common.atomic_files import whole_file
+from common.command_line import rename_keys
 from data_prep.corpus.dataset import Corpus, check_shards, load_corpus
 from pretrain import checkpoint, engine
 from pretrain.compilation import compile_compared
-from pretrain.config import PretrainConfig
-from pretrain.data.stream import Batch, Stream
-from pretrain.log.step_report import teacher_distance
+from pretrain.config import RENAMED_OPTIONS, PretrainConfig
+from pretrain.data.batch import Batch
+from pretrain.data.stream import Stream
 from pretrain.model import VideoSwin, build_encoder, load_encoder
-from pretrain.model.cost import peak_flops, training_flops
-from pretrain.model.pretrained import encoder_metadata
-from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fractions_loss, views
+from pretrain.model.flops import peak_flops, training_flops
+from pretrain.model.pretrained import CHECKPOINTS, encoder_metadata
+from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, views
 
 CONFIG_FILE = "config.json"
-# May differ when a run goes on: where things lie, how fast it goes, how often it says something; nothing that changes what is
-# learned beyond rounding.
-FREE = {
-    *("data", "output", "dry_run", "resume", "zero", "passes", "compile", "checkpoint_stages"),
+# Options that may differ when a run is resumed: where things lie, how fast training is, what is logged. They do not change what
+# is learned, except for rounding.
+CHANGEABLE_OPTIONS = {
+    *("data", "output", "dry_run", "resume", "zero", "gradient_accumulation_steps", "compile", "activation_checkpointing"),
     *("log_every", "save_every", "keep", "keep_every", "validate_every", "validate_samples", "probe_samples"),
 }
-FREE_OF_STREAM = {"num_workers", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged"}
+CHANGEABLE_STREAM_OPTIONS = {"num_workers", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged"}
+
+Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(kw_only=True)
 class TrainingRun:
-    """What a step needs on this rank.
+    """A run on this rank, ready for its next optimizer step.
 
     Attributes:
-        config: of the run.
-        corpus, stream, targets: what is learned from.
-        statistics: mean and standard deviation float32 (C,) on the device, by source.
+        config: its configuration.
+        corpus, stream, targets: the data.
+        statistics: mean and standard deviation of each source, float32 (C,) on the device.
         rank, world_size, device: of this process.
-        micro_steps: micro-batches an optimizer step.
-        engine: DeepSpeed's, around the student.
+        micro_steps: micro-batches per optimizer step.
+        engine: the DeepSpeed engine around the student.
         teacher: the moving average of the student.
-        first_step: optimizer steps that were done when the run was resumed, 0 for a new one.
+        first_step: optimizer steps that were done when the run was resumed; 0 for a new run.
     """
 
     config: PretrainConfig
     corpus: Corpus
     stream: Stream
     targets: FractionTargets
-    statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    statistics: Statistics
     rank: int
     world_size: int
     device: torch.device
@@ -66,67 +69,30 @@ class TrainingRun:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     @property
     def encoder(self) -> VideoSwin:
-        """The student's."""
+        """The student's encoder."""
         return self.engine.module.encoder
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the weights in a checkpoint belong to."""
+        """Metadata of the weights in a checkpoint: shape and normalisation of the encoder."""
         return encoder_metadata(self.encoder)
 
     @property
-    def flops_a_sample(self) -> dict[str, float]:
+    def flops_per_sample(self) -> dict[str, float]:
         """Model FLOPs of a training step for one sample, by source."""
-        shapes = {source: self.corpus.shapes[source] for source in self.stream.sources}
+        shapes = {source: self.corpus.shapes[source] for source in self.stream.draws.sources}
         has_teacher = self.config.objective.consistency_weight > 0
         return training_flops(self.encoder.config, shapes, self.config.stream.num_frames, has_teacher)
 
     @property
     def peak_flops(self) -> float | None:
-        """FLOP/s of this rank's GPU by its datasheet; None without one, or where it is not known."""
+        """FLOP/s of this rank's GPU by its datasheet; None without a GPU, or for an unknown one."""
         return peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
-
-    def backward(self, batch: Batch, step: int, micro_step: int, consistency_weight: float) -> MicroBatchResult:
-        """Forward and backward pass of this rank's part of a micro-batch, in `config.passes` equal parts."""
-        parts = batch.split(self.config.passes)
-        results = []
-        for number, part in enumerate(parts):
-            # The same seed on all ranks: what is drawn is drawn for the global batch, of which each takes its part.
-            checkpoint.seed_everything(self.config.seed, step, micro_step)
-            size = len(part.keys)
-            self.encoder.batch_part = (self.rank * len(parts) + number) * size, self.world_size * len(parts) * size
-            seen, as_it_lies = views(part, *self.statistics[part.source])
-            taught = self.teacher(as_it_lies, part.source) if self.config.objective.consistency_weight > 0 else None
-            predicted = self.engine(seen.to(self.engine.module.head.weight.dtype), part.source)
-            target = self.targets(part)
-            losses = fractions_loss(predicted, target, taught, consistency_weight, part.usable, self.config.objective.loss)
-            self.engine.backward(losses[0])
-            if (micro_step, number) != (self.micro_steps - 1, len(parts) - 1):
-                self.engine.step()  # only counts: gradients go on adding up until `optimizer_step`
-            results.append((torch.stack([loss.detach() for loss in losses]), target, predicted.detach()))
-        losses_of_parts, target_parts, predicted_parts = zip(*results, strict=True)
-        total, supervised, consistency = torch.stack(losses_of_parts).mean(dim=0)
-        fractions = torch.cat(target_parts), torch.cat(predicted_parts)
-        return MicroBatchResult(batch.source, batch.keys, total, supervised, consistency, *fractions)
-
-    def optimizer_step(self, step: int, learning_rate: float) -> None:
-        """One step of AdamW after all micro-batches of `step`, then one of the teacher."""
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.engine.step()
-        with engine.whole_weights(self.engine):
-            self.teacher.update(self.engine.module, step)
-
-    def scalars(self) -> dict[str, float]:
-        """What the last optimizer step was like. Every rank calls this."""
-        with engine.whole_weights(self.engine):
-            distance = teacher_distance(self.engine.module.parameters(), self.teacher.average.parameters())
-        rate = self.engine.optimizer.param_groups[0]["lr"]
-        return {"optimizer/learning_rate": rate, "optimizer/gradient_norm": self.gradient_norm, "teacher/distance": distance}
 
     @property
     def gradient_norm(self) -> float:
@@ -135,53 +101,24 @@ class TrainingRun:
         return float(norm) if norm is not None else float("nan")
 
 
-@dataclass(frozen=True)
-class MicroBatchResult:
-    """Of this rank's part of a micro-batch: scalar losses on the device; fractions (B, classes) of the map and of the student."""
+def set_up_run(config: PretrainConfig) -> TrainingRun:
+    """Set up everything that the first step needs; resume the run in `config.output`, if there is one.
 
-    source: str
-    keys: list[str]
-    total: torch.Tensor
-    supervised: torch.Tensor
-    consistency: torch.Tensor
-    target: torch.Tensor
-    predicted: torch.Tensor
-
-
-def prepare(config: PretrainConfig) -> TrainingRun:
-    """All that comes before the first step.
-
-    Raises ValueError for all that can be wrong with the arguments, on every rank alike, before any rank waits for another.
+    Raises ValueError for mistakes in the options, the same on every rank, before any rank waits for another.
     """
     rank, world_size = ranks.announced_ranks()
     corpus = load_corpus(config.data)
-    if rank == 0:  # one listing of the folder, and not one a rank
+    if rank == 0:  # one rank lists the folder, not every one
         check_shards(corpus, "train")
     stream = Stream(corpus, "train", config.stream, rank, world_size)
     targets = FractionTargets(corpus, config.objective.groupings)
-    micro_steps = config.micro_steps or len(stream.sources)
-    zero = engine.read_zero_json(config.zero)
-    check_passes(config, stream, world_size)
-    if config.compile and zero["zero_optimization"]["stage"] == 3:
-        raise ValueError("compile needs the weights of a block in place, which ZeRO-3 fetches as it goes; take zero2.json")
-    sources = {name: corpus.shapes[name][0] for name in stream.sources}
-    encoder_config = dataclasses.replace(config.encoder, sources=sources)
-    torch.manual_seed(config.seed)  # the same weights on all ranks
-    if config.initial_encoder is None:
-        encoder = build_encoder(encoder_config)
-    else:
-        encoder = load_encoder(config.initial_encoder)
-        if dataclasses.replace(encoder.config, drop_path_rate=encoder_config.drop_path_rate) != encoder_config:
-            raise ValueError(f"{config.initial_encoder} is an encoder of {encoder.config}, the run is of {encoder_config}")
-        encoder.config = encoder_config
-    encoder.normalization = {s: {"mean": corpus.mean[s].tolist(), "std": corpus.std[s].tolist()} for s in stream.sources}
-    encoder.checkpoint_stages(config.checkpoint_stages)
-    model = FractionsModel(encoder, len(targets.classes))
+    check_options(config, stream, world_size)
+    model = new_model(config, corpus, stream.draws.sources, len(targets.classes))
     if not config.dry_run:
         claim_output(config, corpus.fingerprint, is_main=rank == 0)
 
     device = engine.start_ranks()
-    statistics = {s: _statistics(corpus, s, device) for s in stream.sources}
+    statistics = {source: _statistics(corpus, source, device) for source in stream.draws.sources}
     found = None if config.dry_run else _checkpoint_to_resume(config, rank)
     if found is not None:
         weights, moments = (checkpoint.read_tensors(found, name) for name in (checkpoint.STUDENT, checkpoint.OPTIMIZER))
@@ -189,13 +126,9 @@ def prepare(config: PretrainConfig) -> TrainingRun:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     teacher = MeanTeacher(model.to(device), config.objective.teacher_decay, dtype)
     if config.compile:
-        on_device = (batch.to(device) for batch in first_batches(stream))
-        examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in on_device)
-        for line in compile_compared(model, dtype, examples):
-            if rank == 0:
-                print(line, flush=True)
-        teacher.model.encoder.compile_blocks()
-    wrapped = engine.wrap(model, config, micro_steps * config.passes, device)
+        _compile(model, teacher, dtype, stream, statistics, targets)
+    micro_steps = config.micro_steps or len(stream.draws.sources)
+    wrapped = engine.wrap(model, config, micro_steps * config.gradient_accumulation_steps, device)
     if found is not None:
         teacher.load_state_dict(checkpoint.read_tensors(found, checkpoint.TEACHER))
         engine.restore_state(wrapped, checkpoint.step_of(found), weights, moments)
@@ -215,37 +148,83 @@ def prepare(config: PretrainConfig) -> TrainingRun:
     )
 
 
+def check_options(config: PretrainConfig, stream: Stream, world_size: int) -> None:
+    """Raise ValueError for a bad ZeRO JSON, parts of a micro-batch that are not equal, and compiling with ZeRO-3."""
+    zero = engine.read_zero_json(config.zero)
+    parts = config.gradient_accumulation_steps
+    for source in stream.draws.sources:
+        share = stream.draws.global_batch_size(source) // world_size
+        if share % parts:
+            raise ValueError(
+                f"a rank's share of a batch of source {source!r} is {share} samples, which {parts} gradient accumulation steps "
+                "do not divide; choose another gradient_accumulation_steps or global_batch_size"
+            )
+    if config.compile and zero["zero_optimization"]["stage"] == 3:
+        raise ValueError("compile needs all weights of a block in memory, but ZeRO-3 fetches them one by one; use zero2.json")
+
+
+def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_classes: int) -> FractionsModel:
+    """The student before training, with the same weights on all ranks.
+
+    Raises ValueError when the initial encoder has another shape than the run.
+    """
+    encoder_config = dataclasses.replace(config.encoder, sources={name: corpus.shapes[name][0] for name in sources})
+    normalization = {s: {"mean": corpus.mean[s].tolist(), "std": corpus.std[s].tolist()} for s in sources}
+    initial = None if config.initial_encoder is None else load_encoder(config.initial_encoder)
+    drop_path_rate = encoder_config.drop_path_rate  # it is no part of the shape
+    if initial is not None and dataclasses.replace(initial.config, drop_path_rate=drop_path_rate) != encoder_config:
+        raise ValueError(f"{config.initial_encoder} is an encoder of {initial.config}, the run is of {encoder_config}")
+    torch.manual_seed(config.seed)
+    encoder = build_encoder(encoder_config, normalization)
+    if initial is not None:
+        encoder.load_state_dict(initial.state_dict())
+    encoder.checkpoint_activations(config.activation_checkpointing)
+    return FractionsModel(encoder, num_classes)
+
+
 def first_batches(stream: Stream) -> Iterator[Batch]:
     """The stream's first batch of each source."""
-    waiting = set(stream.sources)
+    missing = set(stream.draws.sources)
     for micro_step in itertools.count():
-        if not waiting:
+        if not missing:
             return
-        if stream.source_of(micro_step) in waiting:
-            waiting.remove(stream.source_of(micro_step))
+        source = stream.draws.source_of(micro_step)
+        if source in missing:
+            missing.remove(source)
             yield stream.batch(micro_step)
 
 
-def check_passes(config: PretrainConfig, stream: Stream, world_size: int) -> None:
-    """Raises ValueError unless each rank can cut its part of every micro-batch into `config.passes` equal parts."""
-    for source in stream.sources:
-        share = stream.global_batch_size(source) // world_size
-        if share % config.passes:
-            raise ValueError(
-                f"a rank's part of a batch of source {source!r} is {share} samples, which {config.passes} passes do not divide; "
-                "choose passes or global_batch_size otherwise"
-            )
+def _compile(
+    model: FractionsModel,
+    teacher: MeanTeacher,
+    dtype: torch.dtype,
+    stream: Stream,
+    statistics: Statistics,
+    targets: FractionTargets,
+) -> None:
+    """Compile student and teacher, after a comparison on the first batch of each source."""
+    on_device = (batch.to(model.head.weight.device) for batch in first_batches(stream))
+    examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in on_device)
+    for line in compile_compared(model, dtype, examples):
+        if ranks.rank_and_world_size()[0] == 0:
+            print(line, flush=True)
+    teacher.model.encoder.compile_blocks()
 
 
 def claim_output(config: PretrainConfig, fingerprint: str, is_main: bool) -> None:
-    """Write the run's `config.json`, or raise ValueError when the folder's run is another one; OSError when it takes no files."""
+    """Write the run's `config.json`, or check that it is that of the same run.
+
+    Raises ValueError when the folder holds another run, and OSError when it cannot be written to.
+    """
     path = config.output / CONFIG_FILE
-    mine = {"fingerprint": fingerprint, **plain(config)}
+    settings = {"fingerprint": fingerprint, **plain(config)}
     if path.is_file():
         if config.resume == "never":
-            raise ValueError(f"{config.output} holds a run already; give another --output, or go on with --resume auto")
-        theirs = json.loads(path.read_text())
-        changed = sorted(k for k in mine.keys() | theirs.keys() if k not in FREE and _essential(mine, k) != _essential(theirs, k))
+            raise ValueError(f"{config.output} holds a run already; give another --output, or resume it with --resume auto")
+        stored = json.loads(path.read_text())
+        rename_keys(stored, RENAMED_OPTIONS)  # a run that was started before options were renamed
+        fixed = (settings.keys() | stored.keys()) - CHANGEABLE_OPTIONS
+        changed = sorted(name for name in fixed if _fixed_part(settings, name) != _fixed_part(stored, name))
         if changed:
             raise ValueError(
                 f"{config.output} holds a run with other {', '.join(changed)}; give another --output or the same settings"
@@ -253,7 +232,7 @@ def claim_output(config: PretrainConfig, fingerprint: str, is_main: bool) -> Non
     if is_main:
         config.output.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(mine, indent=2))
+            temporary.write_text(json.dumps(settings, indent=2))
 
 
 def plain(config: PretrainConfig) -> dict[str, Any]:
@@ -262,14 +241,17 @@ def plain(config: PretrainConfig) -> dict[str, Any]:
     return values
 
 
-def _essential(values: dict[str, Any], key: str) -> Any:
-    value = values.get(key)
-    return {k: v for k, v in value.items() if k not in FREE_OF_STREAM} if key == "stream" and isinstance(value, dict) else value
+def _fixed_part(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting, of `stream` only the options that must not change when a run is resumed."""
+    value = settings.get(name)
+    if name == "stream" and isinstance(value, dict):
+        return {option: v for option, v in value.items() if option not in CHANGEABLE_STREAM_OPTIONS}
+    return value
 
 
 def _checkpoint_to_resume(config: PretrainConfig, rank: int) -> Path | None:
-    """The newest good checkpoint of the run: rank 0 reads them for it, and all ranks follow its word."""
-    folder = config.output / checkpoint.CHECKPOINTS
+    """The newest good checkpoint of the run. Rank 0 looks for it and tells the other ranks."""
+    folder = config.output / CHECKPOINTS
     found: Path | None = ranks.gather(checkpoint.newest_good(folder) if rank == 0 else None)[0]
     if found is not None and rank == 0:
         print(f"resuming after step {checkpoint.step_of(found)} of {config.num_steps}", flush=True)

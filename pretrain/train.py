@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,36 +17,40 @@ from common import ranks
 from common.command_line import run_command
 from common.json_files import write_json
 from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
+from common.seeding import seed_everything
 from pretrain import checkpoint, engine
-from pretrain.config import ObjectiveConfig, OptimizerConfig, PretrainConfig
-from pretrain.data.stream import Batch
+from pretrain.config import RENAMED_OPTIONS, PretrainConfig
+from pretrain.data.batch import Batch
 from pretrain.dry_run import dry_run
 from pretrain.evaluation.validation import Validation
 from pretrain.log.figures import fractions_figure, rgb_strip_figure
-from pretrain.log.monitor import Monitor, configuration_description, corpus_description, validation_scalars
-from pretrain.log.step_report import StepReport
-from pretrain.model import save_encoder
-from pretrain.model.pretrained import ENCODER_FILE
-from pretrain.setup import MicroBatchResult, TrainingRun, plain, prepare
+from pretrain.log.monitor import Monitor, configuration_text, corpus_text, validation_scalars
+from pretrain.log.step_report import StepReport, teacher_distance
+from pretrain.model import BatchPart, save_encoder
+from pretrain.model.pretrained import CHECKPOINTS, ENCODER_FILE
+from pretrain.objective import fractions_loss, views
+from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
+from pretrain.setup import TrainingRun, plain, set_up_run
 
 METRICS_FILE = "metrics.json"
 SKIPPED_FILE = "skipped.jsonl"
 DEFAULTS = PretrainConfig(data="", output=Path())
+Scores = dict[str, dict[str, float]]
 
 
 def pretrain(config: PretrainConfig) -> int:
-    """Train from where the run in `config.output` stopped (or from the start) to `config.num_steps`; returns the exit code."""
+    """Train to `config.num_steps`, from the start or from where the run in `config.output` stopped; returns the exit code."""
     end_when_asked()
-    run = prepare(config)
+    run = set_up_run(config)
     if config.dry_run:
-        dry_run(run)
+        dry_run(run, forward_backward, optimizer_step)
         return 0
-    stop_signals = StopSignals().__enter__()  # until the process ends
+    stop_signals = StopSignals().listen()  # until the process ends
     validation = new_validation(run)
-    report = StepReport(run.stream.sources, run.flops_a_sample, run.peak_flops)
-    monitor = begun_monitor(run)
-    writer = checkpoint.CheckpointWriter(config.output / checkpoint.CHECKPOINTS, config.keep, config.keep_every, run.metadata)
-    scores: dict[str, dict[str, float]] = {}
+    report = StepReport(run.stream.draws.sources, run.flops_per_sample, run.peak_flops)
+    monitor = new_monitor(run)
+    writer = checkpoint.CheckpointWriter(config.output / CHECKPOINTS, config.keep, config.keep_every, run.metadata)
+    scores: Scores = {}
 
     batches = run.stream.batches(run.first_step * run.micro_steps, config.num_steps * run.micro_steps, run.device)
     for step in range(run.first_step, config.num_steps):
@@ -56,28 +61,22 @@ def pretrain(config: PretrainConfig) -> int:
         for micro_step in range(run.micro_steps):
             with report.waiting():
                 batch = next(batches)
-            results.append(run.backward(batch, step, micro_step, consistency_weight))
+            results.append(forward_backward(run, batch, step, micro_step, consistency_weight))
             report.add(batch, results[-1].supervised, results[-1].consistency, results[-1].total)
         is_asked_to_stop = agree_to_step(run, results, step, stop_signals)
-        run.optimizer_step(step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
+        optimizer_step(run, step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
 
         if done % config.log_every == 0 or is_last:
-            monitor.scalars(done, report.scalars(ranks.sum_over_ranks, run.world_size) | run.scalars())
-            note_skipped(run)
+            monitor.scalars(done, report.scalars(ranks.sum_over_ranks, run.world_size) | optimizer_scalars(run))
+            list_skipped(run)
         with report.paused():
             if done % config.validate_every == 0 or is_last:
-                scores = validation(run.teacher)
-                if scores:  # the corpus may have no validation split
-                    monitor.scalars(done, validation_scalars(scores))
+                scores = validate(run, validation, monitor, done)
                 show_examples(monitor, done, run, batch, results[-1])
             if done % config.save_every == 0 or is_last or is_asked_to_stop:
                 save(run, writer, monitor, done)
         if is_asked_to_stop and not is_last:
-            writer.wait()
-            ranks.barrier()  # the launcher gives the others 30 s when the first rank has ended, which may not do for the writer
-            if run.is_main:
-                print(f"asked to stop: saved after step {done} of {config.num_steps}; start again to go on", flush=True)
-            return STOPPED
+            return stopped(run, writer, done)
     batches.close()
     writer.wait()
     finish(run, scores, validation, monitor)
@@ -85,32 +84,61 @@ def pretrain(config: PretrainConfig) -> int:
     return 0
 
 
-def new_validation(run: TrainingRun) -> Validation:
-    """The validation that the run's configuration asks for."""
-    config = run.config
-    return Validation(
-        run.corpus,
-        config.stream,
-        run.targets,
-        run.statistics,
-        run.rank,
-        run.world_size,
-        run.device,
-        config.validate_samples,
-        config.probe_samples,
-    )
+@dataclass(frozen=True)
+class MicroBatchResult:
+    """Results of this rank's share of a micro-batch.
+
+    Attributes:
+        source: of the samples.
+        keys: of the samples.
+        total, supervised, consistency: losses, scalars on the device.
+        target, predicted: fractions (B, classes) of the map and of the student.
+    """
+
+    source: str
+    keys: list[str]
+    total: torch.Tensor
+    supervised: torch.Tensor
+    consistency: torch.Tensor
+    target: torch.Tensor
+    predicted: torch.Tensor
 
 
-def begun_monitor(run: TrainingRun) -> Monitor:
-    """The run's logs, with its configuration and what the corpus holds."""
-    monitor = Monitor(run.config.output, run.is_main, first_step=run.first_step, num_steps=run.config.num_steps)
-    monitor.text(run.first_step, "configuration", configuration_description(plain(run.config)))
-    monitor.text(run.first_step, "corpus", corpus_description(run.corpus))
-    return monitor
+def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int, consistency_weight: float) -> MicroBatchResult:
+    """Forward and backward pass of this rank's share of a micro-batch, in `gradient_accumulation_steps` equal parts."""
+    parts = batch.split(run.config.gradient_accumulation_steps)
+    results = []
+    for number, part in enumerate(parts):
+        # All ranks use the same seed: random numbers are drawn for the global batch, and each part uses its own share of them.
+        seed_everything(run.config.seed, step, micro_step)
+        size = len(part.keys)
+        place = BatchPart((run.rank * len(parts) + number) * size, run.world_size * len(parts) * size)
+        for_student, for_teacher = views(part, *run.statistics[part.source])
+        taught = run.teacher(for_teacher, part.source) if run.config.objective.consistency_weight > 0 else None
+        predicted = run.engine(for_student.to(run.engine.module.head.weight.dtype), part.source, place)
+        target = run.targets(part)
+        losses = fractions_loss(predicted, target, taught, consistency_weight, part.usable, run.config.objective.loss)
+        run.engine.backward(losses[0])
+        if (micro_step, number) != (run.micro_steps - 1, len(parts) - 1):
+            run.engine.step()  # only counts: gradients add up until `optimizer_step`
+        results.append((torch.stack([loss.detach() for loss in losses]), target, predicted.detach()))
+    losses_of_parts, target_parts, predicted_parts = zip(*results, strict=True)
+    total, supervised, consistency = torch.stack(losses_of_parts).mean(dim=0)
+    fractions = torch.cat(target_parts), torch.cat(predicted_parts)
+    return MicroBatchResult(batch.source, batch.keys, total, supervised, consistency, *fractions)
+
+
+def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> None:
+    """One step of AdamW after all micro-batches of `step`, then one of the teacher."""
+    for group in run.engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+    run.engine.step()
+    with engine.whole_weights(run.engine):
+        run.teacher.update(run.engine.module, step)
 
 
 def agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, stop: StopSignals) -> bool:
-    """Before the optimizer step, on all ranks: True when any was asked to stop after it.
+    """Before the optimizer step, on all ranks: True when any rank was asked to stop after it.
 
     Raises FloatingPointError on all ranks when any rank's loss is NaN or infinite, after writing the keys of the batches.
     """
@@ -126,10 +154,41 @@ def agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, 
     return is_asked_to_stop
 
 
-def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor, step: int) -> None:
-    """Begin a checkpoint after `step` steps: training waits until its tensors lie in the memory of rank 0.
+def new_validation(run: TrainingRun) -> Validation:
+    """The validation that the run's configuration asks for."""
+    config = run.config
+    samples = config.validate_samples, config.probe_samples
+    return Validation(run.corpus, config.stream, run.targets, run.statistics, run.rank, run.world_size, *samples)
 
-    Raises FloatingPointError on all ranks when the last gradient was not finite: the weights are spoilt.
+
+def new_monitor(run: TrainingRun) -> Monitor:
+    """The run's logs, which begin with its configuration and the contents of the corpus."""
+    monitor = Monitor(run.config.output, run.is_main, first_step=run.first_step, num_steps=run.config.num_steps)
+    monitor.text(run.first_step, "configuration", configuration_text(plain(run.config)))
+    monitor.text(run.first_step, "corpus", corpus_text(run.corpus))
+    return monitor
+
+
+def optimizer_scalars(run: TrainingRun) -> dict[str, float]:
+    """Learning rate, gradient norm and the teacher's distance after the last optimizer step. Every rank calls this."""
+    with engine.whole_weights(run.engine):
+        distance = teacher_distance(run.engine.module.parameters(), run.teacher.average.parameters())
+    rate = run.engine.optimizer.param_groups[0]["lr"]
+    return {"optimizer/learning_rate": rate, "optimizer/gradient_norm": run.gradient_norm, "teacher/distance": distance}
+
+
+def validate(run: TrainingRun, validation: Validation, monitor: Monitor, step: int) -> Scores:
+    """Scores of the teacher after `step` steps, which are logged, too; none when the corpus has no validation split."""
+    scores = validation(run.teacher)
+    if scores:
+        monitor.scalars(step, validation_scalars(scores))
+    return scores
+
+
+def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor, step: int) -> None:
+    """Begin to write a checkpoint after `step` steps. Training waits until its tensors lie in the memory of rank 0.
+
+    Raises FloatingPointError on all ranks when the last gradient was not finite, as the weights are useless then.
     """
     begin = time.perf_counter()
     if not math.isfinite(run.gradient_norm):
@@ -141,25 +200,33 @@ def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor
     monitor.scalars(step, {"speed/checkpoint_pause_seconds": time.perf_counter() - begin})
 
 
-def note_skipped(run: TrainingRun) -> None:
-    """Add the damaged samples that any rank has passed over since the last time to a file, and say how many."""
+def stopped(run: TrainingRun, writer: checkpoint.CheckpointWriter, step: int) -> int:
+    """Wait for the checkpoint after `step` steps, and return the exit code of a run that was asked to stop."""
+    writer.wait()
+    ranks.barrier()  # once a rank has ended, the launcher gives the others 30 s, which may be too little for the writer
+    if run.is_main:
+        print(f"asked to stop: saved after step {step} of {run.config.num_steps}; start again to resume", flush=True)
+    return STOPPED
+
+
+def list_skipped(run: TrainingRun) -> None:
+    """Append the damaged samples that any rank has skipped since the last call to a file, and print their number."""
     skipped = [vars(sample) for of_rank in ranks.gather(run.stream.take_skipped()) for sample in of_rank]
     if skipped and run.is_main:
         path = run.config.output / SKIPPED_FILE
         with path.open("a") as file:
             file.writelines(json.dumps(sample) + "\n" for sample in skipped)
-        print(f"{len(skipped)} damaged samples passed over, last {skipped[-1]['key']}; all are in {path}", flush=True)
+        print(f"{len(skipped)} damaged samples skipped, last {skipped[-1]['key']}; all are in {path}", flush=True)
 
 
-def finish(run: TrainingRun, scores: dict[str, dict[str, float]], validation: Validation, monitor: Monitor) -> None:
-    """Write the encoder and the last scores, unless an earlier start of the finished run did, and show them."""
+def finish(run: TrainingRun, scores: Scores, validation: Validation, monitor: Monitor) -> None:
+    """Write the encoder and the last scores, unless the finished run was only started again, and print the scores."""
     output, num_steps = run.config.output, run.config.num_steps
     if run.first_step < num_steps or not ranks.gather((output / METRICS_FILE).is_file())[0]:
         scores = scores or validation(run.teacher)
         if run.is_main:
             shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
             monitor.hyperparameters(plain(run.config), sorted(shown, key=lambda name: not name.endswith("/mae")), plain(DEFAULTS))
-            run.teacher.average.encoder.normalization = run.encoder.normalization
             save_encoder(run.teacher.average.encoder, output / ENCODER_FILE)
             write_json(output / METRICS_FILE, {"steps": num_steps, "validation": scores})
     if run.is_main:
@@ -172,7 +239,7 @@ def finish(run: TrainingRun, scores: dict[str, dict[str, float]], validation: Va
 
 
 def show_examples(monitor: Monitor, step: int, run: TrainingRun, batch: Batch, result: MicroBatchResult) -> None:
-    """Pictures of the first samples of a batch: their frames, and the map's and the predicted fractions."""
+    """Log figures of the first samples of a batch: their frames, and the fractions of the map and of the prediction."""
     if run.is_main:
         sensor = run.corpus.sensors[batch.source]
         strip = rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor, batch.dates.cpu())
@@ -181,29 +248,14 @@ def show_examples(monitor: Monitor, step: int, run: TrainingRun, batch: Batch, r
         monitor.figure(step, f"fractions/{batch.source}", bars)
 
 
-def scheduled_learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """Rate of optimizer step `step` (from 0): linear warm-up, then a cosine down to the final share."""
-    warmup = max(1, round(config.warmup_share * num_steps))
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, num_steps - warmup)
-    share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate * share
-
-
-def scheduled_consistency_weight(config: ObjectiveConfig, step: int, num_steps: int) -> float:
-    """Weight of the student-teacher term at optimizer step `step` (from 0): it grows linearly from 0."""
-    return config.consistency_weight * min(1.0, (step + 1) / max(1, config.consistency_warmup_share * num_steps))
-
-
 def main() -> NoReturn:
-    """Entry of every rank."""
-    read_arguments(lambda arguments: run_command(_run, arguments, config_class=PretrainConfig))
+    """Entry point of every rank."""
+    read_arguments(lambda arguments: run_command(_run, arguments, config_class=PretrainConfig, renamed=RENAMED_OPTIONS))
 
 
 def _run(config: PretrainConfig) -> NoReturn:
     """Train, and end this process with the run's exit code."""
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # from here on each message has its own speaker
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # from here on a rank may have errors of its own to print
     end_with(lambda: pretrain(config))
 
 

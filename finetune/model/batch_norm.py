@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.ranks import place, sum_over_ranks
+from common.ranks import rank_and_world_size, sum_over_ranks
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -22,7 +22,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> the same shape."""
-        if self.training and place()[1] > 1:
+        if self.training and rank_and_world_size()[1] > 1:
             return self._over_ranks(maps)
         if self.training and maps.numel() == maps.shape[1]:
             return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
@@ -50,7 +50,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with PyTorch's SyncBatchNorm where several ranks train on GPUs; weights and their names stay."""
-    if device.type == "cuda" and place()[1] > 1:
+    if device.type == "cuda" and rank_and_world_size()[1] > 1:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
     return model

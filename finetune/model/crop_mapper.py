@@ -18,7 +18,7 @@ from data_prep.archive.sensor import Sensor, sensor_from_dict
 from finetune.model.baselines import BASELINES
 from finetune.model.decoder import FusionDecoder
 from finetune.task import Task, task_from_dict
-from pretrain.model import EncoderConfig, VideoSwin, build_encoder
+from pretrain.model import BatchPart, EncoderConfig, VideoSwin, build_encoder
 
 FORMAT = "agrifm crop mapper 1"
 MODEL_FILE = "model.safetensors"
@@ -57,9 +57,12 @@ class CropMapper(nn.Module):
         inputs = frames * sum(encoder.config.sources[source] for source in sources)
         self.decoder = FusionDecoder(dict.fromkeys(sources, widths), channels, num_classes, detail_channels, inputs)
 
-    def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size)."""
-        maps = {source: self.encoder(data[source], source=source) for source in self.sources}
+    def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int], part: BatchPart | None = None) -> torch.Tensor:
+        """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size).
+
+        `part`: which windows of a batch they are, for the encoder's stochastic depth; default: all.
+        """
+        maps = {source: self.encoder(data[source], source=source, part=part) for source in self.sources}
         scores: torch.Tensor = self.decoder(maps, size, data)
         return scores
 

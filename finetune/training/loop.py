@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common import ranks
+from common.seeding import seed_everything
 from finetune.data.windows import TrainingSet
 from finetune.model.batch_norm import synchronised
 from finetune.model.crop_mapper import MODEL_FILE, CropMapper, Recipe, save_model
@@ -31,7 +32,7 @@ from finetune.task import IGNORE
 from finetune.training.best_epoch import OVER_CLASSES, Selection
 from finetune.training.losses import MapLoss
 from finetune.training.resume import Progress, load_newest, save_newest
-from pretrain.checkpoint import seed_everything
+from pretrain.model import BatchPart
 
 GRADIENT_NORM = 1.0
 
@@ -114,7 +115,7 @@ def train(
 
     Raises FloatingPointError, on all ranks, when the loss is not finite.
     """
-    rank, world_size = ranks.place()
+    rank, world_size = ranks.rank_and_world_size()
     is_main = rank == 0
     model.to(device)
     loss_of.to(device)
@@ -140,7 +141,9 @@ def train(
                 group["lr"] = rate * group["scale"]
             batch = share_of_batch(training, indices, [seed, epoch, number], model)
             label = batch["label"].to(device)
-            class_scores = learner({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
+            class_scores = learner(
+                {k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]), **batch["part"]
+            )
             loss = loss_of(class_scores, label, ranks.sum_over_ranks)
             if not torch.isfinite(loss):
                 names = [name for names in ranks.gather(batch["file_name"]) for name in names]
@@ -207,12 +210,13 @@ def share_of_batch(training: TrainingSet, indices: np.ndarray, seeds: Sequence[i
     Everything random follows from `seeds` and the window's place in the batch, so that neither the number of ranks nor a
     stop in between changes it.
     """
-    rank, world_size = ranks.place()
+    rank, world_size = ranks.rank_and_world_size()
     parts = np.array_split(np.arange(len(indices)), world_size)
     generators = np.random.default_rng(list(seeds)).spawn(len(indices))
     windows = [training.batch([int(indices[place])], generators[place]) for place in parts[rank]]
+    part: dict[str, BatchPart] = {}
     if isinstance(model, CropMapper):  # stochastic depth is drawn for the whole batch
-        model.encoder.batch_part = int(parts[rank][0]), len(indices)
+        part["part"] = BatchPart(int(parts[rank][0]), len(indices))
         seed_everything(*seeds)
     else:  # the temporal CNN's dropout is not: each rank needs draws of its own
         seed_everything(*seeds, rank)
@@ -220,13 +224,14 @@ def share_of_batch(training: TrainingSet, indices: np.ndarray, seeds: Sequence[i
         "data": {source: torch.cat([window["data"][source] for window in windows]) for source in windows[0]["data"]},
         "label": torch.cat([window["label"] for window in windows]),
         "file_name": [name for window in windows for name in window["file_name"]],
+        "part": part,  # another argument of a model that takes it
     }
 
 
 def stopped(progress: Progress, batches: int) -> Progress:
     """Say that a training was asked to stop, once its checkpoint is written."""
     ranks.barrier()
-    if ranks.place()[0] == 0:
+    if ranks.rank_and_world_size()[0] == 0:
         within = f" and {len(progress.losses)} of {batches} steps" if progress.losses else ""
         print(f"asked to stop: saved after {progress.epoch} epochs{within}; start again to go on", flush=True)
     return progress
@@ -238,7 +243,7 @@ def evaluate(model: nn.Module, dataset: TrainingSet, batch_size: int, device: to
 
     Ranks take batches in turn; each has the scores of all of them.
     """
-    rank, world_size = ranks.place()
+    rank, world_size = ranks.rank_and_world_size()
     model.eval()
     matrix = confusion(len(dataset.task.classes)).to(device)
     losses: list[tuple[int, float, int]] = []  # (first window, loss, labelled pixels) of a batch

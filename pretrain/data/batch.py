@@ -1,4 +1,4 @@
-"""A batch: its tensors, and their way to the device."""
+"""A batch: its tensors, and their copy to the device."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ DIGEST_MODULUS = 2**63  # digests add up in int64, which is what ranks can sum
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's share of a micro-step: B samples of one source.
+    """One rank's share of a micro-batch: B samples of one source.
 
     Attributes:
-        source, legend: name of the source, and of the legend that `land_cover` counts.
+        source: name of the source.
+        legend: name of the legend of `land_cover`.
         keys: B keys of the corpus.
+        digests: B numbers, the XXH3-64 of each sample's key and drawn dates (their bytes, one after the other).
         pixels: (B, T, C, H, W), the sensor's integer dtype, as stored.
         valid: (B, T, H, W) bool, True where the observation is clear.
         dates: (B, T) int32, days since 1970-01-01, ascending.
         day_of_year: (B, T) int16, 1 to 366.
         land_cover: (B, codes of the legend) int64 counts.
-        orientation: (B,) uint8, what `orient` applies; 0 leaves a sample as it is.
-        usable: (B,) bool, False for a damaged sample, all of whose numbers are zeros: the loss is to give it no weight.
-        digests: B numbers, XXH3-64 of each sample's key and drawn dates (their bytes, one after the other).
+        orientation: (B,) uint8, flips and rotations for `orient`; 0 leaves a sample as it is.
+        usable: (B,) bool, False for a damaged sample, all of whose numbers are zero: it must have no weight in the loss.
     """
 
     source: str
@@ -43,28 +44,28 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, about what was read for them."""
+        """Bytes of all tensors: about the bytes that were read for them."""
         return sum(value.nbytes for value in self._tensors().values())
 
     @property
     def digest(self) -> int:
-        """What was drawn, in one number: the sum of `digests` modulo 2**63.
+        """The samples and frames of the batch in one number: the sum of `digests` modulo 2**63.
 
-        A sum does not ask for an order, so the ranks' digests of a micro-step, or of many, add up (modulo 2**63) to a number that
-        does not depend on how many ranks there are. Equal numbers mean the same samples and frames.
+        A sum does not depend on the order. So the digests of all ranks, for one micro-step or many, add up (modulo 2**63) to a
+        number that does not depend on the number of ranks. Equal numbers mean the same samples and frames.
         """
         return sum(self.digests) % DIGEST_MODULUS
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`; asynchronous when it lies in pinned memory."""
+        """The batch on `device`. The copy is asynchronous from pinned memory."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors().items()})
 
     def pinned(self) -> Batch:
-        """The batch in pinned memory, from which a GPU fetches it while this process does something else."""
+        """The batch in pinned memory, from which a GPU copies it while this process does something else."""
         return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
 
     def split(self, parts: int) -> list[Batch]:
-        """`parts` batches of equally many consecutive samples, over the same memory.
+        """Split into `parts` batches of equally many consecutive samples, without a copy.
 
         Raises ValueError when the samples cannot be divided so.
         """
@@ -90,8 +91,8 @@ class Batch:
 def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
     """Apply the drawn flips and rotations: images (B, ..., H, W), orientation (B,) -> the same shape and dtype.
 
-    Bit 0 mirrors columns, bit 1 mirrors rows, bit 2 then transposes: together the 8 symmetries of a square. Selects by
-    arithmetic, so a GPU need not be waited for. Use it on floats or bool; few operators know uint16.
+    Bit 0 mirrors columns, bit 1 mirrors rows, then bit 2 transposes: together the 8 symmetries of a square. Samples are selected
+    by arithmetic, so the caller does not wait for a GPU. Images must be float or bool; few operators know uint16.
     """
 
     def where_bit(bit: int, changed: torch.Tensor) -> torch.Tensor:
@@ -104,10 +105,10 @@ def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
 
 
 def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
-    """The batches on `device`; on a GPU each is copied while the one before it is computed on, by a stream of its own.
+    """The batches on `device`. Each is copied to a GPU, by a CUDA stream of its own, while the GPU computes on the one before.
 
-    What other processes fill is not pinned, and copied once more before: torch's allocator
-    of pinned memory knows which copies to the GPU are still under way.
+    Memory that workers fill is not pinned, so each batch is first copied to pinned memory, whose allocator in torch knows which
+    copies to the GPU are not finished.
     """
     with closing(batches):
         if device.type != "cuda":
@@ -126,7 +127,7 @@ def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Ge
 
 
 def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """The batch for the present stream, which waits for the copy; its memory is not used again before the stream is done."""
+    """The batch for the current CUDA stream, which waits for the copy and keeps the memory from reuse until it is done."""
     present = torch.cuda.current_stream(batch.pixels.device)
     present.wait_event(copied)
     for tensor in batch._tensors().values():

@@ -1,9 +1,9 @@
-"""Which source, which samples, which frames: pure functions of named keys and positions, vectorised, without state.
+"""The random order of sources, samples and frames: pure functions of named keys and positions, vectorised, without state.
 
-Everything random in the order of training is a hash of (names, seed, epoch, sample), computed where it is needed. So any
-rank can start at any step at once, and no permutation of 25 million samples lies in memory. Only integer arithmetic of
-this file is used and not numpy's generators, whose streams may change between numpy releases (NEP 19): a run that is
-resumed on another machine still sees every sample exactly once.
+Everything random in the order of training is a hash of (names, seed, epoch, sample), computed where it is needed. So any rank
+can start at any step at once, and no permutation of 25 million samples lies in memory. The hashes use only the integer
+arithmetic of this file and not numpy's generators, whose numbers may change between numpy releases (NEP 19): a run that is
+resumed on another machine still sees every sample exactly once per epoch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: consecutive inputs land far apart before they are mixed
-_ROUNDS = 32  # a pair of samples stays correlated by about (3/4)^rounds: 1e-4
+_ROUNDS = 32  # the order of two samples stays correlated by about (3/4)^rounds = 1e-4
 
 
 def named_key(*names: object) -> int:
@@ -35,11 +35,11 @@ def mix(values: np.ndarray | int, key: np.ndarray | int) -> np.ndarray:
 
 
 def shuffled(positions: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Items at `positions` of the endless concatenation of one permutation of `size` items an epoch: int64 of that shape.
+    """Items at `positions` of an endless sequence, in which each epoch is a permutation of `size` items: int64 of that shape.
 
     The swap-or-not shuffle (Hoang, Morris, Rogaway 2012, "An enciphering scheme based on a card shuffle"): a round pairs
-    item x with pivot - x (mod size) and swaps the pair or not by a hash that both share. It permutes any `size` exactly,
-    and evaluates single positions without the others.
+    item x with pivot - x (mod size) and swaps the pair or not, by a hash that both share. The result is a permutation for any
+    `size`, and single positions are computed without the others.
     """
     if size == 1:
         return np.zeros(np.shape(positions), dtype=np.int64)
@@ -54,10 +54,10 @@ def shuffled(positions: np.ndarray, size: int, key: int) -> np.ndarray:
 
 
 def drawn_frames(samples: np.ndarray, epochs: np.ndarray, available: np.ndarray, num_frames: int, key: int) -> np.ndarray:
-    """`num_frames` distinct frames of each sample, in the order of time: int64 (B, num_frames).
+    """`num_frames` distinct frames of each sample, ascending: int64 (B, num_frames).
 
-    Arguments are (B,) integers: sample index, its epoch, and how many frames it has (at least `num_frames`). Every subset
-    is equally likely: the frames with the smallest hashes are taken.
+    `samples`, `epochs` and `available` are integers (B,): the sample, its epoch, and its number of frames (at least
+    `num_frames`). Every subset is equally likely: the frames with the smallest hashes are drawn.
     """
     sample_keys = mix(samples, mix(epochs, key))[:, None]
     frames = np.arange(available.max())
@@ -67,13 +67,16 @@ def drawn_frames(samples: np.ndarray, epochs: np.ndarray, available: np.ndarray,
 
 
 def mixture_cycle(weights: Mapping[str, float], longest: int = 100) -> list[str]:
-    """The shortest list of sources that holds each in proportion to its weight, as well as `longest` slots can.
+    """The shortest list of sources that holds each in proportion to its weight, as well as a list of `longest` can.
 
-    Slots go by largest remainder. Raises ValueError for weights that are not positive, or so small that they get no slot.
+    The largest remainders get the last slots. Raises ValueError for weights that are not positive, or so small that they get no
+    slot.
     """
     wrong = {source: weight for source, weight in weights.items() if not 0 < weight < float("inf")}
     if wrong or not weights:
-        raise ValueError(f"mixture weights must be positive numbers, got {wrong or 'none'}; leave out sources you do not want")
+        raise ValueError(
+            f"mixture weights must be positive numbers, got {wrong or 'none'}; leave out sources that are not wanted"
+        )
     total = sum(weights.values())
     shares = {source: weight / total for source, weight in sorted(weights.items())}
 

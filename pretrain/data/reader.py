@@ -1,29 +1,142 @@
-"""The drawn frames of samples, read straight into the memory of a batch and tested while the processor's cache still holds them.
+"""Reading: from a draw to the arrays of a batch.
 
-What is small in a sample (checksums, dates, land cover, the header of the pixels) lies side by side in its shard: it is read at
-once, of all samples first. Then come the frames, sample by sample, with one read a run of neighbouring ones. Where frames are so
-small that a call takes longer than their bytes do, a sample is read whole.
+The drawn frames are read straight into the memory of the batch, and compared with their checksums while the processor's cache
+still holds them. The small members of a sample (checksums, dates, land cover, the header of the pixels) lie side by side in its
+shard: those of all samples are read first, at once. Then the frames follow, sample by sample, with one read for each run of
+neighbouring ones. Where frames are so small that a call takes longer than their bytes, a sample is read whole.
+
+Nothing here needs torch, so a process that only reads starts in half a second and stays small.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from operator import add
 
 import numpy as np
+import xxhash
 
 from common.storage import is_url
 from data_prep.shards.frame_checksums import checksum, checksum_seed
-from pretrain.data.batch_memory import BatchMemory
-from pretrain.data.sample_table import CHECKSUMS, DATES, LAND_COVER, MEMBERS, PIXELS, VALID, SampleTable
-from pretrain.data.storage import DamagedSampleError, Read, SampleBytes, Storage, Wanted
+from pretrain.data.buffers import BatchArrays, BufferPool
+from pretrain.data.config import StreamConfig
+from pretrain.data.draws import Draw
+from pretrain.data.sample_table import (
+    CHECKSUMS,
+    CHECKSUMS_DTYPE,
+    DATES,
+    DATES_DTYPE,
+    LAND_COVER,
+    LAND_COVER_DTYPE,
+    MEMBERS,
+    PIXELS,
+    VALID,
+    SampleLayout,
+    SampleTable,
+)
+from pretrain.data.storage import DamagedSampleError, Read, SampleBytes, SampleCache, Storage, Wanted
 
-# A call of preadv takes 0.7 us, in which 10 kB come from the page cache; some three frames lie between two runs of drawn ones.
+# A call of preadv takes 0.7 us, in which 10 kB come from the page cache; about three frames lie between two runs of drawn ones.
 _SMALL_FRAME_BYTES = 3_000
+_MANY_FRAMES = 1 << 20  # more frames than a year of any sensor has
 _NOTHING = memoryview(b"")
-_DAYS, _COUNTS, _SUMS = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.uint64)
+_BY_FRAME = ("pixels", "valid", "dates")  # the arrays of a batch that have a row for each frame
+
+
+@dataclass(frozen=True)
+class BatchMetadata:
+    """Metadata of a batch: its keys, their digests, and the reasons of damaged samples.
+
+    Attributes:
+        keys: B keys of the corpus.
+        digests: B numbers, see `pretrain.data.batch.Batch`.
+        damaged: the reason for each damaged sample, by its place in the batch.
+    """
+
+    keys: list[str]
+    digests: list[int]
+    damaged: dict[int, str]
+
+
+@dataclass(frozen=True)
+class EchoGroup:
+    """The frames of a group of batches that share samples (data echoing): each frame that any of them holds, once.
+
+    Attributes:
+        frames: of all draws of the group.
+        ids: `_frame_ids` of the frames, ascending.
+        damaged: the reason for each damaged sample, by its place in the batches.
+    """
+
+    frames: Frames
+    ids: np.ndarray
+    damaged: dict[int, str]
+
+
+class BatchReader:
+    """Reads the drawn samples of one split of a corpus. Threads may share it."""
+
+    def __init__(self, tables: dict[str, SampleTable], fingerprint: str, config: StreamConfig) -> None:
+        """`tables`: by source. The `fingerprint` of the corpus names its folder in a cache."""
+        cache = SampleCache(config.cache / fingerprint, config.cache_keep_free_gb) if config.cache else None
+        self._tables, self._storage, self._pool = tables, Storage(cache), BufferPool()
+        self._readers = {
+            source: SampleReader(table, self._storage, self._pool, config.check_reads) for source, table in tables.items()
+        }
+
+    def read(self, draw: Draw, memory: np.ndarray, group: EchoGroup | None = None) -> BatchMetadata:
+        """Fill the memory of a batch, uint8 (BatchArrays.nbytes,), from the shards, or from the frames of its group.
+
+        Raises what storage raises that cannot be reached.
+        """
+        table, (size, num_frames) = self._tables[draw.source], draw.frames.shape
+        arrays = BatchArrays.over(memory, table, size, num_frames)
+        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.by_name().items() if name in _BY_FRAME}
+        into = Frames(**flat, land_cover=arrays.land_cover)
+        if group is None:
+            damaged = self._readers[draw.source].read(draw.samples, np.full(size, num_frames), draw.frames.reshape(-1), into)
+        else:
+            damaged = group.damaged
+            rows = np.searchsorted(group.ids, _frame_ids(np.arange(size)[:, None], draw.frames).reshape(-1))
+            for name, out in flat.items():
+                getattr(group.frames, name).take(rows, 0, out, "clip")
+            into.land_cover[:] = group.frames.land_cover
+        days = arrays.dates.astype("datetime64[D]")
+        arrays.day_of_year[:] = (days - days.astype("datetime64[Y]")).astype(np.int16) + np.int16(1)
+        arrays.orientation[:] = draw.orientation
+        arrays.usable[:] = True
+        arrays.usable[list(damaged)] = False
+        keys = table.keys[draw.samples].tolist()
+        digests = [xxhash.xxh3_64_intdigest(key + row.tobytes()) for key, row in zip(keys, arrays.dates, strict=True)]
+        return BatchMetadata([key.decode() for key in keys], digests, damaged)
+
+    def read_group(self, draws: Sequence[Draw]) -> EchoGroup:
+        """Read the frames of draws of the same samples, each frame once. Raises what storage raises that cannot be reached."""
+        source, samples = draws[0].source, draws[0].samples
+        table = self._tables[source]
+        drawn = np.concatenate([draw.frames for draw in draws], axis=1)
+        ids = np.unique(_frame_ids(np.arange(len(samples))[:, None], drawn))
+        rows, frames = np.divmod(ids, _MANY_FRAMES)
+        into = Frames(
+            self._pool.empty(table.dtype, (len(ids), *table.frame_shape)),
+            self._pool.empty(np.dtype(bool), (len(ids), *table.frame_shape[1:])),
+            np.empty(len(ids), DATES_DTYPE),
+            np.empty((len(samples), table.codes), LAND_COVER_DTYPE),
+        )
+        damaged = self._readers[source].read(samples, np.bincount(rows, minlength=len(samples)), frames, into)
+        return EchoGroup(into, ids, damaged)
+
+    def close(self) -> None:
+        """Close all shards. The reader stays usable."""
+        self._storage.close()
+
+
+def _frame_ids(rows: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """One number for each pair of a sample's place in a batch and one of its frames, in the order of both."""
+    return rows * _MANY_FRAMES + frames
 
 
 @dataclass(frozen=True)
@@ -47,7 +160,7 @@ class Frames:
         return Frames(self.pixels[rows], self.valid[rows], self.dates[rows], self.land_cover[sample : sample + 1])
 
     def clear(self) -> None:
-        """All zeros."""
+        """Set everything to zero."""
         for array in (self.pixels, self.valid, self.dates, self.land_cover):
             array[:] = 0
 
@@ -55,89 +168,74 @@ class Frames:
 class SampleReader:
     """Reads frames of the samples of one source. Threads may share it."""
 
-    def __init__(self, table: SampleTable, storage: Storage, memory: BatchMemory, check: bool) -> None:
-        """`check` compares all that is read with the checksums beside it."""
-        self._table, self._storage, self._memory, self._check = table, storage, memory, check
+    def __init__(self, table: SampleTable, storage: Storage, pool: BufferPool, check: bool) -> None:
+        """`check`: compare everything that is read with its stored checksums."""
+        self._table, self._storage, self._pool, self._check = table, storage, pool, check
         bands, height, width = table.frame_shape
         self._frame_bytes = (bands * height * width * table.dtype.itemsize, height * width)  # of PIXELS and VALID
         self._whole = self._frame_bytes[PIXELS] <= _SMALL_FRAME_BYTES
-        self._described = {
+        self._dtypes_and_shapes = {
             PIXELS: (table.dtype, table.frame_shape),
-            DATES: (_DAYS, ()),
-            LAND_COVER: (_COUNTS, ()),
-            CHECKSUMS: (_SUMS, ()),
+            DATES: (DATES_DTYPE, ()),
+            LAND_COVER: (LAND_COVER_DTYPE, ()),
+            CHECKSUMS: (CHECKSUMS_DTYPE, ()),
         }
-        # What headers say. Few differ in a corpus (one for each number of frames), so each is parsed once.
+        # Few headers of a corpus differ (one for each number of frames), so each is parsed once.
         self._headers: dict[int, dict[bytes, tuple[np.dtype, tuple[int, ...]] | None]] = {
-            member: {} for member in self._described
+            member: {} for member in self._dtypes_and_shapes
         }
 
     def read(
         self, samples: np.ndarray, counts: np.ndarray, frames: np.ndarray, into: Frames, again: bool = False
     ) -> dict[int, str]:
-        """Read frames (F,) of samples (B,), of which each has as many as `counts` (B,) says, one sample after the other.
+        """Read frames (F,) of samples (B,), one sample after the other; `counts` (B,): number of frames of each.
 
-        Returns why samples are damaged, by their place in `samples`; theirs is zeros. With `again` no cache is trusted.
+        Returns the reason for each damaged sample, by its place in `samples`; its numbers are zeros. With `again` no cache is
+        used.
         """
         table = self._table
         rows = np.repeat(np.arange(len(samples)), counts)  # the sample of each frame
-        layout = _Layout(table, samples, self._frame_bytes, self._whole)
-        room, _ = self._memory.bytes(layout.room_bytes)
-        small = layout.small_reads(room)
+        stops = np.cumsum(counts)
+        parts = list(map(slice, (stops - counts).tolist(), stops.tolist()))  # the frames of each sample
+        layout = SampleLayout(table, samples, self._frame_bytes, self._whole)
+        memory, _ = self._pool.bytes(layout.nbytes)
+        small = layout.small_reads(memory)
         large: list[list[Read]] = [[] for _ in small] if self._whole else self._frame_reads(layout, rows, frames, into)
         shards = [str(table.shards[number]) for number in table.shard[samples].tolist()]
         keys = table.keys[samples].tolist()
         begins, ends = layout.begin.tolist(), layout.end.tolist()
         opened = self._storage.open(list(map(Wanted, shards, begins, ends, map(add, small, large))), again)
-        damaged: dict[int, str] = {}
-        for i, sample in enumerate(opened):
-            try:
-                for buffer, offset, _, _ in small[i]:
-                    sample.read_into(buffer, offset)
-            except DamagedSampleError as error:
-                damaged[i] = str(error)
-                continue
-        for i, wrong in self._wrong_headers(layout, room).items():
+
+        damaged = _read_small(opened, small)
+        for i, wrong in self._wrong_headers(layout, memory).items():
             damaged.setdefault(i, f"{shards[i]}: {keys[i].decode()}.{wrong} as the index says; run data_prep/verify.py")
-        written = layout.take(room, CHECKSUMS, rows, frames, np.empty(len(frames), _SUMS)) if self._check else None
-        layout.take(room, DATES, rows, frames, into.dates)
-        layout.take(room, LAND_COVER, np.arange(len(samples))[:, None], np.arange(table.codes), into.land_cover)
-        stops = np.cumsum(counts)
-        drawn = list(map(slice, (stops - counts).tolist(), stops.tolist()))
+        written = self._take_small(layout, memory, rows, frames, into)
         if self._whole:
-            large = [[(_NOTHING, 0, part.start, part.stop)] for part in drawn]
-            for i, part in enumerate(drawn):
-                layout.take_frames(room, PIXELS, i, frames[part], into.pixels[part])
-                layout.take_frames(room, VALID, i, frames[part], into.valid[part])
-        read = _FrameReading(into, written, self._whole)
-        for i, part in enumerate(drawn):
+            for i, part in enumerate(parts):
+                layout.take_frames(memory, PIXELS, i, frames[part], into.pixels[part])
+                layout.take_frames(memory, VALID, i, frames[part], into.valid[part])
+            large = [[(_NOTHING, 0, part.start, part.stop)] for part in parts]
+        reading = _FrameReading(into, written, self._whole)
+        for i in range(len(samples)):
             if i not in damaged:
-                try:
-                    wrong_frames = read(opened[i], large[i], keys[i], into.land_cover[i])
-                except DamagedSampleError as error:
-                    damaged[i] = str(error)
-                else:
-                    if wrong_frames:
-                        damaged[i] = (
-                            f"{shards[i]}: {len(wrong_frames)} of {part.stop - part.start} frames read of {keys[i].decode()} are "
-                            f"not as they were written, first that of {into.dates[wrong_frames[0]].astype('datetime64[D]')}; "
-                            "run data_prep/verify.py"
-                        )
-            if i in damaged:
-                alone = into.part(i, part)
-                alone.clear()
-                if is_url(shards[i]) and not again:  # it may have been damaged on the way here, or in the cache
-                    del damaged[i]
-                    for why in self.read(samples[[i]], counts[[i]], frames[part], alone, again=True).values():
-                        damaged[i] = why
+                reason = reading.damage(opened[i], large[i], shards[i], keys[i], into.land_cover[i])
+                if reason is not None:
+                    damaged[i] = reason
+        for i in list(damaged):
+            alone = into.part(i, parts[i])
+            alone.clear()
+            if is_url(shards[i]) and not again:  # the bytes may have been damaged in transit or in the cache
+                del damaged[i]
+                for reason in self.read(samples[[i]], counts[[i]], frames[parts[i]], alone, again=True).values():
+                    damaged[i] = reason
         return damaged
 
-    def _frame_reads(self, layout: _Layout, rows: np.ndarray, frames: np.ndarray, into: Frames) -> list[list[Read]]:
-        """Reads of each sample's frames to their places: neighbouring ones lie side by side in the shard and in memory."""
+    def _frame_reads(self, layout: SampleLayout, rows: np.ndarray, frames: np.ndarray, into: Frames) -> list[list[Read]]:
+        """Reads of each sample's frames into `into`: neighbouring frames lie side by side in the shard and in memory."""
         first = np.flatnonzero((np.diff(frames, prepend=-2) != 1) | (np.diff(rows, prepend=-1) != 0))
         last = np.append(first[1:], len(frames))
         reads: list[list[Read]] = []
-        for member, content in ((VALID, into.valid), (PIXELS, into.pixels)):  # with its pixels a frame is complete
+        for member, content in ((VALID, into.valid), (PIXELS, into.pixels)):  # a frame is complete with its pixels
             size, memory = self._frame_bytes[member], _bytes_of(content)
             offsets = layout.data[rows[first], member] + frames[first] * size
             done = (first, last) if member == PIXELS else (first, first)
@@ -147,12 +245,20 @@ class SampleReader:
         valid, pixels = reads
         return [valid[begin:end] + pixels[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
-    def _wrong_headers(self, layout: _Layout, room: np.ndarray) -> dict[int, str]:
-        """By sample, which member's header is not that of the array that the index says."""
+    def _take_small(
+        self, layout: SampleLayout, memory: np.ndarray, rows: np.ndarray, frames: np.ndarray, into: Frames
+    ) -> np.ndarray | None:
+        """Copy dates and land cover to `into`; returns the checksums of the frames, uint64 (F,), when they are to be compared."""
+        layout.take(memory, DATES, rows, frames, into.dates)
+        layout.take(memory, LAND_COVER, np.arange(len(into.land_cover))[:, None], np.arange(self._table.codes), into.land_cover)
+        return layout.take(memory, CHECKSUMS, rows, frames, np.empty(len(frames), CHECKSUMS_DTYPE)) if self._check else None
+
+    def _wrong_headers(self, layout: SampleLayout, memory: np.ndarray) -> dict[int, str]:
+        """By sample, the member whose header does not fit the index."""
         wrong: dict[int, str] = {}
         for member, known in self._headers.items():
-            dtype, frame_shape = self._described[member]
-            for i, header in enumerate(layout.headers(room, member)):
+            dtype, frame_shape = self._dtypes_and_shapes[member]
+            for i, header in enumerate(layout.headers(memory, member)):
                 if header not in known:
                     known[header] = _parse_header(header)
                 length = self._table.codes if member == LAND_COVER else layout.lengths[i]
@@ -161,93 +267,48 @@ class SampleReader:
         return wrong
 
 
-class _Layout:
-    """Where the members of B samples lie in their shards, and in memory those that are read at once: in the "room".
-
-    A block of the room is what lies from a sample's first small member to the data of its pixels (or its end, when it is read
-    whole), another one what small members lie behind the pixels: none in shards written by data_prep.
-
-    Attributes:
-        lengths: B numbers of frames of the year.
-        begin, end: (B,) bytes of the shard between which the members lie.
-        data: (B, members) offsets of the arrays in the shard, behind their headers.
-        room_bytes: size of the room.
-    """
-
-    def __init__(self, table: SampleTable, samples: np.ndarray, frame_bytes: tuple[int, int], whole: bool) -> None:
-        self._offsets, lengths = table.offsets[samples], table.frames[samples].astype(np.int64)
-        self.lengths = lengths.tolist()
-        ends = self._offsets + table.sizes[samples]
-        sizes = lengths[:, None] * np.array([*frame_bytes, _DAYS.itemsize, 0, _SUMS.itemsize])
-        sizes[:, LAND_COVER] = table.codes * _COUNTS.itemsize
-        self.data = ends - sizes
-        self.begin, self.end = self._offsets.min(axis=1), ends.max(axis=1)
-        behind = self._offsets > self._offsets[:, [PIXELS]]
-        if whole:
-            behind[:] = False
-            self._starts, self._stops = np.stack([self.begin] * 2, axis=1), np.stack([self.end, self.begin], axis=1)
-        else:
-            behind[:, VALID] = False
-            before = np.where(behind, self._offsets[:, [PIXELS]], self._offsets)
-            before[:, VALID] = self._offsets[:, PIXELS]
-            after = np.where(behind, self._offsets, np.iinfo(np.int64).max).min(axis=1)
-            self._starts = np.stack([before.min(axis=1), after], axis=1)
-            self._stops = np.stack([self.data[:, PIXELS], np.where(behind, ends, after[:, None]).max(axis=1)], axis=1)
-        rounded = (
-            -(-(self._stops - self._starts).reshape(-1) // 8) * 8
-        )  # arrays lie at multiples of 8 bytes, as they do in the shard
-        self._room = (np.cumsum(rounded) - rounded).reshape(-1, 2)
-        self.room_bytes = int(rounded.sum())
-        block = behind.astype(np.int64)
-        self._place = self.data - np.take_along_axis(self._starts, block, 1) + np.take_along_axis(self._room, block, 1)
-        self._places, self._headers = self._place.tolist(), self.data - self._offsets
-
-    def small_reads(self, room: np.ndarray) -> list[list[Read]]:
-        """Reads of each sample's blocks."""
-        memory = room.data
-        blocks = zip(self._room.tolist(), self._starts.tolist(), self._stops.tolist(), strict=True)
-        return [
-            [
-                (memory[place : place + stop - start], start, 0, 0)
-                for place, start, stop in zip(*of_sample, strict=True)
-                if stop > start
-            ]
-            for of_sample in blocks
-        ]
-
-    def headers(self, room: np.ndarray, member: int) -> list[bytes]:
-        """What lies before a member's data, of each sample."""
-        lengths, places = self._headers[:, member], self._place[:, member]
-        if (lengths != lengths[0]).any():
-            return [room[place - length : place].tobytes() for place, length in zip(places, lengths, strict=True)]
-        found: list[bytes] = room[places[:, None] + np.arange(-lengths[0], 0)].view(f"V{lengths[0]}")[:, 0].tolist()
-        return found
-
-    def take(self, room: np.ndarray, member: int, rows: np.ndarray, items: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """`items` of a member of samples `rows`: fills `out`, of the shape that both broadcast to, and returns it."""
-        places = self._place[:, member] // out.itemsize
-        return room.view(out.dtype).take(places[rows] + items, None, out, "clip")
-
-    def take_frames(self, room: np.ndarray, member: int, sample: int, frames: np.ndarray, out: np.ndarray) -> None:
-        """Frames of a sample that was read whole: fills `out` (frames, ...)."""
-        shape = (self.lengths[sample], *out.shape[1:])
-        np.ndarray(shape, out.dtype, room.data, self._places[sample][member]).take(frames, 0, out, "clip")
+def _read_small(opened: list[SampleBytes], reads: list[list[Read]]) -> dict[int, str]:
+    """Do the reads of the small members of each sample; returns the reason for each damaged sample."""
+    damaged: dict[int, str] = {}
+    for i, sample in enumerate(opened):
+        try:
+            for buffer, offset, _, _ in reads[i]:
+                sample.read_into(buffer, offset)
+        except DamagedSampleError as error:
+            damaged[i] = str(error)
+    return damaged
 
 
 class _FrameReading:
-    """Reads frames and compares them with the checksums that were written for them, uint64 (F,), unless those are None."""
+    """Reads frames and compares them with their stored checksums, uint64 (F,), unless those are None."""
 
     def __init__(self, into: Frames, written: np.ndarray | None, complete: bool) -> None:
-        """`complete` says that all frames are there already."""
-        self._written = None if written is None else written.tolist()
+        """`complete`: all frames are in memory already."""
+        self._dates, self._written = into.dates, None if written is None else written.tolist()
         if self._written is not None:
-            parts = _copies if complete else _places  # small frames, for such are complete, are copied in less time than named
+            # Small frames (the complete ones) are copied in less time than views of them are made.
+            parts = _copies if complete else _views
             self._days, self._pixels, self._valid = _copies(into.dates), parts(into.pixels), parts(into.valid)
 
-    def __call__(self, sample: SampleBytes, reads: list[Read], key: bytes, land_cover: np.ndarray) -> list[int]:
-        """Read the frames of a sample, and compare each as soon as it is complete; returns those that are wrong."""
-        # Calls are written out where a function of its own, as `SampleBytes.read_into` and `frame_checksum` are, would take as
-        # long as what it does: some 24 reads and 16 frames a sample.
+    def damage(self, sample: SampleBytes, reads: list[Read], shard: str, key: bytes, land_cover: np.ndarray) -> str | None:
+        """Read the frames of a sample; returns what is wrong with it, or None."""
+        try:
+            wrong = self._wrong_frames(sample, reads, key, land_cover)
+        except DamagedSampleError as error:
+            return str(error)
+        if not wrong:
+            return None
+        day = self._dates[wrong[0]].astype("datetime64[D]")
+        count = sum(last - first for _, _, first, last in reads)
+        return (
+            f"{shard}: {len(wrong)} of {count} frames read of {key.decode()} are not as they were written, first that of {day}; "
+            "run data_prep/verify.py"
+        )
+
+    def _wrong_frames(self, sample: SampleBytes, reads: list[Read], key: bytes, land_cover: np.ndarray) -> list[int]:
+        """Read the frames of a sample, and compare each as soon as it is complete. Returns those that are wrong."""
+        # With about 24 reads and 16 frames per sample, calls of `SampleBytes.read_into` and of a function for the checksum would
+        # take as long as the work itself, so both are written out here.
         wrong: list[int] = []
         file, read_into, preadv, written = sample.file, sample.read_into, os.preadv, self._written
         if written is not None:
@@ -259,7 +320,7 @@ class _FrameReading:
                 except OSError:
                     done = 0
                 if done < len(buffer):
-                    read_into(buffer, offset)  # which knows what to do
+                    read_into(buffer, offset)  # which tries again, or names the damage
             if written is not None:
                 for frame in range(first, last):
                     if checksum(valid[frame], checksum(pixels[frame], checksum(days[frame], seed))) != written[frame]:
@@ -273,8 +334,8 @@ def _copies(array: np.ndarray) -> list[bytes]:
     return frames
 
 
-def _places(array: np.ndarray) -> list[memoryview]:
-    """Where the bytes of each frame of (F, ...) are, or will be."""
+def _views(array: np.ndarray) -> list[memoryview]:
+    """A view of the bytes of each frame of (F, ...)."""
     data, size = _bytes_of(array), array[0].nbytes
     return [data[start : start + size] for start in range(0, len(data), size)]
 
@@ -284,7 +345,7 @@ def _bytes_of(array: np.ndarray) -> memoryview:
 
 
 def _parse_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]] | None:
-    """Dtype and shape from the header of a .npy file in C order; None when it is none."""
+    """Dtype and shape from the header of a .npy file in C order; None for anything else."""
     file = BytesIO(header)
     try:
         if np.lib.format.read_magic(file) != (1, 0):

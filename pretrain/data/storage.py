@@ -1,4 +1,4 @@
-"""Bytes of samples from wherever shards lie: open files of this machine, or byte ranges of any fsspec URL, with a local cache."""
+"""Bytes of samples from wherever shards lie: files of this machine, or byte ranges of any fsspec URL, with a local cache."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from common.errors import is_transient
 from common.retries import retried
 from common.storage import file_system, is_url
 
-RETRIES = 6  # half a minute of waiting: networks and mounts that are gone for longer end the run, which goes on later
+RETRIES = 6  # half a minute of waiting; a network or mount that is gone for longer ends the run, which can be resumed
 _MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
-# Bytes that are read in vain rather than asking twice: what a connection carries (some 40 MB/s from an object store) in the time
-# until the first byte of an answer comes (some 25 ms).
+# Unneeded bytes that are read to save a request: as many as a connection carries (about 40 MB/s from an object store) in the time
+# until the first byte of an answer comes (about 25 ms).
 _GAP_BYTES = 1_000_000
 
 
 class DamagedSampleError(ValueError):
-    """Bytes of a sample are not those that were written, or not there. A place that cannot be reached just now is no damage."""
+    """Bytes of a sample differ from those that were written, or are missing. Storage that cannot be reached is no damage."""
 
 
 class SampleBytes(Protocol):
     """The bytes of one sample, at their offsets in the shard.
 
     Attributes:
-        file: number of an open file whose bytes are those of the shard, where there is one.
+        file: number of an open file with the same bytes at the same offsets as the shard, if there is one.
     """
 
     file: int | None
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill the buffer of bytes from byte `offset` of the shard. Raises DamagedSampleError when they end before."""
+        """Fill the buffer of bytes from byte `offset` of the shard. Raises DamagedSampleError when the shard ends before."""
 
 
-Read = tuple[memoryview, int, int, int]  # buffer to fill, from which byte of the shard, and frames (first, last) it completes
+Read = tuple[memoryview, int, int, int]  # buffer to fill, offset in the shard, frames (first, last) that it completes
 
 
 class Wanted(NamedTuple):
-    """What is to be read of one sample.
+    """The reads of one sample.
 
     Attributes:
         shard: path or URL.
         start, stop: bytes of the shard between which all members of the sample lie.
-        reads: what will be asked for.
+        reads: the reads within them.
     """
 
     shard: str
@@ -64,9 +64,9 @@ class Wanted(NamedTuple):
 
 
 class OpenShard:
-    """An open file, known as `name`, with the bytes of a shard from byte `first` on.
+    """An open file with the bytes of a shard from byte `first` on; error messages call it `name`.
 
-    It closes when its last user lets go, so a thread never reads from a number that was given away.
+    It is closed when nothing refers to it any more, so a thread never reads from a file number that another file has got.
     """
 
     def __init__(self, path: str | Path, first: int = 0, name: str | None = None) -> None:
@@ -82,9 +82,9 @@ class OpenShard:
             os.close(self.fd)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """As `SampleBytes` says. A mount that is gone for a while is waited for."""
+        """As in `SampleBytes`. Waits for a mount that is gone for a while."""
         try:
-            if os.preadv(self.fd, [buffer], offset - self._first) < len(buffer):  # a signal came, or the end
+            if os.preadv(self.fd, [buffer], offset - self._first) < len(buffer):  # a signal interrupted it, or the file ends
                 self._fill(buffer, offset)
         except OSError as error:
             if not is_transient(error):
@@ -99,7 +99,7 @@ class OpenShard:
             buffer, offset = buffer[done:], offset + done
 
     def _fill_anew(self, buffer: memoryview, offset: int) -> None:
-        """With a file opened anew: of a mount that was lost the old one stays unusable. Other threads may be reading from it."""
+        """Read from the file opened again: after a mount was lost the old one stays unusable, and other threads may use it."""
         fd = self._open()
         try:
             os.dup2(fd, self.fd, inheritable=False)
@@ -149,11 +149,11 @@ class FetchedBytes:
 
 
 class SampleCache:
-    """Samples of remote shards as files of this machine, each with the bytes between the ends of its members.
+    """Samples of remote shards as files of this machine, each with the bytes from its first to its last member.
 
-    Nothing is ever thrown out: an epoch visits every sample once, so what was used longest ago is what comes next. A cache that
-    throws that out has no hits at all, one that is filled and kept has (its size / the corpus) of them. All ranks of a machine
-    use one folder. A file takes its name when it is whole; checksums find what happens to it later.
+    No file is ever evicted. An epoch visits every sample once, so the least recently used sample is the next one to be needed: a
+    cache that evicts it has no hits, while one that is filled and kept has hits in proportion to its share of the corpus. All
+    ranks of a machine use the same folder. A file gets its name when it is complete; checksums find later damage.
     """
 
     def __init__(self, folder: Path, keep_free_gb: float) -> None:
@@ -169,7 +169,7 @@ class SampleCache:
         return Path(self._folder, address.netloc, address.path.lstrip("/"), f"{wanted.start}-{wanted.stop}")
 
     def get(self, wanted: Wanted) -> OpenShard | None:
-        """The sample's file, open; None when it is not there or not whole."""
+        """The sample's file, open; None when it is missing or incomplete."""
         try:
             file = OpenShard(self._path(wanted), wanted.start, wanted.shard)
         except FileNotFoundError:
@@ -180,7 +180,7 @@ class SampleCache:
         return None
 
     def has_room(self, count: int) -> bool:
-        """Whether `count` bytes more leave as much of the disk free as is to be kept free."""
+        """Whether enough of the disk stays free after `count` more bytes."""
         return shutil.disk_usage(self._folder).free - count >= self._keep_free
 
     def put(self, wanted: Wanted, content: bytearray) -> None:
@@ -210,9 +210,9 @@ class Storage:
         self._cache = cache
 
     def open(self, samples: Sequence[Wanted], again: bool = False) -> list[SampleBytes]:
-        """The bytes of each sample. Those of URLs are fetched together: file systems that can do so fetch them side by side.
+        """The bytes of each sample. Those of URLs are fetched together, concurrently where the file system can.
 
-        `again` is after damage: fetched anew whatever the cache holds. Raises what a place that cannot be reached raises.
+        `again`, after damage, fetches them anew and replaces them in the cache. Raises what fsspec and `retried` raise.
         """
         opened: dict[int, SampleBytes] = {}
         far: dict[int, Wanted] = {}
@@ -250,7 +250,7 @@ class Storage:
                 try:
                     sample.read_into(memoryview(kept), wanted.start)
                 except DamagedSampleError:
-                    continue  # whoever reads it will say so
+                    continue  # the reader names the damage
                 self._cache.put(wanted, kept)
         return found
 
@@ -262,7 +262,7 @@ class Storage:
 def fetch_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
     """Bytes start..stop-1 of URLs, given as (URL, start, stop); fewer where a file ends before.
 
-    Raises ValueError for a place that does not know byte ranges, and what fsspec raises when one of them cannot be had.
+    Raises ValueError for a server without byte ranges, and what fsspec raises when a range cannot be fetched.
     """
     found: dict[int, bytes] = {}
 
@@ -285,13 +285,13 @@ def fetch_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         if len(found[i]) > stop - start:
             raise ValueError(
                 f"{url}: {len(found[i])} bytes came where {stop - start} were asked for: the server knows no byte ranges; "
-                "take one that does, or copy the corpus to a disk"
+                "use one that does, or copy the corpus to a disk"
             )
     return [found[i] for i in range(len(ranges))]
 
 
 def _until_its_end(files: Any, name: str, start: int, stop: int, error: BaseException) -> bytes:
-    """What is there of a range that gave `error`, when the file ends before `stop`: each server has another error for that."""
+    """The bytes of a range that gave `error` because the file ends before `stop`, for which each server has another error."""
     if isinstance(error, FileNotFoundError):
         raise error
     size = files.info(name)["size"]

@@ -1,7 +1,8 @@
-"""Shards -> batches. What micro-step k holds is a pure function of (corpus fingerprint, seed, k): see `pretrain/data/draws.py`.
+"""The stream of batches: shards -> batches, by way of draws, reader and workers.
 
-Only the drawn frames are read, straight into the memory of the batch, by processes that read ahead: see
-`pretrain/data/batch_reader.py`, `pretrain/data/workers.py`. Pixels stay integers: normalise and `orient` on the device.
+The content of micro-step k is a pure function of (corpus fingerprint, seed, k), see `pretrain/data/draws.py`. Only the drawn
+frames are read, straight into the memory of the batch (`pretrain/data/reader.py`), by processes that read ahead
+(`pretrain/data/workers.py`). Pixels stay integers; the device normalises and orients them.
 """
 
 from __future__ import annotations
@@ -16,134 +17,127 @@ import numpy as np
 import torch
 
 from data_prep.corpus.dataset import Corpus
-from pretrain.data.batch import Batch, on_device, orient
-from pretrain.data.batch_memory import BatchMemory, Block
-from pretrain.data.batch_reader import BatchArrays, BatchContent, BatchReader, Group
-from pretrain.data.draws import Draw, Draws, StreamConfig
+from pretrain.data.batch import Batch, on_device
+from pretrain.data.buffers import BatchArrays, Buffer, BufferPool
+from pretrain.data.config import StreamConfig
+from pretrain.data.draws import Draw, Draws
+from pretrain.data.reader import BatchMetadata, BatchReader, EchoGroup
 from pretrain.data.storage import DamagedSampleError
 from pretrain.data.workers import ReaderProcess
-
-__all__ = ["Batch", "Draw", "Skipped", "Stream", "StreamConfig", "orient"]
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A damaged sample: the path or URL of its shard, its key, and what is wrong."""
+    """A damaged sample: the path or URL of its shard, its key, and the reason."""
 
     shard: str
     key: str
     reason: str
 
 
-class Stream(Draws):
+class Stream:
     """Batches of one split of a corpus for one rank.
 
-    Raises ValueError for a source that the corpus or the split does not have, more frames than a sample holds, and a batch
-    that cannot be divided among the ranks.
+    Attributes:
+        draws: the samples and frames of each micro-step, on this rank and on all.
+
+    Raises what `Draws` raises.
     """
 
     def __init__(self, corpus: Corpus, split: str, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(corpus, split, config, rank, world_size)
-        self._reads = self._tables, corpus.fingerprint, config
-        self._reader, self._memory = BatchReader(*self._reads), BatchMemory(shared=config.num_workers > 0)
-        self._groups: dict[str, tuple[int, Group]] = {}  # the last one that was read here, of each source
+        self._config = config
+        self.draws = Draws(corpus, split, config, rank, world_size)
+        self._reader_arguments = self.draws.tables, corpus.fingerprint, config
+        self._reader, self._pool = BatchReader(*self._reader_arguments), BufferPool(shared=config.num_workers > 0)
+        self._groups: dict[str, tuple[int, EchoGroup]] = {}  # the last group of each source that was read in this process
         self._damaged: set[str] = set()
         self._skipped: list[Skipped] = []
 
     def batch(self, micro_step: int) -> Batch:
-        """This rank's part of a micro-step, read here.
+        """This rank's share of a micro-batch, read in this process.
 
-        Raises ValueError for more damaged samples than `skip_damaged`, and what storage that cannot be reached raises.
+        Raises ValueError for more damaged samples than `skip_damaged`, and what storage raises that cannot be reached.
         """
-        draw = self._draw(micro_step, self._rank, self._world_size)
+        draw = self.draws.share(micro_step)
         memory, _ = self._memory_of(draw)
-        return self._accept(draw, memory, self._reader.read(draw, memory, self._group(micro_step)))
+        return self._checked(draw, memory, self._reader.read(draw, memory, self._group(micro_step)))
 
     def batches(self, start: int, stop: int, device: torch.device | None = None) -> Generator[Batch, None, None]:
         """This rank's batches of micro-steps start..stop-1, read ahead by `num_workers` processes.
 
-        With a `device`, each is copied there while the one before it is computed on. Raises what `batch` does.
+        With a `device`, each is copied there while the device computes on the one before. Raises what `batch` raises.
         """
         steps = range(start, stop)
         batches = self._read_ahead(steps) if self._config.num_workers else (self.batch(step) for step in steps)
         return batches if device is None else on_device(batches, device)
 
     def _read_ahead(self, micro_steps: range) -> Generator[Batch, None, None]:
-        draws = self._config.draws_per_read
-        # Groups of all sources end at about the same time, so the next ones are read while the batches of these are made.
-        further = draws * len(self.sources) if draws > 1 else 1
-        of_source: dict[str, tuple[int, ReaderProcess]] = {}  # its last group, and who reads it
-        readers: deque[ReaderProcess] = deque()  # of the micro-steps from the present one on
-        asked: deque[tuple[ReaderProcess, Draw, np.ndarray]] = deque()
+        echoing = self._config.data_echoing
+        # Groups of all sources end at about the same time, so the next ones are read while batches of the present ones are made.
+        ahead = echoing * len(self.draws.sources) if echoing > 1 else 1
+        groups: dict[str, tuple[int, ReaderProcess]] = {}  # the latest group of each source, and the process that reads it
+        readers: deque[ReaderProcess] = deque()  # the processes that read the micro-steps from the present one on
+        requested: deque[tuple[ReaderProcess, Draw, np.ndarray]] = deque()
         with ExitStack() as running:
             count = min(self._config.num_workers, len(micro_steps))
-            processes = [running.enter_context(closing(ReaderProcess(*self._reads))) for _ in range(count)]
+            processes = [running.enter_context(closing(ReaderProcess(*self._reader_arguments))) for _ in range(count)]
             turns = cycle(processes)
             for micro_step in micro_steps:
-                for later in range(micro_step + len(readers), min(micro_steps.stop, micro_step + further)):
-                    source, number, _ = self._place_in_group(later)
-                    if source not in of_source or of_source[source][0] != number:
-                        of_source[source] = number, next(turns)
-                        if draws > 1:
-                            of_source[source][1].read_group((source, number), self._draws_of_group(source, number))
-                    readers.append(of_source[source][1])
-                source, number, nth = self._place_in_group(micro_step)
-                draw = self._draw(micro_step, self._rank, self._world_size)
-                memory, block = self._memory_of(draw)
-                readers[0].read(draw, block, (source, number) if draws > 1 else None, last=nth == draws - 1)
-                asked.append((readers.popleft(), draw, memory))
-                if len(asked) > len(processes):  # one is ready while every process reads another
-                    yield self._answered(asked)
-            while asked:
-                yield self._answered(asked)
+                for later in range(micro_step + len(readers), min(micro_steps.stop, micro_step + ahead)):
+                    source, group, _ = self.draws.echo_place(later)
+                    if source not in groups or groups[source][0] != group:
+                        groups[source] = group, next(turns)
+                        if echoing > 1:
+                            groups[source][1].read_group((source, group), self.draws.shares_of_group(source, group))
+                    readers.append(groups[source][1])
+                source, group, number = self.draws.echo_place(micro_step)
+                draw = self.draws.share(micro_step)
+                memory, buffer = self._memory_of(draw)
+                readers[0].read(draw, buffer, (source, group) if echoing > 1 else None, last=number == echoing - 1)
+                requested.append((readers.popleft(), draw, memory))
+                if len(requested) > len(processes):  # one batch is ready while every process reads another
+                    yield self._answered(requested)
+            while requested:
+                yield self._answered(requested)
 
-    def _answered(self, asked: deque[tuple[ReaderProcess, Draw, np.ndarray]]) -> Batch:
-        process, draw, memory = asked.popleft()
-        return self._accept(draw, memory, process.answer())
+    def _answered(self, requested: deque[tuple[ReaderProcess, Draw, np.ndarray]]) -> Batch:
+        process, draw, memory = requested.popleft()
+        return self._checked(draw, memory, process.answer())
 
-    def _memory_of(self, draw: Draw) -> tuple[np.ndarray, Block]:
-        return self._memory.bytes(BatchArrays.nbytes(self._tables[draw.source], *draw.frames.shape))
+    def _memory_of(self, draw: Draw) -> tuple[np.ndarray, Buffer]:
+        return self._pool.bytes(BatchArrays.nbytes(self.draws.tables[draw.source], *draw.frames.shape))
 
-    def _place_in_group(self, micro_step: int) -> tuple[str, int, int]:
-        """The source of a micro-step, which of its groups that share a read it belongs to, and as which one of them."""
-        source, before = self._place(micro_step)
-        return source, *divmod(before, self._config.draws_per_read)
-
-    def _draws_of_group(self, source: str, number: int) -> list[Draw]:
-        draws = range(self._config.draws_per_read)
-        return [self._draw_of_group(source, number, nth, self._rank, self._world_size) for nth in draws]
-
-    def _group(self, micro_step: int) -> Group | None:
-        """What a micro-step shares with its neighbours, read here; forgotten with the last of them."""
-        source, number, nth = self._place_in_group(micro_step)
-        if self._config.draws_per_read == 1:
+    def _group(self, micro_step: int) -> EchoGroup | None:
+        """The frames that a micro-step shares with others, read in this process and kept until the last of them."""
+        if self._config.data_echoing == 1:
             return None
+        source, number, of_group = self.draws.echo_place(micro_step)
         held, group = self._groups.pop(source, (None, None))
         if group is None or held != number:
-            group = self._reader.read_group(self._draws_of_group(source, number))
-        if nth < self._config.draws_per_read - 1:
+            group = self._reader.read_group(self.draws.shares_of_group(source, number))
+        if of_group < self._config.data_echoing - 1:
             self._groups[source] = number, group
         return group
 
-    def _accept(self, draw: Draw, memory: np.ndarray, content: BatchContent) -> Batch:
-        """The batch, unless it has more damaged samples than may be passed over. Called in the order of micro-steps."""
-        table = self._tables[draw.source]
-        shards = table.shard[draw.samples] if content.damaged else ()
-        for place, reason in sorted(content.damaged.items()):
-            key = content.keys[place]
+    def _checked(self, draw: Draw, memory: np.ndarray, metadata: BatchMetadata) -> Batch:
+        """The batch, unless too many samples are damaged. Must be called in the order of micro-steps."""
+        table = self.draws.tables[draw.source]
+        shards = table.shard[draw.samples] if metadata.damaged else ()
+        for place, reason in sorted(metadata.damaged.items()):
+            key = metadata.keys[place]
             if key not in self._damaged:  # a sample comes again in every epoch
                 self._damaged.add(key)
                 self._skipped.append(Skipped(str(table.shards[shards[place]]), key, reason))
         allowed = self._config.skip_damaged
-        if content.damaged and len(self._damaged) > allowed:
+        if metadata.damaged and len(self._damaged) > allowed:
             before = f"{len(self._damaged)} damaged samples, more than skip_damaged={allowed}; the last: " if allowed else ""
-            raise DamagedSampleError(before + content.damaged[max(content.damaged)])
+            raise DamagedSampleError(before + metadata.damaged[max(metadata.damaged)])
         arrays = BatchArrays.over(memory, table, *draw.frames.shape)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.by_name().items()}
-        return Batch(source=draw.source, legend=table.legend, keys=content.keys, digests=content.digests, **tensors)
+        return Batch(source=draw.source, legend=table.legend, keys=metadata.keys, digests=metadata.digests, **tensors)
 
     def take_skipped(self) -> list[Skipped]:
-        """Damaged samples met since the last call, each when it was first met."""
+        """Damaged samples since the last call; each is listed when it first occurs."""
         taken, self._skipped = self._skipped, []
         return taken
 

@@ -1,7 +1,7 @@
-"""Processes that read batches ahead into memory that they share with the one that trains.
+"""Worker processes: they read batches ahead, into memory that they share with the training process.
 
-Threads would do while frames are large. But frames below some 100 kB are hashed, and all are named, under the one lock of Python,
-for which the loop that feeds the GPU waits, too: two threads read chips of 64 px no faster than one did.
+Threads would do for large frames only. Checksums of frames below about 100 kB are computed under Python's global lock, for which
+the loop that feeds the GPU waits, too: two threads read chips of 64 px no faster than one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.data.batch_memory import Block
-from pretrain.data.batch_reader import BatchContent, BatchReader, Group
-from pretrain.data.draws import Draw, StreamConfig
+from pretrain.data.buffers import Buffer
+from pretrain.data.config import StreamConfig
+from pretrain.data.draws import Draw
+from pretrain.data.reader import BatchMetadata, BatchReader, EchoGroup
 from pretrain.data.sample_table import SampleTable
 
 _PROJECT = str(Path(__file__).resolve().parents[2])
@@ -36,17 +37,17 @@ _SECONDS_TO_LEAVE = 10.0
 
 
 class ReaderProcess:
-    """One process. It answers in the order in which it is asked, and ends when this one does, however that ends."""
+    """A process that reads batches. It answers requests in order, and ends when this process ends, however that happens."""
 
     def __init__(self, tables: dict[str, SampleTable], fingerprint: str, config: StreamConfig) -> None:
-        """As for the `BatchReader` that it runs."""
+        """The arguments are those of the `BatchReader` that the process runs."""
         ours, theirs = socket.socketpair()
         with theirs:
-            # What a job's scheduler or Ctrl-C sends to all processes is for the one that trains, which decides when to end: a
-            # process keeps blocked what is blocked when it starts.
+            # A job's scheduler and Ctrl-C send signals to all processes, but only the training process decides when to end. A
+            # process keeps the signals blocked that are blocked when it starts.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
             try:
-                # Not multiprocessing: its children import the main module first, and with it torch and DeepSpeed.
+                # Not by multiprocessing, whose children first import the main module, and with it torch and DeepSpeed.
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
@@ -56,35 +57,35 @@ class ReaderProcess:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._connection = Connection(ours.detach())
-        self._known: weakref.WeakKeyDictionary[Block, int] = weakref.WeakKeyDictionary()
-        self._blocks = 0
+        self._known: weakref.WeakKeyDictionary[Buffer, int] = weakref.WeakKeyDictionary()
+        self._num_buffers = 0
         self._end = weakref.finalize(self, _end, self._process, self._connection)
         self._send((tables, fingerprint, config))
 
     def read_group(self, name: object, draws: Sequence[Draw]) -> None:
-        """Begin to read what batches share: it is kept as `name` until the last of them."""
+        """Begin to read the frames of a group of batches, which the process keeps as `name` until the group's last batch."""
         self._send(("group", name, draws))
 
-    def read(self, draw: Draw, block: Block, group: object = None, last: bool = True) -> None:
-        """Ask for a batch in a block of shared memory; of a group, whose `last` batch it may be."""
-        assert block.file is not None
-        known = self._known.get(block)
+    def read(self, draw: Draw, buffer: Buffer, group: object = None, last: bool = True) -> None:
+        """Request a batch in a shared buffer; with `group`, from the frames of that group, whose `last` batch it may be."""
+        assert buffer.file is not None
+        known = self._known.get(buffer)
         if known is None:
-            known = self._known[block] = self._blocks
-            self._blocks += 1
-            self._send(("memory", known))
-            send_handle(self._connection, block.file, self._process.pid)
+            known = self._known[buffer] = self._num_buffers
+            self._num_buffers += 1
+            self._send(("buffer", known))
+            send_handle(self._connection, buffer.file, self._process.pid)
         self._send(("batch", draw, known, group, last))
 
-    def answer(self) -> BatchContent:
-        """What of the batch that was asked for first is no array; its arrays are there now. Raises what reading it raised."""
+    def answer(self) -> BatchMetadata:
+        """Wait for the oldest requested batch, whose arrays are complete then. Raises the exception that reading raised."""
         try:
             answer = self._connection.recv()
         except (EOFError, ConnectionResetError):
             raise self._ended() from None
         if isinstance(answer, Exception):
             raise answer
-        assert isinstance(answer, BatchContent)
+        assert isinstance(answer, BatchMetadata)
         return answer
 
     def close(self) -> None:
@@ -102,8 +103,8 @@ class ReaderProcess:
         code = self._process.returncode
         return RuntimeError(
             f"a process that reads batches ended with exit code {code}"
-            + (": the system lacked memory, or someone killed it" if code == -signal.SIGKILL else "; its error stands above")
-            + ". The run can be started again and goes on after its last checkpoint; fewer num_workers need less memory"
+            + (": the system lacked memory, or someone killed it" if code == -signal.SIGKILL else "; its error is printed above")
+            + ". Start the run again: it resumes from its last checkpoint; fewer num_workers need less memory"
         )
 
 
@@ -113,7 +114,7 @@ def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:
-    """Until it has ended, which is by force where it does not by itself."""
+    """Wait until the process has ended; kill it if it takes too long."""
     try:
         process.wait(_SECONDS_TO_LEAVE)
     except subprocess.TimeoutExpired:
@@ -122,9 +123,10 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 
 
 def _received(connection: Connection) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """Messages, with the number of the file that came with one. Ends the process when the other end is closed.
+    """Messages, each with the number of the file that came with it, or -1. The process ends when the other end is closed.
 
-    A thread takes them at once, whatever the process is at: one that asks is not held up by what does not fit into the socket.
+    A thread receives them at once, whatever this process is doing: else the sender would wait for messages that do not fit into
+    the socket.
     """
     inbox: SimpleQueue[tuple[tuple[Any, ...], int]] = SimpleQueue()
 
@@ -132,7 +134,7 @@ def _received(connection: Connection) -> Iterator[tuple[tuple[Any, ...], int]]:
         try:
             while True:
                 message = connection.recv()
-                inbox.put((message, recv_handle(connection) if message[0] == "memory" else -1))
+                inbox.put((message, recv_handle(connection) if message[0] == "buffer" else -1))
         except (EOFError, OSError):
             os._exit(0)
 
@@ -142,36 +144,37 @@ def _received(connection: Connection) -> Iterator[tuple[tuple[Any, ...], int]]:
 
 
 def _serve(connection: Connection) -> None:
-    """What the process does."""
+    """Serve requests until the connection is closed."""
     reader = BatchReader(*connection.recv())
-    memory: dict[int, mmap] = {}
-    groups: dict[object, Future[Group]] = {}
-    # Lists of reads come and go by the thousand, and none of them refers to itself: looking for such takes 3 % of the time.
+    buffers: dict[int, mmap] = {}
+    groups: dict[object, Future[EchoGroup]] = {}
+    # Thousands of short lists are made for each batch, and none of them has a cycle of references: looking for cycles takes 3 %
+    # of the time.
     gc.freeze()
     gc.set_threshold(100_000)
-    thread = ThreadPoolExecutor(1, "groups")  # reads the next groups while batches of these are made
+    thread = ThreadPoolExecutor(1, "groups")  # reads the next groups while batches of the present ones are made
     for (kind, *content), file in _received(connection):
-        if kind == "memory":
-            memory[content[0]] = mmap(file, os.fstat(file).st_size)
+        if kind == "buffer":
+            buffers[content[0]] = mmap(file, os.fstat(file).st_size)
             os.close(file)
         elif kind == "group":
             groups[content[0]] = thread.submit(reader.read_group, content[1])
         else:
-            draw, block, name, last = content
+            draw, number, name, last = content
             answer: object
             try:
                 group = None if name is None else (groups.pop(name) if last else groups[name]).result()
-                answer = reader.read(draw, np.frombuffer(memory[block], np.uint8), group)
-            except Exception as error:  # of any kind: it is raised where the batch is waited for
+                answer = reader.read(draw, np.frombuffer(buffers[number], np.uint8), group)
+            except Exception as error:  # of any kind: `answer` raises it in the training process
                 answer = _sendable(error)
             connection.send(answer)
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error itself where it can be sent to another process."""
+    """The error itself if it can be sent to another process, else one that can."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its constructor or content makes of it
+    except Exception:  # its constructor and content may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
@@ -179,5 +182,5 @@ def _sendable(error: Exception) -> Exception:
 if __name__ == "__main__":
     try:
         _serve(Connection(int(sys.argv[1])))
-    except (EOFError, ConnectionResetError, BrokenPipeError):  # nobody is there any more
+    except (EOFError, ConnectionResetError, BrokenPipeError):  # the training process has ended
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Pictures of a training for people: what the encoder sees, and what it says of it."""
+"""Figures of a training: frames of samples, and true and predicted land-cover fractions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def rgb_strip_figure(
 
     Args:
         pixels: (B, T, C, H, W) numbers as stored.
-        valid: (B, T, H, W) bool; what is not clear is veiled in grey.
-        sensor: which bands are red, green and blue.
+        valid: (B, T, H, W) bool; pixels that are not clear are shown grey.
+        sensor: names the red, green and blue bands.
         dates: (B, T) days since 1970-01-01, written below the frames.
-        max_samples: rows.
+        max_samples: largest number of rows.
     """
     bands = [sensor.bands.index(band) for band in sensor.rgb]
     rows = min(max_samples, len(pixels))
@@ -31,7 +31,7 @@ def rgb_strip_figure(
         # Select before converting: few torch operators know uint16.
         rgb = np.moveaxis(pixels[row].numpy()[:, bands], 1, -1).astype(np.float32)  # (T, H, W, 3)
         clear = valid[row].numpy()
-        # 95: a missed cloud must not darken all other frames
+        # 95, so that a missed cloud does not darken all other frames
         low, high = np.percentile(rgb[clear], (2, 95)) if clear.any() else (0, 1)
         shown = np.clip((rgb - low) / max(high - low, 1), 0, 1)
         shown[~clear] = 0.75 + 0.15 * shown[~clear]
@@ -61,7 +61,7 @@ def fractions_figure(
         true: (B, classes) from the land-cover map.
         predicted: (B, classes) by the model.
         legend: class names and colours.
-        max_samples: pairs of bars.
+        max_samples: largest number of pairs of bars.
     """
     true, predicted = (np.asarray(torch.as_tensor(a).float())[:max_samples] for a in (true, predicted))
     figure = Figure(figsize=(9, 0.55 * len(true) + 1.3), layout="constrained")

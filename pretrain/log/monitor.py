@@ -1,7 +1,7 @@
-"""What a run tells people: TensorBoard, the same numbers as `metrics.jsonl`, and one line an interval on the terminal.
+"""Logs of a run: TensorBoard, the same numbers in `metrics.jsonl`, and one line per interval on the terminal.
 
-Only rank 0 writes. A run that starts again continues its logs: what was logged after the step that it resumes from is
-hidden in TensorBoard (`purge_step`) and cut from `metrics.jsonl`, so no point stands there twice.
+Only rank 0 writes. A resumed run continues its logs: points after the step that it resumes from are hidden in TensorBoard
+(`purge_step`) and removed from `metrics.jsonl`, so no point occurs twice.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ METRICS_LINES = "metrics.jsonl"
 
 
 class Monitor:
-    """Logs of one run; on other ranks than the main one every method does nothing.
+    """Logs of one run. On other ranks than rank 0 every method does nothing.
 
     Args:
-        output: folder of the run; TensorBoard's files and `metrics.jsonl` go into it.
+        output: folder of the run, for TensorBoard's files and `metrics.jsonl`.
         is_main: True on rank 0.
         first_step: optimizer steps done when the run was resumed; later points in the logs are dropped.
-        num_steps: optimizer steps of the whole run, for the time left; 0 when it is not known.
+        num_steps: optimizer steps of the whole run, to estimate the time left; 0 if they are not known.
     """
 
     def __init__(self, output: Path, is_main: bool, first_step: int = 0, num_steps: int = 0) -> None:
@@ -51,14 +51,14 @@ class Monitor:
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Log numbers by name (`loss/total`, `speed/samples_per_second`, ...) after optimizer step `step`.
 
-        Texts among them go to `metrics.jsonl` alone.
+        Texts among them go to `metrics.jsonl` only.
         """
         if self._writer is None or self._lines is None:
             return
         numbers = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
-        # JSON has no NaN: what is not finite becomes null.
+        # JSON has no NaN, so numbers that are not finite become null.
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         line = {"step": step, "time": round(time.time(), 3), **values, **finite}
         self._lines.write(json.dumps(line) + "\n")
@@ -80,38 +80,38 @@ class Monitor:
     def hyperparameters(
         self, configuration: Mapping[str, Any], metrics: Iterable[str], defaults: Mapping[str, Any] | None = None
     ) -> None:
-        """Fill TensorBoard's tab HPARAMS: a row for this run, beside those of the other runs.
+        """Fill TensorBoard's tab HPARAMS with a row for this run, beside those of other runs.
 
         Args:
             configuration: nested settings; `{"optimizer": {"learning_rate": 0.1}}` becomes the column `optimizer.learning_rate`.
-            metrics: names of scalars; the columns show their last values.
-            defaults: nested like `configuration`; columns that differ from them come first (TensorBoard shows five unasked).
+            metrics: names of scalars, whose last values are columns.
+            defaults: nested like `configuration`; columns that differ from them come first, as TensorBoard shows only five.
         """
         if self._writer is None or self._writer.file_writer is None:
             return
         values, usual = dict(flat(configuration)), dict(flat(configuration if defaults is None else defaults))
-        # `SummaryWriter.add_hparams` would open a run of its own below this one and write the metrics there once more.
+        # `SummaryWriter.add_hparams` would make another run below this one, and write the metrics there again.
         experiment, start, end = hparams(values, dict.fromkeys(metrics))
         plugin_data = experiment.value[0].metadata.plugin_data
-        description = parse_experiment_plugin_data(plugin_data.content)
-        for column in description.hparam_infos:
+        parsed = parse_experiment_plugin_data(plugin_data.content)
+        for column in parsed.hparam_infos:
             column.differs = values[column.name] != usual.get(column.name)
-        plugin_data.content = HParamsPluginData(experiment=description, version=PLUGIN_DATA_VERSION).SerializeToString()
+        plugin_data.content = HParamsPluginData(experiment=parsed, version=PLUGIN_DATA_VERSION).SerializeToString()
         for summary in (experiment, start, end):
             self._writer.file_writer.add_summary(summary)
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and close the files."""
+        """Write everything and close the files."""
         if self._writer is not None and self._lines is not None:
             self._writer.close()
             self._lines.close()
             self._writer = self._lines = None
 
     def _line(self, step: int, values: Mapping[str, float]) -> str:
-        """One line for the terminal: the step, every value shortly, and the time left."""
+        """One line for the terminal: the step, short values, and the time left."""
         total = f"/{self._num_steps}" if self._num_steps else ""
-        if "loss/total" in values:  # a whole report: only what one watches, the rest is in the files
+        if "loss/total" in values:  # a report of an interval: show the main numbers, the files have all
             parts = [f"{name.removeprefix('loss/')} {value:.4f}" for name, value in values.items() if name.startswith("loss/")]
             shown = ["loss " + ", ".join(parts)]
             for name, form in (
@@ -137,7 +137,7 @@ class Monitor:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | str]]:
-    """Nested settings as pairs of dotted name and number or text; what is neither is its JSON."""
+    """Nested settings as pairs of dotted name and value; a value other than a number or a text becomes JSON."""
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{name}.")
@@ -148,10 +148,10 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 def validation_scalars(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Scores of `pretrain.evaluation.validation.Validation` by the names of the logs.
+    """Scores of `pretrain.evaluation.validation.Validation` by their names in the logs.
 
-    `validation/SOURCE/SCORE` over all classes, and `validation_by_class/SOURCE/SCORE/CLASS`, which TensorBoard groups apart: they
-    are too many to be looked through.
+    `validation/SOURCE/SCORE` is over all classes. The many `validation_by_class/SOURCE/SCORE/CLASS` are a group of their own in
+    TensorBoard.
     """
     return {
         f"{'validation_by_class' if '/' in score else 'validation'}/{source}/{score}": value
@@ -161,7 +161,7 @@ def validation_scalars(scores: Mapping[str, Mapping[str, float]]) -> dict[str, f
 
 
 def keep_lines_until(path: Path, step: int) -> None:
-    """Cut a file of JSON lines to those of `step` and before; a half line that a kill has left goes, too."""
+    """Keep the lines of a JSON-lines file up to `step`, without a partial line that a kill has left."""
     if not path.is_file():
         return
     kept = []
@@ -175,14 +175,14 @@ def keep_lines_until(path: Path, step: int) -> None:
         temporary.write_text("".join(kept))
 
 
-def configuration_description(configuration: Mapping[str, Any]) -> str:
-    """Markdown: a table of nested settings, each by its dotted name."""
+def configuration_text(configuration: Mapping[str, Any]) -> str:
+    """Nested settings as a table in Markdown, each by its dotted name."""
     rows = [(f"`{name}`", f"`{value}`") for name, value in flat(configuration)]
     return tabulate(rows, ["option", "value"], tablefmt="github", disable_numparse=True)
 
 
-def corpus_description(corpus: Corpus) -> str:
-    """Markdown: a table of what the corpus holds by source and split, and its fingerprint."""
+def corpus_text(corpus: Corpus) -> str:
+    """The contents of a corpus, as a table in Markdown by source and split, with its fingerprint."""
     rows = []
     for source in sorted(corpus.sensors):
         for split in sorted({shard.split for shard in corpus.shards if shard.source == source}):

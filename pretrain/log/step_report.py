@@ -1,4 +1,4 @@
-"""What a training did between two points of its log: losses, speed, utilisation, memory, and which samples it saw."""
+"""A report of each interval between two lines of the log: losses, speed, utilisation, memory, and a digest of the samples."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import torch
 
-from pretrain.data.stream import Batch
+from pretrain.data.batch import Batch
 
 
 class StepReport:
-    """What the ranks did since the last report, without waiting for the device before a report is due.
+    """Counts micro-steps since the last report, without waiting for the device before a report is due.
 
     Args:
         sources: all sources of the run, the same on all ranks.
-        flops_a_sample: model FLOPs of a training step for one sample of each source (`pretrain.model.cost.training_flops`).
-        peak_flops: FLOP/s of one device by its datasheet (`pretrain.model.cost.peak_flops`); None when it is not known.
+        flops_per_sample: model FLOPs of a training step for one sample of each source (`pretrain.model.flops.training_flops`).
+        peak_flops: FLOP/s of one device by its datasheet (`pretrain.model.flops.peak_flops`); None if it is not known.
     """
 
-    def __init__(self, sources: Iterable[str], flops_a_sample: Mapping[str, float], peak_flops: float | None) -> None:
-        self._sources, self._flops_a_sample, self._peak_flops = sorted(sources), dict(flops_a_sample), peak_flops
+    def __init__(self, sources: Iterable[str], flops_per_sample: Mapping[str, float], peak_flops: float | None) -> None:
+        self._sources, self._flops_per_sample, self._peak_flops = sorted(sources), dict(flops_per_sample), peak_flops
         self._start_interval()
 
     def _start_interval(self) -> None:
@@ -36,28 +36,28 @@ class StepReport:
         self._losses: list[torch.Tensor] = []
 
     def add(self, batch: Batch, supervised: torch.Tensor, consistency: torch.Tensor, total: torch.Tensor) -> None:
-        """Count one micro-step. The losses are scalars, means over this rank's part of it."""
+        """Count one micro-step. The losses are scalars, means over this rank's share of the micro-batch."""
         self._order.append(batch.source)
-        # A copy: what a compiled step returns may lie in memory that the next step writes to.
+        # stack() copies: the losses of a compiled step may lie in memory that the next step overwrites.
         self._losses.append(torch.stack((total, consistency, supervised)).detach().double())
         self._samples += len(batch.keys)
         self._frames += batch.pixels.shape[0] * batch.pixels.shape[1]
         self._bytes += batch.nbytes
         self._digest += batch.digest
-        self._flops += len(batch.keys) * self._flops_a_sample[batch.source]
+        self._flops += len(batch.keys) * self._flops_per_sample[batch.source]
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """What happens within is waiting for the next batch."""
+        """Count the time within as waiting for the next batch."""
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens within (validating, saving) takes none of the interval's time."""
+        """Leave the time within (validating, saving) out of the interval."""
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # the steps that are under way belong to the interval
+            torch.cuda.synchronize()  # steps that the GPU has not finished belong to the interval
         started = time.perf_counter()
         try:
             yield
@@ -65,18 +65,18 @@ class StepReport:
             self._paused += time.perf_counter() - started
 
     def scalars(self, sum_over_ranks: Callable[[torch.Tensor], torch.Tensor], world_size: int) -> dict[str, float | str]:
-        """The interval in numbers; then a new one begins. All ranks call it after the same micro-steps, of which there is one.
+        """The numbers of the interval; then a new one begins. All ranks call this after the same micro-steps, at least one.
 
-        - `loss/total`, `loss/consistency`, and `loss/SOURCE`, the supervised one: means over ranks and micro-steps, so they do
+        - `loss/total`, `loss/consistency`, and `loss/SOURCE`, the supervised loss: means over ranks and micro-steps, so they do
           not depend on the number of ranks. Sources that did not occur are left out.
         - `speed/samples_per_second`, `speed/frames_per_second`, `speed/read_gb_per_second`: of all ranks together.
         - `speed/share_waiting_for_data`: mean over ranks, 0 to 1.
-        - `speed/mfu`: model FLOPs utilisation (Chowdhery et al., PaLM, 2022, appendix B): the model's FLOPs over what all devices
-          could have done by their datasheet, where that is known. The student's forward and backward passes count, and the
-          teacher's forward pass, which the method asks for as well; what is computed again to save memory does not.
-        - `memory/device_gb`: the most that was allocated on this rank's GPU so far; without a GPU the most this process held.
-        - `samples_digest`: 16 hexadecimal digits. Runs that saw the same samples with the same frames, in any order and on any
-          number of ranks, have equal ones.
+        - `speed/mfu`: model FLOPs utilisation (Chowdhery et al., PaLM, 2022, appendix B): the model's FLOPs as a share of those
+          that all devices could have computed by their datasheet, if that is known. The student's forward and backward pass
+          count, and the teacher's forward pass, which the method also needs; activation checkpointing does not count.
+        - `memory/device_gb`: peak of the memory allocated on this rank's GPU; without a GPU the peak of this process.
+        - `samples_digest`: 16 hexadecimal digits. They are equal for runs with the same samples and frames, in any order and on
+          any number of ranks.
 
         Args:
             sum_over_ranks: elementwise sum of a float64 or int64 tensor over all ranks.
@@ -92,7 +92,7 @@ class StepReport:
         sums = sum_over_ranks(mine).tolist()
         # Sums of int64 wrap at 2**64, of which 2**63 is a divisor.
         digest = int(sum_over_ranks(torch.tensor([self._digest % 2**63], device=device)).item()) % 2**63
-        elapsed = time.perf_counter() - self._started - self._paused  # reading the losses has waited for the device
+        elapsed = time.perf_counter() - self._started - self._paused  # the device has finished, as the losses were read
 
         values: dict[str, float | str] = {
             name: loss / (count * world_size)
@@ -108,22 +108,22 @@ class StepReport:
         }
         if self._peak_flops is not None:
             values["speed/mfu"] = flops / (elapsed * world_size * self._peak_flops)
-        values |= {"memory/device_gb": memory_bytes(device) / 1e9, "samples_digest": f"{digest:016x}"}
+        values |= {"memory/device_gb": peak_memory_bytes(device) / 1e9, "samples_digest": f"{digest:016x}"}
         self._start_interval()
         return values
 
 
-def memory_bytes(device: torch.device) -> int:
-    """The most that was allocated on this rank's GPU so far; without a GPU the most that this process held."""
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of the memory allocated on this rank's GPU so far; without a GPU the peak of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    kibibytes = sys.platform != "darwin"  # macOS counts bytes
+    kibibytes = sys.platform != "darwin"  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if kibibytes else 1)
 
 
 @torch.no_grad()
 def teacher_distance(student_parameters: Iterable[torch.Tensor], teacher_parameters: Iterable[torch.Tensor]) -> float:
-    """How far the teacher lags behind: ||teacher - student|| / ||student||, L2 over all parameters, in the same order."""
+    """Distance of the teacher from the student: ||teacher - student|| / ||student||, L2 over all parameters in the same order."""
     pairs = zip(student_parameters, teacher_parameters, strict=True)
     norms = [torch.stack(((t.float() - s.float()).norm(), s.float().norm())) for s, t in pairs]
     distance, size = torch.stack(norms).double().norm(dim=0).tolist()

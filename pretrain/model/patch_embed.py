@@ -1,4 +1,4 @@
-"""Patch embedding of an image series: one per source, all into the same token width."""
+"""Patch embeddings of image series: one per source, all with the same number of channels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import nn
 class PatchEmbeds(nn.ModuleDict):
     """The patch embeddings of all sources, by name.
 
-    In training the ones that a batch does not use get a gradient of zeros, not none. DeepSpeed's ZeRO-3 and its offloading add
-    up the gradients of micro-batches in memory that only the first micro-batch of a step clears, and only where that one has
-    a gradient: a source that comes second would get the gradient of the step before as well. All are called in the same order
-    whatever the source, which is what ZeRO-3 fetches weights by.
+    In training, the embeddings that a batch does not use get a gradient of zeros, not None. DeepSpeed's ZeRO-3 and its offloading
+    add up the gradients of micro-batches in memory that only the first micro-batch of a step clears, and only for parameters
+    that have a gradient in it: the source of a later micro-batch would keep the gradient of the step before. All embeddings are
+    called in the same order for every source, because ZeRO-3 fetches weights in that order.
     """
 
     def __init__(self, sources: Mapping[str, int], embed_dim: int, patch_size: tuple[int, int, int]):
         super().__init__({name: PatchEmbed(bands, embed_dim, patch_size) for name, bands in sources.items()})
 
     def forward(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        """Pixels (B, T, C, H, W), normalised -> tokens, as the `PatchEmbed` of `source` gives them."""
+        """Normalised pixels (B, T, C, H, W) -> the tokens of the `PatchEmbed` of `source`."""
         if not (self.training and torch.is_grad_enabled()):
             return self[source](pixels)
         embeds = {name: module for name, module in self.items() if isinstance(module, PatchEmbed)}
@@ -35,8 +35,8 @@ class PatchEmbeds(nn.ModuleDict):
 class PatchEmbed(nn.Module):
     """Non-overlapping 3-D patches, linearly projected: the convolution with kernel = stride of Video Swin (Liu et al., 2022).
 
-    Written as one matrix product over unfolded patches, which is the same function and much faster than Conv3d on CPUs.
-    The parameters keep the convolution's shapes, so that published weights load as they are.
+    It is computed as one matrix product over unfolded patches, which is the same function and much faster than Conv3d on CPUs.
+    The parameters keep the convolution's shapes, so that published weights load unchanged.
     """
 
     def __init__(self, in_channels: int, embed_dim: int, patch_size: tuple[int, int, int]):
@@ -47,9 +47,9 @@ class PatchEmbed(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, T, C, H, W), normalised -> tokens (B, ceil(T/t), ceil(H/h), ceil(W/w), embed_dim).
+        """Normalised pixels (B, T, C, H, W) -> tokens (B, ceil(T/t), ceil(H/h), ceil(W/w), embed_dim).
 
-        Sides that the patch does not divide are padded with zeros at the end.
+        Sides that are not multiples of the patch are padded with zeros at the end.
         """
         time, height, width = self.patch_size
         _, frames, _, rows, cols = pixels.shape
@@ -59,7 +59,7 @@ class PatchEmbed(nn.Module):
         return F.linear(_patches(pixels, self.patch_size), self.weight.flatten(1), self.bias)
 
     def one_patch(self, like: torch.Tensor) -> torch.Tensor:
-        """Zeros of the size of one patch, (1, t, C, h, w), of the type of `like` and where it lies."""
+        """Zeros of the size of one patch, (1, t, C, h, w), with dtype and device of `like`."""
         time, height, width = self.patch_size
         return like.new_zeros(1, time, self.in_channels, height, width)
 
@@ -67,8 +67,8 @@ class PatchEmbed(nn.Module):
 def _patches(pixels: torch.Tensor, patch_size: tuple[int, int, int]) -> torch.Tensor:
     """Pixels (B, T, C, H, W) -> (B, T/t, H/h, W/w, C*t*h*w)."""
     time, height, width = patch_size
-    # Moved as whole rows of a patch where one is as wide as some number type: a copy of 8 or 16 bytes at a time is several
-    # times as fast as one of single pixels. Pixels that want a gradient stay what they are.
+    # Rows of a patch that are as wide as a number type are moved whole: copying 8 or 16 bytes at a time is several times as fast
+    # as copying single pixels. This is not possible when the pixels need a gradient.
     wide = {8: torch.int64, 16: torch.complex128}.get(width * pixels.element_size())
     if wide is None or pixels.requires_grad:
         return rearrange(pixels, "b (d t) c (y h) (x w) -> b d y x (c t h w)", t=time, h=height, w=width)

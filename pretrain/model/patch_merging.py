@@ -1,4 +1,4 @@
-"""Synchronised down-sampling between stages: time halves together with height and width, channels double."""
+"""Synchronised down-sampling between stages: time, height and width are halved together, channels doubled."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pretrain.model.recompute import norm_linear
 class PatchMerging(nn.Module):
     """Average two consecutive frames, then gather each 2 x 2 neighbourhood into channels and project 4C -> 2C.
 
-    Source: AgriFM (arXiv 2505.21357), with the spatial part of Swin (Liu et al., 2021). An odd side is padded with zeros at
-    its end; in time the zeros count in the mean, as in the published weights' training.
+    Source: AgriFM (arXiv 2505.21357); the spatial part is that of Swin (Liu et al., 2021). An odd side is padded with zeros at
+    its end. In time these zeros count in the mean, as they did when the published weights were trained.
     """
 
     def __init__(self, dim: int):

@@ -12,18 +12,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from common.atomic_files import whole_file
-from pretrain.checkpoint import CHECKPOINTS
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
 
 FORMAT = "agrifm-encoder-1"
-ENCODER_FILE = "encoder.safetensors"  # in a run's folder
+# In the folder of a pretraining run: the encoder that the finished run leaves, and the folder of its checkpoints.
+ENCODER_FILE = "encoder.safetensors"
+CHECKPOINTS = "checkpoints"
 PUBLISHED_SOURCES = {"S2_patch_emd": "sentinel2", "HLSL30_patch_emd": "landsat", "Modis_patch_emd": "modis"}
 PUBLISHED_WINDOW = (8, 7, 7)
 _SHOWN = 6  # names listed in an error before "and n more"
 
 
 def encoder_metadata(encoder: VideoSwin) -> dict[str, str]:
-    """What a safetensors file says of the encoder whose weights it holds."""
+    """Metadata of a safetensors file with weights of this encoder: format, shape and normalisation."""
     return {
         "format": FORMAT,
         "config": json.dumps(encoder.config.to_dict()),
@@ -32,45 +33,43 @@ def encoder_metadata(encoder: VideoSwin) -> dict[str, str]:
 
 
 def save_encoder(encoder: VideoSwin, path: Path) -> None:
-    """Weights as safetensors with configuration and normalisation in the metadata; the file appears whole or not at all."""
+    """Write weights as safetensors, with configuration and normalisation as metadata. The file appears whole or not at all."""
     weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with whole_file(path) as temporary:
-        temporary.write_bytes(
-            save(weights, encoder_metadata(encoder))
-        )  # save_file() would make a file that only its owner may read
+        # Not save_file(), which makes a file that only its owner may read.
+        temporary.write_bytes(save(weights, encoder_metadata(encoder)))
 
 
 def load_encoder(path: Path | str) -> VideoSwin:
-    """An encoder with the weights and the shape that `path` holds; says in one line what was mapped.
+    """Load an encoder, and print in one line what was mapped.
 
     Args:
-        path: the folder of a pretraining run, an exported `.safetensors`, or a published checkpoint (`AgriFM.pth`, or a
-            fine-tuned checkpoint of the published code, of which the encoder is taken).
+        path: the folder of a finished pretraining run, an exported `.safetensors`, or a published checkpoint: `AgriFM.pth`, or
+            a fine-tuned checkpoint of the published code, of which only the encoder is used.
 
     Raises:
-        ValueError: the file is missing, damaged, of another kind, or any tensor is missing, unexpected or misshapen.
+        ValueError: the file is missing, damaged or of another kind, or a tensor is missing, unexpected or misshapen.
     """
     path = Path(path)
     if path.is_dir():
         if (path / CHECKPOINTS).is_dir() and not (path / ENCODER_FILE).is_file():
             raise ValueError(
-                f"{path} is a pretraining that is not done and has no {ENCODER_FILE} yet; write one from its newest checkpoint: "
+                f"{path} is an unfinished pretraining run without {ENCODER_FILE}; write one from its newest checkpoint: "
                 f"python -m pretrain.export {path} encoder.safetensors"
             )
         path = path / ENCODER_FILE
     if not path.is_file():
-        raise ValueError(f"no encoder at {path}: give a finished pretraining run, an encoder.safetensors or a published .pth")
+        raise ValueError(f"no encoder at {path}; expected a finished pretraining run, an encoder.safetensors or a published .pth")
     if path.suffix == ".safetensors":
         config, normalization, state = _read_own(path)
         ignored = 0
     else:
         normalization = None
         config, state, ignored = _read_published(path)
-    encoder = VideoSwin(config)
+    encoder = VideoSwin(config, normalization)
     _load_strictly(encoder, state, path)
-    encoder.normalization = normalization
     total = sum(p.numel() for p in encoder.parameters())
-    left = f", {ignored} tensors outside the encoder left aside" if ignored else ""
+    left = f", {ignored} tensors outside the encoder ignored" if ignored else ""
     print(f"{path}: mapped all {len(state)} tensors, {total / 1e6:.1f} M parameters, sources {sorted(config.sources)}{left}")
     return encoder
 
@@ -107,10 +106,10 @@ def _read_own(path: Path) -> tuple[EncoderConfig, dict[str, dict[str, list[float
 
 
 def _read_published(path: Path) -> tuple[EncoderConfig, dict[str, torch.Tensor], int]:
-    """Tensors of a published checkpoint under our names, the configuration their shapes imply, and how many were left aside."""
+    """Of a published checkpoint: the configuration that the shapes imply, the tensors by our names, how many were ignored."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler meets arbitrary bytes and raises KeyError, IndexError, struct.error, ...
+    except Exception as error:  # of arbitrary bytes the unpickler raises KeyError, IndexError, struct.error, ...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} is not a PyTorch checkpoint of plain tensors (nothing was executed): {reason}") from error
     for wrapper in ("state_dict", "model"):
@@ -137,7 +136,7 @@ def _read_published(path: Path) -> tuple[EncoderConfig, dict[str, torch.Tensor],
 
 
 def _our_name(name: str) -> str | None:
-    """Our name of a published encoder tensor; None for `relative_position_index`, which follows from the window."""
+    """Our name of a published encoder tensor; None for `relative_position_index`, which the window determines."""
     if name.endswith("relative_position_index"):
         return None
     module, _, rest = name.partition(".")
@@ -150,7 +149,7 @@ def _our_name(name: str) -> str | None:
 
 
 def _config_of(state: Mapping[str, torch.Tensor], path: Path) -> EncoderConfig:
-    """Patch size, width, depths, heads and bands from the shapes; the window is the published one, checked against the tables."""
+    """Patch size, width, depths, heads and bands from the shapes. The window is the published one, checked by the bias tables."""
     embeds = {name.split(".")[1]: tuple(t.shape) for name, t in state.items() if re.fullmatch(r"patch_embeds\.\w+\.weight", name)}
     kernels = {shape[2:] for shape in embeds.values()}
     if len(kernels) != 1 or any(len(shape) != 5 for shape in embeds.values()):

@@ -1,8 +1,8 @@
-"""The token-wise parts of a block, which keep their small input and compute what is cheap again for the gradient.
+"""The token-wise parts of a block: they keep their small input, and compute cheap results again for the gradient.
 
-PyTorch would keep both sides of each norm and of the GELU: six of the sixteen numbers per token and channel that a block keeps.
-Computing them again costs two passes over memory and no matrix product. On CPUs those passes are over a few rows at a time,
-which stay in the cache between two operations.
+PyTorch would keep input and output of each norm and of the GELU, six of the sixteen numbers per token and channel of a block.
+Computing them again costs two passes over memory and no matrix product. On CPUs these passes process a few rows at a time, which
+stay in the cache between two operations.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Bytes that an operation writes at a time, so that the next one finds them in the cache; a GPU takes all rows at once.
-# Measured with tests/bench/bench_encoder.py on CPUs with 1 MB of L2 a core.
+# Bytes that an operation writes at a time, so that the next one finds them in the cache; a GPU computes all rows at once.
+# Measured with tests/bench/bench_encoder.py on CPUs with 1 MB of L2 cache per core.
 CPU_WORKING_SET = 4 << 20
 
 
 def norm_linear(tokens: torch.Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> torch.Tensor:
     """`linear(norm(tokens))`: (..., C) -> (..., out)."""
-    if _own_forward(tokens, linear):
+    if _must_call_layers(tokens, linear):
         return linear(norm(tokens))
     return _NormLinear.apply(tokens, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
 
 
 def norm_mlp(tokens: torch.Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> torch.Tensor:
     """`fc2(gelu(fc1(norm(tokens))))`: (..., C) -> (..., C)."""
-    if _own_forward(tokens, fc1, fc2):
+    if _must_call_layers(tokens, fc1, fc2):
         return fc2(F.gelu(fc1(norm(tokens))))
     return _NormMlp.apply(tokens, norm.weight, norm.bias, norm.eps, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
 
-def _own_forward(tokens: torch.Tensor, *linears: nn.Module) -> bool:
-    """Whether the layers must be called as they are, for their weights alone do not say what they do.
+def _must_call_layers(tokens: torch.Tensor, *linears: nn.Module) -> bool:
+    """Whether the layers must be called, because their weights alone do not determine the result.
 
-    Autocast gives each its own precision, which we would have to repeat; and what stands for a linear layer (LoRA in fine-tuning)
-    computes more than the product with the `weight` that it shows.
+    Autocast chooses the precision of each layer, and a layer that replaces a linear one (LoRA in fine-tuning) computes more than
+    the product with its `weight`.
     """
     return torch.is_autocast_enabled(tokens.device.type) or any(type(linear) is not nn.Linear for linear in linears)
 
@@ -107,7 +107,7 @@ class _NormMlp(torch.autograd.Function):
 
 
 def _rows(hidden: torch.Tensor) -> Iterator[slice]:
-    """Slices of the rows of a matrix that fit the cache together."""
+    """Slices of as many rows of a matrix as fit into the cache."""
     step = len(hidden)
     if hidden.device.type == "cpu":
         step = max(1, CPU_WORKING_SET // (hidden.shape[1] * hidden.element_size()))
@@ -116,5 +116,5 @@ def _rows(hidden: torch.Tensor) -> Iterator[slice]:
 
 
 def _added(totals: list[torch.Tensor], *parts: torch.Tensor) -> list[torch.Tensor]:
-    """Sums over slices of rows, in float32 once there is more than one: bfloat16 would lose the small parts."""
+    """Sums over slices of rows; with more than one slice in float32, as bfloat16 would lose small terms."""
     return [total.float() + part for total, part in zip(totals, parts, strict=True)] if totals else list(parts)

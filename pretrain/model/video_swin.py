@@ -26,14 +26,16 @@ class EncoderConfig:
     """Shape of the encoder. The defaults are those of the released weights (87.6 M parameters).
 
     Attributes:
-        sources: bands per source; one patch embedding each. Pretraining takes them from the corpus.
+        sources: number of bands of each source; each source has a patch embedding of its own. Pretraining takes the sources and
+            bands of the corpus.
         patch_size: frames, rows and columns of a patch.
-        embed_dim: channels after the patch embedding; they double with each of the three mergings.
-        depths: blocks per stage.
-        num_heads: attention heads per stage.
+        embed_dim: channels after the patch embedding; each of the three mergings doubles them.
+        depths: transformer blocks of each stage.
+        num_heads: attention heads of each stage.
         window_size: frames, rows and columns of an attention window, in tokens.
-        mlp_ratio: hidden over input width of the MLPs.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first (Huang et al., 2016).
+        mlp_ratio: hidden width of the MLPs, as a multiple of their input width.
+        drop_path_rate: stochastic depth: probability that a sample skips a branch of the last block, 0 to 1. It grows linearly
+            from 0 at the first block (Huang et al., 2016).
     """
 
     sources: dict[str, int] = field(default_factory=dict)
@@ -52,10 +54,10 @@ class EncoderConfig:
                 raise ValueError(f"stage {stage + 1} has {width} channels, which {heads} heads do not divide")
 
     def check_stages(self, stages: Sequence[int]) -> None:
-        """Raises ValueError unless each is the number of a stage, from 1 on."""
+        """Raise ValueError unless each of `stages`, given as activation_checkpointing, is the number of a stage, from 1 on."""
         wrong = sorted(set(stages) - set(range(1, len(self.depths) + 1)))
         if wrong:
-            raise ValueError(f"checkpoint_stages has {wrong}; the stages are numbered 1 to {len(self.depths)}")
+            raise ValueError(f"activation_checkpointing has {wrong}; the stages are numbered 1 to {len(self.depths)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` is the inverse."""
@@ -66,6 +68,18 @@ class EncoderConfig:
         """Inverse of `to_dict`; lists become tuples."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return EncoderConfig(**fields)
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """Which part of a global batch an encoder is given: the samples from `first` on of `total`.
+
+    Stochastic depth is drawn for the global batch, and each part uses its own share of what was drawn. So training does not
+    depend on how many ranks and micro-batches share a global batch, as long as all start from the same random seed.
+    """
+
+    first: int
+    total: int
 
 
 class Mlp(nn.Module):
@@ -92,7 +106,10 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, tokens: torch.Tensor, layout: WindowLayout, scales: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, L, C) -> (B, L, C), the tokens of the map that `layout` cuts into windows. `scales` (2, B): of the branches."""
+        """(B, L, C) -> (B, L, C), tokens of the map that `layout` divides into windows.
+
+        `scales` (2, B): factors of the attention and of the MLP branch (stochastic depth); None for 1.
+        """
         attended = self.attn(tokens, self.norm1, layout)
         tokens = tokens + (attended if scales is None else attended * scales[0].view(-1, 1, 1))
         transformed = self.mlp(tokens, self.norm2)
@@ -102,7 +119,7 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Blocks, every second one with windows shifted by half, then the merging (none after the last stage).
 
-    With `checkpointed` the blocks keep nothing but their input for the gradient and run twice (Chen et al., 2016).
+    With `activation_checkpointing` a block keeps only its input for the gradient, and runs twice (Chen et al., 2016).
     """
 
     def __init__(self, blocks: list[Block], merging: PatchMerging | None, window: Size):
@@ -110,18 +127,18 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.merging = merging
         self.window = window
-        self.checkpointed = False
+        self.activation_checkpointing = False
 
     def forward(self, tokens: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, D, H, W, C) -> the merged map, or one of the same shape from the last stage. `scales`: (blocks, 2, B)."""
+        """(B, D, H, W, C) -> the merged map; in the last stage one of the same shape. `scales`: (blocks, 2, B), see `Block`."""
         batch, *sides, channels = tokens.shape
         size: Size = (sides[0], sides[1], sides[2])
         layouts = [window_layout(size, self.window, shifted, tokens.device) for shifted in (False, True)]
         flat = tokens.reshape(batch, -1, channels)
         for number, block in enumerate(self.blocks):
             arguments = flat, layouts[number % 2], None if scales is None else scales[number]
-            if self.checkpointed and torch.is_grad_enabled():
-                # A block draws nothing at random, so there is no state of a generator to keep.
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                # A block draws no random numbers, so the state of the generator need not be kept.
                 flat = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 flat = block(*arguments)
@@ -132,21 +149,23 @@ class Stage(nn.Module):
 class VideoSwin(nn.Module):
     """The encoder.
 
+    Args:
+        config: its shape.
+        normalization: what the weights expect, if it is known; see the attribute.
+
     Attributes:
-        normalization: mean and standard deviation per source and band that the weights expect.
-        batch_part: (first, total): the samples it is given are those from `first` on of a global batch of `total`; None where
-            they are all. Stochastic depth is drawn for the global batch, so that it does not depend on how many ranks share it,
-            as long as all draw from the same seed.
+        normalization: lists `mean` and `std`, one number per band, for each source.
+
+    Raises ValueError for a configuration without sources.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, normalization: dict[str, dict[str, list[float]]] | None = None):
         super().__init__()
         if not config.sources:
             raise ValueError("an encoder needs at least one source: sources={'sentinel2': 10}")
         self.config = config
-        self.normalization: dict[str, dict[str, list[float]]] | None = None
+        self.normalization = normalization
         self.patch_embeds = PatchEmbeds(config.sources, config.embed_dim, config.patch_size)
-        self.batch_part: tuple[int, int] | None = None
         self.stages = nn.ModuleList()
         for index, depth in enumerate(config.depths):
             dim = config.embed_dim * 2**index
@@ -155,16 +174,16 @@ class VideoSwin(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim * 2 ** (len(config.depths) - 1))
         self.apply(_init_linear)
 
-    def checkpoint_stages(self, stages: Sequence[int]) -> None:
-        """Trade time for memory in these stages (1 to 4) and no others: see `Stage`. Raises ValueError for another number."""
+    def checkpoint_activations(self, stages: Sequence[int]) -> None:
+        """Use activation checkpointing in these stages (1 to 4) and in no others. Raises ValueError for another number."""
         self.config.check_stages(stages)
         found = [module for module in self.stages if isinstance(module, Stage)]
         for number, stage in enumerate(found, 1):
-            stage.checkpointed = number in stages
+            stage.activation_checkpointing = number in stages
 
     def compile_blocks(self) -> None:
-        """Let torch.compile fuse what lies around the attention: once for each stage and shape, not once a block."""
-        shapes = 64  # of four stages, shifted or not, with and without gradient, at a few sizes
+        """Let torch.compile fuse the operations around the attention: once for each stage and shape, not once per block."""
+        shapes = 64  # four stages, shifted or not, with and without gradient, at a few sizes
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
         for module in self.modules():
             if isinstance(module, Block):
@@ -179,16 +198,17 @@ class VideoSwin(nn.Module):
             channels.append(dim * depth)
         return [*channels, dim * depth]
 
-    def forward(self, pixels: torch.Tensor, source: str) -> list[torch.Tensor]:
+    def forward(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> list[torch.Tensor]:
         """Normalised pixels (B, T, C, H, W) of one source -> five maps (B, C*D, H, W), channels outer, time inner.
 
-        The patch embedding's output, the outputs of stages 1-3 after their merging, and the last stage after the final norm.
+        The maps are the output of the patch embedding, the outputs of stages 1 to 3 after their merging, and that of the last
+        stage after the final norm. `part` matters only in training: which samples of a global batch the pixels are; default: all.
         Raises ValueError for an unknown source or another number of bands.
         """
-        return [rearrange(tokens, "b d h w c -> b (c d) h w") for tokens in self.tokens(pixels, source)]
+        return [rearrange(tokens, "b d h w c -> b (c d) h w") for tokens in self.tokens(pixels, source, part)]
 
-    def tokens(self, pixels: torch.Tensor, source: str) -> list[torch.Tensor]:
-        """The five maps of `forward` as they are computed, (B, D, H, W, C): no copy is made of those that nobody uses."""
+    def tokens(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> list[torch.Tensor]:
+        """The five maps of `forward` as they are computed, (B, D, H, W, C), without the copies that `forward` makes."""
         if source not in self.config.sources:
             raise ValueError(f"the encoder has no patch embedding for {source!r}; it has {sorted(self.config.sources)}")
         if pixels.ndim != 5 or pixels.shape[2] != self.config.sources[source]:
@@ -196,21 +216,21 @@ class VideoSwin(nn.Module):
                 f"pixels of {source} have shape {tuple(pixels.shape)}; expected (B, T, {self.config.sources[source]}, H, W)"
             )
         maps = [self.patch_embeds(pixels, source)]
-        for stage, scales in zip(self.stages, self._branch_scales(maps[-1]), strict=True):
+        for stage, scales in zip(self.stages, self._branch_scales(maps[-1], part), strict=True):
             maps.append(stage(maps[-1], scales))
         maps[-1] = self.norm(maps[-1])
         return maps
 
-    def _branch_scales(self, tokens: torch.Tensor) -> Sequence[torch.Tensor | None]:
-        """What stochastic depth (Huang et al., 2016) multiplies branches with, 0 or 1 / (1 - rate): (blocks, 2, B) a stage.
+    def _branch_scales(self, tokens: torch.Tensor, part: BatchPart | None = None) -> Sequence[torch.Tensor | None]:
+        """Factors of the branches by stochastic depth (Huang et al., 2016), 0 or 1 / (1 - rate): (blocks, 2, B) for each stage.
 
-        None where nothing is dropped. One draw for all blocks spares a GPU two small kernels a block.
+        None where no branch is dropped. One draw for all blocks saves a GPU two small kernels per block.
         """
         if not self.training or self.config.drop_path_rate == 0:
             return [None] * len(self.config.depths)
         blocks, batch = sum(self.config.depths), tokens.shape[0]
-        first, total = self.batch_part or (0, batch)
-        drawn = torch.rand(blocks, 2, total, device=tokens.device)[..., first : first + batch]
+        part = part or BatchPart(0, batch)
+        drawn = torch.rand(blocks, 2, part.total, device=tokens.device)[..., part.first : part.first + batch]
         kept = 1 - torch.linspace(0, self.config.drop_path_rate, blocks, device=tokens.device).view(-1, 1, 1)
         return ((drawn < kept) / kept).to(tokens.dtype).split(self.config.depths)
 
@@ -222,6 +242,6 @@ def _init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def build_encoder(config: EncoderConfig) -> VideoSwin:
-    """A freshly initialised encoder."""
-    return VideoSwin(config)
+def build_encoder(config: EncoderConfig, normalization: dict[str, dict[str, list[float]]] | None = None) -> VideoSwin:
+    """A freshly initialised encoder. `normalization` stays with its weights when they are saved."""
+    return VideoSwin(config, normalization)

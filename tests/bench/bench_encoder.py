@@ -30,7 +30,7 @@ from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
-from pretrain.model.cost import GPUS, forward_flops  # noqa: E402
+from pretrain.model.flops import GPUS, forward_flops  # noqa: E402
 from tests.support.naive_encoder import naive_encoder  # noqa: E402
 
 CLASSES = 8
@@ -156,12 +156,12 @@ class Contest:
         for stages in ((1,), (1, 2), (1, 2, 3, 4)):
             pairs = []
             for _ in range(rounds):
-                self.encoder.checkpoint_stages(())
+                self.encoder.checkpoint_activations(())
                 plain = self.time(step)
-                self.encoder.checkpoint_stages(stages)
+                self.encoder.checkpoint_activations(stages)
                 pairs.append((plain, self.time(step)))
             peak = peak_bytes(step, self.device)
-            self.encoder.checkpoint_stages(())
+            self.encoder.checkpoint_activations(())
             entry = {"stages": list(stages), "time": round(statistics.median(b / a for a, b in pairs), 3)}
             results.append(entry | {"peak_share": round(peak / peak_bytes(step, self.device), 3)})
         return results

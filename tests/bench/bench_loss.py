@@ -31,11 +31,12 @@ from report import write_report  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from data_prep.corpus.dataset import Corpus, load_corpus  # noqa: E402
 from pretrain.config import OptimizerConfig  # noqa: E402
-from pretrain.data.stream import Stream, StreamConfig  # noqa: E402
+from pretrain.data.config import StreamConfig  # noqa: E402
+from pretrain.data.stream import Stream  # noqa: E402
 from pretrain.engine import adamw  # noqa: E402
-from pretrain.evaluation.validation import train_mean  # noqa: E402
+from pretrain.evaluation.validation import fraction_scores, train_mean  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
-from pretrain.objective import LOSSES, FractionsModel, FractionTargets, fraction_scores, fractions_loss, views  # noqa: E402
+from pretrain.objective import LOSSES, FractionsModel, FractionTargets, fractions_loss, views  # noqa: E402
 
 PROJECT = Path(__file__).parents[2]
 TINY = PROJECT / "pretrain" / "configs" / "tiny.yaml"

@@ -18,21 +18,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
 from report import write_report  # noqa: E402
 from tabulate import tabulate  # noqa: E402
-from test_stream import write_corpus  # noqa: E402
 
 from common import ranks  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from pretrain.config import PretrainConfig  # noqa: E402
-from pretrain.data.stream import Batch, StreamConfig  # noqa: E402
-from pretrain.log.step_report import memory_bytes  # noqa: E402
+from pretrain.data.batch import Batch  # noqa: E402
+from pretrain.data.config import StreamConfig  # noqa: E402
+from pretrain.log.step_report import peak_memory_bytes  # noqa: E402
 from pretrain.model import EncoderConfig  # noqa: E402
-from pretrain.model.cost import peak_flops, training_flops  # noqa: E402
-from pretrain.setup import TrainingRun, first_batches, prepare  # noqa: E402
+from pretrain.model.flops import peak_flops, training_flops  # noqa: E402
+from pretrain.setup import TrainingRun, first_batches, set_up_run  # noqa: E402
+from pretrain.train import forward_backward, optimizer_step  # noqa: E402
+from tests.support.small_corpus import write_corpus  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SMALL = EncoderConfig(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=(4, 7, 7))
@@ -102,9 +104,9 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
         compile=compiled,
         dry_run=True,  # nothing is written
     )
-    run = prepare(config)
+    run = set_up_run(config)
     kept = {batch.source: batch.to(run.device) for batch in first_batches(run.stream)}
-    order = [run.stream.source_of(i) for i in range(run.micro_steps)]
+    order = [run.stream.draws.source_of(i) for i in range(run.micro_steps)]
     batches = run.stream.batches(0, 10**9, run.device)
     run.engine.train()
     take_steps(run, 2, lambda _: next(batches))
@@ -116,7 +118,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
     of_step = sum(flops[source] for source in order) * global_batch
     peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
     seconds = statistics.median(real) / steps
-    memory = max(ranks.gather(memory_bytes(run.device)))
+    memory = max(ranks.gather(peak_memory_bytes(run.device)))
     if run.is_main:
         result: dict[str, Any] = {
             "stage": stage,
@@ -139,8 +141,8 @@ def take_steps(run: TrainingRun, steps: int, batch_of: Any) -> float:
     for step in range(steps):
         for micro_step in range(run.micro_steps):
             batch: Batch = batch_of(micro_step)
-            run.backward(batch, step, micro_step, 1.0)
-        run.optimizer_step(step, 1e-5)
+            forward_backward(run, batch, step, micro_step, 1.0)
+        optimizer_step(run, step, 1e-5)
     if run.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin

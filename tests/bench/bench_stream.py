@@ -47,9 +47,11 @@ from report import write_report  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from data_prep.corpus.dataset import load_corpus  # noqa: E402
 from pretrain.data import reader as sample_reader  # noqa: E402
-from pretrain.data.stream import Batch, Stream, StreamConfig  # noqa: E402
+from pretrain.data.batch import Batch  # noqa: E402
+from pretrain.data.config import StreamConfig  # noqa: E402
+from pretrain.data.stream import Stream  # noqa: E402
 from pretrain.objective import normalize  # noqa: E402
-from tests.pretrain.data.test_stream import write_corpus  # noqa: E402
+from tests.support.small_corpus import write_corpus  # noqa: E402
 
 CASES = (("modis", 8, 400, 32), ("landsat", 64, 60, 32), ("sentinel2", 64, 40, 32), ("sentinel2", 128, 30, 16))
 BYTES_A_ROUND = 2e9

@@ -32,9 +32,9 @@ from plain_step import plain_step  # noqa: E402
 from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
-from pretrain.checkpoint import seed_everything  # noqa: E402
+from common.seeding import seed_everything  # noqa: E402
 from pretrain.config import ObjectiveConfig, OptimizerConfig  # noqa: E402
-from pretrain.data.stream import Batch  # noqa: E402
+from pretrain.data.batch import Batch  # noqa: E402
 from pretrain.engine import adamw  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from pretrain.objective import FractionsModel, MeanTeacher, fractions_loss, views  # noqa: E402

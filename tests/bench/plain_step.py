@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pretrain.config import OptimizerConfig
-from pretrain.train import scheduled_learning_rate
+from pretrain.schedule import scheduled_learning_rate
 
 
 def plain_step(

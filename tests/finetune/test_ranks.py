@@ -21,8 +21,8 @@ from finetune.task import IGNORE
 from finetune.training.loop import shared
 from finetune.training.losses import MapLoss
 from pretrain.model import EncoderConfig
-from tests.pretrain.test_train import free_port, options
 from tests.support.launching import ROOT
+from tests.support.pretraining import free_port, options
 from tests.support.rice_scenes import write_label, write_rice_scene
 
 ENCODER = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.3)

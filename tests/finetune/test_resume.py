@@ -20,8 +20,8 @@ from torch import nn
 from common.rank_process import STOPPED
 from finetune.training.resume import LAST_EPOCH_FILE, PREVIOUS_EPOCH_FILE, Progress, load_newest, save_newest
 from tests.finetune.test_ranks import ENCODER, finish
-from tests.pretrain.test_train import options
 from tests.support.launching import ROOT, wait_for
+from tests.support.pretraining import options
 from tests.support.rice_scenes import write_rice_scene
 
 EPOCHS = 4

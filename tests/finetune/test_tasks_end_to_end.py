@@ -21,8 +21,8 @@ from finetune.model.crop_mapper import load_model
 from finetune.scoring.metrics import scores
 from finetune.task import load_task
 from pretrain.model import EncoderConfig
-from tests.pretrain.test_train import options
 from tests.support.launching import ROOT
+from tests.support.pretraining import options
 
 pytestmark = pytest.mark.slow
 TASKS = ("cropland", "early_season", "field_boundary", "lulc", "paddy_rice", "winter_wheat")

@@ -16,8 +16,8 @@ from deepspeed.launcher.runner import fetch_hostfile
 
 from common.ranks import announced_ranks
 from pretrain import engine
-from tests.pretrain.test_train import free_port
 from tests.support.launching import ROOT, SCRIPT, alive, ended_with_the_test, of, ranks, stand_in_environment, start, wait_for
+from tests.support.pretraining import free_port
 
 
 @pytest.fixture

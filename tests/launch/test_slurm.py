@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.pretrain.data.test_stream import write_corpus
-from tests.pretrain.test_train import ENCODER, STREAM, free_port, options
 from tests.support.disturbed_training import log_of
 from tests.support.launching import ROOT, SCONTROL, SCRIPT, ended_with_the_test, of, ranks, stand_in_environment, start
+from tests.support.pretraining import ENCODER, STREAM, free_port, options
+from tests.support.small_corpus import write_corpus
 
 
 @pytest.fixture

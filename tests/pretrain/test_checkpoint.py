@@ -16,20 +16,15 @@ import torch
 from safetensors import safe_open
 
 from pretrain.checkpoint import CheckpointWriter, finished_steps, newest_good, read_tensors, step_of
+from tests.support.pretraining import random_tensors
 
 ROOT = Path(__file__).parents[2]
-
-
-def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(step)
-    names = ("student", "teacher", "optimizer")
-    return {name: {f"a.{i}": torch.randn(7, 11, generator=generator) for i in range(3)} for name in names}
 
 
 def write(folder: Path, steps: range | list[int], keep: int = 100, keep_every: int = 0) -> CheckpointWriter:
     writer = CheckpointWriter(folder, keep, keep_every, {"config": "{}"})
     for step in steps:
-        writer.start(step, tensors(step))
+        writer.start(step, random_tensors(step))
     writer.wait()
     return writer
 
@@ -39,7 +34,7 @@ def test_what_was_written_is_read_with_its_metadata_and_ordinary_permissions(tmp
     found = newest_good(tmp_path)
     assert found == tmp_path / "step-00000003"
     assert step_of(found) == 3
-    for name, expected in tensors(3).items():
+    for name, expected in random_tensors(3).items():
         read = read_tensors(found, name)
         assert read.keys() == expected.keys()
         assert all(torch.equal(read[key], expected[key]) for key in expected)
@@ -77,7 +72,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(
     write(tmp_path, [1, 2, 3])
     damage(tmp_path / "step-00000003" / file)  # type: ignore[operator]
     assert newest_good(tmp_path) == tmp_path / "step-00000002"
-    assert "step-00000003 is damaged and passed over" in capsys.readouterr().out
+    assert "step-00000003 is damaged and skipped" in capsys.readouterr().out
     assert newest_good(tmp_path, step=1) == tmp_path / "step-00000001"
     assert newest_good(tmp_path, step=3) is None
     write(tmp_path, [3])  # the resumed run comes by again
@@ -88,7 +83,7 @@ def test_none_is_none_and_an_unfinished_one_is_named(tmp_path: Path, capsys: pyt
     assert newest_good(tmp_path / "nowhere") is None
     (tmp_path / "step-00000005.tmp").mkdir()
     assert newest_good(tmp_path) is None
-    assert "step-00000005 was not finished and is passed over" in capsys.readouterr().out
+    assert "step-00000005 was not finished and is skipped" in capsys.readouterr().out
     write(tmp_path, [5])
     assert newest_good(tmp_path) == tmp_path / "step-00000005"
 
@@ -97,11 +92,11 @@ PROGRAM = """
 import sys, torch
 from pathlib import Path
 from pretrain.checkpoint import CheckpointWriter
-from tests.test_checkpoint import tensors
+from tests.support.pretraining import random_tensors
 big = {"x": torch.zeros(2_000_000)}
 writer = CheckpointWriter(Path(sys.argv[1]), 3, 0, {})
 for step in range(int(sys.argv[2]), 10_000):
-    writer.start(step, {name: {**values, **big} for name, values in tensors(step).items()})
+    writer.start(step, {name: {**values, **big} for name, values in random_tensors(step).items()})
     print(step, flush=True)
 """
 
@@ -121,7 +116,7 @@ def test_kill_while_saving_leaves_the_one_before(tmp_path: Path) -> None:
         found = newest_good(tmp_path)
         assert found is not None
         assert step_of(found) >= step
-        expected = tensors(step_of(found))
+        expected = random_tensors(step_of(found))
         assert all(torch.equal(read_tensors(found, name)["a.1"], values["a.1"]) for name, values in expected.items())
         step = step_of(found) + 1
 

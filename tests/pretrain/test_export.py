@@ -20,8 +20,8 @@ from pretrain.export import export
 from pretrain.model import EncoderConfig, build_encoder, load_encoder
 from pretrain.model.pretrained import encoder_metadata
 from pretrain.objective import FractionsModel
-from tests.pretrain.data.test_stream import write_corpus
-from tests.pretrain.test_train import ENCODER, ROOT, STREAM, options
+from tests.support.pretraining import ENCODER, ROOT, STREAM, options
+from tests.support.small_corpus import write_corpus
 
 SHAPE = EncoderConfig(
     sources={"landsat": 6, "modis": 7}, patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
@@ -89,7 +89,7 @@ def test_damaged_and_unfinished_ones_are_passed_over(run: Path, tmp_path: Path, 
     (run / "checkpoints/step-00000016.tmp").mkdir()
     export(run, tmp_path / "encoder.safetensors")
     said = capsys.readouterr().out
-    assert "step-00000012 is damaged and passed over: optimizer.safetensors" in said
+    assert "step-00000012 is damaged and skipped: optimizer.safetensors" in said
     assert "after step 8" in said
     assert_holds(tmp_path / "encoder.safetensors", 1008)
 
@@ -117,10 +117,13 @@ def test_a_checkpoint_that_the_run_removes_meanwhile(run: Path, tmp_path: Path, 
     ("arguments", "message"),
     [
         (["{tmp}/nothing", "{tmp}/e.safetensors"], "no checkpoints in .*nothing; expected the --output of a pretraining"),
-        (["{tmp}/empty", "{tmp}/e.safetensors"], r"no checkpoint in .* is whole; there are none"),
+        (["{tmp}/empty", "{tmp}/e.safetensors"], r"no checkpoint in .* is complete and undamaged; there are none"),
         (["{tmp}/run", "{tmp}/e.safetensors", "--step", "9"], r"no checkpoint after step 9 in .* there are \[4, 8, 12\]"),
-        (["{tmp}/bad", "{tmp}/e.safetensors"], r"no checkpoint in .* is whole; there are \[3\]"),
-        (["{tmp}/bad", "{tmp}/e.safetensors", "--step", "3"], r"no checkpoint after step 3 in .* is whole; there are \[3\]"),
+        (["{tmp}/bad", "{tmp}/e.safetensors"], r"no checkpoint in .* is complete and undamaged; there are \[3\]"),
+        (
+            ["{tmp}/bad", "{tmp}/e.safetensors", "--step", "3"],
+            r"no checkpoint after step 3 in .* is complete and undamaged; there are \[3\]",
+        ),
         (["{tmp}/run", "{tmp}/file/e.safetensors"], "file"),  # the folder cannot be made
         (["{tmp}/run", "/proc/e.safetensors"], "/proc"),  # nor written to, not even by root
         (["{tmp}/run", "{tmp}"], "expected a name that ends in .safetensors"),

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped, moved to other ranks or another ZeRO stage goes on as if nothing had been."""
+"""A run that is killed, stopped, or moved to other ranks or another ZeRO stage resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ import pytest
 import torch
 
 from common.rank_process import STOPPED
-from pretrain.data.stream import StreamConfig
+from pretrain.data.config import StreamConfig
 from pretrain.model import EncoderConfig
-from tests.pretrain.data.test_stream import write_corpus
-from tests.pretrain.test_train import ROOT, free_port, options
 from tests.support.disturbed_training import (
     ask_one_rank,
     checkpoint_tensors,
@@ -30,6 +28,8 @@ from tests.support.disturbed_training import (
     log_of,
     rank_processes,
 )
+from tests.support.pretraining import ROOT, free_port, options
+from tests.support.small_corpus import write_corpus
 
 STEPS = 60
 ENCODER = EncoderConfig(
@@ -106,7 +106,7 @@ def test_ten_kills_at_random_moments_change_no_bit(corpus: Path, undisturbed: Pa
 @pytest.mark.parametrize(
     ("ranks", "zero"), [(1, "zero2"), (2, "zero3"), (2, "zero1"), (1, "zero3"), (2, "zero2_offload"), (4, "zero2")]
 )
-def test_goes_on_with_other_ranks_and_stages(corpus: Path, undisturbed: Path, tmp_path: Path, ranks: int, zero: str) -> None:
+def test_resumes_with_other_ranks_and_stages(corpus: Path, undisturbed: Path, tmp_path: Path, ranks: int, zero: str) -> None:
     copy = copy_until(undisturbed, tmp_path / "run", step=12)
     output = finish(start(corpus, copy, "--zero", str(ROOT / f"launch/{zero}.json"), ranks=ranks))
     assert "resuming after step 12" in output
@@ -114,9 +114,9 @@ def test_goes_on_with_other_ranks_and_stages(corpus: Path, undisturbed: Path, tm
 
 
 @pytest.mark.slow
-def test_goes_on_from_one_rank_to_two_and_with_more_passes(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_resumes_from_one_rank_on_two_and_with_gradient_accumulation(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    finish(start(corpus, alone, "--passes", "2", ranks=1))
+    finish(start(corpus, alone, "--gradient_accumulation_steps", "2", ranks=1))
     assert_close_runs(alone, undisturbed)
     copy = copy_until(alone, tmp_path / "run", step=8)
     assert "resuming after step 8" in finish(start(corpus, copy, ranks=2))
@@ -124,7 +124,7 @@ def test_goes_on_from_one_rank_to_two_and_with_more_passes(corpus: Path, undistu
 
 
 @pytest.mark.slow
-def test_stops_when_asked_saves_and_goes_on(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_stops_when_asked_saves_and_resumes(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
     story = disturb(lambda run: start(corpus, run), tmp_path / "run", [ask_one_rank, ask_one_rank], seed=3)
     for line in story:
         assert f"exit code {STOPPED}" in line, story
@@ -159,7 +159,13 @@ def test_what_is_wrong_is_one_error_on_one_rank_and_leaves_no_process(corpus: Pa
         (old, tmp_path / "new", [], 2, "version 1"),
         (incomplete, tmp_path / "new", [], 2, "modis-train-000001.tar"),
         (corpus, tmp_path / "new", [], 3, "which 3 ranks cannot share equally"),
-        (corpus, tmp_path / "new", ["--passes", "4"], 2, "which 4 passes do not divide"),
+        (
+            corpus,
+            tmp_path / "new",
+            ["--gradient_accumulation_steps", "4"],
+            2,
+            "4 gradient accumulation steps do not divide",
+        ),
         (corpus, tmp_path / "file" / "run", [], 2, "Not a directory"),
         (corpus, undisturbed, ["--encoder.embed_dim", "16"], 2, "holds a run with other encoder"),
         (other, undisturbed, [], 2, "holds a run with other fingerprint"),

@@ -9,35 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from data_prep.corpus.dataset import load_corpus
 from pretrain.config import OptimizerConfig
-from pretrain.data.stream import Stream, StreamConfig
+from pretrain.data.stream import Stream
 from pretrain.model import EncoderConfig, build_encoder, load_encoder
-from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fraction_scores, fractions_loss, views
-from pretrain.train import scheduled_learning_rate
-from tests.pretrain.data.test_stream import write_corpus
+from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fractions_loss, views
+from pretrain.schedule import scheduled_learning_rate
+from tests.support.pretraining import ENCODER, ROOT, STREAM, free_port, options
+from tests.support.small_corpus import write_corpus
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = {"modis": 8, "landsat": 8, "sentinel2": 8}
-ENCODER = EncoderConfig(
-    patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=(4, 3, 3), drop_path_rate=0.0
-)
-STREAM = StreamConfig(num_frames=8, global_batch_size=4, num_workers=0)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, gradient_clipping=0.5)
 STEPS = 3
-
-
-def options(config, prefix):
-    flags = []
-    for name, value in vars(config).items():
-        if value is not None and name != "sources":
-            flags += [f"--{prefix}.{name}", json.dumps(list(value) if isinstance(value, tuple) else value)]
-    return flags
 
 
 def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
@@ -50,21 +37,13 @@ def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
 
 
-def free_port() -> str:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[FractionsModel, MeanTeacher]:
     """The same steps on the same global batches with nothing but PyTorch."""
     corpus = load_corpus(corpus_folder)
     stream = Stream(corpus, "train", STREAM)
     targets = FractionTargets(corpus, {})
     torch.manual_seed(0)
-    sources = {name: corpus.shapes[name][0] for name in stream.sources}
+    sources = {name: corpus.shapes[name][0] for name in stream.draws.sources}
     model = FractionsModel(build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources})), len(targets.classes))
     teacher = MeanTeacher(model, 0.99)
     matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "bias_table" not in n]
@@ -161,7 +140,7 @@ def test_run_leaves_an_encoder_logs_and_metrics(run: Path):
 
 
 @pytest.mark.slow
-def test_resumes_bit_for_bit_and_passes_over_a_damaged_checkpoint(run: Path, corpus: Path, tmp_path: Path):
+def test_resumes_bit_for_bit_and_skips_a_damaged_checkpoint(run: Path, corpus: Path, tmp_path: Path):
     """A run whose last checkpoint was cut continues from the one before and ends with the same bits."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -170,7 +149,7 @@ def test_resumes_bit_for_bit_and_passes_over_a_damaged_checkpoint(run: Path, cor
     (copy / "encoder.safetensors").unlink()
     resumed = launch(corpus, copy)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert "damaged and passed over" in resumed.stdout
+    assert "damaged and skipped" in resumed.stdout
     assert "resuming after step 2" in resumed.stdout
     for file in ("student", "teacher", "optimizer"):
         resumed_tensors = saved(copy, file)
@@ -182,7 +161,7 @@ def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Pat
     for arguments, expected in [
         (["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?"),
         (["--stream.global_batch_size", "5"], "global_batch_size of source"),
-        (["--checkpoint_stages", "[0, 2]"], "the stages are numbered 1 to 4"),
+        (["--activation_checkpointing", "[0, 2]"], "the stages are numbered 1 to 4"),
     ]:
         finished = launch(corpus, tmp_path / "none", *arguments)
         lines = [line for line in finished.stderr.splitlines() if "error: " in line and "[" not in line[:4]]
@@ -194,7 +173,7 @@ def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Pat
 
 
 def test_a_dry_run_says_what_it_costs_and_writes_nothing(corpus: Path, tmp_path: Path):
-    finished = launch(corpus, tmp_path / "run", "--dry-run", "--passes", "2")
+    finished = launch(corpus, tmp_path / "run", "--dry-run", "--gradient_accumulation_steps", "2")
     assert finished.returncode == 0, finished.stderr[-3000:]
     for source in SAMPLES:
         row = next(line for line in finished.stdout.splitlines() if line.startswith(source))
@@ -207,7 +186,7 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(corpus: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_damaged_samples_are_passed_over_and_listed(corpus: Path, tmp_path: Path):
+def test_damaged_samples_are_skipped_and_listed(corpus: Path, tmp_path: Path):
     damaged = shutil.copytree(corpus, tmp_path / "corpus")
     entry = load_corpus(damaged).samples("modis", "train")[0]
     content = bytearray(entry.shard.read_bytes())
@@ -223,7 +202,7 @@ def test_damaged_samples_are_passed_over_and_listed(corpus: Path, tmp_path: Path
     assert finished.returncode == 0, finished.stderr[-3000:]
     lines = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert {line["key"] for line in lines} == {entry.key}
-    assert "1 damaged samples passed over" in finished.stdout
+    assert "1 damaged samples skipped" in finished.stdout
 
 
 @pytest.mark.slow
@@ -246,24 +225,9 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_samples(corpus:
     stream = Stream(load_corpus(corpus), "train", STREAM)
     for micro_step, parts in enumerate(zip(*report["ranks"], strict=True)):
         keys = [key for part in parts for key in part["keys"]]
-        assert keys == stream.keys(len(SAMPLES) * report["step"] + micro_step)
+        assert keys == stream.draws.keys(len(SAMPLES) * report["step"] + micro_step)
     assert "nan" in str(report) or "inf" in str(report)
     errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "is not finite" in errors[0]
     assert not list((tmp_path / "run" / "checkpoints").glob(f"step-{report['step'] + 1:08d}"))
-
-
-def test_learning_rate_warms_up_and_ends_at_its_share_even_in_short_runs():
-    assert scheduled_learning_rate(OPTIMIZER, 0, 1) == 1e-3
-    for steps in (2, 7, 1000):
-        rates = [scheduled_learning_rate(OPTIMIZER, step, steps) for step in range(steps + 1)]
-        assert max(rates) == pytest.approx(1e-3)
-        assert rates[-1] == pytest.approx(1e-5, rel=1e-6)
-        assert rates.index(max(rates)) <= max(1, round(0.05 * steps))
-
-
-def test_fraction_scores_on_hand_made_numbers():
-    target = np.array([[1.0, 0.0], [0.0, 1.0]])
-    scores = fraction_scores(np.array([[0.5, 0.5], [0.0, 1.0]]), target, np.array([0.5, 0.5]))
-    assert scores == {"mae": 0.25, "mae_of_mean": 0.5, "r2": 0.5}

@@ -1,13 +1,13 @@
-"""How the tokens of a feature map fall into shifted windows: a pure function of sizes, computed once and kept.
+"""How the tokens of a feature map are divided into shifted windows: a pure function of sizes, computed once and kept.
 
-The published model pads a map with zeros to whole windows, rolls it, cuts it and lets every token of a window, padding
-included, take part. Here windows hold their real tokens alone, and the same function comes out:
+The published model pads a map with zeros to whole windows, rolls it, cuts it, and lets every token of a window, padding
+included, take part in the attention. Here a window holds its real tokens only, and the result is the same:
 
-- No roll, no padded copy: `index` says where in the map each window's tokens lie.
-- All padding tokens of a window have one key and one value (those of a zero token), so in the softmax they are one key whose
-  weight is the sum of theirs: exp(s + b1) + exp(s + b2) + ... = exp(s + logsumexp(b1, b2, ...)).
-- Windows that are cut alike (in the interior, at the last rows, ...) share one bias and one mask. At most three kinds an axis
-  exist, inner, last, and one that the shift filled with padding, so there is no mask a window.
+- Nothing is rolled or padded: `index` gives the positions of each window's tokens in the map.
+- All padding tokens of a window have the same key and value (those of a zero token), so the softmax can treat them as one key
+  whose weight is the sum of theirs: exp(s + b1) + exp(s + b2) + ... = exp(s + logsumexp(b1, b2, ...)).
+- Windows that the ends of the map cut in the same way share one bias and one mask. An axis has at most three kinds of windows
+  (inner, last, and one that the shift filled with padding), so no window needs a mask of its own.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import torch
 
 Size = tuple[int, int, int]  # frames, rows, columns, in tokens
 
-
-# Added to scores between regions that only the cyclic shift made neighbours. The published code adds -100, and exp(-100) = 4e-44
-# is a denormal number, over which CPUs take some ten times as long. Both vanish in a softmax; ours is exactly 0.
+# Added to the scores between regions that only the cyclic shift made neighbours. The published code adds -100, but
+# exp(-100) = 4e-44 is a denormal number, with which CPUs compute about ten times more slowly. In a softmax both vanish; ours is
+# exactly 0.
 MASKED = -10_000.0
 
-# Windows of a small map are joined to one, masked between them, where that makes less than so many times the pairs: an operator
-# costs more than the pairs do.
+# All windows of a small map are joined to one, with a mask between them, as long as this gives fewer than `_JOINED` times the
+# pairs: starting an operator costs more than the additional pairs.
 _JOINED = 4
 
 
 @dataclass(frozen=True)
 class WindowGroup:
-    """K windows that are padded and masked alike, or one that joins all of a small map: N real tokens and P padding each.
+    """K windows with the same padding and mask, or one window that joins all of a small map: N real and P padding tokens each.
 
     Attributes:
-        index: int64 (K, N), where each window's real tokens lie in the flattened map.
+        index: int64 (K, N), positions of each window's real tokens in the flattened map.
         num_padding: P.
     """
 
@@ -48,11 +48,11 @@ class WindowLayout:
     """All windows of a map, every token of it in exactly one of them.
 
     Attributes:
-        size, window, shifted: what it is the layout of, as `window_layout` takes them.
-        groups: one for each way to be cut by the ends of the map, at most three an axis.
-        bias_rows: int64 (R,), for each group the row of the bias table for its N x N pairs of query and key, then for its
-            N x P pairs of query and padding.
-        mask: float32 (R, 1), MASKED where a pair must not see each other, else 0.
+        size, window, shifted: the arguments of `window_layout`.
+        groups: one for each way in which the ends of the map cut windows.
+        bias_rows: int64 (R,), rows of the bias table: for each group those of its N x N pairs of query and key, then those of
+            its N x P pairs of query and padding.
+        mask: float32 (R, 1), MASKED for pairs that must not attend to each other, else 0.
     """
 
     size: Size
@@ -64,7 +64,7 @@ class WindowLayout:
 
 
 def fit_window(size: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
-    """Window and shift for a feature map of `size`: a side that is no longer than the window becomes the window, unshifted."""
+    """Window and shift for a feature map of `size`. A side that is no longer than the window becomes the window, unshifted."""
     fitted_window = tuple(min(s, w) for s, w in zip(size, window, strict=True))
     shift = tuple(w // 2 if shifted and s > w else 0 for s, w in zip(size, window, strict=True))
     return fitted_window, shift  # type: ignore[return-value]
@@ -74,18 +74,18 @@ def fit_window(size: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
 def window_layout(size: Size, window: Size, shifted: bool, device: torch.device) -> WindowLayout:
     """The windows of a feature map of `size`.
 
-    `window` is the side lengths that the bias table is laid out for; `shifted` moves the windows by half of them. The 64 most
-    recently used layouts are kept: series of varying length and size cost one construction each.
+    `window`: sides that the bias table covers; `shifted`: move the windows by half of their sides. The 64 most recently used
+    layouts are kept, so that series of another length or size cost one construction each.
     """
     fitted, shift = fit_window(size, window, shifted)
     padded = tuple(-(-s // w) * w for s, w in zip(size, fitted, strict=True))
-    inner = torch.cartesian_prod(*[torch.arange(w) for w in fitted])  # (N + P, 3): places in a window
+    inner = torch.cartesian_prod(*[torch.arange(w) for w in fitted])  # (N + P, 3): positions in a window
     corners = torch.cartesian_prod(*[torch.arange(0, p, w) for p, w in zip(padded, fitted, strict=True)])  # (windows, 3)
-    rolled = corners[:, None] + inner  # (windows, N + P, 3): places in the rolled map
+    rolled = corners[:, None] + inner  # (windows, N + P, 3): positions in the rolled map
     place = (rolled + torch.tensor(shift)) % torch.tensor(padded)  # ... in the map
     real = (place < torch.tensor(size)).all(-1)
     token = (place[..., 0] * size[1] + place[..., 1]) * size[2] + place[..., 2]
-    # Tokens that wrapped around an axis are strangers to those that did not. Interior windows hold no wrapped ones.
+    # Tokens that wrapped around an axis must not attend to those that did not. Interior windows hold no wrapped tokens.
     wrapped = (rolled + torch.tensor(shift) >= torch.tensor(padded)).long()
     region = (wrapped * torch.tensor([4, 2, 1])).sum(-1)
     kinds, kind_of = torch.unique(torch.cat([real.long(), region], dim=1), dim=0, return_inverse=True)
@@ -105,7 +105,7 @@ def window_layout(size: Size, window: Size, shifted: bool, device: torch.device)
         for pair_rows, strangers in _pairs(is_real, regions, bias_rows):
             rows.append(pair_rows.flatten())
             masks.append(strangers.flatten())
-    assert sum(group.index.numel() for group in groups) == math.prod(size), "every token lies in one window"
+    assert sum(group.index.numel() for group in groups) == math.prod(size), "every token lies in exactly one window"
     return WindowLayout(
         size=size,
         window=window,
@@ -122,16 +122,17 @@ def _pairs(
     """Rows of the bias table, and whether the pair is masked, for W windows joined to one.
 
     Args:
-        real: bool (W, places), which places hold a token.
+        real: bool (W, places), True for places of the window that hold a token.
         region: int64 (W, places), equal for places that were neighbours before the shift.
         bias_rows: int64 (places, places).
 
-    Returns both for (query, key) and for (query, padding), a query's padding being that of its own window.
+    Returns:
+        Both for pairs (query, key), and both for pairs (query, padding); a query sees only the padding of its own window.
     """
-    window, place = real.nonzero(as_tuple=True)  # of every query, which are the keys, too
+    window, place = real.nonzero(as_tuple=True)  # of every query; the keys are the same tokens
     own = region[window, place]
     apart = (window[:, None] != window) | (own[:, None] != own)
-    # Windows may differ in padding: the places without a token come first, as many as the window with most of it has.
+    # Windows may differ in padding: places without a token come first, as many as the window with the most padding has.
     padding = torch.sort(real.long(), dim=1, stable=True).indices[:, : int((~real).sum(1).max())][window]  # (queries, P)
     no_padding = real[window[:, None], padding]
     padding_apart = no_padding | (region[window[:, None], padding] != own[:, None])

@@ -29,13 +29,15 @@ from data_prep.corpus.dataset import Corpus, check_shards, load_corpus
 from data_prep.corpus.sample_index import open_sample_index, record_dtype
 from data_prep.plan.plan import load_plan
 from data_prep.shard import finish
+from pretrain.cost import CostConfig, cost
+from pretrain.data.config import StreamConfig
 from pretrain.data.sample_table import MEMBERS, SampleTable
-from pretrain.data.stream import Stream, StreamConfig
-from pretrain.model.cost import CostConfig, cost
-from tests.pretrain.data.test_stream import assert_equal, config, write_corpus
+from pretrain.data.stream import Stream
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import contents
+from tests.support.pretraining import assert_equal_batches, stream_config
 from tests.support.sharding import run_shard
+from tests.support.small_corpus import write_corpus
 
 ROOT = Path(__file__).parents[3]
 GROUPS = [("modis", "train"), ("sentinel2", "test"), ("sentinel2", "train")]
@@ -269,14 +271,14 @@ def test_verify_proves_what_is_said_of_a_split(corpus: Path, change: str) -> Non
 
 def test_training_reads_no_index(tmp_path: Path) -> None:
     folder = write_corpus(tmp_path, {"landsat": 5, "modis": 7})
-    with_indexes = Stream(load_corpus(folder), "train", config())
+    with_indexes = Stream(load_corpus(folder), "train", stream_config())
     for index in folder.glob("*-0*.json"):
         index.unlink()
     loaded = load_corpus(folder)
     check_shards(loaded, "train")
-    without = Stream(loaded, "train", config())
+    without = Stream(loaded, "train", stream_config())
     for step in range(6):
-        assert_equal(with_indexes.batch(step), without.batch(step))
+        assert_equal_batches(with_indexes.batch(step), without.batch(step))
 
 
 def another_version(table: np.ndarray) -> np.ndarray:

@@ -23,9 +23,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from data_prep.corpus.dataset import Corpus, load_corpus
 from pretrain.data import reader as sample_reader
 from pretrain.data import storage as shard_storage
+from pretrain.data.batch import Batch
+from pretrain.data.config import StreamConfig
 from pretrain.data.storage import DamagedSampleError, FetchedBytes, OpenShards, SampleCache, Storage, Wanted, fetch_ranges
-from pretrain.data.stream import Batch, Stream, StreamConfig
-from tests.pretrain.data.test_stream import damage, write_corpus
+from pretrain.data.stream import Stream
+from tests.support.small_corpus import damage, write_corpus
 
 STEPS = 6
 
@@ -148,8 +150,8 @@ def test_urls_hold_what_the_disk_holds(
     folder: Path, url: str, cached: bool, small_frame_bytes: int, draws: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_reader, "_SMALL_FRAME_BYTES", small_frame_bytes)
-    changes: dict[str, Any] = {"draws_per_read": draws, "cache": tmp_path / "cache" if cached else None}
-    expected = batches(folder, draws_per_read=draws)
+    changes: dict[str, Any] = {"data_echoing": draws, "cache": tmp_path / "cache" if cached else None}
+    expected = batches(folder, data_echoing=draws)
     assert_equal(batches(url, **changes), expected)
     if url.startswith("http"):  # other processes do not see what is in the memory of this one
         assert_equal(batches(url, num_workers=2, **changes), expected)  # from the cache, where there is one
@@ -170,7 +172,7 @@ def test_ranges_of_a_batch_are_asked_for_together(folder: Path, monkeypatch: pyt
     assert len(calls.together) == 1
     apart = calls.together[0]
     assert apart > 4 * 3
-    frames = sum(int(table.frames[stream.draw(0).samples].sum()) for table in stream._tables.values())
+    frames = sum(int(table.frames[stream.draws.draw(0).samples].sum()) for table in stream.draws.tables.values())
     assert sum(stop - start for _, start, stop in calls.ranges) < frames * (7 * 36 * 2 + 36)  # less than the samples
     monkeypatch.setattr(shard_storage, "_GAP_BYTES", 1_000_000)
     stream.batch(0)

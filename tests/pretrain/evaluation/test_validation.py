@@ -20,11 +20,13 @@ from torch import multiprocessing
 
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import Corpus, load_corpus
+from pretrain.data.config import StreamConfig
 from pretrain.data.storage import DamagedSampleError
-from pretrain.data.stream import Stream, StreamConfig
-from pretrain.evaluation.validation import LinearProbe, Validation, penalties, train_mean
-from pretrain.model import EncoderConfig, build_encoder
-from pretrain.objective import FractionsModel, FractionTargets, fraction_scores, normalize
+from pretrain.data.stream import Stream
+from pretrain.evaluation.probe import LinearProbe, penalties
+from pretrain.evaluation.validation import Validation, fraction_scores, train_mean
+from pretrain.model import BatchPart, EncoderConfig, build_encoder
+from pretrain.objective import FractionsModel, FractionTargets, normalize
 from tests.support.archives import CHIPS, CODES, days, make_cube, write_land_cover, write_scene
 from tests.support.sharding import run_shard
 
@@ -85,8 +87,8 @@ def model_of(corpus: Corpus) -> FractionsModel:
 def scores(
     corpus: Corpus, config: StreamConfig = STREAM, rank: int = 0, ranks: int = 1, samples: int = 100, probe_samples: int = 100
 ) -> dict[str, dict[str, float]]:
-    targets, device = FractionTargets(corpus, {}), torch.device("cpu")
-    validation = Validation(corpus, config, targets, statistics(corpus), rank, ranks, device, samples, probe_samples)
+    targets = FractionTargets(corpus, {})
+    validation = Validation(corpus, config, targets, statistics(corpus), rank, ranks, samples, probe_samples)
     first = validation(model_of(corpus))
     assert_close(validation(model_of(corpus)), first)
     return first
@@ -189,14 +191,14 @@ def test_batches_of_the_configured_size_reach_the_teacher(corpus: Corpus) -> Non
     sizes = []
 
     class Counting(FractionsModel):
-        def features(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
+        def features(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> torch.Tensor:
             sizes.append((source, len(pixels)))
-            return super().features(pixels, source)
+            return super().features(pixels, source, part)
 
     model, targets = model_of(corpus), FractionTargets(corpus, {})
     teacher = Counting(model.encoder, len(targets.classes))
     config = replace(STREAM, global_batch_size={"sentinel2": 4, "modis": 2})
-    Validation(corpus, config, targets, statistics(corpus), 0, 1, torch.device("cpu"), 5, 0)(teacher)
+    Validation(corpus, config, targets, statistics(corpus), 0, 1, 5, 0)(teacher)
     assert sizes == [("sentinel2", 4)] * 2  # two batches hold the first five
 
 
@@ -213,9 +215,9 @@ def test_a_damaged_sample_counts_in_no_score_and_is_named(corpus_folder: Path, t
     entry.shard.write_bytes(content)
     with pytest.raises(DamagedSampleError, match=eighth):
         scores(corpus, samples=8, probe_samples=0)
-    skipping = replace(STREAM, skip_damaged=1, draws_per_read=2)
+    skipping = replace(STREAM, skip_damaged=1, data_echoing=2)
     targets = FractionTargets(corpus, {})
-    validation = Validation(corpus, skipping, targets, statistics(corpus), 0, 1, torch.device("cpu"), 8, 0)
+    validation = Validation(corpus, skipping, targets, statistics(corpus), 0, 1, 8, 0)
     whole = load_corpus(corpus_folder)
     assert_close(validation(model_of(corpus)), scores(whole, samples=7, probe_samples=0))
     assert [skipped.key for skipped in validation.take_skipped()] == [eighth]
@@ -266,3 +268,9 @@ def test_probe_of_two_equal_samples_says_their_mean() -> None:
 def test_r2_is_nan_where_the_fractions_do_not_vary() -> None:
     target = np.tile(np.float32([0.3, 0.7]), (7, 1))  # their mean is not 0.3 to the last bit
     assert math.isnan(fraction_scores(target + 0.1, target, target[0])["r2"])
+
+
+def test_fraction_scores_on_hand_made_numbers():
+    target = np.array([[1.0, 0.0], [0.0, 1.0]])
+    scores = fraction_scores(np.array([[0.5, 0.5], [0.0, 1.0]]), target, np.array([0.5, 0.5]))
+    assert scores == {"mae": 0.25, "mae_of_mean": 0.5, "r2": 0.5}

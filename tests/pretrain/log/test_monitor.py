@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
 from pretrain.log.figures import fractions_figure, rgb_strip_figure
-from pretrain.log.monitor import METRICS_LINES, Monitor, configuration_description, flat, validation_scalars
+from pretrain.log.monitor import METRICS_LINES, Monitor, configuration_text, flat, validation_scalars
 
 
 def logged(output: Path) -> EventAccumulator:
@@ -110,7 +110,7 @@ def test_flat_names_every_setting_once() -> None:
 
 
 def test_configuration_is_a_table_of_dotted_names() -> None:
-    lines = configuration_description({"optimizer": {"learning_rate": 1e-3, "betas": [0.9, 0.95]}, "seed": 0}).splitlines()
+    lines = configuration_text({"optimizer": {"learning_rate": 1e-3, "betas": [0.9, 0.95]}, "seed": 0}).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["option", "value"]
     expected = [["`optimizer.learning_rate`", "`0.001`"], ["`optimizer.betas`", "`[0.9, 0.95]`"], ["`seed`", "`0`"]]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.compilation import compile_compared
-from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
+from pretrain.model import BatchPart, EncoderConfig, build_encoder, load_encoder, save_encoder
 from pretrain.model.attention.layout import window_layout
 from pretrain.objective import FractionsModel
 from tests.support.naive_encoder import looped_attention, naive_encoder, relative_position_index
@@ -156,7 +156,7 @@ def test_checkpointed_stages_give_the_same_gradients(stages):
     config = dataclasses.replace(SMALL, drop_path_rate=0.3)
     plain = random_encoder(config).train()
     checkpointed = copy.deepcopy(plain)
-    checkpointed.checkpoint_stages(stages)
+    checkpointed.checkpoint_activations(stages)
     pixels = torch.randn(3, 8, 6, 16, 16)
     for encoder in (plain, checkpointed):
         torch.manual_seed(5)  # the same samples are dropped, also when blocks run a second time
@@ -167,9 +167,9 @@ def test_checkpointed_stages_give_the_same_gradients(stages):
             assert torch.equal(one.grad, other.grad), name
 
 
-def test_checkpoint_stages_are_numbered_from_one():
-    with pytest.raises(ValueError, match=r"checkpoint_stages has \[0, 5\]"):
-        build_encoder(SMALL).checkpoint_stages((0, 5))
+def test_stages_of_activation_checkpointing_are_numbered_from_one():
+    with pytest.raises(ValueError, match=r"activation_checkpointing has \[0, 5\]"):
+        build_encoder(SMALL).checkpoint_activations((0, 5))
 
 
 def test_bfloat16_is_as_near_to_float32_as_the_naive_way():
@@ -203,7 +203,7 @@ def test_stochastic_depth_drops_by_its_rate_and_scales_what_it_keeps():
         assert sorted(set(of_block.flatten().tolist())) == pytest.approx([0.0, 1 / (1 - rate)] if rate else [1.0])
         assert abs((of_block > 0).float().mean() - (1 - rate)) < 0.02
     assert not torch.equal(scales[-1, 0] > 0, scales[-1, 1] > 0)  # each branch for itself
-    # a dropped sample passes a block as it is
+    # a block returns a dropped sample unchanged
     block, tokens = encoder.stages[0].blocks[0], torch.randn(2, 2 * 3 * 3, SMALL.embed_dim)
     layout = window_layout((2, 3, 3), SMALL.window_size, False, torch.device("cpu"))
     out = block(tokens, layout, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
@@ -217,14 +217,12 @@ def test_stochastic_depth_does_not_depend_on_how_a_batch_is_shared():
 
     def last(first: int, count: int) -> torch.Tensor:
         torch.manual_seed(3)
-        encoder.batch_part = first, 6
-        return encoder.tokens(pixels[first : first + count], "landsat")[-1]
+        return encoder.tokens(pixels[first : first + count], "landsat", BatchPart(first, 6))[-1]
 
     whole = last(0, 6)
     for parts in ((3, 3), (2, 2, 2), (4, 1, 1)):
         shared = torch.cat([last(sum(parts[:number]), count) for number, count in enumerate(parts)])
         torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-5)
-    encoder.batch_part = None
     torch.manual_seed(3)
     torch.testing.assert_close(encoder.tokens(pixels, "landsat")[-1], whole)
 
