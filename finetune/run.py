@@ -32,7 +32,7 @@ from common.command_line import parse
 from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 from finetune.data.augmentation import Augmentation
 from finetune.data.opening import check_sources, one_pixel_size, open_data
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.model.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
 from finetune.model.initial_weights import check_bands, fingerprint
 from finetune.model.tuning import Mode, Tuning, prepare
@@ -271,7 +271,7 @@ def run(
     return 0
 
 
-def report_season(windows: TrainingSet, score: Callable[[], dict[str, Any]], output: Path, page: Page) -> None:
+def report_season(windows: LabelledWindows, score: Callable[[], dict[str, Any]], output: Path, page: Page) -> None:
     """Score the model at each date at which its task's season may end: files in `output`, a part of the page, a table printed."""
 
     def score_until(days: int) -> dict[str, Any]:

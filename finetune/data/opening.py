@@ -21,9 +21,9 @@ from finetune.data.hdf5_samples import LISTS, SAMPLE_FOLDER, Hdf5Samples, list_f
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.samples import Samples
 from finetune.data.scene_series import SceneSeries
-from finetune.data.scene_windows import WindowDataset, read_classes
+from finetune.data.scene_windows import SceneWindows, read_classes
 from finetune.data.shard_samples import ShardSamples
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.evaluation import evaluate_samples, evaluate_scenes
 from finetune.model.crop_mapper import Recipe
 from finetune.task import Task
@@ -40,7 +40,7 @@ class TaskData(Protocol):
 
     def training_set(
         self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> TrainingSet:
+    ) -> LabelledWindows:
         """The windows of a split. Raises ValueError for data that are not as the task needs them."""
         ...
 
@@ -165,9 +165,9 @@ class SceneData:
 
     def training_set(
         self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> WindowDataset:
+    ) -> SceneWindows:
         scenes = self._scenes[split]
-        return WindowDataset(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
 
     def tests(self, task: Task, *, cache_gb: float, year: int | None) -> SceneTests:  # noqa: ARG002
         return SceneTests([SceneSeries(scene, task, self.sensors, year=year) for scene in self._scenes["test"]])
@@ -214,7 +214,7 @@ def check_sources(task: Task, sensors: dict[str, Sensor]) -> None:
         )
 
 
-def one_pixel_size(task: Task, *sets: TrainingSet | Tests) -> float:
+def one_pixel_size(task: Task, *sets: LabelledWindows | Tests) -> float:
     """The size of the label's pixels. Raises ValueError when it is not the same in all sets."""
     pixels = set().union(*(one.pixels for one in sets))
     if len(pixels) > 1:

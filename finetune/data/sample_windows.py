@@ -15,11 +15,11 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.samples import Sample, Samples, checked, observed
 from finetune.data.scene_windows import origins
 from finetune.data.season import Clip, LabelledWindow, Season, no_images, season_of_dates, season_without_dates
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.task import IGNORE, Task
 
 
-class SampleWindows(TrainingSet):
+class SampleWindows(LabelledWindows):
     """Windows without overlap over samples, those smaller than a window padded with no data; windows without label left out.
 
     Args:

@@ -14,7 +14,7 @@ from data_prep.archive.sensor import Sensor
 from finetune.data.augmentation import Augmentation
 from finetune.data.scene_series import SceneSeries, with_equal_sizes
 from finetune.data.season import Clip, LabelledWindow
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.task import IGNORE, Task
 
 
@@ -29,7 +29,7 @@ def origins_within(length: int, size: int, stride: int, step: int) -> list[int]:
     return [min(origin, last) for origin in origins(length, size, stride)]
 
 
-class WindowDataset(TrainingSet):
+class SceneWindows(LabelledWindows):
     """Windows without overlap over the labels of some scenes; those without any labelled pixel are left out.
 
     "file_name" of an item is "SCENE-rROW-cCOL".

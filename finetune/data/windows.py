@@ -41,7 +41,7 @@ def frames(
     return result.repeat(season.upsample, axis=-2).repeat(season.upsample, axis=-1) if season.upsample > 1 else result
 
 
-class TrainingSet(Dataset[dict[str, Any]], ABC):
+class LabelledWindows(Dataset[dict[str, Any]], ABC):
     """Labelled windows of equal size, for training and validation.
 
     An item is {"data": {source: float32 (T, C, H, W)}, "label": int64 (H, W) with `IGNORE` where not labelled, "file_name": the

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from common.atomic_files import whole_file, write_json
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.task import Task
 from finetune.training.best_epoch import OVER_CLASSES
 
@@ -90,7 +90,7 @@ def earliest(dates: np.ndarray, values: np.ndarray, share: float) -> np.datetime
 
 
 @contextmanager
-def ended_after(windows: TrainingSet, days: float) -> Iterator[None]:
+def ended_after(windows: LabelledWindows, days: float) -> Iterator[None]:
     """Within it, `windows` know only the images of the first `days` days of their season. Models see zeros after that."""
     before, windows.seen_days = windows.seen_days, days
     try:

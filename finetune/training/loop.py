@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common import ranks
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.model.batch_norm import synchronised
 from finetune.model.crop_mapper import MODEL_FILE, CropMapper, Recipe, save_model
 from finetune.model.tuning import parameter_groups
@@ -96,8 +96,8 @@ class Schedule:
 def train(
     model: nn.Module,
     recipe: Recipe,
-    training: TrainingSet,
-    validation: TrainingSet,
+    training: LabelledWindows,
+    validation: LabelledWindows,
     schedule: Schedule,
     loss_of: MapLoss,
     selection: Selection,
@@ -201,7 +201,7 @@ def shared(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=is_unused)
 
 
-def share_of_batch(training: TrainingSet, indices: np.ndarray, seeds: Sequence[int], model: nn.Module) -> dict[str, Any]:
+def share_of_batch(training: LabelledWindows, indices: np.ndarray, seeds: Sequence[int], model: nn.Module) -> dict[str, Any]:
     """This rank's windows of the batch `indices`, drawn; and what `model` draws at random in it is seeded.
 
     Everything random follows from `seeds` and the window's place in the batch, so that neither the number of ranks nor a
@@ -233,7 +233,9 @@ def stopped(progress: Progress, batches: int) -> Progress:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, dataset: TrainingSet, batch_size: int, device: torch.device, loss_of: MapLoss) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module, dataset: LabelledWindows, batch_size: int, device: torch.device, loss_of: MapLoss
+) -> dict[str, Any]:
     """Scores of the model over all windows of `dataset`, and `loss`, the mean of its batches by their labelled pixels.
 
     Ranks take batches in turn; each has the scores of all of them.

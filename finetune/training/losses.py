@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.task import IGNORE, LOSSES
 
 Total = Callable[[torch.Tensor], torch.Tensor]  # a tensor of sums -> those of all parts of the batch
@@ -95,7 +95,7 @@ class MapLoss(nn.Module):
         return torch.stack([weight * losses[name]() for name, weight in self.terms.items()]).sum()
 
 
-def check_classes(training: TrainingSet) -> None:
+def check_classes(training: LabelledWindows) -> None:
     """Raises ValueError when the training labels lack a class: no loss can teach it."""
     pixels = training.class_pixels()
     absent = [c for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
@@ -106,7 +106,7 @@ def check_classes(training: TrainingSet) -> None:
         )
 
 
-def balanced_weights(training: TrainingSet) -> torch.Tensor:
+def balanced_weights(training: LabelledWindows) -> torch.Tensor:
     """Weights of the classes by the inverse square root of their pixels, float32 (K,), mean 1 over the labelled pixels.
 
     A class that a small share of the labels leaves without a pixel has weight 1, which tells in the validation loss alone.

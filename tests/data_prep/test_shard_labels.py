@@ -21,7 +21,7 @@ from data_prep.shard import shard
 from data_prep.shards.tar_format import LABEL, MEMBERS
 from data_prep.verify import verify
 from finetune.data.opening import open_data
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.data.shard_samples import ShardSamples
 from finetune.run import run
 from finetune.task import IGNORE, load_task
@@ -117,7 +117,7 @@ def test_windows_of_shards_are_those_of_their_scenes(corpora: tuple[Path, Path, 
     scenes, labelled, _ = corpora
     data = open_data(labelled)
     of_shards = data.training_set("train", RICE, augmentation=None, cache_gb=0.0, year=None)
-    of_scenes = WindowDataset([load_scene(scenes / name) for name in ("a", "b")], RICE, data.sensors)
+    of_scenes = SceneWindows([load_scene(scenes / name) for name in ("a", "b")], RICE, data.sensors)
     of_shards.normalization = of_scenes.normalization = {"landsat": of_shards.statistics("landsat")}
     by_name = {of_scenes[i]["file_name"]: of_scenes[i] for i in range(len(of_scenes))}
     assert len(of_shards) == 8

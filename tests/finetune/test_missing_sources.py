@@ -16,7 +16,7 @@ import zarr
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.augmentation import Augmentation
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.mapping.blocks import BlockJob, predict_in_worker
 from finetune.mapping.cog import NO_DATA
 from finetune.mapping.tiling import Mosaic
@@ -79,13 +79,13 @@ def model(tmp_path: Path) -> Path:
 
 def test_windows_of_scenes_with_and_without_a_source_are_stacked(scenes: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"scene no_modis has no modis, .* --missing_sources allow"):
-        WindowDataset([load_scene(scenes["no_modis"])], RICE, SENSORS)
+        SceneWindows([load_scene(scenes["no_modis"])], RICE, SENSORS)
     with pytest.raises(ValueError, match=r"scene old_modis: no image of modis between 2021-"):
-        WindowDataset([load_scene(scenes["old_modis"])], RICE, SENSORS)
+        SceneWindows([load_scene(scenes["old_modis"])], RICE, SENSORS)
     chosen = [load_scene(scenes[name]) for name in ("no_modis", "old_modis", "cloudy_modis", "whole")]
     for cache_gb in (1.0, 0.0):
         how = Augmentation(crop_px=32, drop_sources=0.3)
-        dataset = WindowDataset(chosen, ALLOW, SENSORS, cache_gb=cache_gb, augmentation=how, year=2021)
+        dataset = SceneWindows(chosen, ALLOW, SENSORS, cache_gb=cache_gb, augmentation=how, year=2021)
         dataset.normalization = UNIT
         each = len(dataset) // 4
         batch = dataset.batch(range(len(dataset)))
@@ -99,7 +99,7 @@ def test_windows_of_scenes_with_and_without_a_source_are_stacked(scenes: dict[st
         assert np.isfinite(dataset.statistics("modis")["mean"]).all()
         dataset.close()
     # 256 px of 30 m are 16 pixels of 480 m, as in the scene that has them, and not 17 of the sensor's own 463 m.
-    large = WindowDataset([load_scene(scenes[name]) for name in ("no_modis", "whole")], replace(ALLOW, window_px=256), SENSORS)
+    large = SceneWindows([load_scene(scenes[name]) for name in ("no_modis", "whole")], replace(ALLOW, window_px=256), SENSORS)
     large.normalization = UNIT
     assert large.batch(range(2))["data"]["modis"].shape == (2, 8, 7, 16, 16)
 

@@ -24,7 +24,7 @@ from common.atomic_files import without_nan
 from data_prep.archive.scene import Label, load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
-from finetune.data.scene_windows import WindowDataset, origins, origins_within
+from finetune.data.scene_windows import SceneWindows, origins, origins_within
 from finetune.data.season import Season, season_of_dates
 from finetune.model.crop_mapper import CropMapper
 from finetune.scoring.metrics import confusion, headline, scores, table
@@ -207,16 +207,16 @@ def test_origins_cover_everything_once() -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> tuple[dict, np.ndarray, WindowDataset]:
+def small(tmp_path: Path) -> tuple[dict, np.ndarray, SceneWindows]:
     """A scene of 80 x 80 px cut into windows of 32 px, which reach over its edges."""
     cubes, codes = write_rice_scene(tmp_path / "delta", "train", side=80, seed=3, cloudy=0.4)
     task = replace(WHOLE_YEAR, window_px=32, frames=6)
-    dataset = WindowDataset([load_scene(tmp_path / "delta")], task, load_sensors())
+    dataset = SceneWindows([load_scene(tmp_path / "delta")], task, load_sensors())
     dataset.normalization = {source: dataset.statistics(source) for source in task.sources}
     return cubes, codes, dataset
 
 
-def test_items_are_what_the_archive_holds(small: tuple[dict, np.ndarray, WindowDataset]) -> None:
+def test_items_are_what_the_archive_holds(small: tuple[dict, np.ndarray, SceneWindows]) -> None:
     cubes, codes, dataset = small
     assert [dataset[i]["file_name"] for i in (0, 8)] == ["delta-r00000-c00000", "delta-r00064-c00064"]
     sensors = load_sensors()
@@ -249,7 +249,7 @@ def test_items_are_what_the_archive_holds(small: tuple[dict, np.ndarray, WindowD
                 np.testing.assert_allclose(result[period], whole, atol=1e-4)
 
 
-def test_statistics_are_those_of_clear_pixels(small: tuple[dict, np.ndarray, WindowDataset]) -> None:
+def test_statistics_are_those_of_clear_pixels(small: tuple[dict, np.ndarray, SceneWindows]) -> None:
     cubes, _, dataset = small
     sensor = load_sensors()["landsat"]
     cube = cubes["landsat"]
@@ -270,7 +270,7 @@ def test_flips_and_rotations_move_pixels_and_label_alike(tmp_path: Path) -> None
         array = zarr.open_group(tmp_path / "delta" / f"{source}.zarr")["reflectance"]
         array[:, 0] = np.broadcast_to(values * 1000, (len(cubes[source].dates), *values.shape))
     task = replace(load_task("paddy_rice"), frames=4)
-    dataset = WindowDataset([load_scene(tmp_path / "delta")], task, load_sensors())
+    dataset = SceneWindows([load_scene(tmp_path / "delta")], task, load_sensors())
     unit = {"mean": [0.0] * 7, "std": [1.0] * 7}
     dataset.normalization = {"landsat": {k: v[:6] for k, v in unit.items()}, "modis": unit}
     upright = np.arange(16).reshape(4, 4) + 1
@@ -297,7 +297,7 @@ def test_uncached_windows_are_the_same(tmp_path: Path) -> None:
         write_rice_scene(tmp_path / name, "train", side=64, seed=seed)
         scenes.append(load_scene(tmp_path / name))
     task = replace(load_task("paddy_rice"), window_px=32)
-    cached, uncached = (WindowDataset(scenes, task, load_sensors(), cache_gb=size) for size in (1.0, 0.0))
+    cached, uncached = (SceneWindows(scenes, task, load_sensors(), cache_gb=size) for size in (1.0, 0.0))
     cached.normalization = uncached.normalization = {source: cached.statistics(source) for source in task.sources}
     for index in (0, 7, 1, 4):
         one, other = cached[index], uncached[index]

@@ -21,7 +21,7 @@ import finetune.training.loop as train_module
 from common.command_line import run_command
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.mapping.cog import NO_DATA
 from finetune.model.crop_mapper import CropMapper, load_model
 from finetune.predict import predict
@@ -186,7 +186,7 @@ def test_balanced_weights_make_rare_classes_count(tmp_path: Path) -> None:
     codes = np.full((64, 64), 3)
     codes[:8, :8] = 1
     write_label(tmp_path / "a" / "crop_type.tif", codes)
-    dataset = WindowDataset([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
+    dataset = SceneWindows([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
     weights = balanced_weights(dataset).numpy()
     assert weights[1] / weights[0] == pytest.approx(((64 * 64 - 64) / 64) ** 0.5, rel=1e-5)
     assert weights @ dataset.class_pixels() == pytest.approx(64 * 64)

@@ -13,7 +13,7 @@ import torch
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.label_fraction import label_subset
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.run import run
 from finetune.task import IGNORE, load_task
 from finetune.training.loop import Schedule
@@ -115,7 +115,7 @@ def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, cache_gb: f
     for name, seed in (("a", 0), ("b", 1)):
         write_rice_scene(tmp_path / name, "train", side=128, seed=seed, frames=6)
     scenes = [load_scene(tmp_path / name) for name in ("a", "b")]
-    whole, part = (WindowDataset(scenes, load_task("paddy_rice"), load_sensors(), cache_gb=cache_gb) for _ in range(2))
+    whole, part = (SceneWindows(scenes, load_task("paddy_rice"), load_sensors(), cache_gb=cache_gb) for _ in range(2))
     whole.normalization = part.normalization = {source: whole.statistics(source) for source in ("landsat", "modis")}
     part.keep_share(0.5, seed=3)
     assert (len(whole), len(part)) == (8, 4)
@@ -154,5 +154,5 @@ def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(
 def test_a_class_that_is_left_without_a_pixel_weighs_one(tmp_path: Path) -> None:
     write_rice_scene(tmp_path / "a", "train", side=64, frames=4)
     write_label(tmp_path / "a" / "crop_type.tif", np.full((64, 64), 3))
-    dataset = WindowDataset([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
+    dataset = SceneWindows([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
     np.testing.assert_allclose(balanced_weights(dataset).numpy(), [1, 1])

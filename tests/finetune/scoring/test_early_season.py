@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.data.season import Season
 from finetune.model.crop_mapper import CropMapper
 from finetune.scoring.early_season import (
@@ -179,8 +179,8 @@ def write_turning_scene(folder: Path, seed: int, until: np.datetime64 | None = N
     write_label(folder / "crop_type.tif", codes)
 
 
-def windows(folder: Path, **options: Any) -> WindowDataset:
-    dataset = WindowDataset([load_scene(folder)], RICE, load_sensors(), **options)
+def windows(folder: Path, **options: Any) -> SceneWindows:
+    dataset = SceneWindows([load_scene(folder)], RICE, load_sensors(), **options)
     dataset.normalization = {"landsat": {"mean": [2000.0] * 6, "std": [500.0] * 6}}
     return dataset
 

@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import log_loss
 
 from data_prep.archive.scene import load_scene
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.model.crop_mapper import load_model
 from finetune.run import run
 from finetune.scoring.metrics import scores
@@ -82,7 +82,7 @@ def test_a_run_keeps_the_epoch_of_the_lowest_loss(tmp_path: Path) -> None:
     assert metrics["validation"]["loss"] == min(losses) < max(losses)
     # The model that was kept has that loss over all labelled pixels of the validation scene, whatever the batches were.
     model, recipe = load_model(tmp_path / "run")
-    dataset = WindowDataset([load_scene(tmp_path / "c")], recipe.task, recipe.sensors)
+    dataset = SceneWindows([load_scene(tmp_path / "c")], recipe.task, recipe.sensors)
     dataset.normalization = recipe.normalization
     batch = dataset.batch(range(len(dataset)))
     with torch.no_grad():
