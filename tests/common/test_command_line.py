@@ -200,3 +200,12 @@ def test_renamed_keys_of_a_configuration_file(tmp_path: Path, capsys: pytest.Cap
         parse(pretrain, folders, config_class=PretrainConfig, renamed=RENAMED)
     assert stopped.value.code == 2
     assert "both are given" in capsys.readouterr().err
+
+
+def test_a_wrong_value_in_a_group_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The check of a nested dataclass is its own: the parser knows types alone."""
+    arguments = ["--data", "c", "--output", "o"]
+    with pytest.raises(SystemExit) as stopped:
+        parse(pretrain, [*arguments, "--encoder.num_heads", "[3,6,12]"], config_class=PretrainConfig)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
