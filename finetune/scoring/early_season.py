@@ -26,8 +26,8 @@ from tabulate import tabulate
 
 from common.atomic_files import whole_file, write_json
 from finetune.data.windows import LabelledWindows
+from finetune.scoring.metrics import SCORES_OVER_CLASSES
 from finetune.task import Task
-from finetune.training.best_epoch import OVER_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,8 @@ def score_season(score: Callable[[int], Mapping[str, Any]], task: Task, year: in
 def season_table(season: SeasonScores) -> str:
     """A Markdown table: a row a date, F1 of each class, means, and which dates are early enough."""
     names = list(season.f1)
-    columns = [*(season.f1[name] for name in names), *(_numbers(s[name] for s in season.scores) for name in OVER_CLASSES[1:])]
+    others = SCORES_OVER_CLASSES[1:]  # the mean F1 is among the names
+    columns = [*(season.f1[name] for name in names), *(_numbers(s[name] for s in season.scores) for name in others)]
     rows = [
         [str(d), *("-" if np.isnan(value) else f"{100 * value:.2f}" for value in values)]
         for d, *values in zip(season.dates, *columns, strict=True)

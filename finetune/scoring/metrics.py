@@ -11,6 +11,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from finetune.task import IGNORE
 
+SCORES_OVER_CLASSES = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")  # those with a curve, which may choose the best epoch
+
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
     """An empty confusion matrix, rows are labels, columns predictions; pixels labelled `IGNORE` do not count."""

@@ -26,10 +26,10 @@ from report import write_report  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from data_prep.archive.scene import load_scene  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
+from finetune.config import TINY_ENCODER  # noqa: E402
 from finetune.data.scene_series import SceneSeries  # noqa: E402
 from finetune.model.crop_mapper import CropMapper, Recipe  # noqa: E402
 from finetune.predict import predict_scene  # noqa: E402
-from finetune.run import TINY  # noqa: E402
 from finetune.task import load_task  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from tests.support.rice_scenes import write_rice_scene  # noqa: E402
@@ -37,7 +37,7 @@ from tests.support.rice_scenes import write_rice_scene  # noqa: E402
 SOURCES = {"landsat": 6, "modis": 7}
 DETAIL = 16  # what finetune/run.py takes
 # name, encoder, width of the decoder, side of the scene in pixels of 30 m
-CASES = [("tiny", TINY, 64, 512), ("AgriFM", EncoderConfig(), 256, 256)]
+CASES = [("tiny", TINY_ENCODER, 64, 512), ("AgriFM", EncoderConfig(), 256, 256)]
 
 
 class Timed(torch.nn.Module):

@@ -22,9 +22,9 @@ from finetune.mapping.cog import NO_DATA
 from finetune.mapping.tiling import Mosaic
 from finetune.model.crop_mapper import Recipe, build_model, save_model
 from finetune.predict import predict
-from finetune.run import run
 from finetune.task import load_task
 from pretrain.model import EncoderConfig
+from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_rice_scene
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
@@ -151,8 +151,9 @@ def test_a_run_over_scenes_some_of_which_lack_a_source(tmp_path: Path) -> None:
         write_rice_scene(tmp_path / "scenes" / name, split, side=64, seed=seed)
     without(tmp_path / "scenes" / "a", "modis")
     without(tmp_path / "scenes" / "d", "modis")
-    settings = {"task": "paddy_rice", "encoder": SMALL, "decoder_channels": 8, "frames": 8, "epochs": 2, "batch_size": 2}
-    run(data=tmp_path / "scenes", output=tmp_path / "run", missing_sources="allow", **settings)
+    settings = {"task": "paddy_rice", "encoder": SMALL, "decoder.channels": 8, "override.frames": 8, "training.epochs": 2}
+    settings |= {"training.batch_size": 2, "override.missing_sources": "allow"}
+    run(data=tmp_path / "scenes", output=tmp_path / "run", **settings)
     assert (tmp_path / "run" / "maps" / "d.tif").is_file()
     predict(model=tmp_path / "run", input=tmp_path / "scenes" / "d", output=tmp_path / "again.tif")  # the model's own setting
     with rasterio.open(tmp_path / "again.tif") as again, rasterio.open(tmp_path / "run" / "maps" / "d.tif") as first:

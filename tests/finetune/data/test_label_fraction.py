@@ -14,10 +14,10 @@ from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.label_fraction import label_subset
 from finetune.data.scene_windows import SceneWindows
-from finetune.run import run
 from finetune.task import IGNORE, load_task
-from finetune.training.loop import Schedule
 from finetune.training.losses import balanced_weights
+from finetune.training.schedule import Schedule
+from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_label, write_rice_scene
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.33, 0.5, 1.0)
@@ -106,7 +106,7 @@ def test_one_window_fills_its_batch() -> None:
 
 
 def test_least_number_of_steps_below_zero() -> None:
-    with pytest.raises(ValueError, match="--min_steps is -1"):
+    with pytest.raises(ValueError, match=r"--training.min_steps is -1"):
         Schedule(min_steps=-1)
 
 
@@ -136,9 +136,17 @@ def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(
     codes = np.full((192, 192), 3)
     codes[64:128, 128:160] = 1
     write_label(tmp_path / "scenes" / "a" / "crop_type.tif", codes)
-    settings = {"task": "paddy_rice", "encoder": "unet", "decoder_channels": 4, "frames": 4, "epochs": 2, "min_steps": 3}
+    settings = {
+        "task": "paddy_rice",
+        "encoder": "unet",
+        "decoder.channels": 4,
+        "override.frames": 4,
+        "training.epochs": 2,
+        "training.min_steps": 3,
+    }
+    settings["training.batch_size"] = 2
     for name, maps in (("with", True), ("without", False)):
-        run(data=tmp_path / "scenes", output=tmp_path / name, label_fraction=0.01, maps=maps, batch_size=2, **settings)
+        run(data=tmp_path / "scenes", output=tmp_path / name, label_fraction=0.01, maps=maps, **settings)
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without"))
     assert one == other
     assert one["training"] == {"windows": 1, "of_windows": 9, "pixels": {"other": 2048, "paddy_rice": 2048}, "steps": 4}
@@ -148,7 +156,7 @@ def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(
         "run.json", "metrics.json", "model.safetensors", "last_epoch.pt", "previous_epoch.pt"
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"other settings \(label_fraction\)"):
-        run(data=tmp_path / "scenes", output=tmp_path / "without", label_fraction=0.5, maps=False, batch_size=2, **settings)
+        run(data=tmp_path / "scenes", output=tmp_path / "without", label_fraction=0.5, maps=False, **settings)
 
 
 def test_a_class_that_is_left_without_a_pixel_weighs_one(tmp_path: Path) -> None:

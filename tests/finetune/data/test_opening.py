@@ -15,27 +15,26 @@ import torch
 import yaml
 from sklearn.metrics import confusion_matrix
 
-from common.command_line import run_command
 from data_prep.archive.sensor import load_sensors
 from finetune.data.hdf5_samples import Hdf5Samples
 from finetune.data.opening import own_dataset
 from finetune.data.sample_windows import SampleWindows
 from finetune.model.crop_mapper import load_model
-from finetune.run import run
 from finetune.task import TASKS, load_task
 from pretrain.model import EncoderConfig
+from tests.support.finetune_runs import run, run_arguments
 from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_hdf5, write_published
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
 SETTINGS: dict[str, Any] = {
     "task": "paddy_rice",
     "encoder": SMALL,
-    "decoder_channels": 16,
-    "frames": FRAMES,
-    "window_px": SIDE,
-    "batch_size": 4,
-    "epochs": 12,
-    "learning_rate": 3e-3,
+    "decoder.channels": 16,
+    "override.frames": FRAMES,
+    "override.window_px": SIDE,
+    "training.batch_size": 4,
+    "training.epochs": 12,
+    "training.learning_rate": 3e-3,
 }
 NAMES = {"landsat": "Landsat", "modis": "Modis"}
 
@@ -168,9 +167,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         tmp_path / "d", {"train": [make_sample(0), make_sample(1)], "val": [make_sample(2)], "test": [make_sample(3)]}, NAMES
     )
     spoil(tmp_path / "d")
-    arguments = ["--task", "paddy_rice", "--data", str(tmp_path / "d"), "--output", str(tmp_path / "run"), "--window_px", "32"]
+    arguments = ["--task", "paddy_rice", "--data", str(tmp_path / "d"), "--output", str(tmp_path / "run")]
+    arguments += ["--override.window_px", "32"]
     with pytest.raises(SystemExit) as stopped:
-        run_command(run, arguments)
+        run_arguments(arguments)
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
     assert len(errors) == 1
@@ -184,7 +184,13 @@ def test_a_run_may_lack_a_source_and_loses_nothing_to_nan(tmp_path: Path) -> Non
         del samples[seed]["data"]["modis"]
     splits = {"train": range(4), "val": (4, 5), "test": (6, 7)}
     write_published(tmp_path / "d", {split: [samples[s] for s in seeds] for split, seeds in splits.items()})
-    options = {"missing_sources": "allow", "drop_sources": 0.3, "drop_images": 0.2, "crop_px": 16, "epochs": 2}
+    options = {
+        "override.missing_sources": "allow",
+        "augmentation.drop_sources": 0.3,
+        "augmentation.drop_images": 0.2,
+        "augmentation.crop_px": 16,
+        "training.epochs": 2,
+    }
     run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert all(np.isfinite(list(epoch.values())[:2]).all() for epoch in metrics["history"])
@@ -192,7 +198,7 @@ def test_a_run_may_lack_a_source_and_loses_nothing_to_nan(tmp_path: Path) -> Non
     assert recipe.task.missing_sources == "allow"
     assert all(torch.isfinite(weight).all() for weight in model.state_dict().values())
     with pytest.raises(ValueError, match=r"other settings \(drop_images\)"):
-        run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options | {"drop_images": 0.1}))
+        run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options | {"augmentation.drop_images": 0.1}))
 
 
 def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> None:
@@ -202,7 +208,7 @@ def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> 
     task = yaml.safe_load((TASKS / "paddy_rice.yaml").read_text())
     task |= {"season": ["01-01", "12-31"], "cut_dates": ["03-31", "08-31"]}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
-    run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | {"task": str(tmp_path / "task.yaml"), "epochs": 20}))
+    run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | {"task": str(tmp_path / "task.yaml"), "training.epochs": 20}))
     found = json.loads((tmp_path / "run" / "early_season.json").read_text())
     assert [entry["last_date"] for entry in found["dates"]] == ["2021-03-31", "2021-08-31", "2021-12-31"]
     scores = [entry["mean_f1"] for entry in found["dates"]]
@@ -223,7 +229,11 @@ def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.Mo
             sample = make_sample(seed)
             np.savez(tmp_path / "rice" / split / f"{seed}.npz", landsat=sample["data"]["landsat"], label=sample["label"])
     Path("my_dataset.py").write_text(block.group(1))
-    run(data=Path("my_dataset.py:RiceDataset"), output=tmp_path / "run", **(SETTINGS | {"epochs": 2, "sources": ["landsat"]}))
+    run(
+        data=Path("my_dataset.py:RiceDataset"),
+        output=tmp_path / "run",
+        **(SETTINGS | {"training.epochs": 2, "override.sources": ["landsat"]}),
+    )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["test"]["scenes"]) == ["5", "6"]
 
