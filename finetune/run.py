@@ -31,15 +31,20 @@ from common.atomic_files import write_json
 from common.command_line import parse
 from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 from finetune.data.augmentation import Augmentation
-from finetune.data.opening import check_sources, one_pixel_size, open_data
+from finetune.data.labelled_data import check_sources, one_pixel_size
+from finetune.data.opening import open_data
 from finetune.data.windows import LabelledWindows
+from finetune.device import pick_device
+from finetune.evaluation import evaluate_test_data
+from finetune.mapping.scene import check_overlap
 from finetune.model.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
 from finetune.model.initial_weights import check_bands, fingerprint
 from finetune.model.tuning import Mode, Tuning, prepare
-from finetune.predict import check_overlap, pick_device
+from finetune.report.figures import season_figure
 from finetune.report.page import Page
 from finetune.report.run_report import run_report
-from finetune.scoring.early_season import ended_after, score_season, season_figure, season_table, write_season
+from finetune.report.season_report import season_table, write_season
+from finetune.scoring.early_season import score_season
 from finetune.scoring.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.task import Task, load_task
 from finetune.training.best_epoch import Selection, selection, selection_with
@@ -195,10 +200,10 @@ def run(
 
     # Everything a user can get wrong is met before the output folder is made.
     training, validation = (
-        labelled.training_set(split, chosen, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        labelled.windows(split, chosen, augmentation=augmentation, cache_gb=cache_gb, year=year)
         for split in ("train", "validation")
     )
-    tests = labelled.tests(chosen, cache_gb=cache_gb, year=year)
+    tests = labelled.test_data(chosen, year=year)
     pixel = one_pixel_size(chosen, training, validation, tests)
     check_classes(training)
     known = (backbone and backbone.normalization) or {}
@@ -246,7 +251,7 @@ def run(
     if not is_main:
         return 0
     trained, _ = load_model(output / MODEL_FILE)
-    result = tests.evaluate(trained.to(place), recipe, output, place, overlap, maps)
+    result = evaluate_test_data(trained.to(place), recipe, tests, output, place, overlap, maps)
     metrics = summary(recipe, progress, result, chosen_by)
     metrics["training"] = {
         "windows": len(training),
@@ -257,7 +262,7 @@ def run(
     if maps:
         page = run_report(metrics, chosen, settings, {p.stem: p for p in sorted((output / "maps").glob("*.png"))})
         if chosen.cut_dates:
-            windows = labelled.training_set("test", chosen, augmentation=None, cache_gb=cache_gb, year=year)
+            windows = labelled.windows("test", chosen, augmentation=None, cache_gb=cache_gb, year=year)
             windows.normalization = normalization
             report_season(windows, lambda: evaluate(trained, windows, batch_size, place, loss), output, page)
             windows.close()
@@ -275,7 +280,7 @@ def report_season(windows: LabelledWindows, score: Callable[[], dict[str, Any]],
     """Score the model at each date at which its task's season may end: files in `output`, a part of the page, a table printed."""
 
     def score_until(days: int) -> dict[str, Any]:
-        with ended_after(windows, days):
+        with windows.ended_after(days):
             return score()
 
     last_year = windows.window(0).year

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from finetune.scoring.metrics import OVER_CLASSES
 from finetune.task import Task
 
-OVER_CLASSES = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")
 OF_A_CLASS = ("f1", "iou", "precision", "recall")
 LOWER_IS_BETTER = ("loss",)
 LAST = "last"

@@ -25,10 +25,10 @@ from finetune.data.windows import LabelledWindows
 from finetune.model.batch_norm import synchronised
 from finetune.model.crop_mapper import MODEL_FILE, CropMapper, Recipe, save_model
 from finetune.model.tuning import parameter_groups
-from finetune.report.run_report import confusion_figure
-from finetune.scoring.metrics import confusion, scores
+from finetune.report.figures import confusion_figure
+from finetune.scoring.metrics import OVER_CLASSES, confusion, scores
 from finetune.task import IGNORE
-from finetune.training.best_epoch import OVER_CLASSES, Selection
+from finetune.training.best_epoch import Selection
 from finetune.training.losses import MapLoss
 from finetune.training.resume import Progress, load_newest, save_newest
 from pretrain.checkpoint import seed_everything

@@ -24,8 +24,9 @@ from common.atomic_files import without_nan
 from data_prep.archive.scene import Label, load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
-from finetune.data.scene_windows import SceneWindows, origins, origins_within
+from finetune.data.scene_windows import SceneWindows
 from finetune.data.season import Season, season_of_dates
+from finetune.data.window_origins import origins, origins_within
 from finetune.model.crop_mapper import CropMapper
 from finetune.scoring.metrics import confusion, headline, scores, table
 from finetune.task import IGNORE, load_task, task_from_dict

@@ -33,7 +33,7 @@ KILLED = """
 import os, signal
 from pathlib import Path
 import torch
-from finetune import run, task_data, train
+from finetune import evaluation, run, train
 
 always = lambda *_: True
 what, when = os.environ["KILL"].split()
@@ -44,7 +44,7 @@ owner, name, counts = {
     "checkpoint": (train, "save_newest", always),
     "rename": (Path, "replace", lambda path, target: target.name == "last_epoch.pt"),  # the one before has lost this name already
     "log": (train, "report", always),
-    "maps": (task_data, "evaluate_scenes", always),
+    "maps": (evaluation, "evaluate_scenes", always),
 }[what]
 known, times = getattr(owner, name), []
 

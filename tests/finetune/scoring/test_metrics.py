@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_score
 from sklearn.metrics import f1_score as sk_f1
 from sklearn.metrics import jaccard_score as sk_iou
 
-from finetune.scoring.metrics import TABLE_HEADER, known_in_both, percent, percent_interval, scores, table
+from finetune.scoring.metrics import TABLE_HEADER, percent, percent_interval, scored_pixels, scores, table
 from finetune.task import IGNORE
 
 NAMES = [f"c{i}" for i in range(6)]
@@ -63,9 +63,9 @@ def test_table() -> None:
     assert percent_interval([float("nan"), 0.25]) == ""
 
 
-def test_only_pixels_known_in_both_are_scored() -> None:
+def test_only_pixels_with_a_class_in_both_are_scored() -> None:
     label = np.array([[IGNORE, 0, 1, 2]])
     predicted = np.array([[0, 255, 1, 1]], dtype=np.uint8)
-    assert known_in_both(label, predicted, 2).tolist() == [[False, False, True, False]]
+    assert scored_pixels(label, predicted, 2).tolist() == [[False, False, True, False]]
     with pytest.raises(ValueError, match=r"label has shape \(1, 4\) and prediction \(1, 3\); expected two maps"):
-        known_in_both(label, predicted[:, :3], 2)
+        scored_pixels(label, predicted[:, :3], 2)
