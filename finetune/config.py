@@ -61,9 +61,7 @@ class TaskOverride:
 
     def applied_to(self, task: Task) -> Task:
         """The task with these values. Raises ValueError for values that a task cannot have."""
-        changes: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
-        if not changes.get("sources", True):
-            del changes["sources"]  # an empty list means the task's own sources
+        changes: dict[str, Any] = {name: value for name, value in vars(self).items() if value not in (None, [])}
         if "sources" in changes:
             changes["sources"] = tuple(changes["sources"])
         return replace(task, **changes)

@@ -16,14 +16,20 @@ from common import ranks
 from common.atomic_files import write_json
 from common.rank_process import STOPPED, StopSignals
 from finetune.config import FinetuneConfig
-from finetune.data.opening import TaskData, Tests, check_sources, one_pixel_size, open_data
+from finetune.data.labelled_data import LabelledData, LabelledScenes, check_sources, one_pixel_size
+from finetune.data.opening import open_data
+from finetune.data.sample_windows import SampleWindows
 from finetune.data.windows import LabelledWindows
+from finetune.device import pick_device
+from finetune.evaluation import evaluate_test_data
+from finetune.mapping.scene import check_overlap
 from finetune.model.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
 from finetune.model.initial_weights import check_bands
 from finetune.model.tuning import apply_tuning
-from finetune.predict import check_overlap, pick_device
+from finetune.report.figures import season_figure
 from finetune.report.page import Page
 from finetune.report.run_report import run_report
+from finetune.report.season_report import season_table, write_season
 from finetune.run_folder import (
     MAPS_FOLDER,
     METRICS_FILE,
@@ -33,7 +39,7 @@ from finetune.run_folder import (
     is_finished,
     recorded_settings,
 )
-from finetune.scoring.early_season import ended_after, score_season, season_figure, season_table, write_season
+from finetune.scoring.early_season import score_season
 from finetune.scoring.metrics import TABLE_HEADER, headline, headline_interval, table
 from finetune.task import Task, load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
@@ -54,7 +60,7 @@ class PreparedRun:
         settings: content of run.json.
         data: the labelled data.
         training, validation: windows of these splits, training windows after the label fraction.
-        tests: the test split.
+        test_data: the test split.
         all_windows: training windows before the label fraction.
         criterion: chooses the best epoch.
         criterion_note: what the user should know about that choice; "" for nothing.
@@ -65,10 +71,10 @@ class PreparedRun:
 
     config: FinetuneConfig
     settings: dict[str, Any]
-    data: TaskData
+    data: LabelledData
     training: LabelledWindows
     validation: LabelledWindows
-    tests: Tests
+    test_data: LabelledScenes | SampleWindows
     all_windows: int
     criterion: BestEpochCriterion
     criterion_note: str
@@ -121,7 +127,7 @@ def fine_tune(config: FinetuneConfig) -> int:
 
 
 def prepare(
-    config: FinetuneConfig, task: Task, settings: dict[str, Any], data: TaskData, criterion: BestEpochCriterion
+    config: FinetuneConfig, task: Task, settings: dict[str, Any], data: LabelledData, criterion: BestEpochCriterion
 ) -> PreparedRun:
     """Open the splits of `data` and build the model. Raises ValueError for everything a user can get wrong."""
     torch.manual_seed(config.seed)
@@ -130,11 +136,11 @@ def prepare(
         pretrained = load_encoder(config.checkpoint)
         check_bands(pretrained, task, data.sensors, config.checkpoint)
     training, validation = (
-        data.training_set(split, task, augmentation=config.augmentation, cache_gb=config.cache_gb, year=config.year)
+        data.windows(split, task, augmentation=config.augmentation, cache_gb=config.cache_gb, year=config.year)
         for split in ("train", "validation")
     )
-    tests = data.tests(task, cache_gb=config.cache_gb, year=config.year)
-    pixel = one_pixel_size(task, training, validation, tests)
+    test_data = data.test_data(task, year=config.year)
+    pixel = one_pixel_size(task, training, validation, test_data)
     check_classes(training)
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
     known = (pretrained and pretrained.normalization) or {}
@@ -159,12 +165,14 @@ def prepare(
     model = build_model(recipe, pretrained)
     apply_tuning(model, config.tuning)
     return PreparedRun(
-        config=config, settings=settings, data=data, training=training, validation=validation, tests=tests,
+        config=config, settings=settings, data=data, training=training, validation=validation, test_data=test_data,
         all_windows=all_windows, criterion=criterion, criterion_note=note, loss=loss, recipe=recipe, model=model,
     )  # fmt: skip
 
 
-def encoder_of_recipe(config: FinetuneConfig, task: Task, data: TaskData, pretrained: VideoSwin | None) -> dict[str, Any] | str:
+def encoder_of_recipe(
+    config: FinetuneConfig, task: Task, data: LabelledData, pretrained: VideoSwin | None
+) -> dict[str, Any] | str:
     """The shape of the encoder, with its sources and their bands, or the name of a baseline."""
     if pretrained is not None:
         return pretrained.config.to_dict()
@@ -207,7 +215,7 @@ def score_and_report(run: PreparedRun, progress: Progress, device: torch.device)
     config = run.config
     model, _ = load_model(config.output / MODEL_FILE)
     model.to(device)
-    result = run.tests.evaluate(model, run.recipe, config.output, device, config.overlap, config.maps)
+    result = evaluate_test_data(model, run.recipe, run.test_data, config.output, device, config.overlap, config.maps)
     metrics = run_metrics(run, progress, result)
     maps = config.output / MAPS_FOLDER
     if config.maps:
@@ -249,11 +257,11 @@ def run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) ->
 def report_season(run: PreparedRun, model: nn.Module, device: torch.device, page: Page) -> None:
     """Score the model at each date at which the task's season may end: files in the output folder, a section, a table."""
     config = run.config
-    windows = run.data.training_set("test", run.task, augmentation=None, cache_gb=config.cache_gb, year=config.year)
+    windows = run.data.windows("test", run.task, augmentation=None, cache_gb=config.cache_gb, year=config.year)
     windows.normalization = run.recipe.normalization
 
     def score_until(days: int) -> dict[str, Any]:
-        with ended_after(windows, days):
+        with windows.ended_after(days):
             return score_windows(model, windows, config.training.batch_size, device, run.loss)
 
     last_year = windows.window(0).year

@@ -24,14 +24,14 @@ PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
 def markdown(comparisons: Sequence[TaskComparison], outcomes: Sequence[Outcome], picture: str) -> str:
-    """The document as Markdown: scores, labels, differences by seed and published figures of each task, and the runs without scores."""
+    """The document as Markdown: scores, labels, differences and published figures of each task; runs without scores."""
     seeds = len(comparisons[0].seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     parts = [
         "# Comparison of encoders",
         f"Scores on the test scenes in percent, {over}. A seed draws the labelled windows, the weights and their order; with one "
-        "seed and fraction of the labels, all encoders get the same windows. All validation windows, whatever the fraction, choose "
-        "the epoch. Pixels are normalised by the statistics of the checkpoint or, without one, of the training windows.",
+        "seed and fraction of the labels, all encoders get the same windows. All validation windows, whatever the fraction, "
+        "choose the epoch. Pixels are normalised by the statistics of the checkpoint or, without one, of the training windows.",
         f"![Score by fraction of the labels]({picture})",
     ]
     published = yaml.safe_load(PUBLISHED.read_text())
@@ -68,8 +68,9 @@ def _gain_text(seeds: int) -> str:
     if seeds > 1:
         least = student.ppf(0.975, seeds - 1)
         text += (
-            f" With {seeds} seeds, a single difference is significant at the 5 % level from {least:.1f} standard errors on (Student's "
-            "t; more if seeds are missing). All seeds share the same test scenes: in other regions differences may be larger."
+            f" With {seeds} seeds, a single difference is significant at the 5 % level from {least:.1f} standard errors on "
+            "(Student's t; more if seeds are missing). All seeds share the same test scenes: in other regions differences may be "
+            "larger."
         )
     return text
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.scoring.metrics import SCORES_OVER_CLASSES
+from finetune.scoring.metrics import OVER_CLASSES
 from finetune.task import Task
 
-SCORES_OF_A_CLASS = ("f1", "iou", "precision", "recall")
+OF_A_CLASS = ("f1", "iou", "precision", "recall")
 LOWER_IS_BETTER = ("loss",)
 LAST = "last"
 
@@ -27,7 +27,7 @@ class BestEpochCriterion:
     The direction belongs to the name and is not an option: a score minimised by mistake would silently keep the worst epoch.
 
     Attributes:
-        name: one of `SCORES_OVER_CLASSES`; a class and one of `SCORES_OF_A_CLASS`, as in `paddy_rice.f1`; `loss`; or `last`,
+        name: one of `OVER_CLASSES`; a class and one of `OF_A_CLASS`, as in `paddy_rice.f1`; `loss`; or `last`,
             by which every epoch is better than those before.
     """
 
@@ -36,7 +36,7 @@ class BestEpochCriterion:
     @property
     def shown_score(self) -> str:
         """Name of the score that the progress bar shows."""
-        return SCORES_OVER_CLASSES[0] if self.name == LAST else self.name
+        return OVER_CLASSES[0] if self.name == LAST else self.name
 
     def value(self, scores: dict[str, Any]) -> float:
         """The shown score among the `scores` of an epoch; NaN where it is not defined."""
@@ -56,8 +56,8 @@ class BestEpochCriterion:
 
 def best_epoch_criterion(name: str, task: Task) -> BestEpochCriterion:
     """The criterion `name`. Raises ValueError that lists the valid names when the task has no such score."""
-    of_classes = [f"{c.name}.{score}" for c in task.classes for score in SCORES_OF_A_CLASS]
-    valid = [*SCORES_OVER_CLASSES, *LOWER_IS_BETTER, LAST, *of_classes]
+    of_classes = [f"{c.name}.{score}" for c in task.classes for score in OF_A_CLASS]
+    valid = [*OVER_CLASSES, *LOWER_IS_BETTER, LAST, *of_classes]
     if name not in valid:
         raise ValueError(f"--best is {name!r}, which is not a score of task {task.name}; valid: {', '.join(valid)}")
     return BestEpochCriterion(name)

@@ -21,8 +21,8 @@ from finetune.data.windows import LabelledWindows
 from finetune.model.batch_norm import with_synchronized_batch_norm
 from finetune.model.crop_mapper import MODEL_FILE, Recipe, save_model
 from finetune.model.tuning import parameter_groups
-from finetune.report.run_report import confusion_figure
-from finetune.scoring.metrics import SCORES_OVER_CLASSES
+from finetune.report.figures import confusion_figure
+from finetune.scoring.metrics import OVER_CLASSES
 from finetune.training.best_epoch import BestEpochCriterion
 from finetune.training.data_parallel import data_parallel, rank_slice
 from finetune.training.losses import MapLoss
@@ -95,7 +95,7 @@ class Trainer:
         """Note the epoch's loss and validation scores; rank 0 writes the model, if it is the best so far, and a checkpoint."""
         progress, job = self.progress, self.job
         numbers = {"loss": float(np.mean(progress.losses)), "validation_loss": scores["loss"]}
-        progress.history.append(numbers | {name: scores[name] for name in SCORES_OVER_CLASSES})
+        progress.history.append(numbers | {name: scores[name] for name in OVER_CLASSES})
         progress.epoch, progress.losses = progress.epoch + 1, []
         is_best = job.criterion.is_better(scores, progress.best)
         if is_best:
@@ -184,7 +184,7 @@ def log_epoch(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate
     """Write an epoch's numbers and the confusion matrix of its validation windows to TensorBoard."""
     writer.add_scalar("train/loss", numbers["loss"], epoch)
     writer.add_scalar("train/learning_rate", rate, epoch)
-    for name in ("loss", *SCORES_OVER_CLASSES):
+    for name in ("loss", *OVER_CLASSES):
         writer.add_scalar(f"validation/{name}", scores[name], epoch)
     for name, values in scores["classes"].items():
         writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)

@@ -17,9 +17,9 @@ from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.augmentation import Augmentation
 from finetune.data.scene_windows import SceneWindows
-from finetune.mapping.blocks import BlockJob, predict_in_worker
 from finetune.mapping.cog import NO_DATA
-from finetune.mapping.tiling import Mosaic
+from finetune.mapping.tiling import Tiling
+from finetune.mapping.workers import BlockJob, predict_in_worker
 from finetune.model.crop_mapper import Recipe, build_model, save_model
 from finetune.predict import predict
 from finetune.task import load_task
@@ -119,9 +119,9 @@ def test_the_map_is_that_of_a_source_without_a_clear_image(scenes: dict[str, Pat
     np.testing.assert_array_equal(maps["old_modis"], maps["cloudy_modis"])
     assert (maps["whole"] != maps["no_modis"]).any()
     # As a worker process does it: the task's setting comes with the job, not with the model's file.
-    mosaic = Mosaic(height=96, width=96, window=64, stride=32, step=1, block=96)
+    tiling = Tiling(height=96, width=96, window=64, stride=32, step=1, block=96)
     job = BlockJob(
-        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", mosaic=mosaic, batch_size=16,
+        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", tiling=tiling, batch_size=16,
         probabilities=True,
     )  # fmt: skip
     block = predict_in_worker(job, 0)["probabilities"].astype(int)
@@ -142,7 +142,8 @@ def test_a_map_of_the_coarse_source_alone_has_the_pixels_of_the_model(
     (nothing / "scene.yaml").write_text(
         (nothing / "scene.yaml").read_text().replace("sources: {}", "sources: {sentinel2: {container: zarr_cube, path: x}}")
     )
-    with pytest.raises(ValueError, match=r"has no landsat and no modis, .* it has sentinel2; choose others with --sources$"):
+    message = r"has no landsat and no modis, .* it has sentinel2; choose others with --override.sources$"
+    with pytest.raises(ValueError, match=message):
         predict(model=model, input=nothing, output=tmp_path / "x.tif", missing_sources="allow")
 
 

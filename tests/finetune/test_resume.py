@@ -29,8 +29,7 @@ KILLED = """
 import os, signal
 from pathlib import Path
 import torch
-from finetune import run
-from finetune.data import opening
+from finetune import evaluation, run
 from finetune.training import loop
 
 always = lambda *_: True
@@ -43,7 +42,7 @@ owner, name, counts = {
     # when the older checkpoint has its new name already
     "rename": (Path, "replace", lambda path, target: target.name == "last_epoch.pt"),
     "log": (loop, "log_epoch", always),
-    "maps": (opening, "evaluate_scenes", always),
+    "maps": (evaluation, "evaluate_scenes", always),
 }[what]
 known, times = getattr(owner, name), []
 

@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix
 
 from data_prep.archive.sensor import load_sensors
 from finetune.data.hdf5_samples import Hdf5Samples
-from finetune.data.opening import own_dataset
+from finetune.data.own_dataset import own_dataset
 from finetune.data.sample_windows import SampleWindows
 from finetune.model.crop_mapper import load_model
 from finetune.task import TASKS, load_task
@@ -103,7 +103,7 @@ def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
         inside = (days >= begin) & (days < end)
         assert 0 < inside.sum() < FRAMES
         assert window.seasons["modis"].days.tolist() == ((days[inside] - begin).astype(int) + 0.5).tolist()
-        np.testing.assert_array_equal(window.clips["landsat"].valid[:, :SIDE, :SIDE], sample["valid"]["landsat"][inside])
+        np.testing.assert_array_equal(window.stacks["landsat"].valid[:, :SIDE, :SIDE], sample["valid"]["landsat"][inside])
 
 
 def missing_list(folder: Path) -> None:

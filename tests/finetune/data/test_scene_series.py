@@ -19,7 +19,7 @@ def test_grids_that_do_not_nest_are_refused(tmp_path: Path) -> None:
     scene, task = load_scene(tmp_path / "a"), load_task("paddy_rice")
     series = SceneSeries(scene, task, load_sensors())
     assert series.step == MODIS_PX
-    with pytest.raises(ValueError, match=r"multiple of 16, for instance --window_px 48"):
+    with pytest.raises(ValueError, match=r"multiple of 16, for instance --override.window_px 48"):
         series.check_window(50)
     label = tmp_path / "a" / "crop_type.tif"
     write_label(label, np.ones((60, 64), int))

@@ -12,7 +12,8 @@ import zarr
 
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
-from finetune.data.scene_windows import SceneWindows, origins, origins_within
+from finetune.data.scene_windows import SceneWindows
+from finetune.data.window_origins import origins, origins_within
 from finetune.task import IGNORE, load_task
 from tests.support.rice_scenes import MODIS_PX, write_label, write_rice_scene
 

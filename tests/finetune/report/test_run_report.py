@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.atomic_files import without_nan
+from finetune.report.figures import confusion_figure, training_figure
 from finetune.report.page import Page
-from finetune.report.run_report import confusion_figure, run_report, training_figure
+from finetune.report.run_report import run_report
 from finetune.scoring.bootstrap import with_intervals
 from finetune.scoring.boundaries import boundary_counts, boundary_scores
 from finetune.scoring.metrics import headline, headline_interval, scores
@@ -172,7 +173,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no picture at .*missing.png"):
         page.picture(tmp_path / "missing.png", "a map")
     (tmp_path / "map.png").write_bytes(b"<svg>")
-    with pytest.raises(ValueError, match=r"map.png is no PNG"):
+    with pytest.raises(ValueError, match=r"map.png is not a PNG"):
         page.picture(tmp_path / "map.png", "a map")
 
 

@@ -18,15 +18,9 @@ from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_windows import SceneWindows
 from finetune.data.season import Season
 from finetune.model.crop_mapper import CropMapper
-from finetune.scoring.early_season import (
-    SeasonScores,
-    earliest,
-    ended_after,
-    score_season,
-    season_figure,
-    season_table,
-    write_season,
-)
+from finetune.report.figures import season_figure
+from finetune.report.season_report import season_table, write_season
+from finetune.scoring.early_season import SeasonScores, earliest, score_season
 from finetune.scoring.metrics import confusion, scores
 from finetune.task import Task, load_task
 from pretrain.model import EncoderConfig, build_encoder
@@ -194,7 +188,7 @@ def test_a_cut_series_is_that_of_an_archive_without_later_images(tmp_path: Path,
         last = np.datetime64("2021-01-01") + count - 1
         write_turning_scene(tmp_path / str(last), 0, until=last)
         early = windows(tmp_path / str(last), year=2021)
-        with ended_after(whole, count):
+        with whole.ended_after(count):
             for i in range(4):
                 cut = whole[i]["data"]["landsat"]
                 torch.testing.assert_close(cut, early[i]["data"]["landsat"], rtol=0, atol=0)
@@ -202,7 +196,7 @@ def test_a_cut_series_is_that_of_an_archive_without_later_images(tmp_path: Path,
                 assert (cut != before[i]).any()
     for i in range(4):  # whole again
         torch.testing.assert_close(whole[i]["data"]["landsat"], before[i], rtol=0, atol=0)
-    with pytest.raises(KeyError), ended_after(whole, 100):
+    with pytest.raises(KeyError), whole.ended_after(100):
         raise KeyError
     assert whole.seen_days == np.inf
     whole.close()
@@ -241,7 +235,7 @@ def test_a_model_is_good_from_the_date_on_that_tells_the_classes_apart(tmp_path:
 
     @torch.no_grad()
     def score(count: int) -> dict[str, Any]:
-        with ended_after(test, count):
+        with test.ended_after(count):
             batch = test.batch(range(len(test)))
         matrix = confusion(2)
         matrix.update(model(batch["data"], (32, 32)).argmax(dim=1), batch["label"])

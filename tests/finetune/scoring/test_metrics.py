@@ -24,9 +24,9 @@ from finetune.scoring.metrics import (
     TABLE_HEADER,
     confusion,
     headline,
-    known_in_both,
     percent,
     percent_interval,
+    scored_pixels,
     scores,
     table,
 )
@@ -82,12 +82,12 @@ def test_table() -> None:
     assert percent_interval([float("nan"), 0.25]) == ""
 
 
-def test_only_pixels_known_in_both_are_scored() -> None:
+def test_only_pixels_with_a_class_in_both_are_scored() -> None:
     label = np.array([[IGNORE, 0, 1, 2]])
     predicted = np.array([[0, 255, 1, 1]], dtype=np.uint8)
-    assert known_in_both(label, predicted, 2).tolist() == [[False, False, True, False]]
+    assert scored_pixels(label, predicted, 2).tolist() == [[False, False, True, False]]
     with pytest.raises(ValueError, match=r"label has shape \(1, 4\) and prediction \(1, 3\); expected two maps"):
-        known_in_both(label, predicted[:, :3], 2)
+        scored_pixels(label, predicted[:, :3], 2)
 
 
 @pytest.mark.parametrize("seed", range(6))
