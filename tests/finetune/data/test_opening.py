@@ -1,4 +1,4 @@
-"""Fine-tuning on the published layout and on a dataset of one's own, as users start it."""
+"""Fine-tuning on the published layout and on your own dataset, as users start it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ import yaml
 from sklearn.metrics import confusion_matrix
 
 from common.command_line import run_command
-from data_prep.archive.sensor import load_sensors
-from finetune.data.hdf5_samples import Hdf5Samples
-from finetune.data.own_dataset import own_dataset
-from finetune.data.sample_windows import SampleWindows
 from finetune.model.crop_mapper import load_model
 from finetune.run import run
-from finetune.task import TASKS, load_task
+from finetune.task import TASKS
 from pretrain.model import EncoderConfig
-from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_hdf5, write_published
+from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_published
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
 SETTINGS: dict[str, Any] = {
@@ -55,17 +51,6 @@ def trained(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_items_are_what_the_files_hold(published: Path) -> None:
-    samples = Hdf5Samples(published, "validation", ("landsat", "modis"))
-    assert samples.names == ["s8", "s9"]
-    for index, item in enumerate(samples[i] for i in range(2)):
-        with h5py.File(published / "h5_samples" / f"s{8 + index}.h5") as file:
-            np.testing.assert_array_equal(item["data"]["landsat"][()], file["Landsat"][()])
-            np.testing.assert_array_equal(item["data"]["modis"][..., 1:], file["Modis"][..., 1:])
-            np.testing.assert_array_equal(item["label"], file["label"][()])
-        assert item["file_name"] == f"s{8 + index}"
-
-
 def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: Path, trained: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["score"]["value"] > 0.9  # the seasons tell the classes apart; half of the pixels are rice
@@ -88,23 +73,6 @@ def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: P
     np.testing.assert_array_equal(metrics["test"]["confusion"], matrix)
     assert sorted(path.name for path in (trained / "maps").iterdir()) == ["s10.png", "s11.png", "s12.png"]
     assert (trained / "report.html").is_file()
-
-
-def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
-    sample = make_sample(0)
-    sample["valid"] = {"landsat": np.random.default_rng(0).random((FRAMES, SIDE, SIDE)) < 0.5}
-    days = (YEAR + np.arange(FRAMES) * 40).astype("datetime64[D]")
-    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10"))):
-        write_hdf5(tmp_path / f"{name}.h5", sample | {"dates": {"landsat": dates, "modis": dates}})
-        (tmp_path / "train.txt").write_text(f"{name}.h5\n\n")
-        item = Hdf5Samples(tmp_path, "train", ("landsat", "modis"))[0]
-        window = SampleWindows([item], load_task("paddy_rice"), load_sensors()).window(0)
-        assert window.year == 2021
-        begin, end = load_task("paddy_rice").season_of(2021)
-        inside = (days >= begin) & (days < end)
-        assert 0 < inside.sum() < FRAMES
-        assert window.seasons["modis"].days.tolist() == ((days[inside] - begin).astype(int) + 0.5).tolist()
-        np.testing.assert_array_equal(window.stacks["landsat"].valid[:, :SIDE, :SIDE], sample["valid"]["landsat"][inside])
 
 
 def missing_list(folder: Path) -> None:
@@ -226,14 +194,3 @@ def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.Mo
     run(data=Path("my_dataset.py:RiceDataset"), output=tmp_path / "run", **(SETTINGS | {"epochs": 2, "sources": ["landsat"]}))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["test"]["scenes"]) == ["5", "6"]
-
-
-def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("class Rice:\n    def __init__(self, split):\n        pass\n    def __len__(self):\n        return 0\n")
-    with pytest.raises(ValueError, match=r"no file .*yours.py; expected FILE.py:CLASS"):
-        own_dataset(tmp_path / "yours.py", "Rice")
-    with pytest.raises(ValueError, match="has no class 'Wheat'; it has Rice"):
-        own_dataset(file, "Wheat")
-    with pytest.raises(ValueError, match=r"mine\.py:Rice has no sample of split train"):
-        own_dataset(file, "Rice")("train", load_task("paddy_rice"))
