@@ -181,7 +181,7 @@ README = Path(__file__).parents[3] / "README.md"
 
 
 def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block of Python below "A dataset of your own" is run as it stands, on files that it describes."""
+    """The Python block below "A dataset of your own" runs unchanged, on files as it describes them."""
     block = re.search(r"```python\n(# my_dataset\.py\n.*?)```", README.read_text(), re.DOTALL)
     assert block is not None
     monkeypatch.chdir(tmp_path)

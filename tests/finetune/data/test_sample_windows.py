@@ -1,4 +1,4 @@
-"""Samples as data for fine-tuning: items against numpy by hand, samples that lack this or that, and errors that say so."""
+"""Windows of samples: items against NumPy, samples without a source, dates or labels, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report, read back as a browser would: tables, pictures, and nothing that lies elsewhere."""
+"""The report, parsed as a browser does: tables, pictures, and no links to other files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ["other", "paddy_rice"]
 
 
 class Reader(HTMLParser):
-    """Tables as lists of rows, pictures as bytes, headings and notes as text; complains about tags left open."""
+    """A parser: tables as lists of rows, pictures as bytes, headings and notes as text; fails if a tag stays open."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
