@@ -19,7 +19,7 @@ class Augmentation:
 
     Attributes:
         rotations: rotate by 0, 90, 180 or 270 degrees.
-        flips: mirror along either axis, with or without rotations.
+        flips: mirror along one or both axes, with or without rotations.
         shift_days: shift the season of all sources together, by up to this many days, since seasons differ between regions.
         crop_px: side in pixels of the label of a random part that is kept, a multiple of `crop_step`; None keeps the window.
         drop_images: probability of dropping an image, as if it were cloudy.

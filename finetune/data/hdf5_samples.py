@@ -44,7 +44,7 @@ class Hdf5Samples:
             raise ValueError(f"list {path} of the {split} samples is missing; expected {', '.join(LISTS.values())} beside it")
         names = [line.strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
         if not names:
-            raise ValueError(f"list {path} names no sample; expected one name a line")
+            raise ValueError(f"list {path} names no sample; expected one name per line")
         repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if repeated:
             raise ValueError(f"list {path} names {', '.join(repeated[:3])} more than once")
@@ -63,7 +63,7 @@ class Hdf5Samples:
         try:
             file = h5py.File(path)  # stays open as long as one of its datasets is in use
         except OSError as error:
-            raise ValueError(f"{path} is no readable HDF5 file: {error}") from error
+            raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
         data = {source: found for source in self.sources if (found := _dataset(file, source)) is not None}
         item: dict[str, Any] = {"file_name": self.names[index], "data": data or {name: file[name] for name in file}}
         if "label" not in file:

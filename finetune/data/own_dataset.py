@@ -26,13 +26,13 @@ def own_dataset(file: Path, name: str) -> Callable[[str, Task], Samples]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # as the import statement does
     spec.loader.exec_module(module)
-    made = getattr(module, name, None)
-    if not callable(made):
+    factory = getattr(module, name, None)
+    if not callable(factory):
         known = sorted(n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == spec.name)
         raise ValueError(f"--data: {file} has no class {name!r}; it has {', '.join(known) or 'none'}")
 
     def samples(split: str, task: Task) -> Samples:
-        found: Samples = made(split) if len(inspect.signature(made).parameters) < 2 else made(split, task)
+        found: Samples = factory(split) if len(inspect.signature(factory).parameters) < 2 else factory(split, task)
         if not len(found):
             raise ValueError(f"{file}:{name} has no sample of split {split}")
         return found

@@ -1,9 +1,9 @@
-"""A map of a large scene whose pixels take no room on the disk, and the memory it took; run as a process of its own.
+"""Map a large scene whose pixels take no space on disk, and print the peak memory; runs in a process of its own.
 
     python -m tests.support.large_map FOLDER SIDE
 
-Landsat, 12 dates, SIDE x SIDE pixels of 30 m, chunks that were never written. The model is a stand-in that costs next to
-nothing, so what is measured is reading, blending and writing.
+Landsat, 12 dates, SIDE x SIDE pixels of 30 m, chunks that were never written. The model is a stand-in that takes almost
+no time or memory, so the measurement shows reading, blending and writing.
 """
 
 from __future__ import annotations

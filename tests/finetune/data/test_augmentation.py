@@ -1,4 +1,4 @@
-"""Augmentation: every pixel tells where it was, so that what belongs together is found to have moved together."""
+"""Augmentation: the value of every pixel is its position, so tests see that pixels, dates and label move together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINE_OF = PLACES // SIDE // FACTOR * (SIDE // FACTOR) + PLACES % SIDE // FACTOR 
 
 
 def marked() -> LabelledWindow:
-    """The label is the number of each pixel; pixels are 10 times their number plus that of the image, which is also its day."""
+    """A window whose label is the number of each pixel; pixels are 10 times this number plus the number of the image, its day."""
     stacks, seasons = {}, {}
     for source, places in (("landsat", PLACES), ("modis", COARSE)):
         numbers = np.arange(IMAGES)[:, None, None]
@@ -30,7 +30,7 @@ def marked() -> LabelledWindow:
 
 
 def assert_together(window: LabelledWindow) -> None:
-    """Label, fine and coarse pixels, validity and dates are still those of one another."""
+    """Assert that label, fine and coarse pixels, validity and dates still belong together."""
     shown = {"landsat": window.label, "modis": FINE_OF.ravel()[window.label][::FACTOR, ::FACTOR]}
     for source, places in shown.items():
         stack, season = window.stacks[source], window.seasons[source]

@@ -101,7 +101,7 @@ def test_few_windows_are_passed_over_until_the_steps_are_enough(windows: int) ->
 
 
 def test_one_window_fills_its_batch() -> None:
-    """Batch normalisation has nothing to average over where the lowest level of a U-Net is one pixel of one window."""
+    """Batch normalisation cannot average if the lowest level of a U-Net is one pixel of one window."""
     assert [batch.tolist() for batch in Schedule(epochs=1, batch_size=4).batches(1, np.random.default_rng(0))] == [[0, 0, 0, 0]]
 
 
@@ -130,7 +130,7 @@ def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, cache_gb: f
 
 
 def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(tmp_path: Path) -> None:
-    """One of nine windows holds rice: it is the one that is left, and the class that is then rare does no harm."""
+    """One of nine windows holds rice. It is the one that is kept, and the other class, which is then rare, does no harm."""
     for name, split, side in (("a", "train", 192), ("b", "validation", 64), ("c", "test", 64)):
         write_rice_scene(tmp_path / "scenes" / name, split, side=side, frames=8, field=16)
     codes = np.full((192, 192), 3)

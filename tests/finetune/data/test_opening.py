@@ -1,4 +1,4 @@
-"""Fine-tuning on the published layout and on a dataset of one's own, as users start it."""
+"""Fine-tuning on the published layout and on your own dataset, as users start it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ import torch
 import yaml
 from sklearn.metrics import confusion_matrix
 
-from data_prep.archive.sensor import load_sensors
-from finetune.data.hdf5_samples import Hdf5Samples
-from finetune.data.own_dataset import own_dataset
-from finetune.data.sample_windows import SampleWindows
 from finetune.model.crop_mapper import load_model
-from finetune.task import TASKS, load_task
+from finetune.task import TASKS
 from pretrain.model import EncoderConfig
 from tests.support.finetune_runs import run, run_arguments
-from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_hdf5, write_published
+from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_published
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
 SETTINGS: dict[str, Any] = {
@@ -54,17 +50,6 @@ def trained(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_items_are_what_the_files_hold(published: Path) -> None:
-    samples = Hdf5Samples(published, "validation", ("landsat", "modis"))
-    assert samples.names == ["s8", "s9"]
-    for index, item in enumerate(samples[i] for i in range(2)):
-        with h5py.File(published / "h5_samples" / f"s{8 + index}.h5") as file:
-            np.testing.assert_array_equal(item["data"]["landsat"][()], file["Landsat"][()])
-            np.testing.assert_array_equal(item["data"]["modis"][..., 1:], file["Modis"][..., 1:])
-            np.testing.assert_array_equal(item["label"], file["label"][()])
-        assert item["file_name"] == f"s{8 + index}"
-
-
 def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: Path, trained: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["score"]["value"] > 0.9  # the seasons tell the classes apart; half of the pixels are rice
@@ -87,23 +72,6 @@ def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: P
     np.testing.assert_array_equal(metrics["test"]["confusion"], matrix)
     assert sorted(path.name for path in (trained / "maps").iterdir()) == ["s10.png", "s11.png", "s12.png"]
     assert (trained / "report.html").is_file()
-
-
-def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
-    sample = make_sample(0)
-    sample["valid"] = {"landsat": np.random.default_rng(0).random((FRAMES, SIDE, SIDE)) < 0.5}
-    days = (YEAR + np.arange(FRAMES) * 40).astype("datetime64[D]")
-    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10"))):
-        write_hdf5(tmp_path / f"{name}.h5", sample | {"dates": {"landsat": dates, "modis": dates}})
-        (tmp_path / "train.txt").write_text(f"{name}.h5\n\n")
-        item = Hdf5Samples(tmp_path, "train", ("landsat", "modis"))[0]
-        window = SampleWindows([item], load_task("paddy_rice"), load_sensors()).window(0)
-        assert window.year == 2021
-        begin, end = load_task("paddy_rice").season_of(2021)
-        inside = (days >= begin) & (days < end)
-        assert 0 < inside.sum() < FRAMES
-        assert window.seasons["modis"].days.tolist() == ((days[inside] - begin).astype(int) + 0.5).tolist()
-        np.testing.assert_array_equal(window.stacks["landsat"].valid[:, :SIDE, :SIDE], sample["valid"]["landsat"][inside])
 
 
 def missing_list(folder: Path) -> None:
@@ -154,7 +122,7 @@ def all_ones(folder: Path) -> None:
         (empty_list, r"list .*test.txt names no sample"),
         (repeated_name, r"list .*train.txt names s0 more than once"),
         (missing_file, r"list .*train.txt names 1 samples without a file, first .*nowhere.h5"),
-        (no_hdf5, r"s0.h5 is no readable HDF5 file"),
+        (no_hdf5, r"s0.h5 is not a readable HDF5 file"),
         (no_label, r"s1.h5 has no dataset label \(H, W\); it holds \['Landsat', 'Modis'\]"),
         (other_source, r"s1: has no modis, which the task needs; it has landsat; .* --missing_sources allow"),
         (all_ones, r"hold no pixel of class other"),
@@ -219,7 +187,7 @@ README = Path(__file__).parents[3] / "README.md"
 
 
 def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block of Python below "A dataset of your own" is run as it stands, on files that it describes."""
+    """The Python block below "A dataset of your own" runs unchanged, on files as it describes them."""
     block = re.search(r"```python\n(# my_dataset\.py\n.*?)```", README.read_text(), re.DOTALL)
     assert block is not None
     monkeypatch.chdir(tmp_path)
@@ -236,14 +204,3 @@ def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.Mo
     )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["test"]["scenes"]) == ["5", "6"]
-
-
-def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("class Rice:\n    def __init__(self, split):\n        pass\n    def __len__(self):\n        return 0\n")
-    with pytest.raises(ValueError, match=r"no file .*yours.py; expected FILE.py:CLASS"):
-        own_dataset(tmp_path / "yours.py", "Rice")
-    with pytest.raises(ValueError, match="has no class 'Wheat'; it has Rice"):
-        own_dataset(file, "Wheat")
-    with pytest.raises(ValueError, match=r"mine\.py:Rice has no sample of split train"):
-        own_dataset(file, "Rice")("train", load_task("paddy_rice"))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def blended(scene: Path, recipe: Recipe, model: Any, stride: int, block_px: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities float32 (classes, H, W) and where the scene was seen, from all blocks."""
+    """From all blocks: probabilities float32 (classes, H, W), and where the scene was seen, bool (H, W)."""
     with SceneSeries(load_scene(scene), recipe.task, load_sensors(), pixel_size=recipe.pixel) as series:
         height, width = series.grid.shape
         window = recipe.task.window_px
@@ -42,7 +42,7 @@ def blended(scene: Path, recipe: Recipe, model: Any, stride: int, block_px: int 
 
 
 def flat_scene(folder: Path, side: int, slope: float) -> None:
-    """A scene without clouds whose reflectance is one number, or rises to the east and south by `slope` a pixel."""
+    """A scene without clouds with constant reflectance, or with one that rises to the east and south by `slope` per pixel."""
     write_rice_scene(folder, "test", side=side, cloudy=0.0, frames=12)
     ramp = slope * (np.arange(side) + np.arange(side)[:, None] - side)
     pixels = zarr.open_group(folder / "landsat.zarr")["reflectance"]
@@ -74,7 +74,7 @@ def test_no_grid_on_flat_scenes(tmp_path: Path, slope: float) -> None:
     cut = blended(tmp_path / "a", recipe, model, 64)[0][0][inner] - truth
 
     def power_at_stride(error: np.ndarray, stride: int) -> float:
-        """Amplitude of the harmonics of a grid with that many pixels between its lines."""
+        """Amplitude of the harmonics of a grid with `stride` pixels between its lines."""
         spectrum = np.abs(np.fft.rfft(error - error.mean(axis=1, keepdims=True), axis=1)).mean(axis=0) / error.shape[1]
         return float(spectrum[:: error.shape[1] // stride][1:].sum())
 

@@ -75,7 +75,7 @@ def test_failed_map_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
-    """A map of 10,000 x 10,000 pixels from 12 dates stays below 2 GB, in the process of its own that measures it."""
+    """A map of 10,000 x 10,000 pixels from 12 dates takes less than 2 GB, measured in a process of its own."""
     command = [sys.executable, "-m", "tests.support.large_map", str(tmp_path), "10000"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     assert json.loads(done.stdout.strip().splitlines()[-1])["peak_gb"] < 2

@@ -1,4 +1,4 @@
-"""Windows, blocks and weights of a map, against the same said pixel by pixel."""
+"""Windows, blocks and weights of a map against a computation pixel by pixel."""
 
 from __future__ import annotations
 

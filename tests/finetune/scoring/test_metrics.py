@@ -1,4 +1,4 @@
-"""Pixel scores against scikit-learn on random maps in which classes are absent, and the tables made of them."""
+"""Pixel scores against scikit-learn on random maps that lack classes, and the tables of these scores."""
 
 from __future__ import annotations
 
