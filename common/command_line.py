@@ -168,7 +168,10 @@ def parse(
     else:
         parser.add_class_arguments(config_class, as_group=False, as_positional=positional)
     parsed = parser.parse_args(arguments)
-    instantiated: Namespace = parser.instantiate_classes(parsed)
+    try:
+        instantiated: Namespace = parser.instantiate_classes(parsed)
+    except ValueError as error:  # the check of a group of options
+        parser.error(str(error))
     del instantiated["config"]
     return instantiated
 

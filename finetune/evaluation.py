@@ -1,9 +1,8 @@
-"""A trained model on the test split: its maps or pictures, and scores with intervals over scenes."""
+"""Evaluation of a trained model on the test split: maps or pictures, and scores with intervals over scenes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,85 +11,61 @@ import rasterio
 import torch
 from torch import nn
 
+from finetune.data.labelled_data import LabelledScenes
 from finetune.data.sample_windows import SampleWindows
-from finetune.data.scene_series import SceneSeries
-from finetune.data.season import Clip
 from finetune.mapping.blocks import predict_windows
 from finetune.mapping.cog import NO_DATA
+from finetune.mapping.scene import MapOptions, predict_scene
 from finetune.model.crop_mapper import Recipe
-from finetune.predict import predict_scene
-from finetune.report.map_figure import draw, label_beside, map_confusion, save_map_figure, true_color
-from finetune.scoring.bootstrap import with_intervals
-from finetune.scoring.boundaries import boundary_counts, boundary_scores
-from finetune.scoring.metrics import headline, scores
-from finetune.scoring.objects import object_counts, object_scores
+from finetune.report.map_figure import MapPicture, draw_map, map_figure, preview_label, true_color, write_figure
+from finetune.scoring.map_scores import MapScores
+from finetune.scoring.metrics import headline, map_confusion, scores
 from finetune.task import IGNORE, Task
 
-SMALLEST_OBJECT_PX = 4  # smaller ones are specks of the classifier, in the map as in the label
-MOST_PICTURES = 12  # of samples, which may be thousands
+MOST_PICTURES = 12  # there may be thousands of samples
+WINDOWS_PER_BATCH = 16
 
 
-class MapScores:
-    """Counts of maps against labels, added up a scene: pixels of a scene are no independent samples."""
+def evaluate_test_data(
+    model: nn.Module,
+    recipe: Recipe,
+    data: LabelledScenes | SampleWindows,
+    output: Path,
+    device: torch.device,
+    overlap: float = 0.5,
+    pictures: bool = True,
+) -> dict[str, Any]:
+    """Score a model on whole test scenes or on test samples; maps and pictures go into `output/maps`.
 
-    def __init__(self, task: Task) -> None:
-        self._task, self._names = task, [c.name for c in task.classes]
-        self._pixels: dict[str, np.ndarray] = {}
-        self._edges: dict[str, np.ndarray] = {}
-        self._areas: dict[str, np.ndarray] = {}
-
-    def add(self, scene: str, truth: np.ndarray, found: np.ndarray) -> None:
-        """A map uint8 (H, W) with `NO_DATA` of a scene or a part of it, and class indices (H, W) with `IGNORE`."""
-        count, names, objects = len(self._names), self._names, self._task.objects
-        _add(self._pixels, scene, map_confusion(self._task, truth, found).numpy())
-        _add(self._edges, scene, boundary_counts(truth, found, count))
-        if objects is not None:
-            areas = object_counts(truth, found, names.index(objects), count, minimum_px=SMALLEST_OBJECT_PX)
-            _add(self._areas, scene, areas)
-
-    def result(self) -> dict[str, Any]:
-        """`metrics.scores` over all labelled pixels, with `intervals` over scenes; `scenes`, the headline of each; `boundaries`,
-        of all classes; and `objects`, where the task names a class for them.
-        """
-        names, target = self._names, self._task.target
-        result = with_intervals(list(self._pixels.values()), partial(scores, classes=names))
-        result["scenes"] = {name: headline(scores(matrix, names), target)[1] for name, matrix in self._pixels.items()}
-        result["boundaries"] = with_intervals(list(self._edges.values()), partial(boundary_scores, classes=names))
-        if self._task.objects is not None:
-            result["objects"] = {self._task.objects: with_intervals(list(self._areas.values()), object_scores)}
-        return result
-
-
-def _add(counts: dict[str, np.ndarray], scene: str, more: np.ndarray) -> None:
-    counts[scene] = counts[scene] + more if scene in counts else np.asarray(more)
+    The result is that of `MapScores.result`. `overlap`: share of a window that its neighbour covers too, in maps of scenes.
+    """
+    (output / "maps").mkdir(exist_ok=True)
+    if isinstance(data, SampleWindows):
+        return evaluate_samples(model, recipe, data, output, device, pictures)
+    return evaluate_scenes(model, recipe, data, output, device, overlap, pictures)
 
 
 def evaluate_scenes(
     model: nn.Module,
     recipe: Recipe,
-    series_of_scenes: list[SceneSeries],
-    truths: dict[str, np.ndarray],
+    scenes: LabelledScenes,
     output: Path,
     device: torch.device,
-    overlap: float,
+    overlap: float = 0.5,
     pictures: bool = True,
 ) -> dict[str, Any]:
-    """Map every scene into `output/maps` and score the maps against `truths`, class indices (H, W) by the scene's name.
-
-    See `MapScores.result` for what it gives. `pictures` are drawn beside the maps.
-    """
-    task, found_scores = recipe.task, MapScores(recipe.task)
-    (output / "maps").mkdir(exist_ok=True)
-    for series in series_of_scenes:
+    """Map every scene into `output/maps` and score the maps; with `pictures` also draw each map beside it."""
+    task, map_scores = recipe.task, MapScores(recipe.task)
+    for series in scenes.series:
         name = series.scene.name
         path = output / "maps" / f"{name}.tif"
         with series:
-            predict_scene(model, recipe, series, path, device, overlap)
+            predict_scene(model, recipe, series, path, device, MapOptions(overlap=overlap))
             if pictures:
-                draw(path.with_suffix(".png"), task, series, path, label_beside(series))
+                draw_map(path.with_suffix(".png"), task, series, path, preview_label(series))
         with rasterio.open(path) as raster:
-            found_scores.add(name, truths[name], raster.read(1))
-    return found_scores.result()
+            map_scores.add(name, scenes.labels[name], raster.read(1))
+    return map_scores.result()
 
 
 def evaluate_samples(
@@ -99,56 +74,67 @@ def evaluate_samples(
     windows: SampleWindows,
     output: Path,
     device: torch.device,
-    batch_size: int = 16,
     pictures: bool = True,
 ) -> dict[str, Any]:
-    """Score the model on all labelled pixels of samples, and draw `pictures` of the first of them into `output/maps`.
+    """Score the model on all labelled pixels of samples; with `pictures` draw the first `MOST_PICTURES` into `output/maps`.
 
-    See `MapScores.result`; where samples do not say of which scene they are, each is a scene of its own.
+    Samples have no place on the ground, so there are no maps. A sample without a scene is a scene of its own.
     """
-    task, size, found_scores = recipe.task, recipe.task.window_px, MapScores(recipe.task)
-    (output / "maps").mkdir(exist_ok=True)
+    map_scores = MapScores(recipe.task)
+    windows.normalization = recipe.normalization
     model.eval()
-    for number, (truth, found) in enumerate(_sample_maps(model, windows, size, device, batch_size)):
-        if (truth == IGNORE).all():
-            continue
-        found_scores.add(windows.scenes[number], truth, found)
-        if pictures and number < MOST_PICTURES:
-            name = windows.names[number]
-            result = scores(map_confusion(task, truth, found), [c.name for c in task.classes])
-            score, value = headline(result, task.target)
-            path = output / "maps" / f"{name.replace('/', '_')}.png"
-            image, pixel = sample_image(windows, number), next(iter(windows.pixels))
-            save_map_figure(path, task, f"{task.title}, {name}: {score} {100 * value:.1f} %", image, truth, found, pixel, None)
-    return found_scores.result()
+    try:
+        for number, (label, predicted) in enumerate(_sample_maps(model, windows, device)):
+            if (label == IGNORE).all():
+                continue
+            map_scores.add(windows.scenes[number], label, predicted)
+            if pictures and number < MOST_PICTURES:
+                name = windows.names[number].replace("/", "_")
+                picture = _sample_picture(recipe.task, windows, number, label, predicted)
+                write_figure(output / "maps" / f"{name}.png", map_figure(recipe.task, picture))
+    finally:
+        windows.close()
+    return map_scores.result()
 
 
-def _sample_maps(
-    model: nn.Module, windows: SampleWindows, size: int, device: torch.device, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Label int8 (H, W) and map uint8 (H, W) of each sample; the map has `NO_DATA` where no window is labelled."""
-    of_sample: list[list[int]] = [[] for _ in windows.names]
+def _sample_maps(model: nn.Module, windows: SampleWindows, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Label int8 (H, W) and map uint8 (H, W) of each sample; the map has `NO_DATA` outside the labelled windows."""
+    size = windows.task.window_px
+    windows_of: list[list[int]] = [[] for _ in windows.names]
     for index, (number, _, _) in enumerate(windows.windows):
-        of_sample[number].append(index)
-    for number, indices in enumerate(of_sample):
-        truth = windows.sample(number).label
-        found = np.full(truth.shape, NO_DATA, dtype=np.uint8)
-        for start in range(0, len(indices), batch_size):
-            part = indices[start : start + batch_size]
+        windows_of[number].append(index)
+    for number, indices in enumerate(windows_of):
+        label = windows.sample(number).label
+        predicted = np.full(label.shape, NO_DATA, dtype=np.uint8)
+        for start in range(0, len(indices), WINDOWS_PER_BATCH):
+            part = indices[start : start + WINDOWS_PER_BATCH]
             data = {source: pixels.numpy() for source, pixels in windows.batch(part)["data"].items()}
             classes = predict_windows(model, data, size, device).argmax(axis=1)
             for index, window in zip(part, classes, strict=True):
                 _, row, col = windows.windows[index]
-                inside = found[row : row + size, col : col + size]
+                inside = predicted[row : row + size, col : col + size]
                 inside[:] = window[: inside.shape[0], : inside.shape[1]]
-        yield truth, found
+        yield label, predicted
+
+
+def _sample_picture(task: Task, windows: SampleWindows, number: int, label: np.ndarray, predicted: np.ndarray) -> MapPicture:
+    """The picture of one sample; its title holds the headline score of the sample."""
+    names = [c.name for c in task.classes]
+    score, value = headline(scores(map_confusion(label, predicted, len(names)), names), task.target)
+    return MapPicture(
+        title=f"{task.title}, {windows.names[number]}: {score} {100 * value:.1f} %",
+        image=sample_image(windows, number),
+        label=label,
+        predicted=predicted,
+        pixel_size=next(iter(windows.pixel_sizes)),
+        crs=None,
+    )
 
 
 def sample_image(windows: SampleWindows, number: int) -> np.ndarray:
-    """True-colour median of a sample's finest source, float (H, W, 3) on the label's grid, NaN where nothing is clear."""
+    """True-colour median of a sample's finest source, float (H, W, 3) on the label's grid, NaN where no image is clear."""
     sample = windows.sample(number)
     source = max(sample.data, key=sample.scale)
-    clip: Clip = windows.whole_clip(sample, source)
-    image = true_color(clip, windows.sensors[source])
+    image = true_color(windows.whole_stack(sample, source), windows.sensors[source])
     rows, cols = (np.arange(n) * part // n for n, part in zip(sample.label.shape, image.shape[:2], strict=True))
     return image[np.ix_(rows, cols)]

@@ -1,4 +1,4 @@
-"""A task: what is mapped, from which sources, in which season. One YAML file a task in `finetune/tasks/`."""
+"""A mapping task: its classes, sources and season. `finetune/tasks/` has one YAML file per task."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ class Task:
     Attributes:
         name, title: for files and for people.
         label: name of the label raster in `scene.yaml`; its grid is the grid of the map.
-        classes: the index is the value in the map. Each lists the label's names that belong to it; the first may list none and
-            then takes every labelled pixel that no other class claims.
+        classes: a class's index is its value in the map. Each class lists the names in the label that belong to it; the first may
+            list none, and then gets every labelled pixel that belongs to no other class.
         sources: sources the model reads, in the order of the decoder's channels.
-        frames: images a source, one from each of so many equal periods of the season.
-        season: first and last (month, day); when the first comes later in the year than the last, the season begins in
+        frames: images per source; the season has as many equal periods, and each gives one image.
+        season: first and last day, MM-DD, both included; when the first is later in the year than the last, the season begins in
             the year before.
         window_px: side of a training window in pixels of the label.
-        target: the class whose F1 stands for the task in titles and tables; None for the mean over classes.
+        target: the class whose F1 is the task's headline score; None for the mean F1 over classes.
         loss: `cross_entropy`, `balanced_cross_entropy` with weights by inverse square root of the class's frequency, `dice`,
             `focal` (see `finetune/training/losses.py`), or weights of a sum: `{cross_entropy: 1, dice: 0.5}`.
-        cut_dates: (month-day) last dates of the season that the model is given, in their order: in training the series of a
-            window ends at one of them or goes on to the end, and the map is scored at each (`finetune/scoring/early_season.py`).
-            Empty: the whole season always.
-        season_share: share of the whole season's score that the map must reach to be early enough.
-        objects: the class whose connected areas are scored one by one, such as the interiors of fields; None for none.
-        upsample: for each source how often its pixels are repeated along rows and columns before the encoder sees them, 1 where
-            none is given. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has a patch for each pixel.
-        missing_sources: `error`, or `allow`: what lacks some of the sources is used all the same, with zeros (the means of the
-            bands) in their place.
+        cut_dates: last dates, MM-DD and ascending, that an early-season map may use. In training, the series of a window ends at
+            one of them or at the season's end; the model is scored at each (`finetune/scoring/early_season.py`). Empty: always
+            the whole season.
+        season_share: share of the whole season's score that a map must reach to be early enough.
+        objects: the class whose connected areas are scored as objects, such as the interiors of fields; None for none.
+        upsample: for each source, how often its pixels are repeated along rows and columns before the encoder; 1 for sources that
+            it does not name. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has one patch per pixel.
+        missing_sources: `error`, or `allow`: scenes and samples that lack some of the sources are used with zeros (the mean of
+            each band) in their place.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Task:
         twice = sorted({label for label in claimed if claimed.count(label) > 1})
         if twice or not all(c.labels for c in self.classes[1:]):
             raise ValueError(
-                f"task {self.name}: every class lists its own labels; only the first class may list none, to take the rest; "
+                f"task {self.name}: every class must list its labels; only the first class may list none, to get the rest; "
                 f"listed twice: {twice or 'none'}"
             )
         for key, named in (("target", self.target), ("objects", self.objects)):
@@ -104,7 +104,7 @@ class Task:
         if not 0 < self.season_share <= 1:
             raise ValueError(f"task {self.name}: season_share is {self.season_share}; expected a share above 0, at most 1")
         if not isinstance(self.upsample, Mapping) or not all(isinstance(n, int) and n >= 1 for n in self.upsample.values()):
-            raise ValueError(f"task {self.name}: upsample is {self.upsample}; expected {{source: whole number from 1 on}}")
+            raise ValueError(f"task {self.name}: upsample is {self.upsample}; expected {{source: whole number, at least 1}}")
         days = self.days_seen(2001)
         if list(days) != sorted(set(days)):
             raise ValueError(
@@ -113,7 +113,7 @@ class Task:
             )
 
     def _check_loss(self) -> None:
-        """Raises ValueError unless `loss` is a known one, or weights above 0 of known ones."""
+        """Raises ValueError unless `loss` is a known loss, or weights above 0 of known losses."""
         if isinstance(self.loss, Mapping):
             good = len(self.loss) > 0 and all(
                 name in LOSSES and isinstance(weight, int | float) and 0 < weight < math.inf for name, weight in self.loss.items()
@@ -132,7 +132,7 @@ class Task:
         return dict(self.loss) if isinstance(self.loss, Mapping) else {self.loss: 1.0}
 
     def season_of(self, year: int) -> tuple[np.datetime64, np.datetime64]:
-        """First day of the season that ends in `year`, and the day after its last."""
+        """First day of the season that ends in `year`, and the day after its last day."""
         try:
             (first_month, first_day), (last_month, last_day) = map(_month_and_day, self.season)
             crosses_new_year = (first_month, first_day) > (last_month, last_day)
@@ -140,12 +140,12 @@ class Task:
             last = date(year, last_month, last_day)
         except (ValueError, AttributeError) as error:
             raise ValueError(
-                f"task {self.name}: season is {list(self.season)}; expected two of the form MM-DD ({error})"
+                f"task {self.name}: season is {list(self.season)}; expected two dates of the form MM-DD ({error})"
             ) from error
         return np.datetime64(first, "D"), np.datetime64(last, "D") + np.timedelta64(1, "D")
 
     def days_seen(self, year: int) -> tuple[int, ...]:
-        """Days of the season that ends in `year`, up to and with each cut date, and all of them last."""
+        """Number of days of the season that ends in `year` up to each cut date, that date included, and of the whole season."""
         first, end = self.season_of(year)
         begin = first.astype(date)
         days = []
@@ -160,7 +160,7 @@ class Task:
         return (*days, whole) if not days or days[-1] != whole else tuple(days)
 
     def year_of(self, dates: np.ndarray) -> int:
-        """The year whose season holds most of `dates` (datetime64[D]), the first of equals."""
+        """The year whose season holds most of `dates` (datetime64[D]); the first year if several hold as many."""
         years = np.unique(dates.astype("datetime64[Y]").astype(int) + 1970)
         candidates = range(int(years.min()), int(years.max()) + 2)
 
@@ -173,8 +173,8 @@ class Task:
     def class_indices(self, codes: np.ndarray, label: Label) -> np.ndarray:
         """Label codes -> class indices int64 of the same shape, `IGNORE` where not labelled.
 
-        Raises ValueError for a code without a name in `scene.yaml`, and for a name that no class takes: a wrong raster must not
-        pass as "other".
+        Raises ValueError for a code without a name in `scene.yaml`, and for a name that belongs to no class: a wrong raster must
+        not count as "other".
         """
         unknown = sorted(set(np.unique(codes).tolist()) - set(label.classes) - {label.nodata})
         if unknown:
@@ -190,13 +190,13 @@ class Task:
             if name not in owner and self.classes[0].labels and where.any():
                 raise ValueError(
                     f"{label.path} holds {name!r} (code {code}), which no class of task {self.name} lists in its labels; add it "
-                    "to one of them, or let the first class list none to take the rest"
+                    "to one of them, or let the first class list none to get the rest"
                 )
             indices[where] = owner.get(name, 0)
         return indices
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `task_from_dict` is the inverse."""
+        """Plain values for JSON; `task_from_dict` reads them."""
         return asdict(self)
 
 
@@ -235,6 +235,6 @@ def load_task(name_or_path: str) -> Task:
 
 
 def _month_and_day(text: str) -> tuple[int, int]:
-    """Numbers of "MM-DD". Raises ValueError and AttributeError when it is something else."""
+    """Month and day of "MM-DD". Raises ValueError or AttributeError for anything else."""
     month, day = (int(part) for part in text.split("-"))
     return month, day

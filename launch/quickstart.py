@@ -1,4 +1,4 @@
-"""The whole pipeline on simulated scenes: `make quickstart`. Run again, it continues or shows the result."""
+"""The whole pipeline on simulated scenes: `make quickstart`. Started again, it resumes or shows the results."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from launch.steps import PYTHON, pretraining, run_steps
 
 
 def main() -> None:
-    """Simulate, shard, verify, pretrain, fine-tune paddy rice from the checkpoint and from scratch, map, and a table."""
+    """Simulate, shard, verify, pretrain, fine-tune paddy rice from the checkpoint and from scratch, map; print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=lambda text: Path(text).resolve(), default=Path("quickstart").resolve())
     output = parser.parse_args().output
     begin = time.monotonic()
     scenes, corpus, runs = output / "scenes", output / "corpus", output / "runs"
-    # Many small landscapes teach more than a few large ones. Small chips, too: their fractions differ more from the mean.
+    # The model learns more from many small landscapes than from few large ones, and from small chips: their land-cover
+    # fractions differ more from the mean.
     size = ["--regions", "21", "--landsat_px", "256", "--sentinel2_px", "240"]
     chips = ["--chip_px.sentinel2", "32", "--chip_px.landsat", "32", "--chip_px.modis", "4"]
-    rice = ["finetune/run.py", "--task", "paddy_rice", "--data", str(scenes), "--epochs", "8"]
+    rice = ["finetune/run.py", "--task", "paddy_rice", "--data", str(scenes), "--training.epochs", "8"]
     run_steps(
         [
             ("simulate scenes", [PYTHON, "data_prep/simulate.py", "--output", str(scenes), "--seed", "0", *size]),

@@ -1,4 +1,4 @@
-"""The pipeline on real Sentinel-2 and Landsat series: `make quickstart-real`. Run again, it continues or shows the result."""
+"""The pipeline on real Sentinel-2 and Landsat series: `make quickstart-real`. Started again, it resumes or shows the results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tabulate import tabulate
 from data_prep.corpus.dataset import load_corpus
 from launch.steps import PYTHON, ROOT, pretraining, run_steps
 
-# Some thirteen epochs of the 45 samples of each source; half a minute on two cores.
+# About thirteen epochs over the 45 samples of each source; half a minute on two cores.
 OVERRIDES = ("--num_steps", "72", "--save_every", "36", "--log_every", "2", "--stream.global_batch_size", "8")
 
 
 def main() -> None:
-    """Fetch, shard, verify, draw samples, pretrain on both sources, and a table."""
+    """Fetch, shard, verify, draw samples, pretrain on both sources; print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=lambda text: Path(text).resolve(), default=Path("quickstart-real").resolve())
     output = parser.parse_args().output
@@ -49,7 +49,9 @@ def main() -> None:
         rows.append([sensor.title, len(samples), np.mean(losses[:quarter]), np.mean(losses[-quarter:]), of_mean])
     header = ["fraction error in training", "samples", "first quarter", "last quarter", "of predicting the mean"]
     print("\n" + tabulate(rows, header, floatfmt=".4f"))
-    print("One place a source leaves none to validate on: this shows that real data flows, not how well it is learned.")
+    print(
+        "Each source has one place, which leaves none for validation: this shows that real data work, not how good the model is."
+    )
     print(f"\nsamples:     {picture}\nTensorBoard: tensorboard --logdir {run.parent}")
     print(f"took {(time.monotonic() - begin) / 60:.1f} minutes")
 

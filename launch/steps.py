@@ -1,4 +1,4 @@
-"""Commands one after the other, with where one is and how long it took; the quickstarts are lists of such steps."""
+"""Steps of a quickstart: commands run one after the other, each shown with its number and the time so far."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_steps(steps: list[tuple[str, list[str]]]) -> None:
-    """Run (title, command) in order from the project's root; on the first failure exit with its code."""
+    """Run each (title, command) from the project's root; exit with the code of the first that fails."""
     begin = time.monotonic()
     for number, (title, command) in enumerate(steps, 1):
         shown = shlex.join([Path(command[0]).name, *command[1:]])
         print(
             f"\n\033[1m[{number}/{len(steps)}] {title}\033[0m  ({time.monotonic() - begin:.0f} s so far)\n$ {shown}", flush=True
         )
-        # two ranks or workers on a small machine: one thread each, or they fight for the cores
+        # One thread for each of two ranks or workers: more would compete for the cores of a small machine.
         environment = os.environ | {
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             "NUM_RANKS": os.environ.get("NUM_RANKS", "2"),
@@ -35,5 +35,5 @@ def run_steps(steps: list[tuple[str, list[str]]]) -> None:
 
 
 def pretraining(config: str, data: Path, output: Path, *more: str) -> list[str]:
-    """The pretraining command."""
+    """The pretraining command, with further options `more`."""
     return ["bash", "launch/pretrain.sh", "--config", config, "--data", str(data), "--output", str(output), *more]

@@ -1,1 +1,1 @@
-"""Comparisons of encoders over tasks, shares of the labels and seeds."""
+"""Comparison of encoders over tasks, fractions of the labels and seeds."""

@@ -1,4 +1,4 @@
-"""Score against the share of the labels: a panel a task, a line an encoder, a band over seeds."""
+"""Learning curves: score over the fraction of the labels, with one panel per task and one line per encoder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from finetune.comparison.summary import TaskComparison, name_of, share
+from finetune.comparison.summary import TaskComparison, encoder_title, percent_of_labels
 
 COLUMNS = 3
-# Okabe and Ito's colours, which people with any colour vision tell apart; lines differ in their markers, too.
+# Okabe and Ito's colours, which colour-blind people can tell apart; the markers differ as well.
 STYLES = {
     "pretrained": ("#0072b2", "o"),
     "frozen": ("#56b4e9", "s"),
@@ -26,7 +26,7 @@ STYLES = {
 
 
 def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
-    """Mean and range over seeds of each task's score; with one share a dot a seed and a bar for the mean."""
+    """Mean and range over seeds of each task's score; for a single fraction, one dot per seed and a bar for the mean."""
     matplotlib.use("Agg", force=False)
     columns = min(COLUMNS, len(comparisons))
     rows = math.ceil(len(comparisons) / columns)
@@ -55,7 +55,7 @@ def _curves(panel: Axes, comparison: TaskComparison) -> None:
     for encoder in comparison.encoders:
         color, marker = STYLES[encoder]
         cells = [comparison.cell(encoder, fraction) for fraction in comparison.fractions]
-        found = [100 * cell.values[~np.isnan(cell.values)] for cell in cells]  # runs that failed, or are still to come, have none
+        found = [100 * cell.values[~np.isnan(cell.values)] for cell in cells]  # NaN: failed or not run yet
         lowest, highest = ([end(values) if len(values) else np.nan for values in found] for end in (np.min, np.max))
         panel.fill_between(fractions, lowest, highest, color=color, alpha=0.15, linewidth=0)
         panel.plot(
@@ -65,10 +65,10 @@ def _curves(panel: Axes, comparison: TaskComparison) -> None:
             marker=marker,
             markersize=5,
             linewidth=1.8,
-            label=name_of(encoder),
+            label=encoder_title(encoder),
         )
     panel.set_xscale("log")
-    panel.set_xticks(fractions, [share(fraction) for fraction in comparison.fractions])
+    panel.set_xticks(fractions, [percent_of_labels(fraction) for fraction in comparison.fractions])
     panel.minorticks_off()
     panel.set_xlabel("training windows with labels")
     panel.set_ylabel(f"{comparison.score_name}, %")
@@ -76,14 +76,14 @@ def _curves(panel: Axes, comparison: TaskComparison) -> None:
 
 
 def _dots(panel: Axes, comparison: TaskComparison) -> None:
-    names = [name_of(encoder) for encoder in comparison.encoders]
-    for place, encoder in enumerate(comparison.encoders):
+    names = [encoder_title(encoder) for encoder in comparison.encoders]
+    for row, encoder in enumerate(comparison.encoders):
         color, _ = STYLES[encoder]
         cell = comparison.cell(encoder, comparison.fractions[0])
         values = 100 * cell.values[~np.isnan(cell.values)]
-        panel.plot(values, np.full(len(values), place), "o", color=color, alpha=0.5, markersize=7, markeredgewidth=0)
-        panel.plot([100 * cell.mean] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2.5)
+        panel.plot(values, np.full(len(values), row), "o", color=color, alpha=0.5, markersize=7, markeredgewidth=0)
+        panel.plot([100 * cell.mean] * 2, [row - 0.3, row + 0.3], color=color, linewidth=2.5)
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.set_xlabel(f"{comparison.score_name}, %, with {share(comparison.fractions[0])} of the labels")
+    panel.set_xlabel(f"{comparison.score_name}, %, with {percent_of_labels(comparison.fractions[0])} of the labels")
     panel.grid(alpha=0.3, axis="x")

@@ -1,82 +1,33 @@
-"""The runs of a comparison: what each is told, which have finished, and a queue of processes that works them off."""
+"""The runs of a comparison: their folders, options and results."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from common.command_line import as_arguments
-from common.json_files import write_json
-from finetune import run as one_run
-from finetune.comparison.summary import Outcome, share
-from finetune.model.initial_weights import fingerprint
-from finetune.task import Task
-from pretrain.model import load_encoder
+from common.command_line import as_arguments, parse
+from finetune.comparison.config import PRETRAINED_ENCODERS, CompareConfig, check_distinct
+from finetune.comparison.options import RunOptions, dotted_options
+from finetune.comparison.summary import Outcome, percent_of_labels
+from finetune.config import FinetuneConfig
+from finetune.run_folder import METRICS_FILE
+from finetune.task import Task, load_task
 
-RUN = Path(one_run.__file__).resolve()
-OF_A_CHECKPOINT = ("pretrained", "frozen", "lora")
-# What the comparison itself says to run.py.
-OURS = ("task", "data", "output", "encoder", "checkpoint", "tune", "label_fraction", "min_steps", "seed")
 LOG, FINISHED = "log.txt", "finished.json"
-POLL_S = 0.2
-
-
-class Options:
-    """What run.py is told of each task and encoder.
-
-    Attributes:
-        weights: fingerprint of the checkpoint.
-
-    Raises ValueError for an encoder without the checkpoint that it needs, and for options that are the comparison's own.
-    """
-
-    def __init__(
-        self,
-        checkpoint: Path | None,
-        encoders: Sequence[str],
-        tasks: Sequence[str],
-        everywhere: dict[str, Any],
-        only: dict[str, dict[str, Any]],
-    ) -> None:
-        pretrained = [encoder for encoder in encoders if encoder in OF_A_CHECKPOINT]
-        if pretrained and checkpoint is None:
-            raise ValueError(f"--encoders {', '.join(pretrained)} need a --checkpoint")
-        stray = sorted(set(only) - set(encoders) - set(tasks))
-        if stray:
-            raise ValueError(f"--only names {', '.join(stray)}; expected one of {', '.join([*encoders, *tasks])}")
-        ours = sorted({name for options in (everywhere, *only.values()) for name in options} & set(OURS))
-        if ours:
-            raise ValueError(f"--run and --only must leave {', '.join(ours)} to the comparison's own options")
-        self.weights = fingerprint(checkpoint)
-        self._checkpoint = checkpoint
-        self._shape = load_encoder(checkpoint).config.to_dict() if checkpoint and "scratch" in encoders else None
-        self._everywhere, self._only = everywhere, only
-
-    def of(self, task: str, encoder: str) -> dict[str, Any]:
-        """Options of run.py; those of a task or an encoder win over those of all, an encoder's over a task's."""
-        model: dict[str, Any]
-        if encoder == "scratch":
-            model = {"encoder": self._shape}
-        elif encoder in OF_A_CHECKPOINT:
-            model = {"checkpoint": str(self._checkpoint), "tune": "full" if encoder == "pretrained" else encoder}
-        else:
-            model = {"encoder": encoder}
-        return {"maps": False} | model | self._everywhere | self._only.get(task, {}) | self._only.get(encoder, {})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """One combination: its place, what run.py is told, and the fingerprint of the checkpoint that it starts from."""
+    """One run of finetune/run.py.
+
+    Attributes:
+        task, encoder, label_fraction, seed: identify the run.
+        folder: its folder, with the log and, in run/, the output of run.py.
+        options: options of run.py by dotted name.
+        weights: fingerprint of the checkpoint that it starts from, or None.
+    """
 
     task: Task
     encoder: str
@@ -88,8 +39,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run for people."""
-        return f"{self.task.name}, {self.encoder}, {share(self.label_fraction)} of the labels, seed {self.seed}"
+        """The run in messages."""
+        return f"{self.task.name}, {self.encoder}, {percent_of_labels(self.label_fraction)} of the labels, seed {self.seed}"
 
     @property
     def arguments(self) -> list[str]:
@@ -98,12 +49,12 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Equal for runs that would give the same scores; plain values for JSON."""
+        """Plain values for JSON that are equal for runs that would give the same scores."""
         known = {"options": self.options, "task": self.task.to_dict(), "weights": self.weights}
         return dict(json.loads(json.dumps(known)))
 
     def outcome(self, error: str | None = "not run yet") -> Outcome:
-        """What is known of the run: its scores if this very run has finished, else `error`."""
+        """The run's scores if its folder holds this very run, finished; otherwise `error`."""
         missing = Outcome(
             task=self.task.name,
             title=self.task.title,
@@ -112,63 +63,48 @@ class Run:
             seed=self.seed,
             error=error,
         )
-        path = self.folder / FINISHED
-        finished = json.loads(path.read_text()) if path.is_file() else {}
-        metrics = self.folder / "run" / one_run.METRICS_FILE
-        if finished.get("identity") != self.identity or not metrics.is_file():
+        finished, metrics = self.folder / FINISHED, self.folder / "run" / METRICS_FILE
+        if not finished.is_file() or not metrics.is_file():
             return missing
-        return replace(missing, metrics=json.loads(metrics.read_text()), seconds=finished["seconds"], error=None)
+        content = json.loads(finished.read_text())
+        identity = content["identity"]
+        # Runs on disk may have been recorded with old names of options.
+        if identity | {"options": dotted_options(identity["options"])} != self.identity:
+            return missing
+        return replace(missing, metrics=json.loads(metrics.read_text()), seconds=content["seconds"], error=None)
 
 
-def work_off(waiting: Sequence[Run], jobs: int) -> Generator[tuple[Run, str | None]]:
-    """Run all, so many at a time; yields each as it ends, with why it failed or None. When left early, what runs is ended."""
-    rest = list(waiting)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # tqdm's bars go into the log: a line of them each half minute is enough.
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // jobs)), "TQDM_MININTERVAL": "30"}
-    running: dict[subprocess.Popen[bytes], tuple[Run, float, int]] = {}
-    try:
-        while rest or running:
-            while rest and len(running) < jobs:
-                one = rest.pop(0)
-                one.folder.mkdir(parents=True, exist_ok=True)
-                command = [sys.executable, str(RUN), *one.arguments]
-                with (one.folder / LOG).open("ab") as log:
-                    alone(log, one.folder)
-                    before = log.tell()
-                    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-                running[process] = one, time.monotonic(), before
-            for process in [process for process in running if process.poll() is not None]:
-                one, begin, before = running.pop(process)
-                if process.returncode == 0:
-                    write_json(one.folder / FINISHED, {"identity": one.identity, "seconds": time.monotonic() - begin})
-                    yield one, None
-                else:
-                    yield one, why(process.returncode, (one.folder / LOG).read_bytes()[before:])
-            time.sleep(POLL_S)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+def planned_runs(config: CompareConfig) -> list[Run]:
+    """All runs of a comparison, in the order in which to run them.
 
-
-def alone(log: BinaryIO, folder: Path) -> None:
-    """Hold a run's log, as the process that gets it does until it ends, even where the comparison was killed.
-
-    Raises ValueError while another process works in the folder.
+    Raises ValueError for an unknown task, a missing checkpoint, and options that a run may not have. An option that run.py does
+    not know ends the process with its message.
     """
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"another process still works in {folder}; wait for it, or end it, then start again") from None
-
-
-def why(code: int, printed: bytes) -> str:
-    """The last error that a failed process printed, else its last line, or the signal that killed it."""
-    if code < 0:
-        return f"killed by signal {-code} ({signal.Signals(-code).name})"
-    lines = [line.strip() for line in re.split(r"[\r\n]", printed.decode(errors="replace")) if line.strip()]
-    # A progress bar may show itself once more after the error.
-    errors = [line for line in lines if re.match(r"(\w+\.py: )?error:|[\w.]+(Error|Exception|Interrupt)\b", line)]
-    return (errors or lines or [f"exit code {code}"])[-1]
+    tasks = [load_task(task) for task in config.tasks]
+    check_distinct("tasks", [task.name for task in tasks])
+    options = RunOptions(config, [task.name for task in tasks])
+    runs = [
+        Run(
+            task=task,
+            encoder=encoder,
+            label_fraction=fraction,
+            seed=seed,
+            folder=config.output / task.name / encoder / f"{fraction:g}" / f"seed_{seed}",
+            options={
+                "task": name_or_path,
+                "data": str(config.data),
+                "label_fraction": fraction,
+                "training.min_steps": config.min_steps,
+                "seed": seed,
+            }
+            | options.of(task.name, encoder),
+            weights=options.weights if encoder in PRETRAINED_ENCODERS else None,
+        )
+        for seed in range(config.seeds)  # the outer loop: after the first seed every cell of the table has a number
+        for name_or_path, task in zip(config.tasks, tasks, strict=True)
+        for fraction in sorted(config.label_fraction)
+        for encoder in config.encoders
+    ]
+    for run in {(run.task.name, run.encoder): run for run in runs}.values():
+        parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)
+    return runs

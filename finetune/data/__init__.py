@@ -1,1 +1,1 @@
-"""Labelled data: scenes, samples, windows, seasons."""
+"""Labelled data for fine-tuning: scenes, samples, windows, seasons and frames."""

@@ -1,4 +1,4 @@
-"""What training does to a window, to pixels, validity, dates and label alike, so that no window looks the same twice."""
+"""Augmentation of training windows: random changes of pixels, validity, dates and label together."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from fractions import Fraction
 
 import numpy as np
 
-from finetune.data.season import Clip, LabelledWindow
+from finetune.data.image_stack import ImageStack
+from finetune.data.labelled_window import LabelledWindow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What may happen to a window. Which of a period's images is taken is drawn beside this (`Season.choose`).
+    """Which random changes a window may undergo. Training also chooses a random image per period (`Season.choose`).
 
     Attributes:
-        rotations: turn by 0, 90, 180 or 270 degrees.
-        flips: mirror; with or without rotations, along both axes.
-        shift_days: move the whole season, of all sources alike, by up to so many days: seasons differ between regions.
-        crop_px: side in pixels of the label of a random part that is kept, a multiple of `crop_step`; None keeps all.
-        drop_images: probability of each image to be left out, as by clouds.
-        drop_sources: probability of each source to be left out; one always stays. Teaches a model to do without.
+        rotations: rotate by 0, 90, 180 or 270 degrees.
+        flips: mirror along one or both axes, with or without rotations.
+        shift_days: shift the season of all sources together, by up to this many days, since seasons differ between regions.
+        crop_px: side in pixels of the label of a random part that is kept, a multiple of `crop_step`; None keeps the window.
+        drop_images: probability of dropping an image, as if it were cloudy.
+        drop_sources: probability of dropping a source; one source always stays. It teaches the model to work without a source.
+
+    Raises ValueError for values out of range.
     """
 
     rotations: bool = True
@@ -37,9 +40,9 @@ class Augmentation:
             raise ValueError(f"drop_images and drop_sources must be at least 0 and below 1, shift_days at least 0; got {self}")
 
     def check_crop(self, step: int, side: int) -> None:
-        """Raises ValueError unless `crop_px` fits into windows of `side` pixels, and holds whole pixels of every source.
+        """Raises ValueError unless `crop_px` fits into windows of `side` pixels and holds whole pixels of every source.
 
-        The edges of all sources' pixels meet at each `step` pixels of the label.
+        `step`: pixel edges of all sources meet at every multiple of this many pixels of the label.
         """
         if self.crop_px is None:
             return
@@ -51,43 +54,43 @@ class Augmentation:
 
 
 def crop_step(window: LabelledWindow) -> int:
-    """Crops begin at multiples of so many pixels of the label, where pixel edges of all sources meet."""
-    shapes = [clip.shape for clip in window.clips.values() if len(clip.valid)]
+    """Pixels of the label between two places where the pixel edges of all sources meet; crops begin at multiples of it."""
+    shapes = [stack.shape for stack in window.stacks.values() if len(stack.valid)]
     shares = (Fraction(part, whole) for shape in shapes for part, whole in zip(shape, window.label.shape, strict=True))
     return math.lcm(*(share.denominator for share in shares))
 
 
 def augment(window: LabelledWindow, how: Augmentation, rng: np.random.Generator) -> LabelledWindow:
-    """A window that may have happened instead. Nothing of `window` is changed; its arrays may be shared.
+    """A randomly changed copy of `window`, which stays as it is; the copy may share its arrays.
 
-    Pixels of clips (N, C, h, w), validity (N, h, w) and label (H, W) are turned and cut together, however coarse a source is;
-    an image is dropped with its validity and its date.
+    Pixels (N, C, h, w), validity (N, h, w) and label (H, W) are rotated, mirrored and cropped together, however coarse a source
+    is. An image is dropped together with its validity and its date.
     """
-    # What is drawn does not depend on what is wanted: two runs that differ in one setting see the same windows otherwise.
+    # Draw the same random numbers whatever the settings, so that runs that differ in one setting see the same windows otherwise.
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2)) and how.flips
     if not how.rotations:
         turns = turns // 2 * 2 if how.flips else 0  # half a turn is a flip along both axes
     shift = rng.uniform(-how.shift_days, how.shift_days)
 
-    def turned(array: np.ndarray) -> np.ndarray:
+    def rotated(array: np.ndarray) -> np.ndarray:
         array = np.rot90(array, turns, axes=(-2, -1))
         return array[..., ::-1] if mirrored else array
 
-    window = _each(window, turned)
+    window = _each(window, rotated)
     window = replace(window, seasons={source: replace(season, shift=shift) for source, season in window.seasons.items()})
     if how.crop_px is not None:
         window = _cropped(window, how.crop_px, rng)
     if how.drop_images:
-        window = _with_images(window, {s: rng.random(len(clip.valid)) >= how.drop_images for s, clip in window.clips.items()})
+        window = _with_images(window, {s: rng.random(len(v.valid)) >= how.drop_images for s, v in window.stacks.items()})
     if how.drop_sources:
         window = _without_sources(window, how.drop_sources, rng)
     return window
 
 
 def _each(window: LabelledWindow, change: Callable[[np.ndarray], np.ndarray]) -> LabelledWindow:
-    """The window with `change` done to all arrays (..., rows, columns)."""
-    clips = {source: Clip(pixels=change(clip.pixels), valid=change(clip.valid)) for source, clip in window.clips.items()}
-    return replace(window, clips=clips, label=change(window.label))
+    """The window with `change` applied to all arrays (..., rows, columns)."""
+    stacks = {source: ImageStack(pixels=change(v.pixels), valid=change(v.valid)) for source, v in window.stacks.items()}
+    return replace(window, stacks=stacks, label=change(window.label))
 
 
 def _cropped(window: LabelledWindow, side: int, rng: np.random.Generator) -> LabelledWindow:
@@ -107,18 +110,18 @@ def _cropped(window: LabelledWindow, side: int, rng: np.random.Generator) -> Lab
 
 
 def _with_images(window: LabelledWindow, kept: dict[str, np.ndarray]) -> LabelledWindow:
-    """Only the images that bool (N,) of each source says."""
-    clips = {s: Clip(pixels=clip.pixels[kept[s]], valid=clip.valid[kept[s]]) for s, clip in window.clips.items()}
+    """The window with only those images of each source for which `kept`, bool (N,), is True."""
+    stacks = {s: ImageStack(pixels=v.pixels[kept[s]], valid=v.valid[kept[s]]) for s, v in window.stacks.items()}
     seasons = {s: replace(v, times=v.times[kept[s]], days=v.days[kept[s]]) for s, v in window.seasons.items()}
-    return replace(window, clips=clips, seasons=seasons)
+    return replace(window, stacks=stacks, seasons=seasons)
 
 
 def _without_sources(window: LabelledWindow, probability: float, rng: np.random.Generator) -> LabelledWindow:
-    """Each source is left out with some probability, but one of those with images."""
-    there = [source for source, clip in window.clips.items() if len(clip.valid)]
-    if len(there) < 2:
+    """The window with each source dropped with some probability, but for one source that has images."""
+    present = [source for source, stack in window.stacks.items() if len(stack.valid)]
+    if len(present) < 2:
         return window
-    stays = there[int(rng.integers(len(there)))]
-    dropped = {source for source in there if rng.random() < probability and source != stays}
-    kept = {source: np.full(len(clip.valid), source not in dropped) for source, clip in window.clips.items()}
+    stays = present[int(rng.integers(len(present)))]
+    dropped = {source for source in present if rng.random() < probability and source != stays}
+    kept = {source: np.full(len(stack.valid), source not in dropped) for source, stack in window.stacks.items()}
     return _with_images(window, kept)

@@ -1,12 +1,12 @@
-"""The published layout of fine-tuning data: one HDF5 file a sample, and three text files that say which belong to which split.
+"""The published layout of fine-tuning data: one HDF5 file per sample, and one text file per split that lists its samples.
 
     FOLDER/
-      data_lists/train.txt, val.txt, test.txt    one name a line, with or without .h5
-      h5_samples/NAME.h5                         a dataset (T, C, H, W) a source, and `label` (H, W)
+      data_lists/train.txt, val.txt, test.txt    one name per line, with or without .h5
+      h5_samples/NAME.h5                         one dataset (T, C, H, W) per source, and `label` (H, W)
 
-as in the example at https://github.com/flyakon/AgriFM. Lists and files may also lie in FOLDER itself. Datasets have the names of
-sources or the published ones, `PUBLISHED_NAMES`; numbers are taken as they are, without offset. Beside them there may be
-`valid/SOURCE` (T, H, W) and `dates/SOURCE` (T,), days since 1970-01-01 or ISO dates, which the published files do not have.
+The layout is that of the example at https://github.com/flyakon/AgriFM. Lists and files may also lie in FOLDER itself. A dataset
+has the name of its source or the published one (`PUBLISHED_NAMES`). Its numbers are used as stored, without an offset. A file may
+also hold `valid/SOURCE` (T, H, W) and `dates/SOURCE` (T,), in days since 1970-01-01 or as ISO dates; the published files do not.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ SAMPLE_FOLDER = "h5_samples"
 
 
 def list_folder(folder: Path) -> Path | None:
-    """Where the lists of `folder` are; None where there is none of them."""
-    places = (folder / name for name in LIST_FOLDERS)
-    return next((place for place in places if any((place / name).is_file() for name in LISTS.values())), None)
+    """The folder, in `folder` or below it, that holds at least one of the lists; None if there is no list."""
+    candidates = (folder / name for name in LIST_FOLDERS)
+    return next((found for found in candidates if any((found / name).is_file() for name in LISTS.values())), None)
 
 
 class Hdf5Samples:
-    """The samples of one split of the published layout; see `finetune/data/samples.py` for what an item is.
+    """The samples of one split of the published layout; `finetune/data/samples.py` says what an item holds.
 
-    Pixels are read when they are sliced. Raises ValueError for a list that is missing or empty, for a name that repeats, and for
-    files that are missing or no HDF5.
+    Pixels are read only when they are sliced. Raises ValueError for a list that is missing or empty or repeats a name, and for
+    files that are missing or not HDF5.
     """
 
     def __init__(self, folder: Path, split: str, sources: Sequence[str]) -> None:
@@ -44,13 +44,13 @@ class Hdf5Samples:
             raise ValueError(f"list {path} of the {split} samples is missing; expected {', '.join(LISTS.values())} beside it")
         names = [line.strip().removesuffix(".h5") for line in path.read_text().splitlines() if line.strip()]
         if not names:
-            raise ValueError(f"list {path} names no sample; expected one name a line")
+            raise ValueError(f"list {path} names no sample; expected one name per line")
         repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if repeated:
             raise ValueError(f"list {path} names {', '.join(repeated[:3])} more than once")
-        home = folder / SAMPLE_FOLDER if (folder / SAMPLE_FOLDER).is_dir() else folder
+        sample_folder = folder / SAMPLE_FOLDER if (folder / SAMPLE_FOLDER).is_dir() else folder
         self.names, self.sources = names, tuple(sources)
-        self.files = [home / f"{name}.h5" for name in names]
+        self.files = [sample_folder / f"{name}.h5" for name in names]
         missing = [str(file) for file in self.files if not file.is_file()]
         if missing:
             raise ValueError(f"list {path} names {len(missing)} samples without a file, first {missing[0]}")
@@ -61,9 +61,9 @@ class Hdf5Samples:
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
         try:
-            file = h5py.File(path)  # open as long as any of its datasets is in use
+            file = h5py.File(path)  # stays open as long as one of its datasets is in use
         except OSError as error:
-            raise ValueError(f"{path} is no readable HDF5 file: {error}") from error
+            raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
         data = {source: found for source in self.sources if (found := _dataset(file, source)) is not None}
         item: dict[str, Any] = {"file_name": self.names[index], "data": data or {name: file[name] for name in file}}
         if "label" not in file:
@@ -82,5 +82,5 @@ def _dataset(group: h5py.Group, source: str) -> h5py.Dataset | None:
 
 
 def _text(dates: np.ndarray) -> np.ndarray:
-    """Dates as HDF5 keeps them; bytes become text."""
+    """Dates as read from HDF5, with bytes decoded to text."""
     return dates.astype(str) if dates.dtype.kind in "SO" else dates

@@ -1,4 +1,4 @@
-"""The grid of a map, and how the pixels of its sources nest with it."""
+"""The grid of a map, and how the grids of its sources are aligned with it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from rasterio.crs import CRS
 
 from common.grid import Grid
 
-# Pixel edges may miss each other by this share of a source pixel: grids written with rounded coordinates still nest.
+# Pixel edges may differ by this share of a source pixel: grids with rounded coordinates still count as aligned.
 TOLERANCE = 0.02
-LARGEST_FACTOR = 256  # between pixels of a source and of the map
+LARGEST_FACTOR = 256  # largest ratio between the pixel sizes of a source and of the map
 
 
 @dataclass(frozen=True)
-class Nesting:
-    """Where a pixel of the map lies in a source's grid: source = map * scale + offset, in pixels."""
+class GridAlignment:
+    """From pixels of the map to pixels of a source: source = map * scale + offset, for rows and columns."""
 
     scale: tuple[Fraction, Fraction]
     offset: tuple[int, int]
 
     def window(self, row: int, col: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """A window of the map in pixels of the source. The window must be a multiple of the nesting step."""
+        """A window (row, col, height, width) of the map in pixels of the source.
+
+        All four must be multiples of the step at which the pixel edges meet (`SceneSeries.step`).
+        """
         rows, cols = self.scale
         values = row * rows + self.offset[0], col * cols + self.offset[1], height * rows, width * cols
-        assert all(value.denominator == 1 for value in values), f"window {row, col, height, width} does not nest"
+        assert all(value.denominator == 1 for value in values), f"window {row, col, height, width} cuts pixels of the source"
         return tuple(int(value) for value in values)  # type: ignore[return-value]  # four of them
 
 
-def nest(grid: Grid, source_grid: Grid, source: str) -> Nesting:
-    """How `source_grid` nests with the map's `grid`. Raises ValueError when pixel edges do not meet."""
+def align_grids(grid: Grid, source_grid: Grid, source: str) -> GridAlignment:
+    """How `source_grid` is aligned with the map's `grid`.
+
+    Raises ValueError if the grids have different coordinate reference systems, or if their pixel edges do not meet.
+    """
     if CRS.from_user_input(grid.crs) != CRS.from_user_input(source_grid.crs):
         raise ValueError(
-            f"the map's grid is in {short_crs(grid.crs)}, {source} in {short_crs(source_grid.crs)}; both must have one CRS: "
+            f"the map's grid is in {crs_name(grid.crs)}, {source} in {crs_name(source_grid.crs)}; both must have one CRS: "
             "reproject one of them"
         )
     to_source = ~source_grid.transform @ grid.transform
@@ -46,27 +52,27 @@ def nest(grid: Grid, source_grid: Grid, source: str) -> Nesting:
     miss = max(abs(to_source.f - offset[0]), abs(to_source.c - offset[1]))
     if abs(to_source.b) + abs(to_source.d) > 1e-9 or min(scale) <= 0 or drift > TOLERANCE or miss > TOLERANCE:
         raise ValueError(
-            f"pixels of {source} ({describe(source_grid)}) do not nest with the map's grid ({describe(grid)}): "
-            "their edges must meet; resample one of them"
+            f"the grid of {source} ({grid_summary(source_grid)}) is not aligned with the map's grid ({grid_summary(grid)}): "
+            "their pixel edges must meet; resample one of them"
         )
-    return Nesting((scale[0], scale[1]), offset)
+    return GridAlignment((scale[0], scale[1]), offset)
 
 
-def short_crs(crs: str) -> str:
-    """`EPSG:n` where there is such a code, for messages."""
+def crs_name(crs: str) -> str:
+    """Short name of a coordinate reference system for messages: `EPSG:n` if it has such a code."""
     return CRS.from_user_input(crs).to_string()[:40]
 
 
-def describe(grid: Grid) -> str:
-    """Size, pixel size and origin of a grid, for messages."""
+def grid_summary(grid: Grid) -> str:
+    """Size, pixel size, origin and coordinate reference system of a grid, for messages."""
     return (
         f"{grid.height} x {grid.width} px of {abs(grid.transform.a):g} from ({grid.transform.c:.1f}, {grid.transform.f:.1f}) "
-        f"in {short_crs(grid.crs)}"
+        f"in {crs_name(grid.crs)}"
     )
 
 
 def raster_grid(path: Path) -> Grid:
-    """The grid of a raster file. Raises ValueError when it is missing, unreadable or has no CRS."""
+    """The grid of a raster file. Raises ValueError if it is missing, unreadable or has no coordinate reference system."""
     if not path.is_file():
         raise ValueError(f"label raster {path} does not exist")
     try:
@@ -78,16 +84,16 @@ def raster_grid(path: Path) -> Grid:
         raise ValueError(f"label raster {path} cannot be read: {error}") from error
 
 
-def grid_of_pixel(source_grid: Grid, pixel: float) -> Grid:
-    """A grid over the same footprint with another pixel size (in units of the CRS); the same grid where sizes agree.
+def grid_with_pixel_size(source_grid: Grid, pixel_size: float) -> Grid:
+    """A grid over the same footprint with pixels of `pixel_size` units of the CRS; the same grid if the sizes agree.
 
-    Raises ValueError when sizes differ so much that they must be in different units: metres and degrees.
+    Raises ValueError if the sizes differ so much that their units must differ, such as metres and degrees.
     """
-    factor = pixel / abs(source_grid.transform.a)
+    factor = pixel_size / abs(source_grid.transform.a)
     if not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
         raise ValueError(
-            f"the model maps pixels of {pixel:g}; the scene ({describe(source_grid)}) has another unit: bring it into a CRS with "
-            "the unit of the scenes that the model was trained on"
+            f"the model maps pixels of {pixel_size:g}; the scene ({grid_summary(source_grid)}) has another unit: reproject it to "
+            "a CRS with the unit of the scenes that the model was trained on"
         )
     if abs(factor - 1) < 1e-6:
         return source_grid

@@ -1,21 +1,23 @@
-"""Labelled samples: of HDF5 files, of shards, or of a dataset of one's own, all of one interface.
+"""Labelled samples: what a dataset of your own, the HDF5 samples and the shards give to fine-tuning.
 
-A sample is what indexing a dataset gives, as in the published code (https://github.com/flyakon/AgriFM, "Custom Dataset
-Preparation"):
+Write a class with `__len__` and `__getitem__`, such as a `torch.utils.data.Dataset`, and pass it as `--data FILE.py:CLASS`. As in
+the published code (https://github.com/flyakon/AgriFM, "Custom Dataset Preparation"), each item is a dictionary:
 
     {"data": {source: (T, C, H, W)}, "label": (H, W), "file_name": str}
 
-Tensors, arrays, or anything that is sliced like them, such as a dataset of h5py. T, and H and W in numbers of the source's own
-pixels, may differ between sources, T between samples, too. Labels are indices of the task's classes, -1 (255 in unsigned ones)
-where there is none. What else a sample may hold:
+An array may be a tensor, a NumPy array, or anything with a shape that is sliced like one, such as an h5py dataset. Sources may
+differ in T, and in H and W, which count the source's own pixels; samples may differ in T as well. The label holds the index of
+the task's class in each pixel, and -1 (or 255 in an unsigned label) where the pixel is not labelled. These keys are optional:
 
-    "valid": {source: (T, H, W) bool}   where observations are clear; without it all that are complete
-    "dates": {source: (T,)}             ISO dates, datetime64, or days since 1970-01-01; without them images are taken to be
-                                        spread evenly over the season
-    "scene": str                        samples of one scene are no independent ones; intervals of scores are over scenes
-    "pixel": float                      side of the label's pixels in units of the CRS; by default the usual one of the sources
+    "valid": {source: (T, H, W) bool}   True for clear observations. Default: every complete observation.
+    "dates": {source: (T,)}             ISO dates, datetime64, or days since 1970-01-01.
+                                        Default: images are evenly spread over the season.
+    "scene": str                        Samples of one scene are not independent; intervals of scores are over scenes.
+                                        Default: each sample is a scene.
+    "pixel": float                      Side of the label's pixels in units of the CRS.
+                                        Default: the usual pixel size of the sources.
 
-An observation is complete when all its bands are finite, none is the sensor's no-data number, and not all are zero.
+An observation is complete if all its bands are finite, no band holds the sensor's no-data number, and not all bands are zero.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ UNSIGNED_IGNORE = 255  # -1 in eight bits
 
 
 class Samples(Protocol):
-    """What samples come from: a `torch.utils.data.Dataset` or a list."""
+    """A dataset of samples: a `torch.utils.data.Dataset` or a list."""
 
     def __len__(self) -> int: ...
 
@@ -43,7 +45,17 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A checked sample. `data` and `valid` are read when they are sliced; `dates` datetime64[D]; `label` int8 (H, W)."""
+    """A sample that `check_sample` accepted.
+
+    Attributes:
+        name: its "file_name", or `sample N`.
+        scene: the scene it belongs to.
+        data: pixels (T, C, H, W) of each source; read only when they are sliced.
+        valid: clear observations (T, H, W) of those sources that have them.
+        dates: datetime64[D] (T,) of those sources that have dates.
+        label: class indices int8 (H, W), `IGNORE` where not labelled.
+        pixel_size: side of the label's pixels in units of the CRS.
+    """
 
     name: str
     scene: str
@@ -51,37 +63,21 @@ class Sample:
     valid: Mapping[str, Any]
     dates: Mapping[str, np.ndarray]
     label: np.ndarray
-    pixel: float
+    pixel_size: float
 
     def scale(self, source: str) -> Fraction:
-        """Pixels of a source along a side of a pixel of the label."""
+        """Pixels of a source per pixel of the label, along a side."""
         return Fraction(self.data[source].shape[-1], self.label.shape[1])
 
 
-def checked(item: Any, number: int, task: Task, sensors: Mapping[str, Sensor]) -> Sample:
-    """Item `number` of a dataset as a sample of the task. Raises ValueError that says what is wrong with it."""
+def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Sensor]) -> Sample:
+    """Item `number` of a dataset as a sample of the task. Raises ValueError that says what is wrong with the item."""
     name = str(item.get("file_name", f"sample {number}")) if isinstance(item, Mapping) else f"sample {number}"
     if not isinstance(item, Mapping) or "data" not in item or "label" not in item:
         found = sorted(item) if isinstance(item, Mapping) else type(item).__name__
         raise ValueError(f"{name}: is {found}; expected a dictionary with data, label and file_name (finetune/data/samples.py)")
-    label = np.asarray(item["label"])
-    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
-        raise ValueError(f"{name}: label is {label.dtype}{label.shape}; expected whole numbers (H, W)")
-    ignored = (label == IGNORE) | ((label == UNSIGNED_IGNORE) & np.issubdtype(label.dtype, np.unsignedinteger))
-    strange = np.unique(label[~ignored & ((label < 0) | (label >= len(task.classes)))])
-    if len(strange):
-        raise ValueError(
-            f"{name}: label holds {strange[:5].tolist()}; task {task.name} has the classes "
-            f"{dict(enumerate(c.name for c in task.classes))}, and -1 for what is not labelled"
-        )
-    data, missing = item["data"], [source for source in task.sources if source not in item["data"]]
-    if missing and (task.missing_sources == "error" or len(missing) == len(task.sources)):
-        raise ValueError(
-            f"{name}: has no {' and no '.join(missing)}, which the task needs; it has {', '.join(data) or 'nothing'}; "
-            "choose others with --sources"
-            + ("" if len(missing) == len(task.sources) else ", or do without with --missing_sources allow")
-        )
-    data = {source: data[source] for source in task.sources if source in data}
+    label = _class_indices(item["label"], name, task)
+    data = _sources_of_task(item["data"], name, task)
     for source, pixels in data.items():
         _check_pixels(pixels, label, f"{name}: {source}", sensors[source])
     valid = {source: mask for source, mask in (item.get("valid") or {}).items() if source in data}
@@ -100,12 +96,46 @@ def checked(item: Any, number: int, task: Task, sensors: Mapping[str, Sensor]) -
         data=data,
         valid=valid,
         dates=dates,
-        label=np.where(ignored, IGNORE, label).astype(np.int8),
-        pixel=round(float(item.get("pixel", usual)), 6),
+        label=label,
+        pixel_size=round(float(item.get("pixel", usual)), 6),
     )
 
 
+def complete_observations(pixels: np.ndarray, nodata: float) -> np.ndarray:
+    """Which observations are complete: pixels (T, C, H, W) -> bool (T, H, W)."""
+    missing: np.ndarray = (~np.isfinite(pixels) | (pixels == nodata)).any(axis=1) | (pixels == 0).all(axis=1)
+    return ~missing
+
+
+def _class_indices(label: Any, name: str, task: Task) -> np.ndarray:
+    """A sample's label as int8 (H, W), `IGNORE` where not labelled. Raises ValueError for anything but the task's classes."""
+    label = np.asarray(label)
+    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(f"{name}: label is {label.dtype}{label.shape}; expected whole numbers (H, W)")
+    ignored = (label == IGNORE) | ((label == UNSIGNED_IGNORE) & np.issubdtype(label.dtype, np.unsignedinteger))
+    unknown = np.unique(label[~ignored & ((label < 0) | (label >= len(task.classes)))])
+    if len(unknown):
+        raise ValueError(
+            f"{name}: label holds {unknown[:5].tolist()}; task {task.name} has the classes "
+            f"{dict(enumerate(c.name for c in task.classes))}; expected these, or -1 for pixels without a label"
+        )
+    return np.where(ignored, IGNORE, label).astype(np.int8)
+
+
+def _sources_of_task(data: Mapping[str, Any], name: str, task: Task) -> dict[str, Any]:
+    """The sources of the task that a sample has. Raises ValueError if it lacks a source and the task does not allow that."""
+    missing = [source for source in task.sources if source not in data]
+    if missing and (task.missing_sources == "error" or len(missing) == len(task.sources)):
+        raise ValueError(
+            f"{name}: has no {' and no '.join(missing)}, which the task needs; it has {', '.join(data) or 'nothing'}; "
+            "choose others with --override.sources"
+            + ("" if len(missing) == len(task.sources) else ", or allow missing sources with --missing_sources allow")
+        )
+    return {source: data[source] for source in task.sources if source in data}
+
+
 def _check_pixels(pixels: Any, label: np.ndarray, where: str, sensor: Sensor) -> None:
+    """Raises ValueError unless pixels (T, C, H, W) have the sensor's bands and the aspect ratio of the label."""
     if len(pixels.shape) != 4:
         raise ValueError(f"{where} has shape {tuple(pixels.shape)}; expected (T, C, H, W)")
     if pixels.shape[1] != len(sensor.bands):
@@ -114,12 +144,12 @@ def _check_pixels(pixels: Any, label: np.ndarray, where: str, sensor: Sensor) ->
     if rows != cols:
         raise ValueError(
             f"{where} is {pixels.shape[-2]} x {pixels.shape[-1]} px, the label {label.shape[0]} x {label.shape[1]}; "
-            "both must show the same ground"
+            "both must cover the same area"
         )
 
 
 def _days(dates: Any, images: int, where: str) -> np.ndarray:
-    """datetime64[D] (T,)."""
+    """Dates as datetime64[D] (T,). Raises ValueError unless there is a known date for each image."""
     found = np.asarray(dates)
     try:
         found = found.astype("datetime64[D]")
@@ -128,9 +158,3 @@ def _days(dates: Any, images: int, where: str) -> np.ndarray:
     if found.shape != (images,) or np.isnat(found).any():
         raise ValueError(f"{where}: {int(np.isnat(found).sum())} unknown of {found.size} for {images} images; each needs one")
     return found
-
-
-def observed(pixels: np.ndarray, nodata: float) -> np.ndarray:
-    """Complete observations: pixels (T, C, H, W) -> bool (T, H, W)."""
-    missing: np.ndarray = (~np.isfinite(pixels) | (pixels == nodata)).any(axis=1) | (pixels == 0).all(axis=1)
-    return ~missing

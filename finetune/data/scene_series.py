@@ -1,7 +1,7 @@
-"""The series of one scene over one season, cut into windows of the map's grid.
+"""The images of one scene over one season, read in windows of the map's grid.
 
-Every source stays on its own grid: a 64 px window of a 30 m map is 64 x 64 Landsat pixels and 4 x 4 of a 480 m MODIS series.
-That needs grids that nest: a window's edges must fall on pixel edges of every source.
+Every source keeps its own grid: a window of 64 px of a 30 m map holds 64 x 64 Landsat pixels and 4 x 4 pixels of a 480 m MODIS
+series. This requires aligned grids: the edges of a window must be pixel edges of every source.
 """
 
 from __future__ import annotations
@@ -20,39 +20,41 @@ from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.opening import open_reader
-from finetune.data.map_grid import TOLERANCE, Nesting, describe, grid_of_pixel, nest, raster_grid
-from finetune.data.season import Clip, Season, no_images, season_of_dates
+from finetune.data.image_stack import ImageStack, empty_stack
+from finetune.data.map_grid import TOLERANCE, GridAlignment, align_grids, grid_summary, grid_with_pixel_size, raster_grid
+from finetune.data.season import Season, season_of_dates
 from finetune.task import Task
 
-BLOCK_BYTES = 256_000_000
+BYTES_AT_ONCE = 256_000_000  # of windows that are read together
 
 
 class SceneSeries:
-    """The sources of one scene over windows of the map's grid.
+    """The images of one scene in one season, for every source of a task.
 
-    Making one opens the readers to learn grids and dates, and closes them again; `with series:` opens them for reading. So
-    hundreds of scenes can be known at a time, though each may be hundreds of files.
+    The constructor opens the readers to learn grids and dates, and closes them again; `with series:` opens them for reading. So
+    hundreds of scenes can be in use although each may consist of hundreds of files.
 
     Args:
         scene: the scene.
-        task: says which sources, season and frames.
+        task: sources, season and number of frames.
         sensors: all known sensors.
-        pixel: the map's grid is that of the finest source with pixels of this size; None takes that of the scene's label.
-        year: the year in which the season ends; None takes the one with most images of the first source.
+        pixel_size: the map's grid is that of the finest source with pixels of this size, in units of the CRS; None uses the grid
+            of the scene's label.
+        year: the year in which the season ends; None chooses the one with most images of the first source.
 
     Attributes:
         grid: the map's grid.
-        sources: those of the task that the scene has.
-        sensors, seasons: one a source of the task.
-        grids, nestings, readers: one a source of the scene; readers only while open.
-        scales: of each source of the task its pixels a pixel of the map, along rows and columns.
-        step: windows begin at multiples of this many pixels of the map, and so large are their sides multiples of.
-        finest: the source with the smallest pixels, of those with images in the season.
+        sources: those sources of the task that the scene has.
+        sensors, seasons: one per source of the task.
+        grids, alignments, readers: one per source of the scene; readers only while the series is open.
+        scales: pixels of a source per pixel of the map, along rows and columns, for each source of the task.
+        step: windows begin at multiples of this many pixels of the map, and their sides are multiples of it.
+        finest: the source with the smallest pixels among those with images in the season.
 
-    With the task's `missing_sources: allow` a source that the scene lacks, or that has no image in the season, has no images: its
-    clips are empty and of the size that a usual sensor of its kind has there (see `with_equal_sizes`). One source must be there.
+    With `missing_sources: allow` in the task, a source that the scene lacks, or that has no image in the season, gives stacks
+    without images. Their size is that of the sensor's usual pixels (see `with_equal_scales`). One source must have images.
 
-    Raises ValueError when the scene lacks a source or the label, has no image in the season, or grids do not nest.
+    Raises ValueError if the scene lacks a source, the label or images in the season, or if grids are not aligned.
     """
 
     def __init__(
@@ -61,43 +63,32 @@ class SceneSeries:
         task: Task,
         sensors: Mapping[str, Sensor],
         *,
-        pixel: float | None = None,
+        pixel_size: float | None = None,
         year: int | None = None,
     ) -> None:
-        self.sources = tuple(source for source in task.sources if source in scene.sources)
-        if not self.sources or (self.sources != task.sources and task.missing_sources == "error"):
-            missing = [source for source in task.sources if source not in scene.sources]
-            raise ValueError(
-                f"scene {scene.name} has no {' and no '.join(missing)}, which the task needs; it has {', '.join(scene.sources)}; "
-                "choose others with --sources" + (", or do without with --missing_sources allow" if self.sources else "")
-            )
         self.scene, self.task, self._sensors = scene, task, sensors
+        self.sources = _sources_of_scene(scene, task)
         self._stack = ExitStack()
         self.readers: dict[str, SeriesReader] = {}
         with self:
-            first = self.readers[self.sources[0]]
-            self.year = task.year_of(first.dates) if year is None else year
+            self.year = task.year_of(self.readers[self.sources[0]].dates) if year is None else year
             self.seasons = {source: self._season(source) for source in task.sources}
             self.sensors = {s: self.readers[s].sensor if s in self.readers else sensors[s] for s in task.sources}
             self.grids = {source: reader.grid for source, reader in self.readers.items()}
-        if not any(len(season.times) for season in self.seasons.values()):
+        with_images = [source for source in self.sources if len(self.seasons[source].times)]
+        if not with_images:
             raise ValueError(f"scene {scene.name}: no image of any source in the season that ends in {self.year}")
-        seen = [source for source in self.sources if len(self.seasons[source].times)]
-        self.finest = min(seen, key=lambda source: abs(self.grids[source].transform.a))
-        self.grid = self._label_grid() if pixel is None else grid_of_pixel(self.grids[self.finest], pixel)
+        self.finest = min(with_images, key=lambda source: abs(self.grids[source].transform.a))
+        self.grid = self._label_grid() if pixel_size is None else grid_with_pixel_size(self.grids[self.finest], pixel_size)
         try:
-            self.nestings = {source: nest(self.grid, grid, source) for source, grid in self.grids.items()}
+            self.alignments = {source: align_grids(self.grid, grid, source) for source, grid in self.grids.items()}
         except ValueError as error:
             raise ValueError(f"scene {scene.name}: {error}") from error
-        self.step = math.lcm(*(scale.denominator for nesting in self.nestings.values() for scale in nesting.scale))
-        self.scales = {source: nesting.scale for source, nesting in self.nestings.items()}
-        known = self.sensors[self.finest].gsd_m
-        for source in set(task.sources) - set(self.sources):
-            factor = Fraction(known / sensors[source].gsd_m)
-            self.scales[source] = (self.scales[self.finest][0] * factor, self.scales[self.finest][1] * factor)
+        self.step = math.lcm(*(scale.denominator for alignment in self.alignments.values() for scale in alignment.scale))
+        self.scales = self._scales()
 
     def _season(self, source: str) -> Season:
-        """The season's images of a source. Raises ValueError where there are none and the task does not do without."""
+        """The season of a source. Raises ValueError if it has no image and the task does not allow missing sources."""
         dates = self.readers[source].dates if source in self.readers else np.empty(0, "datetime64[D]")
         season = season_of_dates(dates, self.task, self.year)
         if not len(season.times) and self.task.missing_sources == "error":
@@ -107,13 +98,41 @@ class SceneSeries:
             )
         return replace(season, upsample=self.task.upsample.get(source, 1))
 
+    def _label_grid(self) -> Grid:
+        """The grid of the scene's label. Raises ValueError unless it covers exactly the area of one source."""
+        scene, task = self.scene, self.task
+        if task.label not in scene.labels:
+            raise ValueError(f"scene {scene.name} has no label {task.label!r}; it has {', '.join(scene.labels) or 'none'}")
+        path = scene.labels[task.label].path
+        grid = raster_grid(path)
+        # The usual mistake is a label of another tile or of another size.
+        if not any(
+            np.allclose(grid.bounds, other.bounds, rtol=0, atol=TOLERANCE * abs(grid.transform.a))
+            for other in self.grids.values()
+        ):
+            found = "; ".join(f"{source}: {grid_summary(other)}" for source, other in self.grids.items())
+            raise ValueError(
+                f"label raster {path} ({grid_summary(grid)}) covers another area than every source of the task ({found}); "
+                "put the label on the grid of one of them (no data outside), or name another label with --override.label"
+            )
+        return grid
+
+    def _scales(self) -> dict[str, tuple[Fraction, Fraction]]:
+        """Pixels per pixel of the map: from the grids, and for missing sources from the ground sampling distances."""
+        scales = {source: alignment.scale for source, alignment in self.alignments.items()}
+        rows, cols = scales[self.finest]
+        for source in set(self.task.sources) - set(self.sources):
+            factor = Fraction(self.sensors[self.finest].gsd_m / self._sensors[source].gsd_m)
+            scales[source] = rows * factor, cols * factor
+        return scales
+
     @property
-    def pixel(self) -> float:
-        """Side of the map's pixels in units of the CRS, to a millionth of it."""
+    def pixel_size(self) -> float:
+        """Side of the map's pixels in units of the CRS, rounded to a millionth."""
         return round(abs(self.grid.transform.a), 6)
 
-    def __enter__(self) -> Self:
-        """Open the readers, unless they are."""
+    def open(self) -> Self:
+        """Open the readers, unless they are open."""
         if not self.readers:
             with ExitStack() as opened:
                 for source in self.sources:
@@ -121,27 +140,16 @@ class SceneSeries:
                 self._stack = opened.pop_all()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Close the readers."""
         self.readers = {}
         self._stack.close()
 
-    def _label_grid(self) -> Grid:
-        scene, task = self.scene, self.task
-        if task.label not in scene.labels:
-            raise ValueError(f"scene {scene.name} has no label {task.label!r}; it has {', '.join(scene.labels) or 'none'}")
-        path = scene.labels[task.label].path
-        grid = raster_grid(path)
-        # One source must cover exactly what the label covers: the usual mistake is a label of another tile or another size.
-        if not any(
-            np.allclose(grid.bounds, other.bounds, rtol=0, atol=TOLERANCE * abs(grid.transform.a))
-            for other in self.grids.values()
-        ):
-            found = "; ".join(f"{source}: {describe(other)}" for source, other in self.grids.items())
-            raise ValueError(
-                f"label raster {path} ({describe(grid)}) covers another area than every source of the task ({found}); "
-                "put the label on the grid of one of them (no data outside), or name another label with --label"
-            )
-        return grid
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def check_window(self, size: int) -> None:
         """Raises ValueError unless windows of `size` pixels of the map hold whole pixels of every source."""
@@ -149,7 +157,7 @@ class SceneSeries:
             near = max(self.step, round(size / self.step) * self.step)
             raise ValueError(
                 f"scene {self.scene.name}: windows of {size} px do not hold whole pixels of {', '.join(self.task.sources)}; "
-                f"window_px must be a multiple of {self.step}, for instance --window_px {near}"
+                f"window_px must be a multiple of {self.step}, for instance --override.window_px {near}"
             )
 
     def window_bytes(self, size: int) -> int:
@@ -157,31 +165,33 @@ class SceneSeries:
         total = 0
         for source in self.sources:
             sensor = self.sensors[source]
-            _, _, height, width = self.nestings[source].window(0, 0, size, size)
+            _, _, height, width = self.alignments[source].window(0, 0, size, size)
             itemsize = np.dtype(sensor.dtype).itemsize
             total += len(self.seasons[source].times) * height * width * (len(sensor.bands) * itemsize + 1)
         return total
 
-    def read(self, row: int, col: int, height: int, width: int) -> dict[str, Clip]:
-        """The season's images over a window of the map, which may reach outside: invalid there. Only while open."""
+    def read(self, row: int, col: int, height: int, width: int) -> dict[str, ImageStack]:
+        """The season's images of all sources over a window of the map; see `read_source`."""
         return {source: self.read_source(source, row, col, height, width) for source in self.task.sources}
 
-    def read_source(self, source: str, row: int, col: int, height: int, width: int) -> Clip:
-        """The season's images of one source over a window of the map."""
+    def read_source(self, source: str, row: int, col: int, height: int, width: int) -> ImageStack:
+        """The season's images of one source over a window of the map, which may extend beyond the source's grid.
+
+        The series must be open.
+        """
         if source not in self.sources:
             rows, cols = (max(1, round(side * scale)) for side, scale in zip((height, width), self.scales[source], strict=True))
-            return no_images(len(self.sensors[source].bands), self.sensors[source].dtype, rows, cols)
-        return read_padded(
-            self.readers[source], self.nestings[source].window(row, col, height, width), self.seasons[source].times
-        )
+            return empty_stack(len(self.sensors[source].bands), self.sensors[source].dtype, rows, cols)
+        window = self.alignments[source].window(row, col, height, width)
+        return read_padded(self.readers[source], window, self.seasons[source].times)
 
-    def windows(self, rows: list[int], cols: list[int], size: int) -> Iterator[tuple[int, int, dict[str, Clip]]]:
-        """(row, col, clips) of the windows that begin at every pair of `rows` and `cols`, row by row.
+    def windows(self, rows: list[int], cols: list[int], size: int) -> Iterator[tuple[int, int, dict[str, ImageStack]]]:
+        """(row, col, stacks) of the windows that begin at every pair of `rows` and `cols`, row by row.
 
-        Neighbours are read together, as many as fit into some 256 MB: archives hold one file a band and date, and to open each
-        of them for each window costs more than to read it.
+        Neighbouring windows are read together, as many as fit into `BYTES_AT_ONCE`: an archive may hold one file per band and
+        date, and to open each file for each window takes longer than to read it.
         """
-        at_once = max(1, BLOCK_BYTES // self.window_bytes(size))
+        at_once = max(1, BYTES_AT_ONCE // self.window_bytes(size))
         rows_at_once = max(1, at_once // len(cols))
         cols_at_once = min(at_once, len(cols))
         for r in range(0, len(rows), rows_at_once):
@@ -189,34 +199,32 @@ class SceneSeries:
             for c in range(0, len(cols), cols_at_once):
                 some_cols = cols[c : c + cols_at_once]
                 top, left = some_rows[0], some_cols[0]
-                block = self.read(top, left, some_rows[-1] - top + size, some_cols[-1] - left + size)
+                stacks = self.read(top, left, some_rows[-1] - top + size, some_cols[-1] - left + size)
                 for row in some_rows:
                     for col in some_cols:
-                        yield (
-                            row,
-                            col,
-                            {source: self._cut(source, block[source], row - top, col - left, size) for source in block},
-                        )
+                        cut = {source: self._cut(source, stacks[source], row - top, col - left, size) for source in stacks}
+                        yield row, col, cut
 
-    def _cut(self, source: str, clip: Clip, row: int, col: int, size: int) -> Clip:
+    def _cut(self, source: str, stack: ImageStack, row: int, col: int, size: int) -> ImageStack:
+        """A window of `stack`; `row` and `col` count pixels of the map from the upper left corner of the stack."""
         if source not in self.sources:
             return self.read_source(source, row, col, size, size)
-        scale = self.nestings[source].scale
-        top, left, height, width = Nesting(scale, (0, 0)).window(row, col, size, size)
+        scale = self.alignments[source].scale
+        top, left, height, width = GridAlignment(scale, (0, 0)).window(row, col, size, size)
         inside = np.s_[..., top : top + height, left : left + width]
-        return Clip(pixels=clip.pixels[inside], valid=clip.valid[inside])
+        return ImageStack(pixels=stack.pixels[inside], valid=stack.valid[inside])
 
 
-def with_equal_sizes(series: list[SceneSeries]) -> list[SceneSeries]:
-    """The same series; a source that one lacks gets there the size that it has in another, so that windows can be stacked."""
+def with_equal_scales(series: list[SceneSeries]) -> list[SceneSeries]:
+    """The same series; a source that is missing in one gets the scale that it has in another, so that windows can be batched."""
     known = {source: one.scales[source] for one in reversed(series) for source in one.sources}
     for one in series:
         one.scales |= {source: scale for source, scale in known.items() if source not in one.sources}
     return series
 
 
-def read_padded(reader: SeriesReader, window: tuple[int, int, int, int], times: np.ndarray) -> Clip:
-    """Images over a window (row, col, height, width) of the reader's grid that may reach outside: no data there."""
+def read_padded(reader: SeriesReader, window: tuple[int, int, int, int], times: np.ndarray) -> ImageStack:
+    """Images over a window (row, col, height, width) of the reader's grid; no data where it extends beyond the grid."""
     row, col, height, width = window
     sensor = reader.sensor
     top, left = max(row, 0), max(col, 0)
@@ -227,4 +235,17 @@ def read_padded(reader: SeriesReader, window: tuple[int, int, int, int], times: 
         series = reader.read(top, left, bottom - top, right - left, times)
         inside = np.s_[..., top - row : bottom - row, left - col : right - col]
         pixels[inside], valid[inside] = series.pixels, series.valid
-    return Clip(pixels=pixels, valid=valid)
+    return ImageStack(pixels=pixels, valid=valid)
+
+
+def _sources_of_scene(scene: Scene, task: Task) -> tuple[str, ...]:
+    """The sources of the task that the scene has. Raises ValueError if it lacks a source and the task does not allow that."""
+    sources = tuple(source for source in task.sources if source in scene.sources)
+    if not sources or (sources != task.sources and task.missing_sources == "error"):
+        missing = [source for source in task.sources if source not in scene.sources]
+        raise ValueError(
+            f"scene {scene.name} has no {' and no '.join(missing)}, which the task needs; it has {', '.join(scene.sources)}; "
+            "choose others with --override.sources"
+            + (", or allow missing sources with --missing_sources allow" if sources else "")
+        )
+    return sources

@@ -1,4 +1,4 @@
-"""Shards as data for fine-tuning: samples that hold a label beside their images (`data_prep/shard.py --label.SOURCE NAME`)."""
+"""Fine-tuning data from shards whose samples hold a label beside the images (`data_prep/shard.py --label.SOURCE NAME`)."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from finetune.task import Task
 
 
 class ShardSamples:
-    """The samples of one split of a corpus on this machine; see `finetune/data/samples.py` for what an item is.
+    """The samples of one split of a corpus on this machine; `finetune/data/samples.py` says what an item holds.
 
-    A sample of a shard is of one source, so a task of several takes them with `missing_sources: allow`. Pixels are mapped and
-    read when they are sliced; all else is compared with its sha256. Raises ValueError when the corpus lies elsewhere, has no
-    label for a source of the task, or no sample.
+    A sample in a shard has one source, so a task with several sources needs `missing_sources: allow`. Pixels are memory-mapped
+    and read only when they are sliced; all other members are compared with their sha256. Raises ValueError if the corpus is not
+    on this machine, lacks a label for a source of the task, or has no sample in the split.
     """
 
     def __init__(self, corpus: Corpus, split: str, task: Task) -> None:
         if is_url(corpus.folder):
             raise ValueError(f"the corpus is at {corpus.folder}; fine-tuning reads shards on this machine only: copy it")
-        here = [source for source in task.sources if (source, split) in corpus.splits]
-        without = [source for source in here if source not in corpus.labels]
-        if without:
+        present = [source for source in task.sources if (source, split) in corpus.splits]
+        unlabelled = [source for source in present if source not in corpus.labels]
+        if unlabelled:
             raise ValueError(
-                f"{corpus.folder} has no label for {', '.join(without)}, as fine-tuning needs it; write shards with "
-                f"`python data_prep/shard.py ... --label.{without[0]} {task.label}`, or give the scenes themselves as --data"
+                f"{corpus.folder} has no label for {', '.join(unlabelled)}, as fine-tuning needs it; write shards with "
+                f"`python data_prep/shard.py ... --label.{unlabelled[0]} {task.label}`, or give the scenes themselves as --data"
             )
-        if not here:
+        if not present:
             found = sorted({f"{source} ({name})" for source, name in corpus.splits})
             raise ValueError(f"{corpus.folder} has no {split} samples of {', '.join(task.sources)}; it has {', '.join(found)}")
         if len(task.sources) > 1 and task.missing_sources == "error":
             raise ValueError(
                 f"a sample of a shard is of one source, and task {task.name} takes {', '.join(task.sources)}: choose one with "
-                f"--sources [{here[0]}], or let each sample lack the others with --missing_sources allow"
+                f"--override.sources [{present[0]}], or let each sample lack the others with --missing_sources allow"
             )
         self._corpus, self._task = corpus, task
-        self._entries = [(source, entry) for source in here for entry in corpus.samples(source, split)]
+        self._entries = [(source, entry) for source in present for entry in corpus.samples(source, split)]
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         source, entry = self._entries[index]
-        dates, codes, valid = (np.load(_checked(entry, name), allow_pickle=False) for name in ("dates.npy", LABEL, "valid.npy"))
-        about = json.load(_checked(entry, "json"))
-        named = self._corpus.labels[source]
-        label = Label(path=entry.shard / f"{entry.key}.{LABEL}", classes=named.classes, nodata=named.nodata)
+        dates, codes, valid = (np.load(_verified(entry, name), allow_pickle=False) for name in ("dates.npy", LABEL, "valid.npy"))
+        metadata = json.load(_verified(entry, "json"))
+        legend = self._corpus.labels[source]
+        label = Label(path=entry.shard / f"{entry.key}.{LABEL}", classes=legend.classes, nodata=legend.nodata)
         return {
             "file_name": entry.key,
-            "scene": about["scene"],
-            "pixel": abs(about["transform"][0]),
+            "scene": metadata["scene"],
+            "pixel": abs(metadata["transform"][0]),
             "data": {source: _mapped(entry.shard, entry.members["pixels.npy"])},
             "valid": {source: valid},
             "dates": {source: dates},
@@ -66,21 +66,21 @@ class ShardSamples:
         }
 
 
-def _checked(entry: SampleEntry, name: str) -> io.BytesIO:
-    """A member's bytes. Raises ValueError when they are not as they were written."""
-    place = entry.members[name]
+def _verified(entry: SampleEntry, name: str) -> io.BytesIO:
+    """The bytes of a member. Raises ValueError if their sha256 differs from the one in the index."""
+    member = entry.members[name]
     with entry.shard.open("rb") as shard:
-        shard.seek(place.offset)
-        content = shard.read(place.size)
-    if hashlib.sha256(content).hexdigest() != place.sha256:
+        shard.seek(member.offset)
+        content = shard.read(member.size)
+    if hashlib.sha256(content).hexdigest() != member.sha256:
         raise ValueError(f"{entry.shard}: {entry.key}.{name} is not as it was written; run data_prep/verify.py")
     return io.BytesIO(content)
 
 
-def _mapped(shard: Path, place: Member) -> np.ndarray:
-    """A .npy member, mapped into memory."""
+def _mapped(shard: Path, member: Member) -> np.ndarray:
+    """The array of a .npy member, memory-mapped."""
     with shard.open("rb") as file:
-        file.seek(place.offset)
+        file.seek(member.offset)
         np.lib.format.read_magic(file)
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         assert not fortran_order, "shards hold arrays in C order"

@@ -1,16 +1,11 @@
-"""What training asks of labelled data, wherever it comes from: windows, batches, statistics.
-
-How a series of any length becomes the model's T frames: the season is dealt into T equal periods, and each gives one image:
-the clearest over the window in evaluation, a random one in training. A period without any clear pixel gives zeros, and so does
-every period of a source that is not there. Pixels that are not clear are zero after normalisation, the mean of the band, never a
-no-data number.
-"""
+"""Labelled windows for training, validation and test, whatever data they come from."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,43 +13,27 @@ import torch
 from torch.utils.data import Dataset
 
 from finetune.data.augmentation import Augmentation, augment
+from finetune.data.frames import Normalization, model_frames
 from finetune.data.label_fraction import label_subset
-from finetune.data.season import Clip, LabelledWindow, Season, seen_until
+from finetune.data.labelled_window import LabelledWindow
+from finetune.data.season import seen_until
 from finetune.task import IGNORE, Task
 
-Normalization = Mapping[str, Mapping[str, Sequence[float]]]
 
-
-def frames(
-    clip: Clip, season: Season, known: Mapping[str, Sequence[float]], rng: np.random.Generator | None = None
-) -> np.ndarray:
-    """The model's input of one source: float32 (T, C, H, W), normalised by `known` mean and std, zero where not clear.
-
-    H and W are those of the clip times `season.upsample`.
-    """
-    chosen = season.choose(clip.valid, rng)
-    taken = np.flatnonzero(chosen >= 0)
-    images = clip.pixels[chosen[taken]]
-    mean, std = (np.asarray(known[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
-    result = np.zeros((season.periods, *images.shape[1:]), dtype=np.float32)
-    result[taken] = (images - mean) / std * clip.valid[chosen[taken]][:, None]
-    return result.repeat(season.upsample, axis=-2).repeat(season.upsample, axis=-1) if season.upsample > 1 else result
-
-
-class TrainingSet(Dataset[dict[str, Any]], ABC):
-    """Labelled windows of equal size, for training and validation.
+class LabelledWindows(Dataset[dict[str, Any]], ABC):
+    """Labelled windows of equal size, for training, validation and test.
 
     An item is {"data": {source: float32 (T, C, H, W)}, "label": int64 (H, W) with `IGNORE` where not labelled, "file_name": the
-    window's}. `dataset[i]` is how it is evaluated; `item(i, rng)` draws dates and augments.
+    window's name}. `dataset[i]` is the item for evaluation; `item(i, rng)` chooses random dates and augments the window.
 
     Attributes:
-        task: what to read.
-        augmentation: what happens to windows that are drawn.
-        normalization: mean and std of each band of each source; set before items are drawn.
-        windows: (scene or sample, row, col) of each.
-        labels: of each window, int8 (H, W).
-        pixels: sizes of the label's pixels in units of the CRS; one unless something is wrong.
-        seen_days: days of the season after which there are no images, as if it had not gone on.
+        task: sources, season and classes.
+        augmentation: changes made to windows in training.
+        normalization: mean and standard deviation of each band of each source; set it before you read items.
+        windows: (scene or sample, row, column) of each window.
+        labels: label of each window, int8 (H, W).
+        pixel_sizes: sides of the label's pixels in units of the CRS. `one_pixel_size` requires that there is only one.
+        seen_days: the season is cut off after this many days; see `ended_after`.
     """
 
     def __init__(self, task: Task, augmentation: Augmentation | None = None) -> None:
@@ -63,8 +42,8 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         self.normalization: Normalization | None = None
         self.windows: list[tuple[int, int, int]] = []
         self.labels: list[np.ndarray] = []
-        self._cache: dict[int, Any] = {}  # what is in memory of each window
-        self.pixels: set[float] = set()
+        self._cache: dict[int, Any] = {}  # by window, what its class keeps in memory
+        self.pixel_sizes: set[float] = set()
         self.seen_days = math.inf
 
     @abstractmethod
@@ -73,11 +52,11 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
 
     @abstractmethod
     def scene_of(self, index: int) -> Hashable:
-        """What window `index` shares with those that are no independent samples of it."""
+        """The scene of window `index`. Windows of one scene are not independent samples."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close what is open of the data."""
+        """Close the files that are open."""
 
     def keep_share(self, fraction: float, seed: int) -> None:
         """Keep only the windows that `label_subset` chooses. Raises ValueError for a fraction out of range."""
@@ -90,6 +69,15 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         self.labels = [self.labels[index] for index in kept]
         self._cache = {new: self._cache[old] for new, old in enumerate(kept) if old in self._cache}
 
+    @contextmanager
+    def ended_after(self, days: float) -> Iterator[None]:
+        """Inside this context, only images of the first `days` days of the season exist; later periods are zeros."""
+        before, self.seen_days = self.seen_days, days
+        try:
+            yield
+        finally:
+            self.seen_days = before
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -97,17 +85,17 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         return self.item(index)
 
     def item(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Item `index`; with `rng` augmented, and with random dates."""
-        assert self.normalization is not None, "set dataset.normalization before items are drawn"
+        """Item `index`; with `rng` the window is augmented and its dates are random."""
+        assert self.normalization is not None, "set dataset.normalization before you read items"
         window, seen = self.window(index), self.seen_days
         if rng is not None:
             window = augment(window, self.augmentation, rng)
-            if self.task.cut_dates:  # one model for every date at which the series may end
-                assert window.year is not None, "a task with cut dates takes windows with dates only"
+            if self.task.cut_dates:  # one model learns every date at which the series may end
+                assert window.year is not None, "a task with cut dates needs windows with dates"
                 seen = rng.choice(self.task.days_seen(window.year))
         seasons = seen_until(window.seasons, seen)
         data = {
-            source: torch.from_numpy(frames(window.clips[source], seasons[source], self.normalization[source], rng))
+            source: torch.from_numpy(model_frames(window.stacks[source], seasons[source], self.normalization[source], rng))
             for source in self.task.sources
         }
         return {
@@ -117,7 +105,7 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         }
 
     def batch(self, indices: Sequence[int], rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Items stacked: data {source: (B, T, C, H, W)}, label (B, H, W), file_name list."""
+        """A batch of items: data {source: (B, T, C, H, W)}, label (B, H, W), file_name list."""
         items = [self.item(int(index), rng) for index in indices]
         return {
             "data": {source: torch.stack([item["data"][source] for item in items]) for source in self.task.sources},
@@ -126,14 +114,17 @@ class TrainingSet(Dataset[dict[str, Any]], ABC):
         }
 
     def statistics(self, source: str) -> dict[str, list[float]]:
-        """Mean and standard deviation of each band over the clear pixels of all windows, in stored numbers."""
+        """Mean and standard deviation of each band over the clear pixels of all windows, in stored numbers.
+
+        Raises ValueError if no window has a clear pixel of the source.
+        """
         count, total, square = 0, np.zeros(1), np.zeros(1)
         for index in range(len(self)):
-            clip = self.window(index).clips[source]
-            clear = clip.pixels.transpose(1, 0, 2, 3)[:, clip.valid].astype(np.float64)  # (C, pixels)
+            stack = self.window(index).stacks[source]
+            clear = stack.pixels.transpose(1, 0, 2, 3)[:, stack.valid].astype(np.float64)  # (C, pixels)
             count, total, square = count + clear.shape[1], total + clear.sum(axis=1), square + (clear**2).sum(axis=1)
         if not count:
-            raise ValueError(f"source {source} has no clear pixel in the training windows; leave it out with --sources")
+            raise ValueError(f"source {source} has no clear pixel in the training windows; leave it out with --override.sources")
         mean = total / count
         std = np.sqrt(np.maximum(square / count - mean**2, 0))
         return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}

@@ -1,72 +1,90 @@
-"""Predicting one block of a map, here or in a worker process."""
+"""Prediction of one block of a map."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from data_prep.archive.scene import load_scene
-from data_prep.archive.sensor import load_sensors
+from finetune.data.frames import model_frames
+from finetune.data.image_stack import ImageStack
 from finetune.data.scene_series import SceneSeries
-from finetune.data.season import Clip
-from finetune.data.windows import frames
-from finetune.mapping.cog import NO_DATA, as_stored
-from finetune.mapping.tiling import Block, Mosaic
-from finetune.model.crop_mapper import Recipe, load_model
+from finetune.mapping.cog import NO_DATA, quantized
+from finetune.mapping.tiling import Block, Tiling
+from finetune.model.crop_mapper import Recipe
+
+Progress = Callable[[int], object]  # called with the number of windows that were predicted
 
 
-def predict_block(
-    model: nn.Module,
-    recipe: Recipe,
-    series: SceneSeries,
-    mosaic: Mosaic,
-    block: Block,
-    device: torch.device,
-    batch_size: int,
-    probabilities: bool,
-    progress: Callable[[int], object] = lambda _: None,
-) -> dict[str, np.ndarray]:
-    """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where the finest source was never clear.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockPredictor:
+    """Predicts the blocks of a map.
 
-    With `probabilities` also these, uint8 (classes, height, width) by `as_stored`. `progress` is told how many windows are done.
+    Attributes:
+        model: the model, in evaluation mode and in the memory of `device`.
+        recipe: the recipe that `load_model` gives with the model.
+        series: the scene, open.
+        tiling: blocks and windows of the map.
+        device: the device that computes.
+        batch_size: windows per batch.
+        probabilities: whether blocks also hold probabilities.
     """
-    blended, seen = blend_block(model, recipe, series, mosaic, block, device, batch_size, progress)
-    result = {"classes": np.where(seen, blended.argmax(axis=0), NO_DATA).astype(np.uint8)}
-    if probabilities:
-        result["probabilities"] = np.where(seen, as_stored(blended), NO_DATA).astype(np.uint8)
-    return result
 
+    model: nn.Module
+    recipe: Recipe
+    series: SceneSeries
+    tiling: Tiling
+    device: torch.device
+    batch_size: int
+    probabilities: bool
 
-def blend_block(
-    model: nn.Module,
-    recipe: Recipe,
-    series: SceneSeries,
-    mosaic: Mosaic,
-    block: Block,
-    device: torch.device,
-    batch_size: int,
-    progress: Callable[[int], object] = lambda _: None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class probabilities float32 (classes, height, width), and where the finest source was seen, bool (height, width)."""
-    total = np.zeros((len(recipe.task.classes), block.height, block.width), dtype=np.float32)
-    seen = np.zeros((block.height, block.width), dtype=bool)
-    for batch in _read_ahead(_batches(recipe, series, mosaic, block, batch_size)):
-        if batch.places:
-            predicted = predict_windows(model, batch.data, mosaic.window, device)
-            for (row, col), probability, mask in zip(batch.places, predicted, batch.clear, strict=True):
-                inside, outside, weight = mosaic.placed(row, col, block)
-                total[:, *outside] += probability[:, *inside] * weight
-                seen[outside] |= mask[inside]
-        progress(batch.num_windows)
-    return total, seen
+    def predict(self, block: Block, progress: Progress = lambda _: None) -> dict[str, np.ndarray]:
+        """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where the finest source was never clear.
+
+        If wanted, also `probabilities` uint8 (classes, height, width), scaled by `quantized`.
+        """
+        blended, seen = self.blend(block, progress)
+        result = {"classes": np.where(seen, blended.argmax(axis=0), NO_DATA).astype(np.uint8)}
+        if self.probabilities:
+            result["probabilities"] = np.where(seen, quantized(blended), NO_DATA).astype(np.uint8)
+        return result
+
+    def blend(self, block: Block, progress: Progress = lambda _: None) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities float32 (classes, height, width), and where the finest source was seen, bool (height, width)."""
+        total = np.zeros((len(self.recipe.task.classes), block.height, block.width), dtype=np.float32)
+        seen = np.zeros((block.height, block.width), dtype=bool)
+        for batch in _read_ahead(self._batches(block)):
+            if batch.origins:
+                predicted = predict_windows(self.model, batch.data, self.tiling.window, self.device)
+                for (row, col), probability, clear in zip(batch.origins, predicted, batch.clear, strict=True):
+                    in_window, in_block, weight = self.tiling.overlap_with(row, col, block)
+                    total[:, *in_block] += probability[:, *in_window] * weight
+                    seen[in_block] |= clear[in_window]
+            progress(batch.num_windows)
+        return total, seen
+
+    def _batches(self, block: Block) -> Iterator[Batch]:
+        """The windows that overlap a block, read and normalised."""
+        series, size = self.series, self.tiling.window
+        rows, cols = self.tiling.windows_on(block)
+        windows = series.windows(rows, cols, size)
+        while part := list(islice(windows, self.batch_size)):
+            with_data = [(row, col, stacks) for row, col, stacks in part if stacks[series.finest].valid.any()]
+            data = {}
+            for source in self.recipe.task.sources if with_data else ():
+                statistics, season = self.recipe.normalization[source], series.seasons[source]
+                data[source] = np.stack([model_frames(stacks[source], season, statistics) for _, _, stacks in with_data])
+            yield Batch(
+                num_windows=len(part),
+                origins=[(row, col) for row, col, _ in with_data],
+                data=data,
+                clear=[_clear_pixels(stacks[series.finest], series, size) for _, _, stacks in with_data],
+            )
 
 
 @torch.no_grad()
@@ -79,42 +97,24 @@ def predict_windows(model: nn.Module, data: Mapping[str, np.ndarray], size: int,
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Windows on their way to the model.
+    """A batch of windows for the model.
 
     Attributes:
-        num_windows: windows that were read.
-        places: (row, col) of those that are clear anywhere. In the others there is no data, whatever the model would say: large
-            parts of many scenes.
+        num_windows: number of windows that were read.
+        origins: (row, col) of those windows that have a clear pixel. The others, which fill large parts of many scenes, have no
+            data whatever the model would predict, so the model does not see them.
         data: frames of each source, float32 (B, T, C, H, W).
-        clear: where the finest source was clear in any image used, bool (size, size) each.
+        clear: for each window, where the finest source was clear in a chosen image, bool (size, size).
     """
 
     num_windows: int
-    places: list[tuple[int, int]]
+    origins: list[tuple[int, int]]
     data: dict[str, np.ndarray]
     clear: list[np.ndarray]
 
 
-def _batches(recipe: Recipe, series: SceneSeries, mosaic: Mosaic, block: Block, batch_size: int) -> Iterator[Batch]:
-    """The windows that touch a block, read and normalised."""
-    rows, cols = mosaic.windows_on(block)
-    windows = series.windows(rows, cols, mosaic.window)
-    while part := list(islice(windows, batch_size)):
-        clear = [(row, col, clips) for row, col, clips in part if clips[series.finest].valid.any()]
-        data = {}
-        for source in recipe.task.sources if clear else ():
-            known, season = recipe.normalization[source], series.seasons[source]
-            data[source] = np.stack([frames(clips[source], season, known) for _, _, clips in clear])
-        yield Batch(
-            num_windows=len(part),
-            places=[(row, col) for row, col, _ in clear],
-            data=data,
-            clear=[_seen(clips[series.finest], series, mosaic.window) for _, _, clips in clear],
-        )
-
-
 def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches; while the model works on one, a thread reads the next."""
+    """The same batches; a thread reads the next one while the model computes."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -122,65 +122,10 @@ def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockJob:
-    """What a worker process needs to predict blocks: it opens model and scene once, and computes in one thread.
-
-    Attributes:
-        model: folder of a run or its `model.safetensors`.
-        scene: the scene's folder.
-        year: year in which the season ends.
-        device: `cpu` or `cuda`.
-        missing_sources: see `Task`.
-        mosaic, batch_size, probabilities: see `predict_block`.
-    """
-
-    model: Path
-    scene: Path
-    year: int
-    device: str
-    missing_sources: str
-    mosaic: Mosaic
-    batch_size: int
-    probabilities: bool
-
-
-def predict_in_worker(job: BlockJob, number: int) -> dict[str, np.ndarray]:
-    """Block `number` of `job.mosaic`."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the workers share the cores
-    try:
-        model, recipe, series = _opened(job.model, job.scene, job.year, job.device, job.missing_sources)
-        block = job.mosaic.blocks[number]
-        return predict_block(
-            model, recipe, series, job.mosaic, block, torch.device(job.device), job.batch_size, job.probabilities
-        )
-    finally:
-        torch.set_num_threads(threads)
-
-
-def open_series(recipe: Recipe, scene: Path, year: int | None) -> SceneSeries:
-    """The series of the scene in a folder as the model wants it. Raises ValueError when a source has other bands here."""
-    sensors = recipe.sensors | load_sensors(scene.resolve().parent / "sources")
-    for source in recipe.task.sources:
-        trained, here = recipe.sensors[source].bands, sensors[source].bands
-        if here != trained:
-            raise ValueError(f"the model knows {source} with bands {list(trained)}; here it has {list(here)}")
-    return SceneSeries(load_scene(scene), recipe.task, sensors, pixel=recipe.pixel, year=year)
-
-
-@lru_cache(maxsize=1)
-def _opened(model: Path, scene: Path, year: int, device: str, missing_sources: str) -> tuple[nn.Module, Recipe, SceneSeries]:
-    """Model and open scene, kept by the worker process until it ends."""
-    mapper, recipe = load_model(model)
-    recipe = replace(recipe, task=replace(recipe.task, missing_sources=missing_sources))
-    return mapper.to(device), recipe, open_series(recipe, scene, year).__enter__()
-
-
-def _seen(clip: Clip, series: SceneSeries, size: int) -> np.ndarray:
-    """Where any image that the model was given is clear, on the map's grid: bool (size, size)."""
-    chosen = series.seasons[series.finest].choose(clip.valid)
-    clear = clip.valid[chosen[chosen >= 0]].any(axis=0)
+def _clear_pixels(stack: ImageStack, series: SceneSeries, size: int) -> np.ndarray:
+    """Where at least one image that the model sees is clear, on the map's grid: bool (size, size)."""
+    chosen = series.seasons[series.finest].choose(stack.valid)
+    clear = stack.valid[chosen[chosen >= 0]].any(axis=0)
     rows = np.arange(size) * clear.shape[0] // size
     cols = np.arange(size) * clear.shape[1] // size
     return clear[np.ix_(rows, cols)]

@@ -1,8 +1,8 @@
 """Maps as Cloud-Optimised GeoTIFF: classes with colours and names, probabilities with their scale.
 
-GDAL's COG driver lays out what is in a plain GeoTIFF anew, tiles and overviews in the order the format asks for
-(https://docs.ogc.org/is/21-026/21-026.html). Names of classes have no place in a GeoTIFF that programs agree on: GDAL keeps them
-as categories in a file `.aux.xml` beside the raster, where QGIS takes its legend from. They are tags of the band, too.
+Blocks are first written to a plain GeoTIFF. Then GDAL's COG driver copies it, with tiles and overviews in the order that the
+format requires (https://docs.ogc.org/is/21-026/21-026.html). A GeoTIFF has no standard place for names of classes. GDAL stores
+them as categories in a file `.aux.xml` beside the raster, from which QGIS makes its legend. They are also tags of the band.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from rasterio.windows import Window
 
 from common.atomic_files import whole_file
 from common.grid import Grid
-from finetune.mapping.tiling import TILE, Block
+from finetune.mapping.tiling import TILE_PX, Block
 from finetune.task import Task
 
 NO_DATA = 255
-# A probability p is stored as round(250 p): steps of 0.4 %, and 255 is left for no data.
+# A probability p is stored as round(250 p), in steps of 0.4 %; 255 remains for no data.
 PROBABILITY_STEPS = 250
-GDAL_CACHE_MB = 256  # GDAL's own default is 5 % of the machine's memory
+GDAL_CACHE_MB = 256  # GDAL's default is 5 % of the machine's memory
 
 
-def as_stored(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities float (...) in 0..1 -> uint8 (...), `round(250 p)`."""
+def quantized(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities float (...) in 0..1 -> stored numbers uint8 (...), round(250 p)."""
     return np.rint(np.clip(probabilities, 0, 1) * PROBABILITY_STEPS).astype(np.uint8)
 
 
 def write_classes(
     path: Path, scratch: Path, grid: Grid, task: Task, blocks: Iterable[tuple[Block, np.ndarray]], tags: Mapping[str, Any]
 ) -> None:
-    """Write the map as COG: one band of class indices uint8, `NO_DATA` where there is none, overviews by the mode.
+    """Write a map as COG: one band of class indices uint8, `NO_DATA` where there is none, overviews by the mode.
 
     Args:
-        path: where to write; the file appears when it is whole, and with it `.aux.xml` with the names.
+        path: the GeoTIFF; it appears only when it is complete, followed by `.aux.xml` with the names of classes.
         scratch: folder on the same disk for unfinished files.
         grid: grid of the map.
         task: names and colours of classes.
-        blocks: class indices uint8 (height, width) of every block.
-        tags: about the whole file.
+        blocks: class indices uint8 (height, width) of every block, in any order.
+        tags: metadata of the file.
     """
     with _cog(path, scratch, grid, 1, "mode") as raster:
         raster.write_colormap(1, {i: _rgba(c.color) for i, c in enumerate(task.classes)})
@@ -61,9 +61,9 @@ def write_classes(
 def write_probabilities(
     path: Path, scratch: Path, grid: Grid, task: Task, blocks: Iterable[tuple[Block, np.ndarray]], tags: Mapping[str, Any]
 ) -> None:
-    """Write probabilities as COG: a band a class, uint8 with scale 1/250, `NO_DATA` where there is none, overviews by the mean.
+    """Write probabilities as COG: one band per class, uint8 with scale 1/250 and no data `NO_DATA`, overviews by the mean.
 
-    Args: as of `write_classes`; blocks are uint8 (classes, height, width), as `as_stored` makes them.
+    The arguments are those of `write_classes`; blocks are uint8 (classes, height, width), as `quantized` gives them.
     """
     with _cog(path, scratch, grid, len(task.classes), "average") as raster:
         raster.scales = [1 / PROBABILITY_STEPS] * len(task.classes)
@@ -74,7 +74,7 @@ def write_probabilities(
 
 
 def count_classes(path: Path, num_classes: int) -> np.ndarray:
-    """Pixels of each class of a map, and last those of no data, int64 (classes + 1,); read tile by tile."""
+    """Pixels of each class of a map, followed by those of no data, int64 (classes + 1,). The map is read tile by tile."""
     counts = np.zeros(256, dtype=np.int64)
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), rasterio.open(path) as raster:
         for _, window in raster.block_windows(1):
@@ -84,14 +84,15 @@ def count_classes(path: Path, num_classes: int) -> np.ndarray:
 
 @contextmanager
 def _cog(path: Path, scratch: Path, grid: Grid, bands: int, overviews: str) -> Iterator[Any]:
-    """A plain GeoTIFF to write blocks to; at the end it is turned into a COG that takes the name `path`."""
+    """A plain GeoTIFF to write blocks to; at the end it is converted to a COG, which gets the name `path`."""
     plain, finished = scratch / f"plain_{path.name}", scratch / f"cog_{path.name}"
     profile = {"driver": "GTiff", "count": bands, "dtype": "uint8", "nodata": NO_DATA, "compress": "deflate", "zlevel": 1}
-    profile |= {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "interleave": "band", "bigtiff": "if_safer"}
+    profile |= {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "band", "bigtiff": "if_safer"}
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
         with rasterio.open(plain, "w", **(profile | grid.profile())) as raster:
             yield raster
-        copy(plain, finished, driver="COG", compress="deflate", blocksize=TILE, overview_resampling=overviews, bigtiff="if_safer")
+        options = {"compress": "deflate", "blocksize": TILE_PX, "overview_resampling": overviews, "bigtiff": "if_safer"}
+        copy(plain, finished, driver="COG", **options)
     plain.unlink()
     with finished.open("rb+") as file:
         os.fsync(file.fileno())
@@ -99,7 +100,7 @@ def _cog(path: Path, scratch: Path, grid: Grid, bands: int, overviews: str) -> I
 
 
 def _write_categories(path: Path, names: list[str]) -> None:
-    """Names of the values 0, 1, ... of band 1, as GDAL keeps them (PAM, its "persistent auxiliary metadata")."""
+    """Write names of the values 0, 1, ... of band 1 as GDAL stores them (PAM, its "persistent auxiliary metadata")."""
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")

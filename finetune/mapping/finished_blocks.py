@@ -1,4 +1,4 @@
-"""The finished blocks of a map that is being made, on disk: what a stopped run need not predict again."""
+"""The finished blocks of an unfinished map, on disk, so that an interrupted command does not predict them again."""
 
 from __future__ import annotations
 
@@ -6,40 +6,44 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import xxhash
 
 from common.atomic_files import whole_file
 from common.json_files import json_bytes
+from finetune.mapping.blocks import BlockPredictor
 
-PLAN = "plan.json"
+IDENTITY_FILE = "plan.json"
 
 
 class FinishedBlocks:
-    """A folder `.NAME.parts` beside the map, with one file a block and the plan they belong to.
+    """A folder `.NAME.parts` beside the map, with one file per finished block and the identity of the map.
 
-    A block's file appears under its name when it is whole and on the disk, so after any interruption every file that is there
-    is good. Blocks of another plan (other weights, scene or settings) are removed, never mixed in.
+    A block's file appears under its name only when it is complete and on disk. So after any interruption, every file in the
+    folder is intact. Blocks of another map (other weights, scene or settings) are removed and never mixed in.
 
     Args:
-        output: the map that is to be made.
-        plan: everything that the blocks depend on, as plain values.
+        output: the path of the map.
+        identity: see `map_identity`.
     """
 
-    def __init__(self, output: Path, plan: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
         self.folder = output.with_name(f".{output.name}.parts")
-        if self.folder.exists() and self._plan() != json.loads(json_bytes(plan)):
+        if self.folder.exists() and self._identity() != json.loads(json_bytes(identity)):
             print(f"{self.folder} holds blocks of another model, scene or setting: they are removed")
             self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._plan() is None:
-            with whole_file(self.folder / PLAN) as temporary:
-                temporary.write_bytes(json_bytes(plan))
+        if self._identity() is None:
+            with whole_file(self.folder / IDENTITY_FILE) as temporary:
+                temporary.write_bytes(json_bytes(identity))
 
-    def _plan(self) -> Any:
-        path = self.folder / PLAN
+    def _identity(self) -> Any:
+        path = self.folder / IDENTITY_FILE
         return json.loads(path.read_bytes()) if path.is_file() else None
 
     def _path(self, number: int) -> Path:
@@ -49,12 +53,12 @@ class FinishedBlocks:
         return self._path(number).is_file()
 
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep the arrays of block `number`."""
+        """Store the arrays of block `number`."""
         with whole_file(self._path(number)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def read(self, number: int) -> dict[str, np.ndarray]:
-        """The arrays of block `number`. Raises ValueError when the disk has damaged them since they were written."""
+        """The arrays of block `number`. Raises ValueError if its file is damaged."""
         path = self._path(number)
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -63,10 +67,40 @@ class FinishedBlocks:
             raise ValueError(f"{path} is damaged: {error}; remove it and start again") from error
 
     def remove(self) -> None:
-        """Remove the folder and all that is in it."""
+        """Remove the folder with all blocks."""
         shutil.rmtree(self.folder)
 
     def remove_if_empty(self) -> None:
-        """Remove the folder unless a block is finished: after an error before that there is nothing to go on with."""
+        """Remove the folder if it holds no finished block, since then there is nothing to resume from."""
         if not any(self.folder.glob("*.npz")):
             self.remove()
+
+
+def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
+    """Everything that the blocks of a map depend on, as plain values: equal identities mean equal blocks.
+
+    The scene is identified by its scene.yaml, its grids and its dates; to read all its pixels would take too long.
+    """
+    series = predictor.series
+    digest = xxhash.xxh3_128(type(predictor.model).__qualname__.encode())
+    for name, weight in sorted(predictor.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    scene = {
+        "name": series.scene.name,
+        "folder": str(series.scene.folder.resolve()),
+        "sources": repr({source: series.scene.sources[source] for source in series.sources}),
+        "grid": repr(series.grid),
+        "grids": repr(series.grids),
+        "dates": {source: repr((s.length, s.days.tolist(), s.times.tolist())) for source, s in series.seasons.items()},
+    }
+    return {
+        "format": 1,
+        "weights": digest.hexdigest(),
+        "recipe": repr(predictor.recipe),
+        "scene": scene,
+        "mosaic": asdict(predictor.tiling),
+        "device": predictor.device.type,
+        "batch_size": predictor.batch_size,
+        "probabilities": predictor.probabilities,
+    }

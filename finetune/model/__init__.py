@@ -1,1 +1,1 @@
-"""Models: encoder with decoder, and baselines."""
+"""Models: the encoder with a decoder, and baselines."""

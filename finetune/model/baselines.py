@@ -1,10 +1,11 @@
-"""Baselines without pretraining: a plain U-Net and a temporal CNN, which see the very data that the encoder sees.
+"""Baselines without pretraining: a U-Net and a temporal CNN, which read the same data as the encoder.
 
-On field boundaries a plain U-Net still beats every foundation model tried: a score of a pretrained encoder says little alone.
+On field boundaries the U-Net beats every foundation model that we tried, so the score of a pretrained encoder needs a baseline
+beside it.
 
-Shapes: B batch, T images a source, C bands, H x W pixels of a source, K classes; sources in the order of the task. Both models
-take normalised pixels {source: (B, T, C, H, W)} and the size of the map, and give class scores (B, K, *size); coarser sources are
-resampled to the map first.
+Shapes: B batch, T images per source, C bands, H x W pixels of a source, K classes; sources in the order of the task. Both models
+take normalised pixels {source: (B, T, C, H, W)} and the size of the map, and return class scores (B, K, *size); coarser sources
+are first resampled to the map's grid.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.model.batch_norm import BatchNorm2d
-from finetune.model.decoder import on_map
+from finetune.model.decoder import on_map_grid
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015, arXiv 1505.04597): four halvings, channels double, the frames of a series are channels.
+    """U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with four halvings; the images of a series are stacked as channels.
 
-    Two things differ from the paper, as in most of today's: convolutions are padded, so that the map has the size of the window,
-    and followed by batch normalisation (Ioffe and Szegedy, 2015). A side that two does not divide is rounded up.
+    It differs from the paper as most implementations do: convolutions are padded, so that the map has the size of the window,
+    and batch normalisation (Ioffe and Szegedy, 2015) follows each of them. Halving an odd side rounds up.
 
     Args:
         bands: bands of each source.
-        frames: images a source (T).
+        frames: images per source (T).
         num_classes: classes of the map.
-        channels: channels of the first level, 64 in the paper; the lowest has 16 times as many.
+        channels: channels of the first level, 64 in the paper; the lowest level has 16 times as many.
     """
 
     HALVINGS = 4
@@ -46,7 +47,7 @@ class UNet(nn.Module):
 
     def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Class scores (B, K, *size)."""
-        features = on_map(data, self.sources, size).flatten(1, 2)
+        features = on_map_grid(data, self.sources, size).flatten(1, 2)
         skips = []
         for level, convolve in enumerate(self.down):
             features = convolve(F.max_pool2d(features, 2, ceil_mode=True) if level else features)
@@ -54,21 +55,21 @@ class UNet(nn.Module):
         skips.pop()
         for widen, merge in zip(self.up, self.merge, strict=True):
             skip = skips.pop()
-            # An odd side was rounded up on the way down: what is too much is cut off again.
+            # Halving rounded odd sides up: cut off the extra row or column.
             features = merge(torch.cat([skip, widen(features)[..., : skip.shape[-2], : skip.shape[-1]]], dim=1))
         scores: torch.Tensor = self.head(features)
         return scores
 
 
 class TemporalCNN(nn.Module):
-    """TempCNN (Pelletier et al. 2019, doi 10.3390/rs11050523): convolutions along each pixel's own series, nothing around it.
+    """TempCNN (Pelletier et al. 2019, doi 10.3390/rs11050523): convolutions over the time series of each pixel alone.
 
-    Three convolutions over time, a dense layer and the classes; batch normalisation, ReLU and dropout follow each of the four.
-    A pixel's convolution over time is written as one of T x 1 over (T, pixels), which is the same and needs no copy.
+    Three convolutions over time and a dense layer, each followed by batch normalisation, ReLU and dropout, then the classes.
+    The convolution over time is a 2D convolution of the image (T, pixels) with kernels along T, which needs no copy.
 
     Args:
         bands: bands of each source.
-        frames: images a source (T).
+        frames: images per source (T).
         num_classes: classes of the map.
         channels: filters of a convolution, 64 in the paper; the dense layer has four times as many.
     """
@@ -91,7 +92,7 @@ class TemporalCNN(nn.Module):
 
     def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Class scores (B, K, *size)."""
-        series = on_map(data, self.sources, size).transpose(1, 2).flatten(-2)  # (B, C, T, pixels)
+        series = on_map_grid(data, self.sources, size).transpose(1, 2).flatten(-2)  # (B, C, T, pixels)
         found = self.time(series).flatten(1, 2)[:, :, None]  # (B, channels * T, 1, pixels)
         scores: torch.Tensor = self.head(self.dense(found)).unflatten(-1, size)[:, :, 0]
         return scores
@@ -101,7 +102,7 @@ BASELINES = {"unet": UNet, "temporal_cnn": TemporalCNN}
 
 
 def _double_conv(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Twice conv3x3 - BatchNorm - ReLU, keeps height and width."""
+    """Two times conv3x3 - BatchNorm - ReLU, which keeps height and width."""
     layers: list[nn.Module] = []
     for channels in (channels_in, channels_out):
         layers += [

@@ -1,4 +1,4 @@
-"""Batch normalisation over all of a batch, however many ranks share it, and of a single value."""
+"""Batch normalisation over the whole batch, also when several ranks share it, and for a single value per channel."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from common.ranks import rank_and_world_size, sum_over_ranks
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167): PyTorch's, but for two cases of training.
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv 1502.03167) as in PyTorch, except in two cases during training.
 
-    Where several ranks share a batch, means and variances are those of the whole batch, as PyTorch's SyncBatchNorm has them,
-    which knows GPUs alone; on GPUs `synchronised` puts that one in the place of this.
+    When several ranks share a batch, mean and variance are those of the whole batch. PyTorch's SyncBatchNorm does the same, but
+    on GPUs only; there `with_synchronized_batch_norm` uses it instead.
 
-    A single value a channel has no variance: PyTorch refuses it, and minus its own mean it would be 0 whatever the image shows.
-    It comes from one window so small that the lowest level of a network is one pixel. It is normalised as it will be in use, by
-    the running mean and variance, which stay as they are.
+    A single value per channel has no variance. It occurs when a batch is one window so small that the lowest level of a network
+    is one pixel. PyTorch raises an error, and the value minus its own mean would be 0 whatever the image shows. So it is
+    normalised as in evaluation, by the running mean and variance, which it does not change.
     """
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
@@ -29,13 +29,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(maps)
 
     def _over_ranks(self, maps: torch.Tensor) -> torch.Tensor:
-        """In training on several ranks. First the mean: a variance from a sum of squares would lose digits."""
+        """Training on several ranks. The mean is computed first: a variance from a sum of squares would lose digits."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        mine = maps.new_tensor([maps.numel() // maps.shape[1]])
-        sums = sum_over_ranks(torch.cat([maps.sum(dim=(0, 2, 3)), mine]))
+        count_here = maps.new_tensor([maps.numel() // maps.shape[1]])
+        sums = sum_over_ranks(torch.cat([maps.sum(dim=(0, 2, 3)), count_here]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = maps - mean.view(-1, 1, 1)
@@ -48,8 +48,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         return normalised * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
 
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with PyTorch's SyncBatchNorm where several ranks train on GPUs; weights and their names stay."""
+def with_synchronized_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with PyTorch's SyncBatchNorm if several ranks train on GPUs; weights and their names stay the same."""
     if device.type == "cuda" and rank_and_world_size()[1] > 1:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted

@@ -1,4 +1,4 @@
-"""Encoder and decoder as one model, and the one file a trained model is, baselines among them."""
+"""Encoder and decoder as one model, and the file of a trained model, which may also be a baseline."""
 
 from __future__ import annotations
 
@@ -30,13 +30,10 @@ class CropMapper(nn.Module):
     Args:
         encoder: `pretrain.model.VideoSwin`.
         sources: the sources to read, in decoder order.
-        frames: images a source (T).
+        frames: images per source (T).
         num_classes: classes of the map.
         channels: width of the decoder.
-        detail_channels: of the decoder's own look at the pixels; 0 for none.
-
-    Attributes:
-        freeze_encoder: the encoder stays in evaluation mode while the rest trains, without stochastic depth.
+        skip_channels: width of the skip connection from the input pixels to the decoder's head; 0 for none.
     """
 
     def __init__(
@@ -46,16 +43,16 @@ class CropMapper(nn.Module):
         frames: int,
         num_classes: int,
         channels: int,
-        detail_channels: int = 0,
+        skip_channels: int = 0,
     ) -> None:
         super().__init__()
         self.sources = sources
         self.channels = channels
         self.encoder = encoder
-        self.freeze_encoder = False
+        self._encoder_in_evaluation_mode = False
         widths = encoder.output_channels(frames)
         inputs = frames * sum(encoder.config.sources[source] for source in sources)
-        self.decoder = FusionDecoder(dict.fromkeys(sources, widths), channels, num_classes, detail_channels, inputs)
+        self.decoder = FusionDecoder(dict.fromkeys(sources, widths), channels, num_classes, skip_channels, inputs)
 
     def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int], part: BatchPart | None = None) -> torch.Tensor:
         """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size).
@@ -66,17 +63,22 @@ class CropMapper(nn.Module):
         scores: torch.Tensor = self.decoder(maps, size, data)
         return scores
 
+    def freeze_encoder(self, *, in_evaluation_mode: bool) -> None:
+        """Train none of the encoder's weights; `in_evaluation_mode` keeps it there, without stochastic depth."""
+        self.encoder.requires_grad_(False)
+        self._encoder_in_evaluation_mode = in_evaluation_mode
+
     def train(self, mode: bool = True) -> CropMapper:
-        """Training or evaluation mode, as of any module, for what is not frozen."""
+        """Set training or evaluation mode, as for any module; a frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self.freeze_encoder:
+        if self._encoder_in_evaluation_mode:
             self.encoder.eval()
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that is needed beside the weights to use a trained model; stands as JSON in the head of the model's file.
+    """Everything beside the weights that is needed to use a trained model; stored as JSON in the header of the model's file.
 
     Attributes:
         task: the task, with every override.
@@ -85,8 +87,9 @@ class Recipe:
         pixel: size of a pixel of the map in units of its CRS.
         encoder: `EncoderConfig.to_dict()`, or the name of a baseline.
         channels: width of the decoder or the baseline.
-        origin: where the encoder's weights came from, `scratch` or the checkpoint's path.
-        detail_channels: of the decoder's own look at the pixels; 0 for none, as for a baseline.
+        origin: where the encoder's weights came from: `scratch` or the checkpoint's path.
+        detail_channels: width of the skip connection from the input pixels (`CropMapper`'s `skip_channels`); 0 for none, as for
+            a baseline. Models on disk have this name.
     """
 
     task: Task
@@ -107,7 +110,7 @@ class Recipe:
 def build_model(recipe: Recipe, encoder: VideoSwin | None = None) -> nn.Module:
     """The model of a recipe, a CropMapper or a baseline: ({source: (B, T, C, H, W)}, size) -> class scores (B, classes, *size).
 
-    Its weights are random, but for those of `encoder` when one is given. Raises ValueError for an unknown baseline.
+    The weights are random, except those of `encoder` if one is given. Raises ValueError for an unknown baseline.
     """
     task = recipe.task
     if isinstance(recipe.encoder, str):
@@ -120,13 +123,13 @@ def build_model(recipe: Recipe, encoder: VideoSwin | None = None) -> nn.Module:
 
 
 def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's weights with what LoRA learned added to them, under the names they have without it.
+    """The model's weights with the LoRA adapters merged into them, under the names of a model without LoRA.
 
-    Without LoRA these are those of `model.state_dict()`. The model stays as it is and may go on learning.
+    Without LoRA, these are the weights of `model.state_dict()`. The model itself does not change and can be trained further.
     """
     weights = {name.replace(".base_layer.", "."): w for name, w in model.state_dict().items() if ".lora_" not in name}
     for name, module in model.named_modules():
-        if hasattr(module, "get_delta_weight"):  # a LoRA layer of peft, which need not be installed
+        if hasattr(module, "get_delta_weight"):  # a LoRA layer; no isinstance, because peft may not be installed
             for adapter in module.active_adapters:
                 weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight(adapter).detach()
     return weights
@@ -135,33 +138,33 @@ def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
     """Write weights and recipe as one safetensors file; the final name appears only when the file is whole.
 
-    What LoRA learned is merged into the weights, so that whoever reads them needs nothing of it.
+    LoRA adapters are merged into the weights, so that reading the file does not need peft.
     """
-    head = {"format": FORMAT, "recipe": json.dumps(asdict(recipe), sort_keys=True)}
+    header = {"format": FORMAT, "recipe": json.dumps(asdict(recipe), sort_keys=True)}
     with whole_file(path) as temporary:
         # save() and not save_file(): the latter makes files that only their owner may read.
         temporary.write_bytes(
-            save({name: weight.detach().cpu().contiguous() for name, weight in merged_weights(model).items()}, head)
+            save({name: weight.detach().cpu().contiguous() for name, weight in merged_weights(model).items()}, header)
         )
 
 
 def load_model(path: Path) -> tuple[nn.Module, Recipe]:
     """The model in `path`, a run's folder or its `model.safetensors`, in evaluation mode. Strict: every weight must fit.
 
-    Raises ValueError when there is no model, the file is another one, or weights and recipe disagree.
+    Raises ValueError when there is no model, when the file is of another kind, or when weights and recipe disagree.
     """
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"no model at {file}: give a folder that finetune/run.py wrote, or its {MODEL_FILE}")
     try:
         with safe_open(file, framework="pt") as opened:
-            head = opened.metadata() or {}
+            header = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
     except SafetensorError as error:
-        raise ValueError(f"{file} is no readable safetensors file: {error}") from error
-    if head.get("format") != FORMAT:
-        raise ValueError(f"{file} is no model of finetune/run.py (format {head.get('format')!r}, expected {FORMAT!r})")
-    values = json.loads(head["recipe"])
+        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{file} is no model of finetune/run.py (format {header.get('format')!r}, expected {FORMAT!r})")
+    values = json.loads(header["recipe"])
     task = task_from_dict(values.pop("task"), origin=str(file))
     sensors = {name: sensor_from_dict(sensor, origin=str(file)) for name, sensor in values.pop("sensors").items()}
     recipe = Recipe(task=task, sensors=sensors, **values)

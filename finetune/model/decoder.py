@@ -1,4 +1,4 @@
-"""Fusion decoder: the feature maps of several sources to one map of class scores.
+"""Fusion decoder: from the feature maps of several sources to one map of class scores.
 
 Shapes: B batch, C channels, H x W pixels; sources in the order of the task.
 """
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from finetune.model.batch_norm import BatchNorm2d
 
-# Of the encoder's five maps (patch embedding, stages 1-3 after merging, last stage after its norm) the decoder starts from
-# the last and climbs the first three; the fourth has the size of the last and is what the last was made from.
+# The encoder gives five maps: patch embedding, stages 1-3 after merging, last stage after its norm. The decoder starts from the
+# last and upsamples through the first three. It leaves out the fourth, the input of the last stage, which has the same size.
 START = 4
 CLIMB = (2, 1, 0)
 
@@ -30,12 +30,12 @@ def conv_pair(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear resampling (B, C, H, W) -> (B, C, *size); the same tensor where the size is right already."""
+    """Bilinear resampling (B, C, H, W) -> (B, C, *size); returns `maps` itself if it already has that size."""
     return maps if tuple(maps.shape[-2:]) == tuple(size) else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def on_map(data: Mapping[str, torch.Tensor], sources: tuple[str, ...], size: tuple[int, int]) -> torch.Tensor:
-    """Pixels (B, T, C, H, W) of all sources on the map's grid, their bands side by side: (B, T, sum of C, *size)."""
+def on_map_grid(data: Mapping[str, torch.Tensor], sources: tuple[str, ...], size: tuple[int, int]) -> torch.Tensor:
+    """Pixels (B, T, C, H, W) of all sources resampled to the map's grid, bands concatenated: (B, T, sum of C, *size)."""
     parts = []
     for source in sources:
         batch, frames, *_ = data[source].shape
@@ -46,23 +46,28 @@ def on_map(data: Mapping[str, torch.Tensor], sources: tuple[str, ...], size: tup
 class FusionDecoder(nn.Module):
     """U-Net style decoder over several sources ("MultiFusionNeck" and head of AgriFM, arXiv 2505.21357).
 
-    At every level the maps of all sources are resized to the finest of them and concatenated, so any number of sources and
-    frames works. The published code fixes the size of the first level; here it is that of the finest source.
+    At every level, the maps of all sources are resized to the finest of them and concatenated, so any number of sources and
+    frames works. The published code fixes the size of the first level; here it is the size of the finest source.
 
-    The published decoder knows nothing finer than a patch of the encoder, 4 x 4 pixels, and so cannot draw what is thinner. With
-    `detail` channels two convolutions of the pixels themselves, all images side by side, join the features before the head, as
-    the first level of a U-Net joins what comes from below.
+    The finest features of the published decoder are patches of 4 x 4 pixels, so it cannot draw anything thinner. The skip
+    connection from the input pixels adds that detail: two convolutions over the pixels of all images, concatenated with the
+    features before the head, like the first level of a U-Net.
 
     Args:
         source_channels: for each source the channels of the encoder's five maps, from `encoder.output_channels(frames)`.
         channels: width of the decoder.
         num_classes: classes of the map.
-        detail: channels of the pixels' own convolutions; 0 leaves them out, as published.
-        inputs: images times bands, of all sources together; what they read.
+        skip_channels: width of the skip connection from the input pixels; 0 for none, as published.
+        input_channels: channels that the skip connection reads: images times bands, summed over the sources.
     """
 
     def __init__(
-        self, source_channels: Mapping[str, Sequence[int]], channels: int, num_classes: int, detail: int = 0, inputs: int = 0
+        self,
+        source_channels: Mapping[str, Sequence[int]],
+        channels: int,
+        num_classes: int,
+        skip_channels: int = 0,
+        input_channels: int = 0,
     ) -> None:
         super().__init__()
         self.sources = tuple(source_channels)
@@ -73,9 +78,10 @@ class FusionDecoder(nn.Module):
         self.start = conv_pair(fused(START), channels)
         self.climb = nn.ModuleList(conv_pair(channels + fused(level), channels) for level in CLIMB)
         self.neck = conv_pair(channels, channels)
-        self.detail = conv_pair(inputs, detail) if detail else None
+        # `detail` is its name in stored weights.
+        self.detail = conv_pair(input_channels, skip_channels) if skip_channels else None
         self.head = nn.Sequential(
-            nn.Conv2d(channels + detail, channels // 2, 3, padding=1),
+            nn.Conv2d(channels + skip_channels, channels // 2, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels // 2, num_classes, 1),
         )
@@ -83,15 +89,18 @@ class FusionDecoder(nn.Module):
     def forward(
         self, maps: Mapping[str, Sequence[torch.Tensor]], size: tuple[int, int], data: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Five maps a source, and its pixels (B, T, C, H, W) where there is a `detail` -> class scores (B, classes, *size)."""
+        """Five maps per source -> class scores (B, classes, *size).
+
+        `data`: the normalised pixels {source: (B, T, C, H, W)}, needed for the skip connection.
+        """
         features = self.start(self._fuse(maps, START))
         for level, fuse in zip(CLIMB, self.climb, strict=True):
             skip = self._fuse(maps, level)
             features = fuse(torch.cat([resize(features, (skip.shape[-2], skip.shape[-1])), skip], dim=1))
         features = resize(self.neck(features), size)
         if self.detail is not None:
-            assert data is not None, "the detail is taken from the pixels"
-            features = torch.cat([features, self.detail(on_map(data, self.sources, size).flatten(1, 2))], dim=1)
+            assert data is not None, "the skip connection needs the pixels"
+            features = torch.cat([features, self.detail(on_map_grid(data, self.sources, size).flatten(1, 2))], dim=1)
         scores: torch.Tensor = self.head(features)
         return scores
 

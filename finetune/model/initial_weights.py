@@ -1,4 +1,4 @@
-"""The checkpoint that fine-tuning starts from: whether it fits the task, and which it is."""
+"""The encoder weights that fine-tuning starts from (`--checkpoint`): their identity, and whether they fit the task."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pretrain.model.pretrained import ENCODER_FILE
 
 
 def check_bands(encoder: VideoSwin, task: Task, sensors: Mapping[str, Sensor], checkpoint: Path) -> None:
-    """Raises ValueError unless the checkpoint knows every source of the task, with as many bands."""
+    """Raises ValueError unless the encoder has every source of the task, with the same number of bands."""
     for source in task.sources:
         bands = encoder.config.sources.get(source)
         if bands is None:
             raise ValueError(
                 f"checkpoint {checkpoint} was pretrained on {', '.join(encoder.config.sources)}, not on {source}; "
-                "choose with --sources"
+                "choose sources with --override.sources"
             )
         if bands != len(sensors[source].bands):
             raise ValueError(
@@ -29,7 +29,10 @@ def check_bands(encoder: VideoSwin, task: Task, sensors: Mapping[str, Sensor], c
 
 
 def fingerprint(checkpoint: Path | None) -> str | None:
-    """SHA-256 of the checkpoint's file, so that a run does not continue with other weights under the same name."""
+    """SHA-256 of the checkpoint's file, so that a run cannot resume with other weights under the same path; None without one.
+
+    Raises ValueError when there is no such file.
+    """
     if checkpoint is None:
         return None
     file = checkpoint / ENCODER_FILE if checkpoint.is_dir() else checkpoint

@@ -1,4 +1,4 @@
-"""How much of a pretrained encoder learns in fine-tuning: all of it, nothing, or low-rank changes of its weights."""
+"""What of a pretrained encoder is trained in fine-tuning: all of it, nothing, or low-rank adapters (LoRA)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LORA_LAYERS = ["qkv", "proj", "fc1", "fc2"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What of the encoder learns, and how fast; the decoder always learns in full.
+    """What of the encoder is trained, and how fast; the decoder is always trained in full.
 
     Attributes:
-        mode: `full`; `frozen`, the encoder gives features as it would in use, without stochastic depth; or `lora`, the encoder's
-            weights stay and a product of two thin matrices is added to each linear layer of its blocks (Hu et al. 2021,
-            arXiv 2106.09685), with all else of it frozen.
-        layer_decay: each layer of the encoder learns so many times as fast as the one above it, the decoder at the full rate and
-            the patch embedding slowest (ELECTRA, Clark et al. 2020; BEiT, Bao et al. 2021). 1 is the same rate for all. With
-            24 blocks 0.75 leaves the patch embedding 0.0008 of the rate, 0.9 a fourteenth.
-        lora_rank: columns of the thin matrices; their product counts twofold, whatever the rank (alpha = 2 rank).
+        mode: `full`; `frozen`, where the encoder gives features as in evaluation, without stochastic depth; or `lora`, where a
+            product of two low-rank matrices is added to each linear layer of the encoder's blocks and learns (Hu et al. 2021,
+            arXiv 2106.09685), while the encoder's own weights stay frozen.
+        layer_decay: learning rate of each layer of the encoder as a factor of that of the layer above it. The decoder has the
+            full rate, the patch embedding the lowest (ELECTRA, Clark et al. 2020; BEiT, Bao et al. 2021); 1 is one rate for all.
+            With 24 blocks 0.75 gives the patch embedding 0.0008 of the full rate, 0.9 a fourteenth.
+        lora_rank: rank of the LoRA matrices; the factor alpha is twice the rank, so that their product is scaled by 2.
 
     Raises ValueError for values out of range, and for `lora` without the package `peft`.
     """
@@ -39,27 +39,28 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
-            raise ValueError(f"--tune is {self.mode!r}; expected one of {', '.join(get_args(Mode))}")
+            raise ValueError(f"--tuning.mode is {self.mode!r}; expected one of {', '.join(get_args(Mode))}")
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"--layer_decay is {self.layer_decay}; expected a factor above 0 and at most 1")
+            raise ValueError(f"--tuning.layer_decay is {self.layer_decay}; expected a factor above 0 and at most 1")
         if self.lora_rank < 1:
-            raise ValueError(f"--lora_rank is {self.lora_rank}; expected at least 1")
+            raise ValueError(f"--tuning.lora_rank is {self.lora_rank}; expected at least 1")
         if self.mode == "frozen" and self.layer_decay < 1:
-            raise ValueError(f"--layer_decay {self.layer_decay} has no effect with --tune frozen: no layer of the encoder learns")
+            raise ValueError(
+                f"--tuning.layer_decay {self.layer_decay} has no effect with --tuning.mode frozen: no layer of the encoder learns"
+            )
         if self.mode == "lora" and importlib.util.find_spec("peft") is None:
-            raise ValueError("--tune lora needs the package peft: pip install '.[lora]'")
+            raise ValueError("--tuning.mode lora needs the package peft: pip install '.[lora]'")
 
 
-def prepare(model: nn.Module, tuning: Tuning) -> None:
-    """Freeze what shall not learn, in place; with `lora` add the adapters, which change nothing before they have learned.
+def apply_tuning(model: nn.Module, tuning: Tuning) -> None:
+    """Freeze the encoder in place as `tuning` says; with `lora` add the adapters, which have no effect before they have learned.
 
-    A baseline always learns in full.
+    A baseline is always trained in full.
     """
     if tuning.mode == "full":
         return
-    assert isinstance(model, CropMapper), "a baseline has no encoder to spare"
-    model.encoder.requires_grad_(False)
-    model.freeze_encoder = tuning.mode == "frozen"
+    assert isinstance(model, CropMapper), "a baseline has no encoder to freeze"
+    model.freeze_encoder(in_evaluation_mode=tuning.mode == "frozen")
     if tuning.mode == "lora":
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -69,10 +70,10 @@ def prepare(model: nn.Module, tuning: Tuning) -> None:
 
 
 def parameter_groups(model: nn.Module, layer_decay: float) -> list[dict[str, object]]:
-    """The weights that learn, for an optimizer: one group for each rate, `scale` is its share of the learning rate.
+    """The trainable weights as groups for an optimizer, one for each rate; `scale` is the factor of the learning rate.
 
-    Layers of the encoder are its patch embeddings, each of its blocks, and all above; the merging after a stage counts to the
-    stage's last block. The decoder and a baseline learn at the full rate.
+    The encoder's layers are its patch embeddings, each of its blocks, and the final norm; the merging after a stage belongs to
+    the stage's last block. The decoder and a baseline have the full rate.
     """
     groups = defaultdict(list)
     for name, weight in model.named_parameters():

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing beside it: pictures are inside as base64, the style too, and no script runs.
+"""A self-contained HTML page: it embeds its pictures as base64 and its style, and runs no script.
 
 Equal content gives equal bytes.
 """
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from common.atomic_files import whole_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
-DPI = 150  # of figures; shown at 96 they stay sharp on a fine screen
+DPI = 150  # of figures; they are shown at 96, so they are sharp on a screen of high resolution
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #202020; background: #fff }
 body { max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
@@ -32,7 +32,7 @@ figure { margin: 1rem 0 } img { max-width: 100%; height: auto } summary { cursor
 
 
 class Page:
-    """An HTML page, made from top to bottom.
+    """An HTML page that is built from top to bottom.
 
     Args:
         title: heading of the page.
@@ -43,11 +43,11 @@ class Page:
         self._parts = [f"<h1>{html.escape(title)}</h1>"]
 
     def heading(self, text: str) -> None:
-        """The heading of a section."""
+        """Add the heading of a section."""
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def note(self, text: str) -> None:
-        """A paragraph in small type."""
+        """Add a paragraph in small type."""
         self._parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def table(
@@ -58,13 +58,13 @@ class Page:
         folded: str | None = None,
         text: bool = False,
     ) -> None:
-        """A table; numbers are aligned to the right, the first column to the left.
+        """Add a table. The first column is aligned to the left, the others to the right.
 
         Args:
-            header, rows: cells; what follows a line break in a cell stands below in small type.
-            colors: `#rrggbb` before the first cell of as many rows.
-            folded: shown instead until it is clicked.
-            text: cells hold text and not numbers: all are aligned to the left and lines break.
+            header, rows: cells; text after a line break is shown below in small type.
+            colors: `#rrggbb` for a small square at the beginning of the first rows.
+            folded: if given, the table is hidden behind this text until the reader clicks on it.
+            text: cells hold text instead of numbers: all are aligned to the left, and long lines break.
         """
         head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
         lines = []
@@ -76,7 +76,7 @@ class Page:
         self._parts.append(table if folded is None else f"<details><summary>{html.escape(folded)}</summary>{table}</details>")
 
     def picture(self, png: bytes | Path | Figure, caption: str, width_px: int | None = None) -> None:
-        """A picture with its caption: a PNG, the file of one, or a figure to draw. Raises ValueError when it is no PNG."""
+        """Add a picture with its caption: the bytes of a PNG, its file, or a figure. Raises ValueError if it is not a PNG."""
         if isinstance(png, Figure):
             buffer = io.BytesIO()
             width_px = width_px or round(96 * png.get_size_inches()[0])
@@ -88,19 +88,19 @@ class Page:
                 raise ValueError(f"no picture at {png}")
             png = png.read_bytes()
         if not png.startswith(PNG):
-            raise ValueError(f"{name} is no PNG")
+            raise ValueError(f"{name} is not a PNG")
         size = f' width="{width_px}"' if width_px else ""
         shown = f'<img{size} alt="{html.escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
         self._parts.append(f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
     def html(self) -> str:
-        """The page as it is now."""
+        """The HTML of the page."""
         head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         head += f"<title>{html.escape(self.title)}</title><style>{STYLE}</style>"
         return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(self._parts) + "\n</body></html>\n"
 
     def write(self, path: Path) -> None:
-        """Write the page; the name appears only when it is whole."""
+        """Write the page; the file appears only when it is complete."""
         with whole_file(path) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")
 

@@ -1,9 +1,10 @@
 """Bootstrap intervals of scores over scenes (Efron 1979, "Bootstrap methods: another look at the jackknife").
 
-Pixels of a scene are alike, so they are no independent samples: scenes are drawn with replacement, as many as there are, their
-counts are summed, and the score of the sum is taken. The percentiles of many such scores are the interval. It says how the score
-would differ with other scenes like these, not with another training. With few scenes it is too narrow: of intervals that should
-hold the true mean of normal values in 95 of 100 cases, those from 3 scenes do in 75, from 5 in 83, from 10 in 90, from 20 in 93.
+Pixels of one scene are alike, so they are not independent samples. Therefore whole scenes are drawn with replacement, as many as
+there are. Their counts are summed, and the score is computed from the sum. Percentiles of many such scores are the ends of the
+interval. It says how the score would vary with other scenes like these, not with another training run. With few scenes it is too
+narrow: of intervals that should contain the true mean of normal values in 95 of 100 cases, those from 3 scenes contain it in 75,
+from 5 in 83, from 10 in 90, from 20 in 93.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-# A score that only one of n scenes defines is undefined in (1 - 1/n)^n of the draws, 25 to 37 %; one that two define in at most
-# 14 %. Below the former an interval is of more than one scene.
+# A score that is defined in only one of n scenes is NaN in (1 - 1/n)^n of the draws, which is 25 to 37 %; one that is defined in
+# two scenes is NaN in at most 14 %. This limit lies between: below it, at least two scenes define the score.
 MOST_UNDEFINED = 0.2
 
 
@@ -29,15 +30,15 @@ def interval(
     """Percentile interval of a statistic of sums over scenes, float64 (2, *shape of the statistic): lower and upper end.
 
     Args:
-        per_scene: counts of each scene (scenes, ...), for instance confusion matrices; whatever adds up over scenes.
+        per_scene: counts of each scene (scenes, ...) that add up over scenes, for instance confusion matrices.
         statistic: the counts summed over the drawn scenes (...) -> a number or an array of numbers.
         level: share of the draws within the interval.
-        resamples: how many draws.
-        seed: of the draws; the same seed gives the same interval.
+        resamples: number of draws.
+        seed: seed of the draws; the same seed gives the same interval.
 
-    Draws in which the statistic is NaN (a class in none of the scenes drawn) are left out; the ends are NaN where they are more
-    than a fifth, which means that a single scene defines the statistic. None when there is only one scene: it says nothing of
-    others. Raises ValueError without scenes, and for a level or number of draws that makes no interval.
+    Draws in which the statistic is NaN (because the drawn scenes lack a class) are left out. If more than a fifth are NaN, only
+    one scene defines the statistic, and both ends are NaN. With only one scene the result is None, since one scene says nothing
+    about others. Raises ValueError without scenes, and for a level or number of draws out of range.
     """
     counts = np.asarray(per_scene)
     if counts.ndim == 0 or not len(counts):
@@ -48,7 +49,7 @@ def interval(
     if scenes == 1:
         return None
     drawn = np.random.default_rng(seed).integers(0, scenes, (resamples, scenes))
-    # How often each draw holds each scene: sums are a product, and no copies of large matrices.
+    # Count how often each draw holds each scene: the sums are then a matrix product, without copies of the counts.
     times = np.bincount((drawn + scenes * np.arange(resamples)[:, None]).ravel(), minlength=resamples * scenes)
     sums = np.tensordot(times.reshape(resamples, scenes), counts, axes=1)
     values = np.array([statistic(total) for total in sums], dtype=np.float64)
@@ -65,11 +66,11 @@ def with_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Scores of the sum over all scenes and, under "intervals", [lower, upper] of each: the same nested dictionary.
+    """Scores of the sum over all scenes and, under "intervals", the interval [lower, upper] of each score.
 
-    `scores` makes a nested dictionary from summed counts; its floats are the scores that get intervals, all else (counts, lists)
-    gets none. "bootstrap" says how many scenes and draws and which level. With one scene "intervals" is None. Other arguments
-    and what is raised as in `interval`.
+    `scores` makes a nested dictionary from summed counts. Its floats are scores and get intervals; other values (counts, lists)
+    do not. "intervals" is nested in the same way; with one scene it is None. "bootstrap" holds the number of scenes and draws,
+    the level and the seed. The other arguments, and the errors raised, are those of `interval`.
 
         with_intervals(matrices, lambda total: metrics.scores(total, ["other", "rice"]))["intervals"]["classes"]["rice"]["f1"]
     """
@@ -80,16 +81,16 @@ def with_intervals(
     if ends is not None:
         intervals = {}
         for (keys, _), low, high in zip(_floats(result), *ends.tolist(), strict=True):
-            place = intervals
+            holder = intervals
             for key in keys[:-1]:
-                place = place.setdefault(key, {})
-            place[keys[-1]] = [low, high]
-    about = {"scenes": len(counts), "level": level, "resamples": resamples, "seed": seed}
-    return result | {"intervals": intervals, "bootstrap": about}
+                holder = holder.setdefault(key, {})
+            holder[keys[-1]] = [low, high]
+    settings = {"scenes": len(counts), "level": level, "resamples": resamples, "seed": seed}
+    return result | {"intervals": intervals, "bootstrap": settings}
 
 
 def _floats(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], float]]:
-    """Every float in a nested dictionary with the keys that lead to it."""
+    """Every float in a nested dictionary, with the path of keys that leads to it."""
     found: list[tuple[tuple[str, ...], float]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Scores of a map against labels, all from one confusion matrix; `boundaries` and `objects` score the shapes."""
+"""Scores of a map against labels, all from one confusion matrix. `boundaries.py` and `objects.py` score the shapes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from finetune.task import IGNORE
 
+OVER_CLASSES = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")  # scores that stand for all classes together
+WITH_INTERVAL = ("f1", "mean_f1", "iou", "mean_iou")  # more intervals would make the table wider than a terminal
+TABLE_HEADER = ["class", "F1 %", "precision %", "recall %", "IoU %", "accuracy %", "pixels"]
+
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """An empty confusion matrix, rows are labels, columns predictions; pixels labelled `IGNORE` do not count."""
-    # Every caller passes indices of its own making; checking them costs two passes over each batch.
+    """An empty confusion matrix; rows are labels, columns predictions, and pixels labelled `IGNORE` do not count."""
+    # All callers pass valid indices, and checking them would read each batch twice.
     return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
 
 
 def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Scores from a confusion matrix (classes, classes) of pixel counts, rows are labels.
+    """Scores from a confusion matrix (classes, classes) of pixel counts, whose rows are labels.
 
-    Per class: f1, precision, recall, iou, accuracy (one class against the rest) and the pixels labelled so. Over classes:
-    mean_f1, mean_precision, mean_recall, mean_iou, overall_accuracy, kappa (Cohen 1960). A ratio of nothing to nothing is NaN,
-    and a mean leaves out classes whose score is: F1 and IoU of a class neither labelled nor predicted, the precision of one
-    never predicted, the recall of one never labelled. A class that is labelled and never hit has F1 0, which the mean F1 counts.
+    Per class: f1, precision, recall, iou, accuracy (this class against the rest) and the number of labelled pixels. Over classes:
+    mean_f1, mean_precision, mean_recall, mean_iou, overall_accuracy, kappa (Cohen 1960). A score of 0/0 is NaN: F1 and IoU of a
+    class that is neither labelled nor predicted, precision of a class that is never predicted, recall of a class that is never
+    labelled. Means leave NaN out. A class that is labelled but never predicted correctly has F1 0, which the mean F1 includes.
     """
     counts = np.asarray(matrix, dtype=np.float64)
     total, hit = counts.sum(), np.diag(counts)
@@ -56,30 +60,37 @@ def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[str]) -> dict[st
     }
 
 
-def known_in_both(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Where label and prediction, integer (H, W), both hold a class 0..num_classes-1: bool (H, W). Only these pixels are scored.
+def map_confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Confusion matrix int64 (classes, classes) of a map against a label, integer (H, W) each; see `scored_pixels`."""
+    scored = scored_pixels(label, predicted, num_classes)
+    pairs = label[scored].astype(np.int64) * num_classes + predicted[scored]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
-    `IGNORE` in a label and the no-data value of a map are no classes. Raises ValueError for maps of different shape.
+
+def scored_pixels(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """The pixels that are scored: label and prediction, integer (H, W), both hold a class 0..num_classes-1. Gives bool (H, W).
+
+    `IGNORE` in a label and no data in a map lie outside this range. Raises ValueError for arrays of different shape.
     """
     if label.shape != predicted.shape or label.ndim != 2:
         raise ValueError(
             f"label has shape {label.shape} and prediction {predicted.shape}; expected two maps (H, W) on the same grid"
         )
-    known: np.ndarray = (label >= 0) & (label < num_classes) & (predicted >= 0) & (predicted < num_classes)
-    return known
+    scored: np.ndarray = (label >= 0) & (label < num_classes) & (predicted >= 0) & (predicted < num_classes)
+    return scored
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
     """Rows for `tabulate`: class, F1, precision, recall, IoU, accuracy in percent, pixels; the last row holds the means.
 
-    Where the result has intervals (`bootstrap.with_intervals`), they stand behind F1 and IoU.
+    If the result has intervals (`bootstrap.with_intervals`), they follow F1 and IoU.
     """
     names = ("f1", "precision", "recall", "iou", "accuracy")
     overall = ("mean_f1", "mean_precision", "mean_recall", "mean_iou", "overall_accuracy")
     intervals = result.get("intervals") or {}
-    known = intervals.get("classes", {})
+    of_classes = intervals.get("classes", {})
     rows = [
-        [name, *(_cell(score, values[score], known.get(name, {}).get(score)) for score in names), f"{values['pixels']:,}"]
+        [name, *(_cell(score, values[score], of_classes.get(name, {}).get(score)) for score in names), f"{values['pixels']:,}"]
         for name, values in result["classes"].items()
     ]
     last = [_cell(name, result[name], intervals.get(name)) for name in overall]
@@ -87,23 +98,19 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def headline(result: dict[str, Any], target: str | None) -> tuple[str, float]:
-    """The one score that stands for a task: the F1 of its target class or the mean F1, and its name."""
+    """Name and value of the headline score of a task: the F1 of its target class, or the mean F1 without a target."""
     if target is None:
         return "mean F1", result["mean_f1"]
     return f"{target.replace('_', ' ')} F1", result["classes"][target]["f1"]
 
 
 def headline_interval(result: dict[str, Any], target: str | None) -> list[float] | None:
-    """The interval of `headline`'s score: [lower, upper], None where the result has none."""
+    """Interval [lower, upper] of the headline score; None if the result has no intervals."""
     intervals = result.get("intervals")
     if intervals is None:
         return None
     ends: list[float] = intervals["mean_f1"] if target is None else intervals["classes"][target]["f1"]
     return ends
-
-
-WITH_INTERVAL = ("f1", "mean_f1", "iou", "mean_iou")  # the others would make the table wider than a terminal
-TABLE_HEADER = ["class", "F1 %", "precision %", "recall %", "IoU %", "accuracy %", "pixels"]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -112,12 +119,12 @@ def _mean(values: np.ndarray) -> float:
 
 
 def percent(value: float | None) -> str:
-    """A share as percent with two decimals, a dash where it is not defined."""
+    """A share as percent with two decimals; a dash if it is not defined."""
     return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
 
 
 def percent_interval(ends: Sequence[float | None] | None) -> str:
-    """An interval as `80.1 to 92.3`, empty where there is none."""
+    """An interval in percent, as `80.1 to 92.3`; empty if it is not defined."""
     if ends is None or any(end is None or np.isnan(end) for end in ends):
         return ""
     return " to ".join(f"{100 * end:.1f}" for end in ends if end is not None)

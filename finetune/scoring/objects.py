@@ -1,15 +1,15 @@
-"""How many objects of a class, for instance fields, a map finds: precision, recall and F1 at an overlap.
+"""Object scores: how many objects of a class, for instance fields, a map finds.
 
-An object is a connected component of the class; pixels that touch at an edge are connected, at a corner they are not. An object
-of the map and one of the label match when their intersection over union is above 0.5. No object has two such partners (Kirillov
-et al. 2019, "Panoptic segmentation", section 4.1), so that nothing has to be assigned: pairs that share pixels are counted once,
-in time that grows with the pixels and not with the square of the objects.
+An object is a connected component of the class; pixels that share an edge are connected, pixels that share only a corner are not.
+An object of the map and one of the label match if their intersection over union is above 0.5. No object has two such partners
+(Kirillov et al. 2019, "Panoptic segmentation", section 4.1), so no assignment problem has to be solved: it is enough to count the
+shared pixels of each pair, which takes time proportional to the pixels and not to the square of the objects.
 
-- Only pixels known in label and map belong to objects: both are cut alike where either has none, so that a map equal to the label
-  scores 1 whatever is unknown. The edge of the image cuts both as it comes.
-- Objects of the label smaller than `minimum_px` are neither to be found nor wrong: they do not count, nor do the map's that match
-  them; a smaller one of the map counts only by matching a larger one of the label (the rule for sizes of COCO's evaluation, Lin
-  et al. 2014).
+- Only pixels with a class in both label and map belong to objects. Missing pixels cut the objects of both alike, so that a map
+  equal to the label scores 1 wherever pixels are missing. The edge of the image cuts objects as well.
+- An object of the label smaller than `minimum_px` does not count, nor does an object of the map that matches it. A smaller object
+  of the map counts only if it matches a larger one of the label. This is the rule for sizes in the evaluation of COCO (Lin et al.
+  2014).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import label as connected
 
-from finetune.scoring.metrics import known_in_both
+from finetune.scoring.metrics import scored_pixels
 
 
 def object_counts(
@@ -28,21 +28,22 @@ def object_counts(
     """Objects of class `target` in one scene, int64 (3,): matched, in the map, in the label. They add up over scenes.
 
     Args:
-        label, predicted: class indices, integer (H, W); anything outside 0..num_classes-1 is unknown.
+        label, predicted: class indices, integer (H, W); pixels with a number outside 0..num_classes-1 belong to no object.
         target: index of the class.
-        num_classes: classes of the map.
-        minimum_px: smaller objects do not count, in pixels.
+        num_classes: number of classes of the map.
+        minimum_px: objects with fewer pixels do not count.
         iou: objects match above this intersection over union.
 
-    Raises ValueError for maps of different shape, a target that is no class, and an iou below 0.5, where matches are not unique.
+    Raises ValueError for arrays of different shape, a target that is not a class, and an iou below 0.5, where matches are not
+    unique.
     """
     if not 0 <= target < num_classes:
         raise ValueError(f"target is {target}; expected the index of one of {num_classes} classes")
     if not 0.5 <= iou < 1 or minimum_px < 1:
         raise ValueError(f"iou is {iou} and minimum_px {minimum_px}; expected 0.5 <= iou < 1 and at least 1 pixel")
-    known = known_in_both(label, predicted, num_classes)
-    of_label, in_label = _components(known & (label == target))
-    of_map, in_map = _components(known & (predicted == target))
+    scored = scored_pixels(label, predicted, num_classes)
+    of_label, in_label = _components(scored & (label == target))
+    of_map, in_map = _components(scored & (predicted == target))
     shared = (of_label > 0) & (of_map > 0)
     pairs, overlap = np.unique(of_label[shared] * np.int64(len(in_map)) + of_map[shared], return_counts=True)
     one, other = np.divmod(pairs, len(in_map))
@@ -52,14 +53,14 @@ def object_counts(
     to_find, wrong = in_label >= minimum_px, in_map >= minimum_px
     matched = to_find[one].sum()
     wrong[other] = False
-    # The first entry is what is no object.
+    # Entry 0 counts the pixels outside objects.
     return np.array([matched, matched + wrong[1:].sum(), to_find[1:].sum()], dtype=np.int64)
 
 
 def object_scores(counts: np.ndarray) -> dict[str, Any]:
     """Scores from `object_counts` (3,), summed over scenes: f1, precision, recall, and the counts they come from.
 
-    A ratio of nothing to nothing is NaN.
+    A score of 0/0 is NaN.
     """
     matched, predicted, labelled = (int(count) for count in counts)
     return {
@@ -73,7 +74,7 @@ def object_scores(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the components of `mask`, int32 (H, W) from 1, 0 outside; and the pixels of each number, int64."""
+    """Component numbers of `mask`, int32 (H, W), from 1 and 0 outside; and the pixels of each number, int64."""
     numbers, count = connected(mask)
     return numbers, np.bincount(numbers.ravel(), minlength=count + 1)
 

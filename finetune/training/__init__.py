@@ -1,1 +1,1 @@
-"""Training: loop, losses, best epoch, resuming."""
+"""Training: loop, schedule, losses, best epoch, checkpoints."""

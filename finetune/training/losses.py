@@ -1,10 +1,10 @@
-"""Losses of a map, alone or as a weighted sum; pixels labelled `IGNORE` take no part in any of them.
+"""Losses of a map, alone or as a weighted sum; all ignore pixels labelled `IGNORE`.
 
-Shapes: `class_scores` float (B, K, H, W) before the softmax, `label` int64 (B, H, W), K classes. Each loss is one number, and 0
-with gradients of 0 where no pixel is labelled: a mean over nothing would be NaN and end the training.
+Shapes: `class_scores` float (B, K, H, W) before the softmax, `label` int64 (B, H, W), K classes. Each loss is one number. Without
+a labelled pixel it is 0 with gradients of 0: a mean over no pixel would be NaN and end the training.
 
-Each is made of sums over pixels. Where several ranks hold parts of a batch, `total` adds up their sums, so that the loss is that
-of the whole batch: a mean over ranks would count the pixels of a rank with few labels more than others.
+Each loss is computed from sums over pixels. When several ranks hold slices of a batch, `all_reduce` sums them over ranks, so that
+the loss is that of the whole batch: a mean over ranks would give the pixels of a rank with few labels more weight than others.
 """
 
 from __future__ import annotations
@@ -16,55 +16,58 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune.data.windows import TrainingSet
+from finetune.data.windows import LabelledWindows
 from finetune.task import IGNORE, LOSSES
 
-Total = Callable[[torch.Tensor], torch.Tensor]  # a tensor of sums -> those of all parts of the batch
+AllReduce = Callable[[torch.Tensor], torch.Tensor]  # sums over a slice of the batch -> sums over the whole batch
 FOCUS = 2.0  # the exponent gamma that Lin et al. found best
 
 
-def of_this_part(sums: torch.Tensor) -> torch.Tensor:
-    """The `total` of a batch that is in one piece."""
+def no_reduce(sums: torch.Tensor) -> torch.Tensor:
+    """The `all_reduce` of a batch that one rank holds alone."""
     return sums
 
 
 def cross_entropy(
-    class_scores: torch.Tensor, label: torch.Tensor, weights: torch.Tensor | None = None, total: Total = of_this_part
+    class_scores: torch.Tensor, label: torch.Tensor, weights: torch.Tensor | None = None, all_reduce: AllReduce = no_reduce
 ) -> torch.Tensor:
     """Mean cross-entropy over the labelled pixels, each with the weight of its class in `weights` float (K,)."""
     loss = F.cross_entropy(class_scores, label, weight=weights, ignore_index=IGNORE, reduction="sum")
     known = label[label != IGNORE]
     count = torch.tensor(float(known.numel()), device=label.device) if weights is None else weights[known].sum()
-    loss, count = total(torch.stack([loss, count]))
-    # Where nothing is labelled the sum is 0 already; 1 is any number to divide it by.
+    loss, count = all_reduce(torch.stack([loss, count]))
+    # Without a labelled pixel the sum is 0, and any divisor will do.
     return loss / torch.where(count > 0, count, 1)
 
 
-def dice(class_scores: torch.Tensor, label: torch.Tensor, total: Total = of_this_part) -> torch.Tensor:
+def dice(class_scores: torch.Tensor, label: torch.Tensor, all_reduce: AllReduce = no_reduce) -> torch.Tensor:
     """1 - D, the mean over classes, D = 2 sum(p g) / (sum(p^2) + sum(g^2)) (Milletari et al. 2016, arXiv 1606.04797, section 3).
 
     Sums are over all labelled pixels of the batch, p the probability of the class and g 1 where the label is that class. Classes
-    that are not labelled in the batch do not count: their D is 0 whatever the model says.
+    that are not labelled in the batch do not count: their D would be 0 whatever the model predicts.
     """
     known = label != IGNORE
     probability = class_scores.softmax(dim=1).movedim(1, -1)[known]  # (pixels, K)
     truth = F.one_hot(label[known], class_scores.shape[1]).to(probability.dtype)
-    both, squares, pixels = total(torch.stack([(probability * truth).sum(dim=0), (probability**2).sum(dim=0), truth.sum(dim=0)]))
+    sums = [(probability * truth).sum(dim=0), (probability**2).sum(dim=0), truth.sum(dim=0)]
+    both, squares, pixels = all_reduce(torch.stack(sums))
     present = pixels > 0
     overlap = 2 * both[present] / (squares + pixels)[present]
     return (1 - overlap).sum() / present.sum().clamp(min=1)
 
 
-def focal(class_scores: torch.Tensor, label: torch.Tensor, gamma: float = FOCUS, total: Total = of_this_part) -> torch.Tensor:
+def focal(
+    class_scores: torch.Tensor, label: torch.Tensor, gamma: float = FOCUS, all_reduce: AllReduce = no_reduce
+) -> torch.Tensor:
     """Mean of -(1 - p)^gamma log p over the labelled pixels, p the probability of the label.
 
-    Lin et al. 2017, arXiv 1708.02002, equation 4. Their alpha, a weight of the class, is left out: `balanced_cross_entropy` and
-    `dice` are there to be added.
+    Lin et al. 2017, arXiv 1708.02002, equation 4, without their class weight alpha: add `balanced_cross_entropy` or `dice` to it
+    for that.
     """
     known = label != IGNORE
     log_probability = class_scores.log_softmax(dim=1).movedim(1, -1)[known].gather(1, label[known][:, None])[:, 0]
     loss = -((1 - log_probability.exp()) ** gamma * log_probability).sum()
-    loss, count = total(torch.stack([loss, known.sum().to(loss.dtype)]))
+    loss, count = all_reduce(torch.stack([loss, known.sum().to(loss.dtype)]))
     return loss / count.clamp(min=1)
 
 
@@ -83,33 +86,34 @@ class MapLoss(nn.Module):
         self.terms = dict(terms)
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, class_scores: torch.Tensor, label: torch.Tensor, total: Total = of_this_part) -> torch.Tensor:
+    def forward(self, class_scores: torch.Tensor, label: torch.Tensor, all_reduce: AllReduce = no_reduce) -> torch.Tensor:
         """One number, differentiable."""
         losses: dict[str, Callable[[], torch.Tensor]] = {
-            "cross_entropy": lambda: cross_entropy(class_scores, label, total=total),
-            "balanced_cross_entropy": lambda: cross_entropy(class_scores, label, self.class_weights, total),
-            "dice": lambda: dice(class_scores, label, total),
-            "focal": lambda: focal(class_scores, label, total=total),
+            "cross_entropy": lambda: cross_entropy(class_scores, label, all_reduce=all_reduce),
+            "balanced_cross_entropy": lambda: cross_entropy(class_scores, label, self.class_weights, all_reduce),
+            "dice": lambda: dice(class_scores, label, all_reduce),
+            "focal": lambda: focal(class_scores, label, all_reduce=all_reduce),
         }
         assert tuple(losses) == LOSSES
         return torch.stack([weight * losses[name]() for name, weight in self.terms.items()]).sum()
 
 
-def check_classes(training: TrainingSet) -> None:
-    """Raises ValueError when the training labels lack a class: no loss can teach it."""
+def check_classes(training: LabelledWindows) -> None:
+    """Raises ValueError when the training labels lack a class of the task, which the model then could not learn."""
     pixels = training.class_pixels()
     absent = [c for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
     if absent:
         raise ValueError(
-            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(c.name for c in absent)}; its names "
-            f"there are {[list(c.labels) or 'everything else' for c in absent]}"
+            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(c.name for c in absent)}; the task "
+            f"expects these names in the labels: {[list(c.labels) or 'everything else' for c in absent]}"
         )
 
 
-def balanced_weights(training: TrainingSet) -> torch.Tensor:
+def balanced_weights(training: LabelledWindows) -> torch.Tensor:
     """Weights of the classes by the inverse square root of their pixels, float32 (K,), mean 1 over the labelled pixels.
 
-    A class that a small share of the labels leaves without a pixel has weight 1, which tells in the validation loss alone.
+    A class without a pixel, which happens when a small fraction of the labels is used, has weight 1; this affects only the
+    validation loss.
     """
     pixels = training.class_pixels().astype(np.float64)
     weights = 1 / np.sqrt(np.maximum(pixels, 1))

@@ -1,8 +1,8 @@
-"""How far a training is; the checkpoint from which it goes on, and the one before it, each with its checksum.
+"""Checkpoints of a fine-tuning run: the newest and the one before it, each with its checksum.
 
-    RUN/last_epoch.pt, RUN/previous_epoch.pt      what torch.save writes, then 16 bytes: the XXH3 checksum of all before
+    RUN/last_epoch.pt, RUN/previous_epoch.pt      the bytes of torch.save, then their XXH3 checksum of 16 bytes
 
-Nothing in a file is executed when it is read.
+Loading a checkpoint executes no code from the file.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from torch import nn
 
 from common.atomic_files import whole_file
 
-LAST_EPOCH_FILE = "last_epoch.pt"
-PREVIOUS_EPOCH_FILE = "previous_epoch.pt"
+NEWEST_CHECKPOINT = "last_epoch.pt"
+PREVIOUS_CHECKPOINT = "previous_epoch.pt"
 _CHECKSUM_BYTES = 16
 
 
 @dataclass
 class Progress:
-    """How far a training is: epochs done, the best so far and its validation scores, each epoch's numbers.
+    """How far a training has come.
 
     Attributes:
-        losses: of the steps of an epoch that was begun; none between two epochs.
+        epoch: finished epochs.
+        best_epoch: the best epoch so far, counted from 1; 0 before the first.
+        best: validation scores of the best epoch.
+        history: loss and scores of each finished epoch.
+        losses: loss of each finished step of the unfinished epoch; empty between two epochs.
     """
 
     epoch: int = 0
@@ -39,30 +43,31 @@ class Progress:
     losses: list[float] = field(default_factory=list)
 
 
-def save_newest(output: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the checkpoint of a training in `output`; the one before stays. A kill at any moment leaves one that is whole."""
+def save_checkpoint(output: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write a checkpoint into `output` and keep the one before it. Killed at any moment, it leaves at least one whole."""
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": json.dumps(vars(progress))}
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with whole_file(output / LAST_EPOCH_FILE) as temporary:
+    with whole_file(output / NEWEST_CHECKPOINT) as temporary:
         with temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.write(xxhash.xxh3_128(buffer.getbuffer()).digest())
-        if (output / LAST_EPOCH_FILE).exists():
-            (output / LAST_EPOCH_FILE).replace(output / PREVIOUS_EPOCH_FILE)
+        if (output / NEWEST_CHECKPOINT).exists():
+            (output / NEWEST_CHECKPOINT).replace(output / PREVIOUS_CHECKPOINT)
 
 
-def load_newest(output: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
-    """Load the newest checkpoint in `output` that is whole into model and optimizer; a fresh Progress where there is none.
+def load_newest_checkpoint(output: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
+    """Load the newest whole checkpoint in `output` into model and optimizer; without any, return a fresh Progress.
 
-    A damaged one is named and passed over. Raises ValueError when all are damaged, or one belongs to another model.
+    Names a damaged checkpoint and uses the one before it. Raises ValueError when all are damaged, or when one belongs to another
+    model.
     """
-    found = [path for path in (output / LAST_EPOCH_FILE, output / PREVIOUS_EPOCH_FILE) if path.is_file()]
+    found = [path for path in (output / NEWEST_CHECKPOINT, output / PREVIOUS_CHECKPOINT) if path.is_file()]
     for path in found:
         content = path.read_bytes()
         payload, checksum = memoryview(content)[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
         if xxhash.xxh3_128(payload).digest() != checksum:
-            print(f"checkpoint {path} is damaged and passed over: it is not as it was written", flush=True)
+            print(f"checkpoint {path} is damaged and is not used: its checksum is wrong", flush=True)
             continue
         try:
             state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
@@ -75,5 +80,5 @@ def load_newest(output: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         print(f"continuing after epoch {progress.epoch}{after}", flush=True)
         return progress
     if found:
-        raise ValueError(f"no checkpoint in {output} is as it was written; remove the folder, or start again in another --output")
+        raise ValueError(f"every checkpoint in {output} is damaged; remove the folder, or start again in another --output")
     return Progress()

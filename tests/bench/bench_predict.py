@@ -19,17 +19,17 @@ from typing import Any
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
 from data_prep.archive.scene import load_scene  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
+from finetune.config import TINY_ENCODER  # noqa: E402
 from finetune.data.scene_series import SceneSeries  # noqa: E402
+from finetune.mapping.scene import MapOptions, predict_scene  # noqa: E402
 from finetune.model.crop_mapper import CropMapper, Recipe  # noqa: E402
-from finetune.predict import predict_scene  # noqa: E402
-from finetune.run import TINY  # noqa: E402
 from finetune.task import load_task  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from tests.support.rice_scenes import write_rice_scene  # noqa: E402
@@ -37,7 +37,7 @@ from tests.support.rice_scenes import write_rice_scene  # noqa: E402
 SOURCES = {"landsat": 6, "modis": 7}
 DETAIL = 16  # what finetune/run.py takes
 # name, encoder, width of the decoder, side of the scene in pixels of 30 m
-CASES = [("tiny", TINY, 64, 512), ("AgriFM", EncoderConfig(), 256, 256)]
+CASES = [("tiny", TINY_ENCODER, 64, 512), ("AgriFM", EncoderConfig(), 256, 256)]
 
 
 class Timed(torch.nn.Module):
@@ -72,10 +72,10 @@ def measure(name: str, encoder: EncoderConfig, channels: int, side: int, overlap
         for scene_side in (64, side):
             scene = Path(folder, str(scene_side))
             write_rice_scene(scene, "test", side=scene_side)
-            with SceneSeries(load_scene(scene), task, known, pixel=30.0) as series:
+            with SceneSeries(load_scene(scene), task, known, pixel_size=30.0) as series:
                 model.seconds, model.windows = 0.0, 0
                 begin = time.perf_counter()
-                predict_scene(model, recipe, series, Path(folder, "map.tif"), device, overlap)  # type: ignore[arg-type]
+                predict_scene(model, recipe, series, Path(folder, "map.tif"), device, MapOptions(overlap=overlap))
                 total = time.perf_counter() - begin
     area = (side * 0.03) ** 2
     return {

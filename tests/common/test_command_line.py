@@ -219,3 +219,12 @@ def test_arguments_for_another_process_are_the_same() -> None:
     ]
     once = vars(parse(shard, given_, config_class=ShardConfig))
     assert vars(parse(shard, as_arguments(once), config_class=ShardConfig)) == once
+
+
+def test_a_wrong_value_in_a_group_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The check of a nested dataclass is its own: the parser knows types alone."""
+    arguments = ["--data", "c", "--output", "o"]
+    with pytest.raises(SystemExit) as stopped:
+        parse(pretrain, [*arguments, "--encoder.num_heads", "[3,6,12]"], config_class=PretrainConfig)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -154,7 +154,7 @@ def fail_reads(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> None
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
-def test_what_passes_by_itself_is_tried_again(
+def test_a_transient_error_is_retried(
     scenes: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_reads(monkeypatch, [TimeoutError("slow"), OSError(errno.EIO, "lost"), OSError("CURL error: could not resolve host")])

@@ -21,12 +21,12 @@ from data_prep.shard import ShardConfig, shard
 from data_prep.shards.tar_format import LABEL, MEMBERS
 from data_prep.verify import verify
 from finetune.data.opening import open_data
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.data.shard_samples import ShardSamples
-from finetune.run import run
 from finetune.task import IGNORE, load_task
 from pretrain.model import EncoderConfig
 from tests.support.archives import CODES, write_land_cover
+from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_label, write_rice_scene
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
@@ -116,8 +116,8 @@ def test_a_flipped_bit_of_a_label_is_found(
 def test_windows_of_shards_are_those_of_their_scenes(corpora: tuple[Path, Path, Path]) -> None:
     scenes, labelled, _ = corpora
     data = open_data(labelled)
-    of_shards = data.training_set("train", RICE, augmentation=None, cache_gb=0.0, year=None)
-    of_scenes = WindowDataset([load_scene(scenes / name) for name in ("a", "b")], RICE, data.sensors)
+    of_shards = data.windows("train", RICE, augmentation=None, cache_gb=0.0, year=None)
+    of_scenes = SceneWindows([load_scene(scenes / name) for name in ("a", "b")], RICE, data.sensors)
     of_shards.normalization = of_scenes.normalization = {"landsat": of_shards.statistics("landsat")}
     by_name = {of_scenes[i]["file_name"]: of_scenes[i] for i in range(len(of_scenes))}
     assert len(of_shards) == 8
@@ -132,8 +132,9 @@ def test_windows_of_shards_are_those_of_their_scenes(corpora: tuple[Path, Path, 
 
 
 def test_a_run_on_shards_has_intervals_over_scenes(corpora: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    settings = {"task": "paddy_rice", "encoder": SMALL, "decoder_channels": 8, "frames": 8, "epochs": 1, "window_px": CHIP}
-    run(data=corpora[1], output=tmp_path / "run", sources=["landsat"], **settings)
+    settings = {"task": "paddy_rice", "encoder": SMALL, "decoder.channels": 8, "override.frames": 8, "training.epochs": 1}
+    settings |= {"override.window_px": CHIP, "override.sources": ["landsat"]}
+    run(data=corpora[1], output=tmp_path / "run", **settings)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert sorted(metrics["test"]["scenes"]) == ["d", "e"]
     assert metrics["test"]["bootstrap"]["scenes"] == 2

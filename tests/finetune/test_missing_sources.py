@@ -16,15 +16,15 @@ import zarr
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.augmentation import Augmentation
-from finetune.data.scene_windows import WindowDataset
-from finetune.mapping.blocks import BlockJob, predict_in_worker
+from finetune.data.scene_windows import SceneWindows
 from finetune.mapping.cog import NO_DATA
-from finetune.mapping.tiling import Mosaic
+from finetune.mapping.tiling import Tiling
+from finetune.mapping.workers import BlockJob, predict_in_worker
 from finetune.model.crop_mapper import Recipe, build_model, save_model
 from finetune.predict import predict
-from finetune.run import run
 from finetune.task import load_task
 from pretrain.model import EncoderConfig
+from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_rice_scene
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
@@ -79,13 +79,13 @@ def model(tmp_path: Path) -> Path:
 
 def test_windows_of_scenes_with_and_without_a_source_are_stacked(scenes: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"scene no_modis has no modis, .* --missing_sources allow"):
-        WindowDataset([load_scene(scenes["no_modis"])], RICE, SENSORS)
+        SceneWindows([load_scene(scenes["no_modis"])], RICE, SENSORS)
     with pytest.raises(ValueError, match=r"scene old_modis: no image of modis between 2021-"):
-        WindowDataset([load_scene(scenes["old_modis"])], RICE, SENSORS)
+        SceneWindows([load_scene(scenes["old_modis"])], RICE, SENSORS)
     chosen = [load_scene(scenes[name]) for name in ("no_modis", "old_modis", "cloudy_modis", "whole")]
     for cache_gb in (1.0, 0.0):
         how = Augmentation(crop_px=32, drop_sources=0.3)
-        dataset = WindowDataset(chosen, ALLOW, SENSORS, cache_gb=cache_gb, augmentation=how, year=2021)
+        dataset = SceneWindows(chosen, ALLOW, SENSORS, cache_gb=cache_gb, augmentation=how, year=2021)
         dataset.normalization = UNIT
         each = len(dataset) // 4
         batch = dataset.batch(range(len(dataset)))
@@ -99,7 +99,7 @@ def test_windows_of_scenes_with_and_without_a_source_are_stacked(scenes: dict[st
         assert np.isfinite(dataset.statistics("modis")["mean"]).all()
         dataset.close()
     # 256 px of 30 m are 16 pixels of 480 m, as in the scene that has them, and not 17 of the sensor's own 463 m.
-    large = WindowDataset([load_scene(scenes[name]) for name in ("no_modis", "whole")], replace(ALLOW, window_px=256), SENSORS)
+    large = SceneWindows([load_scene(scenes[name]) for name in ("no_modis", "whole")], replace(ALLOW, window_px=256), SENSORS)
     large.normalization = UNIT
     assert large.batch(range(2))["data"]["modis"].shape == (2, 8, 7, 16, 16)
 
@@ -119,9 +119,9 @@ def test_the_map_is_that_of_a_source_without_a_clear_image(scenes: dict[str, Pat
     np.testing.assert_array_equal(maps["old_modis"], maps["cloudy_modis"])
     assert (maps["whole"] != maps["no_modis"]).any()
     # As a worker process does it: the task's setting comes with the job, not with the model's file.
-    mosaic = Mosaic(height=96, width=96, window=64, stride=32, step=1, block=96)
+    tiling = Tiling(height=96, width=96, window=64, stride=32, step=1, block=96)
     job = BlockJob(
-        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", mosaic=mosaic, batch_size=16,
+        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", tiling=tiling, batch_size=16,
         probabilities=True,
     )  # fmt: skip
     block = predict_in_worker(job, 0)["probabilities"].astype(int)
@@ -142,7 +142,8 @@ def test_a_map_of_the_coarse_source_alone_has_the_pixels_of_the_model(
     (nothing / "scene.yaml").write_text(
         (nothing / "scene.yaml").read_text().replace("sources: {}", "sources: {sentinel2: {container: zarr_cube, path: x}}")
     )
-    with pytest.raises(ValueError, match=r"has no landsat and no modis, .* it has sentinel2; choose others with --sources$"):
+    message = r"has no landsat and no modis, .* it has sentinel2; choose others with --override.sources$"
+    with pytest.raises(ValueError, match=message):
         predict(model=model, input=nothing, output=tmp_path / "x.tif", missing_sources="allow")
 
 
@@ -151,8 +152,9 @@ def test_a_run_over_scenes_some_of_which_lack_a_source(tmp_path: Path) -> None:
         write_rice_scene(tmp_path / "scenes" / name, split, side=64, seed=seed)
     without(tmp_path / "scenes" / "a", "modis")
     without(tmp_path / "scenes" / "d", "modis")
-    settings = {"task": "paddy_rice", "encoder": SMALL, "decoder_channels": 8, "frames": 8, "epochs": 2, "batch_size": 2}
-    run(data=tmp_path / "scenes", output=tmp_path / "run", missing_sources="allow", **settings)
+    settings = {"task": "paddy_rice", "encoder": SMALL, "decoder.channels": 8, "override.frames": 8, "training.epochs": 2}
+    settings |= {"training.batch_size": 2, "override.missing_sources": "allow"}
+    run(data=tmp_path / "scenes", output=tmp_path / "run", **settings)
     assert (tmp_path / "run" / "maps" / "d.tif").is_file()
     predict(model=tmp_path / "run", input=tmp_path / "scenes" / "d", output=tmp_path / "again.tif")  # the model's own setting
     with rasterio.open(tmp_path / "again.tif") as again, rasterio.open(tmp_path / "run" / "maps" / "d.tif") as first:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
@@ -16,32 +17,26 @@ import torch
 import yaml
 from sklearn.metrics import f1_score
 
-import finetune.run as run_module
-import finetune.training.loop as train_module
+import finetune.training.loop as loop_module
 from common.command_line import run_command
-from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
-from finetune.data.scene_windows import WindowDataset
 from finetune.mapping.cog import NO_DATA
 from finetune.model.crop_mapper import CropMapper, load_model
 from finetune.predict import predict
-from finetune.run import run
-from finetune.task import load_task
-from finetune.training.loop import Schedule
-from finetune.training.losses import balanced_weights
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
 from tests.support.archives import days, make_cube, write_scene
+from tests.support.finetune_runs import run, run_arguments
 from tests.support.rice_scenes import write_label, write_rice_scene
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.1)
 SETTINGS: dict[str, Any] = {
     "task": "paddy_rice",
     "encoder": SMALL,
-    "decoder_channels": 16,
-    "frames": 8,
-    "batch_size": 4,
-    "epochs": 25,
-    "learning_rate": 2e-3,
+    "decoder.channels": 16,
+    "override.frames": 8,
+    "training.batch_size": 4,
+    "training.epochs": 25,
+    "training.learning_rate": 2e-3,
 }
 
 
@@ -87,7 +82,9 @@ def test_map_lies_where_the_label_lies_and_says_what_it_shows(trained: Path, sce
     scored = (codes != 0) & (classes != NO_DATA)
     assert metrics["test"]["pixels"] == scored.sum()
     assert metrics["score"]["value"] == pytest.approx(f1_score(codes[scored] == 1, classes[scored] == 1))
-    assert (trained / "maps" / "d.png").stat().st_size > 10_000
+    picture = np.round(255 * matplotlib.image.imread(trained / "maps" / "d.png")[..., :3])
+    rice = (picture == (0x1F, 0x78, 0xB4)).all(axis=-1).mean()
+    assert rice > 0.02, "the map and the label show rice in its colour"
 
 
 def test_predict_needs_the_model_alone_and_makes_the_same_map(trained: Path, scenes: Path, tmp_path: Path) -> None:
@@ -110,27 +107,27 @@ def test_finished_run_is_not_repeated_and_other_settings_are_refused(
     assert "finished" in printed
     assert "paddy_rice" in printed
     with pytest.raises(ValueError, match=r"other settings \(learning_rate\)"):
-        run(data=scenes, output=trained, **(SETTINGS | {"learning_rate": 1e-3}))
+        run(data=scenes, output=trained, **(SETTINGS | {"training.learning_rate": 1e-3}))
 
 
 def test_interrupted_run_continues_to_the_same_weights(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = SETTINGS | {"epochs": 3}
+    settings = SETTINGS | {"training.epochs": 3}
     run(data=scenes, output=tmp_path / "straight", **settings)
-    evaluate, calls = train_module.evaluate, []
+    score_windows, calls = loop_module.score_windows, []
 
     def killed(*arguments: Any) -> dict[str, Any]:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return evaluate(*arguments)
+        return score_windows(*arguments)
 
-    monkeypatch.setattr(train_module, "evaluate", killed)
+    monkeypatch.setattr(loop_module, "score_windows", killed)
     with pytest.raises(KeyboardInterrupt):
         run(data=scenes, output=tmp_path / "broken", **settings)
     assert not (tmp_path / "broken" / "metrics.json").exists()
-    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    monkeypatch.setattr(loop_module, "score_windows", score_windows)
     run(data=scenes, output=tmp_path / "broken", **settings)
     assert "continuing after epoch 2" in capsys.readouterr().out
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "broken"))
@@ -148,7 +145,7 @@ def test_a_checkpoint_gives_weights_and_normalisation(scenes: Path, tmp_path: Pa
     (tmp_path / "tiny").mkdir()
     save_encoder(encoder, tmp_path / "tiny" / "encoder.safetensors")
     # A learning rate of nothing: the weights of the finished model are those it began with.
-    settings = SETTINGS | {"epochs": 1, "learning_rate": 1e-30}
+    settings = SETTINGS | {"training.epochs": 1, "training.learning_rate": 1e-30}
     run(data=scenes, output=tmp_path / "run", checkpoint=tmp_path / "tiny", **settings)
     model, recipe = load_model(tmp_path / "run")
     assert recipe.normalization == {name: encoder.normalization[name] for name in ("landsat", "modis")}
@@ -165,31 +162,10 @@ def test_sentinel2_at_ten_metres_by_override(tmp_path: Path) -> None:
         labels = {"crop_type_10m": {"path": "fine.tif", "classes": classes, "nodata": 0}}
         write_scene(tmp_path / name, {"sentinel2": cube}, {"sentinel2": 10.0}, split=split, labels=labels)
         write_label(tmp_path / name / "fine.tif", rng.choice([1, 3], (64, 64)), gsd=10.0)
-    changes = {"sources": ["sentinel2"], "label": "crop_type_10m", "epochs": 1}
+    changes = {"override.sources": ["sentinel2"], "override.label": "crop_type_10m", "training.epochs": 1}
     run(data=tmp_path, output=tmp_path / "run", **(SETTINGS | changes))
     with rasterio.open(tmp_path / "run" / "maps" / "c.tif") as found, rasterio.open(tmp_path / "c" / "fine.tif") as label:
         assert (found.transform, found.shape) == (label.transform, label.shape)
-
-
-def test_rate_rises_then_falls_in_a_run_of_any_length() -> None:
-    schedule = Schedule(learning_rate=1.0, warmup_share=0.1, final_share=0.01)
-    for num_steps in (1, 2, 5, 100):
-        rates = [schedule.rate(step, num_steps) for step in range(num_steps)]
-        peak = int(np.argmax(rates))
-        assert 0 < min(rates) <= max(rates) == pytest.approx(1.0)
-        assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
-        assert num_steps < 5 or rates[-1] == pytest.approx(0.01)
-
-
-def test_balanced_weights_make_rare_classes_count(tmp_path: Path) -> None:
-    write_rice_scene(tmp_path / "a", "train", side=64)
-    codes = np.full((64, 64), 3)
-    codes[:8, :8] = 1
-    write_label(tmp_path / "a" / "crop_type.tif", codes)
-    dataset = WindowDataset([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
-    weights = balanced_weights(dataset).numpy()
-    assert weights[1] / weights[0] == pytest.approx(((64 * 64 - 64) / 64) ** 0.5, rel=1e-5)
-    assert weights @ dataset.class_pixels() == pytest.approx(64 * 64)
 
 
 def edit(scene: Path, **changes: Any) -> None:
@@ -242,13 +218,13 @@ def no_rice(folder: Path) -> list[str]:
 
 BAD_INPUT = [
     (lambda _: ["--task", "paddy_rize"], "unknown task 'paddy_rize', did you mean paddy_rice? known tasks: cropland, "),
-    (lambda _: ["--epochz", "3"], "did you mean epochs?"),
-    (lambda _: ["--sources", "[landsat, radar]"], "unknown source radar; known: landsat, modis, sentinel2"),
-    (lambda _: ["--sources", "[sentinel2]"], "has no sentinel2, which the task needs; it has landsat, modis"),
-    (lambda _: ["--label", "crops"], "has no label 'crops'; it has crop_type"),
-    (lambda _: ["--window_px", "40"], "window_px must be a multiple of 16"),
+    (lambda _: ["--epochz", "3"], "did you mean training.epochs?"),
+    (lambda _: ["--override.sources", "[landsat, radar]"], "unknown source radar; known: landsat, modis, sentinel2"),
+    (lambda _: ["--override.sources", "[sentinel2]"], "has no sentinel2, which the task needs; it has landsat, modis"),
+    (lambda _: ["--override.label", "crops"], "has no label 'crops'; it has crop_type"),
+    (lambda _: ["--override.window_px", "40"], "window_px must be a multiple of 16"),
     (lambda _: ["--year", "2017"], "no image of landsat between 2017-04-01"),
-    (lambda _: ["--epochs", "0"], "epochs and batch_size must be at least 1"),
+    (lambda _: ["--training.epochs", "0"], "epochs and batch_size must be at least 1"),
     (lambda folder: ["--checkpoint", str(folder / "nothing")], "no encoder at"),
     (without_source, "scene b has no modis, which the task needs"),
     (without_label, "scene c has no label 'crop_type'; it has none"),
@@ -278,7 +254,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     output = tmp_path / "run"
     arguments = ["--task", "paddy_rice", "--data", str(folder), "--output", str(output), *spoil(folder)]
     with pytest.raises(SystemExit) as stopped:
-        run_command(run_module.run, arguments)
+        run_arguments(arguments)
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
     assert len(errors) == 1
@@ -314,6 +290,6 @@ def test_bad_input_of_predict(
 def test_model_of_other_weights_is_refused(trained: Path, tmp_path: Path) -> None:
     model, recipe = load_model(trained)
     wider = CropMapper(model.encoder, recipe.task.sources, recipe.task.frames, 2, recipe.channels + 2)
-    train_module.save_model(tmp_path / "model.safetensors", wider, recipe)
+    loop_module.save_model(tmp_path / "model.safetensors", wider, recipe)
     with pytest.raises(ValueError, match="weights do not fit the recipe"):
         load_model(tmp_path)

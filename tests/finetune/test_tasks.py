@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from data_prep.archive.scene import Label, Scene, load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.simulation.regions import REGIONS
-from data_prep.simulation.scene_folder import simulate_scene
-from data_prep.simulation.scene_settings import SceneSettings
-from finetune.data.scene_windows import WindowDataset
+from data_prep.simulation.scene_folder import SceneSettings, simulate_scene
+from finetune.data.scene_windows import SceneWindows
 from finetune.model.crop_mapper import CropMapper
 from finetune.task import IGNORE, TASKS, Task, load_task, task_from_dict
 from pretrain.model import EncoderConfig, build_encoder
@@ -33,7 +32,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """Fields of rice, wheat, maize, soybean and alfalfa, 2.9 km wide; a third of it in Sentinel-2 pixels."""
     folder = tmp_path_factory.mktemp("scenes")
     place = [region.name for region in REGIONS].index("lomellina")
-    settings = SceneSettings(location=place, year=2022, landsat_px=96, sentinel2_px=96, modis_days=8)
+    settings = SceneSettings(place=place, year=2022, landsat_px=96, sentinel2_px=96, modis_days=8)
     simulate_scene(settings, folder)
     return load_scene(folder / settings.name)
 
@@ -99,7 +98,7 @@ def test_map_has_the_colours_of_the_label(name: str, scene: Scene) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_of_training(name: str, scene: Scene) -> None:
     task = load_task(name)
-    dataset = WindowDataset([scene], task, load_sensors())
+    dataset = SceneWindows([scene], task, load_sensors())
     dataset.normalization = {source: dataset.statistics(source) for source in task.sources}
     torch.manual_seed(0)
     encoder = build_encoder(replace(SMALL, sources={source: BANDS[source] for source in task.sources}))
@@ -141,7 +140,7 @@ def test_task_of_a_users_own(scene: Scene, tmp_path: Path) -> None:
     path.write_text(OWN)
     task = load_task(str(path))
     assert (task.loss, task.cut_dates, task.season_share) == ("cross_entropy", (), 0.95)
-    dataset = WindowDataset([scene], task, load_sensors())
+    dataset = SceneWindows([scene], task, load_sensors())
     codes, label = codes_of(scene, task)
     count = {label.classes[code]: int((codes == code).sum()) for code in label.classes}
     expected = [codes.size - count["maize"] - count["soybean"], count["maize"], count["soybean"]]
@@ -160,7 +159,7 @@ def test_a_name_that_no_class_lists_is_refused_where_there_is_no_rest() -> None:
 def test_coarse_pixels_are_repeated(scene: Scene) -> None:
     task = load_task("winter_wheat")
     assert task.upsample == {"modis": 4}
-    repeated, plain = (WindowDataset([scene], t, load_sensors()) for t in (task, replace(task, upsample={})))
+    repeated, plain = (SceneWindows([scene], t, load_sensors()) for t in (task, replace(task, upsample={})))
     repeated.normalization = plain.normalization = {"modis": plain.statistics("modis")}
     for rng in (None, 3):
         one, other = (d.item(0, None if rng is None else np.random.default_rng(rng)) for d in (repeated, plain))

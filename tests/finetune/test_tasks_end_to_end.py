@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import geopandas
+import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
@@ -63,7 +64,18 @@ def test_a_task_from_scenes_to_maps(scenes: Path, tmp_path: Path, name: str, mod
     classes = [c.name for c in task.classes]
     run = tmp_path / "run"
     chosen = ["--encoder", "unet"] if model == "unet" else options(ENCODER, "encoder")
-    small = ["--epochs", EPOCHS, "--frames", 8, "--decoder_channels", 8, "--batch_size", 4, "--seed", 1]
+    small = [
+        "--training.epochs",
+        EPOCHS,
+        "--override.frames",
+        8,
+        "--decoder.channels",
+        8,
+        "--training.batch_size",
+        4,
+        "--seed",
+        1,
+    ]
     printed = command("finetune/run.py", "--task", name, "--data", scenes, "--output", run, *small, *chosen)
 
     metrics = json.loads((run / "metrics.json").read_text())
@@ -108,7 +120,10 @@ def test_a_task_from_scenes_to_maps(scenes: Path, tmp_path: Path, name: str, mod
         assert [date["last_date"] for date in season["dates"]][:2] == ["2022-03-01", "2022-04-01"]
         assert len(season["dates"]) == len(task.cut_dates) + 1
         assert (run / "early_season.md").read_text().count("2022-") >= len(season["dates"])
-        assert (run / "early_season.png").stat().st_size > 10_000
+        picture = np.round(255 * matplotlib.image.imread(run / "early_season.png")[..., :3])
+        for c in task.classes:  # a line in the class's colour
+            color = [int(c.color[i : i + 2], 16) for i in (1, 3, 5)]
+            assert (picture == color).all(axis=-1).any(), c.name
         assert "As the season goes on" in report
     if task.objects:
         command(

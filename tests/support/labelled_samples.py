@@ -1,4 +1,4 @@
-"""Small hand-made samples for fine-tuning, and folders of them as the published code has them."""
+"""Small made-up samples for fine-tuning, and folders of them in the published layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ YEAR = np.datetime64("2021-01-01")
 
 
 def make_sample(seed: int, frames: int = FRAMES, side: int = SIDE) -> dict[str, Any]:
-    """Landsat (T, 6, side, side) and MODIS of 1/16 the pixels, whose second half of the year is brighter where the label is 1."""
+    """Landsat (T, 6, side, side), brighter in the second half where the label is 1; MODIS with 1/16 of its rows and columns."""
     rng = np.random.default_rng(seed)
     label = np.kron(rng.permutation(np.arange((side // 8) ** 2) % 2).reshape(side // 8, -1), np.ones((8, 8), int))
     late = np.arange(frames) >= frames / 2

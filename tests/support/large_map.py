@@ -1,9 +1,9 @@
-"""A map of a large scene whose pixels take no room on the disk, and the memory it took; run as a process of its own.
+"""Map a large scene whose pixels take no space on disk, and print the peak memory; runs in a process of its own.
 
     python -m tests.support.large_map FOLDER SIDE
 
-Landsat, 12 dates, SIDE x SIDE pixels of 30 m, chunks that were never written. The model is a stand-in that costs next to
-nothing, so what is measured is reading, blending and writing.
+Landsat, 12 dates, SIDE x SIDE pixels of 30 m, chunks that were never written. The model is a stand-in that takes almost
+no time or memory, so the measurement shows reading, blending and writing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import nn
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
+from finetune.mapping.scene import MapOptions, predict_scene
 from finetune.model.crop_mapper import Recipe
-from finetune.predict import predict_scene
 from finetune.task import load_task
 from tests.support.archives import CRS, days
 from tests.support.memory import peak_kilobytes
@@ -65,9 +65,9 @@ def main(folder: Path, side: int) -> None:
     recipe = Recipe(task=task, sensors=sensors, normalization=normalization, pixel=30.0, encoder={}, channels=8, origin="test")
     before = peak_kilobytes()
     begin = time.perf_counter()
-    with SceneSeries(load_scene(folder), task, sensors, pixel=30.0) as series:
-        stand_in = OneBand()
-        predict_scene(stand_in, recipe, series, folder / "map.tif", torch.device("cpu"), overlap=0.125, batch_size=4)  # type: ignore[arg-type]
+    with SceneSeries(load_scene(folder), task, sensors, pixel_size=30.0) as series:
+        options = MapOptions(overlap=0.125, batch_size=4)
+        predict_scene(OneBand(), recipe, series, folder / "map.tif", torch.device("cpu"), options)
     gigabytes = {"before_gb": before * 1024 / 1e9, "peak_gb": peak_kilobytes() * 1024 / 1e9}
     print(json.dumps(gigabytes | {"seconds": time.perf_counter() - begin}))
 

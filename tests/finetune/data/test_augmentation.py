@@ -1,4 +1,4 @@
-"""Augmentation: every pixel tells where it was, so that what belongs together is found to have moved together."""
+"""Augmentation: the value of every pixel is its position, so tests see that pixels, dates and label move together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from finetune.data.augmentation import Augmentation, augment, crop_step
-from finetune.data.season import Clip, LabelledWindow, Season
+from finetune.data.image_stack import ImageStack
+from finetune.data.labelled_window import LabelledWindow
+from finetune.data.season import Season
 
 SIDE, FACTOR, IMAGES = 16, 4, 9
 PLACES = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
@@ -17,26 +19,26 @@ FINE_OF = PLACES // SIDE // FACTOR * (SIDE // FACTOR) + PLACES % SIDE // FACTOR 
 
 
 def marked() -> LabelledWindow:
-    """The label is the number of each pixel; pixels are 10 times their number plus that of the image, which is also its day."""
-    clips, seasons = {}, {}
+    """A window whose label is the number of each pixel; pixels are 10 times this number plus the number of the image, its day."""
+    stacks, seasons = {}, {}
     for source, places in (("landsat", PLACES), ("modis", COARSE)):
         numbers = np.arange(IMAGES)[:, None, None]
         pixels = np.repeat((places * 10 + numbers)[:, None], 3, axis=1).astype(np.int16)
-        clips[source] = Clip(pixels=pixels, valid=(places + numbers) % 3 > 0)
+        stacks[source] = ImageStack(pixels=pixels, valid=(places + numbers) % 3 > 0)
         seasons[source] = Season(times=np.arange(IMAGES), days=np.arange(IMAGES) + 0.5, length=IMAGES, periods=3)
-    return LabelledWindow(name="w", clips=clips, seasons=seasons, label=PLACES.copy(), year=2021)
+    return LabelledWindow(name="w", stacks=stacks, seasons=seasons, label=PLACES.copy(), year=2021)
 
 
 def assert_together(window: LabelledWindow) -> None:
-    """Label, fine and coarse pixels, validity and dates are still those of one another."""
+    """Assert that label, fine and coarse pixels, validity and dates still belong together."""
     shown = {"landsat": window.label, "modis": FINE_OF.ravel()[window.label][::FACTOR, ::FACTOR]}
     for source, places in shown.items():
-        clip, season = window.clips[source], window.seasons[source]
+        stack, season = window.stacks[source], window.seasons[source]
         numbers = (season.days - 0.5).astype(int)
         np.testing.assert_array_equal(season.times, numbers)
-        assert clip.pixels.shape == (len(numbers), 3, *places.shape)
-        np.testing.assert_array_equal(clip.pixels[:, 2], places * 10 + numbers[:, None, None])
-        np.testing.assert_array_equal(clip.valid, (places + numbers[:, None, None]) % 3 > 0)
+        assert stack.pixels.shape == (len(numbers), 3, *places.shape)
+        np.testing.assert_array_equal(stack.pixels[:, 2], places * 10 + numbers[:, None, None])
+        np.testing.assert_array_equal(stack.valid, (places + numbers[:, None, None]) % 3 > 0)
 
 
 def labels_seen(how: Augmentation, draws: int = 200) -> Counter[bytes]:
@@ -82,7 +84,7 @@ def test_images_are_dropped_as_often_as_said_with_their_dates() -> None:
     for seed in range(300):
         result = augment(marked(), Augmentation(drop_images=0.3), np.random.default_rng(seed))
         assert_together(result)
-        kept.append(len(result.clips["landsat"].valid))
+        kept.append(len(result.stacks["landsat"].valid))
     assert np.mean(kept) == pytest.approx(0.7 * IMAGES, rel=0.05)
     assert len(set(kept)) > 3
 
@@ -92,7 +94,7 @@ def test_a_source_is_dropped_whole_and_one_always_stays() -> None:
     for seed in range(300):
         result = augment(marked(), Augmentation(drop_sources=0.5), np.random.default_rng(seed))
         assert_together(result)
-        there[tuple(len(clip.valid) > 0 for clip in result.clips.values())] += 1
+        there[tuple(len(stack.valid) > 0 for stack in result.stacks.values())] += 1
     # One stays for certain, the other in half of the cases.
     assert (False, False) not in there
     assert there[True, True] == pytest.approx(150, abs=30)
@@ -108,8 +110,8 @@ def test_the_season_of_all_sources_is_moved_alike() -> None:
         assert shift == result.seasons["modis"].shift
         shifts.append(shift)
         # A day later than it was: image n lies in period floor((n + 0.5 + shift) / 3).
-        clip, season = result.clips["landsat"], result.seasons["landsat"]
-        for period, chosen in enumerate(season.choose(np.ones_like(clip.valid))):
+        stack, season = result.stacks["landsat"], result.seasons["landsat"]
+        for period, chosen in enumerate(season.choose(np.ones_like(stack.valid))):
             inside = [n for n in range(IMAGES) if period * 3 <= n + 0.5 + shift < period * 3 + 3]
             assert chosen in inside if inside else chosen == -1
     assert -2 <= min(shifts) < -1.5

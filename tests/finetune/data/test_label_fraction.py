@@ -13,11 +13,11 @@ import torch
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.label_fraction import label_subset
-from finetune.data.scene_windows import WindowDataset
-from finetune.run import run
+from finetune.data.scene_windows import SceneWindows
 from finetune.task import IGNORE, load_task
-from finetune.training.loop import Schedule
 from finetune.training.losses import balanced_weights
+from finetune.training.schedule import Schedule
+from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_label, write_rice_scene
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.33, 0.5, 1.0)
@@ -101,12 +101,12 @@ def test_few_windows_are_passed_over_until_the_steps_are_enough(windows: int) ->
 
 
 def test_one_window_fills_its_batch() -> None:
-    """Batch normalisation has nothing to average over where the lowest level of a U-Net is one pixel of one window."""
+    """Batch normalisation cannot average if the lowest level of a U-Net is one pixel of one window."""
     assert [batch.tolist() for batch in Schedule(epochs=1, batch_size=4).batches(1, np.random.default_rng(0))] == [[0, 0, 0, 0]]
 
 
 def test_least_number_of_steps_below_zero() -> None:
-    with pytest.raises(ValueError, match="--min_steps is -1"):
+    with pytest.raises(ValueError, match=r"--training.min_steps is -1"):
         Schedule(min_steps=-1)
 
 
@@ -115,7 +115,7 @@ def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, cache_gb: f
     for name, seed in (("a", 0), ("b", 1)):
         write_rice_scene(tmp_path / name, "train", side=128, seed=seed, frames=6)
     scenes = [load_scene(tmp_path / name) for name in ("a", "b")]
-    whole, part = (WindowDataset(scenes, load_task("paddy_rice"), load_sensors(), cache_gb=cache_gb) for _ in range(2))
+    whole, part = (SceneWindows(scenes, load_task("paddy_rice"), load_sensors(), cache_gb=cache_gb) for _ in range(2))
     whole.normalization = part.normalization = {source: whole.statistics(source) for source in ("landsat", "modis")}
     part.keep_share(0.5, seed=3)
     assert (len(whole), len(part)) == (8, 4)
@@ -130,15 +130,23 @@ def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, cache_gb: f
 
 
 def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(tmp_path: Path) -> None:
-    """One of nine windows holds rice: it is the one that is left, and the class that is then rare does no harm."""
+    """One of nine windows holds rice. It is the one that is kept, and the other class, which is then rare, does no harm."""
     for name, split, side in (("a", "train", 192), ("b", "validation", 64), ("c", "test", 64)):
         write_rice_scene(tmp_path / "scenes" / name, split, side=side, frames=8, field=16)
     codes = np.full((192, 192), 3)
     codes[64:128, 128:160] = 1
     write_label(tmp_path / "scenes" / "a" / "crop_type.tif", codes)
-    settings = {"task": "paddy_rice", "encoder": "unet", "decoder_channels": 4, "frames": 4, "epochs": 2, "min_steps": 3}
+    settings = {
+        "task": "paddy_rice",
+        "encoder": "unet",
+        "decoder.channels": 4,
+        "override.frames": 4,
+        "training.epochs": 2,
+        "training.min_steps": 3,
+    }
+    settings["training.batch_size"] = 2
     for name, maps in (("with", True), ("without", False)):
-        run(data=tmp_path / "scenes", output=tmp_path / name, label_fraction=0.01, maps=maps, batch_size=2, **settings)
+        run(data=tmp_path / "scenes", output=tmp_path / name, label_fraction=0.01, maps=maps, **settings)
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without"))
     assert one == other
     assert one["training"] == {"windows": 1, "of_windows": 9, "pixels": {"other": 2048, "paddy_rice": 2048}, "steps": 4}
@@ -148,11 +156,11 @@ def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(
         "run.json", "metrics.json", "model.safetensors", "last_epoch.pt", "previous_epoch.pt"
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"other settings \(label_fraction\)"):
-        run(data=tmp_path / "scenes", output=tmp_path / "without", label_fraction=0.5, maps=False, batch_size=2, **settings)
+        run(data=tmp_path / "scenes", output=tmp_path / "without", label_fraction=0.5, maps=False, **settings)
 
 
 def test_a_class_that_is_left_without_a_pixel_weighs_one(tmp_path: Path) -> None:
     write_rice_scene(tmp_path / "a", "train", side=64, frames=4)
     write_label(tmp_path / "a" / "crop_type.tif", np.full((64, 64), 3))
-    dataset = WindowDataset([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
+    dataset = SceneWindows([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
     np.testing.assert_allclose(balanced_weights(dataset).numpy(), [1, 1])

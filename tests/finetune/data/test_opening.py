@@ -1,4 +1,4 @@
-"""Fine-tuning on the published layout and on a dataset of one's own, as users start it."""
+"""Fine-tuning on the published layout and on your own dataset, as users start it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,22 @@ import torch
 import yaml
 from sklearn.metrics import confusion_matrix
 
-from common.command_line import run_command
-from data_prep.archive.sensor import load_sensors
-from finetune.data.hdf5_samples import Hdf5Samples
-from finetune.data.opening import own_dataset
-from finetune.data.sample_windows import SampleWindows
 from finetune.model.crop_mapper import load_model
-from finetune.run import run
-from finetune.task import TASKS, load_task
+from finetune.task import TASKS
 from pretrain.model import EncoderConfig
-from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_hdf5, write_published
+from tests.support.finetune_runs import run, run_arguments
+from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_published
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
 SETTINGS: dict[str, Any] = {
     "task": "paddy_rice",
     "encoder": SMALL,
-    "decoder_channels": 16,
-    "frames": FRAMES,
-    "window_px": SIDE,
-    "batch_size": 4,
-    "epochs": 12,
-    "learning_rate": 3e-3,
+    "decoder.channels": 16,
+    "override.frames": FRAMES,
+    "override.window_px": SIDE,
+    "training.batch_size": 4,
+    "training.epochs": 12,
+    "training.learning_rate": 3e-3,
 }
 NAMES = {"landsat": "Landsat", "modis": "Modis"}
 
@@ -53,17 +48,6 @@ def trained(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "published"
     run(data=published, output=output, **SETTINGS)
     return output
-
-
-def test_items_are_what_the_files_hold(published: Path) -> None:
-    samples = Hdf5Samples(published, "validation", ("landsat", "modis"))
-    assert samples.names == ["s8", "s9"]
-    for index, item in enumerate(samples[i] for i in range(2)):
-        with h5py.File(published / "h5_samples" / f"s{8 + index}.h5") as file:
-            np.testing.assert_array_equal(item["data"]["landsat"][()], file["Landsat"][()])
-            np.testing.assert_array_equal(item["data"]["modis"][..., 1:], file["Modis"][..., 1:])
-            np.testing.assert_array_equal(item["label"], file["label"][()])
-        assert item["file_name"] == f"s{8 + index}"
 
 
 def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: Path, trained: Path) -> None:
@@ -88,23 +72,6 @@ def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: P
     np.testing.assert_array_equal(metrics["test"]["confusion"], matrix)
     assert sorted(path.name for path in (trained / "maps").iterdir()) == ["s10.png", "s11.png", "s12.png"]
     assert (trained / "report.html").is_file()
-
-
-def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
-    sample = make_sample(0)
-    sample["valid"] = {"landsat": np.random.default_rng(0).random((FRAMES, SIDE, SIDE)) < 0.5}
-    days = (YEAR + np.arange(FRAMES) * 40).astype("datetime64[D]")
-    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10"))):
-        write_hdf5(tmp_path / f"{name}.h5", sample | {"dates": {"landsat": dates, "modis": dates}})
-        (tmp_path / "train.txt").write_text(f"{name}.h5\n\n")
-        item = Hdf5Samples(tmp_path, "train", ("landsat", "modis"))[0]
-        window = SampleWindows([item], load_task("paddy_rice"), load_sensors()).window(0)
-        assert window.year == 2021
-        begin, end = load_task("paddy_rice").season_of(2021)
-        inside = (days >= begin) & (days < end)
-        assert 0 < inside.sum() < FRAMES
-        assert window.seasons["modis"].days.tolist() == ((days[inside] - begin).astype(int) + 0.5).tolist()
-        np.testing.assert_array_equal(window.clips["landsat"].valid[:, :SIDE, :SIDE], sample["valid"]["landsat"][inside])
 
 
 def missing_list(folder: Path) -> None:
@@ -155,7 +122,7 @@ def all_ones(folder: Path) -> None:
         (empty_list, r"list .*test.txt names no sample"),
         (repeated_name, r"list .*train.txt names s0 more than once"),
         (missing_file, r"list .*train.txt names 1 samples without a file, first .*nowhere.h5"),
-        (no_hdf5, r"s0.h5 is no readable HDF5 file"),
+        (no_hdf5, r"s0.h5 is not a readable HDF5 file"),
         (no_label, r"s1.h5 has no dataset label \(H, W\); it holds \['Landsat', 'Modis'\]"),
         (other_source, r"s1: has no modis, which the task needs; it has landsat; .* --missing_sources allow"),
         (all_ones, r"hold no pixel of class other"),
@@ -168,9 +135,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         tmp_path / "d", {"train": [make_sample(0), make_sample(1)], "val": [make_sample(2)], "test": [make_sample(3)]}, NAMES
     )
     spoil(tmp_path / "d")
-    arguments = ["--task", "paddy_rice", "--data", str(tmp_path / "d"), "--output", str(tmp_path / "run"), "--window_px", "32"]
+    arguments = ["--task", "paddy_rice", "--data", str(tmp_path / "d"), "--output", str(tmp_path / "run")]
+    arguments += ["--override.window_px", "32"]
     with pytest.raises(SystemExit) as stopped:
-        run_command(run, arguments)
+        run_arguments(arguments)
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.split("\n") if "error" in line]
     assert len(errors) == 1
@@ -184,7 +152,13 @@ def test_a_run_may_lack_a_source_and_loses_nothing_to_nan(tmp_path: Path) -> Non
         del samples[seed]["data"]["modis"]
     splits = {"train": range(4), "val": (4, 5), "test": (6, 7)}
     write_published(tmp_path / "d", {split: [samples[s] for s in seeds] for split, seeds in splits.items()})
-    options = {"missing_sources": "allow", "drop_sources": 0.3, "drop_images": 0.2, "crop_px": 16, "epochs": 2}
+    options = {
+        "override.missing_sources": "allow",
+        "augmentation.drop_sources": 0.3,
+        "augmentation.drop_images": 0.2,
+        "augmentation.crop_px": 16,
+        "training.epochs": 2,
+    }
     run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert all(np.isfinite(list(epoch.values())[:2]).all() for epoch in metrics["history"])
@@ -192,7 +166,7 @@ def test_a_run_may_lack_a_source_and_loses_nothing_to_nan(tmp_path: Path) -> Non
     assert recipe.task.missing_sources == "allow"
     assert all(torch.isfinite(weight).all() for weight in model.state_dict().values())
     with pytest.raises(ValueError, match=r"other settings \(drop_images\)"):
-        run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options | {"drop_images": 0.1}))
+        run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options | {"augmentation.drop_images": 0.1}))
 
 
 def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> None:
@@ -202,7 +176,7 @@ def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> 
     task = yaml.safe_load((TASKS / "paddy_rice.yaml").read_text())
     task |= {"season": ["01-01", "12-31"], "cut_dates": ["03-31", "08-31"]}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
-    run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | {"task": str(tmp_path / "task.yaml"), "epochs": 20}))
+    run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | {"task": str(tmp_path / "task.yaml"), "training.epochs": 20}))
     found = json.loads((tmp_path / "run" / "early_season.json").read_text())
     assert [entry["last_date"] for entry in found["dates"]] == ["2021-03-31", "2021-08-31", "2021-12-31"]
     scores = [entry["mean_f1"] for entry in found["dates"]]
@@ -213,7 +187,7 @@ README = Path(__file__).parents[3] / "README.md"
 
 
 def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The block of Python below "A dataset of your own" is run as it stands, on files that it describes."""
+    """The Python block below "A dataset of your own" runs unchanged, on files as it describes them."""
     block = re.search(r"```python\n(# my_dataset\.py\n.*?)```", README.read_text(), re.DOTALL)
     assert block is not None
     monkeypatch.chdir(tmp_path)
@@ -223,17 +197,10 @@ def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.Mo
             sample = make_sample(seed)
             np.savez(tmp_path / "rice" / split / f"{seed}.npz", landsat=sample["data"]["landsat"], label=sample["label"])
     Path("my_dataset.py").write_text(block.group(1))
-    run(data=Path("my_dataset.py:RiceDataset"), output=tmp_path / "run", **(SETTINGS | {"epochs": 2, "sources": ["landsat"]}))
+    run(
+        data=Path("my_dataset.py:RiceDataset"),
+        output=tmp_path / "run",
+        **(SETTINGS | {"training.epochs": 2, "override.sources": ["landsat"]}),
+    )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["test"]["scenes"]) == ["5", "6"]
-
-
-def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("class Rice:\n    def __init__(self, split):\n        pass\n    def __len__(self):\n        return 0\n")
-    with pytest.raises(ValueError, match=r"no file .*yours.py; expected FILE.py:CLASS"):
-        own_dataset(tmp_path / "yours.py", "Rice")
-    with pytest.raises(ValueError, match="has no class 'Wheat'; it has Rice"):
-        own_dataset(file, "Wheat")
-    with pytest.raises(ValueError, match=r"mine\.py:Rice has no sample of split train"):
-        own_dataset(file, "Rice")("train", load_task("paddy_rice"))

@@ -1,4 +1,4 @@
-"""Samples as data for fine-tuning: items against numpy by hand, samples that lack this or that, and errors that say so."""
+"""Windows of samples: items against NumPy, samples without a source, dates or labels, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from data_prep.archive.sensor import load_sensors
 from finetune.data.augmentation import Augmentation
 from finetune.data.sample_windows import SampleWindows
-from finetune.data.samples import checked
 from finetune.task import IGNORE, load_task
 from tests.support.labelled_samples import FACTOR, FRAMES, SIDE, YEAR, make_sample
 
@@ -156,7 +155,7 @@ def test_samples_of_other_sizes_are_cut_and_padded_and_unlabelled_windows_left_o
     assert (last["data"]["landsat"][:, :, 16:] == 0).all()
     counts = np.bincount(np.concatenate([s["label"][(s["label"] >= 0) & (s["label"] < 255)].ravel() for s in (large, small)]))
     np.testing.assert_array_equal(dataset.class_pixels(), counts)
-    assert dataset.pixels == {30.0}
+    assert dataset.pixel_sizes == {30.0}
 
 
 @pytest.mark.parametrize("cache_gb", [1.0, 0.0])
@@ -176,41 +175,14 @@ def spoilt(**changes: Any) -> dict[str, Any]:
     return make_sample(7) | changes
 
 
-@pytest.mark.parametrize(
-    ("sample", "message"),
-    [
-        ((1, 2), "sample 3: is tuple; expected a dictionary with data, label and file_name"),
-        ({"data": {}}, r"sample 3: is \['data'\]"),
-        (spoilt(label=np.full((SIDE, SIDE), 5)), r"s7: label holds \[5\]; task paddy_rice has the classes .*0: 'other'"),
-        (spoilt(label=np.full((SIDE, SIDE), -3)), r"label holds \[-3\]"),
-        (spoilt(label=np.zeros((SIDE, SIDE))), "label is float64"),
-        (spoilt(label=np.zeros((SIDE, SIDE, 1), int)), r"expected whole numbers \(H, W\)"),
-        (spoilt(label=np.zeros((24, SIDE), int)), "landsat is 32 x 32 px, the label 24 x 32; both must show the same ground"),
-        (spoilt(data={}), "has no landsat and no modis, which the task needs; it has nothing"),
-        (spoilt(data={"S2": np.zeros((1, 10, 4, 4))}), "it has S2; choose others with --sources$"),
-        (
-            spoilt(data={"landsat": np.zeros((8, 7, SIDE, SIDE)), "modis": np.zeros((8, 7, 2, 2))}),
-            "s7: landsat has 7 bands; expected 6: B02, B03, B04, B05, B06, B07",
-        ),
-        (spoilt(data={"landsat": np.zeros((6, SIDE, SIDE)), "modis": np.zeros((8, 7, 2, 2))}), r"expected \(T, C, H, W\)"),
-        (spoilt(valid={"modis": np.ones((8, 4, 4))}), r"valid of modis has shape \(8, 4, 4\); expected \(8, 2, 2\)"),
-        (spoilt(dates={"modis": ["2021-01-01"]}), "dates of modis: 0 unknown of 1 for 8 images"),
-        (spoilt(dates={"modis": ["spring"] * 8}), "dates of modis: .*expected ISO dates"),
-        (spoilt(dates={"modis": ["NaT"] * 8}), "8 unknown of 8 for 8 images"),
-    ],
-)
-def test_samples_that_are_wrong_say_what_is_wrong(sample: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        checked(sample, 3, RICE, SENSORS)
-
-
 def test_datasets_that_are_wrong_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="no labelled pixel in 1 samples"):
         windows([spoilt(label=np.full((SIDE, SIDE), -1))])
-    with pytest.raises(ValueError, match=r"do not hold whole pixels of modis .* multiple of 16, for instance --window_px 16"):
+    message = r"do not hold whole pixels of modis .* multiple of 16, for instance --override.window_px 16"
+    with pytest.raises(ValueError, match=message):
         windows([make_sample(0)], replace(RICE, window_px=20))
     finer = make_sample(1) | {"data": make_sample(0)["data"] | {"modis": np.ones((8, 7, 4, 4), np.int16)}}
-    with pytest.raises(ValueError, match=r"s1: modis has 0.125 pixels a pixel of the label, in s0 0.0625"):
+    with pytest.raises(ValueError, match=r"s1: modis has 0.125 pixels per pixel of the label, in s0 0.0625"):
         windows([make_sample(0), finer])
     with pytest.raises(ValueError, match="s0: has no dates, and task paddy_rice scores by date"):
         windows([make_sample(0)], replace(RICE, cut_dates=("06-01",)))

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.command_line import parse, run_command
+from common.command_line import parse
 from data_prep.archive.sensor import load_sensors
+from finetune.config import TINY_ENCODER, FinetuneConfig
 from finetune.model.baselines import BASELINES, TemporalCNN, UNet
 from finetune.model.crop_mapper import Recipe, build_model, load_model, save_model
 from finetune.predict import predict
-from finetune.run import TINY, run
 from finetune.task import load_task
+from tests.support.finetune_runs import run, run_arguments
 from tests.support.rice_scenes import write_rice_scene
 
 BANDS = {"landsat": 6, "modis": 7}
@@ -163,11 +164,17 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_trains_and_maps_with_a_baseline(
     scenes: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"frames": 8, "epochs": 12, "batch_size": 4, "decoder_channels": 8, "learning_rate": 3e-3}
+    settings = {
+        "override.frames": 8,
+        "training.epochs": 12,
+        "training.batch_size": 4,
+        "decoder.channels": 8,
+        "training.learning_rate": 3e-3,
+    }
     arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     folders = ["--data", str(scenes), "--output", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stopped:
-        run_command(run, ["--task", "paddy_rice", *folders, "--encoder", name, *arguments])
+        run_arguments(["--task", "paddy_rice", *folders, "--encoder", name, *arguments])
     assert stopped.value.code == 0
     assert f"{name} from scratch" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -182,8 +189,8 @@ def test_the_command_trains_and_maps_with_a_baseline(
     ("changes", "message"),
     [
         ({"checkpoint": Path("runs/tiny")}, "is a baseline without pretrained layers; leave --checkpoint"),
-        ({"tune": "frozen"}, "is a baseline without pretrained layers"),
-        ({"layer_decay": 0.75}, "is a baseline without pretrained layers"),
+        ({"tuning.mode": "frozen"}, "is a baseline without pretrained layers"),
+        ({"tuning.layer_decay": 0.75}, "is a baseline without pretrained layers"),
     ],
 )
 def test_a_baseline_starts_from_nothing(scenes: Path, tmp_path: Path, changes: dict, message: str) -> None:
@@ -198,15 +205,15 @@ def test_encoder_is_a_shape_or_the_name_of_a_baseline() -> None:
         ["--encoder.embed-dim", "64", "--encoder.depths=[1,1,2,1]"],
         ["--encoder", "{embed_dim: 64, depths: [1, 1, 2, 1]}"],
     ):
-        assert parse(run, [*needed, *words]).encoder == replace(TINY, embed_dim=64, depths=(1, 1, 2, 1))
-    assert parse(run, needed).encoder == TINY
-    assert parse(run, [*needed, "--encoder", "temporal_cnn"]).encoder == "temporal_cnn"
+        assert parse(FinetuneConfig, [*needed, *words], config_class=FinetuneConfig).encoder == replace(
+            TINY_ENCODER, embed_dim=64, depths=(1, 1, 2, 1)
+        )
+    assert parse(FinetuneConfig, needed, config_class=FinetuneConfig).encoder == TINY_ENCODER
+    assert parse(FinetuneConfig, [*needed, "--encoder", "temporal_cnn"], config_class=FinetuneConfig).encoder == "temporal_cnn"
 
 
 def test_unknown_encoders_are_refused(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run_command(
-            run, ["--task", "paddy_rice", "--data", str(scenes), "--output", str(tmp_path / "run"), "--encoder", "resnet"]
-        )
+        run_arguments(["--task", "paddy_rice", "--data", str(scenes), "--output", str(tmp_path / "run"), "--encoder", "resnet"])
     assert stopped.value.code == 2
     assert "'unet', 'temporal_cnn'" in capsys.readouterr().err

@@ -16,14 +16,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-import finetune.training.loop as train_module
-from common.command_line import run_command
+import finetune.training.loop as loop_module
 from finetune.model.baselines import UNet
 from finetune.model.crop_mapper import CropMapper, load_model, merged_weights
-from finetune.model.tuning import LORA_LAYERS, Tuning, parameter_groups, prepare
+from finetune.model.tuning import LORA_LAYERS, Tuning, apply_tuning, parameter_groups
 from finetune.predict import predict
-from finetune.run import run
 from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
+from tests.support.finetune_runs import run, run_arguments
 from tests.support.rice_scenes import write_rice_scene
 
 SMALL = EncoderConfig(
@@ -69,7 +68,7 @@ def learn(model: nn.Module, steps: int = 3) -> None:
 def test_lora_wraps_every_linear_layer_of_every_block_and_starts_without_effect() -> None:
     model = make_model().eval()
     before = model(make_data(), (16, 16))
-    prepare(model, Tuning(mode="lora", lora_rank=3))
+    apply_tuning(model, Tuning(mode="lora", lora_rank=3))
     assert len(lora_layers(model)) == 4 * sum(SMALL.depths)
     torch.testing.assert_close(model(make_data(), (16, 16)), before)
 
@@ -82,7 +81,7 @@ def test_each_lora_layer_changes_the_features_and_gets_gradients(layer: str, aut
     for weight in model.encoder.parameters():
         if weight.ndim > 1:  # with the small ones of a fresh encoder a branch is lost in the rounding of bfloat16
             nn.init.normal_(weight, std=0.3)
-    prepare(model, Tuning(mode="lora"))
+    apply_tuning(model, Tuning(mode="lora"))
 
     def features() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # one for each pass: it remembers the weights it has cast
@@ -103,7 +102,7 @@ def test_lora_is_a_low_rank_sum_and_its_gradients_are_those_of_the_sum() -> None
     """Against the same encoder whose weights are W + 2 B A, made by hand and differentiated by torch."""
     model = make_model(drop_path_rate=0.0).eval()
     plain = make_model(drop_path_rate=0.0).eval()
-    prepare(model, Tuning(mode="lora", lora_rank=2))
+    apply_tuning(model, Tuning(mode="lora", lora_rank=2))
     summed = dict(plain.named_parameters())
     thin = {}
     for name, module in lora_layers(model).items():
@@ -125,7 +124,7 @@ def test_lora_is_a_low_rank_sum_and_its_gradients_are_those_of_the_sum() -> None
 def test_merged_weights_are_a_plain_model_and_leave_the_other_as_it_is() -> None:
     model = make_model()
     original = {name: weight.clone() for name, weight in model.state_dict().items()}
-    prepare(model, Tuning(mode="lora"))
+    apply_tuning(model, Tuning(mode="lora"))
     learn(model)
     model.eval()
     expected = model(make_data(), (16, 16))
@@ -156,7 +155,7 @@ def test_without_lora_the_weights_are_those_of_the_model() -> None:
 
 def test_a_frozen_encoder_stays_as_it_is_and_drops_nothing() -> None:
     model = make_model(drop_path_rate=0.9)
-    prepare(model, Tuning(mode="frozen"))
+    apply_tuning(model, Tuning(mode="frozen"))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     features = model.eval().encoder(make_data()["landsat"], "landsat")
     learn(model)
@@ -170,7 +169,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_drops_nothing() -> None:
 
 def test_all_learns_when_nothing_is_asked_for() -> None:
     for model in (make_model(), UNet({"landsat": 6}, 8, 2, 4)):
-        prepare(model, Tuning())
+        apply_tuning(model, Tuning())
         (group,) = parameter_groups(model, 1.0)
         assert [id(weight) for weight in group["params"]] == [id(weight) for weight in model.parameters()]
         assert group["scale"] == 1
@@ -201,7 +200,7 @@ def test_lower_layers_learn_more_slowly() -> None:
 
 def test_lora_layers_have_the_rate_of_their_block() -> None:
     model = make_model()
-    prepare(model, Tuning(mode="lora", layer_decay=0.5))
+    apply_tuning(model, Tuning(mode="lora", layer_decay=0.5))
     groups = parameter_groups(model, 0.5)
     scale = {id(weight): group["scale"] for group in groups for weight in group["params"]}
     learning = {name: scale[id(weight)] for name, weight in model.named_parameters() if weight.requires_grad}
@@ -214,11 +213,11 @@ def test_lora_layers_have_the_rate_of_their_block() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "half"}, "--tune is 'half'; expected one of full, frozen, lora"),
-        ({"layer_decay": 0.0}, "--layer_decay is 0.0; expected a factor above 0 and at most 1"),
+        ({"mode": "half"}, "--tuning.mode is 'half'; expected one of full, frozen, lora"),
+        ({"layer_decay": 0.0}, "--tuning.layer_decay is 0.0; expected a factor above 0 and at most 1"),
         ({"layer_decay": 1.5}, "expected a factor above 0"),
-        ({"lora_rank": 0}, "--lora_rank is 0; expected at least 1"),
-        ({"mode": "frozen", "layer_decay": 0.75}, "has no effect with --tune frozen"),
+        ({"lora_rank": 0}, "--tuning.lora_rank is 0; expected at least 1"),
+        ({"mode": "frozen", "layer_decay": 0.75}, "has no effect with --tuning.mode frozen"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -236,14 +235,26 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SETTINGS: dict[str, Any] = {"task": "paddy_rice", "frames": 8, "epochs": 3, "batch_size": 4, "decoder_channels": 8}
+SETTINGS: dict[str, Any] = {
+    "task": "paddy_rice",
+    "override.frames": 8,
+    "training.epochs": 3,
+    "training.batch_size": 4,
+    "decoder.channels": 8,
+}
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_training_heeds_the_rates_of_the_layers(scenes: Path, tmp_path: Path, tune: Any) -> None:
     """With a hundredth of the rate a layer down, the last block learns and what lies below it hardly moves."""
     start = load_encoder(scenes / "encoder.safetensors").state_dict()
-    changes = SETTINGS | {"epochs": 1, "weight_decay": 0.0, "tune": tune, "layer_decay": 1e-2, "learning_rate": 1e-2}
+    changes = SETTINGS | {
+        "training.epochs": 1,
+        "training.weight_decay": 0.0,
+        "tuning.mode": tune,
+        "tuning.layer_decay": 1e-2,
+        "training.learning_rate": 1e-2,
+    }
     run(data=scenes, output=tmp_path / "run", checkpoint=scenes / "encoder.safetensors", **changes)
     for name, weight in load_model(tmp_path / "run")[0].encoder.state_dict().items():
         moved = float((weight - start[name]).abs().max())
@@ -271,7 +282,9 @@ def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_tuned_by_lora_needs_no_peft_to_map(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = scenes / "encoder.safetensors"
-    run(data=scenes, output=tmp_path / "run", checkpoint=checkpoint, tune="lora", lora_rank=2, **SETTINGS)
+    run(
+        data=scenes, output=tmp_path / "run", checkpoint=checkpoint, **(SETTINGS | {"tuning.mode": "lora", "tuning.lora_rank": 2})
+    )
     without_peft(monkeypatch)
     model, _ = load_model(tmp_path / "run")
     start = build_encoder(SMALL)
@@ -286,11 +299,9 @@ def test_lora_without_peft_is_one_line_that_names_the_extra(
 ) -> None:
     without_peft(monkeypatch)
     with pytest.raises(SystemExit) as stopped:
-        run_command(
-            run, ["--task", "paddy_rice", "--data", str(scenes), "--output", str(tmp_path / "run"), "--tune", "lora"]
-        )  # fmt: skip
+        run_arguments(["--task", "paddy_rice", "--data", str(scenes), "--output", str(tmp_path / "run"), "--tuning.mode", "lora"])
     assert stopped.value.code == 2
-    assert "--tune lora needs the package peft: pip install '.[lora]'" in capsys.readouterr().err
+    assert "--tuning.mode lora needs the package peft: pip install '.[lora]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -298,25 +309,25 @@ def test_lora_without_peft_is_one_line_that_names_the_extra(
 def test_an_interrupted_run_continues_to_the_same_weights(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: Any
 ) -> None:
-    settings = SETTINGS | {"data": scenes, "checkpoint": scenes / "encoder.safetensors", "tune": tune}
-    settings |= {"layer_decay": 0.75} if tune == "lora" else {}
+    settings = SETTINGS | {"data": scenes, "checkpoint": scenes / "encoder.safetensors", "tuning.mode": tune}
+    settings |= {"tuning.layer_decay": 0.75} if tune == "lora" else {}
     run(output=tmp_path / "straight", **settings)
-    evaluate, calls = train_module.evaluate, []
+    score_windows, calls = loop_module.score_windows, []
 
     def killed(*arguments: Any) -> dict[str, Any]:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return evaluate(*arguments)
+        return score_windows(*arguments)
 
-    monkeypatch.setattr(train_module, "evaluate", killed)
+    monkeypatch.setattr(loop_module, "score_windows", killed)
     with pytest.raises(KeyboardInterrupt):
         run(output=tmp_path / "broken", **settings)
-    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    monkeypatch.setattr(loop_module, "score_windows", score_windows)
     run(output=tmp_path / "broken", **settings)
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "broken"))
     assert one == other
     weights = [load_model(tmp_path / name)[0].state_dict() for name in ("straight", "broken")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     with pytest.raises(ValueError, match=r"other settings \(tuning.mode"):
-        run(output=tmp_path / "broken", **(settings | {"tune": "full"}))
+        run(output=tmp_path / "broken", **(settings | {"tuning.mode": "full"}))

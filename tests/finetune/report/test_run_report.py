@@ -1,4 +1,4 @@
-"""The report, read back as a browser would: tables, pictures, and nothing that lies elsewhere."""
+"""The report, parsed as a browser does: tables, pictures, and no links to other files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from common.json_files import without_nan
-from finetune.report.page import Page
-from finetune.report.run_report import confusion_figure, run_report, training_figure
+from finetune.report.run_report import run_report
 from finetune.scoring.bootstrap import with_intervals
 from finetune.scoring.boundaries import boundary_counts, boundary_scores
 from finetune.scoring.metrics import headline, headline_interval, scores
@@ -31,7 +28,7 @@ NAMES = ["other", "paddy_rice"]
 
 
 class Reader(HTMLParser):
-    """Tables as lists of rows, pictures as bytes, headings and notes as text; complains about tags left open."""
+    """A parser: tables as lists of rows, pictures as bytes, headings and notes as text; fails if a tag stays open."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -165,45 +162,6 @@ def test_sections_of_ones_own_follow() -> None:
     found = Reader(page.html())
     assert found.texts[-2:] == ["Learning curve", "a plot"]
     assert found.tables[-1] == [["labels", "F1 %"], ["1 %", "60.0|± 2"]]
-
-
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
-    page = Page("title")
-    with pytest.raises(ValueError, match=r"no picture at .*missing.png"):
-        page.picture(tmp_path / "missing.png", "a map")
-    (tmp_path / "map.png").write_bytes(b"<svg>")
-    with pytest.raises(ValueError, match=r"map.png is no PNG"):
-        page.picture(tmp_path / "map.png", "a map")
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].texts]
-
-
-def test_confusion_figure_has_shares_and_counts() -> None:
-    figure = confusion_figure([[1500, 500, 0], [0, 2_000_000, 1], [0, 0, 0]], ["a", "winter_wheat", "c"])
-    assert texts(figure) == ["75.0\n1.5k", "25.0\n500", "0\n0", "0\n0", ">99.9\n2M", "<0.1\n1", "-", "-", "-"]
-    axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a\n2k px", "winter wheat\n2M px", "c\n0 px"]
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("label", "map")
-    # Colours go by the row: darker where more, grey where nothing is labelled.
-    image = axes.images[0]
-    colors = image.cmap(image.norm(image.get_array()))[..., :3]
-    brightness = colors.mean(axis=-1)
-    assert brightness[1, 1] < brightness[0, 0] < brightness[0, 1] < brightness[0, 2]
-    np.testing.assert_allclose(colors[2], [to_rgb("#e8e8e8")] * 3, atol=0.01)
-    # With many classes only shares.
-    assert texts(confusion_figure(np.eye(16), [str(i) for i in range(16)]))[:2] == ["100", "0"]
-
-
-def test_training_figure_draws_each_number() -> None:
-    history = [{"loss": 2.0, "f1": None}, {"loss": 1.0, "f1": 0.5, "mean_iou": 0.4}]
-    left, right = training_figure(history, best_epoch=2).axes
-    assert left.lines[0].get_xydata().tolist() == [[1, 2], [2, 1]]
-    assert [line.get_label() for line in right.lines[:2]] == ["F1", "mean IoU"]
-    np.testing.assert_array_equal(right.lines[1].get_ydata(), [np.nan, 0.4])
-    assert right.lines[-1].get_xdata() == [2, 2]
-    assert len(training_figure([{"loss": 1.0}]).axes) == 1
 
 
 def test_nothing_labelled_still_makes_a_report() -> None:

@@ -13,12 +13,12 @@ from finetune.task import IGNORE
 
 
 def drawn(*rows: str) -> np.ndarray:
-    """A map from rows of digits; `.` is unknown."""
+    """A map from rows of digits; `.` is a missing pixel."""
     return np.array([[IGNORE if letter == "." else int(letter) for letter in row] for row in rows])
 
 
 def random_map(rng: np.random.Generator, classes: int, unknown: float = 0.0) -> np.ndarray:
-    """Smooth blobs of classes, some of them unknown, int64 (41, 37)."""
+    """Smooth blobs of classes with missing pixels, int64 (41, 37)."""
     noise = np.stack([gaussian_filter(rng.normal(size=(41, 37)), 2.5) for _ in range(classes)])
     result = noise.argmax(axis=0)
     result[rng.random(result.shape) < unknown] = IGNORE
@@ -26,7 +26,7 @@ def random_map(rng: np.random.Generator, classes: int, unknown: float = 0.0) -> 
 
 
 def naive_counts(label: np.ndarray, predicted: np.ndarray, classes: int, tolerance: float) -> np.ndarray:
-    """Pixel by pixel, and distances by scipy's transform: (classes, 4)."""
+    """The counts pixel by pixel, with distances from scipy's distance transform: (classes, 4)."""
     height, width = label.shape
     known = np.array(
         [[label[r, c] in range(classes) and predicted[r, c] in range(classes) for c in range(width)] for r in range(height)]

@@ -1,16 +1,35 @@
-"""Pixel scores against scikit-learn on random maps in which classes are absent, and the tables made of them."""
+"""Pixel scores against scikit-learn on random maps that lack classes, and the tables of these scores."""
 
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_score, recall_score
+import torch
+from sklearn.metrics import (
+    accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    precision_score,
+    recall_score,
+)
 from sklearn.metrics import f1_score as sk_f1
 from sklearn.metrics import jaccard_score as sk_iou
 
-from finetune.scoring.metrics import TABLE_HEADER, known_in_both, percent, percent_interval, scores, table
+from common.json_files import without_nan
+from finetune.scoring.metrics import (
+    TABLE_HEADER,
+    confusion,
+    headline,
+    percent,
+    percent_interval,
+    scored_pixels,
+    scores,
+    table,
+)
 from finetune.task import IGNORE
 
 NAMES = [f"c{i}" for i in range(6)]
@@ -63,9 +82,52 @@ def test_table() -> None:
     assert percent_interval([float("nan"), 0.25]) == ""
 
 
-def test_only_pixels_known_in_both_are_scored() -> None:
+def test_only_pixels_with_a_class_in_both_are_scored() -> None:
     label = np.array([[IGNORE, 0, 1, 2]])
     predicted = np.array([[0, 255, 1, 1]], dtype=np.uint8)
-    assert known_in_both(label, predicted, 2).tolist() == [[False, False, True, False]]
+    assert scored_pixels(label, predicted, 2).tolist() == [[False, False, True, False]]
     with pytest.raises(ValueError, match=r"label has shape \(1, 4\) and prediction \(1, 3\); expected two maps"):
-        known_in_both(label, predicted[:, :3], 2)
+        scored_pixels(label, predicted[:, :3], 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_scores_equal_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = 5
+    # Class 4 is never labelled, class 3 never predicted; in the last case class 2 is neither.
+    label = rng.choice([IGNORE, 0, 1, 2, 3], 500)
+    predicted = rng.choice([0, 1, 2, 4], 500)
+    if seed == 5:
+        label, predicted = np.where(label == 2, 1, label), np.where(predicted == 2, 0, predicted)
+    matrix = confusion(classes)
+    for part in np.array_split(np.arange(500), 3):
+        matrix.update(torch.from_numpy(predicted[part]), torch.from_numpy(label[part]))
+    found = scores(matrix.compute(), [f"c{i}" for i in range(classes)])
+
+    known = label != IGNORE
+    y, p, all_classes = label[known], predicted[known], np.arange(classes)
+    np.testing.assert_array_equal(found["confusion"], confusion_matrix(y, p, labels=all_classes))
+    precision, recall, f1, pixels = precision_recall_fscore_support(y, p, labels=all_classes, zero_division=np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        iou = sk_iou(y, p, labels=all_classes, average=None)
+    iou[np.isnan(f1)] = np.nan  # scikit-learn has 0 for a class that is nowhere
+    got = {name: [found["classes"][f"c{i}"][name] for i in range(classes)] for name in ("precision", "recall", "f1", "iou")}
+    for name, expected in (("precision", precision), ("recall", recall), ("f1", f1), ("iou", iou)):
+        np.testing.assert_allclose(got[name], expected, err_msg=name)
+    accuracy = [accuracy_score(y == i, p == i) for i in range(classes)]
+    np.testing.assert_allclose([found["classes"][f"c{i}"]["accuracy"] for i in range(classes)], accuracy)
+    assert [found["classes"][f"c{i}"]["pixels"] for i in range(classes)] == pixels.tolist()
+    assert found["mean_f1"] == pytest.approx(np.nanmean(f1))
+    assert found["mean_iou"] == pytest.approx(np.nanmean(iou))
+    assert found["overall_accuracy"] == pytest.approx(accuracy_score(y, p))
+    assert found["kappa"] == pytest.approx(cohen_kappa_score(y, p))
+    assert headline(found, "c1") == ("c1 F1", pytest.approx(f1[1]))
+
+
+def test_scores_of_nothing_are_not_defined_and_stay_printable() -> None:
+    found = scores(np.zeros((2, 2)), ["other", "rice"])
+    assert math.isnan(found["mean_f1"])
+    plain = without_nan(found)
+    assert plain["mean_f1"] is None
+    assert table(plain)[-1][1] == "-"

@@ -14,12 +14,12 @@ from finetune.task import IGNORE
 
 
 def drawn(*rows: str) -> np.ndarray:
-    """A map from rows: `#` is a field, `-` is none, `.` is unknown."""
+    """A map from rows: `#` is a field, `-` is not, `.` is a missing pixel."""
     return np.array([["-#.".index(letter) if letter != "." else IGNORE for letter in row] for row in rows])
 
 
 def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
-    """Components of touching edges, one set of pixels each."""
+    """Components of pixels that share edges, one set of pixels each."""
     left = {(int(r), int(c)) for r, c in np.argwhere(mask)}
     found = []
     while left:
@@ -36,7 +36,7 @@ def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
 
 
 def naive_counts(label: np.ndarray, predicted: np.ndarray, minimum_px: int, iou: float) -> list[int]:
-    """Every object against every other."""
+    """The counts by comparing every object with every other."""
     known = (label >= 0) & (predicted != 255)
     of_label, of_map = flood(known & (label == 1)), flood(known & (predicted == 1))
     partner = {}

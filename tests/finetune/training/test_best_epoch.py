@@ -13,12 +13,12 @@ import torch
 from sklearn.metrics import log_loss
 
 from data_prep.archive.scene import load_scene
-from finetune.data.scene_windows import WindowDataset
+from finetune.data.scene_windows import SceneWindows
 from finetune.model.crop_mapper import load_model
-from finetune.run import run
 from finetune.scoring.metrics import scores
 from finetune.task import load_task
-from finetune.training.best_epoch import Selection, selection, selection_with
+from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
+from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_label, write_rice_scene
 
 RICE = load_task("paddy_rice")
@@ -45,36 +45,42 @@ EPOCHS = [found(0.6, [[60, 30], [0, 10]]), found(0.5, [[90, 0], [6, 4]]), found(
     ],
 )
 def test_the_best_epoch_by_each_score(name: str, best: int | None) -> None:
-    chosen = selection(name, RICE)
+    criterion = best_epoch_criterion(name, RICE)
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         kept: dict[str, Any] = {}
         for epoch in order:
-            if chosen.is_better(EPOCHS[epoch], kept):
+            if criterion.is_better(EPOCHS[epoch], kept):
                 kept = EPOCHS[epoch]
         assert kept is EPOCHS[order[-1] if best is None else best]
 
 
 @pytest.mark.parametrize("name", ["mean_f1", "loss"])
 def test_a_score_that_is_not_defined_is_the_worst_and_still_better_than_none(name: str) -> None:
-    chosen = Selection(name)
+    criterion = BestEpochCriterion(name)
     nothing = found(math.nan, [[0, 0], [0, 0]])
-    assert chosen.is_better(nothing, {})
-    assert chosen.is_better(EPOCHS[0], nothing)
-    assert not chosen.is_better(nothing, EPOCHS[0])
-    assert not chosen.is_better(EPOCHS[0], EPOCHS[0]), "the first of equals is kept"
+    assert criterion.is_better(nothing, {})
+    assert criterion.is_better(EPOCHS[0], nothing)
+    assert not criterion.is_better(nothing, EPOCHS[0])
+    assert not criterion.is_better(EPOCHS[0], EPOCHS[0]), "the first of equals is kept"
 
 
 @pytest.mark.parametrize("name", ["f1", "accuracy", "maize.f1", "paddy_rice.pixels", "paddy_rice", ""])
 def test_unknown_scores_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"mean_f1, mean_iou, overall_accuracy, kappa, loss, last, other.f1, .*paddy_rice.f1"):
-        selection(name, RICE)
+        best_epoch_criterion(name, RICE)
 
 
 def test_a_run_keeps_the_epoch_of_the_lowest_loss(tmp_path: Path) -> None:
     for seed, (name, split) in enumerate([("a", "train"), ("b", "train"), ("c", "validation"), ("d", "test")]):
         write_rice_scene(tmp_path / name, split, side=64 if split == "test" else 112, seed=seed, field=16)
     # A learning rate that overshoots: the loss rises and falls.
-    settings: dict[str, Any] = {"frames": 8, "epochs": 6, "batch_size": 3, "decoder_channels": 8, "learning_rate": 2e-2}
+    settings: dict[str, Any] = {
+        "override.frames": 8,
+        "training.epochs": 6,
+        "training.batch_size": 3,
+        "decoder.channels": 8,
+        "training.learning_rate": 2e-2,
+    }
     run(task="paddy_rice", data=tmp_path, output=tmp_path / "run", encoder="temporal_cnn", best="loss", **settings)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     losses = [epoch["validation_loss"] for epoch in metrics["history"]]
@@ -82,7 +88,7 @@ def test_a_run_keeps_the_epoch_of_the_lowest_loss(tmp_path: Path) -> None:
     assert metrics["validation"]["loss"] == min(losses) < max(losses)
     # The model that was kept has that loss over all labelled pixels of the validation scene, whatever the batches were.
     model, recipe = load_model(tmp_path / "run")
-    dataset = WindowDataset([load_scene(tmp_path / "c")], recipe.task, recipe.sensors)
+    dataset = SceneWindows([load_scene(tmp_path / "c")], recipe.task, recipe.sensors)
     dataset.normalization = recipe.normalization
     batch = dataset.batch(range(len(dataset)))
     with torch.no_grad():
@@ -97,7 +103,7 @@ def test_without_the_target_class_the_scores_choose_the_map_that_has_none_of_it(
     """Why the last epoch is kept then: whoever maps the class at all loses by it, in every score."""
     never, sometimes = found(0.1, [[100, 0], [0, 0]]), found(0.3, [[90, 10], [0, 0]])
     for name in ("mean_f1", "mean_iou", "overall_accuracy", "loss"):
-        assert Selection(name).is_better(never, sometimes)
+        assert BestEpochCriterion(name).is_better(never, sometimes)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +122,8 @@ def test_without_the_target_class_the_scores_choose_the_map_that_has_none_of_it(
 def test_classes_that_no_validation_window_holds(task: str, name: str, absent: tuple[str, ...], by: str, note: str) -> None:
     about = load_task(task)
     pixels = np.array([0 if c.name in absent else 7 for c in about.classes])
-    chosen, said = selection_with(selection(name, about), about, pixels)
-    assert chosen.name == by
+    criterion, said = usable_criterion(best_epoch_criterion(name, about), about, pixels)
+    assert criterion.name == by
     assert note in said
     assert bool(note) == bool(said)
 
@@ -127,7 +133,13 @@ def test_a_run_without_rice_to_validate_on_keeps_the_last_epoch(tmp_path: Path, 
         _, codes = write_rice_scene(tmp_path / name, split, side=64, seed=seed, frames=8)
         if split == "validation":
             write_label(tmp_path / name / "crop_type.tif", np.where(codes == 1, 2, codes))
-    settings: dict[str, Any] = {"frames": 4, "epochs": 5, "batch_size": 1, "decoder_channels": 4, "learning_rate": 3e-2}
+    settings: dict[str, Any] = {
+        "override.frames": 4,
+        "training.epochs": 5,
+        "training.batch_size": 1,
+        "decoder.channels": 4,
+        "training.learning_rate": 3e-2,
+    }
     run(task="paddy_rice", data=tmp_path, output=tmp_path / "run", encoder="temporal_cnn", **settings)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["best_epoch"], metrics["best_epoch_by"]) == (5, "last")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,12 @@ import torch
 from sklearn.metrics import f1_score, log_loss
 from torchmetrics.functional.segmentation import dice_score
 
+from data_prep.archive.scene import load_scene
+from data_prep.archive.sensor import load_sensors
+from finetune.data.scene_windows import SceneWindows
 from finetune.task import IGNORE, LOSSES, load_task, task_from_dict
-from finetune.training.losses import MapLoss, cross_entropy, dice, focal
+from finetune.training.losses import MapLoss, balanced_weights, cross_entropy, dice, focal
+from tests.support.rice_scenes import write_label, write_rice_scene
 
 CLASSES = 4
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)
@@ -128,3 +133,14 @@ def test_unknown_losses_are_refused(loss: Any) -> None:
         ValueError, match="expected one of cross_entropy, balanced_cross_entropy, dice, focal, or weights above 0"
     ):
         task_from_dict(values)
+
+
+def test_balanced_weights_make_rare_classes_count(tmp_path: Path) -> None:
+    write_rice_scene(tmp_path / "a", "train", side=64)
+    codes = np.full((64, 64), 3)
+    codes[:8, :8] = 1
+    write_label(tmp_path / "a" / "crop_type.tif", codes)
+    dataset = SceneWindows([load_scene(tmp_path / "a")], load_task("paddy_rice"), load_sensors())
+    weights = balanced_weights(dataset).numpy()
+    assert weights[1] / weights[0] == pytest.approx(((64 * 64 - 64) / 64) ** 0.5, rel=1e-5)
+    assert weights @ dataset.class_pixels() == pytest.approx(64 * 64)

@@ -1,0 +1,62 @@
+"""Configuration of a comparison: the options of `finetune/compare.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Encoder = Literal["pretrained", "frozen", "lora", "scratch", "unet", "temporal_cnn"]
+PRETRAINED_ENCODERS = ("pretrained", "frozen", "lora")  # those that start from the checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare encoders over tasks, fractions of the labels and seeds: a table, differences by seed, learning curves.
+
+    Attributes:
+        tasks: tasks of finetune/tasks/, or paths of YAMLs like theirs.
+        data: as for finetune/run.py: scenes, HDF5 samples, shards with labels, or FILE.py:CLASS.
+        output: folder of all runs and of comparison.json, comparison.md, comparison.png.
+        checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen and lora.
+        encoders: pretrained (the whole encoder is trained), frozen (only the decoder is trained), lora, scratch (random weights
+            in the checkpoint's shape), unet, temporal_cnn.
+        label_fraction: fractions of the training windows that are used; the windows of a smaller one are part of a larger one's.
+        seeds: number of seeds, 0, 1, ...; each draws windows, weights and their order. All encoders get the same windows.
+        min_steps: least number of steps of each run, whatever the encoder: epochs pass over few windows several times.
+        run: further options of finetune/run.py for every run, as in --run.training.epochs 30 --run.override.frames 12.
+        only: the same for one encoder or one task, as in
+            --only.pretrained '{training.learning_rate: 0.0003, tuning.layer_decay: 0.75}'.
+        jobs: runs at a time; each gets its share of the cores.
+    """
+
+    tasks: list[str]
+    data: Path
+    output: Path
+    checkpoint: Path | None = None
+    encoders: list[Encoder] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn"])
+    label_fraction: list[float] = field(default_factory=lambda: [1.0])
+    seeds: int = 3
+    min_steps: int = 200
+    run: dict[str, Any] | None = None
+    only: dict[str, dict[str, Any]] | None = None
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "encoders", "label_fraction"):
+            check_distinct(name, getattr(self, name))
+        if self.seeds < 1 or self.jobs < 1 or not all(0 < fraction <= 1 for fraction in self.label_fraction):
+            raise ValueError(
+                f"--seeds {self.seeds} and --jobs {self.jobs} must be at least 1, --label_fraction {self.label_fraction} "
+                "above 0 and at most 1"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the results depend on, for comparison.json."""
+        return {name: value for name, value in vars(self).items() if name not in ("jobs", "output")}
+
+
+def check_distinct(name: str, values: list[Any]) -> None:
+    """Raises ValueError unless option `name` has at least one value, each once."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"--{name} is {values}; expected at least one, each once")

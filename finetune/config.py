@@ -1,0 +1,141 @@
+"""Configuration of a fine-tuning run: the options of `finetune/run.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune.data.augmentation import Augmentation
+from finetune.model.tuning import Tuning
+from finetune.task import Task
+from finetune.training.schedule import Schedule
+from pretrain.model import EncoderConfig
+
+# The shape of pretrain/configs/tiny.yaml.
+TINY_ENCODER = EncoderConfig(embed_dim=32, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), window_size=(4, 7, 7), drop_path_rate=0.0)
+
+# New names of options by the names that they had before there were groups.
+RENAMED_OPTIONS = {
+    "sources": "override.sources",
+    "label": "override.label",
+    "frames": "override.frames",
+    "window_px": "override.window_px",
+    "missing_sources": "override.missing_sources",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "min_steps": "training.min_steps",
+    "learning_rate": "training.learning_rate",
+    "weight_decay": "training.weight_decay",
+    "tune": "tuning.mode",
+    "layer_decay": "tuning.layer_decay",
+    "lora_rank": "tuning.lora_rank",
+    "decoder_channels": "decoder.channels",
+    "detail_channels": "decoder.skip_channels",
+    "rotations": "augmentation.rotations",
+    "flips": "augmentation.flips",
+    "shift_days": "augmentation.shift_days",
+    "crop_px": "augmentation.crop_px",
+    "drop_images": "augmentation.drop_images",
+    "drop_sources": "augmentation.drop_sources",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOverride:
+    """Values that replace those of the task; without a value the task's own is used.
+
+    Attributes:
+        sources: sources to read, for instance [sentinel2].
+        label: name of the label raster in scene.yaml.
+        frames: images per source.
+        window_px: side of a window in pixels of the label.
+        missing_sources: whether scenes and samples may lack sources: error, or allow, with zeros in place of a missing source.
+    """
+
+    sources: list[str] | None = None
+    label: str | None = None
+    frames: int | None = None
+    window_px: int | None = None
+    missing_sources: Literal["error", "allow"] | None = None
+
+    def applied_to(self, task: Task) -> Task:
+        """The task with these values. Raises ValueError for values that a task cannot have."""
+        changes: dict[str, Any] = {name: value for name, value in vars(self).items() if value not in (None, [])}
+        if "sources" in changes:
+            changes["sources"] = tuple(changes["sources"])
+        return replace(task, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Size of the decoder, or of the baseline.
+
+    Attributes:
+        channels: width of the decoder; for unet the channels of its first level, for temporal_cnn the filters of a convolution.
+        skip_channels: width of the skip connection from the input pixels to the decoder's head, which adds detail finer than
+            the encoder's patches of 4 x 4 pixels; 0 for none, as published. Baselines have none.
+    """
+
+    channels: int = 64
+    skip_channels: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tune an encoder for a mapping task, or train a baseline; score it on the test scenes and map them.
+
+    Attributes:
+        task: a task of finetune/tasks/ (paddy_rice, cropland), or the path of a YAML like theirs.
+        data: folder of scenes (scene.yaml gives the split of each), of HDF5 samples with lists train.txt, val.txt and test.txt
+            as published, or of shards with labels; or a dataset of your own, FILE.py:CLASS.
+        output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
+        checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
+        encoder: without a checkpoint, the shape of the encoder, as in --encoder.embed_dim 64 (its sources are those of the
+            task), or the name of a baseline without pretraining, unet or temporal_cnn.
+        best: score of the validation windows that chooses the epoch to keep: mean_f1, mean_iou, overall_accuracy, kappa, loss,
+            or a score of one class, as in paddy_rice.f1; or last, the last epoch. The last epoch is also kept when no validation
+            window holds the task's target class.
+        label_fraction: fraction of the training windows that is used, at least one window, spread over the scenes and drawn by
+            the seed; a smaller fraction is part of a larger one. All validation windows are used.
+        year: year in which the season ends; by default the one with most images.
+        overlap: share of a window that its neighbour covers, too, when the test scenes are mapped; from 0 to 0.9.
+        maps: false leaves out what takes time beside the scores: maps, their pictures, the report, early-season scores.
+        cache_gb: windows of a split stay in memory, in each rank, if they need at most this many gigabytes.
+        seed: seed of weights, order of windows, dates and augmentation.
+        device: auto, cpu or cuda.
+        resume: auto resumes from the newest good checkpoint in output, if there is one; never refuses a folder with a run.
+        override: values that replace those of the task.
+        training: schedule of the training.
+        tuning: what of the encoder is trained, and how fast.
+        decoder: size of the decoder.
+        augmentation: random changes of the training windows.
+    """
+
+    task: str
+    data: Path
+    output: Path
+    checkpoint: Path | None = None
+    encoder: EncoderConfig | Literal["unet", "temporal_cnn"] = TINY_ENCODER
+    best: str = "mean_f1"
+    label_fraction: float = 1.0
+    year: int | None = None
+    overlap: float = 0.5
+    maps: bool = True
+    cache_gb: float = 4.0
+    seed: int = 0
+    device: str = "auto"
+    resume: Literal["auto", "never"] = "auto"
+    override: TaskOverride = field(default_factory=TaskOverride)
+    training: Schedule = field(default_factory=Schedule)
+    tuning: Tuning = field(default_factory=Tuning)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        is_tuned = self.tuning.mode != "full" or self.tuning.layer_decay < 1
+        if isinstance(self.encoder, str) and (self.checkpoint or is_tuned):
+            raise ValueError(
+                f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, --tuning.mode and "
+                "--tuning.layer_decay out"
+            )

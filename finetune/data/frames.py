@@ -1,0 +1,39 @@
+"""The frames that a model reads: one normalised image per period of the season.
+
+A season with any number of images becomes the model's T frames. The season is divided into T equal periods, and each period gives
+one image (`Season.choose`): the clearest one in evaluation, a random one in training. A period without a clear pixel gives zeros,
+and so does every period of a missing source. Pixels that are not clear are zero after normalisation, which is the mean of the
+band; the model never sees a no-data number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from finetune.data.image_stack import ImageStack
+from finetune.data.season import Season
+
+# For each source the "mean" and "std" of each band, in stored numbers.
+Normalization = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def model_frames(
+    stack: ImageStack, season: Season, statistics: Mapping[str, Sequence[float]], rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """The model's input of one source: float32 (T, C, H, W), zero where not clear.
+
+    Args:
+        stack: the images; H and W are its rows and columns times `season.upsample`.
+        season: says which images are chosen.
+        statistics: "mean" and "std" of each band, in stored numbers.
+        rng: chooses random images; without it the clearest are chosen.
+    """
+    chosen = season.choose(stack.valid, rng)
+    filled = np.flatnonzero(chosen >= 0)
+    images = stack.pixels[chosen[filled]]
+    mean, std = (np.asarray(statistics[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
+    frames = np.zeros((season.periods, *images.shape[1:]), dtype=np.float32)
+    frames[filled] = (images - mean) / std * stack.valid[chosen[filled]][:, None]
+    return frames.repeat(season.upsample, axis=-2).repeat(season.upsample, axis=-1) if season.upsample > 1 else frames

@@ -1,0 +1,140 @@
+"""Labelled data in three splits: scenes with label rasters, or samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from data_prep.archive.scene import SPLITS, Scene, find_scenes
+from data_prep.archive.sensor import Sensor, load_sensors
+from finetune.data.augmentation import Augmentation
+from finetune.data.sample_windows import SampleWindows
+from finetune.data.samples import Samples
+from finetune.data.scene_series import SceneSeries
+from finetune.data.scene_windows import SceneWindows, read_classes
+from finetune.data.windows import LabelledWindows
+from finetune.task import Task
+
+
+class LabelledScenes:
+    """Whole test scenes, to be mapped with overlapping windows and compared with their labels.
+
+    Args:
+        series: the series of each scene, on the grid of its label.
+
+    Attributes:
+        series: as given.
+        labels: class indices int8 (H, W) of each scene by name, `IGNORE` where not labelled.
+        pixel_sizes: sides of the labels' pixels in units of the CRS.
+
+    Raises ValueError if the task's windows do not hold whole pixels of every source.
+    """
+
+    def __init__(self, series: list[SceneSeries]) -> None:
+        self.series = series
+        self.labels: dict[str, np.ndarray] = {}
+        for one in series:
+            one.check_window(one.task.window_px)
+            self.labels[one.scene.name] = read_classes(one)
+        self.pixel_sizes = {one.pixel_size for one in series}
+
+
+class LabelledData(Protocol):
+    """Labelled data in three splits.
+
+    Attributes:
+        sensors: all known sensors.
+    """
+
+    sensors: dict[str, Sensor]
+
+    def windows(
+        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
+    ) -> LabelledWindows:
+        """The windows of a split. Raises ValueError if the task cannot use the data."""
+        ...
+
+    def test_data(self, task: Task, *, year: int | None) -> LabelledScenes | SampleWindows:
+        """Data for the final scores: whole scenes, or samples. Raises ValueError as `windows` does."""
+        ...
+
+
+class SampleData:
+    """Samples by split; see `finetune/data/samples.py`.
+
+    Args:
+        samples: (split, task) -> samples.
+        sensors: all known sensors.
+    """
+
+    def __init__(self, samples: Callable[[str, Task], Samples], sensors: dict[str, Sensor]) -> None:
+        self._samples, self.sensors = samples, sensors
+
+    def windows(
+        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
+    ) -> SampleWindows:
+        """The windows of a split."""
+        samples = self._samples(split, task)
+        return SampleWindows(samples, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+
+    def test_data(self, task: Task, *, year: int | None) -> SampleWindows:
+        """The windows of the test samples."""
+        # They are needed once, after training; a cache would occupy memory while the model trains.
+        return self.windows("test", task, augmentation=None, cache_gb=0, year=year)
+
+
+class SceneData:
+    """Scenes with label rasters. `split` in each scene.yaml says to which split a scene belongs.
+
+    Raises ValueError if a split is empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._scenes = scenes_by_split(folder)
+        self.sensors = load_sensors(folder / "sources")
+
+    def windows(
+        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
+    ) -> SceneWindows:
+        """The windows of a split."""
+        scenes = self._scenes[split]
+        return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+
+    def test_data(self, task: Task, *, year: int | None) -> LabelledScenes:
+        """The test scenes."""
+        return LabelledScenes([SceneSeries(scene, task, self.sensors, year=year) for scene in self._scenes["test"]])
+
+
+def scenes_by_split(folder: Path) -> dict[str, list[Scene]]:
+    """The scenes of each split. Raises ValueError if a split is empty."""
+    scenes = find_scenes(folder)
+    splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
+    empty = [split for split in SPLITS if not splits[split]]
+    if empty:
+        raise ValueError(
+            f"no scenes of split {' and '.join(empty)} in {folder}; found "
+            + ", ".join(f"{scene.name} ({scene.split})" for scene in scenes)
+            + "; `split` in each scene.yaml says where it belongs"
+        )
+    return splits
+
+
+def check_sources(task: Task, sensors: dict[str, Sensor]) -> None:
+    """Raises ValueError for a source of the task whose sensor is unknown."""
+    unknown = [source for source in task.sources if source not in sensors]
+    if unknown:
+        raise ValueError(
+            f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)} (a YAML in a folder `sources` adds "
+            "one: in the folder of scenes or samples, or beside your own dataset)"
+        )
+
+
+def one_pixel_size(task: Task, *data: LabelledWindows | LabelledScenes) -> float:
+    """The pixel size of the labels in units of the CRS. Raises ValueError if it differs among `data`."""
+    sizes = set().union(*(one.pixel_sizes for one in data))
+    if len(sizes) > 1:
+        raise ValueError(f"labels {task.label!r} have pixels of different size: {sorted(sizes)}; all must have the same")
+    return float(sizes.pop())

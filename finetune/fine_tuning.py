@@ -1,0 +1,287 @@
+"""A fine-tuning run from its configuration to its scores: prepare, train, map and score the test data, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from common import ranks
+from common.json_files import write_json
+from common.rank_process import STOPPED, StopSignals
+from finetune.config import FinetuneConfig
+from finetune.data.labelled_data import LabelledData, LabelledScenes, check_sources, one_pixel_size
+from finetune.data.opening import open_data
+from finetune.data.sample_windows import SampleWindows
+from finetune.data.windows import LabelledWindows
+from finetune.device import pick_device
+from finetune.evaluation import evaluate_test_data
+from finetune.mapping.scene import check_overlap
+from finetune.model.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
+from finetune.model.initial_weights import check_bands
+from finetune.model.tuning import apply_tuning
+from finetune.report.figures import season_figure
+from finetune.report.page import Page
+from finetune.report.run_report import run_report
+from finetune.report.season_report import season_table, write_season
+from finetune.run_folder import (
+    MAPS_FOLDER,
+    METRICS_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    check_holds_no_run,
+    is_finished,
+    recorded_settings,
+)
+from finetune.scoring.early_season import score_season
+from finetune.scoring.metrics import TABLE_HEADER, headline, headline_interval, table
+from finetune.task import Task, load_task
+from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
+from finetune.training.data_parallel import check_batches_fill_ranks
+from finetune.training.loop import TrainingJob, train
+from finetune.training.losses import MapLoss, balanced_weights, check_classes
+from finetune.training.resume import Progress
+from finetune.training.window_scores import score_windows
+from pretrain.model import VideoSwin, load_encoder
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedRun:
+    """A run whose data are open and whose model is built; nothing is written yet.
+
+    Attributes:
+        config: its configuration.
+        settings: content of run.json.
+        data: the labelled data.
+        training, validation: windows of these splits, training windows after the label fraction.
+        test_data: the test split.
+        all_windows: training windows before the label fraction.
+        criterion: chooses the best epoch.
+        criterion_note: what the user should know about that choice; "" for nothing.
+        loss: loss of a map.
+        recipe: what the model's file holds beside the weights, with the task.
+        model: the model with its initial weights.
+    """
+
+    config: FinetuneConfig
+    settings: dict[str, Any]
+    data: LabelledData
+    training: LabelledWindows
+    validation: LabelledWindows
+    test_data: LabelledScenes | SampleWindows
+    all_windows: int
+    criterion: BestEpochCriterion
+    criterion_note: str
+    loss: MapLoss
+    recipe: Recipe
+    model: nn.Module
+
+    @property
+    def task(self) -> Task:
+        """The task with every override."""
+        return self.recipe.task
+
+
+def fine_tune(config: FinetuneConfig) -> int:
+    """Do what `config` asks for, from where an earlier start of the same run stopped; returns the exit code.
+
+    Every rank calls this. Raises ValueError for a user's mistake, before the output folder is made.
+    """
+    if config.resume == "never":
+        check_holds_no_run(config.output)
+    task = config.override.applied_to(load_task(config.task))
+    criterion = best_epoch_criterion(config.best, task)
+    device = pick_device(config.device)
+    check_overlap(config.overlap)
+    data = open_data(config.data)
+    check_sources(task, data.sensors)
+    settings = recorded_settings(config, task)
+    if is_finished(config.output, settings):
+        print(f"{config.output} holds this run, finished; remove the folder to run it again")
+        show_scores(config, task)
+        return 0
+
+    run = prepare(config, task, settings, data, criterion)
+    if ranks.announced_ranks()[1] > 1:
+        device = ranks.start_ranks(device_type=device.type)
+        ranks.barrier()  # all ranks have read the output folder before rank 0 writes there
+    is_main = ranks.rank_and_world_size()[0] == 0
+    if is_main:
+        config.output.mkdir(parents=True, exist_ok=True)
+        write_json(config.output / RUN_FILE, settings)
+    show_beginning(run)
+    progress = train_until_stopped(run, device)
+    ranks.leave()  # scores and maps are the work of rank 0: no other waits for it
+    if progress.epoch < config.training.epochs:
+        return STOPPED
+    if is_main:
+        score_and_report(run, progress, device)
+        show_scores(config, task)
+    return 0
+
+
+def prepare(
+    config: FinetuneConfig, task: Task, settings: dict[str, Any], data: LabelledData, criterion: BestEpochCriterion
+) -> PreparedRun:
+    """Open the splits of `data` and build the model. Raises ValueError for everything a user can get wrong."""
+    torch.manual_seed(config.seed)
+    pretrained = None
+    if config.checkpoint is not None:
+        pretrained = load_encoder(config.checkpoint)
+        check_bands(pretrained, task, data.sensors, config.checkpoint)
+    training, validation = (
+        data.windows(split, task, augmentation=config.augmentation, cache_gb=config.cache_gb, year=config.year)
+        for split in ("train", "validation")
+    )
+    test_data = data.test_data(task, year=config.year)
+    pixel = one_pixel_size(task, training, validation, test_data)
+    check_classes(training)
+    # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
+    known = (pretrained and pretrained.normalization) or {}
+    normalization = {source: known.get(source) or training.statistics(source) for source in task.sources}
+    training.normalization = validation.normalization = normalization
+    all_windows = len(training)
+    training.keep_share(config.label_fraction, config.seed)
+    check_batches_fill_ranks(len(training), config.training, ranks.announced_ranks()[1])
+    encoder = encoder_of_recipe(config, task, data, pretrained)
+    recipe = Recipe(
+        task=task,
+        sensors={source: data.sensors[source] for source in task.sources},
+        normalization=normalization,
+        pixel=pixel,
+        encoder=encoder,
+        channels=config.decoder.channels,
+        origin=str(config.checkpoint) if config.checkpoint else "scratch",
+        detail_channels=0 if isinstance(encoder, str) else config.decoder.skip_channels,
+    )
+    loss = MapLoss(task.loss_terms, balanced_weights(training))
+    criterion, note = usable_criterion(criterion, task, validation.class_pixels())
+    model = build_model(recipe, pretrained)
+    apply_tuning(model, config.tuning)
+    return PreparedRun(
+        config=config, settings=settings, data=data, training=training, validation=validation, test_data=test_data,
+        all_windows=all_windows, criterion=criterion, criterion_note=note, loss=loss, recipe=recipe, model=model,
+    )  # fmt: skip
+
+
+def encoder_of_recipe(
+    config: FinetuneConfig, task: Task, data: LabelledData, pretrained: VideoSwin | None
+) -> dict[str, Any] | str:
+    """The shape of the encoder, with its sources and their bands, or the name of a baseline."""
+    if pretrained is not None:
+        return pretrained.config.to_dict()
+    if isinstance(config.encoder, str):
+        return config.encoder
+    bands = {source: len(data.sensors[source].bands) for source in task.sources}
+    return replace(config.encoder, sources=bands).to_dict()
+
+
+def show_beginning(run: PreparedRun) -> None:
+    """Print the size of the data and of the model."""
+    learning = sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad) / 1e6
+    print(
+        f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
+        f"{run.recipe.model_name}, {learning:.2f} M parameters learn{run.criterion_note and f'; {run.criterion_note}'}"
+    )
+
+
+def train_until_stopped(run: PreparedRun, device: torch.device) -> Progress:
+    """Train to the end of the schedule, or until a signal asks the run to stop."""
+    config = run.config
+    job = TrainingJob(
+        model=run.model,
+        recipe=run.recipe,
+        training=run.training,
+        validation=run.validation,
+        schedule=config.training,
+        loss=run.loss,
+        criterion=run.criterion,
+        output=config.output,
+        seed=config.seed,
+        layer_decay=config.tuning.layer_decay,
+    )
+    with StopSignals() as stop_signals:
+        return train(job, device, is_asked_to_stop=lambda: stop_signals.received)
+
+
+def score_and_report(run: PreparedRun, progress: Progress, device: torch.device) -> None:
+    """Map and score the test data with the model of the best epoch; write the report and, last, metrics.json."""
+    config = run.config
+    model, _ = load_model(config.output / MODEL_FILE)
+    model.to(device)
+    result = evaluate_test_data(model, run.recipe, run.test_data, config.output, device, config.overlap, config.maps)
+    metrics = run_metrics(run, progress, result)
+    maps = config.output / MAPS_FOLDER
+    if config.maps:
+        page = run_report(metrics, run.task, run.settings, {path.stem: path for path in sorted(maps.glob("*.png"))})
+        if run.task.cut_dates:
+            report_season(run, model, device, page)
+        page.write(config.output / REPORT_FILE)
+    else:
+        shutil.rmtree(maps)
+    write_json(config.output / METRICS_FILE, metrics)
+    run.training.close()
+    run.validation.close()
+
+
+def run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
+    """Content of metrics.json; `result` are the scores of the test data."""
+    recipe, schedule = run.recipe, run.config.training
+    name, score = headline(result, run.task.target)
+    class_names = [c.name for c in run.task.classes]
+    return {
+        "task": run.task.name,
+        "encoder": recipe.encoder if isinstance(recipe.encoder, str) else recipe.origin,
+        "model": recipe.model_name,
+        "score": {"name": name, "value": score, "interval": headline_interval(result, run.task.target)},
+        "test": result,
+        "validation": progress.best,
+        "best_epoch": progress.best_epoch,
+        "best_epoch_by": run.criterion.name,
+        "history": progress.history,
+        "training": {
+            "windows": len(run.training),
+            "of_windows": run.all_windows,
+            "pixels": dict(zip(class_names, run.training.class_pixels().tolist(), strict=True)),
+            "steps": schedule.epochs * schedule.steps_per_epoch(len(run.training)),
+        },
+    }
+
+
+def report_season(run: PreparedRun, model: nn.Module, device: torch.device, page: Page) -> None:
+    """Score the model at each date at which the task's season may end: files in the output folder, a section, a table."""
+    config = run.config
+    windows = run.data.windows("test", run.task, augmentation=None, cache_gb=config.cache_gb, year=config.year)
+    windows.normalization = run.recipe.normalization
+
+    def score_until(days: int) -> dict[str, Any]:
+        with windows.ended_after(days):
+            return score_windows(model, windows, config.training.batch_size, device, run.loss)
+
+    last_year = windows.window(0).year
+    assert last_year is not None, "windows of a task with cut dates have dates"
+    season = score_season(score_until, run.task, last_year)
+    windows.close()
+    write_season(season, config.output)
+    page.heading("As the season goes on")
+    page.picture(season_figure(season), "F1 on the windows of the test scenes by the last date that the model sees")
+    print(f"\n{season_table(season)}")
+
+
+def show_scores(config: FinetuneConfig, task: Task) -> None:
+    """Print the scores of the finished run in `config.output`, and where its files are."""
+    output: Path = config.output
+    metrics = json.loads((output / METRICS_FILE).read_text())
+    name, score = metrics["score"]["name"], metrics["score"]["value"]
+    aligned = ("left", *["right"] * (len(TABLE_HEADER) - 1))
+    print(f"\n{task.title}, test scenes, {metrics['model']}, best epoch {metrics['best_epoch']}")
+    print(tabulate(table(metrics["test"]), TABLE_HEADER, colalign=aligned, disable_numparse=True))
+    shown = "not defined" if score is None else f"{100 * score:.2f} %"
+    products = f"report: {output / REPORT_FILE}; maps in {output / MAPS_FOLDER}; " if config.maps else ""
+    print(f"{name} {shown}; {products}curves: tensorboard --logdir {output}")

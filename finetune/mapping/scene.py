@@ -1,0 +1,150 @@
+"""The map of a scene: predicted block by block, resumed after an interruption, written as Cloud-Optimised GeoTIFF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from finetune.data.scene_series import SceneSeries
+from finetune.mapping.blocks import BlockPredictor
+from finetune.mapping.cog import write_classes, write_probabilities
+from finetune.mapping.finished_blocks import FinishedBlocks, map_identity
+from finetune.mapping.tiling import Block, Tiling, default_block
+from finetune.mapping.workers import Workers
+from finetune.model.crop_mapper import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """How a scene is mapped.
+
+    Attributes:
+        overlap: share of a window that its neighbour covers too, 0 to 0.9.
+        batch_size: windows per batch.
+        block_px: side of a block in pixels of the map; None uses `default_block`.
+        probabilities: also write probabilities.
+
+    Raises ValueError for values out of range.
+    """
+
+    overlap: float = 0.5
+    batch_size: int = 16
+    block_px: int | None = None
+    probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        check_overlap(self.overlap)
+        if self.batch_size < 1:
+            raise ValueError(f"--batch_size is {self.batch_size}; expected at least 1")
+
+
+def predict_scene(
+    model: nn.Module,
+    recipe: Recipe,
+    series: SceneSeries,
+    output: Path,
+    device: torch.device,
+    options: MapOptions | None = None,
+    workers: Workers | None = None,
+) -> None:
+    """Write the map of one scene as COG: class indices uint8, `NO_DATA` where the finest source was never clear.
+
+    Memory does not grow with the scene: it holds the sums of one block and the windows that `SceneSeries.windows` reads together.
+    Each file appears under its name only when it is complete. Until then, finished blocks are kept in a folder beside `output`,
+    and the same call resumes from them.
+
+    Args:
+        model: the model, in the memory of `device`.
+        recipe: the recipe that `load_model` gives with the model.
+        series: the scene, open.
+        output: the GeoTIFF; probabilities get the name `probabilities_path(output)`.
+        device: the device that computes.
+        options: how to map; None uses the defaults of `MapOptions`.
+        workers: processes that predict; None predicts in this process.
+
+    Raises ValueError if the model's windows do not hold whole pixels of every source of the scene.
+    """
+    options = options or MapOptions()
+    model.eval()
+    predictor = BlockPredictor(
+        model=model,
+        recipe=recipe,
+        series=series,
+        tiling=scene_tiling(series, recipe.task.window_px, options),
+        device=device,
+        batch_size=options.batch_size,
+        probabilities=options.probabilities,
+    )
+    finished = FinishedBlocks(output, map_identity(predictor))
+    try:
+        _predict_blocks(predictor, finished, workers)
+        _write_map(predictor, finished, output)
+        finished.remove()
+    except BaseException:
+        finished.remove_if_empty()
+        raise
+
+
+def scene_tiling(series: SceneSeries, window_px: int, options: MapOptions) -> Tiling:
+    """Blocks and windows of a scene's map. Raises ValueError if windows do not hold whole pixels of every source."""
+    series.check_window(window_px)
+    # Windows must begin on whole pixels of every source.
+    stride = max(series.step, round(window_px * (1 - options.overlap)) // series.step * series.step)
+    height, width = series.grid.shape
+    block = default_block(window_px) if options.block_px is None else options.block_px
+    return Tiling(height=height, width=width, window=window_px, stride=stride, step=series.step, block=block)
+
+
+def _predict_blocks(predictor: BlockPredictor, finished: FinishedBlocks, workers: Workers | None) -> None:
+    """Predict and store all blocks that are not finished."""
+    tiling, name = predictor.tiling, predictor.series.scene.name
+    windows = [tiling.num_windows(block) for block in tiling.blocks]
+    missing = [number for number in range(len(windows)) if number not in finished]
+    done = sum(windows) - sum(windows[number] for number in missing)
+    if done:
+        print(f"{name}: resuming, {len(windows) - len(missing)} of {len(windows)} blocks are finished")
+    with tqdm(total=sum(windows), initial=done, desc=f"mapping {name}", unit="window") as bar:
+        if workers is None:
+            for number in missing:
+                finished.write(number, predictor.predict(tiling.blocks[number], bar.update))
+        else:
+            for number, arrays in workers.predict(predictor, missing):
+                finished.write(number, arrays)
+                bar.update(windows[number])
+
+
+def _write_map(predictor: BlockPredictor, finished: FinishedBlocks, output: Path) -> None:
+    """Write the files of a map whose blocks are all finished."""
+    series, task = predictor.series, predictor.recipe.task
+
+    def blocks(name: str) -> Iterator[tuple[Block, np.ndarray]]:
+        return ((block, finished.read(number)[name]) for number, block in enumerate(predictor.tiling.blocks))
+
+    tags = {"task": task.name, "scene": series.scene.name, "year": series.year, "last_image": last_image(series)}
+    if predictor.probabilities:
+        path = probabilities_path(output)
+        write_probabilities(path, finished.folder, series.grid, task, blocks("probabilities"), tags)
+    write_classes(output, finished.folder, series.grid, task, blocks("classes"), tags)
+
+
+def last_image(series: SceneSeries) -> str:
+    """Date YYYY-MM-DD of the last image of any source in the season. The series must be open."""
+    seasons = series.seasons.items()
+    return str(max(series.readers[source].dates[season.times].max() for source, season in seasons if len(season.times)))
+
+
+def probabilities_path(output: Path) -> Path:
+    """Path of the probabilities of a map."""
+    return output.with_name(f"{output.stem}_probabilities.tif")
+
+
+def check_overlap(overlap: float) -> None:
+    """Raises ValueError unless 0 <= overlap <= 0.9."""
+    if not 0 <= overlap <= 0.9:
+        raise ValueError(f"--overlap is {overlap}; expected a share from 0 to 0.9")

@@ -1,0 +1,68 @@
+"""Folder of a fine-tuning run: the names of its files, and whether it holds a run with given settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from finetune.config import FinetuneConfig
+from finetune.model.initial_weights import fingerprint
+from finetune.task import Task
+
+RUN_FILE = "run.json"  # the run's settings, written before training
+METRICS_FILE = "metrics.json"  # written last: its presence says that the run has finished
+REPORT_FILE = "report.html"
+MAPS_FOLDER = "maps"
+
+
+def recorded_settings(config: FinetuneConfig, task: Task) -> dict[str, Any]:
+    """Content of run.json: everything that the results depend on, as plain values.
+
+    Its keys are those of runs on disk, which is why they differ from the names of options. `task` is that of `config`, with the
+    override. Raises ValueError when there is no checkpoint at `config.checkpoint`.
+    """
+    encoder = config.encoder if isinstance(config.encoder, str) else config.encoder.to_dict()
+    return {
+        **{f"task.{name}": value for name, value in task.to_dict().items()},
+        "data": str(config.data.resolve()),
+        "checkpoint": fingerprint(config.checkpoint),
+        "encoder": None if config.checkpoint else encoder,
+        **asdict(config.training),
+        **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
+        "best": config.best,
+        "year": config.year,
+        "decoder_channels": config.decoder.channels,
+        "detail_channels": config.decoder.skip_channels,
+        **asdict(config.augmentation),
+        "overlap": config.overlap,
+        "label_fraction": config.label_fraction,
+        "maps": config.maps,
+        "seed": config.seed,
+    }
+
+
+def is_finished(output: Path, settings: dict[str, Any]) -> bool:
+    """True when `output` holds the run with these settings, finished; False when it is empty or holds it unfinished.
+
+    Raises ValueError when it holds something else.
+    """
+    path = output / RUN_FILE
+    if not path.is_file():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise ValueError(f"--output {output} is not empty and holds no run of finetune/run.py; choose another folder")
+        return False
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"--output {output} holds a run with other settings ({', '.join(changed)}); choose another folder or remove it"
+        )
+    return (output / METRICS_FILE).is_file()
+
+
+def check_holds_no_run(output: Path) -> None:
+    """Raises ValueError when `output` holds a run, finished or not."""
+    if (output / RUN_FILE).is_file():
+        raise ValueError(f"{output} holds a run already; give another --output, or resume the run with --resume auto")

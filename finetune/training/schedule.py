@@ -1,0 +1,70 @@
+"""Schedule of a training: epochs, batches and learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast to learn.
+
+    Attributes:
+        epochs: passes over the training windows.
+        batch_size: windows per step, over all ranks together.
+        min_steps: least number of steps of the run. Where few windows give fewer, each epoch passes over them several times; the
+            number of epochs, and so of validations, stays the same.
+        learning_rate: peak of the learning rate, between the warm-up and a cosine decay.
+        weight_decay: decoupled weight decay of AdamW (Loshchilov and Hutter, 2019).
+        warmup_share: share of all steps for the linear warm-up; a share, so that it fits runs of any length.
+        final_share: learning rate of the last step, as a share of the peak.
+
+    Raises ValueError for values out of range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 8
+    min_steps: int = 0
+    learning_rate: float = 1e-3
+    weight_decay: float = 5e-4
+    warmup_share: float = 0.1
+    final_share: float = 1 / 60
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise ValueError(f"epochs and batch_size must be at least 1 and learning_rate positive, got {self}")
+        if self.min_steps < 0:
+            raise ValueError(f"--training.min_steps is {self.min_steps}; expected 0 or more")
+        for name in ("warmup_share", "final_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1")
+
+    def steps_per_epoch(self, windows: int) -> int:
+        """Steps of an epoch: those of one pass over `windows` windows, or more if `min_steps` asks for more."""
+        return max(math.ceil(windows / self.batch_size), math.ceil(self.min_steps / self.epochs))
+
+    def batches(self, windows: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Indices of the windows of each step of an epoch, in an order drawn by `rng`.
+
+        One pass is split into parts of equal size: a last batch of a single window would leave batch normalisation nothing to
+        average over. When an epoch has more steps than one pass, or when there is only one window, further passes fill all
+        batches; a batch may then hold the same window several times, each time with other dates, flip and rotation.
+        """
+        steps = self.steps_per_epoch(windows)
+        order = rng.permutation(windows)
+        if windows == 1 or steps > math.ceil(windows / self.batch_size):
+            missing = steps * self.batch_size - windows
+            more = [rng.permutation(windows) for _ in range(math.ceil(missing / windows))]
+            order = np.concatenate([order, *more])[: steps * self.batch_size]
+        return np.array_split(order, steps)
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Learning rate of step 0..num_steps-1: linear warm-up, then half a cosine down to the final share."""
+        warmup = min(num_steps - 1, math.ceil(self.warmup_share * num_steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, num_steps - 1 - warmup)
+        return self.learning_rate * (self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,39 @@
+"""Scores of a model over labelled windows, computed by all ranks together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import ranks
+from finetune.data.windows import LabelledWindows
+from finetune.scoring.metrics import confusion, scores
+from finetune.task import IGNORE
+from finetune.training.losses import MapLoss
+
+
+@torch.no_grad()
+def score_windows(
+    model: nn.Module, windows: LabelledWindows, batch_size: int, device: torch.device, loss_of: MapLoss
+) -> dict[str, Any]:
+    """`scoring.metrics.scores` over all `windows`, and `loss`: the mean over batches, weighted by their labelled pixels.
+
+    Each rank computes every n-th batch, and all ranks return the scores of all batches. Puts the model in evaluation mode.
+    """
+    rank, world_size = ranks.rank_and_world_size()
+    model.eval()
+    matrix = confusion(len(windows.task.classes)).to(device)
+    losses: list[tuple[int, float, int]] = []  # (first window, loss, labelled pixels) of each batch
+    for start in range(rank * batch_size, len(windows), world_size * batch_size):
+        batch = windows.batch(range(start, min(start + batch_size, len(windows))))
+        label = batch["label"].to(device)
+        class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
+        matrix.update(class_scores.argmax(dim=1), label)
+        losses.append((start, loss_of(class_scores, label).item(), int((label != IGNORE).sum())))
+    # torchmetrics sums the matrices of all ranks.
+    found = scores(matrix.compute().cpu(), [c.name for c in windows.task.classes])
+    _, values, pixels = zip(*sorted(batch for of_rank in ranks.gather(losses) for batch in of_rank), strict=True)
+    return found | {"loss": float(np.average(values, weights=pixels))}

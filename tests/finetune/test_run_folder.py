@@ -1,0 +1,49 @@
+"""run.json: its content stays as it is, so that runs on disk are recognised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.run_folder import RUN_FILE, is_finished, recorded_settings
+from finetune.task import load_task
+from tests.support.finetune_runs import finetune_config
+
+OPTIONS: dict[str, Any] = {
+    "override.frames": 6, "override.window_px": 48, "override.missing_sources": "allow", "training.epochs": 2,
+    "training.batch_size": 4, "training.min_steps": 9, "tuning.mode": "lora", "tuning.lora_rank": 2,
+    "tuning.layer_decay": 0.8, "best": "loss", "decoder.channels": 8, "decoder.skip_channels": 4,
+    "augmentation.rotations": False, "augmentation.shift_days": 5.0, "augmentation.crop_px": 32,
+    "augmentation.drop_images": 0.1, "augmentation.drop_sources": 0.1, "label_fraction": 0.7, "seed": 3, "year": 2021,
+}  # fmt: skip
+# Written by the version whose options had no groups, for the same run.
+RECORDED = """
+{"task.name": "paddy_rice", "task.title": "Paddy rice", "task.label": "crop_type",
+ "task.classes": [{"name": "other", "color": "#e9e2cf", "labels": []},
+                  {"name": "paddy_rice", "color": "#1f78b4", "labels": ["paddy_rice"]}],
+ "task.sources": ["landsat", "modis"], "task.frames": 6, "task.season": ["04-01", "10-31"], "task.window_px": 48,
+ "task.target": "paddy_rice", "task.loss": "cross_entropy", "task.cut_dates": [], "task.season_share": 0.95,
+ "task.objects": null, "task.upsample": {}, "task.missing_sources": "allow", "data": "/scenes", "checkpoint": null,
+ "encoder": {"sources": {}, "patch_size": [4, 4, 4], "embed_dim": 32, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8],
+             "window_size": [4, 7, 7], "mlp_ratio": 4.0, "drop_path_rate": 0.0},
+ "epochs": 2, "batch_size": 4, "min_steps": 9, "learning_rate": 0.001, "weight_decay": 0.0005, "warmup_share": 0.1,
+ "final_share": 0.016666666666666666, "tuning.mode": "lora", "tuning.layer_decay": 0.8, "tuning.lora_rank": 2,
+ "best": "loss", "year": 2021, "decoder_channels": 8, "detail_channels": 4, "rotations": false, "flips": true,
+ "shift_days": 5.0, "crop_px": 32, "drop_images": 0.1, "drop_sources": 0.1, "overlap": 0.5, "label_fraction": 0.7,
+ "maps": true, "seed": 3}
+"""
+
+
+def test_a_run_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:
+    config = finetune_config(task="paddy_rice", data=Path("/scenes"), output=tmp_path, **OPTIONS)
+    settings = recorded_settings(config, config.override.applied_to(load_task(config.task)))
+    assert json.loads(json.dumps(settings)) == json.loads(RECORDED)
+    (tmp_path / RUN_FILE).write_text(RECORDED)
+    assert not is_finished(tmp_path, settings)
+    (tmp_path / "metrics.json").write_text("{}")
+    assert is_finished(tmp_path, settings)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(seed\)"):
+        is_finished(tmp_path, settings | {"seed": 4})
