@@ -27,6 +27,7 @@ if str(ROOT) not in sys.path:
 from docs.generate import tables  # noqa: E402
 
 _ASKED = re.compile(r"^<!-- generated: (\w+) ?(\S*) -->$", re.MULTILINE)
+_OPTION = re.compile(r"<code>(--[\w.\-]+)")
 _PICTURE = re.compile(r"(!\[[^\]]*\]\()([^)\s]+\.(?:png|svg))(\))")
 
 
@@ -44,6 +45,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return found.group(1) + os.path.relpath(name, Path(page.file.src_uri).parent) + found.group(3)
 
     return _PICTURE.sub(picture, _ASKED.sub(lambda found: generated(*found.groups()), markdown))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001
+    """Options in running text are marked, so that the style keeps them on one line."""
+    return _OPTION.sub(r'<code><span class="option">\1</span>', html)
 
 
 def generated(what: str, of: str) -> str:

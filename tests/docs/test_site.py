@@ -69,6 +69,12 @@ def test_every_option_of_every_command_is_in_the_reference(site: Path) -> None:
                 assert words in text.replace("\n", " "), f"{command.name}: {action.dest} is not explained"
 
 
+def test_no_cell_of_a_table_of_meanings_is_empty(site: Path) -> None:
+    for page in (site / "reference").glob("*.html"):
+        for rows in re.findall(r"<th[^>]*>meaning</th>.*?<tbody>(.*?)</tbody>", page.read_text(), re.DOTALL):
+            assert not re.findall(r"<td[^>]*></td>\s*</tr>", rows), page.name
+
+
 def test_every_container_is_in_the_reference(site: Path) -> None:
     page = (site / "reference" / "containers.html").read_text()
     for name in CONTAINERS:
