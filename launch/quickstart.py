@@ -7,8 +7,9 @@ import json
 import time
 from pathlib import Path
 
-from steps import PYTHON, pretraining, run_steps
 from tabulate import tabulate
+
+from launch.steps import PYTHON, pretraining, run_steps
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from steps import PYTHON, ROOT, pretraining, run_steps
 from tabulate import tabulate
 
 from data_prep.corpus.dataset import load_corpus
+from launch.steps import PYTHON, ROOT, pretraining, run_steps
 
 # Some thirteen epochs of the 45 samples of each source; half a minute on two cores.
 OVERRIDES = ("--num_steps", "72", "--save_every", "36", "--log_every", "2", "--stream.global_batch_size", "8")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate.commands import COMMANDS, ROOT, complaints, parser_of
+from launch import agrifm
 from tests.support.documentation import PAGES, command_lines, inline_code, our_command
 
 LINES = [pytest.param(words, id=f"{page.name}: {' '.join(words)}"[:120]) for page, words in command_lines()]
@@ -81,6 +82,10 @@ def _takes_a_mapping(heads: set[str]) -> bool:
         if any("dict" in str(getattr(actions[head], "_typehint", "")) for head in heads if head in actions):
             return True
     return False
+
+
+def test_the_documented_names_are_those_of_the_console_command() -> None:
+    assert {command.name for command in COMMANDS} == set(agrifm.COMMANDS)
 
 
 def test_a_wrong_command_line_is_found() -> None:
