@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from docs.generate.commands import COMMANDS, ROOT, Command, parser_of
 
 _LIBRARY_OPTIONS = ("help", "config", "print_config")  # the same for all commands; explained once
+_LONGEST_DEFAULT = 40  # characters; a longer one would make its column too wide
 _UNNAMED_GROUPS = ("positional arguments", "options")
 _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", Any: "any"}
 
@@ -48,11 +49,14 @@ def _option_rows(parser: ArgumentParser, actions: Sequence[Any]) -> Iterator[tup
     defaults = parser.get_defaults()
     for action in actions:
         hint = getattr(action, "_typehint", None)
-        if hint is None or action.dest in _LIBRARY_OPTIONS:
+        if hint is None or action.dest.split(".")[-1] in _LIBRARY_OPTIONS:
             continue
         name = f"--{action.dest}" if action.option_strings else action.dest.upper()
         default = "required" if action.required else value_text(defaults.get(action.dest, action.default))
-        yield f"`{name}`", type_text(hint), default, cell(_sentence(action.help or ""))
+        meaning = cell(_sentence(action.help or ""))
+        if len(default) > _LONGEST_DEFAULT:
+            default, meaning = "see meaning", f"{meaning} Default: {default}."
+        yield f"`{name}`", type_text(hint), default, meaning
 
 
 def attributes(reference: str) -> str:
@@ -137,7 +141,7 @@ def type_text(hint: Any) -> str:
         return "list of " + " or ".join(dict.fromkeys(type_text(kind) for kind in arguments if kind is not ...))
     if origin is not None and len(arguments) == 2:
         return f"mapping, {type_text(arguments[0])} to {type_text(arguments[1])}"
-    return getattr(hint, "__name__", str(hint))
+    return "mapping" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint))
 
 
 def value_text(value: Any) -> str:
@@ -147,8 +151,9 @@ def value_text(value: Any) -> str:
     if isinstance(value, Path):
         value = str(value.relative_to(ROOT) if value.is_relative_to(ROOT) else value)
     if isinstance(value, Namespace):
-        value = vars(value)
+        value = value.as_dict()
     if isinstance(value, dict):
+        value = value.get("init_args", value)  # as jsonargparse keeps a dataclass that an option may take among other things
         value = {key: kept for key, kept in value.items() if kept not in ((), [], {}, None)}
     shown = yaml.safe_dump(_plain(value), default_flow_style=True, width=1000, sort_keys=False).strip()
     return f"`{shown.removesuffix('...').strip()}`"

@@ -88,7 +88,7 @@ def test_windows_of_a_dataset_of_ones_own() -> None:
     names: dict[str, Any] = {}
     exec(block("windows.py").text, names)
     assert len(names["windows"]) == 4
-    assert list(names["windows"].window(0).clips) == ["landsat"]
+    assert names["windows"].task.sources == ("landsat",)
 
 
 def test_a_stock_reader_opens_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
