@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart quickstart-real test test-slow check bench clean
+.PHONY: install quickstart quickstart-real test test-slow check docs bench clean
 
 install: $(INSTALLED)
 
@@ -13,7 +14,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 quickstart: install
@@ -39,6 +40,11 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MKDOCS) --quiet
+
+# Search needs a server: python -m http.server --directory site
+docs: install
+	$(MKDOCS)
 
 clean:
-	rm -rf quickstart quickstart-real
+	rm -rf quickstart quickstart-real site

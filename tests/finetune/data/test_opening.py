@@ -181,26 +181,3 @@ def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> 
     assert [entry["last_date"] for entry in found["dates"]] == ["2021-03-31", "2021-08-31", "2021-12-31"]
     scores = [entry["mean_f1"] for entry in found["dates"]]
     assert scores[0] < 0.7 < 0.85 < scores[2]  # until July the two classes are the same noise
-
-
-README = Path(__file__).parents[3] / "README.md"
-
-
-def test_the_dataset_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python block below "A dataset of your own" runs unchanged, on files as it describes them."""
-    block = re.search(r"```python\n(# my_dataset\.py\n.*?)```", README.read_text(), re.DOTALL)
-    assert block is not None
-    monkeypatch.chdir(tmp_path)
-    for split, seeds in {"train": range(4), "validation": (4,), "test": (5, 6)}.items():
-        (tmp_path / "rice" / split).mkdir(parents=True)
-        for seed in seeds:
-            sample = make_sample(seed)
-            np.savez(tmp_path / "rice" / split / f"{seed}.npz", landsat=sample["data"]["landsat"], label=sample["label"])
-    Path("my_dataset.py").write_text(block.group(1))
-    run(
-        data=Path("my_dataset.py:RiceDataset"),
-        output=tmp_path / "run",
-        **(SETTINGS | {"training.epochs": 2, "override.sources": ["landsat"]}),
-    )
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert list(metrics["test"]["scenes"]) == ["5", "6"]

@@ -1,0 +1,1 @@
+"""What mkdocs generates from the code when it builds the site."""
