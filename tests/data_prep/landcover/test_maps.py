@@ -21,8 +21,8 @@ from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.shards.shard_writer import write_shard
-from tests.data_prep.plan.test_plan import SENSOR
 from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
+from tests.support.chunked_scene import SENSOR
 
 LEGEND = load_legend("glc_fcs30d")
 UTM = Grid(crs=CRS, transform=Affine(10, 0, WEST, 0, -10, NORTH), height=64, width=64)
