@@ -35,7 +35,9 @@ class _Parser(ArgumentParser):
         renamed: new dotted names of options by their old dotted names.
     """
 
-    renamed: Mapping[str, str] = {}
+    def __init__(self, *positional: Any, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(*positional, **options)
+        self.renamed = renamed or {}
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
         """Parse as jsonargparse does, with lone boolean options, lists as words, and dashes in names read as underscores."""
@@ -160,8 +162,7 @@ def parse(
     old dotted names.
     """
     description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
-    parser = _Parser(description=description, allow_abbrev=False)
-    parser.renamed = renamed or {}
+    parser = _Parser(description=description, allow_abbrev=False, renamed=renamed)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     if config_class is None:
         parser.add_function_arguments(function, as_group=False, as_positional=positional)

@@ -151,9 +151,9 @@ def slurm_cluster(workers: int) -> Any:
     lifetime, stagger = walltime * _LIFETIME_SHARE, walltime * (1 - _LIFETIME_SHARE) / 2
     options = [*(dask.config.get("jobqueue.slurm.worker-extra-args", None) or [])]
     options += ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{stagger:.0f}s"]
-    dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES})
     try:
-        cluster = SLURMCluster(worker_extra_args=options)
+        with dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES}):  # only for this scheduler
+            cluster = SLURMCluster(worker_extra_args=options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"dask-jobqueue: {error}; configure jobqueue.slurm (cores, memory, walltime, queue)") from error
     cluster.adapt(minimum_jobs=workers, maximum_jobs=workers)  # unlike `scale`, replaces a job that ended

@@ -21,6 +21,7 @@ import webdataset
 import yaml
 import zarr
 
+from common.command_line import parse
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
@@ -28,7 +29,9 @@ from data_prep.landcover.legend import load_legend
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import PLAN, TABLES, load_plan
 from data_prep.plan.settings import PlanSettings
+from data_prep.plan.splits import SplitConfig
 from data_prep.readers.zarr_cube import ZarrCube
+from data_prep.shard import RENAMED, ShardConfig, shard
 from data_prep.shards.shard_writer import write_shard
 from data_prep.shards.tar_format import TarWriter
 from tests.support.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
@@ -501,3 +504,18 @@ def test_quality_of_one_source_says_nothing_of_another(tmp_path: Path) -> None:
     assert {sample.source for planned in plan.shards() for sample in planned.samples} == {"sentinel2"}
     reasons = {row.reason for row in plan.rejected() if row.source == "modis"}
     assert reasons == {"land cover is counted from the quality layer of another source"}
+
+
+def test_options_of_splits_keep_their_old_names_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = ["--input", "scenes", "--output", "corpus"]
+    expected = SplitConfig(block_km=20, shares={"test": 0.3}, buffer_km=1, seed=5)
+    new = ["--split.block_km", "20", "--split.shares.test", "0.3", "--split.buffer_km=1", "--split.seed", "5"]
+    assert parse(shard, [*folders, *new], config_class=ShardConfig, renamed=RENAMED).split == expected
+    assert capsys.readouterr().err == ""
+    (tmp_path / "old.yaml").write_text("split_block_km: 20\nsplit_shares: {test: 0.3}\nsplit_buffer_km: 1\nsplit_seed: 5\n")
+    old = ["--split_block_km", "20", "--split-shares.test", "0.3", "--split_buffer_km=1", "--split_seed", "5"]
+    for written in (old, ["--config", str(tmp_path / "old.yaml")]):
+        assert parse(shard, [*folders, *written], config_class=ShardConfig, renamed=RENAMED).split == expected
+        warnings = capsys.readouterr().err.splitlines()
+        assert len(warnings) == 4
+        assert all("split_" in line and "was renamed to" in line for line in warnings)

@@ -63,7 +63,7 @@ def write_cube(path: Path, cube: Cube, sensor: Sensor, gsd: float, **left_out: b
 
 
 def write_scene(folder: Path, cubes: dict[str, Cube], gsd: dict[str, float], **description: Any) -> None:
-    """A scene folder with one Zarr store a source and its scene.yaml."""
+    """A scene folder with one Zarr store per source and its scene.yaml."""
     sensors = load_sensors()
     sources = {}
     for source, cube in cubes.items():
@@ -165,7 +165,7 @@ def write_safe(
 ) -> Path:
     """One Level-2A product as ESA lays it out, in lossless JPEG 2000; `bands` and `scl` at their own resolutions.
 
-    R20m also holds B02 at 20 m and R60m at 60 m, as the product does: other numbers, which nobody must read.
+    R20m also holds B02 at 20 m and R60m at 60 m, as the product does: other numbers, which no reader may use.
     """
     product = folder / safe_name(date, baseline)
     day = f"{date.item():%Y%m%d}"

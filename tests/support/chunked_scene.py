@@ -19,7 +19,7 @@ SENSOR = load_sensors()["sentinel2"]
 
 
 def write_chunked(folder: Path, side: int, chunk: tuple[int, int, int], seed: int = 0) -> Cube:
-    """One scene, Sentinel-2 of two years, stored in chunks of (frames, rows, columns)."""
+    """Write one scene with two years of Sentinel-2, stored in chunks of (frames, rows, columns)."""
     cube = make_cube(SENSOR, side, np.concatenate([days(2020, 17), days(2021, 18)]), np.random.default_rng(seed))
     land_cover = {"raster": "landcover.tif", "legend": "glc_fcs30d"}
     write_scene(folder / "delta", {"sentinel2": cube}, {"sentinel2": 10.0}, land_cover=land_cover)

@@ -1,4 +1,4 @@
-"""Ways in which a cluster ends a run of shard.py before its time."""
+"""Ways in which a cluster interrupts a run of shard.py."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from common.progress import PROGRESS
 
 ROOT = Path(__file__).parents[2]
 SHARD = [sys.executable, str(ROOT / "data_prep" / "shard.py")]
-Wait = Callable[[subprocess.Popen[bytes]], None]  # until the moment of the disturbance, or the end of the run
+Wait = Callable[[subprocess.Popen[bytes]], None]  # waits until the moment of the disturbance, or until the run ends
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files by name but the log of progress."""
+    """Return the content of all files by name, without the log of progress."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != PROGRESS}
 
 
 def start(arguments: Sequence[str], file_limit: int | None = None) -> subprocess.Popen[bytes]:
-    """shard.py in a process group of its own; no file may grow beyond `file_limit` bytes."""
+    """Start shard.py in a process group of its own; no file may grow beyond `file_limit` bytes."""
     limit = None if file_limit is None else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (file_limit, file_limit))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([*SHARD, *arguments], start_new_session=True, preexec_fn=limit, **quiet)  # type: ignore[call-overload, no-any-return]
 
 
 def kill_all(arguments: Sequence[str], wait: Wait) -> int:
-    """kill -9 for the run and its workers, as when a node is lost."""
+    """Kill the run and its workers with SIGKILL, as when a node is lost."""
     process = start(arguments)
     wait(process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -44,7 +44,7 @@ def kill_all(arguments: Sequence[str], wait: Wait) -> int:
 
 
 def kill_parent(arguments: Sequence[str], wait: Wait) -> int:
-    """kill -9 for the run alone: its workers notice."""
+    """Kill the run alone with SIGKILL; its workers must end as well."""
     process = start(arguments)
     wait(process)
     process.kill()
@@ -54,7 +54,7 @@ def kill_parent(arguments: Sequence[str], wait: Wait) -> int:
 
 
 def terminate(arguments: Sequence[str], wait: Wait) -> int:
-    """SIGTERM, which SLURM sends first."""
+    """Send SIGTERM, as SLURM does first."""
     process = start(arguments)
     wait(process)
     process.terminate()
@@ -64,7 +64,7 @@ def terminate(arguments: Sequence[str], wait: Wait) -> int:
 
 
 def kill_worker(arguments: Sequence[str], wait: Wait) -> int:
-    """kill -9 for one worker, as the kernel does when memory is short: the run goes on with others."""
+    """Kill one worker with SIGKILL, as the kernel does when memory is short; the run continues with other workers."""
     process = start([*arguments, "--workers", "2"])
     wait(process)
     try:
@@ -77,7 +77,7 @@ def kill_worker(arguments: Sequence[str], wait: Wait) -> int:
 
 
 def lose_scheduler(arguments: Sequence[str], wait: Wait) -> int:
-    """A Dask scheduler that goes away while its worker writes."""
+    """Kill the Dask scheduler while its worker writes."""
     with dask_cluster(Path(arguments[arguments.index("--output") + 1]).parent) as (address, scheduler):
         process = start([*arguments, "--engine", "dask", "--scheduler", address])
         wait(process)
@@ -86,7 +86,7 @@ def lose_scheduler(arguments: Sequence[str], wait: Wait) -> int:
 
 
 def lose_dask_worker(arguments: Sequence[str], wait: Wait) -> int:
-    """A Dask worker that dies: its nanny starts another one, and the run goes on."""
+    """Kill a Dask worker; its nanny starts another one, and the run continues."""
     with dask_cluster(Path(arguments[arguments.index("--output") + 1]).parent) as (address, _):
         process = start([*arguments, "--engine", "dask", "--scheduler", address])
         wait(process)
@@ -99,7 +99,7 @@ def lose_dask_worker(arguments: Sequence[str], wait: Wait) -> int:
 
 @contextmanager
 def dask_cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A scheduler and a worker in processes of their own: (address, scheduler)."""
+    """Start a Dask scheduler and a worker in processes of their own; yield the address and the scheduler's process."""
     file = folder / f"scheduler-{time.monotonic_ns()}.json"
     module = [sys.executable, "-m"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -122,7 +122,7 @@ def dask_cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def _wait_for_group(group: int) -> None:
-    """Until no process of the group is left."""
+    """Wait until no process of the group is left."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:

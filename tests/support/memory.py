@@ -6,9 +6,8 @@ from pathlib import Path
 
 
 def peak_kilobytes() -> int:
-    """Largest resident memory of this process so far.
+    """Return the largest resident memory of this process so far, on Linux.
 
-    Linux only. Not `ru_maxrss`: a process inherits that of the one that started it, so beside a large test run it
-    says nothing.
+    `ru_maxrss` would be wrong: a process inherits it from its parent, such as a large test run.
     """
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

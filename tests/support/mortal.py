@@ -1,4 +1,4 @@
-"""A job that kills its worker; in a module of its own, since every new worker imports it anew."""
+"""A job that kills its worker, in a module of its own because every new worker imports it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def square_or_die(flags: Path, number: int) -> int:
-    """The square; every third number kills its worker when it is first tried, and leaves a flag that it did."""
+    """Return the square; every third number kills its worker at the first try, and leaves a flag in `flags`."""
     if number % 3 == 0 and not (flags / str(number)).exists():
         (flags / str(number)).touch()
         os._exit(1)
