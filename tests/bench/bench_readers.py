@@ -27,7 +27,7 @@ from affine import Affine
 from rasterio.windows import Window
 
 os.environ["GDAL_CACHEMAX"] = "0"  # each round decodes again; GDAL reads the variable on first use
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from report import write_report  # noqa: E402
 
