@@ -4,8 +4,8 @@ It takes the weights of a `VideoSwin` by name. There are two kinds of attention:
 
 - `windowed_attention` follows the steps of the published model: pad, roll, cut into windows, project every token, compute
   scores with bias and mask, softmax, weighted sum, project, and undo the cut. Benchmarks and the count of FLOPs use it.
-- `looped_attention` is an oracle of the former: it loops over windows and pairs of tokens instead of reshaping, and masks each pair
-  of tokens that were no neighbours before the shift. It is too slow for real sizes.
+- `looped_attention` is an oracle of the former: it loops over windows and pairs of tokens instead of reshaping, and masks each
+  pair of tokens that were no neighbours before the shift. It is too slow for real sizes.
 """
 
 import itertools
