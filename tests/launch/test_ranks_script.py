@@ -1,4 +1,4 @@
-"""Starting ranks: by bash, deepspeed, a hostfile. A stand-in for training says where it was started and how it ended."""
+"""Starting ranks by bash, deepspeed and a hostfile. A stand-in for training records how it was started and how it ended."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_codes_of_ranks_come_out(
 def test_what_deepspeed_alone_does_when_it_is_to_end(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
-    """The reasons for what ranks.sh does; when this fails, DeepSpeed has become better and ranks.sh can be shorter."""
+    """The reasons for ranks.sh: when this test fails, DeepSpeed has improved and ranks.sh can be shorter."""
     process = start(["deepspeed", "--num_accelerators", "2", "--master_port", "0", SCRIPT], environment, started)
     each = ranks(tmp_path, 2)
     process.terminate()
@@ -101,7 +101,7 @@ def test_what_deepspeed_alone_does_when_it_is_to_end(
 
 
 def test_options_for_deepspeed(tmp_path: Path, environment: dict[str, str]) -> None:
-    """How many ranks, and where they meet: what `deepspeed` is called with on machines that this one is not."""
+    """The options of `deepspeed` for number of ranks and port, on other machines than this one."""
     (tmp_path / "bin" / "deepspeed").write_text('#!/usr/bin/env bash\necho "$OMP_NUM_THREADS: $*"\n')
     (tmp_path / "bin" / "nvidia-smi").write_text('#!/usr/bin/env bash\nfor ((n = 0; n < GPUS; n++)); do echo "GPU $n"; done\n')
     (tmp_path / "bin" / "nproc").write_text("#!/usr/bin/env bash\necho 24\n")
@@ -156,7 +156,7 @@ def test_hostfile_by_pdsh(tmp_path: Path, environment: dict[str, str], started: 
 
 
 def test_hostfile_by_mpirun(tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]) -> None:
-    """As the example says; the ranks of mpirun find each other, and know that they are two and not twice one."""
+    """As in the example: mpirun's ranks find each other, as one run of two ranks and not two runs of one."""
     example = (ROOT / "launch/hostfile.example").read_text()
     options = re.search(r"deepspeed --hostfile FILE (--launcher openmpi) .*\n# +--launcher_args \"(.*)\"", example)
     assert options is not None
@@ -182,23 +182,23 @@ def test_the_example_of_a_hostfile() -> None:
     assert dict(fetch_hostfile(ROOT / "launch/hostfile.example")) == {"worker-0": 8, "worker-1": 8}
 
 
-# ---- what a rank makes of it
+# ---- what a rank reads from its environment
 
-PLACES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SLURM_STEP = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
 MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
 
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (*PLACES, *SLURM_STEP, *MPI):
+    for name in (*RANK_VARIABLES, *SLURM_STEP, *MPI):
         monkeypatch.setenv(name, "")  # so that what the code sets goes when the test ends
         monkeypatch.delenv(name)
     return monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("told", "place"),
+    ("variables", "expected"),
     [
         ({}, (0, 1)),
         ({"RANK": "2", "WORLD_SIZE": "3", "LOCAL_RANK": "2"}, (2, 3)),
@@ -208,14 +208,14 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, (0, 1)),  # a job's script, which is no rank
     ],
 )
-def test_announced_ranks(clean: pytest.MonkeyPatch, told: dict[str, str], place: tuple[int, int]) -> None:
-    for name, value in told.items():
+def test_announced_ranks(clean: pytest.MonkeyPatch, variables: dict[str, str], expected: tuple[int, int]) -> None:
+    for name, value in variables.items():
         clean.setenv(name, value)
-    assert announced_ranks() == place
-    assert announced_ranks() == place
+    assert announced_ranks() == expected
+    assert announced_ranks() == expected
 
 
-def test_ranks_that_nobody_told_where_to_meet(clean: pytest.MonkeyPatch) -> None:
+def test_ranks_without_an_address_to_meet_at(clean: pytest.MonkeyPatch) -> None:
     for name, value in SLURM_STEP.items():
         clean.setenv(name, value)
     with pytest.raises(ValueError, match=r"8 ranks without MASTER_ADDR and MASTER_PORT.*a script of launch"):

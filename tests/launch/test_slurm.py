@@ -1,4 +1,4 @@
-"""Pretraining as a SLURM job: ranks' places, what the job does after they ended. srun, scontrol and squeue are stand-ins."""
+"""Pretraining as a SLURM job: the ranks, and what the job does when they have ended. srun, scontrol and squeue are stand-ins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
 def job(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]], *arguments: str, **more: str
 ) -> subprocess.Popen[str]:
-    """A job as SLURM starts it: a copy of the script elsewhere, with what SLURM tells it."""
+    """A job as SLURM starts it: a copy of the script in another folder, with SLURM's environment variables."""
     script = shutil.copy(ROOT / "launch/pretrain.sbatch", tmp_path / "slurm_script")
     told = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "20012345", "SLURM_JOB_NODELIST": "node-[7,9]", "SLURM_NTASKS": "4"}
     told |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_CPUS_PER_TASK": "3", "STATE": "RUNNING"}
@@ -47,7 +47,7 @@ def requeued(tmp_path: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def test_slurm_ranks_are_told_to_save_and_the_job_goes_on(
+def test_slurm_ranks_save_and_the_job_is_queued_again(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
     process = job(tmp_path, environment, started)
@@ -59,7 +59,7 @@ def test_slurm_ranks_are_told_to_save_and_the_job_goes_on(
     options, command = json.loads((tmp_path / "srun.json").read_text())
     assert options == {"kill-on-bad-exit": 0, "wait": 180, "cpus-per-task": 3}
     assert command[:3] == ["python", "-u", str(ROOT / SCRIPT)]
-    os.kill(each[2]["pid"], signal.SIGTERM)  # the first that hears of it
+    os.kill(each[2]["pid"], signal.SIGTERM)  # the first rank that gets the signal
     assert process.wait(30) == 75, process.communicate()
     assert len(list(tmp_path.glob("saved-*"))) == 4
     assert requeued(tmp_path) == ["requeue 20012345"]
@@ -76,7 +76,7 @@ def test_slurm_ranks_are_told_to_save_and_the_job_goes_on(
         ({"1": [0, 75]}, 137, False),  # ranks that did not agree on stopping are a failure
     ],
 )
-def test_slurm_goes_on_after_75_alone(
+def test_slurm_queues_again_only_after_75(
     tmp_path: Path,
     environment: dict[str, str],
     started: list[subprocess.Popen[str]],
@@ -99,7 +99,7 @@ def test_slurm_goes_on_after_75_alone(
         ({"SCONTROL_CODE": "1"}, "could not be queued again"),
     ],
 )
-def test_slurm_does_not_go_on_for_ever(
+def test_slurm_does_not_queue_again_for_ever(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]], more: dict[str, str], said: str
 ) -> None:
     process = job(tmp_path, environment, started, CODES=json.dumps({str(n): [0, 75] for n in range(4)}), **more)
@@ -112,7 +112,7 @@ def test_slurm_does_not_go_on_for_ever(
 def test_slurm_script_outlives_a_signal_to_itself(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
-    """A preemption may tell the script as well as the ranks."""
+    """A preemption may signal the script as well as the ranks."""
     process = job(tmp_path, environment, started)
     each = ranks(tmp_path, 4)
     process.terminate()
@@ -143,10 +143,10 @@ def test_ranks_of_srun_find_each_other(tmp_path: Path, environment: dict[str, st
 
 
 @pytest.mark.slow
-def test_a_real_run_goes_on_from_job_to_job(
+def test_a_real_run_resumes_from_job_to_job(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
-    """Training itself: two ranks, asked to stop; then one rank to the end."""
+    """With the real training: two ranks, which are asked to stop; then one rank to the end."""
     (tmp_path / "corpus").mkdir()
     corpus = write_corpus(tmp_path / "corpus", {"modis": 9, "landsat": 7, "sentinel2": 8})
     run = tmp_path / "run"

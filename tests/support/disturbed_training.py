@@ -1,4 +1,4 @@
-"""Pretraining as a cluster treats it: started, killed, started again, on other numbers of ranks."""
+"""Pretraining on a cluster: it is started, killed, and started again."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WAIT_S = 120.0
 
 
 def log_of(run: Path) -> dict[int, dict[str, float | str]]:
-    """What `metrics.jsonl` says of each step: losses and the digest of the samples that were seen."""
+    """Losses, gradient norm and digest of the samples of each step, from `metrics.jsonl`."""
     steps = {}
     path = run / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:  # a kill left half a line
+        except json.JSONDecodeError:  # a kill has left a partial line
             continue
         if "loss/total" in values:
             kept = ("loss/", "samples_digest", "optimizer/gradient_norm")
@@ -51,7 +51,7 @@ def copy_until(run: Path, copy: Path, step: int) -> Path:
 
 
 def rank_processes(launcher: int) -> list[psutil.Process]:
-    """The ranks below a launcher, in order."""
+    """The processes of a launcher's ranks, in order of ranks."""
     found = {}
     for process in psutil.Process(launcher).children(recursive=True):
         try:
@@ -65,19 +65,19 @@ def rank_processes(launcher: int) -> list[psutil.Process]:
 
 
 def kill_all(process: subprocess.Popen[str], chance: random.Random) -> None:  # noqa: ARG001
-    """kill -9 for launcher and ranks, as when a machine is lost."""
+    """Send SIGKILL to launcher and ranks, as if the machine were lost."""
     os.killpg(process.pid, signal.SIGKILL)
 
 
 def kill_one_rank(process: subprocess.Popen[str], chance: random.Random) -> None:
-    """kill -9 for one rank: the launcher ends the others."""
+    """Send SIGKILL to one rank; the launcher ends the others."""
     ranks = rank_processes(process.pid)
     if ranks:
         chance.choice(ranks).kill()
 
 
 def ask_one_rank(process: subprocess.Popen[str], chance: random.Random) -> None:
-    """SIGTERM to one rank, as schedulers send it: all save and stop."""
+    """Send SIGTERM to one rank, as schedulers do; all ranks save and stop."""
     ranks = rank_processes(process.pid)
     if ranks:
         chance.choice(ranks).terminate()
@@ -86,7 +86,7 @@ def ask_one_rank(process: subprocess.Popen[str], chance: random.Random) -> None:
 def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], seed: int) -> list[str]:
     """Start a run and disturb it in each of the `ways`, at random moments of its training; then let it finish.
 
-    Returns a line for each: how and when, and what the run said when it was started again.
+    Returns lines on each disturbance: how and when, and what the run printed when it was started again.
     """
     chance = random.Random(seed)
     story = []

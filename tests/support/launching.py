@@ -1,4 +1,4 @@
-"""Stand-ins of training and of a cluster's commands, which write down how they were called; and what tests ask of them."""
+"""Stand-ins for training and for a cluster's commands, which record how they were called; and functions that read the records."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SCRIPT = "launch/pretrain.sh"
 
-# In place of pretrain/train.py, without torch: a file for each rank says what it was given; SIGTERM on any rank stops all of
-# them, as training agrees on it; saving takes SAVE_S; CODES has codes that ranks end with by themselves, after so many seconds.
+# Stands in for pretrain/train.py, without torch. Each rank writes a file with its arguments and environment. SIGTERM on any rank
+# stops all of them, as in training. Saving takes SAVE_S seconds. CODES has, for some ranks, seconds after which they end by
+# themselves, and their exit codes.
 TRAINING = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -29,7 +30,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: told.append(True))
     if "ENGINE" in os.environ:
         sys.path.insert(0, os.environ["ENGINE"])
-        from pretrain import engine, ranks
+        from common import ranks
+        from pretrain import engine
         engine.start_ranks()
         sums = ranks.gather(ranks.announced_ranks()[0])
         ranks.leave()
@@ -52,8 +54,8 @@ def main():
     sys.exit(75)
 """
 
-# SLURM's srun on one machine: starts the ranks and returns the highest code of all. After the first one has ended, the others are
-# killed: at once, if it failed and --kill-on-bad-exit=1; else after --wait seconds (here a ninetieth of them).
+# SLURM's srun on one machine: it starts the ranks and returns the highest exit code. Once a rank has ended, it kills the others:
+# at once, if that rank failed and --kill-on-bad-exit=1; else after --wait seconds (here a ninetieth of them).
 SRUN = f"""#!{sys.executable}
 import json, os, subprocess, sys, time
 words = sys.argv[1:]
@@ -63,9 +65,9 @@ while words[0].startswith("--"):
     options[name] = int(value)
 open(os.environ["FOLDER"] + "/srun.json", "w").write(json.dumps([options, words]))
 count = int(os.environ["SLURM_NTASKS"])
-def place(n):
+def variables(n):
     return {{"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n % 2), "SLURM_STEP_NUM_TASKS": str(count)}}
-ranks = [subprocess.Popen(words, env=os.environ | place(n)) for n in range(count)]
+ranks = [subprocess.Popen(words, env=os.environ | variables(n)) for n in range(count)]
 deadline = float("inf")
 while None in (codes := [rank.poll() for rank in ranks]):
     ended = [code for code in codes if code is not None]
@@ -82,7 +84,7 @@ echo "$*" >> "$FOLDER/requeued"
 exit "${SCONTROL_CODE:-0}"
 """
 SQUEUE = '#!/usr/bin/env bash\n[ "$*" = "--noheader --jobs 20012345 --states RUNNING --format %T" ] && echo "$STATE"\n'
-# Every host is this machine, whose shell runs what would be run there.
+# Every host is this machine, whose shell runs the command.
 PDSH = """#!/usr/bin/env bash
 echo "$*" >> "$FOLDER/pdsh"
 while [ "${1#-}" != "$1" ]; do case $1 in -w) hosts=$2; shift 2;; -f) shift 2;; *) shift;; esac; done
@@ -101,14 +103,14 @@ while words[0].startswith("-"):
     values = [words.pop(0) for _ in range(2 if option == "--mca" else 1)]
     exported |= dict([values[0].split("=")]) if option == "-x" else {{}}
     count = int(values[0]) if option == "-n" else count
-def place(n):
+def variables(n):
     return {{"OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_SIZE": str(count), "OMPI_COMM_WORLD_LOCAL_RANK": str(n % 2)}}
-sys.exit(max([rank.wait() for rank in [subprocess.Popen(words, env=os.environ | exported | place(n)) for n in range(count)]]))
+sys.exit(max([rank.wait() for rank in [subprocess.Popen(words, env=os.environ | exported | variables(n)) for n in range(count)]]))
 """
 
 
 def stand_in_environment(tmp_path: Path) -> dict[str, str]:
-    """Of a command: `pretrain.train` and a cluster's commands are stand-ins, which write their files into `tmp_path`."""
+    """Environment in which `pretrain.train` and a cluster's commands are the stand-ins, which write their files to `tmp_path`."""
     package = tmp_path / "stand_in" / "pretrain"
     package.mkdir(parents=True)
     # the rest of the package is the real one
@@ -129,7 +131,7 @@ def stand_in_environment(tmp_path: Path) -> dict[str, str]:
 
 
 def ended_with_the_test() -> Iterator[list[subprocess.Popen[str]]]:
-    """Commands to end with all that they started, however the test ends."""
+    """A list of commands, each of which is killed with all its processes, however the test ends."""
     commands: list[subprocess.Popen[str]] = []
     yield commands
     for command in commands:
@@ -155,13 +157,13 @@ def start(
 
 
 def _as_from_a_terminal() -> None:
-    """Heed Ctrl-C and a closed terminal, which tests that run in the background were started to ignore."""
+    """Handle Ctrl-C and a closed terminal, which processes that were started in the background ignore."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 def ranks(folder: Path, count: int) -> list[dict[str, Any]]:
-    """What each rank was given, once all have started."""
+    """Arguments and environment of each rank, once all have started."""
     files = [folder / f"rank-{number}.json" for number in range(count)]
     deadline = time.monotonic() + 60
     while not all(file.exists() for file in files):
@@ -172,7 +174,7 @@ def ranks(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs (one that has ended and that nobody asked about does not)."""
+    """Whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -184,7 +186,7 @@ def of(environments: list[dict[str, Any]], name: str) -> list[str | None]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until `condition` holds; an AssertionError after so many seconds."""
+    """Wait until `condition` holds. Raises AssertionError after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

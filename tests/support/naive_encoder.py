@@ -1,12 +1,11 @@
-"""An oracle of the encoder, straight from its description: slow, explicit, and shares no code with `pretrain.model`.
+"""An oracle of the encoder, written from its description: slow and explicit, without code of `pretrain.model`.
 
-Takes the weights of a `VideoSwin` by name. Its attention stands here twice:
+It takes the weights of a `VideoSwin` by name. There are two kinds of attention:
 
-- `windowed_attention`, the steps that the published model takes: pad, roll, cut into windows, project every token of them,
-  scores with bias and mask, softmax, weighted sum, project, back. Benchmarks and the count of FLOPs
-  compare with this one.
-- `looped_attention`, an oracle of that: a loop over windows and pairs of tokens instead of reshaping, masked by asking for each
-  pair whether both tokens were neighbours before the shift. Too slow for real sizes.
+- `windowed_attention` follows the steps of the published model: pad, roll, cut into windows, project every token, compute
+  scores with bias and mask, softmax, weighted sum, project, and undo the cut. Benchmarks and the count of FLOPs use it.
+- `looped_attention` is an oracle of the former: it loops over windows and pairs of tokens instead of reshaping, and masks each
+  pair of tokens that were no neighbours before the shift. It is too slow for real sizes.
 """
 
 import itertools
