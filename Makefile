@@ -40,6 +40,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(MKDOCS) --quiet
 
 # Search needs a server: python -m http.server --directory site

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.command_line import run_command
 from finetune.comparison.config import CompareConfig
@@ -59,5 +57,10 @@ def compare(config: CompareConfig) -> int:
     return 1 if failed else 0
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(compare, config_class=CompareConfig)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,10 +5,8 @@ python finetune/fields.py --map map.tif --class_name field --output fields.parqu
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from typing import NoReturn
 
 from common.command_line import run_command
 from finetune.mapping.polygons import write_fields
@@ -30,5 +28,10 @@ def fields(map: Path, class_name: str, output: Path, min_area_ha: float = 0.0) -
     print(f"{output}: {len(found)} polygons of {class_name}, {found['area'].sum():.1f} ha")
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(fields)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,9 @@ when it is started again.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from typing import Literal, NoReturn
 
 from common.command_line import run_command
 from finetune.device import pick_device
@@ -101,5 +98,10 @@ def class_shares(path: Path, task: Task) -> str:
     return f"{shares}; no data {100 * counts[-1] / counts.sum():.1f} %"
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(predict)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,11 +13,7 @@ Where the weights come from:
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import NoReturn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.command_line import run_command
 from common.rank_process import end_when_asked, end_with, read_arguments
@@ -27,9 +23,7 @@ from finetune.fine_tuning import fine_tune
 
 def main() -> NoReturn:
     """Entry of every rank; of several, rank 0 alone prints."""
-    read_arguments(
-        lambda arguments: run_command(_run, arguments, config_class=FinetuneConfig, renamed=RENAMED_OPTIONS)
-    )  # fmt: skip
+    read_arguments(lambda arguments: run_command(_run, arguments, config_class=FinetuneConfig, renamed=RENAMED_OPTIONS))
 
 
 def _run(config: FinetuneConfig) -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from tabulate import tabulate
@@ -191,5 +192,10 @@ def _parameter_rows(encoder: VideoSwin) -> Iterator[tuple[str, float]]:
         yield name, sum(p.numel() for p in module.parameters()) / 1e6
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(cost, config_class=CostConfig, renamed=RENAMED_OPTIONS)
+
+
+if __name__ == "__main__":
+    main()

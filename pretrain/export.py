@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from safetensors import safe_open
 
@@ -70,5 +70,10 @@ def _encoder(path: Path) -> VideoSwin:
         return encoder
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """Run the command and exit."""
     run_command(export, positional=True)
+
+
+if __name__ == "__main__":
+    main()
