@@ -181,7 +181,7 @@ def run_to_exit(*arguments: Any) -> int:
         ({"classes": ["bare"]}, "no site to draw"),
         ({"land_cover": Path("none.tif")}, "none.tif does not exist"),
         ({"year": 2003}, "no years: give first_year"),
-        ({"split_buffer_km": 3.0}, "only with split_block_km"),
+        ({"split_buffer_km": 3.0}, "only with block_km"),
     ],
 )
 def test_wrong_options(map_path: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
