@@ -304,7 +304,9 @@ def beyond(table: np.ndarray) -> np.ndarray:
 )
 def test_a_table_that_does_not_fit_is_one_error(corpus: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     np.save(corpus / NAME, change(np.load(corpus / NAME)))
-    with pytest.raises(ValueError, match=rf"{NAME} .*(expected 6 records of samples|is not the sample index of this corpus).*verify"):
+    with pytest.raises(
+        ValueError, match=rf"{NAME} .*(expected 6 records of samples|is not the sample index of this corpus).*verify"
+    ):
         open_sample_index(load_corpus(corpus), "sentinel2", "train")
 
 
