@@ -1,4 +1,4 @@
-"""Tables of samples against what plain tarfile finds, opened from disk, memory and a web server, and damaged in every way."""
+"""Sample indexes against plain tarfile, opened from disk, memory and a web server, and damaged in every way."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_verify_finds_any_changed_byte(corpus: Path, at: int) -> None:
     if at == -1:
         assert "row 5 is not what the index of sentinel2-train-0" in found
     elif at < header:
-        assert "does not begin like a table" in found
+        assert "does not begin like the sample index of these samples" in found
 
 
 def test_verify_finds_tables_missing_cut_off_too_long_and_swapped(corpus: Path) -> None:
@@ -306,7 +306,9 @@ def beyond(table: np.ndarray) -> np.ndarray:
 )
 def test_a_table_that_does_not_fit_is_one_error(corpus: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     np.save(corpus / NAME, change(np.load(corpus / NAME)))
-    with pytest.raises(ValueError, match=rf"{NAME} .*(expected 6 records of samples|is not the table of this corpus).*verify"):
+    with pytest.raises(
+        ValueError, match=rf"{NAME} .*(expected 6 records of samples|is not the sample index of this corpus).*verify"
+    ):
         open_sample_index(load_corpus(corpus), "sentinel2", "train")
 
 
@@ -317,7 +319,7 @@ def test_a_table_that_is_none_is_one_error(corpus: Path) -> None:
     np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
     for content in [*garbage, objects.getvalue(), b"PK\x03\x04" + data, data[:6] + b"\x09\x00" + data[8:]]:
         (corpus / NAME).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{NAME} is no whole table of samples: .*verify"):
+        with pytest.raises(ValueError, match=rf"{NAME} is no whole sample index: .*verify"):
             open_sample_index(load_corpus(corpus), "sentinel2", "train")
     (corpus / NAME).unlink()
     with pytest.raises(ValueError, match=rf"{NAME} is missing"):
@@ -329,7 +331,7 @@ def test_dataset_json_names_no_files_elsewhere(corpus: Path) -> None:
     values = json.loads(path.read_text())
     values["sources"]["sentinel2"]["splits"]["train"]["table"] = "../../elsewhere.npy"
     path.write_bytes(json_bytes(values))
-    with pytest.raises(ValueError, match=r"calls its table '../../elsewhere.npy'; expected 'sentinel2-train"):
+    with pytest.raises(ValueError, match=r"names its sample index '../../elsewhere.npy'; expected 'sentinel2-train"):
         open_sample_index(load_corpus(corpus), "sentinel2", "train")
     path.write_bytes(json_bytes({**values, "fingerprint": "../" * 10}))
     with pytest.raises(ValueError, match="expected a sha256"):
