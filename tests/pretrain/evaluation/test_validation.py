@@ -207,7 +207,7 @@ def test_a_damaged_sample_counts_in_no_score_and_is_named(corpus_folder: Path, t
     shutil.copytree(corpus_folder, copied)
     corpus = load_corpus(copied)
     config = replace(STREAM, mixture={"sentinel2": 1.0}, augment=False)
-    eighth = Stream(corpus, "validation", config).keys(1)[1]
+    eighth = Stream(corpus, "validation", config).draws.keys(1)[1]
     entry = next(entry for entry in corpus.samples("sentinel2", "validation") if entry.key == eighth)
     content = bytearray(entry.shard.read_bytes())
     pixels = entry.members["pixels.npy"]
