@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -33,11 +34,14 @@ class _Parser(ArgumentParser):
 
     Attributes:
         renamed: new dotted names of options by their old dotted names.
+        built_in: folder of the YAML files that `--config` finds by their bare names.
     """
 
-    def __init__(self, *positional: Any, renamed: Mapping[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self, *positional: Any, renamed: Mapping[str, str] | None = None, built_in: Path | None = None, **options: Any
+    ) -> None:
         super().__init__(*positional, **options)
-        self.renamed = renamed or {}
+        self.renamed, self.built_in = renamed or {}, built_in
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
         """Parse as jsonargparse does, with lone boolean options, lists as words, and dashes in names read as underscores."""
@@ -45,7 +49,16 @@ class _Parser(ArgumentParser):
             if getattr(action, "_typehint", None) is bool and action.option_strings:
                 action.nargs, action.const = "?", True
         words = [self._known(word) for word in (sys.argv[1:] if args is None else args)]
+        words = [self._config_path(word, before) for before, word in zip(["", *words], words, strict=False)]
         return super().parse_args(self._with_lists(words), *more, **named)
+
+    def _config_path(self, word: str, before: str) -> str:
+        """Replace the value of `--config` that names a built-in configuration by its path; leave other words unchanged."""
+        option, equals, name = word.rpartition("=")
+        path = self.built_in / f"{name}.yaml" if self.built_in else None
+        if path is None or (option or before) != "--config" or Path(name).exists() or not path.is_file():
+            return word
+        return f"{option}{equals}{path}"
 
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", *more: Any, **named: Any) -> Any:
         """Parse the content of a `--config` file as jsonargparse does, with old names of renamed keys allowed."""
@@ -155,15 +168,17 @@ def parse(
     positional: bool = False,
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
+    built_in: Path | None = None,
 ) -> Namespace:
     """Parse the parameters of `function`, or the fields of `config_class`, from the command line.
 
     `positional` makes positional arguments of the parameters without a default. `renamed`: new dotted names of options by their
-    old dotted names.
+    old dotted names. `built_in`: folder of the YAML files that `--config` also finds by their bare names.
     """
     description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
-    parser = _Parser(description=description, allow_abbrev=False, renamed=renamed)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser = _Parser(description=description, allow_abbrev=False, renamed=renamed, built_in=built_in)
+    names = f", or one of {', '.join(sorted(path.stem for path in built_in.glob('*.yaml')))}" if built_in else ""
+    parser.add_argument("--config", action="config", help=f"YAML file with any of the options below{names}")
     if config_class is None:
         parser.add_function_arguments(function, as_group=False, as_positional=positional)
     else:
@@ -197,13 +212,14 @@ def run_command(
     positional: bool = False,
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
+    built_in: Path | None = None,
 ) -> NoReturn:
     """Parse the command line, call `function` and exit with the code that it returns, or 2 and one line for a user's mistake.
 
-    With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional` and
-    `renamed`: see `parse`.
+    With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional`, `renamed`
+    and `built_in`: see `parse`.
     """
-    parameters = vars(parse(function, arguments, positional, config_class, renamed))
+    parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in))
     try:
         code = function(**parameters) if config_class is None else function(config_class(**parameters))
     except (ValueError, OSError) as error:

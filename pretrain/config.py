@@ -9,6 +9,9 @@ from typing import Literal
 from pretrain.data.config import StreamConfig
 from pretrain.model import EncoderConfig
 
+CONFIGS = Path(__file__).parent / "configs"
+LAUNCH = Path(__file__).parents[1] / "launch"
+
 # The new name of each option that was renamed: its old name still works, on the command line, in YAML and in a run's config.json.
 RENAMED_OPTIONS = {
     "passes": "gradient_accumulation_steps",
@@ -77,7 +80,7 @@ class PretrainConfig:
         micro_steps: micro-batches per optimizer step, each of one source; 0: as many as the mixture has sources.
         gradient_accumulation_steps: equal parts into which a rank divides its share of a micro-batch, one after the other, adding
             up their gradients; more parts need less memory, so that a run can resume on fewer or smaller GPUs.
-        zero: DeepSpeed JSON with the ZeRO stage; it may change when a run resumes.
+        zero: DeepSpeed JSON with the ZeRO stage, or the name of one in launch/ (zero3); it may change when a run resumes.
         precision: of parameters and activations of the model; the optimizer keeps fp32.
         activation_checkpointing: stages of the encoder (1 to 4) whose blocks keep only their input and are computed again for the
             gradient; stage 1 uses most of the memory. `python -m pretrain.cost` tells how much this saves.
@@ -107,7 +110,7 @@ class PretrainConfig:
     num_steps: int = 100_000
     micro_steps: int = 0
     gradient_accumulation_steps: int = 1
-    zero: Path = Path(__file__).parent.parent / "launch" / "zero2.json"
+    zero: Path = LAUNCH / "zero2.json"
     precision: Literal["fp32", "bf16"] = "bf16"
     activation_checkpointing: tuple[int, ...] = ()
     compile: bool = False

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from common.command_line import run_command
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
-from pretrain.config import RENAMED_OPTIONS, PretrainConfig
+from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.log.duration import duration
 from pretrain.model import EncoderConfig, VideoSwin
 from pretrain.model.flops import GPUS, activation_bytes, forward_flops, model_bytes, recomputed_flops
@@ -194,7 +194,7 @@ def _parameter_rows(encoder: VideoSwin) -> Iterator[tuple[str, float]]:
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    run_command(cost, config_class=CostConfig, renamed=RENAMED_OPTIONS)
+    run_command(cost, config_class=CostConfig, renamed=RENAMED_OPTIONS, built_in=CONFIGS)
 
 
 if __name__ == "__main__":

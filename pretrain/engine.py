@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from common import ranks
-from pretrain.config import OptimizerConfig, PretrainConfig
+from pretrain.config import LAUNCH, OptimizerConfig, PretrainConfig
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
 from pretrain.objective import FractionsModel
@@ -113,10 +113,12 @@ def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, devi
 
 
 def read_zero_json(path: Path) -> dict[str, Any]:
-    """Read a file like `launch/zero*.json`.
+    """Read a file like `launch/zero*.json`, or the one that a bare name such as `zero3` means.
 
     Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3, and sets nothing that the run's configuration decides.
     """
+    if not path.exists() and (LAUNCH / f"{path}.json").is_file():
+        path = LAUNCH / f"{path}.json"
     try:
         settings: dict[str, Any] = json.loads(path.read_text())
         stage = settings["zero_optimization"]["stage"]

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from common.json_files import write_json
 from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
 from common.seeding import seed_everything
 from pretrain import checkpoint, engine
-from pretrain.config import RENAMED_OPTIONS, PretrainConfig
+from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.data.batch import Batch
 from pretrain.dry_run import dry_run
 from pretrain.evaluation.validation import Validation
@@ -250,7 +251,8 @@ def show_examples(monitor: Monitor, step: int, run: TrainingRun, batch: Batch, r
 
 def main() -> NoReturn:
     """Entry point of every rank."""
-    read_arguments(lambda arguments: run_command(_run, arguments, config_class=PretrainConfig, renamed=RENAMED_OPTIONS))
+    command = partial(run_command, _run, config_class=PretrainConfig, renamed=RENAMED_OPTIONS, built_in=CONFIGS)
+    read_arguments(command)
 
 
 def _run(config: PretrainConfig) -> NoReturn:

@@ -11,7 +11,7 @@ import pytest
 from common.command_line import as_arguments, parse, run_command
 from data_prep.shard import RENAMED as RENAMED_SHARD_OPTIONS
 from data_prep.shard import ShardConfig, shard
-from pretrain.config import PretrainConfig
+from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.train import pretrain
 
 ROOT = Path(__file__).parents[2]
@@ -228,3 +228,15 @@ def test_a_wrong_value_in_a_group_is_one_line(capsys: pytest.CaptureFixture[str]
         parse(pretrain, [*arguments, "--encoder.num_heads", "[3,6,12]"], config_class=PretrainConfig)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_built_in_configuration_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = ["--data", "c", "--output", "o"]
+    for words in (["--config", "tiny"], ["--config=tiny"], ["--config", str(CONFIGS / "tiny.yaml")]):
+        parsed = parse(pretrain, [*folders, *words], config_class=PretrainConfig, renamed=RENAMED_OPTIONS, built_in=CONFIGS)
+        assert parsed.encoder.embed_dim == 32
+    Path("tiny").write_text("seed: 7\n")  # a user's own file is preferred
+    parsed = parse(pretrain, [*folders, "--config", "tiny"], config_class=PretrainConfig, built_in=CONFIGS)
+    assert (parsed.seed, parsed.encoder.embed_dim) == (7, 128)
+    assert parse(pretrain, ["--data", "tiny", "--output", "o"], config_class=PretrainConfig, built_in=CONFIGS).data == "tiny"
