@@ -1,4 +1,4 @@
-"""JSON objects as bytes and as files."""
+"""JSON objects as bytes and as files, and files of JSON lines."""
 
 from __future__ import annotations
 
@@ -48,3 +48,18 @@ def without_nan(values: Any) -> Any:
     if isinstance(values, list):
         return [without_nan(value) for value in values]
     return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def keep_lines_until(path: Path, step: int) -> None:
+    """Keep the lines of a JSON-lines file up to `step`, without a partial line that a kill has left."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(kept))

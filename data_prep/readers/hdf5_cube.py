@@ -10,13 +10,13 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from common.grid import Grid
+from common.grid import Grid, grid_from_centres, grid_from_transform, nesting_factor
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
-from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
+from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
 from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
-from data_prep.readers.resampling import check_resampling, nesting_factor, read_nested
+from data_prep.readers.resampling import check_resampling, read_nested
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,10 @@ class Hdf5Cube:
             raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
         transform, shape = self._attribute(dataset, "transform"), dataset.shape[-2:]
         if transform is not None:
-            return grid_from_transform(transform, crs, shape, origin)
+            return grid_from_transform(transform, crs_attribute(crs), shape, origin)
         if "x" not in file or "y" not in file:
             raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
-        grid = grid_from_centres(file["x"][:], file["y"][:], crs, origin)
+        grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)
         if grid.shape != shape:
             raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
         return grid

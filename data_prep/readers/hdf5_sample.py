@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 from affine import Affine
 
-from common.grid import Grid
+from common.grid import Grid, grid_from_transform
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
-from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_transform, text
+from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
 from data_prep.readers.hdf5_cube import open_hdf5, read_dataset
 from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
 
@@ -142,4 +142,4 @@ class Hdf5Sample:
             raise ValueError(
                 f"{self._path}: has a transform, but no coordinate reference system; give `crs: EPSG:n` in scene.yaml"
             )
-        return grid_from_transform(transform, crs, shape, self._path)
+        return grid_from_transform(transform, crs_attribute(crs), shape, self._path)

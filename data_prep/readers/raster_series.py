@@ -15,14 +15,14 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
-from common.grid import Grid
+from common.crs import crs_text
+from common.grid import Grid, nesting_factor
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
-from data_prep.readers.cf_conventions import crs_text
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
-from data_prep.readers.resampling import check_resampling, nesting_factor, read_nested
+from data_prep.readers.resampling import check_resampling, read_nested
 
 MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
 INCOMPLETE = ("refuse", "leave_out")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from rasterio.crs import CRS
 
 from common.grid import Grid
 
@@ -16,28 +15,6 @@ def check_resampling(resampling: str, origin: str) -> None:
     """Raises ValueError for an unknown method."""
     if resampling not in RESAMPLING:
         raise ValueError(f"{origin}: resampling is {resampling!r}; expected one of {', '.join(RESAMPLING)}")
-
-
-def nesting_factor(coarse: Grid, fine: Grid, origin: str) -> int:
-    """Number of pixels of `fine` that a pixel of `coarse` covers along each axis. Raises ValueError when they do not nest."""
-    factor = max(1, round(abs(coarse.transform.determinant / fine.transform.determinant) ** 0.5))
-    own, base = coarse.transform, fine.transform
-    stretched = (base.a * factor, base.b * factor, base.c, base.d * factor, base.e * factor, base.f)
-    tolerance = abs(base.determinant) ** 0.5 / 100
-    fits = np.allclose(tuple(own)[:6], stretched, rtol=0, atol=tolerance) and same_crs(coarse.crs, fine.crs)
-    surplus = coarse.height * factor - fine.height, coarse.width * factor - fine.width
-    if not fits or not all(0 <= pixels < factor for pixels in surplus):
-        raise ValueError(
-            f"{origin}: its grid ({coarse.height} x {coarse.width}, {tuple(own)[:6]}, {coarse.crs[:60]}) does not nest in "
-            f"that of the series ({fine.height} x {fine.width}, {tuple(base)[:6]}, {fine.crs[:60]}): CRS, upper left corner "
-            "and extent must be equal and pixel sizes whole multiples"
-        )
-    return factor
-
-
-def same_crs(one: str, other: str) -> bool:
-    """True when two texts describe one CRS: libraries write the same CRS in different words."""
-    return one == other or CRS.from_user_input(one) == CRS.from_user_input(other)
 
 
 def read_nested(

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 import zarr
 
-from common.grid import Grid
+from common.grid import Grid, grid_from_centres, grid_from_transform
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
-from data_prep.readers.cf_conventions import band_positions, decode_dates, grid_from_centres, grid_from_transform, text
+from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
 from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
 from data_prep.readers.zarr_chunks import ChunkCheckingStore
 
@@ -153,8 +153,8 @@ class ZarrCube:
         if crs is None:
             raise ValueError(f"{self._path}: no coordinate reference system: no attribute crs; give `crs: EPSG:n` in scene.yaml")
         if "transform" in attributes:
-            return grid_from_transform(attributes["transform"], crs, shape, self._path)
-        grid = grid_from_centres(self._coordinate(x), self._coordinate(y), crs, self._path)
+            return grid_from_transform(attributes["transform"], crs_attribute(crs), shape, self._path)
+        grid = grid_from_centres(self._coordinate(x), self._coordinate(y), crs_attribute(crs), self._path)
         if grid.shape != shape:
             raise ValueError(f"{self._path}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
         return grid

@@ -12,11 +12,11 @@ import rasterio
 from rasterio.windows import Window
 from tqdm import tqdm
 
+from common.crs import crs_text
 from common.grid import Grid
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.maps import Tile
 from data_prep.plan.splits import EARTH_RADIUS_KM
-from data_prep.readers.cf_conventions import crs_text
 
 WINDOW_PIXELS = 2_000_000  # pixels of the map that are read at a time
 
@@ -59,7 +59,7 @@ def read_map_pixels(tile: Tile, number: int, band: int, step: int, legend: Legen
     """
     label_of = np.array([legend.classes.index(group) for group in legend.groups])
     with rasterio.open(tile.path) as raster:
-        crs = crs_text(raster.crs, str(tile.path))
+        crs = crs_text(str(raster.crs), str(tile.path))
         grid = Grid(crs=crs, transform=raster.transform, height=raster.height, width=raster.width)
         for window in tqdm(list(_windows(raster)), desc=tile.path.name, unit="window"):
             codes = raster.read(band, window=window)

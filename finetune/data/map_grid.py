@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
-import rasterio
-from affine import Affine
-from rasterio.crs import CRS
-
-from common.grid import Grid
+from common.crs import crs_name, same_crs
+from common.grid import LARGEST_FACTOR, Grid, grid_summary
 
 # Pixel edges may differ by this share of a source pixel: grids with rounded coordinates still count as aligned.
 TOLERANCE = 0.02
-LARGEST_FACTOR = 256  # largest ratio between the pixel sizes of a source and of the map
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ def align_grids(grid: Grid, source_grid: Grid, source: str) -> GridAlignment:
 
     Raises ValueError if the grids have different coordinate reference systems, or if their pixel edges do not meet.
     """
-    if CRS.from_user_input(grid.crs) != CRS.from_user_input(source_grid.crs):
+    if not same_crs(grid.crs, source_grid.crs):
         raise ValueError(
             f"the map's grid is in {crs_name(grid.crs)}, {source} in {crs_name(source_grid.crs)}; both must have one CRS: "
             "reproject one of them"
@@ -56,46 +51,3 @@ def align_grids(grid: Grid, source_grid: Grid, source: str) -> GridAlignment:
             "their pixel edges must meet; resample one of them"
         )
     return GridAlignment((scale[0], scale[1]), offset)
-
-
-def crs_name(crs: str) -> str:
-    """Short name of a coordinate reference system for messages: `EPSG:n` if it has such a code."""
-    return CRS.from_user_input(crs).to_string()[:40]
-
-
-def grid_summary(grid: Grid) -> str:
-    """Size, pixel size, origin and coordinate reference system of a grid, for messages."""
-    return (
-        f"{grid.height} x {grid.width} px of {abs(grid.transform.a):g} from ({grid.transform.c:.1f}, {grid.transform.f:.1f}) "
-        f"in {crs_name(grid.crs)}"
-    )
-
-
-def raster_grid(path: Path) -> Grid:
-    """The grid of a raster file. Raises ValueError if it is missing, unreadable or has no coordinate reference system."""
-    if not path.is_file():
-        raise ValueError(f"label raster {path} does not exist")
-    try:
-        with rasterio.open(path) as raster:
-            if raster.crs is None:
-                raise ValueError(f"label raster {path} has no coordinate reference system")
-            return Grid(crs=raster.crs.to_string(), transform=raster.transform, height=raster.height, width=raster.width)
-    except rasterio.errors.RasterioIOError as error:
-        raise ValueError(f"label raster {path} cannot be read: {error}") from error
-
-
-def grid_with_pixel_size(source_grid: Grid, pixel_size: float) -> Grid:
-    """A grid over the same footprint with pixels of `pixel_size` units of the CRS; the same grid if the sizes agree.
-
-    Raises ValueError if the sizes differ so much that their units must differ, such as metres and degrees.
-    """
-    factor = pixel_size / abs(source_grid.transform.a)
-    if not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
-        raise ValueError(
-            f"the model maps pixels of {pixel_size:g}; the scene ({grid_summary(source_grid)}) has another unit: reproject it to "
-            "a CRS with the unit of the scenes that the model was trained on"
-        )
-    if abs(factor - 1) < 1e-6:
-        return source_grid
-    height, width = max(1, round(source_grid.height / factor)), max(1, round(source_grid.width / factor))
-    return Grid(crs=source_grid.crs, transform=source_grid.transform @ Affine.scale(factor), height=height, width=width)

@@ -15,13 +15,13 @@ from typing import Self
 
 import numpy as np
 
-from common.grid import Grid
+from common.grid import Grid, grid_summary, grid_with_pixel_size, raster_grid
 from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.opening import open_reader
 from finetune.data.image_stack import ImageStack, empty_stack
-from finetune.data.map_grid import TOLERANCE, GridAlignment, align_grids, grid_summary, grid_with_pixel_size, raster_grid
+from finetune.data.map_grid import TOLERANCE, GridAlignment, align_grids
 from finetune.data.season import Season, season_of_dates
 from finetune.task import Task
 

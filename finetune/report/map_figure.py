@@ -20,9 +20,9 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from common.atomic_files import whole_file
+from common.grid import raster_grid
 from data_prep.archive.sensor import Sensor
 from finetune.data.image_stack import ImageStack
-from finetune.data.map_grid import raster_grid
 from finetune.data.scene_series import SceneSeries
 from finetune.scoring.metrics import headline, map_confusion, scores
 from finetune.task import Task

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from common.atomic_files import whole_file
+from common.json_files import keep_lines_until
 from data_prep.corpus.dataset import Corpus
 
 METRICS_LINES = "metrics.jsonl"
@@ -158,21 +158,6 @@ def validation_scalars(scores: Mapping[str, Mapping[str, float]]) -> dict[str, f
         for source, of_source in scores.items()
         for score, value in of_source.items()
     }
-
-
-def keep_lines_until(path: Path, step: int) -> None:
-    """Keep the lines of a JSON-lines file up to `step`, without a partial line that a kill has left."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            continue
-    with whole_file(path) as temporary:
-        temporary.write_text("".join(kept))
 
 
 def configuration_text(configuration: Mapping[str, Any]) -> str:

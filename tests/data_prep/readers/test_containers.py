@@ -13,7 +13,8 @@ import rasterio
 import zarr
 from affine import Affine
 
-from data_prep.readers.cf_conventions import decode_dates, grid_from_centres
+from common.grid import grid_from_centres
+from data_prep.readers.file_metadata import decode_dates
 from data_prep.readers.opening import CONTAINERS, open_reader
 from data_prep.readers.radiometry import check_offset, harmonised_series
 from tests.support.containers import X, Y, write_hls, write_stacked, write_zarr

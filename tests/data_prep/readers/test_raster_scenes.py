@@ -14,10 +14,10 @@ from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
-from common.grid import Grid
+from common.grid import Grid, nesting_factor
 from data_prep.archive.sensor import Quality
 from data_prep.readers.opening import open_reader
-from data_prep.readers.resampling import nesting_factor, read_nested
+from data_prep.readers.resampling import read_nested
 from tests.support.archives import BAND_METRES, PHYSICAL_BANDS, safe_metadata, safe_name
 from tests.support.containers import (
     SAFE_BASELINES,

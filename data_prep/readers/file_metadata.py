@@ -1,18 +1,13 @@
-"""Metadata of files: dates, grids and band names by the conventions of CF and GDAL, and by attributes of our own."""
+"""Metadata of files: texts, dates, coordinate reference systems and band names in attributes and coordinates (CF Conventions)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from affine import Affine
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
 
-from common.grid import Grid
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import check_dates
 
@@ -28,8 +23,13 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def crs_attribute(value: Any) -> int | str:
+    """A coordinate reference system in the metadata of a file, as an EPSG number or as a text."""
+    return int(value) if isinstance(value, int | np.integer) else text(value)
+
+
 def decode_dates(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
-    """Decode a time axis: numbers with CF `units`, ISO texts or datetime64 -> datetime64[D] (T,), strictly increasing.
+    """Decode the time axis of a file: numbers with CF `units`, ISO texts or datetime64 -> datetime64[D] (T,), strictly increasing.
 
     Whole numbers without units are days since 1970-01-01 if all of them then lie before 2100.
     Raises ValueError for values that are not dates, and for dates that repeat or decrease.
@@ -71,54 +71,8 @@ def _decode_numbers(values: np.ndarray, attributes: Mapping[str, Any], origin: s
     return (start + elapsed.astype("timedelta64[s]")).astype("datetime64[D]")
 
 
-def crs_text(value: Any, origin: str) -> str:
-    """A CRS given as EPSG number, `EPSG:n`, WKT or PROJ text -> `EPSG:n` where it has one, else WKT."""
-    value = int(value) if isinstance(value, int | np.integer) else text(value)
-    try:
-        return _canonical_crs(value)
-    except (CRSError, ValueError) as error:
-        raise ValueError(f"{origin}: {value!r} is no coordinate reference system: {error}") from error
-
-
-@lru_cache(maxsize=64)  # finding the EPSG number takes longer than opening a file
-def _canonical_crs(value: int | str) -> str:
-    crs = CRS.from_epsg(value) if isinstance(value, int) else CRS.from_user_input(value)
-    code = crs.to_epsg()
-    return f"EPSG:{code}" if code else str(crs.to_wkt())
-
-
-def grid_from_transform(values: Any, crs: Any, shape: tuple[int, int], origin: str) -> Grid:
-    """Grid from an attribute `transform`: six numbers (a, b, c, d, e, f) in the order of rasterio and affine."""
-    numbers = [float(value) for value in np.ravel(values)[:6]]
-    if len(numbers) != 6:
-        raise ValueError(f"{origin}: transform has {len(numbers)} numbers; expected a, b, c, d, e, f as rasterio orders them")
-    transform = Affine(*numbers)
-    if transform.is_degenerate:
-        raise ValueError(f"{origin}: transform {numbers} has pixels of no area; is it in GDAL's order instead of rasterio's?")
-    return Grid(crs=crs_text(crs, origin), transform=transform, height=shape[0], width=shape[1])
-
-
-def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: Any, origin: str) -> Grid:
-    """Grid from the coordinates of pixel centres, x (W,) and y (H,).
-
-    Raises ValueError unless they are evenly spaced to a hundredth of a pixel.
-    """
-    steps = []
-    for name, centres in (("x", x), ("y", y)):
-        if len(centres) < 2:
-            raise ValueError(f"{origin}: {name} has {len(centres)} coordinate; two are needed to know the pixel size")
-        step = (float(centres[-1]) - float(centres[0])) / (len(centres) - 1)
-        regular = float(centres[0]) + step * np.arange(len(centres))
-        if step == 0 or not np.allclose(centres, regular, rtol=0, atol=abs(step) / 100):
-            raise ValueError(f"{origin}: coordinates {name} are not evenly spaced; regrid the images first")
-        steps.append(step)
-    dx, dy = steps
-    transform = Affine(dx, 0.0, float(x[0]) - dx / 2, 0.0, dy, float(y[0]) - dy / 2)
-    return Grid(crs=crs_text(crs, origin), transform=transform, height=len(y), width=len(x))
-
-
 def band_positions(found: Sequence[str], sensor: Sensor, origin: str) -> list[int]:
-    """Position of each band of the sensor among the bands `found` in a file, in the order of the sensor.
+    """Position of each band of the sensor among the bands `found` in the metadata of a file, in the order of the sensor.
 
     Bands that the sensor does not have are ignored. Raises ValueError when a band of the sensor is missing or named twice.
     """
