@@ -13,11 +13,12 @@ from common.command_line import run_command
 from common.executors import open_executor
 from common.json_files import json_bytes
 from common.progress import Progress
-from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus
-from data_prep.corpus.overview import corpus_overview, overview_tables
+from data_prep.corpus.corpus_overview import corpus_overview, overview_tables
+from data_prep.corpus.dataset import Corpus, load_corpus
 from data_prep.corpus.summary import ShardSummary, by_source_and_split, read_summary
 from data_prep.plots.contact_sheet import contact_sheet, evenly_spread_samples
 from data_prep.plots.corpus_figure import corpus_figure
+from data_prep.shards.shard_index import SampleEntry
 
 DPI = 110
 

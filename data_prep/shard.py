@@ -12,18 +12,14 @@ from typing import NoReturn
 
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, run_command
-from common.executors import Executor, MapJobs, open_executor, submit_slurm
+from common.executors import Executor, open_executor, submit_slurm
 from common.progress import PROGRESS
-from data_prep.corpus.build import verified_summaries, write_dataset, write_missing_shards, write_rejected
-from data_prep.corpus.dataset import DATASET
-from data_prep.corpus.overview import build_overview
-from data_prep.corpus.rejected import REJECTED
+from data_prep.corpus.corpus_writer import finish_corpus, write_missing_shards
 from data_prep.plan.build import make_plan
-from data_prep.plan.overview import plan_overview
 from data_prep.plan.plan import Plan
+from data_prep.plan.plan_overview import plan_overview
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SplitConfig
-from data_prep.shards.tar_format import FAILED
 
 RENAMED = {f"split_{name}": f"split.{name}" for name in ("block_km", "shares", "buffer_km", "seed")}
 UNFINISHED = 1  # exit code
@@ -118,30 +114,8 @@ def shard(config: ShardConfig) -> int:
             print("\n".join(unwritten[:_MOST_NAMED]))
             print(f"{len(unwritten)} of {len(numbers)} shards are not written; start again with the same arguments")
             return UNFINISHED
-        return 0 if config.shards is not None else finish(plan, map_jobs, config.max_failed_share)
-
-
-def finish(plan: Plan, map_jobs: MapJobs, max_failed_share: float) -> int:
-    """Verify all shards, write the files that describe the corpus, and print an overview; return the exit code.
-
-    Raises ValueError when a shard is damaged, or when every sample was rejected.
-    """
-    summaries = verified_summaries(plan, map_jobs)
-    remove_leftovers(plan.folder, everything=True)
-    write_rejected(plan, summaries)
-    print(build_overview(plan, summaries))
-    samples, failed = sum(summary.samples for summary in summaries), sum(summary.failed for summary in summaries)
-    if failed > max_failed_share * (samples + failed):
-        print(
-            f"{failed} of {samples + failed} samples could not be read, more than --max_failed_share {max_failed_share}; "
-            f"{REJECTED} says why, SHARD{FAILED} where: mend the archive and start again with --retry_failed true, or allow more"
-        )
-        return UNFINISHED
-    if not samples:
-        raise ValueError(f"every sample was rejected; the reasons are in {plan.folder / REJECTED}")
-    write_dataset(plan, summaries, map_jobs)
-    print(f"{plan.folder / DATASET} describes the corpus")
-    return 0
+        finished = config.shards is not None or finish_corpus(plan, map_jobs, config.max_failed_share)
+        return 0 if finished else UNFINISHED
 
 
 def _submit(config: ShardConfig, plan: Plan) -> None:

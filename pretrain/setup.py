@@ -16,7 +16,8 @@ import torch
 from common import ranks
 from common.atomic_files import whole_file
 from common.command_line import rename_keys
-from data_prep.corpus.dataset import Corpus, check_shards, load_corpus
+from data_prep.corpus.dataset import Corpus, load_corpus
+from data_prep.corpus.shard_sizes import check_shard_sizes
 from pretrain import checkpoint, engine
 from pretrain.compilation import compile_compared
 from pretrain.config import RENAMED_OPTIONS, PretrainConfig
@@ -109,7 +110,7 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
     rank, world_size = ranks.announced_ranks()
     corpus = load_corpus(config.data)
     if rank == 0:  # one rank lists the folder, not every one
-        check_shards(corpus, "train")
+        check_shard_sizes(corpus, "train")
     stream = Stream(corpus, "train", config.stream, rank, world_size)
     targets = FractionTargets(corpus, config.objective.groupings)
     check_options(config, stream, world_size)

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from common.checksums import checksum_of
 from common.executors import MapJobs
 from common.json_files import json_bytes, read_json
-from common.progress import PROGRESS, Progress
+from common.progress import PROGRESS
 from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.dataset_json import dataset_json
 from data_prep.corpus.rejected import REJECTED, rejected_lines
 from data_prep.corpus.sample_index import sample_index_name
-from data_prep.corpus.sample_index_writer import sample_index_faults, sample_index_layouts
-from data_prep.corpus.shard_checks import Fault, shard_faults
-from data_prep.corpus.summary import ShardSummary, summarise
-from data_prep.plan.plan import PLAN, Plan, cached_plan, load_plan
+from data_prep.corpus.sample_index_checks import sample_index_faults
+from data_prep.corpus.sample_index_writer import sample_index_layouts
+from data_prep.corpus.shard_checks import Fault, check_shards
+from data_prep.corpus.summary import ShardSummary
+from data_prep.plan.plan import PLAN, Plan, load_plan
 from data_prep.shards.tar_format import FAILED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verified:
-    """Result of reading a whole shard.
-
-    Attributes:
-        faults: all faults of the shard.
-        summary: summary of its index; None when it has faults.
-        keys: XXH3 of the key of each sample, uint64 (samples,); empty when it has faults.
-    """
-
-    faults: list[Fault]
-    summary: ShardSummary | None
-    keys: np.ndarray
 
 
 def corpus_faults(folder: Path, map_jobs: MapJobs) -> list[Fault]:
@@ -59,45 +42,12 @@ def corpus_faults(folder: Path, map_jobs: MapJobs) -> list[Fault]:
     damaged = plan.damaged_tables()
     if damaged:
         return [Fault(name, "", "is missing, or is not the table that the plan was written with") for name in damaged]
-    verified = verify_shards(folder, plan, map_jobs)
+    verified = check_shards(folder, plan, map_jobs)
     faults = [fault for shard in verified for fault in shard.faults]
     faults += _unplanned_files(folder, plan)
     for key, shard, other in repeated_keys(folder, plan, [shard.keys for shard in verified]):
         faults.append(Fault(f"{other}.tar", key, f"is in {shard}.tar already"))
     return faults + list(_summary_faults(folder, plan, [shard.summary for shard in verified], map_jobs))
-
-
-def verify_shards(folder: Path, plan: Plan, map_jobs: MapJobs, log: Path | None = None) -> list[Verified]:
-    """Read all shards of the plan, and return the results in the order of the plan. `log` receives the progress as JSON lines."""
-    numbers = range(plan.num_shards)
-    found: dict[int, Verified] = {}
-    with Progress("verify", total=len(numbers), log=log) as progress:
-        for number, verified in map_jobs(partial(verify_shard, folder), numbers):
-            found[number] = verified
-            progress.add(verified.summary.bytes if verified.summary is not None else 0)
-    return [found[number] for number in numbers]
-
-
-def verify_shard(folder: Path, shard_id: int) -> Verified:
-    """Read one shard of the plan in `folder`."""
-    plan = cached_plan(folder)
-    shard = plan.shard(shard_id)
-    tar_path, index_path = folder / f"{shard.name}.tar", folder / f"{shard.name}.json"
-    faults = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
-    if not faults:
-        try:
-            index = read_json(index_path)
-            faults = shard_faults(plan, shard, tar_path, index)
-        except ValueError as error:
-            faults = [Fault(index_path.name, "", str(error))]
-    if faults:
-        return Verified(faults=faults, summary=None, keys=np.empty(0, np.uint64))
-    return Verified(faults=[], summary=summarise(index), keys=key_hashes(sample["key"] for sample in index["samples"]))
-
-
-def key_hashes(keys: Iterable[str]) -> np.ndarray:
-    """Return the XXH3 of each key, uint64: with 8 bytes per key, the hashes of a whole corpus fit in memory."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64)
 
 
 def repeated_keys(folder: Path, plan: Plan, hashes: Sequence[np.ndarray]) -> Iterator[tuple[str, str, str]]:

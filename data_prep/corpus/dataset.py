@@ -16,10 +16,8 @@ of JSON.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,32 +32,11 @@ from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
+from data_prep.shards.shard_index import SampleEntry, sample_entries
 
 DATASET_VERSION = 3
 DATASET = "dataset.json"
 RETRIES = 3  # retries of a request to an object store
-_REQUESTS = 32  # requests at a time, where a folder's listing has no sizes
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member of a shard: byte offset and size of its data in the tar, and their sha256."""
-
-    offset: int
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class SampleEntry:
-    """A sample in a shard index: its key, tar, number of frames, members by name, legend and fine land-cover counts."""
-
-    key: str
-    shard: Path
-    frames: int
-    members: Mapping[str, Member]
-    legend: str
-    land_cover: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,30 +133,6 @@ class Corpus:
         return [sample for index in indexes for sample in sample_entries(index, Path(self.folder))]
 
 
-def sample_entries(index: Mapping[str, Any], folder: Path) -> list[SampleEntry]:
-    """Return the samples of one shard index in the order of the tar."""
-    shard = folder / index["shard"]
-    return [
-        SampleEntry(
-            key=sample["key"],
-            shard=shard,
-            frames=sample["frames"],
-            members={name: Member(**member) for name, member in sample["members"].items()},
-            legend=sample["legend"],
-            land_cover=tuple(sample["land_cover"]),
-        )
-        for sample in index["samples"]
-    ]
-
-
-def corpus_fingerprint(indexes: Iterable[bytes]) -> str:
-    """Return the sha256 over the contents of all shard indexes in the order of shards."""
-    digest = hashlib.sha256()
-    for content in indexes:
-        digest.update(content)
-    return digest.hexdigest()
-
-
 def load_corpus(folder: str | Path) -> Corpus:
     """Read dataset.json, and no other file, of the corpus in `folder`, a path or any URL of fsspec.
 
@@ -243,42 +196,3 @@ def _split_summary(values: Mapping[str, Any]) -> SplitSummary:
         longest=values["frames"]["longest"],
         mean_shares={name: np.array(shares) for name, shares in values["mean_shares"].items()},
     )
-
-
-def check_shards(corpus: Corpus, split: str) -> None:
-    """Raise ValueError when shards of a split are missing or have another size than dataset.json states.
-
-    Lists the folder once; a web server, which lists no sizes, gets one request per shard. No shard is opened.
-    """
-    shards = [shard for shard in corpus.shards if shard.split == split]
-    sizes = _sizes(corpus.folder, [shard.name for shard in shards])
-    wrong = [shard for shard in shards if sizes.get(shard.name) != shard.bytes]
-    if wrong:
-        found = sizes.get(wrong[0].name)
-        state = "is missing" if found is None else f"has {found} of {wrong[0].bytes} bytes"
-        raise ValueError(
-            f"{len(wrong)} of {len(shards)} shards of split {split!r} are missing or of another size, first {wrong[0].path}, "
-            f"which {state}; copy them again, or run data_prep/verify.py"
-        )
-
-
-def _sizes(folder: str, names: Sequence[str]) -> dict[str, int | None]:
-    """Return the bytes of at least the files `names` in a folder; missing files are left out or None."""
-    files, root = file_system(folder, None)
-    root = root.rstrip("/")
-
-    def listing() -> dict[str, int | None]:
-        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in files.ls(root or "/", detail=True)}
-
-    def size(name: str) -> int | None:
-        try:
-            found: int | None = retried(partial(files.size, f"{root}/{name}"), RETRIES)
-        except FileNotFoundError:
-            return None
-        return found
-
-    files.invalidate_cache()
-    if "https" not in files.protocol:
-        return retried(listing, RETRIES)
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        return dict(zip(names, pool.map(size, names), strict=True))

@@ -1,13 +1,16 @@
-"""The content of dataset.json, from the plan and the summaries of shards."""
+"""The content of dataset.json, from the plan and the summaries of shards, and its file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.atomic_files import whole_file
+from common.json_files import json_bytes
 from data_prep.archive.sensor import Sensor
-from data_prep.corpus.dataset import DATASET_VERSION, corpus_fingerprint
+from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.sample_index import sample_index_name
 from data_prep.corpus.summary import ShardSummary, by_source_and_split
 from data_prep.plan.plan import Plan
@@ -67,3 +70,17 @@ def _split(group: ShardSummary, sample_indexes: Mapping[str, str]) -> dict[str, 
         "frames": {"shortest": min(group.frames), "longest": max(group.frames)},
         "mean_shares": {legend: (sums / group.counted[legend]).tolist() for legend, sums in group.shares.items()},
     }
+
+
+def corpus_fingerprint(indexes: Iterable[bytes]) -> str:
+    """Return the fingerprint in dataset.json: the sha256 over the contents of all shard indexes in the order of shards."""
+    digest = hashlib.sha256()
+    for content in indexes:
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def write_dataset_json(plan: Plan, summaries: Sequence[ShardSummary], sample_indexes: Mapping[str, str]) -> None:
+    """Write dataset.json, which finishes the corpus. `summaries` and `sample_indexes`: see `dataset_json`."""
+    with whole_file(plan.folder / DATASET) as temporary:
+        temporary.write_bytes(json_bytes(dataset_json(plan, plan.folder, summaries, sample_indexes)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from common.atomic_files import whole_file
 from common.json_files import json_bytes, read_json
 from data_prep.corpus.summary import ShardSummary
 from data_prep.plan.plan import Plan
@@ -24,3 +25,9 @@ def rejected_lines(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) 
         if summary.rejected:
             for row in read_json(output / f"{name}.json")["rejected"]:
                 yield json_bytes(row) + b"\n"
+
+
+def write_rejected(plan: Plan, summaries: Sequence[ShardSummary]) -> None:
+    """Write rejected.jsonl. `summaries`: of all shards in the order of the plan."""
+    with whole_file(plan.folder / REJECTED) as temporary, temporary.open("wb") as file:
+        file.writelines(rejected_lines(plan, plan.folder, summaries))

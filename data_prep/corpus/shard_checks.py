@@ -1,4 +1,4 @@
-"""Checks of one shard: reads all of it and compares it with its index and the plan."""
+"""Checks of shards: reads all of a shard and compares it with its index and the plan."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from common.checksums import checksum_of
-from data_prep.plan.plan import Plan, PlannedSample, PlannedShard
+from common.executors import MapJobs
+from common.json_files import read_json
+from common.progress import PROGRESS, Progress
+from data_prep.corpus.summary import ShardSummary, summarise
+from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, cached_plan
 from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict
 from data_prep.shards.frame_checksums import frame_checksums
 from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, MEMBERS
@@ -236,3 +242,61 @@ def _failure_faults(path: Path, index: Mapping[str, Any]) -> Iterator[Fault]:
         return
     if rows != failed:
         yield Fault(path.name, "", f"has {len(rows)} rows; the index says that {len(failed)} samples failed, or other ones")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedShard:
+    """Result of reading a whole shard.
+
+    Attributes:
+        faults: all faults of the shard.
+        summary: summary of its index; None when it has faults.
+        keys: XXH3 of the key of each sample, uint64 (samples,); empty when it has faults.
+    """
+
+    faults: list[Fault]
+    summary: ShardSummary | None
+    keys: np.ndarray
+
+
+def check_shards(folder: Path, plan: Plan, map_jobs: MapJobs, log: Path | None = None) -> list[CheckedShard]:
+    """Read all shards of the plan, and return the results in the order of the plan. `log` receives the progress as JSON lines."""
+    numbers = range(plan.num_shards)
+    found: dict[int, CheckedShard] = {}
+    with Progress("verify", total=len(numbers), log=log) as progress:
+        for number, verified in map_jobs(partial(check_shard, folder), numbers):
+            found[number] = verified
+            progress.add(verified.summary.bytes if verified.summary is not None else 0)
+    return [found[number] for number in numbers]
+
+
+def check_shard(folder: Path, shard_id: int) -> CheckedShard:
+    """Read one shard of the plan in `folder`."""
+    plan = cached_plan(folder)
+    shard = plan.shard(shard_id)
+    tar_path, index_path = folder / f"{shard.name}.tar", folder / f"{shard.name}.json"
+    faults = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
+    if not faults:
+        try:
+            index = read_json(index_path)
+            faults = shard_faults(plan, shard, tar_path, index)
+        except ValueError as error:
+            faults = [Fault(index_path.name, "", str(error))]
+    if faults:
+        return CheckedShard(faults=faults, summary=None, keys=np.empty(0, np.uint64))
+    return CheckedShard(faults=[], summary=summarise(index), keys=key_hashes(sample["key"] for sample in index["samples"]))
+
+
+def key_hashes(keys: Iterable[str]) -> np.ndarray:
+    """Return the XXH3 of each key, uint64: with 8 bytes per key, the hashes of a whole corpus fit in memory."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64)
+
+
+def checked_summaries(plan: Plan, map_jobs: MapJobs) -> list[ShardSummary]:
+    """Read and check all shards; return their summaries in the order of the plan. Raises ValueError when a shard has faults."""
+    verified = check_shards(plan.folder, plan, map_jobs, log=plan.folder / PROGRESS)
+    faults = [fault for shard in verified for fault in shard.faults]
+    if faults:
+        damaged = sorted({fault.file.split(".")[0] for fault in faults})
+        raise ValueError(f"{len(faults)} faults, first {faults[0]}; remove {', '.join(damaged[:3])}.* and start again")
+    return [shard.summary for shard in verified if shard.summary is not None]

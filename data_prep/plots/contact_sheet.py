@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +15,9 @@ from matplotlib.patches import Patch
 from common.json_files import read_json
 from common.plot_style import INK, MUTED
 from data_prep.archive.sensor import Sensor
-from data_prep.corpus.dataset import Corpus, SampleEntry, sample_entries
+from data_prep.corpus.dataset import Corpus
 from data_prep.landcover.legend import Legend
+from data_prep.shards.shard_index import SampleEntry, read_array, sample_entries
 
 Item = TypeVar("Item")
 
@@ -70,7 +70,7 @@ def _draw_heading(axes: Axes, sensor: Sensor, size_px: int) -> None:
 
 def _draw_strip(axes: Axes, entry: SampleEntry, sensor: Sensor, frames: int) -> None:
     """Draw the clearest frames of a sample side by side, with their dates, scene and year."""
-    pixels, valid, days = (read_member(entry, name) for name in ("pixels.npy", "valid.npy", "dates.npy"))
+    pixels, valid, days = (read_array(entry, name) for name in ("pixels.npy", "valid.npy", "dates.npy"))
     times = clearest(valid, frames)
     bands = [sensor.bands.index(band) for band in sensor.rgb]
     rgb = stretched(pixels[:, bands], valid, pixels[times][:, bands])
@@ -124,16 +124,6 @@ def _draw_legend(figure: Figure, legends: list[Legend], height: float) -> None:
         fontsize=8,
         frameon=False,
     )
-
-
-def read_member(entry: SampleEntry, name: str) -> np.ndarray:
-    """Read one array of a sample from its tar."""
-    member = entry.members[name]
-    with entry.shard.open("rb") as tar:
-        tar.seek(member.offset)
-        content = tar.read(member.size)
-    array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
 
 
 def clearest(valid: np.ndarray, frames: int) -> np.ndarray:

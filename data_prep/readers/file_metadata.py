@@ -29,7 +29,7 @@ def crs_attribute(value: Any) -> int | str:
 
 
 def decode_dates(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
-    """Decode the time axis of a file: numbers with CF `units`, ISO texts or datetime64 -> datetime64[D] (T,), strictly increasing.
+    """Decode the time axis of a file, numbers with CF `units`, ISO texts or datetime64 -> datetime64[D] (T,), increasing.
 
     Whole numbers without units are days since 1970-01-01 if all of them then lie before 2100.
     Raises ValueError for values that are not dates, and for dates that repeat or decrease.

@@ -24,6 +24,7 @@ from data_prep.plan.plan import Plan, PlannedShard, Rejection, cached_plan
 from data_prep.shards.band_statistics import BandStatistics
 from data_prep.shards.planned_samples import Failure, read_samples
 from data_prep.shards.sample import Sample
+from data_prep.shards.shard_index import has_written_index
 from data_prep.shards.tar_format import FAILED, INDEX_VERSION, TarWriter, sample_members
 
 
@@ -36,7 +37,7 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
     plan = cached_plan(output)
     name = plan.names[shard_id]
     tar_path, index_path = output / f"{name}.tar", output / f"{name}.json"
-    if is_written(plan, name, output):
+    if has_written_index(output, name, plan.hash):
         return tar_path.stat().st_size
     shard = plan.shard(shard_id)
     with whole_file(tar_path) as temporary:
@@ -47,20 +48,6 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
     with whole_file(index_path) as temporary:
         temporary.write_bytes(json_bytes(index))
     return int(index["bytes"])
-
-
-def is_written(plan: Plan, name: str, output: Path) -> bool:
-    """Return True when the index of the shard `name` exists, belongs to the plan, and states the size of the tar.
-
-    Canonical JSON sorts its keys, so that `bytes` and `plan` come first and the rest of the index need not be read.
-    """
-    try:
-        size = (output / f"{name}.tar").stat().st_size
-        expected = json_bytes({"bytes": size, "plan": plan.hash}).removesuffix(b"}") + b","
-        with (output / f"{name}.json").open("rb") as index:
-            return index.read(len(expected)) == expected
-    except FileNotFoundError:
-        return False
 
 
 def _write_tar(

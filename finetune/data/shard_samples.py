@@ -12,7 +12,8 @@ import numpy as np
 
 from common.storage import is_url
 from data_prep.archive.scene import Label
-from data_prep.corpus.dataset import Corpus, Member, SampleEntry
+from data_prep.corpus.dataset import Corpus
+from data_prep.shards.shard_index import Member, SampleEntry
 from data_prep.shards.tar_format import LABEL
 from finetune.task import Task
 

@@ -19,12 +19,14 @@ import xxhash
 
 from common.executors import map_local
 from common.json_files import json_bytes
-from data_prep.corpus.corpus_checks import corpus_faults, key_hashes, repeated_keys
-from data_prep.corpus.dataset import corpus_fingerprint, load_corpus
+from data_prep.corpus.corpus_checks import corpus_faults, repeated_keys
+from data_prep.corpus.corpus_writer import finish_corpus
+from data_prep.corpus.dataset import load_corpus
+from data_prep.corpus.dataset_json import corpus_fingerprint
+from data_prep.corpus.shard_checks import key_hashes
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import TABLES, load_plan
 from data_prep.plan.settings import PlanSettings
-from data_prep.shard import finish
 from data_prep.shards.shard_writer import write_shard
 from tests.support.archives import write_archive
 
@@ -41,7 +43,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = make_plan(folder / "scenes", folder / "corpus", settings)
     for number in range(plan.num_shards):
         write_shard(folder / "scenes", folder / "corpus", number)
-    assert finish(plan, ONE, max_failed_share=0.01) == 0
+    assert finish_corpus(plan, ONE, max_failed_share=0.01)
     return folder / "corpus"
 
 

@@ -25,10 +25,11 @@ import xxhash
 from common.executors import map_local
 from common.json_files import json_bytes
 from data_prep.corpus.corpus_checks import corpus_faults
-from data_prep.corpus.dataset import Corpus, check_shards, load_corpus
+from data_prep.corpus.corpus_writer import finish_corpus
+from data_prep.corpus.dataset import Corpus, load_corpus
 from data_prep.corpus.sample_index import open_sample_index, record_dtype
+from data_prep.corpus.shard_sizes import check_shard_sizes
 from data_prep.plan.plan import load_plan
-from data_prep.shard import finish
 from pretrain.cost import CostConfig, cost
 from pretrain.data.config import StreamConfig
 from pretrain.data.sample_table import MEMBERS, SampleTable
@@ -140,7 +141,7 @@ def test_tables_are_the_same_from_any_workers_in_any_order(corpus: Path) -> None
         for source, split in GROUPS:
             (corpus / f"{source}-{split}.samples.npy").unlink()
         (corpus / "dataset.json").unlink()
-        assert finish(plan, map_jobs, max_failed_share=0.01) == 0  # type: ignore[arg-type]
+        assert finish_corpus(plan, map_jobs, max_failed_share=0.01)  # type: ignore[arg-type]
         assert contents(corpus) == before
 
 
@@ -216,7 +217,7 @@ def test_a_full_disk_leaves_no_table(corpus: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match="No space left"):
-        finish(load_plan(corpus), partial(map_local, workers=1), max_failed_share=0.01)
+        finish_corpus(load_plan(corpus), partial(map_local, workers=1), max_failed_share=0.01)
     assert not (corpus / NAME).exists()
     assert not (corpus / "dataset.json").exists()
     assert not list(corpus.glob(".*.tmp"))
@@ -275,7 +276,7 @@ def test_training_reads_no_index(tmp_path: Path) -> None:
     for index in folder.glob("*-0*.json"):
         index.unlink()
     loaded = load_corpus(folder)
-    check_shards(loaded, "train")
+    check_shard_sizes(loaded, "train")
     without = Stream(loaded, "train", stream_config())
     for step in range(6):
         assert_equal_batches(with_indexes.batch(step), without.batch(step))
@@ -395,7 +396,7 @@ def test_a_corpus_at_a_url_is_that_on_disk(corpus: Path, url: str, tmp_path: Pat
         assert (one.legend, one.codes, one.shortest, one.dtype) == (other.legend, other.codes, other.shortest, other.dtype)
         for name in ("keys", "shard", "frames", "offsets", "sizes"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    check_shards(remote, "train")
+    check_shard_sizes(remote, "train")
     with pytest.raises(ValueError, match="copy it"):
         remote.samples("modis", "train")
     with pytest.raises(ValueError, match="no finished corpus"):
@@ -464,12 +465,12 @@ def test_missing_and_cut_off_shards_are_named(corpus: Path, served: str) -> None
         memory.put(f"{corpus}/", "/shards/", recursive=True)
         for place in places:
             loaded = load_corpus(place)
-            check_shards(loaded, "test")
+            check_shard_sizes(loaded, "test")
             if match is None:
-                check_shards(loaded, "train")
+                check_shard_sizes(loaded, "train")
             else:
                 with pytest.raises(ValueError, match=match):
-                    check_shards(loaded, "train")
+                    check_shard_sizes(loaded, "train")
 
     expect(None)
     size, data = second.stat().st_size, second.read_bytes()
@@ -494,7 +495,7 @@ def test_shards_are_checked_by_one_listing(corpus: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(local, "ls", ls)
     monkeypatch.setattr(local, "size", lambda *_: pytest.fail("asked for the size of one file"))
-    check_shards(loaded, "train")
+    check_shard_sizes(loaded, "train")
     assert calls == [str(corpus)]
 
 

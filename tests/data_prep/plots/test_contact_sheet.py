@@ -11,17 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from data_prep.corpus.dataset import Corpus, SampleEntry, load_corpus
-from data_prep.plots.contact_sheet import (
-    GAP_PX,
-    NOT_OBSERVED,
-    clearest,
-    contact_sheet,
-    evenly_spread_samples,
-    read_member,
-    stretched,
-    veiled,
-)
+from data_prep.corpus.dataset import Corpus, load_corpus
+from data_prep.plots.contact_sheet import GAP_PX, NOT_OBSERVED, clearest, contact_sheet, evenly_spread_samples, stretched, veiled
+from data_prep.shards.shard_index import SampleEntry, read_array
 from tests.support.sharding import stock_samples, write_small_corpus
 
 FRAMES = 4
@@ -126,7 +118,7 @@ def test_members_are_those_of_the_stock_reader(corpus: Corpus, samples: dict[str
     assert len(entries) == 9
     for entry in entries:
         for name in ("pixels.npy", "valid.npy", "dates.npy"):
-            np.testing.assert_array_equal(read_member(entry, name), samples[entry.key][name])
+            np.testing.assert_array_equal(read_array(entry, name), samples[entry.key][name])
 
 
 def test_clearest_of_each_part() -> None:

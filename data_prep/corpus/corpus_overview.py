@@ -18,9 +18,10 @@ from data_prep.plan.plan import Plan
 _MOST_REASONS = 30  # lines of the table of reasons; rejected.jsonl has all reasons
 
 
-def build_overview(plan: Plan, summaries: Sequence[ShardSummary]) -> str:
-    """Return two tables: samples, frames, valid share and size by source and split; rejected samples by reason.
+def overview_of_written_corpus(plan: Plan, summaries: Sequence[ShardSummary]) -> str:
+    """Return two tables about a corpus that was just written.
 
+    The first: samples, frames, valid share and size by source and split. The second: rejected samples by reason.
     `summaries` are those of all shards of the plan.
     """
     shards = Counter((summary.source, summary.split) for summary in summaries)
@@ -87,7 +88,7 @@ def _split_overview(corpus: Corpus, source: str, split: str, group: ShardSummary
 
 
 def class_fractions(group: ShardSummary, legends: Mapping[str, Legend]) -> dict[str, dict[str, float]]:
-    """Return area fractions over all samples of a group together, by legend and class."""
+    """Return area fractions for the overview of a corpus: over all samples of a group together, by legend and class."""
     fractions = {}
     for name, counts in group.land_cover.items():
         fractions[name] = dict(zip(legends[name].classes, legends[name].fractions(counts).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Builds a corpus from its plan: writes the missing shards, checks all of them, and writes the files that describe the whole."""
+"""Writes a corpus from its plan: the missing shards, and then the files that describe the whole."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from common.atomic_files import whole_file
+from common.atomic_files import remove_leftovers
 from common.executors import MapJobs
-from common.json_files import json_bytes
 from common.progress import PROGRESS, Progress
-from data_prep.corpus.corpus_checks import verify_shards
+from data_prep.corpus.corpus_overview import overview_of_written_corpus
 from data_prep.corpus.dataset import DATASET
-from data_prep.corpus.dataset_json import dataset_json
-from data_prep.corpus.rejected import REJECTED, rejected_lines
+from data_prep.corpus.dataset_json import write_dataset_json
+from data_prep.corpus.rejected import REJECTED, write_rejected
 from data_prep.corpus.sample_index_writer import write_sample_indexes
-from data_prep.corpus.summary import ShardSummary
+from data_prep.corpus.shard_checks import checked_summaries
 from data_prep.plan.plan import Plan
-from data_prep.shards.shard_writer import is_written, write_shard
+from data_prep.shards.shard_index import has_written_index
+from data_prep.shards.shard_writer import write_shard
 from data_prep.shards.tar_format import FAILED
 
 # The output accepts no more files: no shard could be written.
@@ -28,7 +28,7 @@ _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 def write_missing_shards(
     plan: Plan, numbers: Sequence[int], archive: Path, map_jobs: MapJobs, retries: int = 3, retry_failed: bool = False
 ) -> list[str]:
-    """Write those of the shards `numbers` that do not exist yet; return one line for each shard that could not be written.
+    """Write those shards `numbers` of a corpus that do not exist yet; return one line for each that could not be written.
 
     `retries`: of transient errors. `retry_failed`: also write again the shards with samples that could not be read. Raises
     OSError when the output accepts no more files.
@@ -38,7 +38,7 @@ def write_missing_shards(
         for number in numbers:
             if (output / f"{plan.names[number]}{FAILED}").exists():
                 (output / f"{plan.names[number]}.json").unlink(missing_ok=True)
-    missing = [number for number in numbers if not is_written(plan, plan.names[number], output)]
+    missing = [number for number in numbers if not has_written_index(output, plan.names[number], plan.hash)]
     if missing:
         (output / DATASET).unlink(missing_ok=True)  # while shards are missing, the corpus is not a finished one
     unwritten = []
@@ -66,24 +66,27 @@ def _try_to_write(archive: Path, output: Path, retries: int, number: int) -> tup
     return 0, " ".join(reason.split())
 
 
-def verified_summaries(plan: Plan, map_jobs: MapJobs) -> list[ShardSummary]:
-    """Read and check all shards; return their summaries in the order of the plan. Raises ValueError when a shard has faults."""
-    verified = verify_shards(plan.folder, plan, map_jobs, log=plan.folder / PROGRESS)
-    faults = [fault for shard in verified for fault in shard.faults]
-    if faults:
-        damaged = sorted({fault.file.split(".")[0] for fault in faults})
-        raise ValueError(f"{len(faults)} faults, first {faults[0]}; remove {', '.join(damaged[:3])}.* and start again")
-    return [shard.summary for shard in verified if shard.summary is not None]
+def finish_corpus(plan: Plan, map_jobs: MapJobs, max_failed_share: float) -> bool:
+    """Finish a corpus whose shards are written: check all of them, write the files that describe it, and print an overview.
 
+    Returns False when more than `max_failed_share` of the samples could not be read; then dataset.json is not written.
 
-def write_rejected(plan: Plan, summaries: Sequence[ShardSummary]) -> None:
-    """Write rejected.jsonl. `summaries`: of all shards in the order of the plan."""
-    with whole_file(plan.folder / REJECTED) as temporary, temporary.open("wb") as file:
-        file.writelines(rejected_lines(plan, plan.folder, summaries))
-
-
-def write_dataset(plan: Plan, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> None:
-    """Write the sample indexes and then dataset.json, which finishes the corpus. `summaries`: see `write_rejected`."""
+    Raises ValueError when a shard is damaged, or when every sample was rejected.
+    """
+    summaries = checked_summaries(plan, map_jobs)
+    remove_leftovers(plan.folder, everything=True)
+    write_rejected(plan, summaries)
+    print(overview_of_written_corpus(plan, summaries))
+    samples, failed = sum(summary.samples for summary in summaries), sum(summary.failed for summary in summaries)
+    if failed > max_failed_share * (samples + failed):
+        print(
+            f"{failed} of {samples + failed} samples could not be read, more than --max_failed_share {max_failed_share}; "
+            f"{REJECTED} says why, SHARD{FAILED} where: mend the archive and start again with --retry_failed true, or allow more"
+        )
+        return False
+    if not samples:
+        raise ValueError(f"every sample was rejected; the reasons are in {plan.folder / REJECTED}")
     sample_indexes = write_sample_indexes(plan.folder, summaries, map_jobs, log=plan.folder / PROGRESS)
-    with whole_file(plan.folder / DATASET) as temporary:
-        temporary.write_bytes(json_bytes(dataset_json(plan, plan.folder, summaries, sample_indexes)))
+    write_dataset_json(plan, summaries, sample_indexes)
+    print(f"{plan.folder / DATASET} describes the corpus")
+    return True
