@@ -129,7 +129,7 @@ def _is_list(hint: Any) -> bool:
 
 
 def rename_keys(values: dict[str, Any], renamed: Mapping[str, str], warn: bool = False) -> bool:
-    """Rename the keys of nested `values` that have old names; return True when there were any.
+    """Rename options of the command line that nested `values` hold under old names; return True when there were any.
 
     `renamed`: new dotted names by old dotted names. `warn`: print one line for each old name. Raises ValueError when a key is
     given under both names.

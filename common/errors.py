@@ -28,7 +28,7 @@ _CAUSED_BY_USERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotAD
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return True for an error, or a cause of it, that may be gone at the next try, such as a network failure."""
+    """Return True for an error of the transient class, or with such a cause: it passes by itself, like a network failure."""
     if isinstance(error, _CAUSED_BY_USERS):
         return False
     if isinstance(error, TimeoutError | ConnectionError) or type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES:

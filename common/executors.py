@@ -174,10 +174,11 @@ def _slurm_seconds(walltime: str) -> int:
 
 
 def submit_slurm(writing: Sequence[str], finishing: Sequence[str], tasks: int) -> tuple[str, str]:
-    """Submit `launch/shard.sbatch` as an array of `tasks` jobs and as one job that starts after them; return both job ids.
+    """Run SLURM as executor without Dask: submit an array of `tasks` jobs and a job that starts after them; return both ids.
 
-    `writing` and `finishing` are the arguments of the array and of the last job. Options of `sbatch` itself come from its
-    environment (SBATCH_PARTITION, SBATCH_ACCOUNT, ...). Raises OSError when `sbatch` is missing or fails.
+    Both run `launch/shard.sbatch`. `writing` and `finishing` are the arguments of the array and of the last job. Options of
+    `sbatch` itself come from its environment (SBATCH_PARTITION, SBATCH_ACCOUNT, ...). Raises OSError when `sbatch` is missing
+    or fails.
     """
 
     environment = {**os.environ, "AGRIFM_PROJECT": str(_SBATCH.parents[1])}  # SLURM runs a copy of the script in another folder

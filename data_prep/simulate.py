@@ -12,7 +12,7 @@ from tqdm import tqdm
 from common.command_line import run_command
 from common.executors import map_local
 from data_prep.simulation.preview import write_preview
-from data_prep.simulation.scene_folder import is_finished, simulate_scene
+from data_prep.simulation.scene_folder import is_finished, write_scene_folder
 from data_prep.simulation.scene_settings import SceneSettings
 
 
@@ -55,7 +55,7 @@ def simulate(
     for settings in jobs:  # raises for a conflict before the first scene is made
         is_finished(output / settings.name, settings)
     output.mkdir(parents=True, exist_ok=True)
-    scenes = map_local(partial(simulate_scene, output=output), jobs, workers)
+    scenes = map_local(partial(write_scene_folder, output=output), jobs, workers)
     rows = {settings.name: row for settings, row in tqdm(scenes, desc="simulating", unit="scene", total=len(jobs))}
     if preview:
         for settings in tqdm(jobs, desc="drawing", unit="scene"):

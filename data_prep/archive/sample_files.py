@@ -19,12 +19,12 @@ LIST_SUFFIX = ".txt"
 
 
 def is_file_collection(scene: Scene, source: str) -> bool:
-    """True when a source of a scene is a collection of files with one series each."""
+    """True when a source of a scene is a collection of sample files with one series each."""
     return scene.sources[source].get("container") in COLLECTION_CONTAINERS
 
 
 def file_list_sha256(scene: Scene, source: str) -> str | None:
-    """sha256 of the text file that lists the files of a source; None for a source without such a list."""
+    """sha256 of the text file that lists the sample files of a source; None for a source without such a list."""
     path = scene.sources[source].get("path")
     if not is_file_collection(scene, source) or not isinstance(path, str) or not path.endswith(LIST_SUFFIX):
         return None

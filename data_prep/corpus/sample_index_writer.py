@@ -76,7 +76,10 @@ def sample_index_layouts(summaries: Sequence[ShardSummary]) -> list[SampleIndexL
 
 
 def rows_of_shard(folder: Path, shard: str) -> np.ndarray:
-    """Return the rows of one shard, given the name of its tar: the column `shard` is 0, keys are as wide as its longest key."""
+    """Make the rows of one shard that are written into a sample index, given the name of its tar.
+
+    The column `shard` is 0, and keys are as wide as the longest key of the shard.
+    """
     samples = read_json((folder / shard).with_suffix(".json"))["samples"]
     keys = [sample["key"].encode() for sample in samples]
     rows = np.zeros(len(samples), record_dtype(max(map(len, keys), default=1)))

@@ -44,10 +44,10 @@ def candidates(found: Surveyed, size: int, min_frames: int, cutter: SiteCutter |
     yield windows.take(~few), None
 
 
-def splits_of(
+def candidate_splits(
     found: Surveyed, size: int, windows: Windows, blocks: SpatialBlocks | None, cutter: SiteCutter | None
 ) -> np.ndarray:
-    """Return the index into SPLITS of each window, or IN_BUFFER, int8 (n,).
+    """Return the split of each candidate window: its index into SPLITS, or IN_BUFFER, int8 (n,).
 
     The table of sites decides where it states a split, else the spatial blocks, else the scene.
     """

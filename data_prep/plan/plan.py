@@ -82,14 +82,14 @@ class PlannedSeries:
         return self.grid == reader.grid and self.dates == tuple(reader.dates.astype(np.int64).tolist())
 
     def to_row(self) -> dict[str, Any]:
-        """Return the row of the table of series; `series_from_row` is the inverse."""
+        """Return the row of the table of series; `_series_from_row` is the inverse."""
         row = {column: getattr(self, name) for name, column in _SERIES_COLUMNS.items()}
         row |= {"crs": self.grid.crs, "transform": list(self.grid.transform)[:6]}
         row |= {"height": self.grid.height, "width": self.grid.width}
         return row | {"chunk_rows": self.chunk[0], "chunk_cols": self.chunk[1], "dates": list(self.dates)}
 
 
-def series_from_row(row: Mapping[str, Any]) -> PlannedSeries:
+def _series_from_row(row: Mapping[str, Any]) -> PlannedSeries:
     """Inverse of `PlannedSeries.to_row`."""
     return PlannedSeries(
         **{name: row[column] for name, column in _SERIES_COLUMNS.items()},
@@ -130,7 +130,10 @@ class PlannedSample:
 
 
 def sample_key(source: str, key_prefix: str, year: int, row: int, col: int) -> str:
-    """Return a key without dots, unique in the corpus: a series has one window at (row, col) in a year."""
+    """Return the key of a planned sample, without dots.
+
+    It is unique in the corpus, because a series has one window at (row, col) in a year.
+    """
     return f"{source}-{key_prefix}-{year}-r{row:05d}-c{col:05d}"
 
 
@@ -223,7 +226,7 @@ class Plan:
         first, count = self._spans[number].tolist()
         rows = self._rows("samples", np.arange(first, first + count)).to_pydict()
         series_numbers, series_of_sample = np.unique(rows.pop("series"), return_inverse=True)
-        series = [series_from_row(row) for row in self._rows("series", series_numbers).to_pylist()]
+        series = [_series_from_row(row) for row in self._rows("series", series_numbers).to_pylist()]
         size = self.sensors[source].chip_px
         samples = (
             PlannedSample(series=series[position], size=size, split=split, **dict(zip(rows, values, strict=True)))
@@ -297,7 +300,7 @@ def load_plan(folder: Path) -> Plan:
 
 
 def cached_plan(folder: Path) -> Plan:
-    """Return the plan in `folder`, read once per process: a worker needs it for every shard."""
+    """Return the plan as `load_plan` does, but read plan.json only once per process: a worker needs it for every shard."""
     path = folder / PLAN
     return _cached_plan(folder, path.stat().st_mtime_ns if path.exists() else None)
 

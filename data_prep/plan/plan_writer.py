@@ -23,7 +23,8 @@ from common.json_files import json_bytes
 from data_prep.archive.scene import SPLITS
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import Legend
-from data_prep.plan.candidates import candidates, splits_of
+from data_prep.plan.candidates import candidate_splits, candidates
+from data_prep.plan.chunk_groups import chunk_group_numbers, chunk_group_shape
 from data_prep.plan.packing import Span, divide
 from data_prep.plan.plan import (
     PLAN,
@@ -42,7 +43,7 @@ from data_prep.plan.sites import SiteCutter, load_sites
 from data_prep.plan.splits import IN_BUFFER
 from data_prep.plan.survey import Surveyed
 from data_prep.plan.tables import REJECTED, SAMPLES, SERIES, SHARDS, TableWriter, batches
-from data_prep.plan.windows import Windows, chunk_group_shape
+from data_prep.plan.windows import Windows
 
 SPLIT_BUFFER = "in the buffer beside a block of another split"
 
@@ -123,7 +124,7 @@ def _write_series(
             if reason is not None:
                 rejected.add_windows(series, windows, reason)
                 continue
-            splits = splits_of(found, sensor.chip_px, windows, settings.spatial_blocks, cutter)
+            splits = candidate_splits(found, sensor.chip_px, windows, settings.spatial_blocks, cutter)
             rejected.add_windows(series, windows.take(splits == IN_BUFFER), SPLIT_BUFFER)
             for index, split in enumerate(SPLITS):
                 of_split = windows.take(splits == index)
@@ -183,7 +184,8 @@ class _SampleTables:
             schema = SAMPLES.append(pa.field("bytes", pa.int64())).append(pa.field("chunk_group", pa.int64()))
             self._writers[group] = self._stack.enter_context(TableWriter(self._path(group), schema))
         sizes = _sample_bytes(windows.stops - windows.starts, sensor)
-        chunk_groups = self._chunk_groups[group] + _consecutive_numbers(windows, chunk_group_shape(series.chunk, sensor.chip_px))
+        shape = chunk_group_shape(series.chunk, sensor.chip_px)
+        chunk_groups = self._chunk_groups[group] + chunk_group_numbers(windows.rows, windows.cols, shape)
         self._writers[group].add(
             {
                 "series": np.full(count, number),
@@ -223,14 +225,6 @@ class _SampleTables:
 
     def _path(self, group: tuple[str, str]) -> Path:
         return self._folder / f".{'-'.join(group)}.{self._run}{TEMPORARY}"
-
-
-def _consecutive_numbers(windows: Windows, chunk_group_shape: tuple[int, int]) -> np.ndarray:
-    """Return a number from 0 for each window that increases where the next window lies in another chunk group, int64 (n,)."""
-    height, width = chunk_group_shape
-    positions = np.stack([windows.rows // height, windows.cols // width])
-    changes = (np.diff(positions, axis=1) != 0).any(axis=0)
-    return np.concatenate([[0], np.cumsum(changes)])
 
 
 def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -14,14 +13,7 @@ from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sh
 from data_prep.archive.sensor import Sensor
 from data_prep.plan.plan import PlannedSeries
 from data_prep.readers.base import Series, SeriesReader
-from data_prep.readers.opening import open_reader
-
-
-def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Mapping[str, Sensor]) -> SeriesReader:
-    """Open the reader of a source of a scene, or of `file` where the scene is a collection of files."""
-    if file is not None:
-        scene = replace(scene, sources={**scene.sources, source: {**scene.sources[source], "path": file}})
-    return open_reader(scene, source, sensors)
+from data_prep.readers.opening import open_file_or_scene, open_reader
 
 
 def load_planned_scene(archive: Path, planned: PlannedSeries) -> Scene:

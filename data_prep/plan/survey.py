@@ -20,7 +20,7 @@ from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import load_legend
 from data_prep.landcover.maps import LandCoverMap
 from data_prep.plan.plan import PlannedSeries, Rejection
-from data_prep.plan.planned_reader import open_file_or_scene
+from data_prep.readers.opening import open_file_or_scene
 
 NO_LAND_COVER = "the scene has no land cover"
 NO_LOCATION = "its place on the globe is not known"

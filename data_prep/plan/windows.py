@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from data_prep.plan.chunk_groups import chunk_group_shape
 from data_prep.plan.plan import PlannedSeries
 
 
@@ -35,17 +36,6 @@ class Windows:
         return Windows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
-def chunk_group_shape(chunk: tuple[int, int], size: int) -> tuple[int, int]:
-    """Return (rows, columns) of a chunk group: the fewest whole chunks that are at least a window of `size` x `size` pixels.
-
-    Chunk groups tile the grid from row 0 and column 0; each is read at once. Windows on a grid of `size` lie within one chunk
-    group each where chunks nest in windows or windows in chunks; elsewhere, and at given sites, a window may reach into the
-    chunk groups to its right and below.
-    """
-    rows, cols = (extent * -(-size // extent) for extent in chunk)
-    return rows, cols
-
-
 def windows_at(series: PlannedSeries, size: int, rows: np.ndarray, cols: np.ndarray, sites: np.ndarray | None = None) -> Windows:
     """Return a window at each (row, col) in each year of the series, ordered by chunk group, then year, then row and column."""
     dates = np.array(series.dates, dtype=np.int64).astype("datetime64[D]")
@@ -67,6 +57,6 @@ def windows_at(series: PlannedSeries, size: int, rows: np.ndarray, cols: np.ndar
 
 
 def grid_windows(series: PlannedSeries, size: int) -> Windows:
-    """Return all windows of `size` x `size` pixels that tile the series' grid without overlap, in each year."""
+    """Return the windows of `size` x `size` pixels that tile the grid of a planned series without overlap, in each year."""
     rows, cols = (np.arange(0, extent - size + 1, size) for extent in series.grid.shape)
     return windows_at(series, size, np.repeat(rows, len(cols)), np.tile(cols, len(rows)))

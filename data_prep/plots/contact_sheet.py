@@ -71,7 +71,7 @@ def _draw_heading(axes: Axes, sensor: Sensor, size_px: int) -> None:
 def _draw_strip(axes: Axes, entry: SampleEntry, sensor: Sensor, frames: int) -> None:
     """Draw the clearest frames of a sample side by side, with their dates, scene and year."""
     pixels, valid, days = (read_array(entry, name) for name in ("pixels.npy", "valid.npy", "dates.npy"))
-    times = clearest(valid, frames)
+    times = clearest_frames(valid, frames)
     bands = [sensor.bands.index(band) for band in sensor.rgb]
     rgb = stretched(pixels[:, bands], valid, pixels[times][:, bands])
     observed = (pixels[times] != sensor.nodata).all(axis=1)
@@ -126,8 +126,11 @@ def _draw_legend(figure: Figure, legends: list[Legend], height: float) -> None:
     )
 
 
-def clearest(valid: np.ndarray, frames: int) -> np.ndarray:
-    """Return the indices of the clearest image in each of at most `frames` equal parts of T, ascending. valid bool (T, H, W)."""
+def clearest_frames(valid: np.ndarray, frames: int) -> np.ndarray:
+    """Return the indices of the frames that a contact sheet shows: the clearest in each of at most `frames` equal parts of T.
+
+    valid: bool (T, H, W). The indices ascend.
+    """
     share = valid.mean(axis=(1, 2))
     edges = np.linspace(0, len(valid), min(frames, len(valid)) + 1).astype(int)
     return np.array([low + int(np.argmax(share[low:high])) for low, high in pairwise(edges)])

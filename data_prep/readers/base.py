@@ -65,7 +65,7 @@ class SeriesReader(Protocol):
 
 
 def check_dates(dates: np.ndarray, frames: int) -> None:
-    """Raises ValueError unless `dates` are `frames` strictly increasing datetime64[D]."""
+    """Raises ValueError unless the `dates` of a series are `frames` strictly increasing datetime64[D]."""
     if dates.shape != (frames,) or dates.dtype != np.dtype("datetime64[D]"):
         raise ValueError(f"dates are {dates.dtype}{dates.shape}; expected datetime64[D] ({frames},)")
     steps = np.diff(dates)

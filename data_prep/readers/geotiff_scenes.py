@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.file_names import FoundFile, ImageFiles, group_into_images, named_pattern, parse_date
 from data_prep.readers.folder import Folder
-from data_prep.readers.radiometry import Offset, stated_offsets
-from data_prep.readers.raster_series import FoundFile, ImageFiles, RasterSeries, group_into_images, named_pattern, parse_date
+from data_prep.readers.offsets import Offset, stated_offsets
+from data_prep.readers.raster_series import RasterSeries
 
 HLS_PATTERN = r"HLS\.[LS]30\.T(?P<tile>\w{5})\.(?P<date>\d{7})T\d{6}\.v\d+\.\d+\.(?P<band>\w+)\.tif"
 

@@ -11,11 +11,12 @@ import h5py
 import numpy as np
 
 from common.grid import Grid, grid_from_centres, grid_from_transform, nesting_factor
-from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
-from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
+from data_prep.readers.hdf5_files import dataset_name, open_hdf5, read_dataset
+from data_prep.readers.offsets import Offset, stated_offsets
+from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested
 
 
@@ -155,23 +156,30 @@ class Hdf5Cube:
         self.dates = all_dates[0]
         for layer, found in zip(layers, all_dates, strict=True):
             if not np.array_equal(found, self.dates):
-                raise ValueError(f"{_name(layer.dataset)}: its dates differ from those of {_name(layers[0].dataset)}")
+                raise ValueError(
+                    f"{dataset_name(layer.dataset)}: its dates differ from those of {dataset_name(layers[0].dataset)}"
+                )
         for layer in self._layers:
             nodata = layer.dataset.attrs.get("_FillValue")
             check_stored(
-                layer.dataset.dtype, None if nodata is None else float(np.ravel(nodata)[0]), self.sensor, _name(layer.dataset)
+                layer.dataset.dtype,
+                None if nodata is None else float(np.ravel(nodata)[0]),
+                self.sensor,
+                dataset_name(layer.dataset),
             )
-        check_quality_type(quality_set.dtype, _name(quality_set))
+        check_quality_type(quality_set.dtype, dataset_name(quality_set))
 
     def _find(self, name: str, shape: str, ndim: int) -> h5py.Dataset:
         for file in self._files:
             found = file.get(name)
             if isinstance(found, h5py.Dataset):
                 if found.ndim != ndim:
-                    raise ValueError(f"{_name(found)}: has shape {found.shape}; expected {shape}")
+                    raise ValueError(f"{dataset_name(found)}: has shape {found.shape}; expected {shape}")
                 axes = [scale for scale in _dimensions(found) if scale in ("time", "y", "x")]
                 if axes and axes != [axis for axis in ("time", "y", "x") if axis in axes]:
-                    raise ValueError(f"{_name(found)}: its axes are {_dimensions(found)}; expected time, y, x, so transpose it")
+                    raise ValueError(
+                        f"{dataset_name(found)}: its axes are {_dimensions(found)}; expected time, y, x, so transpose it"
+                    )
                 return found
         held = sorted({key for file in self._files for key in file})
         raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")
@@ -180,7 +188,7 @@ class Hdf5Cube:
         return dataset.attrs.get(name, dataset.file.attrs.get(name))
 
     def _grid(self, dataset: h5py.Dataset) -> Grid:
-        file, origin = dataset.file, _name(dataset)
+        file, origin = dataset.file, dataset_name(dataset)
         mapping = file.get(text(dataset.attrs.get("grid_mapping", "spatial_ref")))
         crs = self._crs or self._attribute(dataset, "crs")
         if crs is None and mapping is not None:
@@ -202,39 +210,10 @@ class Hdf5Cube:
         if name is None:
             raise ValueError(f"{dataset.file.filename}: a series without time: no dataset {self._time_name!r} nor 'time'")
         axis = dataset.file[name]
-        dates = decode_dates(axis[:], dict(axis.attrs), _name(axis))
+        dates = decode_dates(axis[:], dict(axis.attrs), dataset_name(axis))
         if len(dates) != dataset.shape[0]:
-            raise ValueError(f"{_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
+            raise ValueError(f"{dataset_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
         return dates
-
-
-def open_hdf5(path: str, storage_options: Mapping[str, Any] | None, stack: ExitStack) -> h5py.File:
-    """Open an HDF5 file at a path or URL until `stack` is closed. Raises ValueError when it is missing or not HDF5."""
-    try:
-        if is_url(path):
-            files, name = file_system(path, storage_options)
-            return stack.enter_context(h5py.File(stack.enter_context(files.open(name, "rb")), "r"))
-        return stack.enter_context(h5py.File(path, "r"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except OSError as error:
-        if is_url(path) and error.errno is not None:  # the storage cannot be reached; errors of HDF5 itself have no number
-            raise
-        raise ValueError(f"{path}: no readable HDF5 or netCDF-4 file: {error}") from error
-
-
-def read_dataset(dataset: h5py.Dataset, part: Any) -> np.ndarray:
-    """Read a part of a dataset. Raises ValueError that names the file when it is damaged or truncated."""
-    try:
-        return np.asarray(dataset[part])
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise ValueError(f"{_name(dataset)}: cannot be read, it is damaged or cut off: {error}") from error
-
-
-def _name(dataset: h5py.Dataset) -> str:
-    return f"{dataset.file.filename}{dataset.name}"
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:
@@ -244,4 +223,4 @@ def _dimensions(dataset: h5py.Dataset) -> list[str]:
 
 def _nested(layer: _Layer, finest: Grid) -> _Layer:
     """`layer` with its factor to the grid `finest`. Raises ValueError when its grid does not nest in it."""
-    return replace(layer, factor=nesting_factor(layer.grid, finest, _name(layer.dataset)))
+    return replace(layer, factor=nesting_factor(layer.grid, finest, dataset_name(layer.dataset)))

@@ -14,8 +14,9 @@ from common.grid import Grid, grid_from_transform
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
-from data_prep.readers.hdf5_cube import open_hdf5, read_dataset
-from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
+from data_prep.readers.hdf5_files import open_hdf5, read_dataset
+from data_prep.readers.offsets import Offset, stated_offsets
+from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 
 NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
 

@@ -18,10 +18,10 @@ from rasterio.crs import CRS
 from common.grid import Grid
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
+from data_prep.readers.file_names import check_one_tile, named_pattern, parse_date
 from data_prep.readers.folder import Folder
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
-from data_prep.readers.raster_series import check_one_tile, named_pattern, parse_date
 
 PATTERN = r"(?:.*/)?MCD43A4\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.\d{3}\.\d{13}\.hdf"
 REFLECTANCE = "Nadir_Reflectance_Band{}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,10 @@ def _check_options(options: Mapping[str, Any], reader: Callable[..., SeriesReade
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, compose, {', '.join(sorted(known))}")
+
+
+def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Mapping[str, Sensor]) -> SeriesReader:
+    """Open the reader of a source of a scene, or of `file` where the scene is a collection of files."""
+    if file is not None:
+        scene = replace(scene, sources={**scene.sources, source: {**scene.sources[source], "path": file}})
+    return open_reader(scene, source, sensors)

@@ -13,9 +13,10 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.file_names import FoundFile, check_one_tile, group_into_images, parse_date
 from data_prep.readers.folder import Folder
-from data_prep.readers.radiometry import Offset, baseline_number, check_offset, stated_offsets
-from data_prep.readers.raster_series import FoundFile, RasterSeries, check_one_tile, group_into_images, parse_date
+from data_prep.readers.offsets import Offset, baseline_number, check_offset, stated_offsets
+from data_prep.readers.raster_series import RasterSeries
 
 METADATA = "MTD_MSIL2A.xml"
 FIRST_BASELINE_WITH_OFFSET = "04.00"  # since 2022-01-25; reprocessed older images (Collection 1) have an offset, too

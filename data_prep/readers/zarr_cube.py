@@ -14,7 +14,8 @@ from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
-from data_prep.readers.radiometry import Offset, check_quality_type, check_stored, harmonised_series, stated_offsets
+from data_prep.readers.offsets import Offset, stated_offsets
+from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.zarr_chunks import ChunkCheckingStore
 
 DIMENSIONS = ("time", "band", "y", "x")

@@ -13,8 +13,8 @@ import numpy as np
 
 from common.errors import is_infrastructure_error
 from data_prep.archive.sensor import Sensor
+from data_prep.plan.chunk_groups import chunk_group_shape
 from data_prep.plan.plan import PlannedSample
-from data_prep.plan.windows import chunk_group_shape
 from data_prep.readers.base import Series, SeriesReader
 
 # Most bytes of chunk groups that a reader holds at a time. The peak memory of a worker is about one and a half times as much.

@@ -41,11 +41,6 @@ def frame_checksum(seed: int, day: Buffer, pixels: Buffer, valid: Buffer) -> int
 
 def _by_frame(array: np.ndarray) -> Iterator[memoryview]:
     """Yield the bytes of each frame of (T, ...)."""
-    data = array_bytes(np.ascontiguousarray(array))
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     size = len(data) // len(array)
     return (data[start : start + size] for start in range(0, size * len(array), size)) if size else repeat(data, len(array))
-
-
-def array_bytes(array: np.ndarray) -> memoryview:
-    """Return the memory of a contiguous array."""
-    return array.reshape(-1).view(np.uint8).data

@@ -25,7 +25,7 @@ from data_prep.shards.band_statistics import BandStatistics
 from data_prep.shards.planned_samples import Failure, read_samples
 from data_prep.shards.sample import Sample
 from data_prep.shards.shard_index import has_written_index
-from data_prep.shards.tar_format import FAILED, INDEX_VERSION, TarWriter, sample_members
+from data_prep.shards.tar_format import FAILED, INDEX_VERSION, TarWriter, tar_members
 
 
 def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) -> int:
@@ -89,7 +89,7 @@ def _write_tar(
 
 def _add(tar: TarWriter, sample: Sample, bands: Sequence[str]) -> dict[str, Any]:
     """Append a sample to the tar; return its entry in the index."""
-    members = sample_members(sample, bands)
+    members = tar_members(sample, bands)
     days = sample.dates.astype(np.int64)
     return {
         "key": sample.key,

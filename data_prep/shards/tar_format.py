@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from common.json_files import json_bytes
-from data_prep.shards.frame_checksums import Buffer, array_bytes, frame_checksums
+from data_prep.shards.frame_checksums import Buffer, frame_checksums
 from data_prep.shards.sample import Sample
 
 INDEX_VERSION = 2
@@ -24,8 +24,8 @@ MEMBERS = ("checksums.npy", "dates.npy", "json", "landcover.npy", "pixels.npy", 
 LABEL = "label.npy"  # only of samples with a label; the last member, so that pretraining does not read past it
 
 
-def sample_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]:
-    """Return the members of a sample by name, in the order of the tar; each as a list of buffers to write one after the other."""
+def tar_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]:
+    """Return the members of the tar that hold a sample, by name and in order; each is a list of buffers to write in turn."""
     metadata = {
         "source": sample.source,
         "scene": sample.scene,
@@ -59,7 +59,7 @@ def _npy(array: np.ndarray) -> list[Buffer]:
     array = np.ascontiguousarray(array)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return [header.getvalue(), array_bytes(array)]
+    return [header.getvalue(), array.reshape(-1).view(np.uint8).data]
 
 
 class TarWriter:

@@ -21,7 +21,7 @@ TIME_UNITS = "days since 1970-01-01"
 TIME_CHUNK, SPACE_CHUNK = 8, 64
 
 
-def days_since_1970(year: int, days: Iterable[int]) -> np.ndarray:
+def _days_since_1970(year: int, days: Iterable[int]) -> np.ndarray:
     """Days of the year (1 January is 0) -> days since 1970-01-01, int32 (T,)."""
     start = np.datetime64(f"{year}-01-01", "D").astype(np.int64)
     return np.array([start + day for day in days], dtype=np.int32)
@@ -64,7 +64,7 @@ def write_zarr(path: Path, images: Iterable[Image], days: list[int], year: int, 
     centres = grid.transform.c + grid.transform.a * (np.arange(grid.width) + 0.5)
     rows = grid.transform.f + grid.transform.e * (np.arange(grid.height) + 0.5)
     coordinates: dict[str, tuple[np.ndarray, Mapping[str, str]]] = {
-        "time": (days_since_1970(year, days), {"units": TIME_UNITS, "calendar": "standard"}),
+        "time": (_days_since_1970(year, days), {"units": TIME_UNITS, "calendar": "standard"}),
         "band": (np.array(sensor.bands, dtype=object), {}),
         "x": (centres, {"units": "m", "standard_name": "projection_x_coordinate"}),
         "y": (rows, {"units": "m", "standard_name": "projection_y_coordinate"}),
@@ -95,7 +95,7 @@ def write_hdf5(path: Path, images: Iterable[Image], year: int, grid: Grid, senso
         file.create_dataset("reflectance", data=pixels, chunks=(1, *pixels.shape[1:]), compression="gzip", shuffle=True)
         quality = np.stack([image.quality for image in series])
         file.create_dataset(sensor.quality.name, data=quality, chunks=(1, *quality.shape[1:]), compression="gzip")
-        file.create_dataset("dates", data=days_since_1970(year, [image.day for image in series])).attrs["units"] = TIME_UNITS
+        file.create_dataset("dates", data=_days_since_1970(year, [image.day for image in series])).attrs["units"] = TIME_UNITS
         file["reflectance"].attrs["_FillValue"] = np.int16(sensor.nodata)
         file["reflectance"].attrs["scale_factor"] = sensor.scale
         for holder in (file, file["reflectance"]):

@@ -8,48 +8,8 @@ import numpy as np
 
 from data_prep.simulation.covers import COVERS, INDEX
 from data_prep.simulation.landscape import Kind, Landscape
-from data_prep.simulation.randomness import SmoothNoise, uniform
-
-STRIP = 192  # rows of fine cells that are computed together
-
-
-@dataclass(frozen=True, kw_only=True)
-class Raster:
-    """The landscape on square cells.
-
-    Attributes:
-        kind: uint8 (H, W), kind of land.
-        key: uint64 (H, W), key of the object.
-        vigour, brightness: float32 (H, W), variation within objects.
-        cell_m: side of a cell in metres.
-        x, y: coordinates in metres of the centres of columns (W,) and rows (H,).
-    """
-
-    kind: np.ndarray
-    key: np.ndarray
-    vigour: np.ndarray
-    brightness: np.ndarray
-    cell_m: float
-    x: np.ndarray
-    y: np.ndarray
-
-
-def rasterise(
-    landscape: Landscape, x0: float, y0: float, cell_m: float, cells: int, texture: tuple[SmoothNoise, SmoothNoise]
-) -> Raster:
-    """Rasterise the landscape on `cells` x `cells` square cells of `cell_m` metres, from (x0, y0) to the east and south."""
-    x = x0 + cell_m * (np.arange(cells) + 0.5)
-    y = y0 + cell_m * (np.arange(cells) + 0.5)
-    kind, key = np.empty((cells, cells), np.uint8), np.empty((cells, cells), np.uint64)
-    vigour, brightness = np.empty((cells, cells), np.float32), np.empty((cells, cells), np.float32)
-    for top in range(0, cells, STRIP):
-        rows = slice(top, min(top + STRIP, cells))
-        xs, ys = (a.ravel() for a in np.meshgrid(x, y[rows]))
-        shape = (-1, cells)
-        kind[rows], key[rows] = (a.reshape(shape) for a in landscape.at(xs, ys))
-        vigour[rows] = texture[0](xs, ys).reshape(shape)
-        brightness[rows] = texture[1](xs, ys).reshape(shape)
-    return Raster(kind=kind, key=key, vigour=vigour, brightness=brightness, cell_m=cell_m, x=x, y=y)
+from data_prep.simulation.landscape_raster import Raster
+from data_prep.simulation.randomness import uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +52,8 @@ def find_objects(landscape: Landscape, rasters: list[Raster], year: int, seed: i
         ys.append(np.bincount(inverse, weights=rows) / counts)
     key, first = np.unique(np.concatenate(keys), return_index=True)
     kind, x, y = (np.concatenate(parts)[first] for parts in (kinds, xs, ys))
-    cover = choose_covers(landscape, kind, key, x, y, year, seed)
-    following = choose_covers(landscape, kind, key, x, y, year + 1, seed)
+    cover = _choose_covers(landscape, kind, key, x, y, year, seed)
+    following = _choose_covers(landscape, kind, key, x, y, year + 1, seed)
     parcel = np.where(kind == Kind.FIELD, np.cumsum(kind == Kind.FIELD), 0).astype(np.uint32)
     return Objects(
         key=key,
@@ -107,7 +67,7 @@ def find_objects(landscape: Landscape, rasters: list[Raster], year: int, seed: i
     )
 
 
-def choose_covers(
+def _choose_covers(
     landscape: Landscape, kind: np.ndarray, key: np.ndarray, x: np.ndarray, y: np.ndarray, year: int, seed: int
 ) -> np.ndarray:
     """Index into COVERS of each object: crops by the mix of the region, clustered in space; annual crops change with the year."""

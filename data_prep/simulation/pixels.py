@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.simulation.objects import Objects, Raster
+from data_prep.simulation.landscape_raster import Raster
+from data_prep.simulation.objects import Objects
 
 
 class Pixels:

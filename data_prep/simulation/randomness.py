@@ -8,7 +8,7 @@ import numpy as np
 
 
 def generator(*names: object) -> np.random.Generator:
-    """A random generator that the names seed; it is the same in every process."""
+    """A random generator of the simulation that the names seed; it is the same in every process."""
     digest = hashlib.sha256("\0".join(map(str, names)).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
@@ -76,7 +76,10 @@ def _cell(position: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def power_law_field(rng: np.random.Generator, size: int, slope: float) -> np.ndarray:
-    """A periodic random field, float32 (size, size), zero mean and unit variance, amplitude spectrum |k|^-slope."""
+    """Draw random numbers that vary smoothly over a periodic field, float32 (size, size).
+
+    They have zero mean, unit variance, and the amplitude spectrum |k|^-slope.
+    """
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = 1.0
     spectrum = np.fft.rfft2(rng.standard_normal((size, size), dtype=np.float32)) * frequency**-slope

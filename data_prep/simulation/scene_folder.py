@@ -18,9 +18,9 @@ from common.grid import Grid
 from data_prep.archive.scene import SCENE_FILE, SPLITS
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.simulation import container_writers
+from data_prep.simulation.acquisitions import Acquisition, plan_acquisitions
 from data_prep.simulation.covers import COVERS
 from data_prep.simulation.label_maps import write_maps
-from data_prep.simulation.observation import Acquisition, plan_acquisitions
 from data_prep.simulation.phenology import Season
 from data_prep.simulation.scene_grids import mgrs_tile, scene_grids
 from data_prep.simulation.scene_land import SceneLand, make_scene_land
@@ -51,8 +51,8 @@ def is_finished(folder: Path, settings: SceneSettings) -> bool:
     return True
 
 
-def simulate_scene(settings: SceneSettings, output: Path) -> dict[str, Any]:
-    """Write the scene as `output`/NAME, first under a temporary name; returns its row in the table of scenes."""
+def write_scene_folder(settings: SceneSettings, output: Path) -> dict[str, Any]:
+    """Write the folder `output`/NAME of a simulated scene, first under a temporary name; return its row of the table."""
     target = output / settings.name
     if is_finished(target, settings):
         return json.loads((target / SUMMARY).read_text())

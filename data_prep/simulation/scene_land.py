@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from data_prep.simulation.landscape import Landscape
-from data_prep.simulation.objects import Objects, find_objects, rasterise
+from data_prep.simulation.landscape_raster import rasterise
+from data_prep.simulation.objects import Objects, find_objects
 from data_prep.simulation.pixels import Pixels
 from data_prep.simulation.randomness import SmoothNoise
 from data_prep.simulation.scene_grids import LANDSAT_M, tile_margin_m

@@ -8,21 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
-from data_prep.simulation.observation import (
-    Acquisition,
-    Camera,
-    fmask,
-    looks,
-    make_sky,
-    scene_classification,
-    sun_position,
-    swath_mask,
-    to_numbers,
-)
+from data_prep.simulation.acquisitions import Acquisition, sun_position, swath_mask
+from data_prep.simulation.camera import Camera
 from data_prep.simulation.phenology import Season
 from data_prep.simulation.pixels import Pixels
+from data_prep.simulation.quality_codes import fmask, looks, scene_classification
 from data_prep.simulation.randomness import generator, power_law_field
 from data_prep.simulation.regions import Region
+from data_prep.simulation.sky import make_sky
 from data_prep.simulation.spectra import Spectra
 from data_prep.simulation.surface import Surface
 from data_prep.simulation.weather import Weather
@@ -72,7 +65,7 @@ def optical_images(
             quality, add = scene_classification(kinds, sky, missing), SENTINEL2_ADD
         else:
             quality, add = fmask(kinds, sky, haze, missing), 0
-        yield Image(day=date.day, pixels=to_numbers(seen, sensor, add, missing), quality=quality)
+        yield Image(day=date.day, pixels=_to_numbers(seen, sensor, add, missing), quality=quality)
 
 
 def modis_images(
@@ -103,11 +96,11 @@ def modis_images(
         quality = np.select([looked >= 7, looked >= 3], [0, 1], default=255).astype(np.uint8)
         uncertain = np.where(quality == 1, 0.03, 0.006)[..., None] * rng.standard_normal((height, width, 1))
         noise = 0.0015 * rng.standard_normal(mean.shape)
-        yield Image(day=day, pixels=to_numbers(mean * (1 + uncertain) + noise, sensor, 0, quality == 255), quality=quality)
+        yield Image(day=day, pixels=_to_numbers(mean * (1 + uncertain) + noise, sensor, 0, quality == 255), quality=quality)
 
 
 def block_mean(image: np.ndarray, n: int) -> np.ndarray:
-    """Mean of n x n pixels: (H, W, C) -> (H / n, W / n, C)."""
+    """Mean of n x n pixels of the image of a sensor: (H, W, C) -> (H / n, W / n, C)."""
     height, width, bands = image.shape
     return image.reshape(height // n, n, width // n, n, bands).mean(axis=(1, 3))
 
@@ -121,3 +114,12 @@ def point_spread(image: np.ndarray) -> np.ndarray:
         shifted = [np.take(padded, np.arange(i, i + n), axis) for i in range(3)]
         image = before * shifted[0] + centre * shifted[1] + after * shifted[2]
     return image
+
+
+def _to_numbers(reflectance: np.ndarray, sensor: Sensor, add: int, missing: np.ndarray) -> np.ndarray:
+    """Reflectance (H, W, C) -> stored numbers (C, H, W) in the dtype of the sensor: scaled, plus `add`, no data where missing."""
+    low, high = sensor.valid_range
+    numbers = np.rint(reflectance * (1.0 / sensor.scale)) + add
+    numbers = np.clip(numbers, low, high).astype(sensor.dtype)
+    numbers[missing] = sensor.nodata
+    return np.ascontiguousarray(np.moveaxis(numbers, -1, 0))

@@ -17,7 +17,7 @@ import numpy as np
 from data_prep.landcover.legend import Legend, load_legend
 from data_prep.landcover.maps import Tile, map_tiles
 from data_prep.plan.splits import EARTH_RADIUS_KM, IN_BUFFER, EqualAreaCells
-from data_prep.site_drawing.map_pixels import MapPixels, concatenate, pseudo_random, read_map_pixels
+from data_prep.site_drawing.map_pixels import MapPixels, concatenate, pixel_draws, read_map_pixels
 from data_prep.site_drawing.settings import SiteSettings
 
 SPARE = 2  # candidates per site, since some are too near to other sites
@@ -140,7 +140,7 @@ def _choose(pixels: MapPixels, cells: np.ndarray, count: int, min_distance_km: f
 
     Pixels nearer than `min_distance_km` to a chosen one are skipped.
     """
-    rank, cell_draw = _rank(cells, pixels), pseudo_random(cells, seed)
+    rank, cell_draw = _rank(cells, pixels), pixel_draws(cells, seed)
     order = np.lexsort((cell_draw, rank))  # the first pixel of each cell, then the second of each cell, ...
     queues = [iter(order[pixels.label[order] == label].tolist()) for label in np.unique(pixels.label)]
     distances = MinimumDistance(pixels, min_distance_km)

@@ -73,7 +73,7 @@ def read_map_pixels(tile: Tile, number: int, band: int, step: int, legend: Legen
             row, col = row[used], col[used]
             lon, lat = grid.lon_lat(row + 0.5, col + 0.5)
             label = label_of[np.searchsorted(legend.codes, codes[row - window.row_off, col - window.col_off])]
-            draw = pseudo_random(row * raster.width + col, seed * 1_000_003 + number)
+            draw = pixel_draws(row * raster.width + col, seed * 1_000_003 + number)
             yield MapPixels(lon=lon, lat=lat, label=label, area_km2=_pixel_km2(tile, lat) * step**2, draw=draw)
 
 
@@ -95,8 +95,8 @@ def _pixel_km2(tile: Tile, lat: np.ndarray) -> np.ndarray:
     return np.asarray(area * (np.pi / 180 * EARTH_RADIUS_KM) ** 2 * np.cos(np.radians(lat)))
 
 
-def pseudo_random(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """A pseudo-random uint64 for each whole number, the same on every machine.
+def pixel_draws(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """A pseudo-random uint64 by which map pixels are drawn, one for each of `numbers`; the same on every machine.
 
     Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014 (the output function of SplitMix64).
     """

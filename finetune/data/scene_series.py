@@ -20,6 +20,7 @@ from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.opening import open_reader
+from data_prep.readers.padding import read_padded
 from finetune.data.image_stack import ImageStack, empty_stack
 from finetune.data.map_grid import TOLERANCE, GridAlignment, align_grids
 from finetune.data.season import Season, season_of_dates
@@ -183,7 +184,8 @@ class SceneSeries:
             rows, cols = (max(1, round(side * scale)) for side, scale in zip((height, width), self.scales[source], strict=True))
             return empty_stack(len(self.sensors[source].bands), self.sensors[source].dtype, rows, cols)
         window = self.alignments[source].window(row, col, height, width)
-        return read_padded(self.readers[source], window, self.seasons[source].times)
+        pixels, valid = read_padded(self.readers[source], window, self.seasons[source].times)
+        return ImageStack(pixels=pixels, valid=valid)
 
     def windows(self, rows: list[int], cols: list[int], size: int) -> Iterator[tuple[int, int, dict[str, ImageStack]]]:
         """(row, col, stacks) of the windows that begin at every pair of `rows` and `cols`, row by row.
@@ -221,21 +223,6 @@ def with_equal_scales(series: list[SceneSeries]) -> list[SceneSeries]:
     for one in series:
         one.scales |= {source: scale for source, scale in known.items() if source not in one.sources}
     return series
-
-
-def read_padded(reader: SeriesReader, window: tuple[int, int, int, int], times: np.ndarray) -> ImageStack:
-    """Images over a window (row, col, height, width) of the reader's grid; no data where it extends beyond the grid."""
-    row, col, height, width = window
-    sensor = reader.sensor
-    top, left = max(row, 0), max(col, 0)
-    bottom, right = min(row + height, reader.grid.height), min(col + width, reader.grid.width)
-    pixels = np.full((len(times), len(sensor.bands), height, width), sensor.nodata, dtype=sensor.dtype)
-    valid = np.zeros((len(times), height, width), dtype=bool)
-    if len(times) and bottom > top and right > left:
-        series = reader.read(top, left, bottom - top, right - left, times)
-        inside = np.s_[..., top - row : bottom - row, left - col : right - col]
-        pixels[inside], valid[inside] = series.pixels, series.valid
-    return ImageStack(pixels=pixels, valid=valid)
 
 
 def _sources_of_scene(scene: Scene, task: Task) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from data_prep.archive.scene import Label, Scene, load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.simulation.regions import REGIONS
-from data_prep.simulation.scene_folder import SceneSettings, simulate_scene
+from data_prep.simulation.scene_folder import SceneSettings, write_scene_folder
 from finetune.data.scene_windows import SceneWindows
 from finetune.model.crop_mapper import CropMapper
 from finetune.task import IGNORE, TASKS, Task, load_task, task_from_dict
@@ -33,7 +33,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("scenes")
     place = [region.name for region in REGIONS].index("lomellina")
     settings = SceneSettings(place=place, year=2022, landsat_px=96, sentinel2_px=96, modis_days=8)
-    simulate_scene(settings, folder)
+    write_scene_folder(settings, folder)
     return load_scene(folder / settings.name)
 
 

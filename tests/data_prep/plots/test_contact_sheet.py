@@ -12,7 +12,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from data_prep.corpus.dataset import Corpus, load_corpus
-from data_prep.plots.contact_sheet import GAP_PX, NOT_OBSERVED, clearest, contact_sheet, evenly_spread_samples, stretched, veiled
+from data_prep.plots.contact_sheet import (
+    GAP_PX,
+    NOT_OBSERVED,
+    clearest_frames,
+    contact_sheet,
+    evenly_spread_samples,
+    stretched,
+    veiled,
+)
 from data_prep.shards.shard_index import SampleEntry, read_array
 from tests.support.sharding import stock_samples, write_small_corpus
 
@@ -72,7 +80,7 @@ def test_strips_show_the_clearest_frames_with_their_dates(
         bands = [corpus.sensors[source].bands.index(band) for band in corpus.sensors[source].rgb]
         for entry in entries:
             axes, sample = rows_of(figure, chosen)[entry.key][0], samples[entry.key]
-            times = clearest(sample["valid.npy"], FRAMES)
+            times = clearest_frames(sample["valid.npy"], FRAMES)
             dates = [day.item() for day in sample["dates.npy"][times].astype("datetime64[D]")]
             assert texts(axes) == [*(f"{date.day} {date:%b}" for date in dates), f"delta {dates[0].year}"]
             (image,) = axes.images
@@ -125,9 +133,9 @@ def test_clearest_of_each_part() -> None:
     valid = np.zeros((10, 2, 2), dtype=bool)
     valid[[1, 4, 9], 0] = True
     valid[4] = True
-    assert clearest(valid, 3).tolist() == [1, 4, 9]
-    assert clearest(valid, 10).tolist() == clearest(valid, 50).tolist() == list(range(10))
-    assert clearest(valid, 1).tolist() == [4]
+    assert clearest_frames(valid, 3).tolist() == [1, 4, 9]
+    assert clearest_frames(valid, 10).tolist() == clearest_frames(valid, 50).tolist() == list(range(10))
+    assert clearest_frames(valid, 1).tolist() == [4]
 
 
 def test_stretch_ignores_clouds() -> None:

@@ -15,8 +15,9 @@ from affine import Affine
 
 from common.grid import grid_from_centres
 from data_prep.readers.file_metadata import decode_dates
+from data_prep.readers.offsets import check_offset
 from data_prep.readers.opening import CONTAINERS, open_reader
-from data_prep.readers.radiometry import check_offset, harmonised_series
+from data_prep.readers.radiometry import harmonised_series
 from tests.support.containers import X, Y, write_hls, write_stacked, write_zarr
 from tests.support.series import (
     CRS,

@@ -21,19 +21,21 @@ from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
 from data_prep.readers.opening import open_reader
 from data_prep.simulation import container_writers
+from data_prep.simulation.acquisitions import sun_position
 from data_prep.simulation.covers import COVERS, CROP_NAMES, INDEX
 from data_prep.simulation.label_maps import LULC_NAMES, WHEAT_COVERS, boundaries, write_maps
-from data_prep.simulation.objects import rasterise
-from data_prep.simulation.observation import dilated, make_sky, sun_position
+from data_prep.simulation.landscape_raster import rasterise
 from data_prep.simulation.phenology import Season
 from data_prep.simulation.preview import write_preview
+from data_prep.simulation.quality_codes import dilated
 from data_prep.simulation.randomness import SmoothNoise, generator, normal, power_law_field, uniform
 from data_prep.simulation.regions import REGIONS
-from data_prep.simulation.scene_folder import simulate_scene
+from data_prep.simulation.scene_folder import write_scene_folder
 from data_prep.simulation.scene_grids import mgrs_tile, scene_grids, tile_margin_m
 from data_prep.simulation.scene_land import make_scene_land
 from data_prep.simulation.scene_settings import SceneSettings
 from data_prep.simulation.sensor_images import block_mean
+from data_prep.simulation.sky import make_sky
 from data_prep.simulation.spectra import Spectra
 from data_prep.simulation.surface import Surface
 from data_prep.simulation.weather import Weather, make_weather
@@ -54,7 +56,7 @@ def digests(folder: Path) -> dict[str, str]:
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     for region in ("lomellina", "sanjiang"):
-        simulate_scene(small(region), folder)
+        write_scene_folder(small(region), folder)
     return folder
 
 
@@ -262,14 +264,14 @@ def test_coarse_pixels_are_means_of_fine_ones() -> None:
 
 def test_same_seed_same_bytes_in_another_process_and_another_seed_not(italian: Path, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; import sys; from data_prep.simulation.scene_folder import simulate_scene; "
+        "from pathlib import Path; import sys; from data_prep.simulation.scene_folder import write_scene_folder; "
         "from data_prep.simulation.scene_settings import SceneSettings; "
         f"settings = SceneSettings(location={LOCATIONS['lomellina']}, year=2022, landsat_px=96, sentinel2_px=96); "
-        "simulate_scene(settings, Path(sys.argv[1]))"
+        "write_scene_folder(settings, Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "again")], check=True)
     assert digests(tmp_path / "again" / italian.name) == digests(italian)
-    simulate_scene(small("lomellina", seed=1), tmp_path / "other")
+    write_scene_folder(small("lomellina", seed=1), tmp_path / "other")
     other = digests(tmp_path / "other" / italian.name)
     assert other["crop_type.tif"] != digests(italian)["crop_type.tif"]
     assert other["modis.h5"] != digests(italian)["modis.h5"]
@@ -280,11 +282,11 @@ def test_same_seed_same_bytes_in_another_process_and_another_seed_not(italian: P
 
 def test_finished_scene_is_kept_and_other_settings_are_refused(italian: Path, output: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in italian.rglob("*")}
-    row = simulate_scene(small("lomellina"), output)
+    row = write_scene_folder(small("lomellina"), output)
     assert row["split"] == "train"
     assert before == {p: p.stat().st_mtime_ns for p in italian.rglob("*")}
     with pytest.raises(ValueError, match=r"exists with other settings \(seed differ"):
-        simulate_scene(small("lomellina", seed=3), output)
+        write_scene_folder(small("lomellina", seed=3), output)
 
 
 def test_interrupted_scene_leaves_nothing_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,11 +294,11 @@ def test_interrupted_scene_leaves_nothing_under_its_name(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(container_writers, "write_hdf5", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            simulate_scene(settings, tmp_path)
+            write_scene_folder(settings, tmp_path)
     assert not (tmp_path / "iowa_2022").exists()
     with pytest.raises(ValueError, match="no scenes"):
         find_scenes(tmp_path)
-    simulate_scene(settings, tmp_path)
+    write_scene_folder(settings, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["iowa_2022"]
 
 

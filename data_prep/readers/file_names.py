@@ -1,0 +1,126 @@
+"""What the names of files say: bands, dates, tiles and processing baselines, by which files are grouped into images."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from data_prep.archive.sensor import Sensor
+
+INCOMPLETE = ("refuse", "leave_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """A file, with what its name says about it.
+
+    Attributes:
+        path: path relative to the folder.
+        layer: name of a band or of a quality layer.
+        date: day of the image.
+        tile, baseline: tile and processing baseline; None where names do not contain them.
+    """
+
+    path: str
+    layer: str
+    date: np.datetime64
+    tile: str | None = None
+    baseline: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+    """The files of one image.
+
+    Attributes:
+        date: day of the image.
+        bands: one path per band, in the order of the sensor, relative to the folder.
+        quality: paths of the quality layers; the worst code of them counts.
+    """
+
+    date: np.datetime64
+    bands: tuple[str, ...]
+    quality: tuple[str, ...]
+
+
+def parse_date(text: str, date_format: str, where: str) -> np.datetime64:
+    """The date in the name of a file. Raises ValueError when it does not fit `date_format`."""
+    try:
+        return np.datetime64(datetime.strptime(text, date_format).date(), "D")
+    except ValueError as error:
+        raise ValueError(f"{where}: date {text!r} does not fit date_format {date_format!r}") from error
+
+
+def named_pattern(pattern: str, groups: set[str], origin: str) -> re.Pattern[str]:
+    """Compile a regular expression for file names. Raises ValueError unless it is valid and has the named groups."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{origin}: pattern {pattern!r} is not a regular expression: {error}") from error
+    if not groups <= set(expression.groupindex):
+        wanted = " and ".join(f"(?P<{group}>...)" for group in sorted(groups, reverse=True))
+        raise ValueError(f"{origin}: pattern {pattern!r} must have the named groups {wanted}")
+    return expression
+
+
+def check_one_tile(tiles: Iterable[str | None], origin: str) -> None:
+    """Raises ValueError when file names contain more than one tile: a series lies on one grid."""
+    counts = Counter(tile for tile in tiles if tile is not None)
+    if len(counts) > 1:
+        found = ", ".join(f"{tile} ({count} files)" for tile, count in sorted(counts.items()))
+        raise ValueError(f"{origin}: holds the tiles {found}; a series lies on one grid, so keep one tile a folder")
+
+
+def group_into_images(
+    files: Iterable[FoundFile], layers: Mapping[str, Sequence[str]], sensor: Sensor, incomplete: str, origin: str
+) -> list[ImageFiles]:
+    """Group files into images by the dates and bands in their names; return the images in the order of dates.
+
+    Args:
+        files: files of all dates.
+        layers: names in files of each band and of the quality layer of the sensor.
+        sensor: sensor of the images.
+        incomplete: "leave_out" leaves out dates that lack a layer, with a warning; "refuse" raises ValueError for them.
+        origin: begins error messages.
+
+    Raises ValueError when two files have one layer and date, when there are several tiles, and when a date lacks a layer.
+    """
+    if incomplete not in INCOMPLETE:
+        raise ValueError(f"{origin}: incomplete is {incomplete!r}; expected one of {', '.join(INCOMPLETE)}")
+    found: dict[np.datetime64, dict[str, FoundFile]] = {}
+    for file in files:
+        of_date = found.setdefault(file.date, {})
+        if file.layer in of_date:
+            raise ValueError(
+                f"{origin}: two files for {file.layer} of {file.date}, {of_date[file.layer].path} and {file.path}; "
+                "mosaic overlapping orbits, keep one processing of a date, and one tile a folder"
+            )
+        of_date[file.layer] = file
+    check_one_tile((file.tile for of_date in found.values() for file in of_date.values()), origin)
+    images, lacking = [], []
+    for date in sorted(found):
+        of_date = found[date]
+        missing = [name for names in layers.values() for name in names if name not in of_date]
+        if missing:
+            lacking.append(f"{', '.join(missing)} of {date}")
+            continue
+        *bands, quality = [tuple(of_date[name].path for name in layers[layer]) for layer in (*sensor.bands, sensor.quality.name)]
+        images.append(ImageFiles(date=date, bands=tuple(path for paths in bands for path in paths), quality=quality))
+    if lacking and (incomplete == "refuse" or not images):
+        raise ValueError(
+            f"{origin}: {len(lacking)} of {len(found)} dates are incomplete, missing: {'; '.join(lacking[:5])}"
+            f"{' ...' if len(lacking) > 5 else ''}; fetch the files again, or leave such dates out with `incomplete: leave_out`"
+        )
+    if lacking:
+        warnings.warn(
+            f"{origin}: {len(lacking)} of {len(found)} dates left out, as `incomplete: leave_out` says, missing: "
+            + "; ".join(lacking),
+            stacklevel=2,
+        )
+    return images
