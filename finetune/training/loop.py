@@ -147,7 +147,7 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
         scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss)
         trainer.end_epoch(scores)
         if writer is not None:
-            _log_epoch(writer, epoch + 1, progress.history[-1], rate, scores)
+            log_epoch(writer, epoch + 1, progress.history[-1], rate, scores)
         _show_scores(bar, progress, scores, job.criterion)
         if ranks.any_rank([is_asked_to_stop()], device)[0] and epoch + 1 < schedule.epochs:
             return _report_stop(progress, steps_per_epoch)
@@ -183,7 +183,7 @@ def _show_scores(bar: tqdm[Any], progress: Progress, scores: dict[str, Any], cri
     bar.set_postfix({"loss": loss, criterion.shown_score: f"{criterion.value(scores):.3f}"}, best=best)
 
 
-def _log_epoch(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: float, scores: dict[str, Any]) -> None:
+def log_epoch(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: float, scores: dict[str, Any]) -> None:
     """Write an epoch's numbers and the confusion matrix of its validation windows to TensorBoard."""
     writer.add_scalar("train/loss", numbers["loss"], epoch)
     writer.add_scalar("train/learning_rate", rate, epoch)
