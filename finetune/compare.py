@@ -19,9 +19,9 @@ from tqdm import tqdm
 from common.command_line import run_command
 from finetune.comparison.config import CompareConfig
 from finetune.comparison.processes import run_in_processes, terminate_as_interrupt
-from finetune.comparison.results import DOCUMENT, write_results
+from finetune.comparison.result_files import DOCUMENT, write_result_files
 from finetune.comparison.runs import LOG, planned_runs
-from finetune.scoring.metrics import percent
+from finetune.scoring.score_text import percent
 
 INTERRUPTED = 130  # the exit code that a shell gives for Ctrl-C
 
@@ -42,10 +42,10 @@ def compare(config: CompareConfig) -> int:
                     outcomes[run] = outcome = run.outcome(error)
                     bar.write(f"{run.name}: {outcome.error or percent(outcome.score) + f' % in {outcome.seconds:.0f} s'}")
                     bar.update()
-                    write_results(config.output, list(outcomes.values()), settings)
+                    write_result_files(config.output, list(outcomes.values()), settings)
         except KeyboardInterrupt:
             was_interrupted = True
-    write_results(config.output, list(outcomes.values()), settings)
+    write_result_files(config.output, list(outcomes.values()), settings)
     if was_interrupted:
         print("interrupted; start again with the same arguments to resume", file=sys.stderr)
         return INTERRUPTED

@@ -16,10 +16,11 @@ from finetune.data.sample_windows import SampleWindows
 from finetune.mapping.blocks import predict_windows
 from finetune.mapping.cog import NO_DATA
 from finetune.mapping.scene import MapOptions, predict_scene
-from finetune.model.crop_mapper import Recipe
-from finetune.report.map_figure import MapPicture, draw_map, map_figure, preview_label, true_color, write_figure
-from finetune.scoring.map_scores import MapScores
-from finetune.scoring.metrics import headline, map_confusion, scores
+from finetune.model.recipe import Recipe
+from finetune.report.map_figure import MapPicture, draw_map, preview_label, true_color, write_map_picture
+from finetune.scoring.headline import headline
+from finetune.scoring.map_scores import MapScores, map_confusion
+from finetune.scoring.metrics import scores
 from finetune.task import IGNORE, Task
 
 MOST_PICTURES = 12  # there may be thousands of samples
@@ -91,7 +92,7 @@ def evaluate_samples(
             if pictures and number < MOST_PICTURES:
                 name = windows.names[number].replace("/", "_")
                 picture = _sample_picture(recipe.task, windows, number, label, predicted)
-                write_figure(output / "maps" / f"{name}.png", map_figure(recipe.task, picture))
+                write_map_picture(output / "maps" / f"{name}.png", recipe.task, picture)
     finally:
         windows.close()
     return map_scores.result()
@@ -123,7 +124,7 @@ def _sample_picture(task: Task, windows: SampleWindows, number: int, label: np.n
     score, value = headline(scores(map_confusion(label, predicted, len(names)), names), task.target)
     return MapPicture(
         title=f"{task.title}, {windows.names[number]}: {score} {100 * value:.1f} %",
-        image=sample_image(windows, number),
+        image=_sample_image(windows, number),
         label=label,
         predicted=predicted,
         pixel_size=next(iter(windows.pixel_sizes)),
@@ -131,7 +132,7 @@ def _sample_picture(task: Task, windows: SampleWindows, number: int, label: np.n
     )
 
 
-def sample_image(windows: SampleWindows, number: int) -> np.ndarray:
+def _sample_image(windows: SampleWindows, number: int) -> np.ndarray:
     """True-colour median of a sample's finest source, float (H, W, 3) on the label's grid, NaN where no image is clear."""
     sample = windows.sample(number)
     source = max(sample.data, key=sample.scale)

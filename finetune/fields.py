@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.command_line import run_command
-from finetune.mapping.polygons import write_fields
+from finetune.mapping.polygons import write_polygons
 
 
 def fields(map: Path, class_name: str, output: Path, min_area_ha: float = 0.0) -> None:
@@ -24,7 +24,7 @@ def fields(map: Path, class_name: str, output: Path, min_area_ha: float = 0.0) -
     if not map.is_file():
         raise ValueError(f"no map at {map}: give a GeoTIFF that finetune/predict.py wrote")
     output.parent.mkdir(parents=True, exist_ok=True)
-    found = write_fields(map, class_name, output, min_area_ha)
+    found = write_polygons(map, class_name, output, min_area_ha)
     print(f"{output}: {len(found)} polygons of {class_name}, {found['area'].sum():.1f} ha")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ from common import ranks
 from common.json_files import write_json
 from common.rank_process import STOPPED, StopSignals
 from finetune.config import FinetuneConfig
-from finetune.data.labelled_data import LabelledData, LabelledScenes, check_sources, one_pixel_size
+from finetune.data.labelled_data import LabelledData, LabelledScenes, check_classes, check_sources, one_pixel_size
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
-from finetune.data.windows import LabelledWindows
+from finetune.data.window_dataset import LabelledWindows
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
-from finetune.mapping.scene import check_overlap
-from finetune.model.crop_mapper import MODEL_FILE, Recipe, build_model, load_model
+from finetune.mapping.tiling import check_overlap
 from finetune.model.initial_weights import check_bands
+from finetune.model.model_file import MODEL_FILE, load_model
+from finetune.model.recipe import Recipe, build_model, encoder_of_recipe
 from finetune.model.tuning import apply_tuning
 from finetune.report.figures import season_figure
 from finetune.report.page import Page
@@ -40,15 +41,16 @@ from finetune.run_folder import (
     recorded_settings,
 )
 from finetune.scoring.early_season import score_season
-from finetune.scoring.metrics import TABLE_HEADER, headline, headline_interval, table
+from finetune.scoring.headline import headline, headline_interval
+from finetune.scoring.score_text import TABLE_HEADER, score_table
 from finetune.task import Task, load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
+from finetune.training.checkpoint import Progress
 from finetune.training.data_parallel import check_batches_fill_ranks
 from finetune.training.loop import TrainingJob, train
-from finetune.training.losses import MapLoss, balanced_weights, check_classes
-from finetune.training.resume import Progress
+from finetune.training.losses import MapLoss, balanced_weights
 from finetune.training.window_scores import score_windows
-from pretrain.model import VideoSwin, load_encoder
+from pretrain.model import load_encoder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +106,7 @@ def fine_tune(config: FinetuneConfig) -> int:
     settings = recorded_settings(config, task)
     if is_finished(config.output, settings):
         print(f"{config.output} holds this run, finished; remove the folder to run it again")
-        show_scores(config, task)
+        _show_scores(config, task)
         return 0
 
     run = prepare(config, task, settings, data, criterion)
@@ -115,14 +117,14 @@ def fine_tune(config: FinetuneConfig) -> int:
     if is_main:
         config.output.mkdir(parents=True, exist_ok=True)
         write_json(config.output / RUN_FILE, settings)
-    show_beginning(run)
-    progress = train_until_stopped(run, device)
+    _show_beginning(run)
+    progress = _train_until_stopped(run, device)
     ranks.leave()  # scores and maps are the work of rank 0: no other waits for it
     if progress.epoch < config.training.epochs:
         return STOPPED
     if is_main:
-        score_and_report(run, progress, device)
-        show_scores(config, task)
+        _score_and_report(run, progress, device)
+        _show_scores(config, task)
     return 0
 
 
@@ -149,10 +151,11 @@ def prepare(
     all_windows = len(training)
     training.keep_share(config.label_fraction, config.seed)
     check_batches_fill_ranks(len(training), config.training, ranks.announced_ranks()[1])
-    encoder = encoder_of_recipe(config, task, data, pretrained)
+    sensors = {source: data.sensors[source] for source in task.sources}
+    encoder = encoder_of_recipe(config.encoder, sensors, pretrained)
     recipe = Recipe(
         task=task,
-        sensors={source: data.sensors[source] for source in task.sources},
+        sensors=sensors,
         normalization=normalization,
         pixel=pixel,
         encoder=encoder,
@@ -170,19 +173,7 @@ def prepare(
     )  # fmt: skip
 
 
-def encoder_of_recipe(
-    config: FinetuneConfig, task: Task, data: LabelledData, pretrained: VideoSwin | None
-) -> dict[str, Any] | str:
-    """The shape of the encoder, with its sources and their bands, or the name of a baseline."""
-    if pretrained is not None:
-        return pretrained.config.to_dict()
-    if isinstance(config.encoder, str):
-        return config.encoder
-    bands = {source: len(data.sensors[source].bands) for source in task.sources}
-    return replace(config.encoder, sources=bands).to_dict()
-
-
-def show_beginning(run: PreparedRun) -> None:
+def _show_beginning(run: PreparedRun) -> None:
     """Print the size of the data and of the model."""
     learning = sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad) / 1e6
     print(
@@ -191,7 +182,7 @@ def show_beginning(run: PreparedRun) -> None:
     )
 
 
-def train_until_stopped(run: PreparedRun, device: torch.device) -> Progress:
+def _train_until_stopped(run: PreparedRun, device: torch.device) -> Progress:
     """Train to the end of the schedule, or until a signal asks the run to stop."""
     config = run.config
     job = TrainingJob(
@@ -210,18 +201,18 @@ def train_until_stopped(run: PreparedRun, device: torch.device) -> Progress:
         return train(job, device, is_asked_to_stop=lambda: stop_signals.received)
 
 
-def score_and_report(run: PreparedRun, progress: Progress, device: torch.device) -> None:
+def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device) -> None:
     """Map and score the test data with the model of the best epoch; write the report and, last, metrics.json."""
     config = run.config
     model, _ = load_model(config.output / MODEL_FILE)
     model.to(device)
     result = evaluate_test_data(model, run.recipe, run.test_data, config.output, device, config.overlap, config.maps)
-    metrics = run_metrics(run, progress, result)
+    metrics = _run_metrics(run, progress, result)
     maps = config.output / MAPS_FOLDER
     if config.maps:
         page = run_report(metrics, run.task, run.settings, {path.stem: path for path in sorted(maps.glob("*.png"))})
         if run.task.cut_dates:
-            report_season(run, model, device, page)
+            _report_season(run, model, device, page)
         page.write(config.output / REPORT_FILE)
     else:
         shutil.rmtree(maps)
@@ -230,7 +221,7 @@ def score_and_report(run: PreparedRun, progress: Progress, device: torch.device)
     run.validation.close()
 
 
-def run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
+def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:
     """Content of metrics.json; `result` are the scores of the test data."""
     recipe, schedule = run.recipe, run.config.training
     name, score = headline(result, run.task.target)
@@ -254,7 +245,7 @@ def run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) ->
     }
 
 
-def report_season(run: PreparedRun, model: nn.Module, device: torch.device, page: Page) -> None:
+def _report_season(run: PreparedRun, model: nn.Module, device: torch.device, page: Page) -> None:
     """Score the model at each date at which the task's season may end: files in the output folder, a section, a table."""
     config = run.config
     windows = run.data.windows("test", run.task, augmentation=None, cache_gb=config.cache_gb, year=config.year)
@@ -274,14 +265,14 @@ def report_season(run: PreparedRun, model: nn.Module, device: torch.device, page
     print(f"\n{season_table(season)}")
 
 
-def show_scores(config: FinetuneConfig, task: Task) -> None:
+def _show_scores(config: FinetuneConfig, task: Task) -> None:
     """Print the scores of the finished run in `config.output`, and where its files are."""
     output: Path = config.output
     metrics = json.loads((output / METRICS_FILE).read_text())
     name, score = metrics["score"]["name"], metrics["score"]["value"]
     aligned = ("left", *["right"] * (len(TABLE_HEADER) - 1))
     print(f"\n{task.title}, test scenes, {metrics['model']}, best epoch {metrics['best_epoch']}")
-    print(tabulate(table(metrics["test"]), TABLE_HEADER, colalign=aligned, disable_numparse=True))
+    print(tabulate(score_table(metrics["test"]), TABLE_HEADER, colalign=aligned, disable_numparse=True))
     shown = "not defined" if score is None else f"{100 * score:.2f} %"
     products = f"report: {output / REPORT_FILE}; maps in {output / MAPS_FOLDER}; " if config.maps else ""
     print(f"{name} {shown}; {products}curves: tensorboard --logdir {output}")

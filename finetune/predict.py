@@ -15,12 +15,12 @@ from typing import Literal, NoReturn
 
 from common.command_line import run_command
 from finetune.device import pick_device
-from finetune.mapping.cog import count_classes
+from finetune.mapping.cog import count_classes, probabilities_path
 from finetune.mapping.model_series import series_for_model
-from finetune.mapping.polygons import check_class, write_fields
-from finetune.mapping.scene import MapOptions, predict_scene, probabilities_path
+from finetune.mapping.polygons import check_class, write_polygons
+from finetune.mapping.scene import MapOptions, predict_scene
 from finetune.mapping.workers import Workers
-from finetune.model.crop_mapper import load_model
+from finetune.model.model_file import load_model
 from finetune.report.map_figure import draw_map, preview_label
 from finetune.task import Task
 
@@ -85,12 +85,12 @@ def predict(
         written.append(probabilities_path(output))
     if polygons is not None:
         written.append(output.with_name(f"{output.stem}_fields.parquet"))
-        write_fields(output, polygons, written[-1])
+        write_polygons(output, polygons, written[-1])
     height, width = series.grid.shape
-    print(f"{height} x {width} px; {class_shares(output, recipe.task)}; {', '.join(map(str, written))}")
+    print(f"{height} x {width} px; {_class_shares(output, recipe.task)}; {', '.join(map(str, written))}")
 
 
-def class_shares(path: Path, task: Task) -> str:
+def _class_shares(path: Path, task: Task) -> str:
     """Shares of the classes in a map, and of no data, for people."""
     counts = count_classes(path, len(task.classes))
     with_data = max(counts[:-1].sum(), 1)

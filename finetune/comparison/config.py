@@ -57,6 +57,6 @@ class CompareConfig:
 
 
 def check_distinct(name: str, values: list[Any]) -> None:
-    """Raises ValueError unless option `name` has at least one value, each once."""
+    """Raises ValueError unless option `name` in a comparison's configuration has at least one value, each once."""
     if not values or len(set(values)) < len(values):
         raise ValueError(f"--{name} is {values}; expected at least one, each once")

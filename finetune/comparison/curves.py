@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from finetune.comparison.summary import TaskComparison, encoder_title, percent_of_labels
+from finetune.comparison.seed_statistics import TaskComparison
+from finetune.comparison.titles import encoder_title, label_fraction_title
 
 COLUMNS = 3
 # Okabe and Ito's colours, which colour-blind people can tell apart; the markers differ as well.
@@ -68,7 +69,7 @@ def _curves(panel: Axes, comparison: TaskComparison) -> None:
             label=encoder_title(encoder),
         )
     panel.set_xscale("log")
-    panel.set_xticks(fractions, [percent_of_labels(fraction) for fraction in comparison.fractions])
+    panel.set_xticks(fractions, [label_fraction_title(fraction) for fraction in comparison.fractions])
     panel.minorticks_off()
     panel.set_xlabel("training windows with labels")
     panel.set_ylabel(f"{comparison.score_name}, %")
@@ -85,5 +86,5 @@ def _dots(panel: Axes, comparison: TaskComparison) -> None:
         panel.plot([100 * cell.mean] * 2, [row - 0.3, row + 0.3], color=color, linewidth=2.5)
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.set_xlabel(f"{comparison.score_name}, %, with {percent_of_labels(comparison.fractions[0])} of the labels")
+    panel.set_xlabel(f"{comparison.score_name}, %, with {label_fraction_title(comparison.fractions[0])} of the labels")
     panel.grid(alpha=0.3, axis="x")

@@ -88,7 +88,7 @@ def failure_reason(code: int, printed: bytes) -> str:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Within it, SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    """Within it, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that the processes of a comparison's runs end with it."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -9,8 +9,9 @@ from typing import Any
 
 from common.command_line import as_arguments, parse
 from finetune.comparison.config import PRETRAINED_ENCODERS, CompareConfig, check_distinct
-from finetune.comparison.options import RunOptions, dotted_options
-from finetune.comparison.summary import Outcome, percent_of_labels
+from finetune.comparison.run_options import RunOptions, dotted_options
+from finetune.comparison.seed_statistics import Outcome
+from finetune.comparison.titles import label_fraction_title
 from finetune.config import FinetuneConfig
 from finetune.run_folder import METRICS_FILE
 from finetune.task import Task, load_task
@@ -40,7 +41,7 @@ class Run:
     @property
     def name(self) -> str:
         """The run in messages."""
-        return f"{self.task.name}, {self.encoder}, {percent_of_labels(self.label_fraction)} of the labels, seed {self.seed}"
+        return f"{self.task.name}, {self.encoder}, {label_fraction_title(self.label_fraction)} of the labels, seed {self.seed}"
 
     @property
     def arguments(self) -> list[str]:

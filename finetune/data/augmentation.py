@@ -54,7 +54,7 @@ class Augmentation:
 
 
 def crop_step(window: LabelledWindow) -> int:
-    """Pixels of the label between two places where the pixel edges of all sources meet; crops begin at multiples of it."""
+    """Step in pixels of the label at which an augmentation may crop: at its multiples the pixel edges of all sources meet."""
     shapes = [stack.shape for stack in window.stacks.values() if len(stack.valid)]
     shares = (Fraction(part, whole) for shape in shapes for part, whole in zip(shape, window.label.shape, strict=True))
     return math.lcm(*(share.denominator for share in shares))

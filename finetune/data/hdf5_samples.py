@@ -25,13 +25,13 @@ SAMPLE_FOLDER = "h5_samples"
 
 
 def list_folder(folder: Path) -> Path | None:
-    """The folder, in `folder` or below it, that holds at least one of the lists; None if there is no list."""
+    """The folder, `folder` or one in it, that holds at least one of the lists of HDF5 samples; None if there is no list."""
     candidates = (folder / name for name in LIST_FOLDERS)
     return next((found for found in candidates if any((found / name).is_file() for name in LISTS.values())), None)
 
 
 class Hdf5Samples:
-    """The samples of one split of the published layout; `finetune/data/samples.py` says what an item holds.
+    """The samples of one split of the published layout; `finetune/data/labelled_sample.py` says what an item holds.
 
     Pixels are read only when they are sliced. Raises ValueError for a list that is missing or empty or repeats a name, and for
     files that are missing or not HDF5.

@@ -11,11 +11,11 @@ import numpy as np
 from data_prep.archive.scene import SPLITS, Scene, find_scenes
 from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.augmentation import Augmentation
+from finetune.data.labelled_sample import Samples
 from finetune.data.sample_windows import SampleWindows
-from finetune.data.samples import Samples
-from finetune.data.scene_series import SceneSeries
-from finetune.data.scene_windows import SceneWindows, read_classes
-from finetune.data.windows import LabelledWindows
+from finetune.data.scene_series import SceneSeries, read_classes
+from finetune.data.scene_windows import SceneWindows
+from finetune.data.window_dataset import LabelledWindows
 from finetune.task import Task
 
 
@@ -63,7 +63,7 @@ class LabelledData(Protocol):
 
 
 class SampleData:
-    """Samples by split; see `finetune/data/samples.py`.
+    """Samples by split; see `finetune/data/labelled_sample.py`.
 
     Args:
         samples: (split, task) -> samples.
@@ -123,12 +123,23 @@ def scenes_by_split(folder: Path) -> dict[str, list[Scene]]:
 
 
 def check_sources(task: Task, sensors: dict[str, Sensor]) -> None:
-    """Raises ValueError for a source of the task whose sensor is unknown."""
+    """Raises ValueError for a source of the task whose sensor the labelled data do not define."""
     unknown = [source for source in task.sources if source not in sensors]
     if unknown:
         raise ValueError(
             f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)} (a YAML in a folder `sources` adds "
             "one: in the folder of scenes or samples, or beside your own dataset)"
+        )
+
+
+def check_classes(training: LabelledWindows) -> None:
+    """Raises ValueError when the labelled training data lack a class of the task, which the model then could not learn."""
+    pixels = training.class_pixels()
+    absent = [c for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
+    if absent:
+        raise ValueError(
+            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(c.name for c in absent)}; the task "
+            f"expects these names in the labels: {[list(c.labels) or 'everything else' for c in absent]}"
         )
 
 

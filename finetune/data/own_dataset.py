@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune.data.samples import Samples
+from finetune.data.labelled_sample import Samples
 from finetune.task import Task
 
 

@@ -1,4 +1,4 @@
-"""Labelled windows of samples (`finetune/data/samples.py`)."""
+"""Labelled windows of samples (`finetune/data/labelled_sample.py`)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tqdm import tqdm
 from data_prep.archive.sensor import Sensor
 from finetune.data.augmentation import Augmentation
 from finetune.data.image_stack import ImageStack, empty_stack
+from finetune.data.labelled_sample import Sample, Samples, check_sample
 from finetune.data.labelled_window import LabelledWindow
-from finetune.data.samples import Sample, Samples, check_sample, complete_observations
 from finetune.data.season import Season, season_of_dates, season_without_dates
+from finetune.data.window_dataset import LabelledWindows
 from finetune.data.window_origins import origins
-from finetune.data.windows import LabelledWindows
 from finetune.task import IGNORE, Task
 
 
@@ -27,7 +27,7 @@ class SampleWindows(LabelledWindows):
     A sample that is smaller than a window is padded with no data.
 
     Args:
-        samples: see `finetune/data/samples.py`.
+        samples: see `finetune/data/labelled_sample.py`.
         task, sensors: sources to read and their sensors.
         augmentation: changes made to windows in training.
         cache_gb: this many gigabytes of windows are kept in memory; the others are read when needed.
@@ -184,11 +184,17 @@ def _cut_stack(sample: Sample, source: str, sensor: Sensor, times: np.ndarray, w
     row, col, height, width = window
     inside = np.s_[..., row : row + height, col : col + width]
     pixels = np.asarray(sample.data[source][inside])[times]
-    valid = complete_observations(pixels, sensor.nodata)
+    valid = _complete(pixels, sensor.nodata)
     if source in sample.valid:
         valid &= np.asarray(sample.valid[source][inside])[times].astype(bool)
     pixels = np.where(valid[:, None], pixels, 0).astype(pixels.dtype)  # NaN times 0 would still be NaN
     return ImageStack(pixels=_padded(pixels, 0, 0, height, width, 0), valid=_padded(valid, 0, 0, height, width, False))
+
+
+def _complete(pixels: np.ndarray, nodata: float) -> np.ndarray:
+    """Which observations of a sample are complete: pixels (T, C, H, W) -> bool (T, H, W)."""
+    missing: np.ndarray = (~np.isfinite(pixels) | (pixels == nodata)).any(axis=1) | (pixels == 0).all(axis=1)
+    return ~missing
 
 
 def _padded(array: np.ndarray, row: int, col: int, height: int, width: int, fill: float) -> np.ndarray:

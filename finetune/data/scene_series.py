@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Self
 
 import numpy as np
+import rasterio
 
 from common.grid import Grid, grid_summary, grid_with_pixel_size, raster_grid
 from data_prep.archive.scene import Scene
@@ -217,8 +218,15 @@ class SceneSeries:
         return ImageStack(pixels=stack.pixels[inside], valid=stack.valid[inside])
 
 
+def read_classes(series: SceneSeries) -> np.ndarray:
+    """The label of a series' scene as class indices, int8 (H, W) on the map's grid, `IGNORE` where not labelled."""
+    label = series.scene.labels[series.task.label]
+    with rasterio.open(label.path) as raster:
+        return series.task.class_indices(raster.read(1), label).astype(np.int8)
+
+
 def with_equal_scales(series: list[SceneSeries]) -> list[SceneSeries]:
-    """The same series; a source that is missing in one gets the scale that it has in another, so that windows can be batched."""
+    """The same scene series; a source that one scene lacks gets the scale that it has in another, so that windows fit a batch."""
     known = {source: one.scales[source] for one in reversed(series) for source in one.sources}
     for one in series:
         one.scales |= {source: scale for source, scale in known.items() if source not in one.sources}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import rasterio
 from tqdm import tqdm
 
 from data_prep.archive.scene import Scene
@@ -14,9 +13,9 @@ from data_prep.archive.sensor import Sensor
 from finetune.data.augmentation import Augmentation
 from finetune.data.image_stack import ImageStack
 from finetune.data.labelled_window import LabelledWindow
-from finetune.data.scene_series import SceneSeries, with_equal_scales
+from finetune.data.scene_series import SceneSeries, read_classes, with_equal_scales
+from finetune.data.window_dataset import LabelledWindows
 from finetune.data.window_origins import origins
-from finetune.data.windows import LabelledWindows
 from finetune.task import IGNORE, Task
 
 
@@ -123,10 +122,3 @@ class SceneWindows(LabelledWindows):
         if self._open is not None:
             self._open.close()
             self._open = None
-
-
-def read_classes(series: SceneSeries) -> np.ndarray:
-    """The scene's label as class indices, int8 (H, W) on the map's grid, `IGNORE` where not labelled."""
-    label = series.scene.labels[series.task.label]
-    with rasterio.open(label.path) as raster:
-        return series.task.class_indices(raster.read(1), label).astype(np.int8)

@@ -19,7 +19,7 @@ from finetune.task import Task
 
 
 class ShardSamples:
-    """The samples of one split of a corpus on this machine; `finetune/data/samples.py` says what an item holds.
+    """The samples of one split of a corpus on this machine; `finetune/data/labelled_sample.py` says what an item holds.
 
     A sample in a shard has one source, so a task with several sources needs `missing_sources: allow`. Pixels are memory-mapped
     and read only when they are sliced; all other members are compared with their sha256. Raises ValueError if the corpus is not

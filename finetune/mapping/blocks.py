@@ -16,7 +16,7 @@ from finetune.data.image_stack import ImageStack
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.cog import NO_DATA, quantized
 from finetune.mapping.tiling import Block, Tiling
-from finetune.model.crop_mapper import Recipe
+from finetune.model.recipe import Recipe
 
 Progress = Callable[[int], object]  # called with the number of windows that were predicted
 

@@ -73,6 +73,17 @@ def write_probabilities(
             raster.write(probabilities, window=_window(block))
 
 
+def probabilities_path(output: Path) -> Path:
+    """Path of the GeoTIFF of the probabilities of a map."""
+    return output.with_name(f"{output.stem}_probabilities.tif")
+
+
+def class_names(band_tags: dict[str, str]) -> list[str]:
+    """Names of a map's classes by index, from the tags of its band."""
+    found = {int(key.removeprefix("class_")): name for key, name in band_tags.items() if key.startswith("class_")}
+    return [found[index] for index in sorted(found)]
+
+
 def count_classes(path: Path, num_classes: int) -> np.ndarray:
     """Pixels of each class of a map, followed by those of no data, int64 (classes + 1,). The map is read tile by tile."""
     counts = np.zeros(256, dtype=np.int64)

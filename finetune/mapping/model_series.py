@@ -7,7 +7,7 @@ from pathlib import Path
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
-from finetune.model.crop_mapper import Recipe
+from finetune.model.recipe import Recipe
 
 
 def series_for_model(recipe: Recipe, scene: Path, year: int | None) -> SceneSeries:

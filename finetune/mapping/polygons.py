@@ -34,14 +34,14 @@ from rasterio.features import shapes
 
 from common.atomic_files import whole_file
 from common.grid import GEOGRAPHIC
-from finetune.mapping.cog import GDAL_CACHE_MB
+from finetune.mapping.cog import GDAL_CACHE_MB, class_names
 
 EQUAL_AREA = "EPSG:6933"
 FIBOA = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
 LARGEST_HA, LONGEST_M = 100_000, 125_000  # fiboa's limits of area and perimeter
 
 
-def write_fields(map_path: Path, class_name: str, output: Path, min_area_ha: float = 0.0) -> geopandas.GeoDataFrame:
+def write_polygons(map_path: Path, class_name: str, output: Path, min_area_ha: float = 0.0) -> geopandas.GeoDataFrame:
     """Write the connected areas of a class of a map as polygons, and return their table.
 
     Args:
@@ -126,14 +126,8 @@ def write_geoparquet(table: geopandas.GeoDataFrame, output: Path) -> None:
         )
 
 
-def class_names(band_tags: dict[str, str]) -> list[str]:
-    """Names of a map's classes by index, from the tags of its band."""
-    found = {int(key.removeprefix("class_")): name for key, name in band_tags.items() if key.startswith("class_")}
-    return [found[index] for index in sorted(found)]
-
-
 def check_class(name: str, names: Sequence[str]) -> None:
-    """Raises ValueError unless `name` is one of `names`."""
+    """Raises ValueError unless `name`, the class whose areas become polygons, is one of the `names` of a map's classes."""
     if name not in names:
         near = difflib.get_close_matches(name, names, 1, 0.5)
         hint = f", did you mean {near[0]}?" if near else ";"

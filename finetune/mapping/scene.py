@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
-from finetune.mapping.cog import write_classes, write_probabilities
+from finetune.mapping.cog import probabilities_path, write_classes, write_probabilities
 from finetune.mapping.finished_blocks import FinishedBlocks, map_identity
-from finetune.mapping.tiling import Block, Tiling, default_block
+from finetune.mapping.tiling import Block, Tiling, check_overlap, default_block
 from finetune.mapping.workers import Workers
-from finetune.model.crop_mapper import Recipe
+from finetune.model.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def predict_scene(
         model=model,
         recipe=recipe,
         series=series,
-        tiling=scene_tiling(series, recipe.task.window_px, options),
+        tiling=_scene_tiling(series, recipe.task.window_px, options),
         device=device,
         batch_size=options.batch_size,
         probabilities=options.probabilities,
@@ -91,7 +91,7 @@ def predict_scene(
         raise
 
 
-def scene_tiling(series: SceneSeries, window_px: int, options: MapOptions) -> Tiling:
+def _scene_tiling(series: SceneSeries, window_px: int, options: MapOptions) -> Tiling:
     """Blocks and windows of a scene's map. Raises ValueError if windows do not hold whole pixels of every source."""
     series.check_window(window_px)
     # Windows must begin on whole pixels of every source.
@@ -126,25 +126,14 @@ def _write_map(predictor: BlockPredictor, finished: FinishedBlocks, output: Path
     def blocks(name: str) -> Iterator[tuple[Block, np.ndarray]]:
         return ((block, finished.read(number)[name]) for number, block in enumerate(predictor.tiling.blocks))
 
-    tags = {"task": task.name, "scene": series.scene.name, "year": series.year, "last_image": last_image(series)}
+    tags = {"task": task.name, "scene": series.scene.name, "year": series.year, "last_image": _last_image(series)}
     if predictor.probabilities:
         path = probabilities_path(output)
         write_probabilities(path, finished.folder, series.grid, task, blocks("probabilities"), tags)
     write_classes(output, finished.folder, series.grid, task, blocks("classes"), tags)
 
 
-def last_image(series: SceneSeries) -> str:
+def _last_image(series: SceneSeries) -> str:
     """Date YYYY-MM-DD of the last image of any source in the season. The series must be open."""
     seasons = series.seasons.items()
     return str(max(series.readers[source].dates[season.times].max() for source, season in seasons if len(season.times)))
-
-
-def probabilities_path(output: Path) -> Path:
-    """Path of the probabilities of a map."""
-    return output.with_name(f"{output.stem}_probabilities.tif")
-
-
-def check_overlap(overlap: float) -> None:
-    """Raises ValueError unless 0 <= overlap <= 0.9."""
-    if not 0 <= overlap <= 0.9:
-        raise ValueError(f"--overlap is {overlap}; expected a share from 0 to 0.9")

@@ -112,6 +112,12 @@ class Tiling:
         return (rows_in_window, cols_in_window), (rows_in_block, cols_in_block), weight
 
 
+def check_overlap(overlap: float) -> None:
+    """Raises ValueError unless windows may overlap by this share: 0 <= overlap <= 0.9."""
+    if not 0 <= overlap <= 0.9:
+        raise ValueError(f"--overlap is {overlap}; expected a share from 0 to 0.9")
+
+
 def default_block(window: int) -> int:
     """Side of a block for windows of `window` pixels: about eight windows in whole tiles, at most `LARGEST_BLOCK_PX`."""
     return min(LARGEST_BLOCK_PX, -(-WINDOWS_PER_BLOCK * window // TILE_PX) * TILE_PX)

@@ -17,7 +17,8 @@ from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.model_series import series_for_model
 from finetune.mapping.tiling import Tiling
-from finetune.model.crop_mapper import Recipe, load_model
+from finetune.model.model_file import load_model
+from finetune.model.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

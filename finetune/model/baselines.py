@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.model.batch_norm import BatchNorm2d
-from finetune.model.decoder import on_map_grid
+from finetune.model.resampling import on_map_grid
 
 
 class UNet(nn.Module):

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from finetune.model.batch_norm import BatchNorm2d
+from finetune.model.resampling import on_map_grid, resize
 
 # The encoder gives five maps: patch embedding, stages 1-3 after merging, last stage after its norm. The decoder starts from the
 # last and upsamples through the first three. It leaves out the fourth, the input of the last stage, which has the same size.
@@ -27,20 +27,6 @@ def conv_pair(channels_in: int, channels_out: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Conv2d(channels_out, channels_out, 3, padding=1),
     )
-
-
-def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear resampling (B, C, H, W) -> (B, C, *size); returns `maps` itself if it already has that size."""
-    return maps if tuple(maps.shape[-2:]) == tuple(size) else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-
-
-def on_map_grid(data: Mapping[str, torch.Tensor], sources: tuple[str, ...], size: tuple[int, int]) -> torch.Tensor:
-    """Pixels (B, T, C, H, W) of all sources resampled to the map's grid, bands concatenated: (B, T, sum of C, *size)."""
-    parts = []
-    for source in sources:
-        batch, frames, *_ = data[source].shape
-        parts.append(resize(data[source].flatten(0, 1), size).unflatten(0, (batch, frames)))
-    return torch.cat(parts, dim=2)
 
 
 class FusionDecoder(nn.Module):

@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 
 from finetune.model.crop_mapper import CropMapper
@@ -67,6 +68,19 @@ def apply_tuning(model: nn.Module, tuning: Tuning) -> None:
         rank = tuning.lora_rank
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_LAYERS)
         inject_adapter_in_model(config, model.encoder)
+
+
+def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's weights with the LoRA adapters merged into them, under the names of a model without LoRA.
+
+    Without LoRA, these are the weights of `model.state_dict()`. The model itself does not change and can be trained further.
+    """
+    weights = {name.replace(".base_layer.", "."): w for name, w in model.state_dict().items() if ".lora_" not in name}
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):  # a LoRA layer; no isinstance, because peft may not be installed
+            for adapter in module.active_adapters:
+                weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight(adapter).detach()
+    return weights
 
 
 def parameter_groups(model: nn.Module, layer_decay: float) -> list[dict[str, object]]:

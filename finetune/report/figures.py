@@ -14,13 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from common.plot_style import INK, MUTED
 from finetune.scoring.early_season import SeasonScores
+from finetune.scoring.score_text import readable_name
 
 MOST_CLASSES_WITH_COUNTS = 8  # with more classes the cells are too small for a second line
-
-
-def plain_name(name: str) -> str:
-    """Name of a class for people."""
-    return name.replace("_", " ")
 
 
 def confusion_figure(matrix: Sequence[Sequence[int]] | np.ndarray, classes: Sequence[str]) -> Figure:
@@ -45,7 +41,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]] | np.ndarray, classes: Sequ
             text += f"\n{_short(float(counts[row, column]))}"
         color = "white" if share > 0.7 else INK if share > 0 else MUTED
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10 if with_counts else 8)
-    labels = [plain_name(name) for name in classes]
+    labels = [readable_name(name) for name in classes]
     axes.set_xticks(range(number), labels, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(number), [f"{name}\n{_short(count)} px" for name, count in zip(labels, pixels.tolist(), strict=True)])
     axes.set_xlabel("map", color=MUTED)
@@ -96,7 +92,7 @@ def season_figure(season: SeasonScores) -> Figure:
         axes.axhline(100 * season.task.season_share * values[headline][-1], color="#777777", linewidth=1, linestyle=":")
         axes.axvline(date2num(early), color="#777777", linewidth=1, linestyle=":")
     when = f"is {share} from {early} on" if early is not None else "is 0 or not defined at the end"
-    axes.set_title(f"{season.task.title}: {plain_name(headline)} F1 {when}", fontsize=11)
+    axes.set_title(f"{season.task.title}: {readable_name(headline)} F1 {when}", fontsize=11)
     locator = AutoDateLocator()
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -123,12 +119,12 @@ def _plot_season_curves(axes: Axes, season: SeasonScores) -> None:
             markersize=5 if bold else 3.5,
             linewidth=2.6 if bold else 1.3,
             linestyle="--" if name == "mean" and not bold else "-",
-            label=plain_name(name),
+            label=readable_name(name),
         )
 
 
 def _title(score: str) -> str:
-    return plain_name(score).replace("f1", "F1").replace("iou", "IoU")
+    return readable_name(score).replace("f1", "F1").replace("iou", "IoU")
 
 
 def _share(share: float) -> str:

@@ -24,7 +24,9 @@ from common.grid import raster_grid
 from data_prep.archive.sensor import Sensor
 from finetune.data.image_stack import ImageStack
 from finetune.data.scene_series import SceneSeries
-from finetune.scoring.metrics import headline, map_confusion, scores
+from finetune.scoring.headline import headline
+from finetune.scoring.map_scores import map_confusion
+from finetune.scoring.metrics import scores
 from finetune.task import Task
 
 NO_DATA_COLOR = "#8a8a8a"
@@ -58,8 +60,8 @@ class MapPicture:
 
 
 def draw_map(path: Path, task: Task, series: SceneSeries, map_path: Path, label: np.ndarray | None) -> None:
-    """Write the picture of a map as PNG; see `map_picture`."""
-    write_figure(path, map_figure(task, map_picture(task, series, map_path, label)))
+    """Read and write the picture of a map; see `map_picture`."""
+    write_map_picture(path, task, map_picture(task, series, map_path, label))
 
 
 def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarray | None) -> MapPicture:
@@ -103,11 +105,11 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
     image = np.where(np.isnan(picture.image), to_rgb(NO_DATA_COLOR), picture.image)
     panels = [("satellite image, median of the season", image, fine)]
     if picture.label is not None:
-        panels.append(("label", class_colors(picture.label, task), fine))
-    panels.append(("prediction", class_colors(picture.predicted, task), fine))
+        panels.append(("label", _class_colors(picture.label, task), fine))
+    panels.append(("prediction", _class_colors(picture.predicted, task), fine))
     if picture.overview is not None:
         coarse = fine * picture.predicted.shape[1] / picture.part[3] / picture.overview.shape[1]
-        panels.append(("prediction, all of the map", class_colors(picture.overview, task), coarse))
+        panels.append(("prediction, all of the map", _class_colors(picture.overview, task), coarse))
     height, width = picture.predicted.shape
     inches = PANEL_INCHES * len(panels), PANEL_INCHES * min(2.0, max(0.5, height / width)) + 1.0
     figure = Figure(figsize=inches, dpi=110, layout="constrained")
@@ -129,10 +131,10 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
     return figure
 
 
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG; the file appears only when it is complete."""
+def write_map_picture(path: Path, task: Task, picture: MapPicture) -> None:
+    """Write the picture of a map as PNG; the file appears only when it is complete."""
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        map_figure(task, picture).savefig(temporary, format="png")
 
 
 def preview_label(series: SceneSeries) -> np.ndarray | None:
@@ -181,7 +183,7 @@ def true_color(stack: ImageStack, sensor: Sensor) -> np.ndarray:
     return result
 
 
-def class_colors(classes: np.ndarray, task: Task) -> np.ndarray:
+def _class_colors(classes: np.ndarray, task: Task) -> np.ndarray:
     """Class indices (H, W) -> RGB (H, W, 3); any number that is not a class gets the colour of no data."""
     palette = np.array([to_rgb(c.color) for c in task.classes] + [to_rgb(NO_DATA_COLOR)])
     return palette[np.where((classes >= 0) & (classes < len(task.classes)), classes, len(task.classes))]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.report.figures import confusion_figure, plain_name, training_figure
+from finetune.report.figures import confusion_figure, training_figure
 from finetune.report.page import Page
-from finetune.scoring.metrics import percent, percent_interval
+from finetune.scoring.score_text import percent, percent_interval, readable_name
 from finetune.task import Task
 
 OVERALL = {"mean F1": "mean_f1", "mean IoU": "mean_iou", "overall accuracy": "overall_accuracy", "kappa × 100": "kappa"}
@@ -110,8 +110,8 @@ def _add_confusion(page: Page, test: Mapping[str, Any]) -> None:
     names = list(test["classes"])
     page.picture(confusion_figure(test["confusion"], names), "Shares of each label in percent; rows are labels, columns the map.")
     page.table(
-        ["label, pixels", *(plain_name(name) for name in names)],
-        [[plain_name(name), *(f"{count:,}" for count in row)] for name, row in zip(names, test["confusion"], strict=True)],
+        ["label, pixels", *(readable_name(name) for name in names)],
+        [[readable_name(name), *(f"{count:,}" for count in row)] for name, row in zip(names, test["confusion"], strict=True)],
         folded="as numbers of pixels",
     )
 
@@ -137,7 +137,7 @@ def _rows(
     """One row per class: scores in percent with their intervals below, then counts."""
     return [
         [
-            plain_name(name),
+            readable_name(name),
             *(_score(values, intervals.get(name), score) for score in scores),
             *(f"{values[count]:,}" for count in counts),
         ]

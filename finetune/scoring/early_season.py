@@ -43,10 +43,14 @@ class SeasonScores:
     @property
     def f1(self) -> dict[str, np.ndarray]:
         """F1 of each class, and their `mean`, at each date: float64 (N,), NaN where it is not defined."""
-        curves = {"mean": as_array(found["mean_f1"] for found in self.scores)}
+        curves = {"mean": self.curve("mean_f1")}
         for c in self.task.classes:
-            curves[c.name] = as_array(found["classes"][c.name]["f1"] for found in self.scores)
+            curves[c.name] = _as_array(found["classes"][c.name]["f1"] for found in self.scores)
         return curves
+
+    def curve(self, score: str) -> np.ndarray:
+        """A score over all classes at each date: float64 (N,), NaN where it is not defined."""
+        return _as_array(found[score] for found in self.scores)
 
     def early_enough(self) -> dict[str, np.datetime64 | None]:
         """For each curve of `f1` the first date from which on F1 stays at `season_share` of the last date's F1 or above."""
@@ -63,7 +67,7 @@ class SeasonScores:
         }
 
 
-def as_array(values: Iterable[float | None]) -> np.ndarray:
+def _as_array(values: Iterable[float | None]) -> np.ndarray:
     """Scores as float64 (N,), NaN for None."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 

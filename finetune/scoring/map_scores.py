@@ -9,7 +9,8 @@ import numpy as np
 
 from finetune.scoring.bootstrap import with_intervals
 from finetune.scoring.boundaries import boundary_counts, boundary_scores
-from finetune.scoring.metrics import headline, map_confusion, scores
+from finetune.scoring.headline import headline
+from finetune.scoring.metrics import scored_pixels, scores
 from finetune.scoring.objects import object_counts, object_scores
 from finetune.task import Task
 
@@ -56,6 +57,13 @@ class MapScores:
         if self._task.objects is not None:
             result["objects"] = {self._task.objects: with_intervals(list(self._objects.values()), object_scores)}
         return result
+
+
+def map_confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Confusion matrix int64 (classes, classes) of a map against a label, integer (H, W) each; see `scored_pixels`."""
+    scored = scored_pixels(label, predicted, num_classes)
+    pairs = label[scored].astype(np.int64) * num_classes + predicted[scored]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def _add(counts: dict[str, np.ndarray], scene: str, more: np.ndarray) -> None:

@@ -12,8 +12,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from finetune.task import IGNORE
 
 OVER_CLASSES = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")  # scores that stand for all classes together
-WITH_INTERVAL = ("f1", "mean_f1", "iou", "mean_iou")  # more intervals would make the table wider than a terminal
-TABLE_HEADER = ["class", "F1 %", "precision %", "recall %", "IoU %", "accuracy %", "pixels"]
 
 
 def confusion(num_classes: int) -> MulticlassConfusionMatrix:
@@ -60,13 +58,6 @@ def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[str]) -> dict[st
     }
 
 
-def map_confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Confusion matrix int64 (classes, classes) of a map against a label, integer (H, W) each; see `scored_pixels`."""
-    scored = scored_pixels(label, predicted, num_classes)
-    pairs = label[scored].astype(np.int64) * num_classes + predicted[scored]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
 def scored_pixels(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """The pixels that are scored: label and prediction, integer (H, W), both hold a class 0..num_classes-1. Gives bool (H, W).
 
@@ -80,56 +71,6 @@ def scored_pixels(label: np.ndarray, predicted: np.ndarray, num_classes: int) ->
     return scored
 
 
-def table(result: dict[str, Any]) -> list[list[str]]:
-    """Rows for `tabulate`: class, F1, precision, recall, IoU, accuracy in percent, pixels; the last row holds the means.
-
-    If the result has intervals (`bootstrap.with_intervals`), they follow F1 and IoU.
-    """
-    names = ("f1", "precision", "recall", "iou", "accuracy")
-    overall = ("mean_f1", "mean_precision", "mean_recall", "mean_iou", "overall_accuracy")
-    intervals = result.get("intervals") or {}
-    of_classes = intervals.get("classes", {})
-    rows = [
-        [name, *(_cell(score, values[score], of_classes.get(name, {}).get(score)) for score in names), f"{values['pixels']:,}"]
-        for name, values in result["classes"].items()
-    ]
-    last = [_cell(name, result[name], intervals.get(name)) for name in overall]
-    return [*rows, ["all", *last, f"{result['pixels']:,}"]]
-
-
-def headline(result: dict[str, Any], target: str | None) -> tuple[str, float]:
-    """Name and value of the headline score of a task: the F1 of its target class, or the mean F1 without a target."""
-    if target is None:
-        return "mean F1", result["mean_f1"]
-    return f"{target.replace('_', ' ')} F1", result["classes"][target]["f1"]
-
-
-def headline_interval(result: dict[str, Any], target: str | None) -> list[float] | None:
-    """Interval [lower, upper] of the headline score; None if the result has no intervals."""
-    intervals = result.get("intervals")
-    if intervals is None:
-        return None
-    ends: list[float] = intervals["mean_f1"] if target is None else intervals["classes"][target]["f1"]
-    return ends
-
-
 def _mean(values: np.ndarray) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def percent(value: float | None) -> str:
-    """A share as percent with two decimals; a dash if it is not defined."""
-    return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"
-
-
-def percent_interval(ends: Sequence[float | None] | None) -> str:
-    """An interval in percent, as `80.1 to 92.3`; empty if it is not defined."""
-    if ends is None or any(end is None or np.isnan(end) for end in ends):
-        return ""
-    return " to ".join(f"{100 * end:.1f}" for end in ends if end is not None)
-
-
-def _cell(score: str, value: float | None, ends: Sequence[float | None] | None) -> str:
-    shown = percent_interval(ends) if score in WITH_INTERVAL else ""
-    return f"{percent(value)} [{shown}]" if shown else percent(value)

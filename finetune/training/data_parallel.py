@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common import ranks
 from common.seeding import seed_everything
-from finetune.data.windows import LabelledWindows
+from finetune.data.window_dataset import LabelledWindows
 from finetune.model.crop_mapper import CropMapper
 from finetune.training.schedule import Schedule
 from pretrain.model import BatchPart

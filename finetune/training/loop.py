@@ -17,16 +17,18 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common import ranks
-from finetune.data.windows import LabelledWindows
+from finetune.data.window_dataset import LabelledWindows
 from finetune.model.batch_norm import with_synchronized_batch_norm
-from finetune.model.crop_mapper import MODEL_FILE, CropMapper, Recipe, save_model
+from finetune.model.crop_mapper import CropMapper
+from finetune.model.model_file import MODEL_FILE, save_model
+from finetune.model.recipe import Recipe
 from finetune.model.tuning import parameter_groups
 from finetune.report.figures import confusion_figure
 from finetune.scoring.metrics import OVER_CLASSES
 from finetune.training.best_epoch import BestEpochCriterion
+from finetune.training.checkpoint import Progress, load_newest_checkpoint, save_checkpoint
 from finetune.training.data_parallel import data_parallel, rank_slice
 from finetune.training.losses import MapLoss
-from finetune.training.resume import Progress, load_newest_checkpoint, save_checkpoint
 from finetune.training.schedule import Schedule
 from finetune.training.window_scores import score_windows
 
@@ -135,27 +137,27 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
             rate = schedule.rate(epoch * steps_per_epoch + step, num_steps)
             batch = rank_slice(job.training, batches[step], [job.seed, epoch, step], trainer.model)
             loss = trainer.forward(batch)
-            stop_all_ranks_if_not_finite(loss, batch, epoch)
+            _stop_all_ranks_if_not_finite(loss, batch, epoch)
             trainer.optimizer_step(loss, rate)
             progress.losses.append(loss.item())
             bar.update()
             if ranks.any_rank([is_asked_to_stop()], device)[0] and step + 1 < steps_per_epoch:
                 trainer.save()
-                return report_stop(progress, steps_per_epoch)
+                return _report_stop(progress, steps_per_epoch)
         scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss)
         trainer.end_epoch(scores)
         if writer is not None:
             log_epoch(writer, epoch + 1, progress.history[-1], rate, scores)
-        show_scores(bar, progress, scores, job.criterion)
+        _show_scores(bar, progress, scores, job.criterion)
         if ranks.any_rank([is_asked_to_stop()], device)[0] and epoch + 1 < schedule.epochs:
-            return report_stop(progress, steps_per_epoch)
+            return _report_stop(progress, steps_per_epoch)
     bar.close()
     if writer is not None:
         writer.close()
     return progress
 
 
-def stop_all_ranks_if_not_finite(loss: torch.Tensor, batch: dict[str, Any], epoch: int) -> None:
+def _stop_all_ranks_if_not_finite(loss: torch.Tensor, batch: dict[str, Any], epoch: int) -> None:
     """Raises FloatingPointError that names the batch's windows when `loss`, which all ranks have, is NaN or infinite."""
     if not torch.isfinite(loss):
         names = [name for names in ranks.gather(batch["file_name"]) for name in names]
@@ -165,7 +167,7 @@ def stop_all_ranks_if_not_finite(loss: torch.Tensor, batch: dict[str, Any], epoc
         )
 
 
-def report_stop(progress: Progress, steps_per_epoch: int) -> Progress:
+def _report_stop(progress: Progress, steps_per_epoch: int) -> Progress:
     """Wait until rank 0 has written the checkpoint, and say that the training stopped because it was asked to."""
     ranks.barrier()
     if ranks.rank_and_world_size()[0] == 0:
@@ -174,7 +176,7 @@ def report_stop(progress: Progress, steps_per_epoch: int) -> Progress:
     return progress
 
 
-def show_scores(bar: tqdm[Any], progress: Progress, scores: dict[str, Any], criterion: BestEpochCriterion) -> None:
+def _show_scores(bar: tqdm[Any], progress: Progress, scores: dict[str, Any], criterion: BestEpochCriterion) -> None:
     """The epoch's loss and score, and the best score so far, in the progress bar."""
     loss = f"{progress.history[-1]['loss']:.3f}"
     best = f"{criterion.value(progress.best):.3f}"

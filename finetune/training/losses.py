@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from finetune.data.windows import LabelledWindows
+from finetune.data.window_dataset import LabelledWindows
 from finetune.task import IGNORE, LOSSES
 
 AllReduce = Callable[[torch.Tensor], torch.Tensor]  # sums over a slice of the batch -> sums over the whole batch
@@ -96,17 +96,6 @@ class MapLoss(nn.Module):
         }
         assert tuple(losses) == LOSSES
         return torch.stack([weight * losses[name]() for name, weight in self.terms.items()]).sum()
-
-
-def check_classes(training: LabelledWindows) -> None:
-    """Raises ValueError when the training labels lack a class of the task, which the model then could not learn."""
-    pixels = training.class_pixels()
-    absent = [c for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
-    if absent:
-        raise ValueError(
-            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(c.name for c in absent)}; the task "
-            f"expects these names in the labels: {[list(c.labels) or 'everything else' for c in absent]}"
-        )
 
 
 def balanced_weights(training: LabelledWindows) -> torch.Tensor:

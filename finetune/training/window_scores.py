@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common import ranks
-from finetune.data.windows import LabelledWindows
+from finetune.data.window_dataset import LabelledWindows
 from finetune.scoring.metrics import confusion, scores
 from finetune.task import IGNORE
 from finetune.training.losses import MapLoss

@@ -29,7 +29,8 @@ from data_prep.archive.sensor import load_sensors  # noqa: E402
 from finetune.config import TINY_ENCODER  # noqa: E402
 from finetune.data.scene_series import SceneSeries  # noqa: E402
 from finetune.mapping.scene import MapOptions, predict_scene  # noqa: E402
-from finetune.model.crop_mapper import CropMapper, Recipe  # noqa: E402
+from finetune.model.crop_mapper import CropMapper  # noqa: E402
+from finetune.model.recipe import Recipe  # noqa: E402
 from finetune.task import load_task  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from tests.support.rice_scenes import write_rice_scene  # noqa: E402

@@ -20,7 +20,8 @@ from finetune.data.scene_windows import SceneWindows
 from finetune.mapping.cog import NO_DATA
 from finetune.mapping.tiling import Tiling
 from finetune.mapping.workers import BlockJob, predict_in_worker
-from finetune.model.crop_mapper import Recipe, build_model, save_model
+from finetune.model.model_file import save_model
+from finetune.model.recipe import Recipe, build_model
 from finetune.predict import predict
 from finetune.task import load_task
 from pretrain.model import EncoderConfig

@@ -25,7 +25,7 @@ import finetune.predict as predict_module
 from common.command_line import run_command
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import NO_DATA, count_classes
-from finetune.model.crop_mapper import save_model
+from finetune.model.model_file import save_model
 from finetune.predict import predict
 from tests.support.rice_scenes import write_rice_scene
 from tests.support.stand_in_models import random_mapper

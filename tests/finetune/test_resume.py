@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.rank_process import STOPPED
-from finetune.training.resume import NEWEST_CHECKPOINT
+from finetune.training.checkpoint import NEWEST_CHECKPOINT
 from tests.support.finetune_runs import SMALL_ENCODER, finish, start
 from tests.support.launching import wait_for
 from tests.support.pretraining import options

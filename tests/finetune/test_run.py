@@ -21,7 +21,8 @@ import finetune.training.loop as loop_module
 from common.command_line import run_command
 from data_prep.archive.sensor import load_sensors
 from finetune.mapping.cog import NO_DATA
-from finetune.model.crop_mapper import CropMapper, load_model
+from finetune.model.crop_mapper import CropMapper
+from finetune.model.model_file import load_model
 from finetune.predict import predict
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
 from tests.support.archives import days, make_cube, write_scene

@@ -18,7 +18,7 @@ import rasterio
 
 from data_prep.archive.scene import find_scenes
 from finetune.mapping.cog import NO_DATA
-from finetune.model.crop_mapper import load_model
+from finetune.model.model_file import load_model
 from finetune.scoring.metrics import scores
 from finetune.task import load_task
 from pretrain.model import EncoderConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.comparison.summary import Outcome
+from finetune.comparison.seed_statistics import Outcome
 
 TRAINING = {"windows": 3, "of_windows": 60, "pixels": {"a": 1000, "b": 234}, "steps": 200}
 

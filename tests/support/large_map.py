@@ -24,7 +24,7 @@ from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.scene import MapOptions, predict_scene
-from finetune.model.crop_mapper import Recipe
+from finetune.model.recipe import Recipe
 from finetune.task import load_task
 from tests.support.archives import CRS, days
 from tests.support.memory import peak_kilobytes

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from data_prep.archive.sensor import load_sensors
-from finetune.model.crop_mapper import CropMapper, Recipe
+from finetune.model.crop_mapper import CropMapper
+from finetune.model.recipe import Recipe
 from finetune.task import load_task
 from pretrain.model import EncoderConfig, build_encoder
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.comparison.curves import learning_curves
-from finetune.comparison.summary import TaskComparison
+from finetune.comparison.seed_statistics import TaskComparison
 from tests.support.comparison_outcomes import SCORES, outcomes
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from sklearn.metrics import confusion_matrix
 
-from finetune.model.crop_mapper import load_model
+from finetune.model.model_file import load_model
 from finetune.task import TASKS
 from pretrain.model import EncoderConfig
 from tests.support.finetune_runs import run, run_arguments

@@ -15,7 +15,7 @@ from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.tiling import Tiling
-from finetune.model.crop_mapper import Recipe
+from finetune.model.recipe import Recipe
 from tests.support.rice_scenes import write_rice_scene
 from tests.support.stand_in_models import Convolutional, Pixelwise, make_recipe
 

@@ -14,7 +14,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 
 from finetune.mapping.cog import NO_DATA
-from finetune.mapping.polygons import class_polygons, write_fields
+from finetune.mapping.polygons import class_polygons, write_polygons
 from tests.support.class_maps import PLACE, write_map
 
 WGS84 = Geod(ellps="WGS84")
@@ -29,7 +29,7 @@ def test_hand_drawn_fields(tmp_path: Path) -> None:
         ..###..
     """
     classes = np.array([[character == "#" for character in line.strip()] for line in drawing.split()], dtype=np.uint8)
-    table = write_fields(write_map(tmp_path / "map.tif", classes), "paddy_rice", tmp_path / "fields.parquet")
+    table = write_polygons(write_map(tmp_path / "map.tif", classes), "paddy_rice", tmp_path / "fields.parquet")
     # Pixels that meet at a corner are apart: the square and the ring, the ring and a pixel, the two single pixels.
     # In a UTM zone's middle 10 m on the map are 10 / 0.9996 m on the ellipsoid.
     scale = 1 / 0.9996
@@ -76,7 +76,7 @@ def test_random_maps_against_components(tmp_path: Path, seed: int) -> None:
 def test_areas_and_perimeters_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: Affine) -> None:
     rng = np.random.default_rng(1)
     classes = (ndimage.gaussian_filter(rng.standard_normal((60, 60)), 3) > 0).astype(np.uint8)
-    table = write_fields(write_map(tmp_path / "map.tif", classes, crs, transform), "paddy_rice", tmp_path / "fields.parquet")
+    table = write_polygons(write_map(tmp_path / "map.tif", classes, crs, transform), "paddy_rice", tmp_path / "fields.parquet")
     assert table.crs == "EPSG:4326"
     for geometry, area, perimeter in zip(table.geometry, table["area"], table["perimeter"], strict=True):
         exact, _ = WGS84.geometry_area_perimeter(shapely.geometry.polygon.orient(geometry))
@@ -88,10 +88,10 @@ def test_areas_and_perimeters_are_those_on_the_ellipsoid(tmp_path: Path, crs: st
 def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:
     classes = (np.random.default_rng(0).random((50, 50)) < 0.5).astype(np.uint8)
     for name, block in (("one", 16), ("other", 50)):
-        write_fields(write_map(tmp_path / f"{name}.tif", classes, block=block), "paddy_rice", tmp_path / f"{name}.parquet")
+        write_polygons(write_map(tmp_path / f"{name}.tif", classes, block=block), "paddy_rice", tmp_path / f"{name}.parquet")
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
 
 
 def test_no_field_is_a_table_without_rows(tmp_path: Path) -> None:
-    write_fields(write_map(tmp_path / "map.tif", np.full((20, 20), NO_DATA)), "paddy_rice", tmp_path / "fields.parquet")
+    write_polygons(write_map(tmp_path / "map.tif", np.full((20, 20), NO_DATA)), "paddy_rice", tmp_path / "fields.parquet")
     assert len(geopandas.read_parquet(tmp_path / "fields.parquet")) == 0

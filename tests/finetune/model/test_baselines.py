@@ -18,7 +18,8 @@ from common.command_line import parse
 from data_prep.archive.sensor import load_sensors
 from finetune.config import TINY_ENCODER, FinetuneConfig
 from finetune.model.baselines import BASELINES, TemporalCNN, UNet
-from finetune.model.crop_mapper import Recipe, build_model, load_model, save_model
+from finetune.model.model_file import load_model, save_model
+from finetune.model.recipe import Recipe, build_model
 from finetune.predict import predict
 from finetune.task import load_task
 from tests.support.finetune_runs import run, run_arguments

@@ -18,8 +18,9 @@ from torch import nn
 
 import finetune.training.loop as loop_module
 from finetune.model.baselines import UNet
-from finetune.model.crop_mapper import CropMapper, load_model, merged_weights
-from finetune.model.tuning import LORA_LAYERS, Tuning, apply_tuning, parameter_groups
+from finetune.model.crop_mapper import CropMapper
+from finetune.model.model_file import load_model
+from finetune.model.tuning import LORA_LAYERS, Tuning, apply_tuning, merged_weights, parameter_groups
 from finetune.predict import predict
 from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
 from tests.support.finetune_runs import run, run_arguments

@@ -29,7 +29,7 @@ from finetune.report.map_figure import (
     map_picture,
     preview_label,
     true_color,
-    write_figure,
+    write_map_picture,
 )
 from finetune.task import IGNORE, load_task
 from tests.support.rice_scenes import write_rice_scene
@@ -102,7 +102,7 @@ def test_the_part_is_outlined_in_the_whole_map() -> None:
 
 def test_a_written_figure_is_the_figure(tmp_path: Path) -> None:
     figure = map_figure(TASK, made_up())
-    write_figure(tmp_path / "map.png", figure)
+    write_map_picture(tmp_path / "map.png", TASK, made_up())
     assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
     pixels = imread(tmp_path / "map.png")[..., :3]
     assert pixels.shape[:2] == tuple(round(side) for side in figure.get_size_inches()[::-1] * figure.dpi)

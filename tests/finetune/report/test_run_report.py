@@ -19,7 +19,8 @@ from common.json_files import without_nan
 from finetune.report.run_report import run_report
 from finetune.scoring.bootstrap import with_intervals
 from finetune.scoring.boundaries import boundary_counts, boundary_scores
-from finetune.scoring.metrics import headline, headline_interval, scores
+from finetune.scoring.headline import headline, headline_interval
+from finetune.scoring.metrics import scores
 from finetune.scoring.objects import object_counts, object_scores
 from finetune.task import load_task
 

@@ -13,7 +13,9 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 from common.json_files import without_nan
 from finetune.scoring.bootstrap import interval, with_intervals
-from finetune.scoring.metrics import headline_interval, percent_interval, scores, table
+from finetune.scoring.headline import headline_interval
+from finetune.scoring.metrics import scores
+from finetune.scoring.score_text import percent_interval
 
 RNG = np.random.default_rng(11)
 
@@ -87,18 +89,6 @@ def test_a_score_that_one_scene_defines_has_no_interval() -> None:
     assert without_nan(found)["intervals"]["classes"]["b"]["recall"] == [None, None]
     assert found["intervals"]["classes"]["b"]["precision"][0] == 0
     assert percent_interval([None, None]) == percent_interval(None) == ""
-
-
-def test_table_shows_intervals_behind_f1_and_iou() -> None:
-    matrices = np.array([[[9, 1], [2, 8]], [[8, 2], [3, 7]]])
-    found = with_intervals(matrices, partial(scores, classes=["a", "b"]))
-    low, high = found["intervals"]["classes"]["a"]["f1"]
-    first, _, last = table(found)
-    assert first[1] == f"{100 * found['classes']['a']['f1']:.2f} [{100 * low:.1f} to {100 * high:.1f}]"
-    assert "[" in first[4]
-    assert "[" in last[1]
-    assert not any("[" in cell for cell in (first[2], first[3], first[5]))
-    assert table({**found, "intervals": None})[0][1] == f"{100 * found['classes']['a']['f1']:.2f}"
 
 
 def test_intervals_hold_the_truth_as_often_as_the_docstring_says() -> None:

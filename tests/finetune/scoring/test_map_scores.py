@@ -9,8 +9,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
 from finetune.mapping.cog import NO_DATA
-from finetune.scoring.map_scores import MapScores
-from finetune.scoring.metrics import map_confusion
+from finetune.scoring.map_scores import MapScores, map_confusion
 from finetune.task import IGNORE, load_task
 
 TASK = replace(load_task("paddy_rice"), objects="paddy_rice")

@@ -1,4 +1,4 @@
-"""Pixel scores against scikit-learn on random maps that lack classes, and the tables of these scores."""
+"""Pixel scores against scikit-learn on random maps that lack classes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,8 @@ from sklearn.metrics import (
 from sklearn.metrics import f1_score as sk_f1
 from sklearn.metrics import jaccard_score as sk_iou
 
-from common.json_files import without_nan
-from finetune.scoring.metrics import (
-    TABLE_HEADER,
-    confusion,
-    headline,
-    percent,
-    percent_interval,
-    scored_pixels,
-    scores,
-    table,
-)
+from finetune.scoring.headline import headline
+from finetune.scoring.metrics import confusion, scored_pixels, scores
 from finetune.task import IGNORE
 
 NAMES = [f"c{i}" for i in range(6)]
@@ -70,16 +61,6 @@ def test_a_class_never_hit_counts_as_zero() -> None:
     assert found["mean_f1"] == pytest.approx(8 / 9 / 2)
     assert found["mean_precision"] == 0.8
     assert found["mean_recall"] == 0.5
-
-
-def test_table() -> None:
-    rows = table(scores(np.array([[6, 2], [1, 1]]), ["a", "b"]))
-    assert rows[0] == ["a", "80.00", "85.71", "75.00", "66.67", "70.00", "8"]
-    assert rows[-1] == ["all", "60.00", "59.52", "62.50", "45.83", "70.00", "10"]
-    assert all(len(row) == len(TABLE_HEADER) for row in rows)
-    assert percent(None) == percent(float("nan")) == "-"
-    assert percent_interval([0.1, 0.25]) == "10.0 to 25.0"
-    assert percent_interval([float("nan"), 0.25]) == ""
 
 
 def test_only_pixels_with_a_class_in_both_are_scored() -> None:
@@ -123,11 +104,3 @@ def test_scores_equal_scikit_learn(seed: int) -> None:
     assert found["overall_accuracy"] == pytest.approx(accuracy_score(y, p))
     assert found["kappa"] == pytest.approx(cohen_kappa_score(y, p))
     assert headline(found, "c1") == ("c1 F1", pytest.approx(f1[1]))
-
-
-def test_scores_of_nothing_are_not_defined_and_stay_printable() -> None:
-    found = scores(np.zeros((2, 2)), ["other", "rice"])
-    assert math.isnan(found["mean_f1"])
-    plain = without_nan(found)
-    assert plain["mean_f1"] is None
-    assert table(plain)[-1][1] == "-"

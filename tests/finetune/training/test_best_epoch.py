@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 from data_prep.archive.scene import load_scene
 from finetune.data.scene_windows import SceneWindows
-from finetune.model.crop_mapper import load_model
+from finetune.model.model_file import load_model
 from finetune.scoring.metrics import scores
 from finetune.task import load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune.comparison.config import CompareConfig
-from finetune.comparison.options import RunOptions, dotted_options
+from finetune.comparison.run_options import RunOptions, dotted_options
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
 
 

@@ -45,7 +45,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A sample that `check_sample` accepted.
+    """A labelled sample that `check_sample` accepted.
 
     Attributes:
         name: its "file_name", or `sample N`.
@@ -71,11 +71,13 @@ class Sample:
 
 
 def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Sensor]) -> Sample:
-    """Item `number` of a dataset as a sample of the task. Raises ValueError that says what is wrong with the item."""
+    """Item `number` of a dataset as a labelled sample of the task. Raises ValueError that says what is wrong with the item."""
     name = str(item.get("file_name", f"sample {number}")) if isinstance(item, Mapping) else f"sample {number}"
     if not isinstance(item, Mapping) or "data" not in item or "label" not in item:
         found = sorted(item) if isinstance(item, Mapping) else type(item).__name__
-        raise ValueError(f"{name}: is {found}; expected a dictionary with data, label and file_name (finetune/data/samples.py)")
+        raise ValueError(
+            f"{name}: is {found}; expected a dictionary with data, label and file_name (finetune/data/labelled_sample.py)"
+        )
     label = _class_indices(item["label"], name, task)
     data = _sources_of_task(item["data"], name, task)
     for source, pixels in data.items():
@@ -99,12 +101,6 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
         label=label,
         pixel_size=round(float(item.get("pixel", usual)), 6),
     )
-
-
-def complete_observations(pixels: np.ndarray, nodata: float) -> np.ndarray:
-    """Which observations are complete: pixels (T, C, H, W) -> bool (T, H, W)."""
-    missing: np.ndarray = (~np.isfinite(pixels) | (pixels == nodata)).any(axis=1) | (pixels == 0).all(axis=1)
-    return ~missing
 
 
 def _class_indices(label: Any, name: str, task: Task) -> np.ndarray:

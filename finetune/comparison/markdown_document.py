@@ -10,21 +10,14 @@ import yaml
 from scipy.stats import t as student
 from tabulate import tabulate
 
-from finetune.comparison.summary import (
-    REFERENCE,
-    Cell,
-    Outcome,
-    TaskComparison,
-    encoder_title,
-    percent_of_labels,
-    standard_error,
-)
+from finetune.comparison.seed_statistics import REFERENCE, Cell, Outcome, TaskComparison, standard_error
+from finetune.comparison.titles import encoder_title, label_fraction_title
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
-def markdown(comparisons: Sequence[TaskComparison], outcomes: Sequence[Outcome], picture: str) -> str:
-    """The document as Markdown: scores, labels, differences and published figures of each task; runs without scores."""
+def markdown_document(comparisons: Sequence[TaskComparison], outcomes: Sequence[Outcome], picture: str) -> str:
+    """The document of a comparison: scores, labels, differences and published figures of each task; runs without scores."""
     seeds = len(comparisons[0].seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     parts = [
@@ -43,7 +36,7 @@ def markdown(comparisons: Sequence[TaskComparison], outcomes: Sequence[Outcome],
             parts += _published(published[comparison.task])
     missing = [o for o in outcomes if o.error]
     if missing:
-        rows = [[o.task, o.encoder, percent_of_labels(o.label_fraction), o.seed, o.error] for o in missing]
+        rows = [[o.task, o.encoder, label_fraction_title(o.label_fraction), o.seed, o.error] for o in missing]
         header = ["task", "encoder", "labels", "seed", "why"]
         parts += [f"## Missing: {len(missing)} of {len(outcomes)} runs", _table(rows, header)]
     return "\n\n".join(parts) + "\n"
@@ -60,7 +53,7 @@ def _score_table(comparison: TaskComparison) -> str:
     pixels = [_range(sum(t["pixels"].values()) for t in each) for each in training]
     steps = [_range(t["steps"] for t in each) for each in training]
     rows += [["*training windows*", *windows], ["*labelled pixels*", *pixels], ["*steps*", *steps]]
-    return _table(rows, ["labels", *map(percent_of_labels, fractions)])
+    return _table(rows, ["labels", *map(label_fraction_title, fractions)])
 
 
 def _gain_text(seeds: int) -> str:
@@ -84,11 +77,11 @@ def _gain_table(comparison: TaskComparison) -> str:
         ]
         for other in others
     ]
-    return _table(rows, ["labels", *map(percent_of_labels, comparison.fractions)])
+    return _table(rows, ["labels", *map(label_fraction_title, comparison.fractions)])
 
 
 def _published(known: dict[str, Any]) -> list[str]:
-    rows = [[entry["encoder"], percent_of_labels(entry["label_fraction"]), f"{entry['f1']:.2f}"] for entry in known["results"]]
+    rows = [[entry["encoder"], label_fraction_title(entry["label_fraction"]), f"{entry['f1']:.2f}"] for entry in known["results"]]
     text = f"Published figures, as context, **not comparable: other data, other size** ({known['data']}):"
     return [text, _table(rows, ["published", "labels", "F1 %"])]
 

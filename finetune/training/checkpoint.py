@@ -26,7 +26,7 @@ _CHECKSUM_BYTES = 16
 
 @dataclass
 class Progress:
-    """How far a training has come.
+    """How far the training of a fine-tuning run has come.
 
     Attributes:
         epoch: finished epochs.
@@ -44,7 +44,10 @@ class Progress:
 
 
 def save_checkpoint(output: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write a checkpoint into `output` and keep the one before it. Killed at any moment, it leaves at least one whole."""
+    """Write a checkpoint of a fine-tuning run into `output`, and keep the one before it.
+
+    Killed at any moment, it leaves at least one whole checkpoint.
+    """
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": json.dumps(vars(progress))}
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -57,7 +60,7 @@ def save_checkpoint(output: Path, progress: Progress, model: nn.Module, optimize
 
 
 def load_newest_checkpoint(output: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
-    """Load the newest whole checkpoint in `output` into model and optimizer; without any, return a fresh Progress.
+    """Load the newest whole checkpoint of a fine-tuning run into model and optimizer; without any, return a fresh Progress.
 
     Names a damaged checkpoint and uses the one before it. Raises ValueError when all are damaged, or when one belongs to another
     model.

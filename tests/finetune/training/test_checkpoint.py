@@ -9,13 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.training.resume import (
-    NEWEST_CHECKPOINT,
-    PREVIOUS_CHECKPOINT,
-    Progress,
-    load_newest_checkpoint,
-    save_checkpoint,
-)
+from finetune.training.checkpoint import NEWEST_CHECKPOINT, PREVIOUS_CHECKPOINT, Progress, load_newest_checkpoint, save_checkpoint
 
 
 def small() -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -1,4 +1,4 @@
-"""Numbers of a comparison of encoders: means over seeds, and differences by seed."""
+"""Statistics of a comparison of encoders: means over seeds, and differences by seed."""
 
 from __future__ import annotations
 
@@ -122,13 +122,3 @@ class TaskComparison:
 def standard_error(cell: Cell) -> float:
     """Standard error of the cell's mean; NaN for fewer than two values."""
     return cell.deviation / math.sqrt(cell.count) if cell.count > 1 else math.nan
-
-
-def percent_of_labels(fraction: float) -> str:
-    """A fraction of the labels as percent."""
-    return f"{100 * fraction:g} %"
-
-
-def encoder_title(encoder: str) -> str:
-    """Name of an encoder in tables and figures."""
-    return {"unet": "U-Net", "temporal_cnn": "temporal CNN", "lora": "LoRA", "scratch": "from scratch"}.get(encoder, encoder)

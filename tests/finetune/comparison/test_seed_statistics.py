@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finetune.comparison.summary import TaskComparison, cell_of, standard_error
+from finetune.comparison.seed_statistics import TaskComparison, cell_of, standard_error
 from tests.support.comparison_outcomes import PRETRAINED, SCORES, SCRATCH, outcomes
 
 

@@ -17,15 +17,15 @@ import torch
 from common.atomic_files import whole_file
 from common.json_files import write_json
 from finetune.comparison.curves import learning_curves
-from finetune.comparison.document import markdown
-from finetune.comparison.summary import Outcome, TaskComparison
+from finetune.comparison.markdown_document import markdown_document
+from finetune.comparison.seed_statistics import Outcome, TaskComparison
 
 DOCUMENT = "comparison.md"
 PICTURE = "comparison.png"
 
 
-def write_results(output: Path, outcomes: Sequence[Outcome], settings: dict[str, Any]) -> None:
-    """Write the results so far: numbers with `settings` and machine as JSON, tables as Markdown, learning curves as PNG."""
+def write_result_files(output: Path, outcomes: Sequence[Outcome], settings: dict[str, Any]) -> None:
+    """Write the files of a comparison so far: numbers with `settings` and machine as JSON, tables as Markdown, curves as PNG."""
     comparisons = [TaskComparison([o for o in outcomes if o.task == name]) for name in dict.fromkeys(o.task for o in outcomes)]
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "system": platform.release()}
     if torch.cuda.is_available():
@@ -40,6 +40,6 @@ def write_results(output: Path, outcomes: Sequence[Outcome], settings: dict[str,
     }
     write_json(output / "comparison.json", content)
     with whole_file(output / DOCUMENT) as temporary:
-        temporary.write_text(markdown(comparisons, outcomes, PICTURE))
+        temporary.write_text(markdown_document(comparisons, outcomes, PICTURE))
     with whole_file(output / PICTURE) as temporary:
         learning_curves(comparisons).savefig(temporary, format="png")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.archive.sensor import load_sensors
-from finetune.data.samples import check_sample
+from finetune.data.labelled_sample import check_sample
 from finetune.task import load_task
 from tests.support.labelled_samples import FRAMES, SIDE, make_sample
 

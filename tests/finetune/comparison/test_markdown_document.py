@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import yaml
 
-from finetune.comparison.document import PUBLISHED, markdown
-from finetune.comparison.summary import TaskComparison
+from finetune.comparison.markdown_document import PUBLISHED, markdown_document
+from finetune.comparison.seed_statistics import TaskComparison
 from finetune.task import TASKS
 from tests.support.comparison_outcomes import SCORES, outcomes, rows_of
 
 
 def test_document_shows_means_labels_differences_and_what_is_missing() -> None:
-    document = markdown([TaskComparison(outcomes(SCORES))], outcomes(SCORES), "comparison.png")
+    document = markdown_document([TaskComparison(outcomes(SCORES))], outcomes(SCORES), "comparison.png")
     rows = rows_of(document)
     assert rows["pretrained"] == ["55.00 ± 7.07 [2 of 3]", "83.67 ± 2.52"]
     assert rows["from scratch"] == ["missing", "80.67 ± 2.08"]

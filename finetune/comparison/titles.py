@@ -1,0 +1,13 @@
+"""Titles in tables and figures of a comparison."""
+
+from __future__ import annotations
+
+
+def encoder_title(encoder: str) -> str:
+    """Title of an encoder in tables and figures of a comparison."""
+    return {"unet": "U-Net", "temporal_cnn": "temporal CNN", "lora": "LoRA", "scratch": "from scratch"}.get(encoder, encoder)
+
+
+def label_fraction_title(fraction: float) -> str:
+    """Title of a fraction of the labels in tables and figures of a comparison, as percent."""
+    return f"{100 * fraction:g} %"
