@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pretrain.data.config import StreamConfig
 from pretrain.model import EncoderConfig
@@ -143,3 +144,34 @@ class PretrainConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
         self.encoder.check_stages(self.activation_checkpointing)
+
+    def as_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return values
+
+
+def read_zero_json(path: Path) -> dict[str, Any]:
+    """Read the DeepSpeed JSON of a configuration.
+
+    `path` is a file like `launch/zero*.json`, or the bare name of one there, such as `zero3`.
+
+    Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3, and sets nothing that the run's configuration decides.
+    """
+    if not path.exists() and (LAUNCH / f"{path}.json").is_file():
+        path = LAUNCH / f"{path}.json"
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text())
+        stage = settings["zero_optimization"]["stage"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a DeepSpeed JSON with zero_optimization.stage: {error!r}") from error
+    if stage not in (1, 2, 3):
+        raise ValueError(f"{path}: ZeRO stage {stage!r}; expected 1, 2 or 3")
+    ours = {"gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "bf16", "optimizer", "scheduler"} & set(
+        settings
+    )
+    if ours:
+        raise ValueError(
+            f"{path} sets {sorted(ours)}; these are options of the run (--optimizer, --precision, ...); remove them from the file"
+        )
+    return settings

@@ -19,7 +19,9 @@ from data_prep.corpus.dataset import load_corpus
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.log.duration import duration
 from pretrain.model import EncoderConfig, VideoSwin
-from pretrain.model.flops import GPUS, activation_bytes, forward_flops, model_bytes, recomputed_flops
+from pretrain.model.flops import forward_flops, recomputed_flops
+from pretrain.model.gpus import GPUS
+from pretrain.model.memory import activation_bytes, model_bytes
 
 # Samples of each source in the paper.
 PUBLISHED_SAMPLES = {"modis": 1_500_000, "landsat": 13_400_000, "sentinel2": 10_300_000}

@@ -15,7 +15,7 @@ from common import ranks
 from pretrain.data.batch import Batch
 from pretrain.log.duration import duration
 from pretrain.log.step_report import peak_memory_bytes
-from pretrain.setup import TrainingRun, first_batches
+from pretrain.setup import TrainingRun
 
 _ROUNDS = 3  # over all sources; the first round is slower, as it allocates memory and chooses kernels
 
@@ -62,7 +62,7 @@ def dry_run(
     """
     measured: dict[str, _Measured] = {}
     begin = time.perf_counter()
-    for batch in first_batches(run.stream):
+    for batch in run.stream.first_batches():
         measured[batch.source] = _Measured(batch.to(run.device), time.perf_counter() - begin, [])
         begin = time.perf_counter()
     stepping: list[float] = []

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from common import ranks
-from pretrain.config import LAUNCH, OptimizerConfig, PretrainConfig
+from pretrain.config import OptimizerConfig, PretrainConfig, read_zero_json
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
 from pretrain.objective import FractionsModel
@@ -71,7 +69,7 @@ def start_ranks() -> torch.device:
     return ranks.start_ranks(lambda backend: deepspeed.init_distributed(dist_backend=backend, verbose=False))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay; norms, biases and relative position tables without."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -82,8 +80,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; fused on a GPU."""
-    groups = parameter_groups(model, config.weight_decay)
+    """AdamW over two groups of parameters, with and without weight decay; fused on a GPU."""
+    groups = _parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=device.type == "cuda")
 
 
@@ -110,30 +108,6 @@ def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, devi
     optimizer = adamw(model, config.optimizer, device)
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
     return engine
-
-
-def read_zero_json(path: Path) -> dict[str, Any]:
-    """Read a file like `launch/zero*.json`, or the one that a bare name such as `zero3` means.
-
-    Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3, and sets nothing that the run's configuration decides.
-    """
-    if not path.exists() and (LAUNCH / f"{path}.json").is_file():
-        path = LAUNCH / f"{path}.json"
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text())
-        stage = settings["zero_optimization"]["stage"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a DeepSpeed JSON with zero_optimization.stage: {error!r}") from error
-    if stage not in (1, 2, 3):
-        raise ValueError(f"{path}: ZeRO stage {stage!r}; expected 1, 2 or 3")
-    ours = {"gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "bf16", "optimizer", "scheduler"} & set(
-        settings
-    )
-    if ours:
-        raise ValueError(
-            f"{path} sets {sorted(ours)}; these are options of the run (--optimizer, --precision, ...); remove them from the file"
-        )
-    return settings
 
 
 def whole_weights(engine: Any) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from common.command_line import run_command
 from pretrain.checkpoint import finished_steps, newest_good, step_of
 from pretrain.model import EncoderConfig, VideoSwin, build_encoder, load_encoder, save_encoder
-from pretrain.model.pretrained import CHECKPOINTS
+from pretrain.model.encoder_files import CHECKPOINTS
 
 _PREFIX = "encoder."  # of the names of the encoder's weights in a FractionsModel
 

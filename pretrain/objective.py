@@ -19,12 +19,6 @@ from pretrain.data.batch import Batch, orient
 from pretrain.model import BatchPart, VideoSwin
 
 
-def normalize(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Integer pixels (B, T, C, H, W) -> float32, (number - mean) / std per band. Pixels that are not clear become 0, the mean."""
-    pixels = (batch.pixels.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-    return pixels * batch.valid[:, :, None]
-
-
 class FractionsModel(nn.Module):
     """Encoder, mean over all tokens of the last stage, linear layer, softmax: pixels -> fractions (B, classes)."""
 
@@ -123,6 +117,14 @@ class MeanTeacher:
         return self.model.features(pixels.to(self.model.head.weight.dtype), source).float()
 
     @torch.no_grad()
+    def distance(self, student: nn.Module) -> float:
+        """Distance of the averaged weights from the student's: ||average - student|| / ||student||, L2 over all parameters."""
+        pairs = zip(student.parameters(), self.average.parameters(), strict=True)
+        norms = [torch.stack(((t.float() - s.float()).norm(), s.float().norm())) for s, t in pairs]
+        distance, size = torch.stack(norms).double().norm(dim=0).tolist()
+        return float(distance / size)
+
+    @torch.no_grad()
     def _refresh(self) -> None:
         if self.model is not self.average:
             for run, averaged in zip(self.model.parameters(), self.average.parameters(), strict=True):
@@ -174,6 +176,6 @@ def fractions_loss(
 
 
 def views(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised pixels for the student, flipped and rotated, and for the teacher, unchanged."""
-    pixels = normalize(batch, mean, std)
+    """The two views of a batch: normalised pixels for the student, flipped and rotated, and for the teacher, unchanged."""
+    pixels = batch.normalized(mean, std)
     return orient(pixels, batch.orientation), pixels

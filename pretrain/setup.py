@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,28 +11,18 @@ import numpy as np
 import torch
 
 from common import ranks
-from common.atomic_files import whole_file
-from common.command_line import rename_keys
 from data_prep.corpus.dataset import Corpus, load_corpus
 from data_prep.corpus.shard_sizes import check_shard_sizes
 from pretrain import checkpoint, engine
 from pretrain.compilation import compile_compared
-from pretrain.config import RENAMED_OPTIONS, PretrainConfig
-from pretrain.data.batch import Batch
+from pretrain.config import PretrainConfig, read_zero_json
 from pretrain.data.stream import Stream
 from pretrain.model import VideoSwin, build_encoder, load_encoder
-from pretrain.model.flops import peak_flops, training_flops
-from pretrain.model.pretrained import CHECKPOINTS, encoder_metadata
+from pretrain.model.encoder_files import CHECKPOINTS, encoder_metadata
+from pretrain.model.flops import training_flops
+from pretrain.model.gpus import peak_flops
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, views
-
-CONFIG_FILE = "config.json"
-# Options that may differ when a run is resumed: where things lie, how fast training is, what is logged. They do not change what
-# is learned, except for rounding.
-CHANGEABLE_OPTIONS = {
-    *("data", "output", "dry_run", "resume", "zero", "gradient_accumulation_steps", "compile", "activation_checkpointing"),
-    *("log_every", "save_every", "keep", "keep_every", "validate_every", "validate_samples", "probe_samples"),
-}
-CHANGEABLE_STREAM_OPTIONS = {"num_workers", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged"}
+from pretrain.run_folder import claim_run_folder
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -113,10 +100,10 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
         check_shard_sizes(corpus, "train")
     stream = Stream(corpus, "train", config.stream, rank, world_size)
     targets = FractionTargets(corpus, config.objective.groupings)
-    check_options(config, stream, world_size)
+    _check_options(config, stream, world_size)
     model = new_model(config, corpus, stream.draws.sources, len(targets.classes))
     if not config.dry_run:
-        claim_output(config, corpus.fingerprint, is_main=rank == 0)
+        claim_run_folder(config, corpus.fingerprint, is_main=rank == 0)
 
     device = engine.start_ranks()
     statistics = {source: _statistics(corpus, source, device) for source in stream.draws.sources}
@@ -149,9 +136,9 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
     )
 
 
-def check_options(config: PretrainConfig, stream: Stream, world_size: int) -> None:
+def _check_options(config: PretrainConfig, stream: Stream, world_size: int) -> None:
     """Raise ValueError for a bad ZeRO JSON, parts of a micro-batch that are not equal, and compiling with ZeRO-3."""
-    zero = engine.read_zero_json(config.zero)
+    zero = read_zero_json(config.zero)
     parts = config.gradient_accumulation_steps
     for source in stream.draws.sources:
         share = stream.draws.global_batch_size(source) // world_size
@@ -183,18 +170,6 @@ def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_cl
     return FractionsModel(encoder, num_classes)
 
 
-def first_batches(stream: Stream) -> Iterator[Batch]:
-    """The stream's first batch of each source."""
-    missing = set(stream.draws.sources)
-    for micro_step in itertools.count():
-        if not missing:
-            return
-        source = stream.draws.source_of(micro_step)
-        if source in missing:
-            missing.remove(source)
-            yield stream.batch(micro_step)
-
-
 def _compile(
     model: FractionsModel,
     teacher: MeanTeacher,
@@ -204,50 +179,12 @@ def _compile(
     targets: FractionTargets,
 ) -> None:
     """Compile student and teacher, after a comparison on the first batch of each source."""
-    on_device = (batch.to(model.head.weight.device) for batch in first_batches(stream))
+    on_device = (batch.to(model.head.weight.device) for batch in stream.first_batches())
     examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in on_device)
     for line in compile_compared(model, dtype, examples):
         if ranks.rank_and_world_size()[0] == 0:
             print(line, flush=True)
     teacher.model.encoder.compile_blocks()
-
-
-def claim_output(config: PretrainConfig, fingerprint: str, is_main: bool) -> None:
-    """Write the run's `config.json`, or check that it is that of the same run.
-
-    Raises ValueError when the folder holds another run, and OSError when it cannot be written to.
-    """
-    path = config.output / CONFIG_FILE
-    settings = {"fingerprint": fingerprint, **plain(config)}
-    if path.is_file():
-        if config.resume == "never":
-            raise ValueError(f"{config.output} holds a run already; give another --output, or resume it with --resume auto")
-        stored = json.loads(path.read_text())
-        rename_keys(stored, RENAMED_OPTIONS)  # a run that was started before options were renamed
-        fixed = (settings.keys() | stored.keys()) - CHANGEABLE_OPTIONS
-        changed = sorted(name for name in fixed if _fixed_part(settings, name) != _fixed_part(stored, name))
-        if changed:
-            raise ValueError(
-                f"{config.output} holds a run with other {', '.join(changed)}; give another --output or the same settings"
-            )
-    if is_main:
-        config.output.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2))
-
-
-def plain(config: PretrainConfig) -> dict[str, Any]:
-    """The configuration as JSON values."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return values
-
-
-def _fixed_part(settings: Mapping[str, Any], name: str) -> Any:
-    """A setting, of `stream` only the options that must not change when a run is resumed."""
-    value = settings.get(name)
-    if name == "stream" and isinstance(value, dict):
-        return {option: v for option, v in value.items() if option not in CHANGEABLE_STREAM_OPTIONS}
-    return value
 
 
 def _checkpoint_to_resume(config: PretrainConfig, rank: int) -> Path | None:

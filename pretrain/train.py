@@ -24,17 +24,17 @@ from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.data.batch import Batch
 from pretrain.dry_run import dry_run
 from pretrain.evaluation.validation import Validation
-from pretrain.log.figures import fractions_figure, rgb_strip_figure
-from pretrain.log.monitor import Monitor, configuration_text, corpus_text, validation_scalars
-from pretrain.log.step_report import StepReport, teacher_distance
+from pretrain.log.figures import show_examples
+from pretrain.log.monitor import Monitor, new_monitor, validation_scalars
+from pretrain.log.skipped_samples import list_skipped
+from pretrain.log.step_report import StepReport
 from pretrain.model import BatchPart, save_encoder
-from pretrain.model.pretrained import CHECKPOINTS, ENCODER_FILE
+from pretrain.model.encoder_files import CHECKPOINTS, ENCODER_FILE
 from pretrain.objective import fractions_loss, views
 from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
-from pretrain.setup import TrainingRun, plain, set_up_run
+from pretrain.setup import TrainingRun, set_up_run
 
 METRICS_FILE = "metrics.json"
-SKIPPED_FILE = "skipped.jsonl"
 DEFAULTS = PretrainConfig(data="", output=Path())
 Scores = dict[str, dict[str, float]]
 
@@ -47,9 +47,9 @@ def pretrain(config: PretrainConfig) -> int:
         dry_run(run, forward_backward, optimizer_step)
         return 0
     stop_signals = StopSignals().listen()  # until the process ends
-    validation = new_validation(run)
+    validation = _new_validation(run)
     report = StepReport(run.stream.draws.sources, run.flops_per_sample, run.peak_flops)
-    monitor = new_monitor(run)
+    monitor = new_monitor(config, run.corpus, run.first_step, run.is_main)
     writer = checkpoint.CheckpointWriter(config.output / CHECKPOINTS, config.keep, config.keep_every, run.metadata)
     scores: Scores = {}
 
@@ -64,23 +64,27 @@ def pretrain(config: PretrainConfig) -> int:
                 batch = next(batches)
             results.append(forward_backward(run, batch, step, micro_step, consistency_weight))
             report.add(batch, results[-1].supervised, results[-1].consistency, results[-1].total)
-        is_asked_to_stop = agree_to_step(run, results, step, stop_signals)
+        is_asked_to_stop = _agree_to_step(run, results, step, stop_signals)
         optimizer_step(run, step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
 
         if done % config.log_every == 0 or is_last:
-            monitor.scalars(done, report.scalars(ranks.sum_over_ranks, run.world_size) | optimizer_scalars(run))
-            list_skipped(run)
+            monitor.scalars(done, report.scalars(ranks.sum_over_ranks, run.world_size) | _optimizer_scalars(run))
+            skipped = [sample for of_rank in ranks.gather(run.stream.take_skipped()) for sample in of_rank]
+            if run.is_main:
+                list_skipped(config.output, skipped)
         with report.paused():
             if done % config.validate_every == 0 or is_last:
-                scores = validate(run, validation, monitor, done)
-                show_examples(monitor, done, run, batch, results[-1])
+                scores = _validate(run, validation, monitor, done)
+                if run.is_main:
+                    sensor, shown = run.corpus.sensors[batch.source], results[-1]
+                    show_examples(monitor, done, batch, sensor, shown.target, shown.predicted, run.targets.legend)
             if done % config.save_every == 0 or is_last or is_asked_to_stop:
-                save(run, writer, monitor, done)
+                _save(run, writer, monitor, done)
         if is_asked_to_stop and not is_last:
-            return stopped(run, writer, done)
+            return _stopped(run, writer, done)
     batches.close()
     writer.wait()
-    finish(run, scores, validation, monitor)
+    _finish(run, scores, validation, monitor)
     monitor.close()
     return 0
 
@@ -106,7 +110,10 @@ class MicroBatchResult:
 
 
 def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int, consistency_weight: float) -> MicroBatchResult:
-    """Forward and backward pass of this rank's share of a micro-batch, in `gradient_accumulation_steps` equal parts."""
+    """A micro-step of the training loop: forward and backward pass of this rank's share of a micro-batch.
+
+    The share is computed in `gradient_accumulation_steps` equal parts.
+    """
     parts = batch.split(run.config.gradient_accumulation_steps)
     results = []
     for number, part in enumerate(parts):
@@ -130,7 +137,7 @@ def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int,
 
 
 def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> None:
-    """One step of AdamW after all micro-batches of `step`, then one of the teacher."""
+    """The optimizer step of the training loop after all micro-batches of `step`: one of AdamW, then one of the teacher."""
     for group in run.engine.optimizer.param_groups:
         group["lr"] = learning_rate
     run.engine.step()
@@ -138,7 +145,7 @@ def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> None:
         run.teacher.update(run.engine.module, step)
 
 
-def agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, stop: StopSignals) -> bool:
+def _agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, stop: StopSignals) -> bool:
     """Before the optimizer step, on all ranks: True when any rank was asked to stop after it.
 
     Raises FloatingPointError on all ranks when any rank's loss is NaN or infinite, after writing the keys of the batches.
@@ -155,30 +162,22 @@ def agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, 
     return is_asked_to_stop
 
 
-def new_validation(run: TrainingRun) -> Validation:
+def _new_validation(run: TrainingRun) -> Validation:
     """The validation that the run's configuration asks for."""
     config = run.config
     samples = config.validate_samples, config.probe_samples
     return Validation(run.corpus, config.stream, run.targets, run.statistics, run.rank, run.world_size, *samples)
 
 
-def new_monitor(run: TrainingRun) -> Monitor:
-    """The run's logs, which begin with its configuration and the contents of the corpus."""
-    monitor = Monitor(run.config.output, run.is_main, first_step=run.first_step, num_steps=run.config.num_steps)
-    monitor.text(run.first_step, "configuration", configuration_text(plain(run.config)))
-    monitor.text(run.first_step, "corpus", corpus_text(run.corpus))
-    return monitor
-
-
-def optimizer_scalars(run: TrainingRun) -> dict[str, float]:
+def _optimizer_scalars(run: TrainingRun) -> dict[str, float]:
     """Learning rate, gradient norm and the teacher's distance after the last optimizer step. Every rank calls this."""
     with engine.whole_weights(run.engine):
-        distance = teacher_distance(run.engine.module.parameters(), run.teacher.average.parameters())
+        distance = run.teacher.distance(run.engine.module)
     rate = run.engine.optimizer.param_groups[0]["lr"]
     return {"optimizer/learning_rate": rate, "optimizer/gradient_norm": run.gradient_norm, "teacher/distance": distance}
 
 
-def validate(run: TrainingRun, validation: Validation, monitor: Monitor, step: int) -> Scores:
+def _validate(run: TrainingRun, validation: Validation, monitor: Monitor, step: int) -> Scores:
     """Scores of the teacher after `step` steps, which are logged, too; none when the corpus has no validation split."""
     scores = validation(run.teacher)
     if scores:
@@ -186,7 +185,7 @@ def validate(run: TrainingRun, validation: Validation, monitor: Monitor, step: i
     return scores
 
 
-def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor, step: int) -> None:
+def _save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor, step: int) -> None:
     """Begin to write a checkpoint after `step` steps. Training waits until its tensors lie in the memory of rank 0.
 
     Raises FloatingPointError on all ranks when the last gradient was not finite, as the weights are useless then.
@@ -201,7 +200,7 @@ def save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor
     monitor.scalars(step, {"speed/checkpoint_pause_seconds": time.perf_counter() - begin})
 
 
-def stopped(run: TrainingRun, writer: checkpoint.CheckpointWriter, step: int) -> int:
+def _stopped(run: TrainingRun, writer: checkpoint.CheckpointWriter, step: int) -> int:
     """Wait for the checkpoint after `step` steps, and return the exit code of a run that was asked to stop."""
     writer.wait()
     ranks.barrier()  # once a rank has ended, the launcher gives the others 30 s, which may be too little for the writer
@@ -210,24 +209,16 @@ def stopped(run: TrainingRun, writer: checkpoint.CheckpointWriter, step: int) ->
     return STOPPED
 
 
-def list_skipped(run: TrainingRun) -> None:
-    """Append the damaged samples that any rank has skipped since the last call to a file, and print their number."""
-    skipped = [vars(sample) for of_rank in ranks.gather(run.stream.take_skipped()) for sample in of_rank]
-    if skipped and run.is_main:
-        path = run.config.output / SKIPPED_FILE
-        with path.open("a") as file:
-            file.writelines(json.dumps(sample) + "\n" for sample in skipped)
-        print(f"{len(skipped)} damaged samples skipped, last {skipped[-1]['key']}; all are in {path}", flush=True)
-
-
-def finish(run: TrainingRun, scores: Scores, validation: Validation, monitor: Monitor) -> None:
+def _finish(run: TrainingRun, scores: Scores, validation: Validation, monitor: Monitor) -> None:
     """Write the encoder and the last scores, unless the finished run was only started again, and print the scores."""
     output, num_steps = run.config.output, run.config.num_steps
     if run.first_step < num_steps or not ranks.gather((output / METRICS_FILE).is_file())[0]:
         scores = scores or validation(run.teacher)
         if run.is_main:
             shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
-            monitor.hyperparameters(plain(run.config), sorted(shown, key=lambda name: not name.endswith("/mae")), plain(DEFAULTS))
+            monitor.hyperparameters(
+                run.config.as_json(), sorted(shown, key=lambda name: not name.endswith("/mae")), DEFAULTS.as_json()
+            )
             save_encoder(run.teacher.average.encoder, output / ENCODER_FILE)
             write_json(output / METRICS_FILE, {"steps": num_steps, "validation": scores})
     if run.is_main:
@@ -237,16 +228,6 @@ def finish(run: TrainingRun, scores: Scores, validation: Validation, monitor: Mo
         header = ["validation", *columns.values(), "samples"]
         print(tabulate(rows, header, floatfmt=".4f") if rows else "no validation split in the corpus")
         print(f"encoder: {output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {output}", flush=True)
-
-
-def show_examples(monitor: Monitor, step: int, run: TrainingRun, batch: Batch, result: MicroBatchResult) -> None:
-    """Log figures of the first samples of a batch: their frames, and the fractions of the map and of the prediction."""
-    if run.is_main:
-        sensor = run.corpus.sensors[batch.source]
-        strip = rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor, batch.dates.cpu())
-        monitor.figure(step, f"batch/{batch.source}", strip)
-        bars = fractions_figure(result.target.cpu(), result.predicted.cpu(), run.targets.legend)
-        monitor.figure(step, f"fractions/{batch.source}", bars)
 
 
 def main() -> NoReturn:

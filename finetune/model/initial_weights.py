@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.archive.sensor import Sensor
 from finetune.task import Task
 from pretrain.model import VideoSwin
-from pretrain.model.pretrained import ENCODER_FILE
+from pretrain.model.encoder_files import ENCODER_FILE
 
 
 def check_bands(encoder: VideoSwin, task: Task, sensors: Mapping[str, Sensor], checkpoint: Path) -> None:

@@ -64,6 +64,10 @@ class Batch:
         """The batch in pinned memory, from which a GPU copies it while this process does something else."""
         return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
 
+    def normalized(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        """Float32 pixels (B, T, C, H, W): (number - mean) / std per band. Pixels that are not clear become 0, the mean."""
+        return (self.pixels.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1) * self.valid[:, :, None]
+
     def split(self, parts: int) -> list[Batch]:
         """Split into `parts` batches of equally many consecutive samples, without a copy.
 
@@ -104,11 +108,11 @@ def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
     return where_bit(2, images.transpose(-1, -2)) if images.shape[-1] == images.shape[-2] else images
 
 
-def on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
-    """The batches on `device`. Each is copied to a GPU, by a CUDA stream of its own, while the GPU computes on the one before.
+def batches_on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
+    """Copy each batch of the stream to `device`.
 
-    Memory that workers fill is not pinned, so each batch is first copied to pinned memory, whose allocator in torch knows which
-    copies to the GPU are not finished.
+    A GPU gets it by a CUDA stream of its own, while it computes on the batch before. Memory that workers fill is not pinned, so
+    each batch is first copied to pinned memory, whose allocator in torch knows which copies to the GPU are not finished.
     """
     with closing(batches):
         if device.type != "cuda":

@@ -1,7 +1,8 @@
 """Draws: the source, samples, frames and orientations of every micro-batch.
 
 They are a pure function of (corpus fingerprint, seed, micro-step), where the micro-step counts micro-batches from the start of
-the training. So the order is the same on any number of ranks, and training starts at any step at once (`pretrain/data/order.py`).
+the training (`pretrain/data/hashing.py`). So the order is the same on any number of ranks, and training starts at once at any
+step.
 All ranks have the same source in a micro-step: DeepSpeed's ZeRO 1 and 2 silently mix up gradients when ranks take different
 branches. Nothing is read here but rows of the table of samples.
 """
@@ -16,8 +17,10 @@ import numpy as np
 
 from data_prep.corpus.dataset import Corpus
 from pretrain.data.config import StreamConfig
-from pretrain.data.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
+from pretrain.data.hashing import hashed, named_key
+from pretrain.data.mixture import mixture_cycle
 from pretrain.data.sample_table import SampleTable
+from pretrain.data.shuffling import shuffled
 
 _DRAWN_AT_ONCE = 512  # samples; numpy takes the same hundred calls for a small batch
 _DRAWN = ("frames", "orientation")  # what each draw of a sample has of its own
@@ -164,7 +167,7 @@ class Draws:
         """Samples (G, B), frames (G, B, T) and orientations (G, B) of batch `number` of the groups first..first+G-1."""
         share = self._batch_size[source] // world_size
         table, keys = self.tables[source], self._keys[source]
-        frames_key, orientation_key = (int(mix(number, keys[what])[0]) if number else keys[what] for what in _DRAWN)
+        frames_key, orientation_key = (int(hashed(number, keys[what])[0]) if number else keys[what] for what in _DRAWN)
         # The epochs of a source follow each other in one endless sequence of positions, of which group g takes g*B to g*B+B-1. So
         # an epoch holds every sample exactly once.
         positions = (first + np.arange(groups))[:, None] * self._batch_size[source] + rank * share + np.arange(share)
@@ -172,7 +175,7 @@ class Draws:
         epochs = positions // len(table)
         samples = shuffled(positions, len(table), keys["order"])
         frames = drawn_frames(samples, epochs, table.frames[samples], self._config.num_frames, frames_key)
-        orientation = (mix(samples, mix(epochs, orientation_key)) >> np.uint64(61)).astype(np.uint8)
+        orientation = (hashed(samples, hashed(epochs, orientation_key)) >> np.uint64(61)).astype(np.uint8)
         square = table.frame_shape[1] == table.frame_shape[2]
         allowed = (7 if square else 3) if self._config.augment else 0
         shape = (groups, share)
@@ -183,3 +186,16 @@ class Draws:
 def _cycle_order(cycle: int, length: int, key: int) -> np.ndarray:
     """The order of the slots of the mixture in one cycle."""
     return shuffled(np.arange(cycle * length, (cycle + 1) * length), length, key)
+
+
+def drawn_frames(samples: np.ndarray, epochs: np.ndarray, available: np.ndarray, num_frames: int, key: int) -> np.ndarray:
+    """Draw `num_frames` distinct frames of each sample, ascending: int64 (B, num_frames).
+
+    `samples`, `epochs` and `available` are integers (B,): the sample, its epoch, and its number of frames (at least
+    `num_frames`). Every subset is equally likely: the frames with the smallest hashes are drawn.
+    """
+    sample_keys = hashed(samples, hashed(epochs, key))[:, None]
+    frames = np.arange(available.max())
+    hashes = hashed(frames[None], sample_keys) >> np.uint64(1)  # one bit less leaves room for "not there"
+    hashes[frames[None] >= available[:, None]] = np.uint64(2**64 - 1)
+    return np.sort(np.argpartition(hashes, num_frames - 1, axis=1)[:, :num_frames], axis=1)

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from fsspec.utils import merge_offset_ranges
@@ -19,9 +19,9 @@ from fsspec.utils import merge_offset_ranges
 from common.atomic_files import TEMPORARY
 from common.errors import is_transient
 from common.retries import retried
-from common.storage import file_system, is_url
+from common.storage import is_url
+from pretrain.data.byte_ranges import RETRIES, fetch_ranges
 
-RETRIES = 6  # half a minute of waiting; a network or mount that is gone for longer ends the run, which can be resumed
 _MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
 # Unneeded bytes that are read to save a request: as many as a connection carries (about 40 MB/s from an object store) in the time
 # until the first byte of an answer comes (about 25 ms).
@@ -257,47 +257,6 @@ class Storage:
     def close(self) -> None:
         """Close all files. They are opened again when they are needed."""
         self._shards.clear()
-
-
-def fetch_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
-    """Bytes start..stop-1 of URLs, given as (URL, start, stop); fewer where a file ends before.
-
-    Raises ValueError for a server without byte ranges, and what fsspec raises when a range cannot be fetched.
-    """
-    found: dict[int, bytes] = {}
-
-    def fetch_missing() -> None:
-        missing: dict[Any, list[int]] = {}
-        for i, (url, _, _) in enumerate(ranges):
-            if i not in found:
-                missing.setdefault(file_system(url, None)[0], []).append(i)
-        for files, numbers in missing.items():
-            names = [file_system(ranges[i][0], None)[1] for i in numbers]
-            starts, stops = [ranges[i][1] for i in numbers], [ranges[i][2] for i in numbers]
-            answers = dict(zip(numbers, files.cat_ranges(names, starts, stops, on_error="return"), strict=True))
-            found.update((i, answer) for i, answer in answers.items() if not isinstance(answer, BaseException))
-            for i, name in zip(numbers, names, strict=True):
-                if i not in found:
-                    found[i] = _until_its_end(files, name, ranges[i][1], ranges[i][2], answers[i])
-
-    retried(fetch_missing, RETRIES)
-    for i, (url, start, stop) in enumerate(ranges):
-        if len(found[i]) > stop - start:
-            raise ValueError(
-                f"{url}: {len(found[i])} bytes came where {stop - start} were asked for: the server knows no byte ranges; "
-                "use one that does, or copy the corpus to a disk"
-            )
-    return [found[i] for i in range(len(ranges))]
-
-
-def _until_its_end(files: Any, name: str, start: int, stop: int, error: BaseException) -> bytes:
-    """The bytes of a range that gave `error` because the file ends before `stop`, for which each server has another error."""
-    if isinstance(error, FileNotFoundError):
-        raise error
-    size = files.info(name)["size"]
-    if size >= stop:
-        raise error
-    return bytes(files.cat_file(name, start, size)) if start < size else b""
 
 
 def _ends(name: str, offset: int) -> DamagedSampleError:

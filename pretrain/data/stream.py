@@ -8,16 +8,16 @@ frames are read, straight into the memory of the batch (`pretrain/data/reader.py
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count, cycle
 
 import numpy as np
 import torch
 
 from data_prep.corpus.dataset import Corpus
-from pretrain.data.batch import Batch, on_device
+from pretrain.data.batch import Batch, batches_on_device
 from pretrain.data.buffers import BatchArrays, Buffer, BufferPool
 from pretrain.data.config import StreamConfig
 from pretrain.data.draws import Draw, Draws
@@ -69,7 +69,18 @@ class Stream:
         """
         steps = range(start, stop)
         batches = self._read_ahead(steps) if self._config.num_workers else (self.batch(step) for step in steps)
-        return batches if device is None else on_device(batches, device)
+        return batches if device is None else batches_on_device(batches, device)
+
+    def first_batches(self) -> Iterator[Batch]:
+        """This rank's first batch of each source, read in this process. Raises what `batch` raises."""
+        missing = set(self.draws.sources)
+        for micro_step in count():
+            if not missing:
+                return
+            source = self.draws.source_of(micro_step)
+            if source in missing:
+                missing.remove(source)
+                yield self.batch(micro_step)
 
     def _read_ahead(self, micro_steps: range) -> Generator[Batch, None, None]:
         echoing = self._config.data_echoing
@@ -79,8 +90,8 @@ class Stream:
         readers: deque[ReaderProcess] = deque()  # the processes that read the micro-steps from the present one on
         requested: deque[tuple[ReaderProcess, Draw, np.ndarray]] = deque()
         with ExitStack() as running:
-            count = min(self._config.num_workers, len(micro_steps))
-            processes = [running.enter_context(closing(ReaderProcess(*self._reader_arguments))) for _ in range(count)]
+            workers = min(self._config.num_workers, len(micro_steps))
+            processes = [running.enter_context(closing(ReaderProcess(*self._reader_arguments))) for _ in range(workers)]
             turns = cycle(processes)
             for micro_step in micro_steps:
                 for later in range(micro_step + len(readers), min(micro_steps.stop, micro_step + ahead)):

@@ -74,7 +74,7 @@ class ReaderProcess:
             known = self._known[buffer] = self._num_buffers
             self._num_buffers += 1
             self._send(("buffer", known))
-            send_handle(self._connection, buffer.file, self._process.pid)
+            self._send_file(buffer.file)
         self._send(("batch", draw, known, group, last))
 
     def answer(self) -> BatchMetadata:
@@ -95,6 +95,12 @@ class ReaderProcess:
     def _send(self, message: tuple[Any, ...]) -> None:
         try:
             self._connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._ended() from None
+
+    def _send_file(self, file: int) -> None:
+        try:
+            send_handle(self._connection, file, self._process.pid)
         except (BrokenPipeError, ConnectionResetError):
             raise self._ended() from None
 

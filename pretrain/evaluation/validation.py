@@ -15,7 +15,8 @@ from data_prep.corpus.dataset import Corpus
 from pretrain.data.config import StreamConfig
 from pretrain.data.stream import Skipped, Stream
 from pretrain.evaluation.probe import LinearProbe
-from pretrain.objective import FractionTargets, normalize
+from pretrain.evaluation.scores import fraction_scores
+from pretrain.objective import FractionTargets
 
 
 class Teacher(Protocol):
@@ -122,7 +123,7 @@ class Validation:
             # A rank holds a contiguous share of the global batch. The last batch may go beyond `count` and into the next epoch.
             place = micro_step * size + self._rank * share + torch.arange(share, device=self._device)
             counts = (place < count) & batch.usable
-            pixels = normalize(batch, *self._statistics[source])
+            pixels = batch.normalized(*self._statistics[source])
             computed = (self._targets(batch), *(function(pixels, source).float() for function in functions))
             batches.append((torch.where(counts, place, -1), *computed))
         stream.close()  # its open files count against the limit of the process
@@ -137,19 +138,3 @@ def train_mean(corpus: Corpus, source: str, targets: FractionTargets) -> np.ndar
     ((legend, shares),) = corpus.splits[source, "train"].mean_shares.items()
     grouped = targets.legends[legend].grouping_matrix() @ shares
     return np.asarray(grouped / grouped.sum())
-
-
-def fraction_scores(predicted: np.ndarray, target: np.ndarray, train_mean: np.ndarray) -> dict[str, float]:
-    """Errors of predicted fractions (N, classes): `mae`, `mae_of_mean` of always predicting `train_mean` (classes,), and `r2`.
-
-    R2 is 1 - residual over total sum of squares, pooled over classes; `nan` where the target does not vary.
-    """
-    predicted, target = predicted.astype(np.float64), target.astype(np.float64)
-    residual = ((predicted - target) ** 2).sum()
-    total = ((target - target.mean(axis=0)) ** 2).sum()
-    varies = bool(np.ptp(target, axis=0).any())  # the sum of squares about a rounded mean is not 0 exactly
-    return {
-        "mae": float(np.abs(predicted - target).mean()),
-        "mae_of_mean": float(np.abs(train_mean - target).mean()),
-        "r2": float(1 - residual / total) if varies else float("nan"),
-    }

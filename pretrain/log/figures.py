@@ -9,6 +9,21 @@ from matplotlib.patches import Patch
 
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import Legend
+from pretrain.data.batch import Batch
+from pretrain.log.monitor import Monitor
+
+
+def show_examples(
+    monitor: Monitor, step: int, batch: Batch, sensor: Sensor, target: torch.Tensor, predicted: torch.Tensor, legend: Legend
+) -> None:
+    """Log figures of the first samples of a batch: their frames, and the fractions of the map and of the prediction.
+
+    `target`, `predicted`: fractions (B, classes of the legend) of the map and of the student.
+    """
+    strip = rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor, batch.dates.cpu())
+    monitor.figure(step, f"batch/{batch.source}", strip)
+    bars = fractions_figure(target.cpu(), predicted.cpu(), legend)
+    monitor.figure(step, f"fractions/{batch.source}", bars)
 
 
 def rgb_strip_figure(

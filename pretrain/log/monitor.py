@@ -23,6 +23,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from common.json_files import keep_lines_until
 from data_prep.corpus.dataset import Corpus
+from pretrain.config import PretrainConfig
 
 METRICS_LINES = "metrics.jsonl"
 
@@ -136,6 +137,14 @@ class Monitor:
         return f"step {step}{total}  " + "  ".join(shown)
 
 
+def new_monitor(config: PretrainConfig, corpus: Corpus, first_step: int, is_main: bool) -> Monitor:
+    """The logs of a pretraining run, which begin with its configuration and the contents of the corpus."""
+    monitor = Monitor(config.output, is_main, first_step=first_step, num_steps=config.num_steps)
+    monitor.text(first_step, "configuration", configuration_text(config.as_json()))
+    monitor.text(first_step, "corpus", _corpus_text(corpus))
+    return monitor
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | str]]:
     """Nested settings as pairs of dotted name and value; a value other than a number or a text becomes JSON."""
     for name, value in settings.items():
@@ -161,12 +170,12 @@ def validation_scalars(scores: Mapping[str, Mapping[str, float]]) -> dict[str, f
 
 
 def configuration_text(configuration: Mapping[str, Any]) -> str:
-    """Nested settings as a table in Markdown, each by its dotted name."""
+    """The configuration of a pretraining run for its log: a table in Markdown with the dotted name of each setting."""
     rows = [(f"`{name}`", f"`{value}`") for name, value in flat(configuration)]
     return tabulate(rows, ["option", "value"], tablefmt="github", disable_numparse=True)
 
 
-def corpus_text(corpus: Corpus) -> str:
+def _corpus_text(corpus: Corpus) -> str:
     """The contents of a corpus, as a table in Markdown by source and split, with its fingerprint."""
     rows = []
     for source in sorted(corpus.sensors):

@@ -20,7 +20,7 @@ class StepReport:
     Args:
         sources: all sources of the run, the same on all ranks.
         flops_per_sample: model FLOPs of a training step for one sample of each source (`pretrain.model.flops.training_flops`).
-        peak_flops: FLOP/s of one device by its datasheet (`pretrain.model.flops.peak_flops`); None if it is not known.
+        peak_flops: FLOP/s of one device by its datasheet (`pretrain.model.gpus.peak_flops`); None if it is not known.
     """
 
     def __init__(self, sources: Iterable[str], flops_per_sample: Mapping[str, float], peak_flops: float | None) -> None:
@@ -119,12 +119,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     kibibytes = sys.platform != "darwin"  # macOS counts in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if kibibytes else 1)
-
-
-@torch.no_grad()
-def teacher_distance(student_parameters: Iterable[torch.Tensor], teacher_parameters: Iterable[torch.Tensor]) -> float:
-    """Distance of the teacher from the student: ||teacher - student|| / ||student||, L2 over all parameters in the same order."""
-    pairs = zip(student_parameters, teacher_parameters, strict=True)
-    norms = [torch.stack(((t.float() - s.float()).norm(), s.float().norm())) for s, t in pairs]
-    distance, size = torch.stack(norms).double().norm(dim=0).tolist()
-    return float(distance / size)

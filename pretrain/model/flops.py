@@ -1,28 +1,17 @@
-"""FLOPs and memory of an encoder, computed from its shape.
+"""FLOPs of an encoder, computed from its shape.
 
-FLOPs are those of the matrix products, two for each multiplication and addition, as MFU is counted (Chowdhery et al., PaLM,
-2022, appendix B). Bytes per ZeRO stage follow Rajbhandari et al. (ZeRO, 2020, section 3).
+They are those of the matrix products, two for each multiplication and addition, as MFU is counted (Chowdhery et al., PaLM,
+2022, appendix B).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pretrain.model.attention.layout import Size, fit_window
-from pretrain.model.video_swin import EncoderConfig
-
-# Dense bfloat16 matrix products in FLOP/s, and memory in bytes, from the vendors' datasheets.
-GPUS = {
-    "a100": (312e12, 80e9),
-    "h100": (989.4e12, 80e9),
-    "h200": (989.4e12, 141e9),
-    "l40": (181e12, 48e9),
-    "l40s": (362e12, 48e9),
-    "v100": (125e12, 32e9),  # float16: it has no bfloat16
-}
+from pretrain.model.video_swin import EncoderConfig, map_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +31,6 @@ class Flops:
     def training(self) -> float:
         """Forward and backward pass. Each product has two gradients; that of the pixels is not computed."""
         return 3 * self.forward - self.patch_embedding
-
-
-def map_sizes(config: EncoderConfig, frames: int, rows: int, cols: int) -> list[Size]:
-    """Frames, rows and columns, in tokens, of the input of each of the four stages, for pixels (frames, rows, cols)."""
-    size = tuple(-(-n // p) for n, p in zip((frames, rows, cols), config.patch_size, strict=True))
-    sizes = [size]
-    for _ in config.depths[1:]:
-        size = tuple(-(-n // 2) for n in size)
-        sizes.append(size)
-    return sizes  # type: ignore[return-value]
 
 
 def forward_flops(config: EncoderConfig, bands: int, frames: int, rows: int, cols: int, padded: bool = False) -> Flops:
@@ -88,17 +67,6 @@ def training_flops(
     return {source: each.training + (each.forward if has_teacher else 0) for source, each in flops.items()}
 
 
-def peak_flops(device_name: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a GPU by its CUDA name, like `NVIDIA H100 80GB HBM3`; None for a GPU that is not in `GPUS`.
-
-    `GPUS` lists SXM modules. PCIe and NVL cards of the same kind are slower, except those of the A100.
-    """
-    words = re.split(r"[\s_-]+", device_name.lower())
-    kind = next((word for word in words if word in GPUS), None)
-    slower = not {"pcie", "nvl"}.isdisjoint(words) and kind != "a100"
-    return None if kind is None or slower else GPUS[kind][0]
-
-
 def _windows(size: Size, window: Size, shifted: bool, padded: bool) -> tuple[int, int]:
     """Tokens in all windows of a map, and pairs of tokens in the same window. Both are products over the three axes."""
     fitted, shift = fit_window(size, window, shifted)
@@ -109,40 +77,6 @@ def _windows(size: Size, window: Size, shifted: bool, padded: bool) -> tuple[int
         tokens *= sum(held)
         pairs *= sum(count**2 for count in held)
     return tokens, pairs
-
-
-def activation_bytes(
-    config: EncoderConfig, bands: int, frames: int, rows: int, cols: int, item: int, checkpointed: tuple[int, ...] = ()
-) -> int:
-    """Bytes that one sample's forward pass keeps for the gradient, with `item` bytes per number (2 for bf16).
-
-    A block keeps ten numbers for each token and channel: its input; queries, keys and values; the result of the attention; the
-    sum after it; and the MLP's four hidden ones. In the stages of activation checkpointing, `checkpointed`, each block keeps
-    its input, and only one block at a time the rest.
-    """
-    sizes = map_sizes(config, frames, rows, cols)
-    kept = math.prod(sizes[0]) * bands * math.prod(config.patch_size)  # unfolded patches
-    for stage, (size, depth) in enumerate(zip(sizes, config.depths, strict=True)):
-        channels = config.embed_dim * 2**stage
-        a_block = round(math.prod(size) * channels * (6 + config.mlp_ratio))
-        kept += math.prod(size) * channels * depth + a_block if stage + 1 in checkpointed else depth * a_block
-        if stage < len(sizes) - 1:
-            kept += math.prod(sizes[stage + 1]) * 4 * channels
-    return (kept + math.prod(sizes[-1]) * config.embed_dim * 2 ** (len(sizes) - 1)) * item
-
-
-def model_bytes(parameters: int, zero_stage: int, gpus: int, bf16: bool) -> dict[str, float]:
-    """Bytes per GPU for weights, gradients and AdamW's state under a ZeRO stage, and for the mean teacher.
-
-    Every GPU holds the whole teacher: an average in fp32, and with bf16 a copy that computes.
-    """
-    item, state = (2, 12) if bf16 else (4, 8)  # with bf16 the optimizer holds fp32 weights beside both moments
-    return {
-        "weights": item * parameters / (gpus if zero_stage >= 3 else 1),
-        "gradients": item * parameters / (gpus if zero_stage >= 2 else 1),
-        "optimizer": state * parameters / (gpus if zero_stage >= 1 else 1),
-        "teacher": (6 if bf16 else 4) * parameters,
-    }
 
 
 def recomputed_flops(config: EncoderConfig, pixels: Size, stages: tuple[int, ...]) -> float:

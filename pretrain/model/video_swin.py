@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pretrain.model.attention.layout import Size, WindowLayout, window_layout
-from pretrain.model.attention.window_attention import WindowAttention
+from pretrain.model.attention.module import WindowAttention
 from pretrain.model.patch_embed import PatchEmbeds
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.recompute import norm_mlp
@@ -245,3 +245,13 @@ def _init_linear(module: nn.Module) -> None:
 def build_encoder(config: EncoderConfig, normalization: dict[str, dict[str, list[float]]] | None = None) -> VideoSwin:
     """A freshly initialised encoder. `normalization` stays with its weights when they are saved."""
     return VideoSwin(config, normalization)
+
+
+def map_sizes(config: EncoderConfig, frames: int, rows: int, cols: int) -> list[Size]:
+    """Frames, rows and columns, in tokens, of the map that each of the encoder's stages gets, for pixels (frames, rows, cols)."""
+    size = tuple(-(-n // p) for n, p in zip((frames, rows, cols), config.patch_size, strict=True))
+    sizes = [size]
+    for _ in config.depths[1:]:
+        size = tuple(-(-n // 2) for n in size)
+        sizes.append(size)
+    return sizes  # type: ignore[return-value]

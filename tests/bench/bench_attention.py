@@ -25,8 +25,8 @@ from bench_encoder import device_and_threads, peak_bytes, timed  # noqa: E402
 from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
-from pretrain.model.attention.cpu import window_attention  # noqa: E402
 from pretrain.model.attention.layout import Size, window_layout  # noqa: E402
+from pretrain.model.attention.operators import window_attention  # noqa: E402
 
 WINDOW = (8, 7, 7)
 # Maps of the four stages at 224 x 224 and 16 or 32 frames, with their channels; heads have 32 channels.

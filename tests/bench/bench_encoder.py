@@ -30,7 +30,8 @@ from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
-from pretrain.model.flops import GPUS, forward_flops  # noqa: E402
+from pretrain.model.flops import forward_flops  # noqa: E402
+from pretrain.model.gpus import GPUS  # noqa: E402
 from tests.support.naive_encoder import naive_encoder  # noqa: E402
 
 CLASSES = 8

@@ -34,7 +34,8 @@ from pretrain.config import OptimizerConfig  # noqa: E402
 from pretrain.data.config import StreamConfig  # noqa: E402
 from pretrain.data.stream import Stream  # noqa: E402
 from pretrain.engine import adamw  # noqa: E402
-from pretrain.evaluation.validation import fraction_scores, train_mean  # noqa: E402
+from pretrain.evaluation.scores import fraction_scores  # noqa: E402
+from pretrain.evaluation.validation import train_mean  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
 from pretrain.objective import LOSSES, FractionsModel, FractionTargets, fractions_loss, views  # noqa: E402
 

@@ -31,8 +31,9 @@ from pretrain.data.batch import Batch  # noqa: E402
 from pretrain.data.config import StreamConfig  # noqa: E402
 from pretrain.log.step_report import peak_memory_bytes  # noqa: E402
 from pretrain.model import EncoderConfig  # noqa: E402
-from pretrain.model.flops import peak_flops, training_flops  # noqa: E402
-from pretrain.setup import TrainingRun, first_batches, set_up_run  # noqa: E402
+from pretrain.model.flops import training_flops  # noqa: E402
+from pretrain.model.gpus import peak_flops  # noqa: E402
+from pretrain.setup import TrainingRun, set_up_run  # noqa: E402
 from pretrain.train import forward_backward, optimizer_step  # noqa: E402
 from tests.support.small_corpus import write_corpus  # noqa: E402
 
@@ -105,7 +106,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
         dry_run=True,  # nothing is written
     )
     run = set_up_run(config)
-    kept = {batch.source: batch.to(run.device) for batch in first_batches(run.stream)}
+    kept = {batch.source: batch.to(run.device) for batch in run.stream.first_batches()}
     order = [run.stream.draws.source_of(i) for i in range(run.micro_steps)]
     batches = run.stream.batches(0, 10**9, run.device)
     run.engine.train()

@@ -50,7 +50,6 @@ from pretrain.data import reader as sample_reader  # noqa: E402
 from pretrain.data.batch import Batch  # noqa: E402
 from pretrain.data.config import StreamConfig  # noqa: E402
 from pretrain.data.stream import Stream  # noqa: E402
-from pretrain.objective import normalize  # noqa: E402
 from tests.support.small_corpus import write_corpus  # noqa: E402
 
 CASES = (("modis", 8, 400, 32), ("landsat", 64, 60, 32), ("sentinel2", 64, 40, 32), ("sentinel2", 128, 30, 16))
@@ -260,7 +259,7 @@ def against_published(folder: Path, config: StreamConfig, source: str, rounds: i
     loader = DataLoader(dataset, config.global_batch_size, sampler=sampler, num_workers=WORKERS, persistent_workers=True)
     mean, std = (torch.from_numpy(values).float() for values in (corpus.mean[source], corpus.std[source]))
     two = replace(config, num_workers=WORKERS)
-    streams = Reading(folder, two), Reading(folder, two, lambda batch: normalize(batch, mean, std))
+    streams = Reading(folder, two), Reading(folder, two, lambda batch: batch.normalized(mean, std))
     steps = count // config.global_batch_size
     times = in_turns([lambda: [None for _ in loader], *(partial(stream, steps) for stream in streams)], rounds)
     for stream in streams:

@@ -38,8 +38,8 @@ from data_prep.corpus.dataset import load_corpus  # noqa: E402
 from data_prep.corpus.sample_index import record_dtype, sample_index_name  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
 from data_prep.shards.tar_format import MEMBERS  # noqa: E402
-from pretrain.data.order import shuffled  # noqa: E402
 from pretrain.data.sample_table import SampleTable  # noqa: E402
+from pretrain.data.shuffling import shuffled  # noqa: E402
 
 SAMPLES, SHARDS = 25_244_211, 10_000
 SOURCE, SPLIT = "modis", "train"

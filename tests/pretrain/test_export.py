@@ -18,7 +18,7 @@ from pretrain import export as module
 from pretrain.checkpoint import CheckpointWriter
 from pretrain.export import export
 from pretrain.model import EncoderConfig, build_encoder, load_encoder
-from pretrain.model.pretrained import encoder_metadata
+from pretrain.model.encoder_files import encoder_metadata
 from pretrain.objective import FractionsModel
 from tests.support.pretraining import ENCODER, ROOT, STREAM, options
 from tests.support.small_corpus import write_corpus

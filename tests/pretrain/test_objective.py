@@ -176,6 +176,16 @@ def test_teacher_has_no_stochastic_depth_while_the_student_trains():
     assert torch.equal(teacher(pixels, "modis"), teacher(pixels, "modis"))
 
 
+def test_distance_of_the_teacher_is_relative_over_all_parameters():
+    student, teacher = torch.nn.Linear(5, 3), MeanTeacher(torch.nn.Linear(5, 3), 0.99)
+    ours, theirs = (np.concatenate([p.detach().numpy().ravel() for p in m.parameters()]) for m in (student, teacher.average))
+    expected = np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
+    assert teacher.distance(student) == pytest.approx(expected, rel=1e-6)
+    assert MeanTeacher(student, 0.99).distance(student) == 0
+    with pytest.raises(ValueError, match="zip"):
+        teacher.distance(torch.nn.Linear(5, 3, bias=False))
+
+
 def test_teacher_of_a_bf16_student_keeps_steps_that_bf16_would_lose():
     student = small_model().bfloat16()
     set_weights(student, 1.0)

@@ -11,7 +11,7 @@ import torch
 import xxhash
 
 from data_prep.corpus.dataset import Corpus
-from pretrain.data.batch import Batch, on_device, orient
+from pretrain.data.batch import Batch, batches_on_device, orient
 from pretrain.data.stream import Stream
 from tests.support.pretraining import assert_equal_batches, stream_config
 
@@ -103,7 +103,7 @@ def test_copies_to_a_gpu_go_ahead(corpus: Corpus, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Batch, "to", copied)
     batches = [Stream(corpus, "train", stream_config()).batch(step) for step in range(3)]
     source = [batch.keys for batch in batches]
-    for number, batch in enumerate(on_device((batch for batch in batches), torch.device("cuda"))):
+    for number, batch in enumerate(batches_on_device((batch for batch in batches), torch.device("cuda"))):
         events.append(f"compute {number}")
         assert_equal_batches(batch, batches[number])
         tensors = [value.data_ptr() for value in vars(batch).values() if isinstance(value, torch.Tensor)]

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from data_prep.corpus.dataset import Corpus
-from pretrain.data.order import drawn_frames, mix, mixture_cycle, named_key, shuffled
+from pretrain.data.draws import drawn_frames
+from pretrain.data.hashing import hashed, named_key
+from pretrain.data.mixture import mixture_cycle
 from pretrain.data.sample_table import SampleTable
+from pretrain.data.shuffling import shuffled
 from pretrain.data.stream import Stream
 from tests.support.pretraining import stream_config
 from tests.support.small_corpus import SMALL_CORPUS
@@ -55,7 +58,7 @@ def test_frames_and_orientations_change_from_epoch_to_epoch(corpus: Corpus) -> N
 
 
 def test_draws_are_functions_of_position_alone(corpus: Corpus) -> None:
-    """Batch by batch and position by position, as `order.py` says; the stream draws many batches at once."""
+    """Batch by batch and position by position, as the functions say; the stream draws many batches at once."""
     changes: dict[str, Any] = {"mixture": {"landsat": 1.0}, "global_batch_size": {"landsat": 6}}
     stream = Stream(corpus, "train", stream_config(**changes))
     table = SampleTable(corpus, "landsat", "train")
@@ -70,7 +73,7 @@ def test_draws_are_functions_of_position_alone(corpus: Corpus) -> None:
             assert draw.samples[place] == sample[0]
             expected = drawn_frames(sample, epoch, table.frames[sample], 5, frames)
             np.testing.assert_array_equal(draw.frames[place], expected[0])
-            assert draw.orientation[place] == int(mix(sample, mix(epoch, orientation))[0]) >> 61
+            assert draw.orientation[place] == int(hashed(sample, hashed(epoch, orientation))[0]) >> 61
 
 
 def test_mixture_proportions(corpus: Corpus) -> None:
@@ -110,3 +113,14 @@ def test_mistakes_are_named(corpus: Corpus, changes: dict[str, Any], world_size:
 def test_empty_split_is_named(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match=r"no samples of source 'landsat' in split 'val'"):
         Stream(corpus, "val", stream_config())
+
+
+def test_frames_are_drawn_evenly_from_those_a_sample_has() -> None:
+    samples = np.arange(6000)
+    available = np.where(samples % 2, 20, 8)
+    frames = drawn_frames(samples, np.zeros_like(samples), available, 5, key=3)
+    assert (np.diff(frames, axis=1) > 0).all()
+    for length, rows in ((8, frames[::2]), (20, frames[1::2])):
+        share = np.bincount(rows.ravel(), minlength=length) / len(rows)
+        assert len(share) == length
+        np.testing.assert_allclose(share, 5 / length, atol=4 * (0.25 / len(rows)) ** 0.5)  # four standard errors

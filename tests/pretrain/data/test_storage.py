@@ -8,8 +8,6 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from pretrain.data import reader as sample_reader
 from pretrain.data import storage as shard_storage
 from pretrain.data.batch import Batch
 from pretrain.data.config import StreamConfig
-from pretrain.data.storage import DamagedSampleError, FetchedBytes, OpenShards, SampleCache, Storage, Wanted, fetch_ranges
+from pretrain.data.storage import DamagedSampleError, FetchedBytes, OpenShards, SampleCache, Storage, Wanted
 from pretrain.data.stream import Stream
 from tests.support.small_corpus import damage, write_corpus
 
@@ -223,25 +221,6 @@ def test_a_missing_shard_is_no_damage(folder: Path, url: str) -> None:
             fsspec.filesystem("memory").rm(f"/published/{shard.name}")
     with pytest.raises(FileNotFoundError):
         batches(corpus, skip_damaged=100)
-
-
-def test_a_server_without_byte_ranges_is_named(folder: Path) -> None:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            """Nothing: every request would be printed."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        with pytest.raises(
-            ValueError, match=r"modis-train-000000.tar: \d+ bytes came where 100 were asked for: the server knows no"
-        ):
-            fetch_ranges([(f"http://127.0.0.1:{server.server_port}/modis-train-000000.tar", 50, 150)])
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_later_epochs_and_other_ranks_read_the_cache(

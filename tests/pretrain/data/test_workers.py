@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,18 @@ def test_a_process_that_was_killed_is_named(corpus: Corpus) -> None:
     with pytest.raises(RuntimeError, match="reads batches ended with exit code -9: the system lacked memory, or someone killed"):
         list(batches)
     assert set(psutil.Process().children()) == others
+
+
+def test_a_process_that_is_killed_before_it_gets_a_buffer_is_named(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed_first(connection: Connection, file: int, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # the exit code stays for the one who started it
+        send_handle(connection, file, pid)
+
+    monkeypatch.setattr("pretrain.data.workers.send_handle", killed_first)
+    batches = Stream(corpus, "train", stream_config(num_workers=1)).batches(0, 10)
+    with pytest.raises(RuntimeError, match="reads batches ended with exit code -9: the system lacked"):
+        list(batches)
 
 
 def test_signals_for_all_processes_of_a_job_are_for_the_one_that_trains(corpus: Corpus) -> None:

@@ -24,9 +24,9 @@ from pretrain.data.config import StreamConfig
 from pretrain.data.storage import DamagedSampleError
 from pretrain.data.stream import Stream
 from pretrain.evaluation.probe import LinearProbe, penalties
-from pretrain.evaluation.validation import Validation, fraction_scores, train_mean
+from pretrain.evaluation.validation import Validation, train_mean
 from pretrain.model import BatchPart, EncoderConfig, build_encoder
-from pretrain.objective import FractionsModel, FractionTargets, normalize
+from pretrain.objective import FractionsModel, FractionTargets
 from tests.support.archives import CHIPS, CODES, days, make_cube, write_land_cover, write_scene
 from tests.support.sharding import run_shard
 
@@ -107,7 +107,7 @@ def rows(corpus: Corpus, split: str, count: int) -> tuple[np.ndarray, np.ndarray
     found = []
     with torch.no_grad():
         for batch in stream.batches(0, count):
-            pixels = normalize(batch, *statistics(corpus)["sentinel2"])
+            pixels = batch.normalized(*statistics(corpus)["sentinel2"])
             features = model.encoder.tokens(pixels, "sentinel2")[-1].flatten(1, 3).mean(dim=1)
             found.append((targets(batch)[0].numpy(), model(pixels, "sentinel2")[0].numpy(), features[0].numpy()))
     target, predicted, features = (np.stack(column).astype(np.float64) for column in zip(*found, strict=True))
@@ -263,14 +263,3 @@ def test_probe_is_ridge_with_the_penalty_that_leaving_one_out_prefers(samples: i
 def test_probe_of_two_equal_samples_says_their_mean() -> None:
     probe = LinearProbe.fit(np.ones((2, 3), np.float32), np.array([[0.2, 0.8], [0.4, 0.6]], np.float32))
     np.testing.assert_allclose(probe(np.random.default_rng(0).normal(size=(4, 3))), [[0.3, 0.7]] * 4, atol=1e-7)
-
-
-def test_r2_is_nan_where_the_fractions_do_not_vary() -> None:
-    target = np.tile(np.float32([0.3, 0.7]), (7, 1))  # their mean is not 0.3 to the last bit
-    assert math.isnan(fraction_scores(target + 0.1, target, target[0])["r2"])
-
-
-def test_fraction_scores_on_hand_made_numbers():
-    target = np.array([[1.0, 0.0], [0.0, 1.0]])
-    scores = fraction_scores(np.array([[0.5, 0.5], [0.0, 1.0]]), target, np.array([0.5, 0.5]))
-    assert scores == {"mae": 0.25, "mae_of_mean": 0.5, "r2": 0.5}

@@ -1,4 +1,4 @@
-"""The random order against counting."""
+"""The shuffled order of samples against counting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.data.order import drawn_frames, shuffled
+from pretrain.data.shuffling import shuffled
 
 
 @given(size=st.integers(1, 300), epoch=st.integers(0, 2**40), key=st.integers(0, 2**64 - 1))
@@ -24,14 +24,3 @@ def test_all_orders_of_four_items_are_equally_likely() -> None:
     # Chi-squared with 23 degrees of freedom: 49.7 is passed once in a thousand keys; this key is fixed.
     assert len(orders) == 24
     assert sum((count - 200) ** 2 / 200 for count in orders.values()) < 49.7
-
-
-def test_frames_are_drawn_evenly_from_those_a_sample_has() -> None:
-    samples = np.arange(6000)
-    available = np.where(samples % 2, 20, 8)
-    frames = drawn_frames(samples, np.zeros_like(samples), available, 5, key=3)
-    assert (np.diff(frames, axis=1) > 0).all()
-    for length, rows in ((8, frames[::2]), (20, frames[1::2])):
-        share = np.bincount(rows.ravel(), minlength=length) / len(rows)
-        assert len(share) == length
-        np.testing.assert_allclose(share, 5 / length, atol=4 * (0.25 / len(rows)) ** 0.5)  # four standard errors

@@ -22,7 +22,7 @@ SCORE_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 def window_attention(
     qkv: torch.Tensor, padding: torch.Tensor, biases: Sequence[torch.Tensor], layout: WindowLayout
 ) -> torch.Tensor:
-    """softmax(Q K^T / sqrt(H) + bias) V within each window of `layout`: (B, L, C).
+    """Attention by the operator `attend`: softmax(Q K^T / sqrt(H) + bias) V within each window of `layout`: (B, L, C).
 
     Args:
         qkv: (B, L, 3C), queries, keys and values of the map's tokens, each with heads outer.
@@ -39,7 +39,7 @@ def window_attention(
 def attend(
     qkv: torch.Tensor, padding: torch.Tensor, biases: Sequence[torch.Tensor], size: list[int], window: list[int], shifted: bool
 ) -> torch.Tensor:
-    """As `window_attention`, with the layout `window_layout(size, window, shifted)`.
+    """The operator of PyTorch for `window_attention`, with the layout `window_layout(size, window, shifted)`.
 
     Scores exist for a few windows at a time and are computed again for the gradient, so memory does not grow with their number,
     as in FlashAttention (Dao et al., 2022). Unlike PyTorch's fused attention on CPUs this one gives the bias a gradient.
@@ -65,7 +65,10 @@ def attend_backward(
     window: list[int],
     shifted: bool,
 ) -> list[torch.Tensor]:
-    """Gradients with respect to qkv, padding and each of the biases, from the gradient of the result of `attend`, (B, L, C)."""
+    """The operator for the gradients of `attend`.
+
+    These are with respect to qkv, padding and each of the biases, from the gradient of its result, (B, L, C).
+    """
     batch, length, channels = grad.shape
     flat, flat_grad = qkv.reshape(batch * length, 3 * channels), grad.reshape(batch * length, channels)
     grad_qkv = torch.empty_like(flat)

@@ -1,4 +1,4 @@
-"""Multi-head attention in shifted 3-D windows with a relative position bias (Video Swin, Liu et al., 2022).
+"""The module of multi-head attention in shifted 3-D windows with a relative position bias (Video Swin, Liu et al., 2022).
 
 Shape suffixes: B batch, L tokens of a map, C channels, A attention heads, N real tokens of a window, M keys of a window: N, and
 one more that stands for the padding if the window has any.
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from pretrain.model.attention.cpu import window_attention
 from pretrain.model.attention.layout import Size, WindowLayout
+from pretrain.model.attention.operators import window_attention
 from pretrain.model.recompute import norm_linear
 
 

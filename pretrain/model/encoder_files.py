@@ -1,4 +1,4 @@
-"""Loading and saving encoder weights: our own safetensors, a pretraining run, or the published `AgriFM.pth`. Always strict."""
+"""Files of encoder weights: our own safetensors, those of a pretraining run, or the published `AgriFM.pth`. Loading is strict."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def save_encoder(encoder: VideoSwin, path: Path) -> None:
 
 
 def load_encoder(path: Path | str) -> VideoSwin:
-    """Load an encoder, and print in one line what was mapped.
+    """Load an encoder from a file or a pretraining run, and print in one line what was mapped.
 
     Args:
         path: the folder of a finished pretraining run, an exported `.safetensors`, or a published checkpoint: `AgriFM.pth`, or
