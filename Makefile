@@ -45,6 +45,7 @@ check: install
 
 # Search needs a server: python -m http.server --directory site
 docs: install
+	$(BIN)/python -m docs.generate.pages
 	$(MKDOCS)
 
 clean:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from common.yaml_keys import check_keys
 from data_prep.archive.scene import Label
 
 TASKS = Path(__file__).parent / "tasks"
@@ -202,17 +203,22 @@ class Task:
 
 def task_from_dict(values: Mapping[str, Any], origin: str = "task") -> Task:
     """Build a Task from plain values. Raises ValueError that names `origin` and the key that is wrong."""
+    check_keys(values, Task, origin)
     try:
+        for number, entry in enumerate(values["classes"], 1):
+            check_keys(entry, MapClass, f"{origin}, class {number}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         classes = tuple(MapClass(**(entry | {"labels": tuple(entry.get("labels", ()))})) for entry in values["classes"])
         return Task(**(fields | {"classes": classes}))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{origin} does not describe a task: {error}; see {TASKS / 'paddy_rice.yaml'} for every key") from error
+        raise ValueError(f"{origin} does not describe a task: {error}; docs/reference/task-yaml.md explains every key") from error
 
 
 def load_task(name_or_path: str) -> Task:
     """A task of `finetune/tasks/` by name, or any task by the path of its YAML."""
     path = Path(name_or_path) if name_or_path.endswith(".yaml") else TASKS / f"{name_or_path}.yaml"
+    if name_or_path.endswith(".yaml") and not path.is_file():
+        raise ValueError(f"there is no task file {path}")
     if not path.is_file():
         known = sorted(p.stem for p in TASKS.glob("*.yaml"))
         near = difflib.get_close_matches(name_or_path, known, 1, 0.5)

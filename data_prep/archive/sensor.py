@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from common.yaml_keys import check_keys
+
 BUILT_IN_SENSORS = Path(__file__).parent / "sensors"
 
 
@@ -136,13 +138,15 @@ class Sensor:
 
 def sensor_from_dict(values: Mapping[str, Any], origin: str = "sensor") -> Sensor:
     """Build a Sensor from plain values. Raises ValueError that names `origin` and the wrong key."""
+    check_keys(values, Sensor, origin)
     try:
+        check_keys(values["quality"], Quality, f"{origin}, quality")
         quality: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["quality"].items()}
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "quality"}
         return Sensor(**fields, quality=Quality(**quality))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{origin} does not describe a sensor: {error}; see {BUILT_IN_SENSORS / 'sentinel2.yaml'} for every key"
+            f"{origin} does not describe a sensor: {error}; docs/howto/own-sensor-legend-task.md explains every key"
         ) from error
 
 

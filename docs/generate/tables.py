@@ -16,6 +16,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from data_prep.archive.sensor import load_sensors
 from docs.generate.commands import COMMANDS, ROOT, Command, parser_of
 
 _LIBRARY_OPTIONS = ("help", "config", "print_config")  # the same for all commands; explained once
@@ -31,7 +32,7 @@ def commands() -> str:
 
 def _section(command: Command) -> str:
     parser = parser_of(command)
-    parts = [f"## {command.name} {{ #{command.name} }}", _sentence(parser.description or "")]
+    parts = [f"## {command.name}", _sentence(parser.description or "")]
     needed = "".join(f" {action.dest.upper()}" for action in parser._get_positional_actions())
     parts.append(f"```text\n{command.started}{needed} ...\nagrifm {command.name}{needed} ...\n```")
     groups: dict[str, list[tuple[str, str, str, str]]] = {}
@@ -77,11 +78,26 @@ def attributes(reference: str) -> str:
     return table(("key", "type", "default", "meaning"), rows)
 
 
+def sensors() -> str:
+    """A table of the built-in sensors: what an archive must hold of each source, and the size of its samples."""
+    rows = []
+    for name, sensor in load_sensors().items():
+        layer = sensor.quality
+        codes = "codes " + ", ".join(map(str, layer.valid)) if layer.kind == "classes" else _without_bits(layer.reject_bits)
+        bands = ", ".join(f"`{band}`" for band in sensor.bands)
+        rows.append((f"`{name}`", bands, f"`{layer.name}`; clear: {codes}", f"{sensor.chip_px} x {sensor.chip_px}"))
+    return table(("source", "bands, in this order", "quality layer", "pixels of a sample"), rows)
+
+
+def _without_bits(bits: Sequence[int]) -> str:
+    return f"without bits {', '.join(map(str, bits))}"
+
+
 def containers() -> str:
     """A section for each container: what its reader says of itself, and its options."""
     from data_prep.readers.opening import CONTAINERS, reader_class
 
-    return "\n\n".join(f"## {name} {{ #{name} }}\n\n{reader_text(reader_class(name))}" for name in CONTAINERS)
+    return "\n\n".join(f"## {name}\n\n{reader_text(reader_class(name))}" for name in CONTAINERS)
 
 
 def reader_text(reader: Any) -> str:

@@ -93,12 +93,13 @@ def test_windows_of_a_dataset_of_ones_own() -> None:
 
 def test_a_stock_reader_opens_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The documented lines read a shard that shard.py wrote from a simulated scene."""
-    from data_prep.shard import shard
+    from data_prep.shard import ShardConfig, shard
     from data_prep.simulate import simulate
 
     monkeypatch.chdir(tmp_path)
     simulate(Path("scenes"), regions=1, landsat_px=64, sentinel2_px=96, modis_days=16, workers=1)
-    assert shard(Path("scenes"), Path("corpus"), sources=["sentinel2"], chip_px={"sentinel2": 16}) == 0
+    config = ShardConfig(input=Path("scenes"), output=Path("corpus"), sources=["sentinel2"], chip_px={"sentinel2": 16})
+    assert shard(config) == 0
     seen: list[tuple[int, ...]] = []
     text = block("read.py").text
     line = 'sample["pixels.npy"], sample["valid.npy"], sample["dates.npy"], sample["landcover.npy"]'

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate.commands import ROOT
+from docs.generate.pages import END, current
 from tests.support.documentation import PAGES, README, inline_code, links
 
 TOP = ("common", "data_prep", "pretrain", "finetune", "launch", "docs", "tests")
@@ -39,3 +40,9 @@ def test_relative_links_exist(page: Path) -> None:
         target = link.partition("#")[0]
         if target and "://" not in target:
             assert (page.parent / target).exists(), f"{link} is not there"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if END in page.read_text()], ids=lambda page: page.name)
+def test_generated_parts_are_those_of_the_code(page: Path) -> None:
+    """`python -m docs.generate.pages` writes them."""
+    assert current(page.read_text()) == page.read_text()

@@ -47,7 +47,7 @@ def test_label_codes_become_classes() -> None:
         ({"sources": []}, "sources must be distinct"),
         ({"target": "maize"}, "none of its classes"),
         ({"frames": 0}, "at least 1"),
-        ({"windowpx": 3}, "unexpected keyword argument 'windowpx'"),
+        ({"windowpx": 3}, "unknown key 'windowpx'; did you mean window_px"),
         ({"classes": [{"name": "a", "color": "#000000", "labels": ["x"]}, {"name": "b", "color": "#000000"}]}, "the first class"),
         ({"classes": [{"name": "a", "color": "red"}, {"name": "b", "color": "#000000", "labels": ["x"]}]}, "expected #rrggbb"),
     ],
