@@ -145,7 +145,7 @@ def test_what_shards_lack_is_said(corpora: tuple[Path, Path, Path]) -> None:
     _, labelled, plain = corpora
     with pytest.raises(ValueError, match=r"has no label for landsat, as .*shard\.py \.\.\. --label\.landsat crop_type"):
         ShardSamples(load_corpus(plain), "train", RICE)
-    with pytest.raises(ValueError, match=r"choose one with --sources \[landsat\], or .* --missing_sources allow"):
+    with pytest.raises(ValueError, match=r"choose one with --override\.sources \[landsat\], or .* --missing_sources allow"):
         ShardSamples(load_corpus(labelled), "train", load_task("paddy_rice"))
     with pytest.raises(ValueError, match=r"has no train samples of sentinel2; it has landsat \(test\), landsat \(train\)"):
         ShardSamples(load_corpus(labelled), "train", load_task("cropland"))

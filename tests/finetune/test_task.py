@@ -43,7 +43,7 @@ def test_label_codes_become_classes() -> None:
     ("change", "message"),
     [
         ({"loss": "hinge"}, "loss is 'hinge'"),
-        ({"season": ["01-01", "02-31x"]}, "expected two of the form MM-DD"),
+        ({"season": ["01-01", "02-31x"]}, "expected two dates of the form MM-DD"),
         ({"sources": []}, "sources must be distinct"),
         ({"target": "maize"}, "none of its classes"),
         ({"frames": 0}, "at least 1"),
