@@ -180,7 +180,7 @@ def test_tables_are_written_and_proven_in_constant_memory(tmp_path: Path) -> Non
     script = """
 import sys, types, numpy as np
 from pathlib import Path
-from data_prep.corpus import sample_index_writer
+from data_prep.corpus import sample_index_checks, sample_index_writer
 from data_prep.corpus.sample_index import record_dtype
 from tests.support.memory import peak_kilobytes
 KEYS = np.array([f"modis-{n:029d}".encode() for n in range(2_500)])
@@ -195,7 +195,7 @@ summaries = [types.SimpleNamespace(shard=shard, **about) for shard in shards]
 one_by_one = lambda function, jobs: ((job, function(job)) for job in jobs)
 before = peak_kilobytes()
 sample_index_writer.write_sample_indexes(Path(sys.argv[1]), summaries, one_by_one)
-assert list(sample_index_writer.sample_index_faults(Path(sys.argv[1]), summaries, one_by_one)) == []
+assert list(sample_index_checks.sample_index_faults(Path(sys.argv[1]), summaries, one_by_one)) == []
 print(peak_kilobytes() - before)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
