@@ -32,7 +32,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """Fields of rice, wheat, maize, soybean and alfalfa, 2.9 km wide; a third of it in Sentinel-2 pixels."""
     folder = tmp_path_factory.mktemp("scenes")
     place = [region.name for region in REGIONS].index("lomellina")
-    settings = SceneSettings(place=place, year=2022, landsat_px=96, sentinel2_px=96, modis_days=8)
+    settings = SceneSettings(location=place, year=2022, landsat_px=96, sentinel2_px=96, modis_days=8)
     write_scene_folder(settings, folder)
     return load_scene(folder / settings.name)
 
