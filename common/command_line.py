@@ -5,8 +5,8 @@ jsonargparse makes the parser, the help and the check of every YAML key from it.
 (`--plan-only`); a boolean option without a value means true; a list may be written as words: `--sources landsat modis`. Options
 that were renamed keep their old names, on the command line and in YAML, with one line of warning.
 
-A ValueError or OSError that the function raises is a user's mistake: one line on stderr and exit code 2. Any other exception is
-a bug of ours and keeps its traceback.
+An error that `common/exit_codes.py` knows becomes one line on stderr and its exit code: 2 for a user's mistake, 74 for failed
+infrastructure. Any other exception is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any, NoReturn, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-USER_ERROR = 2
+from common.exit_codes import USER_ERROR, exit_code
+from common.lasting_output import make_output_last
 
 
 class _Parser(ArgumentParser):
@@ -214,15 +215,19 @@ def run_command(
     renamed: Mapping[str, str] | None = None,
     built_in: Path | None = None,
 ) -> NoReturn:
-    """Parse the command line, call `function` and exit with the code that it returns, or 2 and one line for a user's mistake.
+    """Parse the command line, call `function` and exit with the code that it returns, or with that of its error, and one line.
 
     With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional`, `renamed`
     and `built_in`: see `parse`.
     """
+    make_output_last()
     parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in))
     try:
         code = function(**parameters) if config_class is None else function(config_class(**parameters))
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        failure = exit_code(error)
+        if failure is None:
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        sys.exit(failure)
     sys.exit(code or 0)

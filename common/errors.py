@@ -1,7 +1,7 @@
 """Classes of errors, and their texts without paths of this machine.
 
 An error is either transient (the work is tried again), or of the infrastructure (it is raised), or of the data (it is recorded
-as a rejected sample).
+as a rejected sample). `common/exit_codes.py` has the exit code of each class.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import errno
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PROJECT = Path(__file__).parents[1]
@@ -27,9 +29,34 @@ _TRANSIENT_WORDS = re.compile(r"curl|http response code: (408|429|5\d\d)|timed? 
 _CAUSED_BY_USERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
+class InfrastructureError(OSError):
+    """What a run needs has failed while it ran: storage, a full disk, the network, another rank. The user made no mistake."""
+
+
+@contextmanager
+def while_running(doing: str) -> Iterator[None]:
+    """Turn OSErrors and network failures inside into an InfrastructureError that begins with `doing`.
+
+    For the work of a run that has begun: a folder that is missing now, or credentials that are refused now, were good before.
+    """
+    try:
+        yield
+    except InfrastructureError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_transient(error)):
+            raise
+        raise InfrastructureError(f"{doing}: {type(error).__name__}: {error}") from error
+
+
+def is_caused_by_user(error: OSError) -> bool:
+    """Return True for an error like a missing file, which at the start of a command is a mistake in its arguments."""
+    return isinstance(error, _CAUSED_BY_USERS)
+
+
 def is_transient(error: BaseException) -> bool:
     """Return True for an error of the transient class, or with such a cause: it passes by itself, like a network failure."""
-    if isinstance(error, _CAUSED_BY_USERS):
+    if isinstance(error, (*_CAUSED_BY_USERS, InfrastructureError)):
         return False
     if isinstance(error, TimeoutError | ConnectionError) or type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES:
         return True
@@ -46,7 +73,7 @@ def is_infrastructure_error(error: Exception) -> bool:
     HDF5 and GDAL raise an OSError without a number for damaged files; that one is about the data.
     """
     numbered = isinstance(error, OSError) and error.errno is not None
-    return numbered or isinstance(error, MemoryError | AssertionError) or is_transient(error)
+    return numbered or isinstance(error, InfrastructureError | MemoryError | AssertionError) or is_transient(error)
 
 
 def portable_text(error: BaseException, folder: Path) -> str:

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from common.errors import InfrastructureError
+
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
 Executor = Literal["local", "dask", "slurm"]
@@ -86,7 +88,7 @@ def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: i
         except BrokenProcessPool as error:
             deaths += 1
             if deaths == _MOST_DEATHS:
-                raise OSError(
+                raise InfrastructureError(
                     f"a worker process died (out of memory?), {deaths} times without finishing anything; "
                     "what is finished stays: start again with fewer workers"
                 ) from error
@@ -130,9 +132,9 @@ def _map_dask(client: Any, function: Callable[[Job], Result], jobs: Sequence[Job
             job = futures.pop(future)
             yield job, future.result()
     except (FutureCancelledError, CommClosedError) as error:  # CommClosedError: while a result was being sent
-        raise OSError(f"the Dask scheduler at {address} went away; what is finished stays: start again") from error
+        raise InfrastructureError(f"the Dask scheduler at {address} went away; what is finished stays: start again") from error
     except KilledWorker as error:
-        raise OSError(f"workers keep dying (out of memory?): {error}; what is finished stays: start again") from error
+        raise InfrastructureError(f"workers keep dying (out of memory?): {error}; what is finished stays: start again") from error
 
 
 def slurm_cluster(workers: int) -> Any:

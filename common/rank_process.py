@@ -8,18 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, Self, TypeVar
 
 from common import ranks
-from common.command_line import USER_ERROR
+from common.exit_codes import FAILED, INFRASTRUCTURE, STOPPED, exit_code
+from common.lasting_output import make_output_last
 
 Parameters = TypeVar("Parameters")
-FAILED = 1
-STOPPED = os.EX_TEMPFAIL  # 75: a signal asked the run to stop, and it has saved; the same command resumes it
 # How long the other ranks wait when rank 0 prints an error that all have: the launcher ends all ranks when the first one ends,
 # and takes its exit code.
 _WAIT_FOR_MAIN_RANK_S = 5.0
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send one of them some time before they end a job
+# Schedulers send SIGTERM or SIGUSR1 some time before they end a job; Ctrl-C sends SIGINT, a closed terminal SIGHUP.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 def end_when_asked() -> None:
@@ -27,12 +28,15 @@ def end_when_asked() -> None:
 
     Once `StopSignals` listen, the run saves first.
     """
-    for number in _STOP_SIGNALS:
+    for number in _stop_signals():
         signal.signal(number, lambda *_: os._exit(STOPPED))
 
 
 class StopSignals:
-    """Note SIGTERM and SIGUSR1, so that a run can save at the end of a step and stop.
+    """Note SIGTERM, SIGUSR1, SIGINT and SIGHUP, so that a run can save at the end of a step and stop.
+
+    A process without other ranks, which a person may have started in a terminal, is ended by a second Ctrl-C. Ranks are not:
+    their launchers may send several signals.
 
     Python allows signal handlers only in the main thread; in another thread nothing is received.
 
@@ -42,12 +46,13 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = False
+        self._interrupted = False
         self._before: dict[signal.Signals, Any] = {}
 
     def listen(self) -> Self:
         """Note signals from now on, to the end of the process or of a `with` statement."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _STOP_SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in _stop_signals()}
         return self
 
     def __enter__(self) -> Self:
@@ -57,8 +62,19 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, *_: object) -> None:
         self.received = True
+        if number == signal.SIGINT and ranks.announced_ranks()[1] == 1:
+            if self._interrupted:
+                os._exit(128 + signal.SIGINT)
+            self._interrupted = True
+            with suppress(OSError):  # not by print, which a signal may interrupt
+                os.write(2, b"\nasked to stop: saving after this step; Ctrl-C again ends at once\n")
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """The signals that stop a run, without those that the process was started to ignore, as nohup does with SIGHUP."""
+    return [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def read_arguments(parse: Callable[[list[str]], Parameters]) -> Parameters:
@@ -67,6 +83,7 @@ def read_arguments(parse: Callable[[list[str]], Parameters]) -> Parameters:
     All ranks find the same mistakes, so only rank 0 prints them. The output of the other ranks is discarded until the caller
     restores `sys.__stdout__` and `sys.__stderr__`, and after a mistake they end later than rank 0.
     """
+    make_output_last()
     is_main = ranks.announced_ranks()[0] == 0
     if not is_main:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -81,8 +98,9 @@ def read_arguments(parse: Callable[[list[str]], Parameters]) -> Parameters:
 def end_with(work: Callable[[], int]) -> NoReturn:
     """Do `work`, leave the other ranks and end this process with the exit code that `work` returns.
 
-    ValueError and OSError are mistakes of the user, exit code 2. All ranks raise the same ones before they join, and the same
-    FloatingPointError (exit code 1) at any time, so only rank 0 prints these. Every other error is printed by its own rank.
+    An error that `common/exit_codes.py` knows becomes one line and its exit code. All ranks raise the same ValueError and OSError
+    before they join, and the same FloatingPointError at any time, so only rank 0 prints these. Every other error is printed by
+    its own rank.
 
     The process ends without the interpreter's clean-up: threads of DeepSpeed and its back ends do not always survive it, and
     they would keep a rank alive for which others wait.
@@ -92,21 +110,19 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     try:
         code = work()
         ranks.leave()
-    except (ValueError, OSError, FloatingPointError) as error:
-        code = FAILED if isinstance(error, FloatingPointError) else USER_ERROR
-        message = f"error: {' '.join(str(error).split())}"
-        if not is_main and (isinstance(error, FloatingPointError) or not ranks.joined()):
-            message = ""  # all ranks have this error, and rank 0 prints it
+    except Exception as error:
+        if isinstance(error, RuntimeError) and ranks.is_lost_rank(error):
+            code, message = INFRASTRUCTURE, "error: another rank ended; its message says why"
             time.sleep(_WAIT_FOR_MAIN_RANK_S)
-    except RuntimeError as error:
-        if not ranks.is_lost_rank(error):
-            sys.stderr = sys.__stderr__  # a bug of ours: print its traceback
-            raise
-        code, message = FAILED, "error: another rank ended; its message says why"
-        time.sleep(_WAIT_FOR_MAIN_RANK_S)
-    except Exception:
-        sys.stderr = sys.__stderr__  # as above
-        raise
+        else:
+            known = exit_code(error)
+            if known is None:
+                sys.stderr = sys.__stderr__  # a bug of ours: print its traceback
+                raise
+            code, message = known, f"error: {' '.join(str(error).split())}"
+            if not is_main and (code == FAILED or not ranks.joined()):
+                message = ""  # all ranks have this error, and rank 0 prints it
+                time.sleep(_WAIT_FOR_MAIN_RANK_S)
     for stream in (sys.stdout, sys.stderr, sys.__stderr__):
         if stream is not None:
             stream.flush()

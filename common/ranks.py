@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+Result = TypeVar("Result")
 
 # deepspeed and torchrun set these variables to a process's rank, the number of ranks and its rank on this machine; srun and
 # mpirun set others. The number of ranks is that of srun's job step, because SLURM sets SLURM_PROCID also for the job's script,
@@ -92,6 +94,21 @@ class _Sum(torch.autograd.Function):
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
+
+
+def on_main(work: Callable[[], Result]) -> Result:
+    """The result of `work`, which rank 0 alone does, on every rank. Raises on every rank the error that `work` raised."""
+    result: Result | None = None
+    error: Exception | None = None
+    if rank_and_world_size()[0] == 0:
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+    result, error = gather((result, error))[0]
+    if error is not None:
+        raise error
+    return cast(Result, result)
 
 
 def gather(value: Any) -> list[Any]:

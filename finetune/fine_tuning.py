@@ -13,8 +13,9 @@ from tabulate import tabulate
 from torch import nn
 
 from common import ranks
+from common.exit_codes import STOPPED
 from common.json_files import write_json
-from common.rank_process import STOPPED, StopSignals
+from common.rank_process import StopSignals
 from finetune.config import FinetuneConfig
 from finetune.data.labelled_data import LabelledData, LabelledScenes, check_classes, check_sources, one_pixel_size
 from finetune.data.opening import open_data

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from common.command_line import USER_ERROR
+from common.exit_codes import USER_ERROR
 
 DISTRIBUTION = "agrifm-pretrain"
 LAUNCH = Path(__file__).parent

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from common.atomic_files import sync
 from common.checksums import checksum_of
+from common.errors import InfrastructureError
 
 STUDENT, TEACHER, OPTIMIZER = "student", "teacher", "optimizer"
 MANIFEST = "manifest.json"
@@ -60,7 +61,10 @@ class CheckpointWriter:
         self._writing = self._thread.submit(self._write, step, files)
 
     def wait(self) -> float | None:
-        """Wait for the checkpoint that is being written, if any, and return the seconds it took. Raises OSError if it failed."""
+        """Wait for the checkpoint that is being written, if any, and return the seconds it took.
+
+        Raises InfrastructureError if it failed.
+        """
         writing, self._writing = self._writing, None
         return None if writing is None else writing.result()
 
@@ -88,7 +92,7 @@ class CheckpointWriter:
             sync(self._folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise OSError(f"the checkpoint {final} cannot be written: {error}; the ones before it stay") from error
+            raise InfrastructureError(f"the checkpoint {final} cannot be written: {error}; the ones before it stay") from error
         self._remove_old()
         return time.perf_counter() - begin
 

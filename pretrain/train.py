@@ -16,8 +16,9 @@ from tabulate import tabulate
 
 from common import ranks
 from common.command_line import run_command
+from common.exit_codes import STOPPED
 from common.json_files import write_json
-from common.rank_process import STOPPED, StopSignals, end_when_asked, end_with, read_arguments
+from common.rank_process import StopSignals, end_when_asked, end_with, read_arguments
 from common.seeding import seed_everything
 from pretrain import checkpoint, engine
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig

@@ -19,6 +19,7 @@ import numpy as np
 
 from common.atomic_files import whole_file
 from common.checksums import checksum_of
+from common.errors import InfrastructureError
 from common.json_files import json_bytes
 from data_prep.plan.plan import Plan, PlannedShard, Rejection, cached_plan
 from data_prep.shards.band_statistics import BandStatistics
@@ -43,7 +44,7 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
     with whole_file(tar_path) as temporary:
         index, failures = _write_tar(temporary, archive, plan, shard, retries)
         if checksum_of(temporary) != index["xxh3_128"]:
-            raise OSError(f"{tar_path.name}: what was read back is not what was written; is the disk sound?")
+            raise InfrastructureError(f"{tar_path.name}: what was read back is not what was written; is the disk sound?")
     _write_failures(output / f"{name}{FAILED}", failures)
     with whole_file(index_path) as temporary:
         temporary.write_bytes(json_bytes(index))

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.exit_codes import INFRASTRUCTURE
 from common.progress import PROGRESS
 from data_prep.corpus.dataset import load_corpus
 from data_prep.plan.plan import load_plan
@@ -211,7 +212,7 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(scenes: Path, whole:
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, preexec_fn=limit)
     errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-    assert done.returncode == 2
+    assert done.returncode == INFRASTRUCTURE
     assert len(errors) == 1
     assert re.search(r"corpus takes no more: File too large; what is finished stays", errors[0])
     found = contents(tmp_path / "corpus")
@@ -327,7 +328,7 @@ def test_a_dask_scheduler_that_goes_away(scenes: Path, tmp_path: Path) -> None:
         wait_for(lambda: list((tmp_path / "corpus").glob("*.tar")))
         scheduler.kill()
         _, errors = client.communicate(timeout=120)
-    assert client.returncode == 2
+    assert client.returncode == INFRASTRUCTURE
     assert re.search(rf"^error: the Dask scheduler at {address} went away", errors, re.MULTILINE)
     assert "dataset.json" not in contents(tmp_path / "corpus")
     assert run_shard(*arguments) == 0

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.rank_process import STOPPED
+from common.exit_codes import STOPPED
 from finetune.training.checkpoint import NEWEST_CHECKPOINT
 from tests.support.finetune_runs import SMALL_ENCODER, finish, start
 from tests.support.launching import wait_for

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from common.rank_process import STOPPED
+from common.exit_codes import STOPPED
 from pretrain.data.config import StreamConfig
 from pretrain.model import EncoderConfig
 from tests.support.disturbed_training import (
