@@ -297,7 +297,7 @@ def test_slurm_array_and_a_last_job(
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS, "--engine", "slurm", "--workers", "3")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # without the sbatch that this machine may have
     assert run_shard(*arguments) == 2
     assert "which is not on this machine" in capsys.readouterr().err
     sbatch.write_text(SBATCH.format(python=sys.executable))
