@@ -28,8 +28,10 @@ from pretrain.data.workers import ReaderProcess
 
 @dataclass(frozen=True)
 class Skipped:
-    """A damaged sample: the path or URL of its shard, its key, and the reason."""
+    """A damaged sample: its source and split, the path or URL of its shard, its key, and the reason."""
 
+    source: str
+    split: str
     shard: str
     key: str
     reason: str
@@ -39,13 +41,14 @@ class Stream:
     """Batches of one split of a corpus for one rank.
 
     Attributes:
+        split: of the samples.
         draws: the samples and frames of each micro-step, on this rank and on all.
 
     Raises what `Draws` raises.
     """
 
     def __init__(self, corpus: Corpus, split: str, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
-        self._config = config
+        self._config, self.split = config, split
         self.draws = Draws(corpus, split, config, rank, world_size)
         self._reader_arguments = self.draws.tables, corpus.fingerprint, config
         self._reader, self._pool = BatchReader(*self._reader_arguments), BufferPool(shared=config.num_workers > 0)
@@ -138,7 +141,7 @@ class Stream:
             key = metadata.keys[place]
             if key not in self._damaged:  # a sample comes again in every epoch
                 self._damaged.add(key)
-                self._skipped.append(Skipped(str(table.shards[shards[place]]), key, reason))
+                self._skipped.append(Skipped(draw.source, self.split, str(table.shards[shards[place]]), key, reason))
         allowed = self._config.skip_damaged
         if metadata.damaged and len(self._damaged) > allowed:
             before = f"{len(self._damaged)} damaged samples, more than skip_damaged={allowed}; the last: " if allowed else ""
@@ -151,6 +154,10 @@ class Stream:
         """Damaged samples since the last call; each is listed when it first occurs."""
         taken, self._skipped = self._skipped, []
         return taken
+
+    def count_as_damaged(self, key: str) -> None:
+        """Count a sample that a run has skipped before it resumed. It is not listed again."""
+        self._damaged.add(key)
 
     def close(self) -> None:
         """Close all shards and forget what was read. The stream stays usable."""

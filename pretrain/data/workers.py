@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import sendable
 from pretrain.data.buffers import Buffer
 from pretrain.data.config import StreamConfig
 from pretrain.data.draws import Draw
@@ -172,17 +172,8 @@ def _serve(connection: Connection) -> None:
                 group = None if name is None else (groups.pop(name) if last else groups[name]).result()
                 answer = reader.read(draw, np.frombuffer(buffers[number], np.uint8), group)
             except Exception as error:  # of any kind: `answer` raises it in the training process
-                answer = _sendable(error)
+                answer = sendable(error)
             connection.send(answer)
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error itself if it can be sent to another process, else one that can."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # its constructor and content may raise anything
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 if __name__ == "__main__":
