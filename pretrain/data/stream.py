@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import count, cycle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from pretrain.data.draws import Draw, Draws
 from pretrain.data.reader import BatchMetadata, BatchReader, EchoGroup
 from pretrain.data.storage import DamagedSampleError
 from pretrain.data.workers import ReaderProcess
+
+_full_caches: set[Path | None] = set()  # of which this process has warned
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Stream:
     """
 
     def __init__(self, corpus: Corpus, split: str, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
-        self._config, self.split = config, split
+        self._config, self.split, self._rank = config, split, rank
         self.draws = Draws(corpus, split, config, rank, world_size)
         self._reader_arguments = self.draws.tables, corpus.fingerprint, config
         self._reader, self._pool = BatchReader(*self._reader_arguments), BufferPool(shared=config.num_workers > 0)
@@ -135,6 +138,8 @@ class Stream:
 
     def _checked(self, draw: Draw, memory: np.ndarray, metadata: BatchMetadata) -> Batch:
         """The batch, unless too many samples are damaged. Must be called in the order of micro-steps."""
+        if metadata.full_cache and self._rank == 0:
+            _warn_of_full_cache(self._config.cache, metadata.full_cache)
         table = self.draws.tables[draw.source]
         shards = table.shard[draw.samples] if metadata.damaged else ()
         for place, reason in sorted(metadata.damaged.items()):
@@ -163,3 +168,10 @@ class Stream:
         """Close all shards and forget what was read. The stream stays usable."""
         self._groups.clear()
         self._reader.close()
+
+
+def _warn_of_full_cache(folder: Path | None, reason: str) -> None:
+    """Print once why a cache keeps no more samples: each reader process finds out for itself."""
+    if folder not in _full_caches:
+        _full_caches.add(folder)
+        print(f"warning: {reason}", flush=True)
