@@ -7,6 +7,7 @@ as a rejected sample). `common/exit_codes.py` has the exit code of each class.
 from __future__ import annotations
 
 import errno
+import pickle
 import re
 import sys
 import traceback
@@ -74,6 +75,16 @@ def is_infrastructure_error(error: Exception) -> bool:
     """
     numbered = isinstance(error, OSError) and error.errno is not None
     return numbered or isinstance(error, InfrastructureError | MemoryError | AssertionError) or is_transient(error)
+
+
+def sendable(error: Exception) -> Exception:
+    """The error itself if it can be sent to another process, else one that can: an InfrastructureError for a transient one."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # its constructor and content may raise anything
+        text = f"{type(error).__name__}: {error}"
+        return InfrastructureError(text) if is_transient(error) else RuntimeError(text)
+    return error
 
 
 def portable_text(error: BaseException, folder: Path) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+from common.errors import sendable
 
 Result = TypeVar("Result")
 
@@ -20,6 +23,7 @@ _OTHER_LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
+_raised_together: Exception | None = None
 
 
 def announced_ranks() -> tuple[int, int]:
@@ -60,12 +64,23 @@ def rank_and_world_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if joined() else (0, 1)
 
 
-def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Whether each flag is true on any rank. The result is the same on all ranks."""
-    values = torch.tensor(flags, dtype=torch.float32, device=device)
+def any_rank(flags: Sequence[bool]) -> list[bool]:
+    """Whether each flag is true on any rank. The result is the same on all ranks. No rank waits for its GPU."""
+    values = torch.tensor(flags, dtype=torch.float32)
     if joined():
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=_cpu_group())
     return values.bool().tolist()
+
+
+def _cpu_group() -> dist.ProcessGroup | None:
+    """The group of all ranks whose collectives work in the memory of CPUs; None: the default group is one."""
+    return _gloo_group() if dist.get_backend() == "nccl" else None
+
+
+@cache
+def _gloo_group() -> dist.ProcessGroup:
+    """Made in the first collective that needs it, as all ranks must make it together."""
+    return dist.new_group(backend="gloo")
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
@@ -96,6 +111,24 @@ class _Sum(torch.autograd.Function):
         return total
 
 
+def raise_together(error: Exception | None) -> None:
+    """Raise on all ranks when any rank gives an error, so that none waits for a rank that has ended. Every rank calls this.
+
+    A rank raises its own error, the others raise that of the first rank that has one. No rank waits for its GPU, unless there is
+    an error.
+    """
+    global _raised_together
+    if any_rank([error is not None])[0]:
+        errors = gather(None if error is None else sendable(error))
+        _raised_together = error or next(each for each in errors if each is not None)
+        raise _raised_together
+
+
+def is_raised_together(error: Exception) -> bool:
+    """Whether `raise_together` raised it, so that one rank may print it for all."""
+    return error is _raised_together
+
+
 def on_main(work: Callable[[], Result]) -> Result:
     """The result of `work`, which rank 0 alone does, on every rank. Raises on every rank the error that `work` raised."""
     result: Result | None = None
@@ -105,10 +138,8 @@ def on_main(work: Callable[[], Result]) -> Result:
             result = work()
         except Exception as raised:
             error = raised
-    result, error = gather((result, error))[0]
-    if error is not None:
-        raise error
-    return cast(Result, result)
+    raise_together(error)
+    return cast(Result, gather(result)[0])
 
 
 def gather(value: Any) -> list[Any]:
@@ -139,3 +170,4 @@ def leave() -> None:
     """Leave the process group, if this process has joined it."""
     if joined():
         dist.destroy_process_group()
+        _gloo_group.cache_clear()

@@ -4,7 +4,7 @@
       student.safetensors     fp32 weights by the names of FractionsModel
       teacher.safetensors     the moving average of the weights
       optimizer.safetensors   the two moments of AdamW, `exp_avg/NAME` and `exp_avg_sq/NAME`, fp32
-      manifest.json           step, bytes and checksum of each file
+      manifest.json           step, skipped steps, bytes and checksum of each file
 
 Every tensor is whole. DeepSpeed's own files hold each rank's piece, in the layout of a ZeRO stage and as pickles, and must be
 converted for another number of ranks. Here reading a file executes nothing. A folder is written under a temporary name, synced
@@ -52,13 +52,13 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[float] | None = None
 
-    def start(self, step: int, files: Mapping[str, Tensors]) -> None:
-        """Begin to write `files` as the checkpoint after `step` optimizer steps.
+    def start(self, step: int, files: Mapping[str, Tensors], skipped_steps: int = 0) -> None:
+        """Begin to write `files` as the checkpoint after `step` optimizer steps, of which AdamW did not take `skipped_steps`.
 
         The tensors must be on the CPU and not change any more. Waits for the checkpoint before, and raises its error, if any.
         """
         self.wait()
-        self._writing = self._thread.submit(self._write, step, files)
+        self._writing = self._thread.submit(self._write, step, files, skipped_steps)
 
     def wait(self) -> float | None:
         """Wait for the checkpoint that is being written, if any, and return the seconds it took.
@@ -68,7 +68,7 @@ class CheckpointWriter:
         writing, self._writing = self._writing, None
         return None if writing is None else writing.result()
 
-    def _write(self, step: int, files: Mapping[str, Tensors]) -> float:
+    def _write(self, step: int, files: Mapping[str, Tensors], skipped_steps: int) -> float:
         begin = time.perf_counter()
         final = self._folder / f"step-{step:08d}"
         unfinished = final.with_name(final.name + _UNFINISHED)
@@ -76,7 +76,7 @@ class CheckpointWriter:
             shutil.rmtree(leftover)  # of a run that was killed while writing
         unfinished.mkdir(parents=True)
         try:
-            manifest: dict[str, object] = {"step": step, "files": {}}
+            manifest: dict[str, object] = {"step": step, "skipped_steps": skipped_steps, "files": {}}
             (unfinished / MANIFEST).touch()
             for name, tensors in files.items():
                 path = unfinished / f"{name}.safetensors"
@@ -133,6 +133,11 @@ def read_tensors(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
 def step_of(checkpoint: Path) -> int:
     """Optimizer steps that were done when the checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def skipped_steps_of(checkpoint: Path) -> int:
+    """Optimizer steps among those of `step_of` that were skipped; 0 for a checkpoint of an earlier version."""
+    return int(json.loads((checkpoint / MANIFEST).read_text()).get("skipped_steps", 0))
 
 
 def _size_and_checksum(path: Path) -> dict[str, int | str]:

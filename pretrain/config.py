@@ -91,7 +91,8 @@ class PretrainConfig:
             default: random weights.
         resume: `auto` resumes from the newest good checkpoint in `output`, if there is one; `never` requires a new folder.
         dry_run: build everything, train on a batch of each source, print what the run needs and costs, and write nothing.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; a run also saves before it validates, when it is asked to stop, and when it can no
+            longer read its data.
         keep: number of newest checkpoints to keep.
         keep_every: also keep the checkpoints of every so many steps; 0: none of them.
         validate_every: steps between validations on the validation split; the last step always validates.
@@ -156,7 +157,7 @@ def read_zero_json(path: Path) -> dict[str, Any]:
 
     `path` is a file like `launch/zero*.json`, or the bare name of one there, such as `zero3`.
 
-    Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3, and sets nothing that the run's configuration decides.
+    Raises ValueError unless it is JSON with a ZeRO stage of 1 to 3, and sets nothing that the run decides.
     """
     if not path.exists() and (LAUNCH / f"{path}.json").is_file():
         path = LAUNCH / f"{path}.json"
@@ -167,9 +168,17 @@ def read_zero_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a DeepSpeed JSON with zero_optimization.stage: {error!r}") from error
     if stage not in (1, 2, 3):
         raise ValueError(f"{path}: ZeRO stage {stage!r}; expected 1, 2 or 3")
-    ours = {"gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "bf16", "optimizer", "scheduler"} & set(
-        settings
-    )
+    if settings["zero_optimization"].get("compute_grad_norm", True) is not True:
+        raise ValueError(f"{path} sets compute_grad_norm; leave it out: by its norm a gradient that is not finite is recognised")
+    ours = {
+        "gradient_clipping",
+        "gradient_accumulation_steps",
+        "train_batch_size",
+        "bf16",
+        "data_types",
+        "optimizer",
+        "scheduler",
+    } & set(settings)
     if ours:
         raise ValueError(
             f"{path} sets {sorted(ours)}; these are options of the run (--optimizer, --precision, ...); remove them from the file"

@@ -54,7 +54,7 @@ class _Slowest:
 def dry_run(
     run: TrainingRun,
     forward_backward: Callable[[TrainingRun, Batch, int, int, float], object],
-    optimizer_step: Callable[[TrainingRun, int, float], None],
+    optimizer_step: Callable[[TrainingRun, int, float], object],
 ) -> None:
     """Train on a batch of each source at full size, and print memory, times, bytes, and what the run will cost.
 

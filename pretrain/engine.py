@@ -49,7 +49,6 @@ with _quiet_stderr():
     import deepspeed
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import (
-        lazy_init_hp_params_optimizer_state,
         safe_get_full_fp32_param,
         safe_get_full_optimizer_state,
         safe_set_full_fp32_param,
@@ -96,6 +95,8 @@ def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, devi
         "gradient_accumulation_steps": micro_batches,
         "gradient_clipping": config.optimizer.gradient_clipping,
         "bf16": {"enabled": config.precision == "bf16"},
+        # A sum of many micro-batches in bf16 loses those that are small against it.
+        "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 1_000_000_000,
         "zero_allow_untested_optimizer": True,
         # For an offloaded optimizer DeepSpeed prefers its own Adam, which it compiles at the first start; PyTorch's fused Adam
@@ -107,7 +108,24 @@ def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, devi
     set_z3_leaf_modules(model, [Block, PatchMerging])
     optimizer = adamw(model, config.optimizer, device)
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
+    _create_moments(engine)
     return engine
+
+
+def _create_moments(engine: Any) -> None:
+    """Create AdamW's state after 0 steps, which it would create in its first step.
+
+    A resumed run has moments before that, and a run whose first step was skipped is saved without it.
+    """
+    zero, adam = engine.optimizer, engine.optimizer.optimizer
+    is_stage3 = engine.zero_optimization_stage() == 3
+    # DeepSpeed gives AdamW flat pieces of the fp32 weights instead of parameters.
+    pieces = zero.fp32_partitioned_groups_flat if is_stage3 else [p for group in adam.param_groups for p in group["params"]]
+    for piece in pieces:
+        on = piece.device if adam.defaults["fused"] else None
+        adam.state[piece] = {"step": torch.tensor(0.0, device=on), **{m: torch.zeros_like(piece) for m in MOMENTS}}
+    if not is_stage3:
+        zero._lazy_init_hp_params_optimizer_state()  # links each parameter to its moments in the flat pieces
 
 
 def whole_weights(engine: Any) -> AbstractContextManager[None]:
@@ -119,11 +137,10 @@ def whole_weights(engine: Any) -> AbstractContextManager[None]:
 def gather_state(engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The whole fp32 weights by name, and AdamW's moments as `exp_avg/NAME` and `exp_avg_sq/NAME`, on the CPU of rank 0.
 
-    Other ranks get empty dictionaries. Every rank calls this, after at least one optimizer step.
+    Other ranks get empty dictionaries. Every rank calls this.
     """
     weights: dict[str, torch.Tensor] = {}
     moments: dict[str, torch.Tensor] = {}
-    _link_moments(engine)
     for name, parameter in engine.module.named_parameters():
         of_weight = safe_get_full_fp32_param(parameter)
         of_moments = {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
@@ -133,22 +150,17 @@ def gather_state(engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.
     return weights, moments
 
 
-def restore_state(engine: Any, step: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
-    """Put the state that `gather_state` gave after `step` optimizer steps into a new engine.
+def restore_state(engine: Any, steps: int, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
+    """Put the state that `gather_state` gave after `steps` steps of AdamW, without the skipped ones, into a new engine.
 
     The engine may have any number of ranks and any ZeRO stage. Its model must have had these weights when the engine was made,
     because the engine made the bf16 copies from them.
     """
-    is_stage3, adam = engine.zero_optimization_stage() == 3, engine.optimizer.optimizer
-    # Adam creates its state in its first step, one for each of DeepSpeed's flat pieces of the fp32 weights. Here we create it.
-    zero = engine.optimizer
-    for piece in zero.fp32_partitioned_groups_flat if is_stage3 else zero.single_partition_of_fp32_groups:
-        on = piece.device if adam.defaults["fused"] else None
-        adam.state[piece] = {"step": torch.tensor(float(step), device=on), **{m: torch.zeros_like(piece) for m in MOMENTS}}
-    _link_moments(engine)
+    for state in engine.optimizer.optimizer.state.values():
+        state["step"].fill_(steps)
     for name, parameter in engine.module.named_parameters():
         of_moments = {moment: moments[f"{moment}/{name}"] for moment in MOMENTS}
-        if is_stage3:
+        if engine.zero_optimization_stage() == 3:
             safe_set_local_fp32_param(parameter, _share(weights[name], parameter))
             for moment, value in of_moments.items():
                 safe_set_local_optimizer_state(parameter, _share(value, parameter), moment)
@@ -156,17 +168,6 @@ def restore_state(engine: Any, step: int, weights: Mapping[str, torch.Tensor], m
             safe_set_full_fp32_param(parameter, weights[name])
             for moment, value in of_moments.items():
                 safe_set_full_optimizer_state(parameter, value, moment)
-
-
-def _link_moments(engine: Any) -> None:
-    """With ZeRO 1 and 2, link each parameter to its moments in the flat pieces of the optimizer.
-
-    DeepSpeed links them after the first step of the first group of parameters, when the other groups have no moments yet.
-    """
-    if engine.zero_optimization_stage() < 3:
-        zero = engine.optimizer
-        for parameters, piece in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
-            lazy_init_hp_params_optimizer_state(parameters, piece, zero.optimizer.state)
 
 
 def _share(whole: torch.Tensor, parameter: Any) -> torch.Tensor:

@@ -95,7 +95,11 @@ class MeanTeacher:
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int) -> None:
-        """Set weights = decay * weights + (1 - decay) * student's weights, after optimizer step `step` (from 0)."""
+        """Set weights = decay * weights + (1 - decay) * student's weights, after optimizer step `step` (from 0).
+
+        Also after a step that was skipped: the student is then the one of the step before, and the decay depends on the step
+        alone, so a run that resumes has the same teacher.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(self.average.parameters(), student.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), 1 - decay)

@@ -17,7 +17,7 @@ CHANGEABLE_OPTIONS = {
     *("data", "output", "dry_run", "resume", "zero", "gradient_accumulation_steps", "compile", "activation_checkpointing"),
     *("log_every", "save_every", "keep", "keep_every", "validate_every", "validate_samples", "probe_samples"),
 }
-CHANGEABLE_STREAM_OPTIONS = {"num_workers", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged"}
+CHANGEABLE_STREAM_OPTIONS = {"num_workers", "read_timeout_s", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged"}
 
 
 def claim_run_folder(config: PretrainConfig, fingerprint: str, is_main: bool) -> None:

@@ -40,6 +40,8 @@ class TrainingRun:
         engine: the DeepSpeed engine around the student.
         teacher: the moving average of the student.
         first_step: optimizer steps that were done when the run was resumed; 0 for a new run.
+        skipped_steps: optimizer steps so far that were skipped, as their gradient was not finite.
+        skipped_in_a_row: how many of these were the last ones in this process.
     """
 
     config: PretrainConfig
@@ -54,6 +56,8 @@ class TrainingRun:
     engine: Any
     teacher: MeanTeacher
     first_step: int
+    skipped_steps: int
+    skipped_in_a_row: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -117,9 +121,10 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
         _compile(model, teacher, dtype, stream, statistics, targets)
     micro_steps = config.micro_steps or len(stream.draws.sources)
     wrapped = engine.wrap(model, config, micro_steps * config.gradient_accumulation_steps, device)
+    first_step, skipped_steps = (0, 0) if found is None else (checkpoint.step_of(found), checkpoint.skipped_steps_of(found))
     if found is not None:
         teacher.load_state_dict(checkpoint.read_tensors(found, checkpoint.TEACHER))
-        engine.restore_state(wrapped, checkpoint.step_of(found), weights, moments)
+        engine.restore_state(wrapped, first_step - skipped_steps, weights, moments)
     return TrainingRun(
         config=config,
         corpus=corpus,
@@ -132,7 +137,8 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
         micro_steps=micro_steps,
         engine=wrapped,
         teacher=teacher,
-        first_step=0 if found is None else checkpoint.step_of(found),
+        first_step=first_step,
+        skipped_steps=skipped_steps,
     )
 
 

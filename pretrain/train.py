@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import sys
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,26 +17,30 @@ from tabulate import tabulate
 
 from common import ranks
 from common.command_line import run_command
+from common.errors import while_running
 from common.exit_codes import STOPPED
 from common.json_files import write_json
 from common.rank_process import StopSignals, end_when_asked, end_with, read_arguments
 from common.seeding import seed_everything
-from pretrain import checkpoint, engine
+from pretrain import engine
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.data.batch import Batch
 from pretrain.dry_run import dry_run
 from pretrain.evaluation.validation import Validation
 from pretrain.log.figures import show_examples
 from pretrain.log.monitor import Monitor, new_monitor, validation_scalars
-from pretrain.log.skipped_samples import list_skipped
+from pretrain.log.skipped_samples import TRAINING, VALIDATION, SkippedSamples
+from pretrain.log.skipped_steps import SKIPPED_STEPS_FILE, forget_skipped_steps_after, list_skipped_step
 from pretrain.log.step_report import StepReport
 from pretrain.model import BatchPart, save_encoder
-from pretrain.model.encoder_files import CHECKPOINTS, ENCODER_FILE
+from pretrain.model.encoder_files import ENCODER_FILE
 from pretrain.objective import fractions_loss, views
+from pretrain.saving import Saver
 from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
 from pretrain.setup import TrainingRun, set_up_run
 
 METRICS_FILE = "metrics.json"
+MOST_SKIPPED_IN_A_ROW = 20
 DEFAULTS = PretrainConfig(data="", output=Path())
 Scores = dict[str, dict[str, float]]
 
@@ -51,8 +56,10 @@ def pretrain(config: PretrainConfig) -> int:
     validation = _new_validation(run)
     report = StepReport(run.stream.draws.sources, run.flops_per_sample, run.peak_flops)
     monitor = new_monitor(config, run.corpus, run.first_step, run.is_main)
-    writer = checkpoint.CheckpointWriter(config.output / CHECKPOINTS, config.keep, config.keep_every, run.metadata)
-    scores: Scores = {}
+    skipped_samples = SkippedSamples(config.output, {TRAINING: [run.stream], VALIDATION: validation.streams})
+    if run.is_main:
+        forget_skipped_steps_after(config.output, run.first_step)
+    saver = Saver(run, monitor, skipped_samples)
 
     batches = run.stream.batches(run.first_step * run.micro_steps, config.num_steps * run.micro_steps, run.device)
     for step in range(run.first_step, config.num_steps):
@@ -62,30 +69,30 @@ def pretrain(config: PretrainConfig) -> int:
         run.engine.train()
         for micro_step in range(run.micro_steps):
             with report.waiting():
-                batch = next(batches)
+                batch = _next_batch(run, batches, saver, step)
             results.append(forward_backward(run, batch, step, micro_step, consistency_weight))
             report.add(batch, results[-1].supervised, results[-1].consistency, results[-1].total)
         is_asked_to_stop = _agree_to_step(run, results, step, stop_signals)
-        optimizer_step(run, step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
+        is_applied = optimizer_step(run, step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
+        _count_skipped_step(run, results, step, is_applied)
 
         if done % config.log_every == 0 or is_last:
             monitor.scalars(done, report.scalars(ranks.sum_over_ranks, run.world_size) | _optimizer_scalars(run))
-            skipped = [sample for of_rank in ranks.gather(run.stream.take_skipped()) for sample in of_rank]
-            if run.is_main:
-                list_skipped(config.output, skipped)
+            skipped_samples.list_new()
         with report.paused():
-            if done % config.validate_every == 0 or is_last:
-                scores = _validate(run, validation, monitor, done)
-                if run.is_main:
-                    sensor, shown = run.corpus.sensors[batch.source], results[-1]
-                    show_examples(monitor, done, batch, sensor, shown.target, shown.predicted, run.targets.legend)
-            if done % config.save_every == 0 or is_last or is_asked_to_stop:
-                _save(run, writer, monitor, done)
-        if is_asked_to_stop and not is_last:
-            return _stopped(run, writer, done)
+            is_validation_due = done % config.validate_every == 0 or is_last
+            if done % config.save_every == 0 or is_validation_due or is_asked_to_stop:
+                saver.save(done)
+            if is_asked_to_stop:
+                return _stopped(run, saver, done)
+            if is_validation_due and run.is_main:
+                sensor, shown = run.corpus.sensors[batch.source], results[-1]
+                show_examples(monitor, done, batch, sensor, shown.target, shown.predicted, run.targets.legend)
+            if is_validation_due and not is_last:  # `_finish` validates after the last step
+                _validate(run, validation, monitor, done, skipped_samples)
     batches.close()
-    writer.wait()
-    _finish(run, scores, validation, monitor)
+    saver.wait()
+    _finish(run, validation, monitor, skipped_samples)
     monitor.close()
     return 0
 
@@ -137,13 +144,32 @@ def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int,
     return MicroBatchResult(batch.source, batch.keys, total, supervised, consistency, *fractions)
 
 
-def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> None:
-    """The optimizer step of the training loop after all micro-batches of `step`: one of AdamW, then one of the teacher."""
+def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> bool:
+    """The optimizer step of the training loop after all micro-batches of `step`: one of AdamW, then one of the teacher.
+
+    Returns False when DeepSpeed has skipped that of AdamW, on all ranks, because the gradient is not finite.
+    """
     for group in run.engine.optimizer.param_groups:
         group["lr"] = learning_rate
     run.engine.step()
     with engine.whole_weights(run.engine):
         run.teacher.update(run.engine.module, step)
+    return bool(run.engine.was_step_applied())
+
+
+def _next_batch(run: TrainingRun, batches: Iterator[Batch], saver: Saver, step: int) -> Batch:
+    """This rank's next batch. When any rank cannot read its own, all ranks save the state after `step` steps and raise."""
+    error: Exception | None = None
+    try:
+        with while_running(f"rank {run.rank} on {socket.gethostname()} cannot read its next batch"):
+            batch = next(batches)
+    except Exception as raised:
+        error = raised
+    if ranks.any_rank([error is not None])[0]:
+        saver.save(step)
+        saver.wait()
+    ranks.raise_together(error)
+    return batch
 
 
 def _agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, stop: StopSignals) -> bool:
@@ -152,15 +178,39 @@ def _agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int,
     Raises FloatingPointError on all ranks when any rank's loss is NaN or infinite, after writing the keys of the batches.
     """
     is_finite = bool(torch.isfinite(torch.stack([result.total for result in results])).all())
-    is_bad, is_asked_to_stop = ranks.any_rank([not is_finite, stop.received], run.device)
+    is_bad, is_asked_to_stop = ranks.any_rank([not is_finite, stop.received])
     if is_bad:
-        mine = [{"source": r.source, "loss": repr(r.total.item()), "keys": r.keys} for r in results]
-        micro_batches = ranks.gather(mine)
+        micro_batches = ranks.gather(_described(results))
         path = run.config.output / f"non_finite_step_{step}.json"
         if run.is_main:
             write_json(path, {"step": step, "ranks": micro_batches})
         raise FloatingPointError(f"the loss of step {step} is not finite; no rank took the step; the batches' keys are in {path}")
     return is_asked_to_stop
+
+
+def _count_skipped_step(run: TrainingRun, results: list[MicroBatchResult], step: int, is_applied: bool) -> None:
+    """Count and list an optimizer step that was skipped.
+
+    Raises FloatingPointError on all ranks after `MOST_SKIPPED_IN_A_ROW` skipped steps, as such a run learns nothing.
+    """
+    if is_applied:
+        run.skipped_in_a_row = 0
+        return
+    run.skipped_steps += 1
+    run.skipped_in_a_row += 1
+    micro_batches = ranks.gather(_described(results))
+    if run.is_main:
+        list_skipped_step(run.config.output, step + 1, micro_batches)
+    if run.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
+        raise FloatingPointError(
+            f"{MOST_SKIPPED_IN_A_ROW} steps in a row were skipped, up to step {step + 1}: their gradients were not finite; "
+            f"look at the samples in {run.config.output / SKIPPED_STEPS_FILE}, or lower the learning rate"
+        )
+
+
+def _described(results: list[MicroBatchResult]) -> list[dict[str, object]]:
+    """Source, loss and keys of this rank's share of each micro-batch."""
+    return [{"source": r.source, "loss": repr(r.total.item()), "keys": r.keys} for r in results]
 
 
 def _new_validation(run: TrainingRun) -> Validation:
@@ -174,54 +224,50 @@ def _optimizer_scalars(run: TrainingRun) -> dict[str, float]:
     """Learning rate, gradient norm and the teacher's distance after the last optimizer step. Every rank calls this."""
     with engine.whole_weights(run.engine):
         distance = run.teacher.distance(run.engine.module)
-    rate = run.engine.optimizer.param_groups[0]["lr"]
-    return {"optimizer/learning_rate": rate, "optimizer/gradient_norm": run.gradient_norm, "teacher/distance": distance}
+    scalars = {
+        "optimizer/learning_rate": run.engine.optimizer.param_groups[0]["lr"],
+        "optimizer/skipped_steps": float(run.skipped_steps),
+        "teacher/distance": distance,
+    }
+    if math.isfinite(run.gradient_norm):  # one infinite norm would hide all others in means over steps
+        scalars["optimizer/gradient_norm"] = run.gradient_norm
+    return scalars
 
 
-def _validate(run: TrainingRun, validation: Validation, monitor: Monitor, step: int) -> Scores:
+def _validate(run: TrainingRun, validation: Validation, monitor: Monitor, step: int, skipped: SkippedSamples) -> Scores:
     """Scores of the teacher after `step` steps, which are logged, too; none when the corpus has no validation split."""
     scores = validation(run.teacher)
+    skipped.list_new()
     if scores:
         monitor.scalars(step, validation_scalars(scores))
     return scores
 
 
-def _save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monitor, step: int) -> None:
-    """Begin to write a checkpoint after `step` steps. Training waits until its tensors lie in the memory of rank 0.
-
-    Raises FloatingPointError on all ranks when the last gradient was not finite, as the weights are useless then.
-    """
-    begin = time.perf_counter()
-    if not math.isfinite(run.gradient_norm):
-        raise FloatingPointError(f"the gradient of step {step - 1} was not finite; the checkpoints before it stay")
-    weights, moments = engine.gather_state(run.engine)
-    if run.is_main:
-        average = {name: tensor.to("cpu", copy=True) for name, tensor in run.teacher.average.state_dict().items()}
-        writer.start(step, {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments})
-    monitor.scalars(step, {"speed/checkpoint_pause_seconds": time.perf_counter() - begin})
-
-
-def _stopped(run: TrainingRun, writer: checkpoint.CheckpointWriter, step: int) -> int:
+def _stopped(run: TrainingRun, saver: Saver, step: int) -> int:
     """Wait for the checkpoint after `step` steps, and return the exit code of a run that was asked to stop."""
-    writer.wait()
-    ranks.barrier()  # once a rank has ended, the launcher gives the others 30 s, which may be too little for the writer
+    saver.wait()  # on all ranks: once one has ended, the launcher gives the others 30 s, which may be too little for the writer
     if run.is_main:
         print(f"asked to stop: saved after step {step} of {run.config.num_steps}; start again to resume", flush=True)
     return STOPPED
 
 
-def _finish(run: TrainingRun, scores: Scores, validation: Validation, monitor: Monitor) -> None:
-    """Write the encoder and the last scores, unless the finished run was only started again, and print the scores."""
+def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped: SkippedSamples) -> None:
+    """Write the encoder, validate and write the scores, unless the finished run was only started again; print the scores.
+
+    The encoder comes first: it is there even if validation fails.
+    """
     output, num_steps = run.config.output, run.config.num_steps
     if run.first_step < num_steps or not ranks.gather((output / METRICS_FILE).is_file())[0]:
-        scores = scores or validation(run.teacher)
-        if run.is_main:
-            shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
-            monitor.hyperparameters(
-                run.config.as_json(), sorted(shown, key=lambda name: not name.endswith("/mae")), DEFAULTS.as_json()
-            )
-            save_encoder(run.teacher.average.encoder, output / ENCODER_FILE)
-            write_json(output / METRICS_FILE, {"steps": num_steps, "validation": scores})
+        with while_running("the encoder cannot be written"):
+            ranks.on_main(lambda: save_encoder(run.teacher.average.encoder, output / ENCODER_FILE))
+        scores = _validate(run, validation, monitor, num_steps, skipped)
+        metrics = {"steps": num_steps, "skipped_steps": run.skipped_steps, "validation": scores}
+        with while_running(f"{METRICS_FILE} cannot be written"):
+            ranks.on_main(lambda: write_json(output / METRICS_FILE, metrics))
+        shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
+        monitor.hyperparameters(
+            run.config.as_json(), sorted(shown, key=lambda name: not name.endswith("/mae")), DEFAULTS.as_json()
+        )
     if run.is_main:
         finished = json.loads((output / METRICS_FILE).read_text())["validation"]
         columns = {"mae": "fraction error", "mae_of_mean": "of predicting the mean", "r2": "R2", "probe_r2": "R2, probe"}

@@ -141,7 +141,7 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
             trainer.optimizer_step(loss, rate)
             progress.losses.append(loss.item())
             bar.update()
-            if ranks.any_rank([is_asked_to_stop()], device)[0] and step + 1 < steps_per_epoch:
+            if ranks.any_rank([is_asked_to_stop()])[0] and step + 1 < steps_per_epoch:
                 trainer.save()
                 return _report_stop(progress, steps_per_epoch)
         scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss)
@@ -149,7 +149,7 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
         if writer is not None:
             log_epoch(writer, epoch + 1, progress.history[-1], rate, scores)
         _show_scores(bar, progress, scores, job.criterion)
-        if ranks.any_rank([is_asked_to_stop()], device)[0] and epoch + 1 < schedule.epochs:
+        if ranks.any_rank([is_asked_to_stop()])[0] and epoch + 1 < schedule.epochs:
             return _report_stop(progress, steps_per_epoch)
     bar.close()
     if writer is not None:

@@ -16,7 +16,9 @@ class StreamConfig:
         global_batch_size: samples of a micro-batch over all ranks; one number, or one per source so that all cost alike.
         mixture: weight of each source; sources get micro-batches in proportion; default: all sources of the corpus equally.
         augment: draw one of the 8 flips and rotations for each sample.
-        num_workers: processes that read ahead on each rank; 0 reads in the training process.
+        num_workers: processes that read ahead on each rank; 0 reads in the training process, which `read_timeout_s` cannot limit.
+        read_timeout_s: longest time in seconds to wait for a process that reads a batch, as on a mount that does not answer; 0
+            waits for ever.
         check_reads: compare everything that is read with the checksums in the shards.
         data_echoing: successive batches of a source that hold the same samples, with other frames and orientations, from one
             read; an epoch then shows every sample that many times. Use it where storage is slower than the GPU (data echoing:
@@ -32,6 +34,7 @@ class StreamConfig:
     mixture: dict[str, float] | None = None
     augment: bool = True
     num_workers: int = 2
+    read_timeout_s: float = 600.0
     check_reads: bool = True
     data_echoing: int = 1
     skip_damaged: int = 0
@@ -46,6 +49,8 @@ class StreamConfig:
             raise ValueError(f"num_workers is {self.num_workers}; expected 0 (read in the caller) or more processes")
         if self.num_workers and not hasattr(os, "memfd_create"):
             raise ValueError(f"num_workers is {self.num_workers}; worker processes need Linux; set it to 0 on this system")
+        if not self.read_timeout_s >= 0:
+            raise ValueError(f"read_timeout_s is {self.read_timeout_s}; expected 0 (no limit) or more seconds")
         if self.data_echoing < 1:
             raise ValueError(f"data_echoing is {self.data_echoing}; expected 1 (every batch is read) or more")
         if self.skip_damaged < 0:

@@ -48,17 +48,19 @@ _BY_FRAME = ("pixels", "valid", "dates")  # the arrays of a batch that have a ro
 
 @dataclass(frozen=True)
 class BatchMetadata:
-    """Metadata of a batch: its keys, their digests, and the reasons of damaged samples.
+    """Metadata of a batch: its keys, their digests, the reasons of damaged samples, and the state of the cache.
 
     Attributes:
         keys: B keys of the corpus.
         digests: B numbers, see `pretrain.data.batch.Batch`.
         damaged: the reason for each damaged sample, by its place in the batch.
+        full_cache: why the cache did not keep samples, of this batch or an earlier one; empty if it kept all.
     """
 
     keys: list[str]
     digests: list[int]
     damaged: dict[int, str]
+    full_cache: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class BatchReader:
         arrays.usable[list(damaged)] = False
         keys = table.keys[draw.samples].tolist()
         digests = [xxhash.xxh3_64_intdigest(key + row.tobytes()) for key, row in zip(keys, arrays.dates, strict=True)]
-        return BatchMetadata([key.decode() for key in keys], digests, damaged)
+        return BatchMetadata([key.decode() for key in keys], digests, damaged, self._storage.full_cache)
 
     def read_group(self, draws: Sequence[Draw]) -> EchoGroup:
         """Read the frames of draws of the same samples, each frame once. Raises what storage raises that cannot be reached."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import threading
 import uuid
 from bisect import bisect_right
@@ -154,11 +155,15 @@ class SampleCache:
     No file is ever evicted. An epoch visits every sample once, so the least recently used sample is the next one to be needed: a
     cache that evicts it has no hits, while one that is filled and kept has hits in proportion to its share of the corpus. All
     ranks of a machine use the same folder. A file gets its name when it is complete; checksums find later damage.
+
+    Attributes:
+        full: why samples were not kept; empty as long as all were.
     """
 
     def __init__(self, folder: Path, keep_free_gb: float) -> None:
         """Raises ValueError for a folder that cannot be written to."""
         self._folder, self._keep_free = folder, keep_free_gb * 1e9
+        self.full = ""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -181,7 +186,16 @@ class SampleCache:
 
     def has_room(self, count: int) -> bool:
         """Whether enough of the disk stays free after `count` more bytes."""
-        return shutil.disk_usage(self._folder).free - count >= self._keep_free
+        free = shutil.disk_usage(self._folder).free
+        if free - count >= self._keep_free:
+            return True
+        asked = f"stream.cache_keep_free_gb={self._keep_free / 1e9:g}"
+        self._note_full(f"{free / 1e9:.1f} GB of its disk are free, and {asked} leaves as many; set it lower")
+        return False
+
+    def _note_full(self, reason: str) -> None:
+        place = f"{self._folder} on {socket.gethostname()}"
+        self.full = f"the cache {place} keeps no more samples: {reason}, or give another stream.cache"
 
     def put(self, wanted: Wanted, content: bytearray) -> None:
         """Keep the bytes of a sample, unless the disk is full."""
@@ -194,6 +208,7 @@ class SampleCache:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            self._note_full(f"{error}; free some of its disk")
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -208,6 +223,11 @@ class Storage:
         """`cache` is for shards at URLs."""
         self._shards = OpenShards()
         self._cache = cache
+
+    @property
+    def full_cache(self) -> str:
+        """Why the cache did not keep some samples; empty if it kept all, or if there is none."""
+        return self._cache.full if self._cache is not None else ""
 
     def open(self, samples: Sequence[Wanted], again: bool = False) -> list[SampleBytes]:
         """The bytes of each sample. Those of URLs are fetched together, concurrently where the file system can.

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import count, cycle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,11 +26,15 @@ from pretrain.data.reader import BatchMetadata, BatchReader, EchoGroup
 from pretrain.data.storage import DamagedSampleError
 from pretrain.data.workers import ReaderProcess
 
+_full_caches: set[Path | None] = set()  # of which this process has warned
+
 
 @dataclass(frozen=True)
 class Skipped:
-    """A damaged sample: the path or URL of its shard, its key, and the reason."""
+    """A damaged sample: its source and split, the path or URL of its shard, its key, and the reason."""
 
+    source: str
+    split: str
     shard: str
     key: str
     reason: str
@@ -39,13 +44,14 @@ class Stream:
     """Batches of one split of a corpus for one rank.
 
     Attributes:
+        split: of the samples.
         draws: the samples and frames of each micro-step, on this rank and on all.
 
     Raises what `Draws` raises.
     """
 
     def __init__(self, corpus: Corpus, split: str, config: StreamConfig, rank: int = 0, world_size: int = 1) -> None:
-        self._config = config
+        self._config, self.split, self._rank = config, split, rank
         self.draws = Draws(corpus, split, config, rank, world_size)
         self._reader_arguments = self.draws.tables, corpus.fingerprint, config
         self._reader, self._pool = BatchReader(*self._reader_arguments), BufferPool(shared=config.num_workers > 0)
@@ -132,13 +138,15 @@ class Stream:
 
     def _checked(self, draw: Draw, memory: np.ndarray, metadata: BatchMetadata) -> Batch:
         """The batch, unless too many samples are damaged. Must be called in the order of micro-steps."""
+        if metadata.full_cache and self._rank == 0:
+            _warn_of_full_cache(self._config.cache, metadata.full_cache)
         table = self.draws.tables[draw.source]
         shards = table.shard[draw.samples] if metadata.damaged else ()
         for place, reason in sorted(metadata.damaged.items()):
             key = metadata.keys[place]
             if key not in self._damaged:  # a sample comes again in every epoch
                 self._damaged.add(key)
-                self._skipped.append(Skipped(str(table.shards[shards[place]]), key, reason))
+                self._skipped.append(Skipped(draw.source, self.split, str(table.shards[shards[place]]), key, reason))
         allowed = self._config.skip_damaged
         if metadata.damaged and len(self._damaged) > allowed:
             before = f"{len(self._damaged)} damaged samples, more than skip_damaged={allowed}; the last: " if allowed else ""
@@ -152,7 +160,18 @@ class Stream:
         taken, self._skipped = self._skipped, []
         return taken
 
+    def count_as_damaged(self, key: str) -> None:
+        """Count a sample that a run has skipped before it resumed. It is not listed again."""
+        self._damaged.add(key)
+
     def close(self) -> None:
         """Close all shards and forget what was read. The stream stays usable."""
         self._groups.clear()
         self._reader.close()
+
+
+def _warn_of_full_cache(folder: Path | None, reason: str) -> None:
+    """Print once why a cache keeps no more samples: each reader process finds out for itself."""
+    if folder not in _full_caches:
+        _full_caches.add(folder)
+        print(f"warning: {reason}", flush=True)

@@ -6,15 +6,16 @@ the loop that feeds the GPU waits, too: two threads read chips of 64 px no faste
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
-import pickle
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from mmap import mmap
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import InfrastructureError, sendable
 from pretrain.data.buffers import Buffer
 from pretrain.data.config import StreamConfig
 from pretrain.data.draws import Draw
@@ -34,6 +36,7 @@ from pretrain.data.sample_table import SampleTable
 
 _PROJECT = str(Path(__file__).resolve().parents[2])
 _SECONDS_TO_LEAVE = 10.0
+_SHARDS_TO_NAME = 3
 
 
 class ReaderProcess:
@@ -57,6 +60,8 @@ class ReaderProcess:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._connection = Connection(ours.detach())
+        self._tables, self._timeout_s = tables, config.read_timeout_s or None
+        self._requested: deque[Draw] = deque()
         self._known: weakref.WeakKeyDictionary[Buffer, int] = weakref.WeakKeyDictionary()
         self._num_buffers = 0
         self._end = weakref.finalize(self, _end, self._process, self._connection)
@@ -76,10 +81,17 @@ class ReaderProcess:
             self._send(("buffer", known))
             self._send_file(buffer.file)
         self._send(("batch", draw, known, group, last))
+        self._requested.append(draw)
 
     def answer(self) -> BatchMetadata:
-        """Wait for the oldest requested batch, whose arrays are complete then. Raises the exception that reading raised."""
+        """Wait for the oldest requested batch, whose arrays are complete then.
+
+        Raises the exception that reading raised, and InfrastructureError when reading takes longer than `read_timeout_s`.
+        """
+        draw = self._requested.popleft()
         try:
+            if not self._connection.poll(self._timeout_s):
+                raise self._stuck(draw)
             answer = self._connection.recv()
         except (EOFError, ConnectionResetError):
             raise self._ended() from None
@@ -87,6 +99,11 @@ class ReaderProcess:
             raise answer
         assert isinstance(answer, BatchMetadata)
         return answer
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
     def close(self) -> None:
         """End the process."""
@@ -104,12 +121,24 @@ class ReaderProcess:
         except (BrokenPipeError, ConnectionResetError):
             raise self._ended() from None
 
-    def _ended(self) -> RuntimeError:
+    def _stuck(self, draw: Draw) -> InfrastructureError:
+        self._process.kill()  # if it waits for a dead mount, the signal waits, too
+        table = self._tables[draw.source]
+        shards = [str(table.shards[number]) for number in np.unique(table.shard[draw.samples])]
+        unnamed = len(shards) - _SHARDS_TO_NAME
+        names = ", ".join(shards[:_SHARDS_TO_NAME]) + (f" and {unnamed} more" if unnamed > 0 else "")
+        return InfrastructureError(
+            f"process {self.pid} on {socket.gethostname()} has not read a batch of {draw.source} within "
+            f"{self._timeout_s:g} s (stream.read_timeout_s), from {names}; does this storage answer?"
+        )
+
+    def _ended(self) -> Exception:
         _wait_for(self._process)
         code = self._process.returncode
-        return RuntimeError(
+        is_killed = code == -signal.SIGKILL
+        return (InfrastructureError if is_killed else RuntimeError)(
             f"a process that reads batches ended with exit code {code}"
-            + (": the system lacked memory, or someone killed it" if code == -signal.SIGKILL else "; its error is printed above")
+            + (": the system lacked memory, or someone killed it" if is_killed else "; its error is printed above")
             + ". Start the run again: it resumes from its last checkpoint; fewer num_workers need less memory"
         )
 
@@ -120,12 +149,13 @@ def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:
-    """Wait until the process has ended; kill it if it takes too long."""
+    """Wait until the process has ended; kill it if it takes too long. One that waits for a dead mount outlives even that."""
     try:
         process.wait(_SECONDS_TO_LEAVE)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_LEAVE)
 
 
 def _received(connection: Connection) -> Iterator[tuple[tuple[Any, ...], int]]:
@@ -172,17 +202,8 @@ def _serve(connection: Connection) -> None:
                 group = None if name is None else (groups.pop(name) if last else groups[name]).result()
                 answer = reader.read(draw, np.frombuffer(buffers[number], np.uint8), group)
             except Exception as error:  # of any kind: `answer` raises it in the training process
-                answer = _sendable(error)
+                answer = sendable(error)
             connection.send(answer)
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error itself if it can be sent to another process, else one that can."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # its constructor and content may raise anything
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from common.ranks import gather
+from common.errors import while_running
+from common.ranks import gather, raise_together
 from data_prep.corpus.dataset import Corpus
 from pretrain.data.config import StreamConfig
-from pretrain.data.stream import Skipped, Stream
+from pretrain.data.stream import Stream
 from pretrain.evaluation.probe import LinearProbe
 from pretrain.evaluation.scores import fraction_scores
 from pretrain.objective import FractionTargets
@@ -85,12 +86,15 @@ class Validation:
         `samples`: their number; `mae`, `mae_of_mean` (of always predicting the mean of the training split) and `r2` over all
         classes; `mae/CLASS`, `mae_of_mean/CLASS` and `r2/CLASS` of each class; `probe_mae` and `probe_r2` over all classes. R2 is
         nan where the fractions of the validation samples do not vary.
+
+        Raises on all ranks what any rank raises that cannot read its samples.
         """
         return {source: self._scores(teacher, source) for source in self._sources}
 
-    def take_skipped(self) -> list[Skipped]:
-        """Damaged samples that this rank has found since the last call; they count in no score."""
-        return [skipped for stream in self._streams.values() for skipped in stream.take_skipped()]
+    @property
+    def streams(self) -> list[Stream]:
+        """Streams of this rank. Damaged samples, which they know, count in no score."""
+        return list(self._streams.values())
 
     def _scores(self, teacher: Teacher, source: str) -> dict[str, float]:
         mean, has_probe = self._means[source], (source, "train") in self._streams
@@ -118,16 +122,24 @@ class Validation:
         sizes = self._config.global_batch_size
         size = sizes[source] if isinstance(sizes, dict) else sizes
         share = size // self._world_size
-        batches = []
-        for micro_step, batch in enumerate(stream.batches(0, math.ceil(count / size), self._device)):
-            # A rank holds a contiguous share of the global batch. The last batch may go beyond `count` and into the next epoch.
-            place = micro_step * size + self._rank * share + torch.arange(share, device=self._device)
-            counts = (place < count) & batch.usable
-            pixels = batch.normalized(*self._statistics[source])
-            computed = (self._targets(batch), *(function(pixels, source).float() for function in functions))
-            batches.append((torch.where(counts, place, -1), *computed))
+        computed = []
+        batches = stream.batches(0, math.ceil(count / size), self._device)
+        error: Exception | None = None
+        try:
+            with while_running(f"rank {self._rank} cannot read the {split} samples of {source} to validate"):
+                for micro_step, batch in enumerate(batches):
+                    # A rank holds a contiguous share of the global batch. The last batch may go beyond `count` and into the next
+                    # epoch.
+                    place = micro_step * size + self._rank * share + torch.arange(share, device=self._device)
+                    counts = (place < count) & batch.usable
+                    pixels = batch.normalized(*self._statistics[source])
+                    results = (function(pixels, source).float() for function in functions)
+                    computed.append((torch.where(counts, place, -1), self._targets(batch), *results))
+        except Exception as raised:
+            error = raised
         stream.close()  # its open files count against the limit of the process
-        mine = [torch.cat(column).cpu().numpy() for column in zip(*batches, strict=True)]
+        raise_together(error)
+        mine = [torch.cat(column).cpu().numpy() for column in zip(*computed, strict=True)]
         places, *columns = (np.concatenate(column) for column in zip(*gather(mine), strict=True))
         order = np.argsort(places)[(places < 0).sum() :]
         return [column[order] for column in columns]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from pretrain.checkpoint import CheckpointWriter, finished_steps, newest_good, read_tensors, step_of
+from pretrain.checkpoint import CheckpointWriter, finished_steps, newest_good, read_tensors, skipped_steps_of, step_of
 from tests.support.pretraining import random_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -133,14 +133,21 @@ def test_a_full_disk_is_one_clear_error_and_the_ones_before_stay(tmp_path: Path)
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
         check=False,
     )
-    assert "OSError: the checkpoint" in finished.stderr
+    assert "InfrastructureError: the checkpoint" in finished.stderr
     assert "step-00000002 cannot be written" in finished.stderr
     assert newest_good(tmp_path) == tmp_path / "step-00000001"
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_manifest_states_step_and_files(tmp_path: Path) -> None:
-    write(tmp_path, [4])
-    manifest = json.loads((tmp_path / "step-00000004" / "manifest.json").read_text())
+    writer = CheckpointWriter(tmp_path, 3, 0, {})
+    writer.start(4, random_tensors(4), skipped_steps=2)
+    writer.wait()
+    path = tmp_path / "step-00000004" / "manifest.json"
+    manifest = json.loads(path.read_text())
     assert manifest["step"] == 4
+    assert skipped_steps_of(path.parent) == 2
+    path.write_text(json.dumps({name: manifest[name] for name in ("step", "files")}))  # by a version that did not count them
+    assert newest_good(tmp_path) == path.parent
+    assert skipped_steps_of(path.parent) == 0
     assert sorted(manifest["files"]) == ["optimizer.safetensors", "student.safetensors", "teacher.safetensors"]

@@ -303,7 +303,9 @@ def test_damage_of_the_shard_itself_is_damage_with_a_cache_too(
 
 
 @pytest.mark.parametrize("reason", ["little is free", "no space left"])
-def test_a_full_disk_adds_nothing(folder: Path, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_adds_nothing_and_is_told_once(
+    folder: Path, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = load_corpus(publish(folder))
     cache = tmp_path / "cache"
     stream = Stream(corpus, "train", config(cache=cache, cache_keep_free_gb=50.0))
@@ -320,10 +322,30 @@ def test_a_full_disk_adds_nothing(folder: Path, reason: str, tmp_path: Path, mon
         monkeypatch.setattr(Path, "write_bytes", full)
     assert_equal(list(stream.batches(0, STEPS)), batches(folder))
     assert samples_in(cache) == list(cache.rglob("*.tmp")) == []
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert f"the cache {cache}" in warnings[0]
+    why = {
+        "little is free": "50.0 GB of its disk are free, and stream.cache_keep_free_gb=50 leaves as many; set it lower",
+        "no space left": "No space left on device; free some of its disk",
+    }
+    assert why[reason] in warnings[0]
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**15))
     assert_equal(list(stream.batches(0, STEPS)), batches(folder))
     assert len(samples_in(cache)) == 16
+
+
+@pytest.mark.parametrize(("num_workers", "rank"), [(0, 0), (2, 0), (2, 1)])
+def test_a_cache_without_room_is_told_once_by_one_rank(
+    folder: Path, serve: Callable[[Path], str], num_workers: int, rank: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where several processes find it, for training and validation."""
+    corpus, cache = load_corpus(serve(folder)), tmp_path / "cache"
+    for _ in range(2):
+        changes = {"cache": cache, "cache_keep_free_gb": 1e9, "num_workers": num_workers}
+        assert len(list(Stream(corpus, "train", config(**changes), rank, 2).batches(0, 6))) == 6
+    assert capfd.readouterr().out.count(f"warning: the cache {cache}") == (rank == 0)
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:

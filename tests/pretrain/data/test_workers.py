@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
@@ -14,7 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+from common.errors import InfrastructureError
 from data_prep.corpus.dataset import Corpus, load_corpus
+from pretrain.data import workers
 from pretrain.data.stream import Stream
 from pretrain.data.workers import ReaderProcess
 from tests.support.pretraining import assert_equal_batches, python_environment, stream_config
@@ -68,7 +72,7 @@ def test_a_process_that_was_killed_is_named(corpus: Corpus) -> None:
     next(batches)
     for process in set(psutil.Process().children()) - others:
         process.kill()
-    with pytest.raises(RuntimeError, match="reads batches ended with exit code -9: the system lacked memory, or someone killed"):
+    with pytest.raises(InfrastructureError, match="ended with exit code -9: the system lacked memory, or someone killed"):
         list(batches)
     assert set(psutil.Process().children()) == others
 
@@ -81,7 +85,7 @@ def test_a_process_that_is_killed_before_it_gets_a_buffer_is_named(corpus: Corpu
 
     monkeypatch.setattr("pretrain.data.workers.send_handle", killed_first)
     batches = Stream(corpus, "train", stream_config(num_workers=1)).batches(0, 10)
-    with pytest.raises(RuntimeError, match="reads batches ended with exit code -9: the system lacked"):
+    with pytest.raises(InfrastructureError, match="reads batches ended with exit code -9: the system lacked"):
         list(batches)
 
 
@@ -118,6 +122,37 @@ def test_what_a_process_raises_is_raised_here(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"modis-train-00000\d.tar"):
         list(stream.batches(0, 4))
+
+
+@pytest.mark.parametrize("data_echoing", [1, 2])
+def test_a_process_that_hangs_in_a_read_is_named_with_its_shards(tmp_path: Path, data_echoing: int) -> None:
+    loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}, frames=(20, 21)))
+    for path in tmp_path.glob("*.tar"):
+        path.unlink()
+        os.mkfifo(path)  # to open it waits for a writer, who never comes
+    others = set(psutil.Process().children())
+    stream = Stream(loaded, "train", stream_config(num_workers=1, data_echoing=data_echoing, read_timeout_s=1.0))
+    begin = time.monotonic()
+    with pytest.raises(InfrastructureError, match="has not read a batch of modis within 1 s") as raised:
+        list(stream.batches(0, 4))
+    assert 1 < time.monotonic() - begin < 10
+    assert socket.gethostname() in str(raised.value)
+    assert any(str(path) in str(raised.value) for path in tmp_path.glob("*.tar"))
+    assert set(psutil.Process().children()) == others
+
+
+def test_closing_gives_up_on_a_process_that_cannot_be_killed(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an uninterruptible sleep, where it gets no signal."""
+    monkeypatch.setattr(workers, "_SECONDS_TO_LEAVE", 0.2)
+    process = ReaderProcess({}, corpus.fingerprint, stream_config(num_workers=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess.Popen, "kill", lambda _: None)
+        os.kill(process.pid, signal.SIGSTOP)
+        begin = time.monotonic()
+        process.close()
+        assert time.monotonic() - begin < 5
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
 
 
 def test_processes_end_with_the_one_that_asks(corpus: Corpus) -> None:

@@ -220,7 +220,7 @@ def test_a_damaged_sample_counts_in_no_score_and_is_named(corpus_folder: Path, t
     validation = Validation(corpus, skipping, targets, statistics(corpus), 0, 1, 8, 0)
     whole = load_corpus(corpus_folder)
     assert_close(validation(model_of(corpus)), scores(whole, samples=7, probe_samples=0))
-    assert [skipped.key for skipped in validation.take_skipped()] == [eighth]
+    assert [skipped.key for stream in validation.streams for skipped in stream.take_skipped()] == [eighth]
 
 
 @pytest.mark.parametrize(("samples", "probe_samples"), [(0, 10), (10, 1), (10, -1)])

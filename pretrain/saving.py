@@ -1,0 +1,49 @@
+"""Saving a run: the state after an optimizer step becomes a checkpoint once, and all ranks know when it cannot be written."""
+
+from __future__ import annotations
+
+import time
+
+from common import ranks
+from pretrain import checkpoint, engine
+from pretrain.log.monitor import Monitor
+from pretrain.log.skipped_samples import SkippedSamples
+from pretrain.model.encoder_files import CHECKPOINTS
+from pretrain.setup import TrainingRun
+
+
+class Saver:
+    """Saves the state of a run. Every rank calls each method, after the same optimizer step."""
+
+    def __init__(self, run: TrainingRun, monitor: Monitor, skipped: SkippedSamples) -> None:
+        config = run.config
+        self._run, self._monitor, self._skipped = run, monitor, skipped
+        self._writer = checkpoint.CheckpointWriter(config.output / CHECKPOINTS, config.keep, config.keep_every, run.metadata)
+        self._saved = run.first_step
+
+    def save(self, step: int) -> None:
+        """Begin to write a checkpoint after `step` steps, unless there is one already.
+
+        Training waits until its tensors lie in the memory of rank 0. Damaged samples that were skipped up to here are listed
+        first, so that a run that resumes from here counts them.
+
+        Raises InfrastructureError on all ranks when the checkpoint before could not be written.
+        """
+        if step == self._saved:
+            return
+        begin = time.perf_counter()
+        self._skipped.list_new()
+        weights, moments = engine.gather_state(self._run.engine)
+
+        def start() -> None:
+            average = {name: tensor.to("cpu", copy=True) for name, tensor in self._run.teacher.average.state_dict().items()}
+            files = {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments}
+            self._writer.start(step, files, self._run.skipped_steps)
+
+        ranks.on_main(start)
+        self._saved = step
+        self._monitor.scalars(step, {"speed/checkpoint_pause_seconds": time.perf_counter() - begin})
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written. Raises InfrastructureError on all ranks if it could not be written."""
+        ranks.on_main(self._writer.wait)
