@@ -99,8 +99,8 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     """Do `work`, leave the other ranks and end this process with the exit code that `work` returns.
 
     An error that `common/exit_codes.py` knows becomes one line and its exit code. All ranks raise the same ValueError and OSError
-    before they join, and the same FloatingPointError at any time, so only rank 0 prints these. Every other error is printed by
-    its own rank.
+    before they join and in `ranks.on_main`, and the same FloatingPointError at any time, so only rank 0 prints these. Every other
+    error is printed by its own rank.
 
     The process ends without the interpreter's clean-up: threads of DeepSpeed and its back ends do not always survive it, and
     they would keep a rank alive for which others wait.
@@ -120,7 +120,7 @@ def end_with(work: Callable[[], int]) -> NoReturn:
                 sys.stderr = sys.__stderr__  # a bug of ours: print its traceback
                 raise
             code, message = known, f"error: {' '.join(str(error).split())}"
-            if not is_main and (code == FAILED or not ranks.joined()):
+            if not is_main and (code == FAILED or not ranks.joined() or ranks.is_of_main(error)):
                 message = ""  # all ranks have this error, and rank 0 prints it
                 time.sleep(_WAIT_FOR_MAIN_RANK_S)
     for stream in (sys.stdout, sys.stderr, sys.__stderr__):

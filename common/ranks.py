@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 # mpirun set others. The number of ranks is that of srun's job step, because SLURM sets SLURM_PROCID also for the job's script,
 # which is not a rank.
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_OF_MAIN = "raised on rank 0"
 _OTHER_LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -97,7 +98,10 @@ class _Sum(torch.autograd.Function):
 
 
 def on_main(work: Callable[[], Result]) -> Result:
-    """The result of `work`, which rank 0 alone does, on every rank. Raises on every rank the error that `work` raised."""
+    """The result of `work`, which rank 0 alone does, on every rank. Raises on every rank the error that `work` raised.
+
+    `is_of_main` recognises that error on the other ranks.
+    """
     result: Result | None = None
     error: Exception | None = None
     if rank_and_world_size()[0] == 0:
@@ -107,8 +111,15 @@ def on_main(work: Callable[[], Result]) -> Result:
             error = raised
     result, error = gather((result, error))[0]
     if error is not None:
+        if rank_and_world_size()[0] != 0:
+            error.add_note(_OF_MAIN)
         raise error
     return cast(Result, result)
+
+
+def is_of_main(error: Exception) -> bool:
+    """True on another rank for an error that rank 0 raised in `on_main`, and that it prints."""
+    return _OF_MAIN in getattr(error, "__notes__", [])
 
 
 def gather(value: Any) -> list[Any]:

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.json_files import write_json
+from common.run_lock import RunLock, is_lock
 from finetune.config import FinetuneConfig
 from finetune.model.initial_weights import fingerprint
 from finetune.task import Task
@@ -50,7 +52,7 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     """
     path = output / RUN_FILE
     if not path.is_file():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if output.exists() and (not output.is_dir() or not all(map(is_lock, output.iterdir()))):
             raise ValueError(f"--output {output} is not empty and holds no run of finetune/run.py; choose another folder")
         return False
     before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
@@ -60,6 +62,21 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
             f"--output {output} holds a run with other settings ({', '.join(changed)}); choose another folder or remove it"
         )
     return (output / METRICS_FILE).is_file()
+
+
+def claim_run_folder(output: Path, settings: dict[str, Any], resume: str, lock: RunLock) -> bool:
+    """Take the lock of a run and write its run.json; returns whether the run has finished in the meantime.
+
+    Only rank 0 calls this. What was found without the lock is looked at again, as another job may have begun or ended a run.
+    Raises ValueError when the folder holds something else or another job writes there, and OSError when it cannot be written to.
+    """
+    lock.acquire()
+    if resume == "never":
+        check_holds_no_run(output)
+    if is_finished(output, settings):
+        return True
+    write_json(output / RUN_FILE, settings)
+    return False
 
 
 def check_holds_no_run(output: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.atomic_files import whole_file
 from common.command_line import rename_keys
+from common.run_lock import RunLock
 from pretrain.config import RENAMED_OPTIONS, PretrainConfig
 
 CONFIG_FILE = "config.json"
@@ -20,11 +21,13 @@ CHANGEABLE_OPTIONS = {
 CHANGEABLE_STREAM_OPTIONS = {"num_workers", "check_reads", "cache", "cache_keep_free_gb", "skip_damaged"}
 
 
-def claim_run_folder(config: PretrainConfig, fingerprint: str, is_main: bool) -> None:
-    """Write the `config.json` of a pretraining run, or check that it is that of the same run.
+def claim_run_folder(config: PretrainConfig, fingerprint: str, lock: RunLock) -> None:
+    """Take the lock of a pretraining run and write its `config.json`, or check that it is that of the same run.
 
-    Raises ValueError when the folder holds another run, and OSError when it cannot be written to.
+    Only rank 0 calls this. Raises ValueError when the folder holds another run or another job writes there, and OSError when it
+    cannot be written to.
     """
+    lock.acquire()
     path = config.output / CONFIG_FILE
     settings = {"fingerprint": fingerprint, **config.as_json()}
     if path.is_file():
@@ -38,10 +41,8 @@ def claim_run_folder(config: PretrainConfig, fingerprint: str, is_main: bool) ->
             raise ValueError(
                 f"{config.output} holds a run with other {', '.join(changed)}; give another --output or the same settings"
             )
-    if is_main:
-        config.output.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2))
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2))
 
 
 def _fixed_part(settings: Mapping[str, Any], name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from common import ranks
+from common.run_lock import RunLock
 from data_prep.corpus.dataset import Corpus, load_corpus
 from data_prep.corpus.shard_sizes import check_shard_sizes
 from pretrain import checkpoint, engine
@@ -39,6 +41,7 @@ class TrainingRun:
         micro_steps: micro-batches per optimizer step.
         engine: the DeepSpeed engine around the student.
         teacher: the moving average of the student.
+        lock: of the run's folder; rank 0 has it, except in a dry run.
         first_step: optimizer steps that were done when the run was resumed; 0 for a new run.
     """
 
@@ -53,6 +56,7 @@ class TrainingRun:
     micro_steps: int
     engine: Any
     teacher: MeanTeacher
+    lock: RunLock
     first_step: int
 
     @property
@@ -89,10 +93,12 @@ class TrainingRun:
         return float(norm) if norm is not None else float("nan")
 
 
-def set_up_run(config: PretrainConfig) -> TrainingRun:
+def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
     """Set up everything that the first step needs; resume the run in `config.output`, if there is one.
 
-    Raises ValueError for mistakes in the options, the same on every rank, before any rank waits for another.
+    `lock`: of the run's folder, which the caller releases.
+
+    Raises ValueError for mistakes in the options, the same on every rank.
     """
     rank, world_size = ranks.announced_ranks()
     corpus = load_corpus(config.data)
@@ -102,10 +108,10 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
     targets = FractionTargets(corpus, config.objective.groupings)
     _check_options(config, stream, world_size)
     model = new_model(config, corpus, stream.draws.sources, len(targets.classes))
-    if not config.dry_run:
-        claim_run_folder(config, corpus.fingerprint, is_main=rank == 0)
 
     device = engine.start_ranks()
+    if not config.dry_run:  # the folder changes while a rank claims it, so that only one may look
+        ranks.on_main(partial(claim_run_folder, config, corpus.fingerprint, lock))
     statistics = {source: _statistics(corpus, source, device) for source in stream.draws.sources}
     found = None if config.dry_run else _checkpoint_to_resume(config, rank)
     if found is not None:
@@ -132,6 +138,7 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
         micro_steps=micro_steps,
         engine=wrapped,
         teacher=teacher,
+        lock=lock,
         first_step=0 if found is None else checkpoint.step_of(found),
     )
 

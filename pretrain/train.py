@@ -19,6 +19,7 @@ from common.command_line import run_command
 from common.exit_codes import STOPPED
 from common.json_files import write_json
 from common.rank_process import StopSignals, end_when_asked, end_with, read_arguments
+from common.run_lock import LOCK, RunLock
 from common.seeding import seed_everything
 from pretrain import checkpoint, engine
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
@@ -43,7 +44,13 @@ Scores = dict[str, dict[str, float]]
 def pretrain(config: PretrainConfig) -> int:
     """Train to `config.num_steps`, from the start or from where the run in `config.output` stopped; returns the exit code."""
     end_when_asked()
-    run = set_up_run(config)
+    with RunLock(config.output / LOCK, config.output) as lock:
+        return _train(set_up_run(config, lock))
+
+
+def _train(run: TrainingRun) -> int:
+    """The training loop, from the first step that is not done to the last; returns the exit code."""
+    config = run.config
     if config.dry_run:
         dry_run(run, forward_backward, optimizer_step)
         return 0
@@ -196,6 +203,7 @@ def _save(run: TrainingRun, writer: checkpoint.CheckpointWriter, monitor: Monito
         raise FloatingPointError(f"the gradient of step {step - 1} was not finite; the checkpoints before it stay")
     weights, moments = engine.gather_state(run.engine)
     if run.is_main:
+        run.lock.check()
         average = {name: tensor.to("cpu", copy=True) for name, tensor in run.teacher.average.state_dict().items()}
         writer.start(step, {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments})
     monitor.scalars(step, {"speed/checkpoint_pause_seconds": time.perf_counter() - begin})
@@ -220,6 +228,7 @@ def _finish(run: TrainingRun, scores: Scores, validation: Validation, monitor: M
             monitor.hyperparameters(
                 run.config.as_json(), sorted(shown, key=lambda name: not name.endswith("/mae")), DEFAULTS.as_json()
             )
+            run.lock.check()
             save_encoder(run.teacher.average.encoder, output / ENCODER_FILE)
             write_json(output / METRICS_FILE, {"steps": num_steps, "validation": scores})
     if run.is_main:

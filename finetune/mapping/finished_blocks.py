@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ class FinishedBlocks:
     Args:
         output: the path of the map.
         identity: see `map_identity`.
+        check_lock: called before a block is written; raises when another job writes this map.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, identity: Mapping[str, Any], check_lock: Callable[[], None] = lambda: None) -> None:
+        self._check_lock = check_lock
         self.folder = output.with_name(f".{output.name}.parts")
         if self.folder.exists() and self._identity() != json.loads(json_bytes(identity)):
             print(f"{self.folder} holds blocks of another model, scene or setting: they are removed")
@@ -54,6 +56,7 @@ class FinishedBlocks:
 
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Store the arrays of block `number`."""
+        self._check_lock()
         with whole_file(self._path(number)) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 

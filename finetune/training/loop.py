@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common import ranks
+from common.run_lock import RunLock
 from finetune.data.window_dataset import LabelledWindows
 from finetune.model.batch_norm import with_synchronized_batch_norm
 from finetune.model.crop_mapper import CropMapper
@@ -47,6 +48,7 @@ class TrainingJob:
         loss: loss of a map.
         criterion: chooses the best epoch.
         output: folder of the run, for the model, checkpoints and TensorBoard.
+        lock: of that folder; rank 0 saves only while it has it.
         seed: seed of order, dates, augmentation and stochastic depth.
         layer_decay: see `finetune.model.tuning.Tuning`.
     """
@@ -59,6 +61,7 @@ class TrainingJob:
     loss: MapLoss
     criterion: BestEpochCriterion
     output: Path
+    lock: RunLock
     seed: int
     layer_decay: float = 1.0
 
@@ -104,12 +107,14 @@ class Trainer:
         if is_best:
             progress.best, progress.best_epoch = scores, progress.epoch
         if self.is_main and is_best:
+            job.lock.check()
             save_model(job.output / MODEL_FILE, self.model, job.recipe)
         self.save()
 
     def save(self) -> None:
         """Write a checkpoint, on rank 0."""
         if self.is_main:
+            self.job.lock.check()
             save_checkpoint(self.job.output, self.progress, self.model, self.optimizer)
 
 
