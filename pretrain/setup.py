@@ -25,6 +25,7 @@ from pretrain.model.flops import training_flops
 from pretrain.model.gpus import peak_flops
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, views
 from pretrain.run_folder import claim_run_folder
+from pretrain.schedule import scheduled_learning_rate
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -111,10 +112,12 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
 
     device = engine.start_ranks()
     if not config.dry_run:  # the folder changes while a rank claims it, so that only one may look
-        ranks.on_main(partial(claim_run_folder, config, corpus.fingerprint, lock))
+        num_steps_before = ranks.on_main(partial(_claim, config, corpus, lock))
     statistics = {source: _statistics(corpus, source, device) for source in stream.draws.sources}
     found = None if config.dry_run else _checkpoint_to_resume(config, rank)
     if found is not None:
+        if rank == 0:
+            _report_changed_length(config, num_steps_before, checkpoint.step_of(found))
         weights, moments = (checkpoint.read_tensors(found, name) for name in (checkpoint.STUDENT, checkpoint.OPTIMIZER))
         model.load_state_dict(weights)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -192,6 +195,24 @@ def _compile(
         if ranks.rank_and_world_size()[0] == 0:
             print(line, flush=True)
     teacher.model.encoder.compile_blocks()
+
+
+def _claim(config: PretrainConfig, corpus: Corpus, lock: RunLock) -> int:
+    """On rank 0: take the lock of the run's folder, and check that it is new or holds this run; see `claim_run_folder`."""
+    saved_steps = max(checkpoint.finished_steps(config.output / CHECKPOINTS), default=0)
+    return claim_run_folder(config, corpus.fingerprint, saved_steps, lock)
+
+
+def _report_changed_length(config: PretrainConfig, num_steps_before: int, step: int) -> None:
+    """Print what another number of steps means for a run that resumes at `step`: its learning rate may jump."""
+    if config.num_steps not in (num_steps_before, step):
+        lengths = num_steps_before, config.num_steps
+        before, now = (scheduled_learning_rate(config.optimizer, min(step, length - 1), length) for length in lengths)
+        print(
+            f"num_steps was {num_steps_before} and is {config.num_steps}: the schedules are those of the new length from here, "
+            f"and the learning rate goes from {before:.3g} to {now:.3g}",
+            flush=True,
+        )
 
 
 def _checkpoint_to_resume(config: PretrainConfig, rank: int) -> Path | None:

@@ -33,10 +33,10 @@ from pretrain.log.step_report import StepReport
 from pretrain.model import BatchPart, save_encoder
 from pretrain.model.encoder_files import CHECKPOINTS, ENCODER_FILE
 from pretrain.objective import fractions_loss, views
+from pretrain.run_folder import METRICS_FILE, has_final_files
 from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
 from pretrain.setup import TrainingRun, set_up_run
 
-METRICS_FILE = "metrics.json"
 DEFAULTS = PretrainConfig(data="", output=Path())
 Scores = dict[str, dict[str, float]]
 
@@ -221,7 +221,7 @@ def _stopped(run: TrainingRun, writer: checkpoint.CheckpointWriter, step: int) -
 def _finish(run: TrainingRun, scores: Scores, validation: Validation, monitor: Monitor) -> None:
     """Write the encoder and the last scores, unless the finished run was only started again, and print the scores."""
     output, num_steps = run.config.output, run.config.num_steps
-    if run.first_step < num_steps or not ranks.gather((output / METRICS_FILE).is_file())[0]:
+    if run.first_step < num_steps or not ranks.gather(has_final_files(output, num_steps))[0]:
         scores = scores or validation(run.teacher)
         if run.is_main:
             shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
