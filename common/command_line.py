@@ -7,7 +7,8 @@ that were renamed keep their old names, on the command line and in YAML, with on
 texts; an option whose type is `Path` refuses one.
 
 An error that `common/exit_codes.py` knows becomes one line on stderr and its exit code: 2 for a user's mistake, 74 for failed
-infrastructure. Any other exception is a bug of ours and keeps its traceback.
+infrastructure. Any other exception is a bug of ours and keeps its traceback. A signal that asks a command to stop, such as
+Ctrl-C or SIGTERM, becomes one line and exit code 75.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
-from common.exit_codes import USER_ERROR, exit_code
+from common.exit_codes import ASKED_TO_STOP, STOPPED, USER_ERROR, exit_code
 from common.lasting_output import make_output_last
+from common.stop_signals import interrupt_when_asked
 from common.storage import is_url
 
 _NO_PATH = "is a URL; expected a path on this machine"
@@ -241,7 +243,11 @@ def run_command(
     make_output_last()
     parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in))
     try:
-        code = function(**parameters) if config_class is None else function(config_class(**parameters))
+        with interrupt_when_asked():
+            code = function(**parameters) if config_class is None else function(config_class(**parameters))
+    except KeyboardInterrupt:
+        print(ASKED_TO_STOP, file=sys.stderr)
+        sys.exit(STOPPED)
     except Exception as error:
         failure = exit_code(error)
         if failure is None:

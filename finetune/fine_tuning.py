@@ -18,6 +18,7 @@ from common.exit_codes import STOPPED
 from common.json_files import write_json
 from common.rank_process import StopSignals
 from common.run_lock import LOCK, RunLock
+from common.stop_signals import interrupt_when_asked
 from finetune.config import FinetuneConfig
 from finetune.data.labelled_data import LabelledData, LabelledScenes, check_classes, check_sources, one_pixel_size
 from finetune.data.opening import open_data
@@ -120,11 +121,12 @@ def fine_tune(config: FinetuneConfig) -> int:
         if not ranks.on_main(partial(claim_run_folder, config.output, settings, config.resume, lock)):
             _show_beginning(run)
             progress = _train_until_stopped(run, device, lock)
-            if progress.epoch < config.training.epochs:
+            if progress is None:
                 return STOPPED
             ranks.leave()  # scores and maps are the work of rank 0: no other waits for it
             if is_main:
-                _score_and_report(run, progress, device, lock)
+                with interrupt_when_asked():
+                    _score_and_report(run, progress, device, lock)
     if is_main:
         _show_scores(config, task)
     return 0
@@ -184,8 +186,8 @@ def _show_beginning(run: PreparedRun) -> None:
     )
 
 
-def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) -> Progress:
-    """Train to the end of the schedule, or until a signal asks the run to stop."""
+def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) -> Progress | None:
+    """Train to the end of the schedule; None when a signal asked the run to stop."""
     config = run.config
     job = TrainingJob(
         model=run.model,

@@ -15,6 +15,7 @@ import torch
 import xxhash
 
 from common.atomic_files import whole_file
+from common.errors import while_running
 from common.json_files import json_bytes
 from finetune.mapping.blocks import BlockPredictor
 
@@ -57,7 +58,8 @@ class FinishedBlocks:
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Store the arrays of block `number`."""
         self._check_lock()
-        with whole_file(self._path(number)) as temporary, temporary.open("wb") as file:
+        path = self._path(number)
+        with while_running(f"writing {path}"), whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def read(self, number: int) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from common.errors import while_running
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import probabilities_path, write_classes, write_probabilities
@@ -87,7 +88,8 @@ def predict_scene(
     try:
         _predict_blocks(predictor, finished, workers)
         check_lock()
-        _write_map(predictor, finished, output)
+        with while_running(f"writing {output}"):
+            _write_map(predictor, finished, output)
         finished.remove()
     except BaseException:
         check_lock()

@@ -10,9 +10,9 @@ import pytest
 
 from common.exit_codes import INFRASTRUCTURE, USER_ERROR
 from common.run_lock import LOCK, RunLock
+from finetune.model.model_file import MODEL_FILE
 from finetune.run_folder import RUN_FILE, claim_run_folder
 from finetune.training import loop
-from finetune.training.checkpoint import NEWEST_CHECKPOINT
 from tests.support.finetune_runs import run_arguments
 from tests.support.rice_scenes import write_rice_scene
 
@@ -53,7 +53,7 @@ def test_a_folder_in_use_is_refused_and_a_lost_one_is_left_alone(
         patch.setattr(loop, "score_windows", taken_over)
         assert code_of_run(scenes, run) == INFRASTRUCTURE
     assert "belongs to another job now" in capsys.readouterr().err
-    assert not (run / NEWEST_CHECKPOINT).exists()
+    assert not (run / MODEL_FILE).exists()
 
     (run / ".lock-2").unlink()
     assert code_of_run(scenes, run) == 0
