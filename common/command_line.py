@@ -3,10 +3,12 @@
 A command is a function with annotated parameters and a Google-style docstring, or one that takes a configuration dataclass;
 jsonargparse makes the parser, the help and the check of every YAML key from it. Options may be written with dashes
 (`--plan-only`); a boolean option without a value means true; a list may be written as words: `--sources landsat modis`. Options
-that were renamed keep their old names, on the command line and in YAML, with one line of warning.
+that were renamed keep their old names, on the command line and in YAML, with one line of warning. Options that accept a URL are
+texts; an option whose type is `Path` refuses one.
 
 An error that `common/exit_codes.py` knows becomes one line on stderr and its exit code: 2 for a user's mistake, 74 for failed
-infrastructure. Any other exception is a bug of ours and keeps its traceback.
+infrastructure. Any other exception is a bug of ours and keeps its traceback. A signal that asks a command to stop, such as
+Ctrl-C or SIGTERM, becomes one line and exit code 75.
 """
 
 from __future__ import annotations
@@ -25,9 +27,24 @@ from typing import Any, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
-from common.exit_codes import USER_ERROR, exit_code
+from common.exit_codes import ASKED_TO_STOP, STOPPED, USER_ERROR, exit_code
 from common.lasting_output import make_output_last
+from common.stop_signals import interrupt_when_asked
+from common.storage import is_url
+
+_NO_PATH = "is a URL; expected a path on this machine"
+
+
+def _local_path(text: str) -> Path:
+    """The value of an option that is a path. `Path` would silently make a local folder `s3:` of a URL."""
+    if is_url(str(text)):
+        raise ValueError(f"{text} {_NO_PATH}")
+    return Path(text)
+
+
+register_type(Path, str, _local_path, type_check=isinstance, fail_already_registered=False)
 
 
 class _Parser(ArgumentParser):
@@ -120,6 +137,9 @@ class _Parser(ArgumentParser):
             valid = {key.split(".")[-1]: key for key in vars(self.get_defaults().as_flat()) if not key.startswith("_")}
             near = difflib.get_close_matches(word, list(valid), 1, 0.5)
             line += f"; did you mean {valid[near[0]]}?" if near else f"; valid keys: {', '.join(sorted(valid.values()))}"
+        key, url = re.search(r'Parser key "([\w.]+)"', line), re.search(r"[\w+.-]+://\S*", line)
+        if _NO_PATH in line and key and url:
+            line = f"{key[1]}: {url[0]} {_NO_PATH}: copy to it what is to be read, or write to it and copy the result"
         print(f"{self.prog}: error: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
@@ -223,7 +243,11 @@ def run_command(
     make_output_last()
     parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in))
     try:
-        code = function(**parameters) if config_class is None else function(config_class(**parameters))
+        with interrupt_when_asked():
+            code = function(**parameters) if config_class is None else function(config_class(**parameters))
+    except KeyboardInterrupt:
+        print(ASKED_TO_STOP, file=sys.stderr)
+        sys.exit(STOPPED)
     except Exception as error:
         failure = exit_code(error)
         if failure is None:

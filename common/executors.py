@@ -14,10 +14,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from common.errors import InfrastructureError
+from common.stop_signals import without_interrupts
 
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
@@ -97,22 +99,30 @@ def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: i
 def _map_pool(function: Callable[[Job], Result], jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Result]]:
     """Yield pairs of a job's number and its result. Raises BrokenProcessPool when a worker dies."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
-        futures = {pool.submit(function, job): number for number, job in jobs.items()}
+    parent_lives, life_line = context.Pipe(duplex=False)
+    initializer = partial(_end_with_parent, parent_lives)
+    with life_line, ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer) as pool:
+        with without_interrupts():  # workers start here; this process tells them when to stop
+            futures = {pool.submit(function, job): number for number, job in jobs.items()}
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
+        except Exception:
+            raise  # of a job: workers finish theirs
+        except BaseException:
+            life_line.close()  # asked to stop, or the results are of no use any more: workers end at once
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent is killed; it would wait for jobs for ever."""
+def _end_with_parent(parent_lives: Connection) -> None:
+    """End this worker when its parent closes the other end of the pipe, or is killed; it would wait for jobs for ever."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
         assert parent is not None
-        parent.join()
+        wait([parent_lives, parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -19,6 +19,7 @@ FAILED = 1
 USER_ERROR = 2
 INFRASTRUCTURE = os.EX_IOERR
 STOPPED = os.EX_TEMPFAIL
+ASKED_TO_STOP = "asked to stop: what is finished stays; start the same command again to resume"
 
 
 def exit_code(error: Exception) -> int | None:

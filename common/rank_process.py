@@ -12,15 +12,14 @@ from contextlib import suppress
 from typing import Any, NoReturn, Self, TypeVar
 
 from common import ranks
-from common.exit_codes import FAILED, INFRASTRUCTURE, STOPPED, exit_code
+from common.exit_codes import ASKED_TO_STOP, FAILED, INFRASTRUCTURE, STOPPED, exit_code
 from common.lasting_output import make_output_last
+from common.stop_signals import stop_signals
 
 Parameters = TypeVar("Parameters")
 # How long the other ranks wait when rank 0 prints an error that all have: the launcher ends all ranks when the first one ends,
 # and takes its exit code.
 _WAIT_FOR_MAIN_RANK_S = 5.0
-# Schedulers send SIGTERM or SIGUSR1 some time before they end a job; Ctrl-C sends SIGINT, a closed terminal SIGHUP.
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 def end_when_asked() -> None:
@@ -28,8 +27,15 @@ def end_when_asked() -> None:
 
     Once `StopSignals` listen, the run saves first.
     """
-    for number in _stop_signals():
-        signal.signal(number, lambda *_: os._exit(STOPPED))
+
+    def end(*_: object) -> NoReturn:
+        if ranks.announced_ranks()[0] == 0:
+            with suppress(OSError):  # not by print, which a signal may interrupt
+                os.write(2, f"\n{ASKED_TO_STOP}\n".encode())
+        os._exit(STOPPED)
+
+    for number in stop_signals():
+        signal.signal(number, end)
 
 
 class StopSignals:
@@ -52,7 +58,7 @@ class StopSignals:
     def listen(self) -> Self:
         """Note signals from now on, to the end of the process or of a `with` statement."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _stop_signals()}
+            self._before = {number: signal.signal(number, self._note) for number in stop_signals()}
         return self
 
     def __enter__(self) -> Self:
@@ -70,11 +76,6 @@ class StopSignals:
             self._interrupted = True
             with suppress(OSError):  # not by print, which a signal may interrupt
                 os.write(2, b"\nasked to stop: saving after this step; Ctrl-C again ends at once\n")
-
-
-def _stop_signals() -> list[signal.Signals]:
-    """The signals that stop a run, without those that the process was started to ignore, as nohup does with SIGHUP."""
-    return [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def read_arguments(parse: Callable[[list[str]], Parameters]) -> Parameters:
@@ -110,6 +111,8 @@ def end_with(work: Callable[[], int]) -> NoReturn:
     try:
         code = work()
         ranks.leave()
+    except KeyboardInterrupt:
+        code, message = STOPPED, ASKED_TO_STOP
     except Exception as error:
         if isinstance(error, RuntimeError) and ranks.is_lost_rank(error):
             code, message = INFRASTRUCTURE, "error: another rank ended; its message says why"

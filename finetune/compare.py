@@ -17,13 +17,13 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from common.command_line import run_command
+from common.exit_codes import STOPPED
+from common.stop_signals import interrupt_when_asked
 from finetune.comparison.config import CompareConfig
-from finetune.comparison.processes import run_in_processes, terminate_as_interrupt
+from finetune.comparison.processes import run_in_processes
 from finetune.comparison.result_files import DOCUMENT, write_result_files
 from finetune.comparison.runs import LOG, planned_runs
 from finetune.scoring.score_text import percent
-
-INTERRUPTED = 130  # the exit code that a shell gives for Ctrl-C
 
 
 def compare(config: CompareConfig) -> int:
@@ -37,7 +37,7 @@ def compare(config: CompareConfig) -> int:
     was_interrupted = False
     with tqdm(total=len(runs), initial=finished, desc="comparing", unit="run", smoothing=0) as bar:
         try:
-            with terminate_as_interrupt(), closing(run_in_processes(waiting, config.jobs)) as ended_runs:
+            with interrupt_when_asked(), closing(run_in_processes(waiting, config.jobs)) as ended_runs:
                 for run, error in ended_runs:
                     outcomes[run] = outcome = run.outcome(error)
                     bar.write(f"{run.name}: {outcome.error or percent(outcome.score) + f' % in {outcome.seconds:.0f} s'}")
@@ -48,7 +48,7 @@ def compare(config: CompareConfig) -> int:
     write_result_files(config.output, list(outcomes.values()), settings)
     if was_interrupted:
         print("interrupted; start again with the same arguments to resume", file=sys.stderr)
-        return INTERRUPTED
+        return STOPPED
     failed = [run for run in runs if outcomes[run].error]
     for run in failed:
         print(f"failed: {run.name}: {outcomes[run].error} ({run.folder / LOG})", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from common import ranks
 from common.exit_codes import STOPPED
 from common.json_files import write_json
 from common.rank_process import StopSignals
+from common.run_lock import LOCK, RunLock
+from common.stop_signals import interrupt_when_asked
 from finetune.config import FinetuneConfig
 from finetune.data.labelled_data import LabelledData, LabelledScenes, check_classes, check_sources, one_pixel_size
 from finetune.data.opening import open_data
@@ -36,8 +39,8 @@ from finetune.run_folder import (
     MAPS_FOLDER,
     METRICS_FILE,
     REPORT_FILE,
-    RUN_FILE,
     check_holds_no_run,
+    claim_run_folder,
     is_finished,
     recorded_settings,
 )
@@ -113,18 +116,18 @@ def fine_tune(config: FinetuneConfig) -> int:
     run = prepare(config, task, settings, data, criterion)
     if ranks.announced_ranks()[1] > 1:
         device = ranks.start_ranks(device_type=device.type)
-        ranks.barrier()  # all ranks have read the output folder before rank 0 writes there
     is_main = ranks.rank_and_world_size()[0] == 0
+    with RunLock(config.output / LOCK, config.output) as lock:
+        if not ranks.on_main(partial(claim_run_folder, config.output, settings, config.resume, lock)):
+            _show_beginning(run)
+            progress = _train_until_stopped(run, device, lock)
+            if progress is None:
+                return STOPPED
+            ranks.leave()  # scores and maps are the work of rank 0: no other waits for it
+            if is_main:
+                with interrupt_when_asked():
+                    _score_and_report(run, progress, device, lock)
     if is_main:
-        config.output.mkdir(parents=True, exist_ok=True)
-        write_json(config.output / RUN_FILE, settings)
-    _show_beginning(run)
-    progress = _train_until_stopped(run, device)
-    ranks.leave()  # scores and maps are the work of rank 0: no other waits for it
-    if progress.epoch < config.training.epochs:
-        return STOPPED
-    if is_main:
-        _score_and_report(run, progress, device)
         _show_scores(config, task)
     return 0
 
@@ -183,8 +186,8 @@ def _show_beginning(run: PreparedRun) -> None:
     )
 
 
-def _train_until_stopped(run: PreparedRun, device: torch.device) -> Progress:
-    """Train to the end of the schedule, or until a signal asks the run to stop."""
+def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) -> Progress | None:
+    """Train to the end of the schedule; None when a signal asked the run to stop."""
     config = run.config
     job = TrainingJob(
         model=run.model,
@@ -195,6 +198,7 @@ def _train_until_stopped(run: PreparedRun, device: torch.device) -> Progress:
         loss=run.loss,
         criterion=run.criterion,
         output=config.output,
+        lock=lock,
         seed=config.seed,
         layer_decay=config.tuning.layer_decay,
     )
@@ -202,7 +206,7 @@ def _train_until_stopped(run: PreparedRun, device: torch.device) -> Progress:
         return train(job, device, is_asked_to_stop=lambda: stop_signals.received)
 
 
-def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device) -> None:
+def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device, lock: RunLock) -> None:
     """Map and score the test data with the model of the best epoch; write the report and, last, metrics.json."""
     config = run.config
     model, _ = load_model(config.output / MODEL_FILE)
@@ -217,6 +221,7 @@ def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device
         page.write(config.output / REPORT_FILE)
     else:
         shutil.rmtree(maps)
+    lock.check()
     write_json(config.output / METRICS_FILE, metrics)
     run.training.close()
     run.validation.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from common.command_line import run_command
+from common.run_lock import LOCK, RunLock
 from finetune.device import pick_device
 from finetune.mapping.cog import count_classes, probabilities_path
 from finetune.mapping.model_series import series_for_model
@@ -77,15 +78,15 @@ def predict(
     in_processes = workers > 1 or scheduler is not None or engine == "dask"
     processes = Workers(count=workers, engine=engine, scheduler=scheduler, model=model) if in_processes else None
     written = [output, output.with_suffix(".png")]
-    with series:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        predict_scene(mapper.to(torch_device), recipe, series, output, torch_device, options, processes)
+    with RunLock(output.with_name(f".{output.name}{LOCK}"), output) as lock, series:
+        lock.acquire()
+        predict_scene(mapper.to(torch_device), recipe, series, output, torch_device, options, processes, lock.check)
         draw_map(written[1], recipe.task, series, output, label)
-    if probabilities:
-        written.append(probabilities_path(output))
-    if polygons is not None:
-        written.append(output.with_name(f"{output.stem}_fields.parquet"))
-        write_polygons(output, polygons, written[-1])
+        if probabilities:
+            written.append(probabilities_path(output))
+        if polygons is not None:
+            written.append(output.with_name(f"{output.stem}_fields.parquet"))
+            write_polygons(output, polygons, written[-1])
     height, width = series.grid.shape
     print(f"{height} x {width} px; {_class_shares(output, recipe.task)}; {', '.join(map(str, written))}")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from common.json_files import write_json
+from common.run_lock import RunLock, is_lock
 from finetune.config import FinetuneConfig
 from finetune.model.initial_weights import fingerprint
 from finetune.task import Task
@@ -29,6 +31,13 @@ def recorded_settings(config: FinetuneConfig, task: Task) -> dict[str, Any]:
         "data": str(config.data.resolve()),
         "checkpoint": fingerprint(config.checkpoint),
         "encoder": None if config.checkpoint else encoder,
+        **_recorded_options(config),
+    }
+
+
+def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
+    """The part of run.json that options with defaults give."""
+    return {
         **asdict(config.training),
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
         "best": config.best,
@@ -50,16 +59,51 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     """
     path = output / RUN_FILE
     if not path.is_file():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if output.exists() and (not output.is_dir() or not all(map(is_lock, output.iterdir()))):
             raise ValueError(f"--output {output} is not empty and holds no run of finetune/run.py; choose another folder")
         return False
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    stored, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    gone = sorted(stored.keys() - now.keys())
+    if gone:
+        raise ValueError(
+            f"{path} has {', '.join(gone)}, which this version does not know; resume the run with the version that began it, or "
+            "choose another --output"
+        )
+    before = _earlier_values() | stored
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
-        raise ValueError(
-            f"--output {output} holds a run with other settings ({', '.join(changed)}); choose another folder or remove it"
-        )
+        advice = "choose another folder or remove it"
+        if "epochs" in changed:
+            advice += "; a run cannot get longer, as its learning rate decays over its epochs"
+        raise ValueError(f"--output {output} holds a run with other settings ({', '.join(changed)}); {advice}")
     return (output / METRICS_FILE).is_file()
+
+
+def _earlier_values() -> dict[str, Any]:
+    """What runs did before a setting existed, by its key in run.json: mostly what its default says."""
+    of_task = {
+        f"task.{field.name}": field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(Task)
+        if field.default is not MISSING or field.default_factory is not MISSING
+    }
+    options = _recorded_options(FinetuneConfig(task="", data=Path(), output=Path()))
+    earlier: dict[str, Any] = json.loads(json.dumps(of_task | options | {"detail_channels": 0}))
+    return earlier
+
+
+def claim_run_folder(output: Path, settings: dict[str, Any], resume: str, lock: RunLock) -> bool:
+    """Take the lock of a run and write its run.json; returns whether the run has finished in the meantime.
+
+    Only rank 0 calls this. What was found without the lock is looked at again, as another job may have begun or ended a run.
+    Raises ValueError when the folder holds something else or another job writes there, and OSError when it cannot be written to.
+    """
+    lock.acquire()
+    if resume == "never":
+        check_holds_no_run(output)
+    if is_finished(output, settings):
+        return True
+    write_json(output / RUN_FILE, settings)
+    return False
 
 
 def check_holds_no_run(output: Path) -> None:

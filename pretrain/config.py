@@ -20,6 +20,9 @@ RENAMED_OPTIONS = {
     "stream.draws_per_read": "stream.data_echoing",
 }
 
+# What runs did before an option existed, where that is not the option's default.
+EARLIER_VALUES = {"objective.loss": "l1"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -77,7 +80,7 @@ class PretrainConfig:
         stream: which samples make up a batch, and how they are read.
         objective: loss and mean teacher.
         optimizer: AdamW and its learning-rate schedule.
-        num_steps: optimizer steps.
+        num_steps: optimizer steps; another number, when a run resumes, changes its schedules from there on.
         micro_steps: micro-batches per optimizer step, each of one source; 0: as many as the mixture has sources.
         gradient_accumulation_steps: equal parts into which a rank divides its share of a micro-batch, one after the other, adding
             up their gradients; more parts need less memory, so that a run can resume on fewer or smaller GPUs.

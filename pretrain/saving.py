@@ -27,7 +27,8 @@ class Saver:
         Training waits until its tensors lie in the memory of rank 0. Damaged samples that were skipped up to here are listed
         first, so that a run that resumes from here counts them.
 
-        Raises InfrastructureError on all ranks when the checkpoint before could not be written.
+        Raises InfrastructureError on all ranks when the checkpoint before could not be written, or when another job has taken
+        the run's folder.
         """
         if step == self._saved:
             return
@@ -36,6 +37,7 @@ class Saver:
         weights, moments = engine.gather_state(self._run.engine)
 
         def start() -> None:
+            self._run.lock.check()
             average = {name: tensor.to("cpu", copy=True) for name, tensor in self._run.teacher.average.state_dict().items()}
             files = {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments}
             self._writer.start(step, files, self._run.skipped_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from common import ranks
+from common.run_lock import RunLock
 from data_prep.corpus.dataset import Corpus, load_corpus
 from data_prep.corpus.shard_sizes import check_shard_sizes
 from pretrain import checkpoint, engine
@@ -23,6 +25,7 @@ from pretrain.model.flops import training_flops
 from pretrain.model.gpus import peak_flops
 from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, views
 from pretrain.run_folder import claim_run_folder
+from pretrain.schedule import scheduled_learning_rate
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -39,6 +42,7 @@ class TrainingRun:
         micro_steps: micro-batches per optimizer step.
         engine: the DeepSpeed engine around the student.
         teacher: the moving average of the student.
+        lock: of the run's folder; rank 0 has it, except in a dry run.
         first_step: optimizer steps that were done when the run was resumed; 0 for a new run.
         skipped_steps: optimizer steps so far that were skipped, as their gradient was not finite.
         skipped_in_a_row: how many of these were the last ones in this process.
@@ -55,6 +59,7 @@ class TrainingRun:
     micro_steps: int
     engine: Any
     teacher: MeanTeacher
+    lock: RunLock
     first_step: int
     skipped_steps: int
     skipped_in_a_row: int = 0
@@ -93,10 +98,12 @@ class TrainingRun:
         return float(norm) if norm is not None else float("nan")
 
 
-def set_up_run(config: PretrainConfig) -> TrainingRun:
+def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
     """Set up everything that the first step needs; resume the run in `config.output`, if there is one.
 
-    Raises ValueError for mistakes in the options, the same on every rank, before any rank waits for another.
+    `lock`: of the run's folder, which the caller releases.
+
+    Raises ValueError for mistakes in the options, the same on every rank.
     """
     rank, world_size = ranks.announced_ranks()
     corpus = load_corpus(config.data)
@@ -106,13 +113,15 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
     targets = FractionTargets(corpus, config.objective.groupings)
     _check_options(config, stream, world_size)
     model = new_model(config, corpus, stream.draws.sources, len(targets.classes))
-    if not config.dry_run:
-        claim_run_folder(config, corpus.fingerprint, is_main=rank == 0)
 
     device = engine.start_ranks()
+    if not config.dry_run:  # the folder changes while a rank claims it, so that only one may look
+        num_steps_before = ranks.on_main(partial(_claim, config, corpus, lock))
     statistics = {source: _statistics(corpus, source, device) for source in stream.draws.sources}
     found = None if config.dry_run else _checkpoint_to_resume(config, rank)
     if found is not None:
+        if rank == 0:
+            _report_changed_length(config, num_steps_before, checkpoint.step_of(found))
         weights, moments = (checkpoint.read_tensors(found, name) for name in (checkpoint.STUDENT, checkpoint.OPTIMIZER))
         model.load_state_dict(weights)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -137,6 +146,7 @@ def set_up_run(config: PretrainConfig) -> TrainingRun:
         micro_steps=micro_steps,
         engine=wrapped,
         teacher=teacher,
+        lock=lock,
         first_step=first_step,
         skipped_steps=skipped_steps,
     )
@@ -191,6 +201,24 @@ def _compile(
         if ranks.rank_and_world_size()[0] == 0:
             print(line, flush=True)
     teacher.model.encoder.compile_blocks()
+
+
+def _claim(config: PretrainConfig, corpus: Corpus, lock: RunLock) -> int:
+    """On rank 0: take the lock of the run's folder, and check that it is new or holds this run; see `claim_run_folder`."""
+    saved_steps = max(checkpoint.finished_steps(config.output / CHECKPOINTS), default=0)
+    return claim_run_folder(config, corpus.fingerprint, saved_steps, lock)
+
+
+def _report_changed_length(config: PretrainConfig, num_steps_before: int, step: int) -> None:
+    """Print what another number of steps means for a run that resumes at `step`: its learning rate may jump."""
+    if config.num_steps not in (num_steps_before, step):
+        lengths = num_steps_before, config.num_steps
+        before, now = (scheduled_learning_rate(config.optimizer, min(step, length - 1), length) for length in lengths)
+        print(
+            f"num_steps was {num_steps_before} and is {config.num_steps}: the schedules are those of the new length from here, "
+            f"and the learning rate goes from {before:.3g} to {now:.3g}",
+            flush=True,
+        )
 
 
 def _checkpoint_to_resume(config: PretrainConfig, rank: int) -> Path | None:

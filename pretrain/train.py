@@ -21,6 +21,7 @@ from common.errors import while_running
 from common.exit_codes import STOPPED
 from common.json_files import write_json
 from common.rank_process import StopSignals, end_when_asked, end_with, read_arguments
+from common.run_lock import LOCK, RunLock
 from common.seeding import seed_everything
 from pretrain import engine
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
@@ -35,11 +36,11 @@ from pretrain.log.step_report import StepReport
 from pretrain.model import BatchPart, save_encoder
 from pretrain.model.encoder_files import ENCODER_FILE
 from pretrain.objective import fractions_loss, views
+from pretrain.run_folder import METRICS_FILE, has_final_files
 from pretrain.saving import Saver
 from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
 from pretrain.setup import TrainingRun, set_up_run
 
-METRICS_FILE = "metrics.json"
 MOST_SKIPPED_IN_A_ROW = 20
 DEFAULTS = PretrainConfig(data="", output=Path())
 Scores = dict[str, dict[str, float]]
@@ -48,7 +49,13 @@ Scores = dict[str, dict[str, float]]
 def pretrain(config: PretrainConfig) -> int:
     """Train to `config.num_steps`, from the start or from where the run in `config.output` stopped; returns the exit code."""
     end_when_asked()
-    run = set_up_run(config)
+    with RunLock(config.output / LOCK, config.output) as lock:
+        return _train(set_up_run(config, lock))
+
+
+def _train(run: TrainingRun) -> int:
+    """The training loop, from the first step that is not done to the last; returns the exit code."""
+    config = run.config
     if config.dry_run:
         dry_run(run, forward_backward, optimizer_step)
         return 0
@@ -257,9 +264,9 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
     The encoder comes first: it is there even if validation fails.
     """
     output, num_steps = run.config.output, run.config.num_steps
-    if run.first_step < num_steps or not ranks.gather((output / METRICS_FILE).is_file())[0]:
+    if run.first_step < num_steps or not ranks.gather(has_final_files(output, num_steps))[0]:
         with while_running("the encoder cannot be written"):
-            ranks.on_main(lambda: save_encoder(run.teacher.average.encoder, output / ENCODER_FILE))
+            ranks.on_main(lambda: _write_encoder(run))
         scores = _validate(run, validation, monitor, num_steps, skipped)
         metrics = {"steps": num_steps, "skipped_steps": run.skipped_steps, "validation": scores}
         with while_running(f"{METRICS_FILE} cannot be written"):
@@ -275,6 +282,12 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
         header = ["validation", *columns.values(), "samples"]
         print(tabulate(rows, header, floatfmt=".4f") if rows else "no validation split in the corpus")
         print(f"encoder: {output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {output}", flush=True)
+
+
+def _write_encoder(run: TrainingRun) -> None:
+    """Write the teacher's encoder, as long as the run's folder belongs to this job."""
+    run.lock.check()
+    save_encoder(run.teacher.average.encoder, run.config.output / ENCODER_FILE)
 
 
 def main() -> NoReturn:

@@ -9,10 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from common.json_files import write_json
 from finetune.comparison.runs import FINISHED, LOG, Run
@@ -84,17 +83,3 @@ def failure_reason(code: int, printed: bytes) -> str:
     # A progress bar may be printed once more after the error.
     errors = [line for line in lines if re.match(r"(\w+\.py: )?error:|[\w.]+(Error|Exception|Interrupt)\b", line)]
     return (errors or lines or [f"exit code {code}"])[-1]
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Within it, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that the processes of a comparison's runs end with it."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

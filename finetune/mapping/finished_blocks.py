@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 import xxhash
 
 from common.atomic_files import whole_file
+from common.errors import while_running
 from common.json_files import json_bytes
 from finetune.mapping.blocks import BlockPredictor
 
@@ -30,9 +31,11 @@ class FinishedBlocks:
     Args:
         output: the path of the map.
         identity: see `map_identity`.
+        check_lock: called before a block is written; raises when another job writes this map.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path, identity: Mapping[str, Any], check_lock: Callable[[], None] = lambda: None) -> None:
+        self._check_lock = check_lock
         self.folder = output.with_name(f".{output.name}.parts")
         if self.folder.exists() and self._identity() != json.loads(json_bytes(identity)):
             print(f"{self.folder} holds blocks of another model, scene or setting: they are removed")
@@ -54,7 +57,9 @@ class FinishedBlocks:
 
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Store the arrays of block `number`."""
-        with whole_file(self._path(number)) as temporary, temporary.open("wb") as file:
+        self._check_lock()
+        path = self._path(number)
+        with while_running(f"writing {path}"), whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def read(self, number: int) -> dict[str, np.ndarray]:

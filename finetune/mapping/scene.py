@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from common.errors import while_running
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import probabilities_path, write_classes, write_probabilities
@@ -52,6 +53,7 @@ def predict_scene(
     device: torch.device,
     options: MapOptions | None = None,
     workers: Workers | None = None,
+    check_lock: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the map of one scene as COG: class indices uint8, `NO_DATA` where the finest source was never clear.
 
@@ -67,6 +69,7 @@ def predict_scene(
         device: the device that computes.
         options: how to map; None uses the defaults of `MapOptions`.
         workers: processes that predict; None predicts in this process.
+        check_lock: called before every write; raises when another job writes this map.
 
     Raises ValueError if the model's windows do not hold whole pixels of every source of the scene.
     """
@@ -81,12 +84,15 @@ def predict_scene(
         batch_size=options.batch_size,
         probabilities=options.probabilities,
     )
-    finished = FinishedBlocks(output, map_identity(predictor))
+    finished = FinishedBlocks(output, map_identity(predictor), check_lock)
     try:
         _predict_blocks(predictor, finished, workers)
-        _write_map(predictor, finished, output)
+        check_lock()
+        with while_running(f"writing {output}"):
+            _write_map(predictor, finished, output)
         finished.remove()
     except BaseException:
+        check_lock()
         finished.remove_if_empty()
         raise
 

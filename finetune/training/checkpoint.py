@@ -34,6 +34,8 @@ class Progress:
         best: validation scores of the best epoch.
         history: loss and scores of each finished epoch.
         losses: loss of each finished step of the unfinished epoch; empty between two epochs.
+        skipped_steps: steps whose gradient was not finite, so that they changed nothing; they count as finished.
+        skipped_in_a_row: how many of them came last.
     """
 
     epoch: int = 0
@@ -41,6 +43,8 @@ class Progress:
     best: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
 
 def save_checkpoint(output: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -17,6 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from common import ranks
+from common.errors import while_running
+from common.run_lock import RunLock
 from finetune.data.window_dataset import LabelledWindows
 from finetune.model.batch_norm import with_synchronized_batch_norm
 from finetune.model.crop_mapper import CropMapper
@@ -33,6 +35,7 @@ from finetune.training.schedule import Schedule
 from finetune.training.window_scores import score_windows
 
 MAX_GRADIENT_NORM = 1.0
+MOST_SKIPPED_IN_A_ROW = 20  # steps without a finite gradient, after which the run stops
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +50,7 @@ class TrainingJob:
         loss: loss of a map.
         criterion: chooses the best epoch.
         output: folder of the run, for the model, checkpoints and TensorBoard.
+        lock: of that folder; rank 0 saves only while it has it.
         seed: seed of order, dates, augmentation and stochastic depth.
         layer_decay: see `finetune.model.tuning.Tuning`.
     """
@@ -59,6 +63,7 @@ class TrainingJob:
     loss: MapLoss
     criterion: BestEpochCriterion
     output: Path
+    lock: RunLock
     seed: int
     layer_decay: float = 1.0
 
@@ -85,14 +90,21 @@ class Trainer:
         loss: torch.Tensor = self.job.loss(class_scores, label, ranks.sum_over_ranks)
         return loss
 
-    def optimizer_step(self, loss: torch.Tensor, rate: float) -> None:
-        """Backward and one step of AdamW at learning rate `rate`, with the gradient's norm clipped."""
+    def optimizer_step(self, loss: torch.Tensor, rate: float) -> bool:
+        """Backward and one step of AdamW at learning rate `rate`, with the gradient's norm clipped.
+
+        Returns False, on all ranks, when the gradient is not finite; weights and optimizer are then unchanged. Clipping would
+        make every weight NaN.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        self.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        is_finite = bool(norm.isfinite())
+        if is_finite:
+            self.optimizer.step()
+        return is_finite
 
     def end_epoch(self, scores: dict[str, Any]) -> None:
         """Note the epoch's loss and validation scores; rank 0 writes the model, if it is the best so far, and a checkpoint."""
@@ -104,22 +116,31 @@ class Trainer:
         if is_best:
             progress.best, progress.best_epoch = scores, progress.epoch
         if self.is_main and is_best:
-            save_model(job.output / MODEL_FILE, self.model, job.recipe)
+            job.lock.check()
+            with while_running(f"writing {job.output / MODEL_FILE}"):
+                save_model(job.output / MODEL_FILE, self.model, job.recipe)
         self.save()
 
     def save(self) -> None:
         """Write a checkpoint, on rank 0."""
         if self.is_main:
-            save_checkpoint(self.job.output, self.progress, self.model, self.optimizer)
+            self.job.lock.check()
+            with while_running(f"writing a checkpoint into {self.job.output}"):
+                save_checkpoint(self.job.output, self.progress, self.model, self.optimizer)
 
 
-def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[], bool] = lambda: False) -> Progress:
+class _AskedToStop(Exception):
+    """Any rank was asked to stop."""
+
+
+def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[], bool] = lambda: False) -> Progress | None:
     """Train the model of `job`; `job.output/model.safetensors` is that of the best epoch.
 
-    Resumes from the newest good checkpoint in `job.output`. When `is_asked_to_stop` on any rank, all ranks stop after the step,
-    rank 0 saves, and the returned Progress has fewer epochs than the schedule. Every rank calls this.
+    Resumes from the newest good checkpoint in `job.output`. When `is_asked_to_stop` on any rank, all ranks stop after the step
+    or batch of validation that they compute, rank 0 saves, and the result is None. Every rank calls this.
 
-    Raises FloatingPointError, on all ranks, when the loss is not finite.
+    Raises FloatingPointError, on all ranks, when the loss is not finite, or when the gradients of `MOST_SKIPPED_IN_A_ROW` steps
+    are not. Raises InfrastructureError when windows cannot be read any more, or the output cannot be written.
     """
     trainer = Trainer(job, device)
     progress, schedule = trainer.progress, job.schedule
@@ -130,27 +151,36 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
     title = f"training {job.recipe.task.name}"
     bar = tqdm(total=num_steps, initial=done, desc=title, unit="step", disable=not trainer.is_main)
 
-    for epoch in range(progress.epoch, schedule.epochs):
-        batches = schedule.batches(len(job.training), np.random.default_rng([job.seed, epoch]))
-        trainer.model.train()
-        for step in range(len(progress.losses), steps_per_epoch):
-            rate = schedule.rate(epoch * steps_per_epoch + step, num_steps)
-            batch = rank_slice(job.training, batches[step], [job.seed, epoch, step], trainer.model)
-            loss = trainer.forward(batch)
-            _stop_all_ranks_if_not_finite(loss, batch, epoch)
-            trainer.optimizer_step(loss, rate)
-            progress.losses.append(loss.item())
-            bar.update()
-            if ranks.any_rank([is_asked_to_stop()])[0] and step + 1 < steps_per_epoch:
-                trainer.save()
-                return _report_stop(progress, steps_per_epoch)
-        scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss)
-        trainer.end_epoch(scores)
-        if writer is not None:
-            log_epoch(writer, epoch + 1, progress.history[-1], rate, scores)
-        _show_scores(bar, progress, scores, job.criterion)
-        if ranks.any_rank([is_asked_to_stop()])[0] and epoch + 1 < schedule.epochs:
-            return _report_stop(progress, steps_per_epoch)
+    def stop_if_asked() -> None:
+        if ranks.any_rank([is_asked_to_stop()])[0]:
+            raise _AskedToStop
+
+    try:
+        for epoch in range(progress.epoch, schedule.epochs):
+            batches = schedule.batches(len(job.training), np.random.default_rng([job.seed, epoch]))
+            trainer.model.train()
+            for step in range(len(progress.losses), steps_per_epoch):
+                stop_if_asked()
+                with while_running("reading the training windows"):
+                    batch = rank_slice(job.training, batches[step], [job.seed, epoch, step], trainer.model)
+                loss = trainer.forward(batch)
+                _stop_all_ranks_if_not_finite(loss, batch, epoch)
+                is_taken = trainer.optimizer_step(loss, schedule.rate(epoch * steps_per_epoch + step, num_steps))
+                progress.losses.append(loss.item())
+                _count_skipped_steps(progress, is_taken, batch, bar)
+                bar.update()
+                if step + 1 == steps_per_epoch:
+                    trainer.save()  # validation may take long
+            scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss, stop_if_asked)
+            trainer.end_epoch(scores)
+            if writer is not None:
+                log_epoch(writer, progress, schedule.rate((epoch + 1) * steps_per_epoch - 1, num_steps), scores)
+            _show_scores(bar, progress, scores, job.criterion)
+        stop_if_asked()  # before the test scenes are mapped
+    except _AskedToStop:
+        trainer.save()
+        _report_stop(progress, steps_per_epoch)
+        return None
     bar.close()
     if writer is not None:
         writer.close()
@@ -167,13 +197,30 @@ def _stop_all_ranks_if_not_finite(loss: torch.Tensor, batch: dict[str, Any], epo
         )
 
 
-def _report_stop(progress: Progress, steps_per_epoch: int) -> Progress:
+def _count_skipped_steps(progress: Progress, is_taken: bool, batch: dict[str, Any], bar: tqdm[Any]) -> None:
+    """Count and report a step that was skipped. Raises FloatingPointError, on all ranks, when too many were in a row."""
+    if is_taken:
+        progress.skipped_in_a_row = 0
+        return
+    progress.skipped_steps += 1
+    progress.skipped_in_a_row += 1
+    names = [name for names in ranks.gather(batch["file_name"]) for name in names]
+    where = f"epoch {progress.epoch + 1}, step {len(progress.losses)}: the gradient is not finite on {names}"
+    if progress.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
+        raise FloatingPointError(
+            f"{where}, and neither were those of the {MOST_SKIPPED_IN_A_ROW - 1} steps before; lower --training.learning_rate "
+            "and start again in another --output"
+        )
+    if ranks.rank_and_world_size()[0] == 0:
+        bar.write(f"{where}; the step is skipped, {progress.skipped_steps} so far")
+
+
+def _report_stop(progress: Progress, steps_per_epoch: int) -> None:
     """Wait until rank 0 has written the checkpoint, and say that the training stopped because it was asked to."""
     ranks.barrier()
     if ranks.rank_and_world_size()[0] == 0:
         steps = f" and {len(progress.losses)} of {steps_per_epoch} steps" if progress.losses else ""
         print(f"asked to stop: saved after {progress.epoch} epochs{steps}; start again to resume", flush=True)
-    return progress
 
 
 def _show_scores(bar: tqdm[Any], progress: Progress, scores: dict[str, Any], criterion: BestEpochCriterion) -> None:
@@ -183,10 +230,12 @@ def _show_scores(bar: tqdm[Any], progress: Progress, scores: dict[str, Any], cri
     bar.set_postfix({"loss": loss, criterion.shown_score: f"{criterion.value(scores):.3f}"}, best=best)
 
 
-def log_epoch(writer: SummaryWriter, epoch: int, numbers: dict[str, float], rate: float, scores: dict[str, Any]) -> None:
-    """Write an epoch's numbers and the confusion matrix of its validation windows to TensorBoard."""
-    writer.add_scalar("train/loss", numbers["loss"], epoch)
+def log_epoch(writer: SummaryWriter, progress: Progress, rate: float, scores: dict[str, Any]) -> None:
+    """Write the last epoch's numbers and the confusion matrix of its validation windows to TensorBoard."""
+    epoch = progress.epoch
+    writer.add_scalar("train/loss", progress.history[-1]["loss"], epoch)
     writer.add_scalar("train/learning_rate", rate, epoch)
+    writer.add_scalar("train/skipped_steps", progress.skipped_steps, epoch)
     for name in ("loss", *OVER_CLASSES):
         writer.add_scalar(f"validation/{name}", scores[name], epoch)
     for name, values in scores["classes"].items():

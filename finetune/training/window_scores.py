@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,27 @@ from finetune.training.losses import MapLoss
 
 @torch.no_grad()
 def score_windows(
-    model: nn.Module, windows: LabelledWindows, batch_size: int, device: torch.device, loss_of: MapLoss
+    model: nn.Module,
+    windows: LabelledWindows,
+    batch_size: int,
+    device: torch.device,
+    loss_of: MapLoss,
+    before_batches: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """`scoring.metrics.scores` over all `windows`, and `loss`: the mean over batches, weighted by their labelled pixels.
 
     Each rank computes every n-th batch, and all ranks return the scores of all batches. Puts the model in evaluation mode.
+    `before_batches` is called by all ranks together, before each of them computes a batch.
     """
     rank, world_size = ranks.rank_and_world_size()
     model.eval()
     matrix = confusion(len(windows.task.classes)).to(device)
     losses: list[tuple[int, float, int]] = []  # (first window, loss, labelled pixels) of each batch
-    for start in range(rank * batch_size, len(windows), world_size * batch_size):
+    for first in range(0, len(windows), world_size * batch_size):
+        before_batches()
+        start = first + rank * batch_size
+        if start >= len(windows):
+            break  # the last round has fewer batches than ranks
         batch = windows.batch(range(start, min(start + batch_size, len(windows))))
         label = batch["label"].to(device)
         class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))

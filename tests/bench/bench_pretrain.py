@@ -26,6 +26,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common import ranks  # noqa: E402
 from common.command_line import run_command  # noqa: E402
+from common.run_lock import LOCK, RunLock  # noqa: E402
 from pretrain.config import PretrainConfig  # noqa: E402
 from pretrain.data.batch import Batch  # noqa: E402
 from pretrain.data.config import StreamConfig  # noqa: E402
@@ -105,7 +106,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
         compile=compiled,
         dry_run=True,  # nothing is written
     )
-    run = set_up_run(config)
+    run = set_up_run(config, RunLock(config.output / LOCK, config.output))
     kept = {batch.source: batch.to(run.device) for batch in run.stream.first_batches()}
     order = [run.stream.draws.source_of(i) for i in range(run.micro_steps)]
     batches = run.stream.batches(0, 10**9, run.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.command_line import as_arguments, parse, run_command
+from common.exit_codes import USER_ERROR
 from data_prep.shard import RENAMED as RENAMED_SHARD_OPTIONS
 from data_prep.shard import ShardConfig, shard
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
@@ -41,6 +43,51 @@ def options(*arguments: str) -> dict[str, object]:
 )
 def test_dashes_and_lone_booleans_say_the_same(written: list[str], underscores: list[str]) -> None:
     assert options(*written) == options(*underscores)
+
+
+WRITING_COMMANDS = {
+    "data_prep.shard": ["--input", "scenes"],
+    "data_prep.describe": ["corpus"],
+    "data_prep.quicklook": ["corpus"],
+    "data_prep.simulate": [],
+    "data_prep.draw_sites": ["--land_cover", "tiles", "--count", "3"],
+    "data_prep.fetch_real": [],
+    "pretrain.train": ["--data", "s3://bucket/corpus"],
+    "finetune.run": ["--task", "cropland", "--data", "scenes"],
+    "finetune.compare": ["--tasks", "cropland", "--data", "scenes"],
+    "finetune.predict": ["--model", "run", "--input", "scene"],
+    "finetune.fields": ["--map", "map.tif", "--class_name", "rice"],
+}
+
+
+@pytest.mark.parametrize("command", WRITING_COMMANDS)
+def test_no_command_writes_to_a_local_folder_named_like_a_url(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command.py", *WRITING_COMMANDS[command], "--output", "s3://bucket/results.parquet"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(command).main()
+    assert ended.value.code == USER_ERROR
+    assert capsys.readouterr().err == (
+        "command.py: error: output: s3://bucket/results.parquet is a URL; expected a path on this machine: copy to it what is "
+        "to be read, or write to it and copy the result\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["command line", "YAML"])
+def test_urls_of_inputs_that_are_read_here_are_refused(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "options.yaml").write_text("{stream: {cache: 'gs://bucket/cache'}, data: 's3://bucket/corpus'}")
+    given = ["--stream.cache", "gs://bucket/cache"] if where == "command line" else ["--config", str(tmp_path / "options.yaml")]
+    with pytest.raises(SystemExit):
+        parse(pretrain, ["--data", "s3://bucket/corpus", "--output", "run", *given], config_class=PretrainConfig)
+    assert "error: stream.cache: gs://bucket/cache is a URL; expected a path on this machine" in capsys.readouterr().err
+
+
+def test_a_url_of_an_input_that_may_be_one_is_kept() -> None:
+    parsed = parse(pretrain, ["--data", "s3://bucket/corpus", "--output", "s3"], config_class=PretrainConfig)
+    assert (parsed.data, parsed.output) == ("s3://bucket/corpus", Path("s3"))
 
 
 def test_values_are_those_that_were_given() -> None:

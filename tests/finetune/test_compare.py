@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from common.command_line import run_command
+from common.exit_codes import STOPPED
 from finetune.compare import compare
 from finetune.comparison import processes
 from finetune.comparison.config import CompareConfig
@@ -108,7 +109,7 @@ def test_interrupted_it_ends_its_children_and_goes_on_later(plan: Path, tmp_path
         time.sleep(0.05)
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == STOPPED
     assert "start again with the same arguments" in errors
     sleeping = [int(line.split()[0]) for line in starts(plan) if "cnn" in line]
     assert len(sleeping) == 2

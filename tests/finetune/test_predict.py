@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from rio_cogeo import cog_validate
 
 import finetune.predict as predict_module
 from common.command_line import run_command
+from common.exit_codes import INFRASTRUCTURE, USER_ERROR
+from common.run_lock import RunLock
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import NO_DATA, count_classes
 from finetune.model.model_file import save_model
@@ -99,6 +102,31 @@ def test_interrupted_map_resumes_to_the_same_bytes(
     predict(model=models[0], input=scene, output=output, block_px=48, probabilities=True)
     assert "5 of 9 blocks are finished" in capsys.readouterr().out
     assert same_files(output, undisturbed)
+
+
+def test_two_jobs_never_write_the_same_map(
+    scene: Path, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "map.tif"
+    arguments = ["--model", str(models[0]), "--input", str(scene), "--output", str(output), "--block_px", "48"]
+    with RunLock(tmp_path / ".map.tif.lock", output) as lock:
+        lock.acquire()
+        with pytest.raises(SystemExit) as ended:
+            run_command(predict, arguments)
+        assert ended.value.code == USER_ERROR
+        assert re.search(rf"^error: {output} is in use by process {os.getpid()} on ", capsys.readouterr().err, re.MULTILINE)
+        assert os.listdir(tmp_path) == [".map.tif.lock-1"]
+
+    def taken_over(*arguments: Any) -> dict[str, np.ndarray]:
+        (tmp_path / ".map.tif.lock-2").touch()
+        return PREDICT_BLOCK(*arguments)
+
+    monkeypatch.setattr(BlockPredictor, "predict", taken_over)
+    with pytest.raises(SystemExit) as ended:
+        run_command(predict, arguments)
+    assert ended.value.code == INFRASTRUCTURE
+    assert "belongs to another job now" in capsys.readouterr().err
+    assert not list((tmp_path / ".map.tif.parts").glob("*.npz"))
 
 
 @pytest.mark.parametrize("change", ["model", "overlap", "scene"])

@@ -47,3 +47,33 @@ def test_a_run_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:
     assert is_finished(tmp_path, settings)
     with pytest.raises(ValueError, match=r"holds a run with other settings \(seed\)"):
         is_finished(tmp_path, settings | {"seed": 4})
+
+
+def test_a_run_from_before_settings_existed_did_what_runs_did_then(tmp_path: Path) -> None:
+    config = finetune_config(task="paddy_rice", data=Path("/scenes"), output=tmp_path)
+    settings = recorded_settings(config, load_task(config.task))
+    later = (
+        "detail_channels",
+        "task.upsample",
+        "task.missing_sources",
+        "drop_images",
+        "flips",
+        "best",
+        "label_fraction",
+        "min_steps",
+    )
+    (tmp_path / RUN_FILE).write_text(json.dumps({name: value for name, value in settings.items() if name not in later}))
+    with pytest.raises(ValueError, match=r"other settings \(detail_channels\)"):
+        is_finished(tmp_path, settings)  # its decoder saw no pixels
+    assert not is_finished(tmp_path, settings | {"detail_channels": 0})
+    with pytest.raises(ValueError, match=r"other settings \(best\)"):
+        is_finished(tmp_path, settings | {"detail_channels": 0, "best": "kappa"})
+
+
+def test_a_setting_that_no_longer_exists_is_named_and_a_run_cannot_get_longer(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text(json.dumps({"seed": 3, "epochs": 5, "flavour": "sweet"}))
+    with pytest.raises(ValueError, match=r"run.json has flavour, which this version does not know; resume the run with"):
+        is_finished(tmp_path, {"seed": 3, "epochs": 5})
+    (tmp_path / RUN_FILE).write_text(json.dumps({"seed": 3, "epochs": 5}))
+    with pytest.raises(ValueError, match=r"other settings \(epochs\); .*; a run cannot get longer"):
+        is_finished(tmp_path, {"seed": 3, "epochs": 6})

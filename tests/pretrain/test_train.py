@@ -157,6 +157,24 @@ def test_resumes_bit_for_bit_and_skips_a_damaged_checkpoint(run: Path, corpus: P
             assert torch.equal(tensor, resumed_tensors[name]), name
 
 
+@pytest.mark.slow
+def test_a_finished_run_is_lengthened_on_the_schedule_of_its_new_length(run: Path, corpus: Path, tmp_path: Path):
+    longer = Path(shutil.copytree(run, tmp_path / "longer"))
+    (longer / "encoder.safetensors").unlink()
+    resumed = launch(corpus, longer, "--num_steps", str(2 * STEPS), "--log_every", "1", ranks=1)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    before, after = (scheduled_learning_rate(OPTIMIZER, *place) for place in ((STEPS - 1, STEPS), (STEPS, 2 * STEPS)))
+    assert f"learning rate goes from {before:.3g} to {after:.3g}" in resumed.stdout
+    lines = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["optimizer/learning_rate"] for line in lines if "optimizer/learning_rate" in line}
+    for step in range(STEPS, 2 * STEPS):
+        assert rates[step + 1] == pytest.approx(scheduled_learning_rate(OPTIMIZER, step, 2 * STEPS))
+    assert json.loads((longer / "metrics.json").read_text())["steps"] == 2 * STEPS
+    assert load_encoder(longer).config == load_encoder(run).config
+    assert saved(longer, step=2 * STEPS)
+    assert launch(corpus, longer, "--num_steps", str(STEPS), ranks=1).returncode == 2
+
+
 def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Path):
     for arguments, expected in [
         (["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?"),

@@ -1,0 +1,72 @@
+"""Two fine-tunings in one folder: the second is refused, and one that lost its folder saves no more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.exit_codes import INFRASTRUCTURE, USER_ERROR
+from common.run_lock import LOCK, RunLock
+from finetune.model.model_file import MODEL_FILE
+from finetune.run_folder import RUN_FILE, claim_run_folder
+from finetune.training import loop
+from tests.support.finetune_runs import run_arguments
+from tests.support.rice_scenes import write_rice_scene
+
+SETTINGS = ["--task", "paddy_rice", "--override.frames", "4", "--override.window_px", "32", "--training.epochs", "2"]
+SETTINGS += ["--encoder", "temporal_cnn", "--decoder.channels", "4", "--maps", "false"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    for seed, (name, split) in enumerate([("a", "train"), ("c", "validation"), ("d", "test")]):
+        write_rice_scene(folder / name, split, side=64, seed=seed, frames=6)
+    return folder
+
+
+def code_of_run(scenes: Path, output: Path, *more: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run_arguments([*SETTINGS, "--data", str(scenes), "--output", str(output), *more])
+    return int(ended.value.code or 0)
+
+
+def test_a_folder_in_use_is_refused_and_a_lost_one_is_left_alone(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with RunLock(run / LOCK, run) as lock:
+        lock.acquire()
+        assert code_of_run(scenes, run) == USER_ERROR
+        assert f"error: {run} is in use by process {os.getpid()} on " in capsys.readouterr().err
+        assert os.listdir(run) == [".lock-1"]
+
+    def taken_over(*arguments: Any) -> dict[str, Any]:
+        (run / ".lock-2").touch()
+        return score_windows(*arguments)
+
+    score_windows = loop.score_windows
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score_windows", taken_over)
+        assert code_of_run(scenes, run) == INFRASTRUCTURE
+    assert "belongs to another job now" in capsys.readouterr().err
+    assert not (run / MODEL_FILE).exists()
+
+    (run / ".lock-2").unlink()
+    assert code_of_run(scenes, run) == 0
+    assert not list(run.glob(".lock*"))
+
+
+def test_what_another_job_did_before_the_lock_was_free_counts(tmp_path: Path) -> None:
+    """The folder was empty when the run looked, and is not when it has the lock."""
+    (tmp_path / RUN_FILE).write_text('{"seed": 1}')
+    with RunLock(tmp_path / LOCK, tmp_path) as lock, pytest.raises(ValueError, match="holds a run already"):
+        claim_run_folder(tmp_path, {"seed": 1}, "never", lock)
+    with RunLock(tmp_path / LOCK, tmp_path) as lock, pytest.raises(ValueError, match=r"other settings \(seed\)"):
+        claim_run_folder(tmp_path, {"seed": 2}, "auto", lock)
+    (tmp_path / "metrics.json").write_text("{}")
+    with RunLock(tmp_path / LOCK, tmp_path) as lock:
+        assert claim_run_folder(tmp_path, {"seed": 1}, "auto", lock)
