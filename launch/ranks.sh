@@ -21,7 +21,9 @@ port=${MASTER_PORT:-$("$python" -c "$free_port")}
 command=(deepspeed --log_level error --master_port "$port")
 hosts=
 if [ -n "$HOSTFILE" ]; then
-    hosts=$(sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }' | paste -sd ,)
+    hosts=$(sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }' | paste -sd " ")
+    # A machine without power says no goodbye, so ssh asks whether it is alive.
+    ssh_options="-o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 fi
 case $HOSTFILE:${LAUNCHER:=pdsh} in
 :pdsh)
@@ -35,15 +37,14 @@ case $HOSTFILE:${LAUNCHER:=pdsh} in
     ;;
 ?*:pdsh)
     command+=(--hostfile "$HOSTFILE" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
-    # A machine without power says no goodbye, so ssh asks whether it is alive.
-    export PDSH_RCMD_TYPE=ssh
-    export PDSH_SSH_ARGS_APPEND="-o ConnectTimeout=15 -o ServerAliveInterval=15 -o ServerAliveCountMax=4 $PDSH_SSH_ARGS_APPEND"
+    export PDSH_SSH_ARGS_APPEND="$ssh_options $PDSH_SSH_ARGS_APPEND"
     ;;
 ?*:openmpi)
-    # Not `deepspeed --launcher openmpi`, which only builds this command and ends with 0 when mpirun is killed. Once a rank has
-    # ended, mpirun would kill the others after a second.
-    command=(mpirun --hostfile "$HOSTFILE" ${NUM_RANKS:+--map-by "ppr:$NUM_RANKS:node"} --mca odls_base_sigkill_timeout 600)
-    command+=(-x MASTER_ADDR="${MASTER_ADDR:-${hosts%%,*}}" -x MASTER_PORT="$port")
+    # Not `deepspeed --launcher openmpi`, which only builds this command, and ends with 0 when mpirun is killed. When a rank has
+    # ended with an error, the others end by themselves; mpirun would kill them after a second.
+    command=(mpirun --hostfile "$HOSTFILE" ${NUM_RANKS:+--map-by "ppr:$NUM_RANKS:node"})
+    command+=(--mca odls_base_sigkill_timeout 30)
+    command+=(-x MASTER_ADDR="${MASTER_ADDR:-${hosts%% *}}" -x MASTER_PORT="$port")
     for name in $(compgen -e | grep -E '^(NCCL|PYTHON|UCX|OMP_NUM)'); do command+=(-x "$name"); done
     command+=("$python" -u)
     ;;
@@ -53,16 +54,19 @@ case $HOSTFILE:${LAUNCHER:=pdsh} in
     ;;
 esac
 
-# Stop the ranks on all machines, by TERM or KILL. Returns 1 when there were any.
+# Stop the ranks on all machines, by TERM or KILL. Returns 1 when there were any, 255 when a machine did not answer.
 stop_ranks() {
     trap '' TERM INT HUP
-    if [ "$LAUNCHER" = openmpi ]; then
-        kill -USR1 "$launcher" 2> /dev/null && return 1  # mpirun passes this one on to all ranks
-    elif [ -n "$hosts" ]; then
-        pdsh -S -w "$hosts" "$python $project/launch/stop_ranks.py $port $1" < /dev/null 2> /dev/null
-    else
-        "$python" "$project/launch/stop_ranks.py" "$port" "$1"
-    fi
+    local stop=("$python" "$project/launch/stop_ranks.py" "$port" "$1") result=0 asked=()
+    [ -n "$hosts" ] || { "${stop[@]}"; return; }
+    for host in $hosts; do
+        ssh -n $ssh_options "$host" "${stop[@]}" 2> /dev/null &
+        asked+=($!)
+    done
+    for one in "${asked[@]}"; do
+        wait "$one" || { code=$?; [ "$code" -le "$result" ] || result=$code; }
+    done
+    return "$result"
 }
 # Ask the ranks to stop for as long as their launcher lives: some may just be starting.
 keep_asking() {
@@ -74,7 +78,7 @@ keep_asking() {
 # Wait for a process, which a signal interrupts; `code` is its exit code.
 await() {
     while true; do
-        wait "$1"
+        { wait "$1"; } 2> /dev/null
         code=$?
         [ $((signals + hangups)) -gt "$handled" ] || break
         handled=$((signals + hangups))
@@ -83,8 +87,8 @@ await() {
             keep_asking &
             asking=$! since=$SECONDS
         elif [ "$signals" -gt 0 ] && [ $((SECONDS - since)) -ge 2 ]; then  # some senders, such as `timeout`, send one twice
-            kill -KILL -- "$asking" "-$launcher" 2> /dev/null
-            stop_ranks KILL &
+            kill -KILL "$asking"
+            { stop_ranks KILL; kill -KILL -- "-$launcher"; } 2> /dev/null &
             killing=$!
         fi
     done
@@ -114,9 +118,9 @@ await "$launcher"
 ended=$code
 if [ -n "$asking" ]; then
     await "$asking"  # until no rank is left on any machine
-    # these ranks ended at the signal itself, as they were starting and had nothing to save
-    case $ended in 138 | 241) ended=75 ;; esac
-elif [ "$LAUNCHER" != openmpi ]; then
+    # SIGTERM itself ended ranks that were just starting and had nothing to save
+    case $ended in 143 | 241) ended=75 ;; esac
+else
     # A launcher that was killed leaves its ranks behind, and `deepspeed` then ends with 0.
     stop_ranks TERM &
     await $!
@@ -125,5 +129,6 @@ elif [ "$LAUNCHER" != openmpi ]; then
         [ "$ended" -ne 0 ] || ended=74
     fi
 fi
-wait $relays $killing
+[ -z "$killing" ] || { wait "$killing"; kill -KILL $relays; } 2> /dev/null
+wait $relays
 exit "$ended"

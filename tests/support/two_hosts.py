@@ -74,10 +74,10 @@ class TwoHosts:
         self.folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def on(self, machine: str) -> list[str]:
-        """Words that, before a command, run it on a machine, in the present folder. On `login` the process keeps its id."""
+    def on(self, machine: str, cwd: Path | None = None) -> list[str]:
+        """Words that, before a command, run it on a machine. On `login` the process keeps its id."""
         names = ["--net", "--mount", "--uts"] + ["--pid"] * (machine != LOGIN)
-        return ["nsenter", "--target", str(self.first_process(machine)), *names, f"--wd={os.getcwd()}"]
+        return ["nsenter", "--target", str(self.first_process(machine)), *names, f"--wd={cwd or Path.cwd()}"]
 
     def run(self, machine: str, *command: str, check: bool = True) -> str:
         """Run a short command on a machine and return its output."""
@@ -100,11 +100,15 @@ class TwoHosts:
         """The host's cable is back."""
         self.run(host, "ip", "link", "set", "eth0", "up")
 
-    def lose(self, host: str) -> None:
-        """A power cut: first the network goes, so that no goodbye is heard, and then all processes of the host."""
-        self.cut_network(host)
+    def crash(self, host: str) -> None:
+        """All processes of the host are killed; its kernel still closes their connections."""
         self._processes[host].kill()
         self._processes[host].wait()
+
+    def cut_power(self, host: str) -> None:
+        """The host is gone without a goodbye: first the network goes, then all processes."""
+        self.cut_network(host)
+        self.crash(host)
 
     def end(self) -> None:
         """End all machines."""
@@ -122,17 +126,26 @@ class TwoHosts:
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key")]
         subprocess.run(keygen, check=True, capture_output=True)
         self._machine(LOGIN, ["unshare", "--net", "--mount", "--uts"], _LOGIN)
-        self._wait_for_files(LOGIN)
-        for number, host in enumerate(HOSTS, 1):
-            own = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
-            self._machine(host, [*self.on(LOGIN), *own], _HOST)
-            link = ["ip", "link", "add", f"port{number}", "type", "veth", "peer", "name", "eth0"]
-            self.run(LOGIN, *link, "netns", str(self._first_when_there(host)))
-            self.run(LOGIN, "ip", "link", "set", f"port{number}", "master", "br0", "up")
-        self._wait_for_files(*HOSTS)
+        self._wait_until_up(LOGIN)
         for host in HOSTS:
-            while self._processes[host].poll() is None and "listening" not in (self.folder / f"{host}.log").read_text():
-                time.sleep(0.02)
+            self.start_host(host)
+        self._wait_until_up(*HOSTS)
+
+    def start_host(self, host: str) -> None:
+        """Begin to start a host, also one that was lost."""
+        for name in ("up", "log"):
+            (self.folder / f"{host}.{name}").unlink(missing_ok=True)
+        own = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+        self._machine(host, [*self.on(LOGIN), *own], _HOST)
+        port = f"port-{host}"
+        link = ["ip", "link", "add", port, "type", "veth", "peer", "name", "eth0"]
+        self.run(LOGIN, *link, "netns", str(self._first_when_there(host)))
+        self.run(LOGIN, "ip", "link", "set", port, "master", "br0", "up")
+
+    def restart(self, host: str) -> None:
+        """A host that was lost is started again; wait until it answers."""
+        self.start_host(host)
+        self._wait_until_up(host)
 
     def _machine(self, name: str, namespaces: Sequence[str], script: str) -> None:
         environment = {"PATH": os.environ["PATH"], "FOLDER": str(self.folder), "NAME": name, "ADDRESS": ADDRESSES[name]}
@@ -154,14 +167,18 @@ class TwoHosts:
             time.sleep(0.02)
         raise TimeoutError(f"{host} did not start: {(self.folder / f'{host}.setup').read_text()}")
 
-    def _wait_for_files(self, *machines: str) -> None:
+    def _wait_until_up(self, *machines: str) -> None:
         deadline = time.monotonic() + _WAIT_S
         for name in machines:
-            files = self.folder / f"{name}.up", self.folder / f"{name}.log"
-            while not files[0].exists() or (name != LOGIN and not files[1].exists()):
+            while not self._is_up(name):
                 if time.monotonic() > deadline or self._processes[name].poll() is not None:
                     raise TimeoutError(f"{name} did not start: {(self.folder / f'{name}.setup').read_text()}")
                 time.sleep(0.02)
+
+    def _is_up(self, machine: str) -> bool:
+        log = self.folder / f"{machine}.log"  # of sshd
+        listens = machine == LOGIN or (log.exists() and "listening" in log.read_text())
+        return listens and (self.folder / f"{machine}.up").exists()
 
 
 @contextmanager
