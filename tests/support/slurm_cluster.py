@@ -95,7 +95,7 @@ class SlurmCluster:
     def states(self) -> dict[str, str]:
         """The state of each node, as `sinfo` shows it."""
         shown = self.command("sinfo", "--noheader", "--Node", "--partition", "batch", "--format", "%N %t", check=False)
-        return {name: state for name, state in (line.split() for line in shown.splitlines())}
+        return dict(line.split() for line in shown.splitlines())
 
     def command(self, *words: str, check: bool = True) -> str:
         """Run one of SLURM's commands on the login machine, and return its output."""

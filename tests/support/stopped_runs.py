@@ -154,8 +154,11 @@ class Run:
     def loses_its_launcher(self) -> None:
         """SIGKILL to the launcher that has started all ranks."""
         assert self.process is not None
-        launchers = [p for p in psutil.Process(self.process.pid).children() if {"deepspeed", "mpirun"} & set(map(_name, p.cmdline()))]
-        os.kill(launchers[0].pid if launchers else self.process.pid, signal.SIGKILL)
+        for child in psutil.Process(self.process.pid).children():
+            if {"deepspeed", "mpirun"} & {Path(word).name for word in child.cmdline()}:
+                child.kill()
+                return
+        self.process.kill()  # it is the launcher
 
     def loses_the_launcher_of_a_host(self) -> None:
         """SIGKILL to the process that has started the ranks of one host."""
@@ -228,9 +231,9 @@ def stand_in(folder: Path) -> dict[str, str]:
     (package / "train.py").write_text("from tests.support.steps_of_ranks import main\n")
     saving = {"OMP_NUM_THREADS": "1", "SAVE_S": "5"}
     (folder / ".deepspeed_env").write_text("".join(f"{name}={value}\n" for name, value in saving.items()))
-    path = f"{BIN}:{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER", "RANK", "OMPI", "PYTHONDONT"))}
-    return kept | saving | {"PATH": path, "PYTHONPATH": f"{package.parent}:{ROOT}"}
+    others = ("SLURM", "MASTER", "RANK", "OMPI")  # of a run around this one
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    return kept | saving | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": f"{package.parent}:{ROOT}"}
 
 
 def by_bash(folder: Path, engines: ExitStack) -> Run:
@@ -260,10 +263,6 @@ def by_mpirun(folder: Path, engines: ExitStack) -> Run:
 def by_slurm(folder: Path, engines: ExitStack, **settings: int) -> SlurmRun:
     """`sbatch launch/pretrain.sbatch`."""
     return SlurmRun(folder, engines, engines.enter_context(slurm_cluster(folder / "hosts", **settings)))
-
-
-def _name(word: str) -> str:
-    return Path(word).name
 
 
 def _lives(process: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import termios
 import threading
@@ -36,6 +37,8 @@ class Terminal:
         self._closing, self._close = os.pipe()
 
         def own_terminal() -> None:
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):  # which what runs in the background may ignore
+                signal.signal(number, signal.SIG_DFL)
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
