@@ -2,48 +2,133 @@
 # this file. It uses these environment variables:
 #   NUM_RANKS        ranks on this machine; default: one per GPU (of CUDA_VISIBLE_DEVICES, if set), or 2 without a GPU
 #   HOSTFILE         several machines, see hostfile.example; NUM_RANKS then limits the ranks of each machine
+#   LAUNCHER         with HOSTFILE: pdsh (default), which needs ssh and pdsh, or openmpi, which needs mpirun
 #   MASTER_PORT      port at which the ranks meet; default: a free port of this machine, so that two runs do not collide
-#   MASTER_ADDR      with HOSTFILE: address of its first machine; default: what that machine reports
+#   MASTER_ADDR      with HOSTFILE: address of its first machine; default: what that machine reports (openmpi: its name)
 #   OMP_NUM_THREADS  threads of a rank; default: its share of the cores. PyTorch would use all cores for every rank, which is slow
 #
-# After SIGTERM, SIGINT (Ctrl-C) or SIGHUP (a closed terminal) training saves and ends with exit code 75; a second signal kills
-# it. `deepspeed` alone does less: when it is killed its ranks keep running, and when its launcher is asked to end, it gives a
-# rank 30 seconds and hides the rank's exit code. So bash keeps running, with the launcher in a process group that Ctrl-C does not
-# reach, and signals only the ranks: they end, and bash returns their code. Ranks on the machines of a HOSTFILE cannot be
-# signalled from here: they get 30 seconds, and the exit code is 1.
+# After SIGTERM, SIGINT (Ctrl-C) or SIGHUP (a closed terminal) training saves and ends with exit code 75; a second Ctrl-C or
+# SIGTERM kills it on all machines. `deepspeed` alone does less: when it is killed its ranks keep running; when its launcher is
+# asked to end, it gives a rank 30 seconds and hides the rank's exit code. So bash keeps running, with the launcher in a process
+# group that Ctrl-C does not reach, and signals only the ranks, on every machine: they end, and bash returns their code.
+# docs/reference/stopping.md lists what happens in each case.
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -d "$project/.venv/bin" ] && PATH="$project/.venv/bin:$PATH"
+python=$(command -v python3)
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 free_port='import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
-options=(--log_level error --master_port "${MASTER_PORT:-$(python3 -c "$free_port")}")
+port=${MASTER_PORT:-$("$python" -c "$free_port")}
+command=(deepspeed --log_level error --master_port "$port")
+hosts=
 if [ -n "$HOSTFILE" ]; then
-    options+=(--hostfile "$HOSTFILE" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
-else
+    hosts=$(sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }' | paste -sd " ")
+    # A machine without power says no goodbye, so ssh asks whether it is alive.
+    ssh_options="-o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
+fi
+case $HOSTFILE:${LAUNCHER:=pdsh} in
+:pdsh)
     # deepspeed uses the GPUs of CUDA_VISIBLE_DEVICES only when it is not given a number
     visible=$([ "$gpus" -gt 0 ] && [ -z "$NUM_RANKS" ] && echo "$CUDA_VISIBLE_DEVICES")
     [ -n "$visible" ] && gpus=$(echo "$visible" | tr , " " | wc -w)
     ranks=${NUM_RANKS:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}
-    [ -n "$visible" ] || options+=(--num_accelerators "$ranks")
+    [ -n "$visible" ] || command+=(--num_accelerators "$ranks")
     share=$(($(nproc) / ranks))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
-fi
-stop() {
-    trap 'kill -KILL -- "-$launcher"' TERM INT HUP
-    again=yes
-    if [ -n "$HOSTFILE" ]; then
-        kill -TERM "$launcher"
-    else  # ranks are the children of the only child of `deepspeed`; before they exist nothing can be lost
-        pkill -TERM --parent "$(pgrep --delimiter , --parent "$launcher")" 2>/dev/null || kill -TERM -- "-$launcher"
-    fi
+    ;;
+?*:pdsh)
+    command+=(--hostfile "$HOSTFILE" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
+    export PDSH_SSH_ARGS_APPEND="$ssh_options $PDSH_SSH_ARGS_APPEND"
+    ;;
+?*:openmpi)
+    # Not `deepspeed --launcher openmpi`, which only builds this command, and ends with 0 when mpirun is killed. Once a rank has
+    # ended with an error, mpirun gives the others twice as many seconds, not one as without the option, and ends itself then.
+    command=(mpirun --hostfile "$HOSTFILE" ${NUM_RANKS:+--map-by "ppr:$NUM_RANKS:node"})
+    command+=(--mca odls_base_sigkill_timeout 15)
+    command+=(-x MASTER_ADDR="${MASTER_ADDR:-${hosts%% *}}" -x MASTER_PORT="$port")
+    for name in $(compgen -e | grep -E '^(NCCL|PYTHON|UCX|OMP_NUM)'); do command+=(-x "$name"); done
+    command+=("$python" -u)
+    ;;
+*)
+    echo "error: LAUNCHER is $LAUNCHER and HOSTFILE is ${HOSTFILE:-not set}; expected pdsh, or openmpi with a HOSTFILE" >&2
+    exit 2
+    ;;
+esac
+
+# Stop the ranks on all machines, by TERM or KILL. Returns 1 when there were any, 255 when a machine did not answer.
+stop_ranks() {
+    trap '' TERM INT HUP
+    local stop=("$python" "$project/launch/stop_ranks.py" "$port" "$1") result=0 asked=()
+    [ -n "$hosts" ] || { "${stop[@]}"; return; }
+    for host in $hosts; do
+        ssh -n $ssh_options "$host" "${stop[@]}" 2> /dev/null &
+        asked+=($!)
+    done
+    for one in "${asked[@]}"; do
+        wait "$one" || { code=$?; [ "$code" -le "$result" ] || result=$code; }
+    done
+    return "$result"
 }
-set -m  # a process group for each job
-deepspeed "${options[@]}" "$0" "$@" &
+# Ask the ranks to stop for as long as their launcher lives: some may just be starting.
+keep_asking() {
+    while kill -0 "$launcher" 2> /dev/null; do
+        stop_ranks TERM
+        sleep 1
+    done
+}
+# Wait for a process, which a signal interrupts; `code` is its exit code.
+await() {
+    while true; do
+        { wait "$1"; } 2> /dev/null
+        code=$?
+        [ $((signals + hangups)) -gt "$handled" ] || break
+        handled=$((signals + hangups))
+        if [ -z "$asking" ]; then
+            echo "asked to stop: all ranks save; a second Ctrl-C or SIGTERM, at least two seconds later, kills them" >&2
+            keep_asking &
+            asking=$! since=$SECONDS
+        elif [ "$signals" -gt 0 ] && [ $((SECONDS - since)) -ge 2 ]; then  # some senders, such as `timeout`, send one twice
+            kill -KILL "$asking"
+            { stop_ranks KILL; kill -KILL -- "-$launcher"; } 2> /dev/null &
+            killing=$!
+        fi
+    done
+}
+# Pass on what the launcher writes. It keeps reading when the terminal or the pipe behind it has gone, as then a write would end
+# the launcher, ssh or mpirun.
+relay() {
+    trap '' TERM INT HUP
+    exec tee --output-error=warn /dev/null 2> /dev/null
+}
+
+exec 3> >(relay)
+relays=$!
+exec 4> >(relay >&2)
+relays+=" $!"
+set -m  # a process group for the launcher
+"${command[@]}" "$0" "$@" < /dev/null >&3 2>&4 3>&- 4>&- &
 launcher=$!
-trap stop TERM INT HUP
-again=yes
-while [ -n "$again" ]; do  # a signal ends `wait`, but not the launcher
-    again=
-    wait "$launcher"
-    code=$?
-done
-exit "$code"
+set +m
+exec 3>&- 4>&-
+
+signals=0 hangups=0 handled=0 asking= killing=
+trap 'signals=$((signals + 1))' TERM INT
+trap 'hangups=$((hangups + 1))' HUP  # a closed terminal sends two
+trap : PIPE
+await "$launcher"
+ended=$code
+if [ -n "$asking" ]; then
+    await "$asking"  # until no rank is left on any machine
+    # SIGTERM itself ended ranks that were just starting and had nothing to save
+    case $ended in 143 | 241) ended=75 ;; esac
+else
+    # A launcher that was killed leaves its ranks behind, and `deepspeed` then ends with 0.
+    stop_ranks TERM &
+    await $!
+    if [ "$code" -eq 1 ]; then
+        echo "the launcher ended with code $ended before its ranks, which were asked to save; the same command resumes" >&2
+        [ "$ended" -ne 0 ] || ended=74
+    fi
+fi
+[ -z "$killing" ] || { wait "$killing"; kill -KILL $relays; } 2> /dev/null
+wait $relays
+exit "$ended"

@@ -48,7 +48,7 @@ class ReaderProcess:
         with theirs:
             # A job's scheduler and Ctrl-C send signals to all processes, but only the training process decides when to end. A
             # process keeps the signals blocked that are blocked when it starts.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1})
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP})
             try:
                 # Not by multiprocessing, whose children first import the main module, and with it torch and DeepSpeed.
                 self._process = subprocess.Popen(

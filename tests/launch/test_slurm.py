@@ -72,11 +72,11 @@ def test_slurm_ranks_save_and_the_job_is_queued_again(
         ({"0": [0, 0], "1": [0, 0], "2": [0, 0], "3": [0.5, 0]}, 0, False),
         ({"0": [0, 2], "1": [0, 2], "2": [0, 2], "3": [0, 2]}, 2, False),
         ({"0": [0.5, 1], "1": [0.5, 1], "2": [0.5, 1], "3": [0.5, 1]}, 1, False),
-        ({"1": [0, 1]}, 137, False),  # the others wait for it for ever, and are killed
-        ({"1": [0, 75]}, 137, False),  # ranks that did not agree on stopping are a failure
+        ({"0": [0.5, 74], "1": [0.5, 74], "2": [0.5, 74], "3": [0.5, 74]}, 74, True),
+        ({"1": [0, 1]}, 137, True),  # the others wait for it for ever, and are killed
     ],
 )
-def test_slurm_queues_again_only_after_75(
+def test_slurm_queues_again_after_75_and_after_failures_that_may_pass(
     tmp_path: Path,
     environment: dict[str, str],
     started: list[subprocess.Popen[str]],
@@ -84,9 +84,23 @@ def test_slurm_queues_again_only_after_75(
     expected: int,
     again: bool,
 ) -> None:
-    process = job(tmp_path, environment, started, CODES=json.dumps(codes))
+    run = ("--data", "corpus", "--output", str(tmp_path / "run"))
+    process = job(tmp_path, environment, started, *run, CODES=json.dumps(codes))
     assert process.wait(60) == expected, process.communicate()
     assert requeued(tmp_path) == ["requeue 20012345"] * again
+
+
+def test_slurm_does_not_queue_again_what_fails_twice_at_the_same_step(
+    tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
+) -> None:
+    run = ("--data", "corpus", "--output", str(tmp_path / "run"))
+    codes = json.dumps({str(n): [0.5, 74] for n in range(4)})
+    for expected in (1, 1):
+        process = job(tmp_path, environment, started, *run, CODES=codes)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 74
+        assert len(requeued(tmp_path)) == expected
+    assert "not worth starting again: the newest checkpoint is of step 0" in output
 
 
 @pytest.mark.parametrize(
@@ -95,7 +109,8 @@ def test_slurm_queues_again_only_after_75(
         ({"SLURM_RESTART_COUNT": "99"}, ""),
         ({"SLURM_RESTART_COUNT": "100"}, "not queued again after 100 restarts"),
         ({"SLURM_RESTART_COUNT": "3", "MAX_RESTARTS": "3"}, "not queued again after 3 restarts"),
-        ({"STATE": ""}, "cancelled"),  # squeue finds it not running
+        ({"STATE": "COMPLETING"}, "the job is COMPLETING: SLURM queues it again after a preemption"),
+        ({"STATE": ""}, "the job is gone"),
         ({"SCONTROL_CODE": "1"}, "could not be queued again"),
     ],
 )
@@ -106,7 +121,7 @@ def test_slurm_does_not_queue_again_for_ever(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     assert said in output
-    assert len(requeued(tmp_path)) == ("cancelled" not in said and "restarts" not in said)
+    assert len(requeued(tmp_path)) == ("the job is" not in said and "restarts" not in said)
 
 
 def test_slurm_script_outlives_a_signal_to_itself(

@@ -83,10 +83,11 @@ SCONTROL = """#!/usr/bin/env bash
 echo "$*" >> "$FOLDER/requeued"
 exit "${SCONTROL_CODE:-0}"
 """
-SQUEUE = '#!/usr/bin/env bash\n[ "$*" = "--noheader --jobs 20012345 --states RUNNING --format %T" ] && echo "$STATE"\n'
+SQUEUE = '#!/usr/bin/env bash\n[ "$*" = "--noheader --jobs 20012345 --format %T" ] && echo "$STATE"\n'
 # Every host is this machine, whose shell runs the command.
 PDSH = """#!/usr/bin/env bash
 echo "$*" >> "$FOLDER/pdsh"
+echo "$PDSH_SSH_ARGS_APPEND" > "$FOLDER/pdsh-ssh"
 while [ "${1#-}" != "$1" ]; do case $1 in -w) hosts=$2; shift 2;; -f) shift 2;; *) shift;; esac; done
 number=0
 for host in ${hosts//,/ }; do bash -c "${*//%n/$number}" & number=$((number + 1)); done
@@ -95,18 +96,6 @@ for job in $(jobs -p); do wait "$job" || code=$?; done
 exit "$code"
 """
 SSH = '#!/usr/bin/env bash\n[ "${*: -1}" = -I ] && echo "127.0.0.1 10.0.0.1" || true\n'
-MPIRUN = f"""#!{sys.executable}
-import os, subprocess, sys
-words, exported, count = sys.argv[1:], {{}}, 0
-while words[0].startswith("-"):
-    option = words.pop(0)
-    values = [words.pop(0) for _ in range(2 if option == "--mca" else 1)]
-    exported |= dict([values[0].split("=")]) if option == "-x" else {{}}
-    count = int(values[0]) if option == "-n" else count
-def variables(n):
-    return {{"OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_SIZE": str(count), "OMPI_COMM_WORLD_LOCAL_RANK": str(n % 2)}}
-sys.exit(max([rank.wait() for rank in [subprocess.Popen(words, env=os.environ | exported | variables(n)) for n in range(count)]]))
-"""
 
 
 def stand_in_environment(tmp_path: Path) -> dict[str, str]:
@@ -118,11 +107,12 @@ def stand_in_environment(tmp_path: Path) -> dict[str, str]:
     (package / "train.py").write_text(TRAINING)
     commands = tmp_path / "bin"
     commands.mkdir()
-    stand_ins = {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "pdsh": PDSH, "ssh": SSH, "mpirun": MPIRUN}
-    for name, text in (stand_ins | {"ompi_info": "#!/bin/sh\n"}).items():
+    stand_ins = {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "pdsh": PDSH, "ssh": SSH}
+    for name, text in stand_ins.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
-    kept = {k: v for k, v in os.environ.items() if not re.match("SLURM|RANK|WORLD|LOCAL|MASTER|OMP|CUDA|HOSTFILE|NUM_RANKS", k)}
+    others = "SLURM|RANK|WORLD|LOCAL|MASTER|OMP|CUDA|HOSTFILE|NUM_RANKS|LAUNCHER"
+    kept = {name: value for name, value in os.environ.items() if not re.match(others, name)}
     return kept | {
         "PATH": f"{commands}:{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": f"{package.parent}:{ROOT}",
