@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import rasterio.shutil
@@ -24,7 +26,7 @@ from rio_cogeo import cog_validate
 
 import finetune.predict as predict_module
 from common.command_line import run_command
-from common.exit_codes import INFRASTRUCTURE, USER_ERROR
+from common.exit_codes import INFRASTRUCTURE, STOPPED, USER_ERROR
 from common.run_lock import RunLock
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import NO_DATA, count_classes
@@ -274,20 +276,42 @@ def test_bad_input(
 
 
 @pytest.mark.slow
-def test_killed_map_resumes_to_the_same_bytes(scene: Path, models: tuple[Path, Path], tmp_path: Path) -> None:
-    """`kill -9` after the second and after the fifth of nine blocks, with two worker processes."""
-    command = [sys.executable, str(Path(predict_module.__file__)), "--model", str(models[0]), "--input", str(scene)]
-    command += ["--block_px", "48", "--probabilities", "true", "--workers", "2"]
-    for folder, kills in (("straight", []), ("killed", [2, 5])):
-        (tmp_path / folder).mkdir()
-        output = ["--output", str(tmp_path / folder / "map.tif")]
-        for count in kills:
-            process = subprocess.Popen([*command, *output], start_new_session=True, stderr=subprocess.DEVNULL)
-            while len(list((tmp_path / folder).glob(".map.tif.parts/*.npz"))) < count:
-                assert process.poll() is None, "it was done before it could be killed"
-                time.sleep(0.002)
+def test_ten_disturbances_of_a_map_of_several_workers_change_no_byte(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Kills of the command, of a worker and of all, and the signals that ask it to stop, at random moments."""
+    write_rice_scene(tmp_path / "b", "test", side=560, seed=6, frames=6)
+    command = [sys.executable, str(Path(predict_module.__file__)), "--model", str(models[0]), "--input", str(tmp_path / "b")]
+    command += ["--block_px", "48", "--probabilities", "true", "--workers", "2", "--output"]
+    maps = [tmp_path / folder / "map.tif" for folder in ("straight", "disturbed")]
+    subprocess.run([*command, str(maps[0])], check=True, capture_output=True)
+
+    def finished() -> int:
+        return len(list(maps[1].parent.glob(".map.tif.parts/*.npz")))
+
+    chance, codes = random.Random(2026), []
+    ways = ["all killed", "command killed", "worker killed", "SIGTERM", "SIGINT", "SIGHUP", "all killed", "command killed"]
+    for way in chance.sample([*ways, "SIGINT", "worker killed"], 10):
+        process = subprocess.Popen([*command, str(maps[1])], start_new_session=True, stderr=subprocess.DEVNULL)
+        until = finished() + chance.randint(1, 8)
+        while finished() < until:
+            assert process.poll() is None, f"it was done before it could be disturbed: {codes}"
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.05)
+        workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        if way == "all killed":
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert not (tmp_path / folder / "map.tif").exists()
-        subprocess.run([*command, *output], check=True, stderr=subprocess.DEVNULL)
-    assert same_files(tmp_path / "killed" / "map.tif", tmp_path / "straight" / "map.tif")
+        elif way == "worker killed":  # another takes its place, and then the command is killed
+            chance.choice(workers).kill()
+            while finished() < until + 4:
+                time.sleep(0.002)
+            process.kill()
+        elif way == "SIGINT":
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: all processes get it
+        else:
+            process.send_signal(signal.SIGKILL if way == "command killed" else signal.Signals[way])
+        codes.append((way, process.wait(60)))
+        assert not psutil.wait_procs(workers, timeout=30)[1], f"workers outlive the command: {codes}"
+        assert not maps[1].exists()
+    assert all(code == (STOPPED if way.startswith("SIG") else -signal.SIGKILL) for way, code in codes), codes
+    done = subprocess.run([*command, str(maps[1])], check=True, capture_output=True, text=True)
+    assert re.search(r"\d+ of 144 blocks are finished", done.stdout)
+    assert same_files(maps[1], maps[0])

@@ -30,7 +30,7 @@ def main() -> None:
 def train(output: Path) -> int:
     """Count steps, saving every ten of them, until asked to stop."""
     end_when_asked()
-    device = ranks.start_ranks(device_type="cpu")
+    ranks.start_ranks(device_type="cpu")
     stop = StopSignals().listen()
     rank, world_size = ranks.rank_and_world_size()
     checkpoints = output / "checkpoints"
@@ -38,7 +38,7 @@ def train(output: Path) -> int:
     about = {"pid": os.getpid(), "parent": os.getppid(), "host": socket.gethostname(), "first": first, "world_size": world_size}
     _write(output / f"rank-{rank}.json", about)
     for step in range(first + 1, NUM_STEPS + 1):
-        (is_asked,) = ranks.any_rank([stop.received], device)
+        (is_asked,) = ranks.any_rank([stop.received])
         if is_asked:
             time.sleep(float(os.environ.get("SAVE_S", "0.5")))
         if rank == 0:
