@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from common.atomic_files import sync
 from common.checksums import checksum_of
-from common.errors import InfrastructureError
+from common.errors import InfrastructureError, while_running
 
 STUDENT, TEACHER, OPTIMIZER = "student", "teacher", "optimizer"
 MANIFEST = "manifest.json"
@@ -72,10 +72,10 @@ class CheckpointWriter:
         begin = time.perf_counter()
         final = self._folder / f"step-{step:08d}"
         unfinished = final.with_name(final.name + _UNFINISHED)
-        for leftover in self._folder.glob(f"step-*{_UNFINISHED}"):
-            shutil.rmtree(leftover)  # of a run that was killed while writing
-        unfinished.mkdir(parents=True)
         try:
+            for leftover in self._folder.glob(f"step-*{_UNFINISHED}"):
+                shutil.rmtree(leftover)  # of a run that was killed while writing
+            unfinished.mkdir(parents=True)
             manifest: dict[str, object] = {"step": step, "skipped_steps": skipped_steps, "files": {}}
             (unfinished / MANIFEST).touch()
             for name, tensors in files.items():
@@ -93,7 +93,8 @@ class CheckpointWriter:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise InfrastructureError(f"the checkpoint {final} cannot be written: {error}; the ones before it stay") from error
-        self._remove_old()
+        with while_running(f"old checkpoints in {self._folder} cannot be removed"):
+            self._remove_old()
         return time.perf_counter() - begin
 
     def _remove_old(self) -> None:

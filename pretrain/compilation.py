@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
+from common.seeding import seed_everything
 from pretrain.objective import FractionsModel, fractions_loss
 
 # Relative differences of loss and gradient norm that rounding in another order explains; measured on CPUs, with a margin.
@@ -15,19 +16,20 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 Example = tuple[str, torch.Tensor, torch.Tensor]  # source, pixels (B, T, C, H, W) normalised, fractions (B, classes)
 
 
-def compile_compared(model: FractionsModel, dtype: torch.dtype, examples: Iterable[Example]) -> list[str]:
+def compile_compared(model: FractionsModel, dtype: torch.dtype, seed: int, examples: Iterable[Example]) -> list[str]:
     """Compile the encoder's blocks, if each of the examples gives the same loss and gradient norm with and without.
 
-    The comparison uses a copy in the precision of training, without stochastic depth; the compiled code is used again.
+    The comparison uses copies in the precision of training and as in training, with equal draws of stochastic depth. Training
+    uses the compiled code of the comparison, if the examples have the shapes of its batches.
     Returns one line per example with the differences. Raises ValueError when they are too large: such a model would train
     differently.
     """
-    eager = copy.deepcopy(model).to(dtype).eval()
+    eager = copy.deepcopy(model).to(dtype).train()
     compiled = copy.deepcopy(eager)
     compiled.encoder.compile_blocks()
     lines = []
     for source, pixels, target in examples:
-        expected, found = (_loss_and_gradient_norm(m, source, pixels.to(dtype), target) for m in (eager, compiled))
+        expected, found = (_loss_and_gradient_norm(m, seed, source, pixels.to(dtype), target) for m in (eager, compiled))
         differences = [abs(f - e) / max(abs(e), 1e-12) for e, f in zip(expected, found, strict=True)]
         line = f"{source}: compiled and eager loss differ by {differences[0]:.1e}, gradient norm by {differences[1]:.1e}"
         if not max(differences) < TOLERANCE[dtype]:  # NaN fails, too
@@ -38,8 +40,9 @@ def compile_compared(model: FractionsModel, dtype: torch.dtype, examples: Iterab
 
 
 def _loss_and_gradient_norm(
-    model: FractionsModel, source: str, pixels: torch.Tensor, target: torch.Tensor
+    model: FractionsModel, seed: int, source: str, pixels: torch.Tensor, target: torch.Tensor
 ) -> tuple[float, float]:
+    seed_everything(seed)  # for stochastic depth
     loss, *_ = fractions_loss(model(pixels, source), target, None, 0.0)
     gradients = torch.autograd.grad(
         loss, list(model.parameters()), allow_unused=True

@@ -127,7 +127,7 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     teacher = MeanTeacher(model.to(device), config.objective.teacher_decay, dtype)
     if config.compile:
-        _compile(model, teacher, dtype, stream, statistics, targets)
+        _compile(model, teacher, dtype, config, stream, statistics, targets)
     micro_steps = config.micro_steps or len(stream.draws.sources)
     wrapped = engine.wrap(model, config, micro_steps * config.gradient_accumulation_steps, device)
     first_step, skipped_steps = (0, 0) if found is None else (checkpoint.step_of(found), checkpoint.skipped_steps_of(found))
@@ -190,14 +190,15 @@ def _compile(
     model: FractionsModel,
     teacher: MeanTeacher,
     dtype: torch.dtype,
+    config: PretrainConfig,
     stream: Stream,
     statistics: Statistics,
     targets: FractionTargets,
 ) -> None:
-    """Compile student and teacher, after a comparison on the first batch of each source."""
-    on_device = (batch.to(model.head.weight.device) for batch in stream.first_batches())
-    examples = ((b.source, views(b, *statistics[b.source])[0], targets(b)) for b in on_device)
-    for line in compile_compared(model, dtype, examples):
+    """Compile student and teacher, after a comparison on the first batch of each source, of which it sees the first part."""
+    parts = (batch.split(config.gradient_accumulation_steps)[0].to(model.head.weight.device) for batch in stream.first_batches())
+    examples = ((part.source, views(part, *statistics[part.source])[0], targets(part)) for part in parts)
+    for line in compile_compared(model, dtype, config.seed, examples):
         if ranks.rank_and_world_size()[0] == 0:
             print(line, flush=True)
     teacher.model.encoder.compile_blocks()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tests.support.pretraining import ROOT, free_port, python_environment
 
-TIMEOUT_S = 300
+TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,17 @@ class Ended:
 
 
 def start_ranks(
-    arguments: Sequence[str], ranks: int = 2, program: str = "pretrain.train", environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    ranks: int = 2,
+    program: str = "pretrain.train",
+    environment: Mapping[str, str] | None = None,
+    last_rank: Sequence[str] = (),
 ) -> list[subprocess.Popen[str]]:
-    """Start `python -m program` with these arguments on so many ranks."""
+    """Start `python -m program` with these arguments on so many ranks; the last rank gets more of them."""
     common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", program, *arguments],
+            [sys.executable, "-m", program, *arguments, *(last_rank if rank == ranks - 1 else ())],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -56,7 +60,11 @@ def ended(processes: Sequence[subprocess.Popen[str]]) -> Ended:
 
 
 def run_ranks(
-    arguments: Sequence[str], ranks: int = 2, program: str = "pretrain.train", environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    ranks: int = 2,
+    program: str = "pretrain.train",
+    environment: Mapping[str, str] | None = None,
+    last_rank: Sequence[str] = (),
 ) -> Ended:
     """Run a program on so many ranks to its end."""
-    return ended(start_ranks(arguments, ranks, program, environment))
+    return ended(start_ranks(arguments, ranks, program, environment, last_rank))

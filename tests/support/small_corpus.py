@@ -17,6 +17,7 @@ from data_prep.corpus.dataset import Corpus
 from data_prep.landcover.legend import load_legend
 
 SIDE_PX = 6
+SCENES = {"train": "scene", "validation": "other"}  # by split
 SMALL_CORPUS = {"landsat": 13, "modis": 7}  # samples of each source
 
 
@@ -31,26 +32,40 @@ def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.array(parts, np.uint64)
 
 
-def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] = (17, 24), side: int = SIDE_PX) -> Path:
-    """A corpus by plain tarfile and json as the contract says: two shards a source, all numbers random."""
+def write_corpus(
+    folder: Path,
+    samples: dict[str, int],
+    frames: tuple[int, int] = (17, 24),
+    side: int = SIDE_PX,
+    validation: dict[str, int] | None = None,
+) -> Path:
+    """A corpus by plain tarfile and json as the contract says: two shards per source and split, all numbers random.
+
+    `samples` and `validation`: samples of each source in the two splits.
+    """
     rng = np.random.default_rng(5)
     sensors, legend = load_sensors(), load_legend("glc_fcs30d")
-    shards, sources, contents = [], {}, []
-    for source, count in samples.items():
+    shards, contents = [], []
+    sources: dict[str, dict[str, Any]] = {}
+    parts = [("train", *of_source) for of_source in samples.items()]
+    parts += [("validation", *of_source) for of_source in (validation or {}).items()]
+    for split, source, count in parts:
         sensor = sensors[source]
         shape = [len(sensor.bands), side, side]
-        sources[source] = {
+        described = {
             "sensor": sensor.to_dict(),
             "shape": shape,
             "normalization": {"mean": [1000.0] * shape[0], "std": [500.0] * shape[0]},
+            "splits": {},
         }
+        sources.setdefault(source, described)
         of_source: list[tuple[int, dict[str, Any]]] = []  # number of the shard, entry
         for number, part in enumerate(np.array_split(np.arange(count), 2)):
-            name = f"{source}-train-{number:06d}"
+            name = f"{source}-{split}-{number:06d}"
             entries: list[dict[str, Any]] = []
             with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
                 for i in part.tolist():
-                    key, length = f"{source}-scene-2021-r{i:05d}-c00000", int(rng.integers(*frames))
+                    key, length = f"{source}-{SCENES[split]}-2021-r{i:05d}-c00000", int(rng.integers(*frames))
                     counts = rng.integers(0, 50, len(legend.codes))
                     arrays = {
                         "dates.npy": (18_628 + np.sort(rng.choice(365, length, replace=False))).astype(np.int32),
@@ -79,14 +94,14 @@ def write_corpus(folder: Path, samples: dict[str, int], frames: tuple[int, int] 
                     )
             of_source += [(number, entry) for entry in entries]
             data = (folder / f"{name}.tar").read_bytes()
-            shard = {"shard": f"{name}.tar", "source": source, "split": "train", "bytes": len(data)}
+            shard = {"shard": f"{name}.tar", "source": source, "split": split, "bytes": len(data)}
             shard["xxh3_128"] = xxhash.xxh3_128(data).hexdigest()
             statistics = {name: [0] * shape[0] for name in ("count", "total", "squares")}
             index = {"version": 2, **shard, "plan": "0" * 64, "samples": entries, "statistics": statistics}
             (folder / f"{name}.json").write_text(json.dumps(index))
             contents.append((folder / f"{name}.json").read_bytes())
             shards.append({**shard, "samples": len(entries)})
-        sources[source]["splits"] = {"train": write_table(folder / f"{source}-train.samples.npy", of_source)}
+        sources[source]["splits"][split] = write_table(folder / f"{source}-{split}.samples.npy", of_source)
     description = {
         "version": 3,
         "fingerprint": hashlib.sha256(b"".join(contents)).hexdigest(),
@@ -126,9 +141,9 @@ def write_table(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> dict[s
     }
 
 
-def damage(folder: Path, corpus: Corpus, numbers: list[int], source: str = "modis") -> list[str]:
+def damage(folder: Path, corpus: Corpus, numbers: list[int], source: str = "modis", split: str = "train") -> list[str]:
     """Flip bits of every frame of samples of a source; returns their keys."""
-    entries = corpus.samples(source, "train")
+    entries = corpus.samples(source, split)
     for number in numbers:
         shard = folder / Path(entries[number].shard).name
         data = bytearray(shard.read_bytes())

@@ -229,16 +229,16 @@ def test_stochastic_depth_does_not_depend_on_how_a_batch_is_shared():
 
 @pytest.mark.slow
 def test_compiled_encoder_equals_eager_and_a_wrong_one_is_refused(monkeypatch):
-    model = FractionsModel(random_encoder(dataclasses.replace(THIN, depths=(1, 1, 1, 1))), 8)
+    model = FractionsModel(random_encoder(dataclasses.replace(THIN, depths=(1, 1, 1, 1), drop_path_rate=0.5)), 8)
     for parameter in model.parameters():  # the seed's own scale, as at the start of a training
         parameter.data.mul_(0.1)
     target = torch.softmax(torch.randn(2, 8), -1)
     examples = [("sentinel2", torch.randn(2, 16, 10, 64, 64), target), ("modis", torch.randn(2, 16, 7, 32, 32), target)]
-    lines = compile_compared(model, torch.float32, examples)
+    lines = compile_compared(model, torch.float32, 0, examples)
     assert [line.split(":")[0] for line in lines] == ["sentinel2", "modis"]
     monkeypatch.setattr(type(model.encoder), "compile_blocks", lambda encoder: encoder.norm.weight.data.mul_(1.01))
     with pytest.raises(ValueError, match="train without --compile"):
-        compile_compared(model, torch.float32, examples)
+        compile_compared(model, torch.float32, 0, examples)
 
 
 def test_released_checkpoint_has_the_names_and_numbers_that_its_users_report():
