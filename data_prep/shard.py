@@ -13,6 +13,7 @@ from typing import NoReturn
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, run_command
 from common.executors import Executor, open_executor, submit_slurm
+from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.progress import PROGRESS
 from data_prep.corpus.corpus_writer import finish_corpus, write_missing_shards
 from data_prep.plan.build import make_plan
@@ -22,7 +23,6 @@ from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SplitConfig
 
 RENAMED = {f"split_{name}": f"split.{name}" for name in ("block_km", "shares", "buffer_km", "seed")}
-UNFINISHED = 1  # exit code
 _MOST_NAMED = 5  # shards named in a message
 
 
@@ -111,11 +111,11 @@ def shard(config: ShardConfig) -> int:
     with open_executor(config.engine, config.workers, config.scheduler) as map_jobs:
         unwritten = write_missing_shards(plan, numbers, config.input, map_jobs, config.retries, config.retry_failed)
         if unwritten:
-            print("\n".join(unwritten[:_MOST_NAMED]))
+            print("\n".join(f"{failure.name}: {failure.reason}" for failure in unwritten[:_MOST_NAMED]))
             print(f"{len(unwritten)} of {len(numbers)} shards are not written; start again with the same arguments")
-            return UNFINISHED
+            return INFRASTRUCTURE if any(failure.is_infrastructure for failure in unwritten) else FAILED
         finished = config.shards is not None or finish_corpus(plan, map_jobs, config.max_failed_share)
-        return 0 if finished else UNFINISHED
+        return 0 if finished else FAILED
 
 
 def _submit(config: ShardConfig, plan: Plan) -> None:

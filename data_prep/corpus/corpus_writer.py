@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from common.atomic_files import remove_leftovers
+from common.errors import InfrastructureError
 from common.executors import MapJobs
 from common.progress import PROGRESS, Progress
 from data_prep.corpus.corpus_overview import overview_of_written_corpus
@@ -16,7 +18,7 @@ from data_prep.corpus.dataset_json import write_dataset_json
 from data_prep.corpus.rejected import REJECTED, write_rejected
 from data_prep.corpus.sample_index_writer import write_sample_indexes
 from data_prep.corpus.shard_checks import checked_summaries
-from data_prep.plan.plan import Plan
+from data_prep.plan.plan import Plan, cached_plan
 from data_prep.shards.shard_index import has_written_index
 from data_prep.shards.shard_writer import write_shard
 from data_prep.shards.tar_format import FAILED
@@ -25,13 +27,29 @@ from data_prep.shards.tar_format import FAILED
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardFailure:
+    """Why a shard could not be written while others could.
+
+    Attributes:
+        name: of the shard.
+        reason: one line.
+        is_infrastructure: the storage or the network failed, so that starting again may succeed; else the archive is not as it
+            was planned.
+    """
+
+    name: str
+    reason: str
+    is_infrastructure: bool
+
+
 def write_missing_shards(
     plan: Plan, numbers: Sequence[int], archive: Path, map_jobs: MapJobs, retries: int = 3, retry_failed: bool = False
-) -> list[str]:
-    """Write those shards `numbers` of a corpus that do not exist yet; return one line for each that could not be written.
+) -> list[ShardFailure]:
+    """Write those shards `numbers` of a corpus that do not exist yet; return those that could not be written.
 
     `retries`: of transient errors. `retry_failed`: also write again the shards with samples that could not be read. Raises
-    OSError when the output accepts no more files.
+    InfrastructureError when the output accepts no more files.
     """
     output = plan.folder
     if retry_failed:
@@ -43,27 +61,31 @@ def write_missing_shards(
         (output / DATASET).unlink(missing_ok=True)  # while shards are missing, the corpus is not a finished one
     unwritten = []
     with Progress("write", total=len(numbers), done=len(numbers) - len(missing), log=output / PROGRESS) as progress:
-        for number, (size, error) in map_jobs(partial(_try_to_write, archive.resolve(), output.resolve(), retries), missing):
-            if error:
-                unwritten.append(f"{plan.names[number]}: {error}")
+        for _, written in map_jobs(partial(_try_to_write, archive.resolve(), output.resolve(), retries), missing):
+            if isinstance(written, ShardFailure):
+                unwritten.append(written)
             else:
-                progress.add(size)
+                progress.add(written)
     return unwritten
 
 
-def _try_to_write(archive: Path, output: Path, retries: int, number: int) -> tuple[int, str]:
-    """Return the bytes of the shard and "", or 0 and why this shard cannot be written while others can."""
+def _try_to_write(archive: Path, output: Path, retries: int, number: int) -> int | ShardFailure:
+    """Return the bytes of the shard, or why it cannot be written while others can."""
+    plan = cached_plan(output)
+    name = plan.names[number]
     try:
-        return write_shard(archive, output, number, retries), ""
-    except ValueError as error:
-        reason = str(error)
-    except OSError as error:
-        is_in_output = error.filename is not None and Path(str(error.filename)).is_relative_to(output)
-        if is_in_output or error.errno in _OUTPUT_ERRNOS:
-            message = f"{output} takes no more: {error.strerror}; what is finished stays: mend it and start again"
-            raise OSError(error.errno, message) from error
-        reason = str(error)
-    return 0, " ".join(reason.split())
+        return write_shard(archive, output, number, retries)
+    except (ValueError, OSError) as error:
+        failure = ShardFailure(name=name, reason=" ".join(str(error).split()), is_infrastructure=isinstance(error, OSError))
+        if isinstance(error, OSError):
+            if isinstance(error, FileNotFoundError) and has_written_index(output, name, plan.hash):
+                # Another job wrote the same shard, finished the corpus and removed the unfinished file of this one.
+                return (output / f"{name}.tar").stat().st_size
+            is_in_output = error.filename is not None and Path(str(error.filename)).is_relative_to(output)
+            if is_in_output or error.errno in _OUTPUT_ERRNOS:
+                message = f"{output} takes no more: {error.strerror}; what is finished stays: mend it and start again"
+                raise InfrastructureError(message) from error
+        return failure
 
 
 def finish_corpus(plan: Plan, map_jobs: MapJobs, max_failed_share: float) -> bool:

@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioIOError
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
@@ -95,19 +97,35 @@ def count_classes(path: Path, num_classes: int) -> np.ndarray:
 
 @contextmanager
 def _cog(path: Path, scratch: Path, grid: Grid, bands: int, overviews: str) -> Iterator[Any]:
-    """A plain GeoTIFF to write blocks to; at the end it is converted to a COG, which gets the name `path`."""
+    """A plain GeoTIFF to write blocks to; at the end it is converted to a COG, which gets the name `path`.
+
+    Raises OSError when a file cannot be written.
+    """
     plain, finished = scratch / f"plain_{path.name}", scratch / f"cog_{path.name}"
+    for leftover in (plain, finished):
+        leftover.unlink(missing_ok=True)  # GDAL fails to replace a file that a full disk has cut
     profile = {"driver": "GTiff", "count": bands, "dtype": "uint8", "nodata": NO_DATA, "compress": "deflate", "zlevel": 1}
     profile |= {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "band", "bigtiff": "if_safer"}
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
         with rasterio.open(plain, "w", **(profile | grid.profile())) as raster:
             yield raster
         options = {"compress": "deflate", "blocksize": TILE_PX, "overview_resampling": overviews, "bigtiff": "if_safer"}
-        copy(plain, finished, driver="COG", **options)
+        try:
+            copy(plain, finished, driver="COG", **options)
+        except CPLE_BaseError as error:  # is no OSError; a full disk may show only when the plain file is read
+            raise RasterioIOError(f"{finished} cannot be made from {plain}: {error}") from error
+        _read_all(finished)
     plain.unlink()
     with finished.open("rb+") as file:
         os.fsync(file.fileno())
     finished.replace(path)
+
+
+def _read_all(path: Path) -> None:
+    """Read a whole raster. Raises RasterioIOError when it was cut: GDAL does not say when a full disk kept it from finishing."""
+    with rasterio.open(path) as raster:
+        for _, window in raster.block_windows(1):
+            raster.read(window=window)
 
 
 def _write_categories(path: Path, names: list[str]) -> None:

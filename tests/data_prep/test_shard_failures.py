@@ -25,9 +25,11 @@ import pytest
 
 from common.exit_codes import INFRASTRUCTURE, STOPPED
 from common.progress import PROGRESS
+from data_prep.corpus import corpus_writer
 from data_prep.corpus.dataset import load_corpus
 from data_prep.plan.plan import load_plan
 from data_prep.readers.zarr_cube import ZarrCube
+from data_prep.shards.shard_writer import write_shard
 from data_prep.shards.tar_format import TarWriter
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import DISTURBANCES, contents, dask_cluster
@@ -96,7 +98,7 @@ def test_what_is_read_back_must_be_what_was_written(
         os.pwrite(writer._file.fileno(), b"\xff", 3000)  # a disk that does not keep what it is given
 
     monkeypatch.setattr(TarWriter, "end", end)
-    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 1
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == INFRASTRUCTURE
     assert "what was read back is not what was written" in capsys.readouterr().out
     assert not list((tmp_path / "corpus").glob("*.tar"))
 
@@ -174,7 +176,7 @@ def test_what_does_not_pass_is_no_part_of_the_corpus(
     arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
     with monkeypatch.context() as patch:
         fail_reads(patch, [OSError(errno.ESTALE, "Stale file handle")] * 3)
-        assert run_shard(*arguments, "--retries", "2") == 1
+        assert run_shard(*arguments, "--retries", "2") == INFRASTRUCTURE
     out = capsys.readouterr().out
     assert "modis-train-000000: [Errno 116] Stale file handle" in out
     assert "1 of 10 shards are not written; start again with the same arguments" in out
@@ -236,12 +238,26 @@ def test_an_output_that_becomes_read_only(
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        assert run_shard(*arguments) == 2
+        assert run_shard(*arguments) == INFRASTRUCTURE
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert "corpus takes no more: Read-only file system" in errors[0]
     assert contents(tmp_path / "corpus") == before
     assert run_shard("--input", scenes, "--output", "/sys/corpus", *ARGUMENTS) == 2
+
+
+def test_a_shard_that_another_job_wrote_is_written(
+    scenes: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other job finished the corpus and removed all unfinished files, also that of this one."""
+
+    def write(*arguments: Any) -> int:
+        write_shard(*arguments)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "corpus" / ".a.tar.tmp"))
+
+    monkeypatch.setattr(corpus_writer, "write_shard", write)
+    assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
+    assert contents(tmp_path / "corpus") == whole
 
 
 # engines

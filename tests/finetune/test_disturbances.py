@@ -150,7 +150,7 @@ def test_a_rank_that_lost_its_data_ends_all_with_the_code_of_the_infrastructure(
         write_rice_scene(tmp_path / "scenes" / name, {"a": "train", "c": "validation", "d": "test"}[name], seed=seed, frames=6)
     arguments = [*SETTINGS, "--training.batch_size", "2", "--training.epochs", "100000", "--cache_gb", "0"]
     process = start([*arguments, "--data", str(tmp_path / "scenes"), "--output", str(tmp_path / "run")], ranks=2)
-    wait_for(lambda: (tmp_path / "run" / NEWEST_CHECKPOINT).exists() or process.poll() is not None, 120)
+    wait_for(lambda: (tmp_path / "run" / NEWEST_CHECKPOINT).exists() or process.poll() is not None, 300)
     (tmp_path / "scenes" / "a" / "landsat.zarr").rename(tmp_path / "away")
     _, errors = finish(process, INFRASTRUCTURE)
     assert "error: reading the training windows: " in errors

@@ -28,10 +28,12 @@ import finetune.predict as predict_module
 from common.command_line import run_command
 from common.exit_codes import INFRASTRUCTURE, STOPPED, USER_ERROR
 from common.run_lock import RunLock
+from finetune.mapping import cog
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import NO_DATA, count_classes
 from finetune.model.model_file import save_model
 from finetune.predict import predict
+from tests.support.launching import ROOT, wait_for
 from tests.support.rice_scenes import write_rice_scene
 from tests.support.stand_in_models import random_mapper
 
@@ -129,6 +131,59 @@ def test_two_jobs_never_write_the_same_map(
     assert ended.value.code == INFRASTRUCTURE
     assert "belongs to another job now" in capsys.readouterr().err
     assert not list((tmp_path / ".map.tif.parts").glob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [
+        (signal.SIGINT, True),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stop_signal_ends_command_and_workers_with_one_line_and_keeps_finished_blocks(
+    scene: Path, models: tuple[Path, Path], tmp_path: Path, number: signal.Signals, to_all: bool
+) -> None:
+    """A terminal sends Ctrl-C to all processes of a command, a scheduler SIGTERM to the first one."""
+    output, parts = tmp_path / "map.tif", tmp_path / ".map.tif.parts"
+    arguments = ["--model", str(models[0]), "--input", str(scene), "--output", str(output)]
+    command = [sys.executable, str(ROOT / "finetune" / "predict.py"), *arguments, "--block_px", "16", "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: list(parts.glob("*.npz")) or process.poll() is not None, 300)
+    below = psutil.Process(process.pid).children(recursive=True)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == STOPPED, errors
+    assert errors.count("asked to stop: what is finished stays") == 1
+    assert "Traceback" not in errors
+    assert not psutil.wait_procs(below, timeout=15)[1]
+    finished = {path.name: path.read_bytes() for path in parts.glob("*.npz")}
+    assert finished
+    assert sorted(os.listdir(tmp_path)) == [".map.tif.parts"]
+
+
+def test_a_map_or_block_that_cannot_be_written_is_the_fault_of_the_storage(
+    scene: Path, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise rasterio.errors.RasterioIOError("Write failed")  # of GDAL, without a number
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    arguments = ["--model", str(models[0]), "--input", str(scene), "--output", str(tmp_path / "map.tif"), "--block_px", "64"]
+    for owner, name, error in ((np, "savez_compressed", gone), (cog, "copy", fail)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, error)
+            with pytest.raises(SystemExit) as ended:
+                run_command(predict, arguments)
+        assert ended.value.code == INFRASTRUCTURE
+        assert f"error: writing {tmp_path}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        run_command(predict, arguments)
+    assert ended.value.code == 0
+    assert "4 of 4 blocks are finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["model", "overlap", "scene"])
