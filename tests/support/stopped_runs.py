@@ -17,7 +17,7 @@ import psutil
 from tests.support.launching import BIN, ROOT, SCRIPT, wait_for
 from tests.support.pretraining import free_port
 from tests.support.slurm_cluster import SlurmCluster, slurm_cluster
-from tests.support.steps_of_ranks import saved_steps
+from tests.support.steps_of_ranks import NUM_STEPS, saved_steps
 from tests.support.terminal import Terminal, exit_code
 from tests.support.two_hosts import ADDRESSES, HOSTS, LOGIN, TwoHosts, two_hosts
 
@@ -82,7 +82,9 @@ class Run:
 
     @property
     def kept(self) -> str:
-        """What the newest checkpoint is of: the last `step` that was done, or the last regular `checkpoint`."""
+        """What the newest checkpoint is of: the last `step` that was done, or the last regular `checkpoint`; or `done`, all steps."""
+        if self.step == NUM_STEPS:
+            return "done"
         return "step" if saved_steps(self.output)[-1] == self.step else "checkpoint"
 
     @property
@@ -229,11 +231,11 @@ def stand_in(folder: Path) -> dict[str, str]:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'pretrain')!r})\n")
     (package / "train.py").write_text("from tests.support.steps_of_ranks import main\n")
-    saving = {"OMP_NUM_THREADS": "1", "SAVE_S": "5"}
-    (folder / ".deepspeed_env").write_text("".join(f"{name}={value}\n" for name, value in saving.items()))
+    (folder / ".deepspeed_env").write_text("OMP_NUM_THREADS=1\n")
     others = ("SLURM", "MASTER", "RANK", "OMPI")  # of a run around this one
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return kept | saving | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": f"{package.parent}:{ROOT}"}
+    importing = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": f"{package.parent}:{ROOT}"}
+    return kept | importing | {"OMP_NUM_THREADS": "1"}
 
 
 def by_bash(folder: Path, engines: ExitStack) -> Run:
@@ -250,7 +252,7 @@ def by_hostfile(folder: Path, engines: ExitStack, launcher: str = "pdsh") -> Run
     """`HOSTFILE=... bash launch/pretrain.sh`, with ssh and pdsh."""
     hosts = engines.enter_context(two_hosts(folder / "hosts"))
     (folder / "hostfile").write_text("".join(f"{ADDRESSES[host]} slots=1\n" for host in HOSTS))
-    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mca_base_env_list": "SAVE_S"}
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     variables = {"HOSTFILE": str(folder / "hostfile"), "LAUNCHER": launcher, **as_root}
     return Run(folder, engines, ["bash", str(ROOT / SCRIPT)], hosts, **variables)
 
