@@ -1,13 +1,15 @@
 """Every cell of the table in docs/reference/stopping.md, tried on real launchers, hosts, terminals and SLURM.
 
 The page is the expectation. A cell such as `step, 75` says what the newest checkpoint is of afterwards (the last `step` that was
-done, or the last regular `checkpoint` before it), and the exit code; on SLURM `again` means that the job is queued again.
+done, or the last regular `checkpoint` before it; `done` when all steps were), and the exit code; on SLURM `again` means that the
+job is queued again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,40 @@ from tests.support.stopped_runs import LAUNCHERS, Run, SlurmRun
 
 PAGE = ROOT / "docs/reference/stopping.md"
 NOT_TRIED = {"not tried", "—"}
-# The events of the page's rows: what happens to the run, and whether it is started in a terminal.
-EVENTS: dict[str, tuple[Callable[[Any], None], bool]] = {
-    "Ctrl-C": (Run.is_sent_ctrl_c, True),
-    "second Ctrl-C": (Run.is_sent_ctrl_c_twice, True),
-    "closed terminal": (Run.loses_its_terminal, True),
-    "SIGTERM": (lambda run: run.is_terminated(), False),
-    "SIGKILL of a rank": (Run.loses_a_rank, False),
-    "SIGKILL of all ranks": (Run.loses_all_ranks, False),
-    "SIGKILL of the launcher": (lambda run: run.loses_its_launcher(), False),
-    "SIGKILL of a host's launcher": (Run.loses_the_launcher_of_a_host, False),
-    "SIGKILL of a host's daemon": (lambda run: run.loses_the_agent_of_a_host(), False),
-    "crash of a host": (Run.loses_a_host, False),
-    "preemption": (SlurmRun.is_preempted, False),
-    "scancel": (SlurmRun.is_cancelled, False),
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What happens to a run.
+
+    Attributes:
+        happens: makes it happen.
+        in_terminal: whether the run is started in a terminal.
+        options: of sbatch, for a run on SLURM.
+    """
+
+    happens: Callable[[Any], None]
+    in_terminal: bool = False
+    options: tuple[str, ...] = ()
+
+
+# By the names of the page's rows. Methods are found by the run, as those of SLURM differ.
+EVENTS = {
+    "Ctrl-C": Event(happens=Run.is_sent_ctrl_c, in_terminal=True),
+    "second Ctrl-C": Event(happens=Run.is_sent_ctrl_c_twice, in_terminal=True),
+    "closed terminal": Event(happens=Run.loses_its_terminal, in_terminal=True),
+    "SIGTERM": Event(happens=lambda run: run.is_terminated()),
+    "SIGKILL of a rank": Event(happens=Run.loses_a_rank),
+    "SIGKILL of all ranks": Event(happens=Run.loses_all_ranks),
+    "SIGKILL of the launcher": Event(happens=lambda run: run.loses_its_launcher()),
+    "SIGKILL of a host's launcher": Event(happens=Run.loses_the_launcher_of_a_host),
+    "SIGKILL of a host's daemon": Event(happens=lambda run: run.loses_the_agent_of_a_host()),
+    "crash of a host": Event(happens=Run.loses_a_host),
+    "power cut of a host": Event(happens=Run.loses_power),
+    "time limit": Event(happens=Run.nothing_happens, options=("--time=1", "--signal=TERM@30")),
+    "preemption": Event(happens=SlurmRun.is_preempted),
+    "preemption without grace": Event(happens=SlurmRun.is_preempted, options=("--partition=abrupt",)),
+    "scancel": Event(happens=SlurmRun.is_cancelled),
 }
 
 
@@ -56,10 +78,9 @@ def test_the_table_has_all_events_and_launchers() -> None:
     [pytest.param(*cell, id=f"{cell[0]}: {cell[1]}") for cell in cells() if cell[2] not in NOT_TRIED],
 )
 def test_what_is_kept_and_how_the_run_ends(tmp_path: Path, event: str, launcher: str, outcome: str) -> None:
-    happens, in_terminal = EVENTS[event]
     with ExitStack() as engines:
         run = LAUNCHERS[launcher](tmp_path, engines)
-        run.start(in_terminal)
-        happens(run)
+        run.start(EVENTS[event].in_terminal, EVENTS[event].options)
+        EVENTS[event].happens(run)
         ending = run.ends()
         assert f"{run.kept}, {ending}" == outcome, run.log

@@ -31,8 +31,8 @@ SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmdParameters=config_overrides
-SlurmdTimeout={slurmd_timeout_s}
-KillWait={kill_wait_s}
+SlurmdTimeout=10
+KillWait=30
 MinJobAge=3600
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2,requeue_delay=1
@@ -42,7 +42,8 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 NodeName=n1 NodeAddr={n1} CPUs=4 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
 NodeName=n2 NodeAddr={n2} CPUs=4 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
-PartitionName=batch Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime={grace_s}
+PartitionName=batch Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=60
+PartitionName=abrupt Nodes=n1,n2 PriorityTier=1 GraceTime=0
 PartitionName=urgent Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
 """
 
@@ -55,10 +56,9 @@ class SlurmCluster:
         environment: variables for SLURM's commands.
     """
 
-    def __init__(self, hosts: TwoHosts, **settings: int) -> None:
+    def __init__(self, hosts: TwoHosts) -> None:
         self.hosts = hosts
         self._folder = hosts.folder / "slurm"
-        self._settings = {"slurmd_timeout_s": 10, "kill_wait_s": 30, "grace_s": 60, **settings}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {**os.environ, "SLURM_CONF": str(self._folder / "slurm.conf")}
 
@@ -69,7 +69,7 @@ class SlurmCluster:
             (folder / name).mkdir(parents=True)
         (folder / "gpu0").touch()
         (folder / "gpu1").touch()
-        (folder / "slurm.conf").write_text(_CONFIG.format(folder=folder, **ADDRESSES, **self._settings))
+        (folder / "slurm.conf").write_text(_CONFIG.format(folder=folder, **ADDRESSES))
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1] Flags=nvidia_gpu_env\n")
         (folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
         (folder / "munge.key").write_bytes(os.urandom(1024))
@@ -146,15 +146,14 @@ _MUNGE_FILES = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-f
 
 
 @contextmanager
-def slurm_cluster(folder: Path, **settings: int) -> Iterator[SlurmCluster]:
-    """A SLURM cluster of two nodes; skips the test where it cannot be made.
+def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
+    """A SLURM cluster of two nodes, which are down when they do not answer for 10 s; skips the test where it cannot be made.
 
-    Settings: `slurmd_timeout_s` after which a node that does not answer is down, `kill_wait_s` between SIGTERM and SIGKILL at a
-    job's time limit, `grace_s` of a preemption.
+    Jobs of the partition `urgent` preempt those of `batch`, which get a minute of grace, and of `abrupt`, which get none.
     """
     skip_without("slurmctld", "slurmd", "munged", "sbatch")
     with two_hosts(folder) as hosts:
-        cluster = SlurmCluster(hosts, **settings)
+        cluster = SlurmCluster(hosts)
         try:
             cluster.start()
             yield cluster

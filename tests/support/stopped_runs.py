@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import psutil
 from tests.support.launching import BIN, ROOT, SCRIPT, wait_for
 from tests.support.pretraining import free_port
 from tests.support.slurm_cluster import SlurmCluster, slurm_cluster
-from tests.support.steps_of_ranks import saved_steps
+from tests.support.steps_of_ranks import NUM_STEPS, saved_steps
 from tests.support.terminal import Terminal, exit_code
 from tests.support.two_hosts import ADDRESSES, HOSTS, LOGIN, TwoHosts, two_hosts
 
@@ -46,8 +46,8 @@ class Run:
         self.process: subprocess.Popen[str] | None = None
         self.environment = stand_in(folder) | variables
 
-    def start(self, in_terminal: bool) -> None:
-        """Start the run, and wait until it has saved a first checkpoint and trained further."""
+    def start(self, in_terminal: bool, options: Sequence[str] = ()) -> None:  # noqa: ARG002
+        """Start the run, and wait until it has saved a first checkpoint and trained further. `options`: of a job, for SLURM."""
         prefix = self.hosts.on(LOGIN, self.folder) if self.hosts else []
         command = [*self._command, "--data", "corpus", "--output", str(self.output)]
         if in_terminal:
@@ -82,7 +82,9 @@ class Run:
 
     @property
     def kept(self) -> str:
-        """What the newest checkpoint is of: the last `step` that was done, or the last regular `checkpoint`."""
+        """The newest checkpoint: of the last `step` that was done, the last regular `checkpoint`, or `done`, of all steps."""
+        if self.step == NUM_STEPS:
+            return "done"
         return "step" if saved_steps(self.output)[-1] == self.step else "checkpoint"
 
     @property
@@ -109,6 +111,8 @@ class Run:
         rank = self.rank(number)
         if self.hosts is None:
             return _lives(rank["pid"])
+        if not self.hosts.is_running(rank["host"]):
+            return False
         shown = self.hosts.run(rank["host"], "ps", "-o", "stat=", "-p", str(rank["pid"]), check=False)
         return bool(shown.strip()) and not shown.startswith("Z")
 
@@ -174,29 +178,42 @@ class Run:
         assert self.hosts is not None
         self.hosts.crash(self.rank(1)["host"])
 
+    def loses_power(self) -> None:
+        """A host is gone without a goodbye."""
+        assert self.hosts is not None
+        self.hosts.cut_power(self.rank(1)["host"])
+
+    def nothing_happens(self) -> None:
+        """It comes to its end."""
+
 
 class SlurmRun(Run):
-    """The same as a job of SLURM."""
+    """The same as a job of SLURM.
+
+    Attributes:
+        cluster: SLURM.
+        job: number of the job.
+    """
 
     def __init__(self, folder: Path, engines: ExitStack, cluster: SlurmCluster) -> None:
         super().__init__(folder, engines, [], cluster.hosts)
-        self._cluster = cluster
+        self.cluster = cluster
         cluster.environment |= self.environment
-        self._job = ""
+        self.job = ""
 
-    def start(self, in_terminal: bool, *options: str) -> None:  # noqa: ARG002
+    def start(self, in_terminal: bool, options: Sequence[str] = ()) -> None:  # noqa: ARG002
         size = ("--nodes=2", "--gpus-per-node=1", "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=100")
-        options = (*size, f"--output={self.folder / 'log'}", *options)
+        log = f"--output={self.folder / 'log'}"
         arguments = ["--data", "corpus", "--output", str(self.output)]
         script = ROOT / "launch/pretrain.sbatch"
-        self._job = self._cluster.submit(script, *arguments, options=options, AGRIFM_PROJECT=str(ROOT))
+        self.job = self.cluster.submit(script, *arguments, options=(*size, log, *options), AGRIFM_PROJECT=str(ROOT))
         wait_for(lambda: self.step > 11, _WAIT_S)
 
     def ends(self) -> str:
         """`again` when the job is queued again, `cancelled`, or its exit code."""
         deadline = time.monotonic() + _WAIT_S
         while time.monotonic() < deadline:
-            job = self._cluster.job(self._job)
+            job = self.cluster.job(self.job)
             if job["Restarts"] != "0":
                 return "again"
             if job["JobState"] in ("FAILED", "COMPLETED", "CANCELLED"):
@@ -205,22 +222,22 @@ class SlurmRun(Run):
         raise AssertionError(f"the job did not end: {job}")
 
     def is_terminated(self) -> None:
-        self._cluster.command("scancel", "--signal=TERM", self._job)
+        self.cluster.command("scancel", "--signal=TERM", self.job)
 
     def is_cancelled(self) -> None:
         """scancel."""
-        self._cluster.command("scancel", self._job)
+        self.cluster.command("scancel", self.job)
 
     def loses_its_launcher(self) -> None:
-        self._cluster.hosts.run("n1", "pkill", "-KILL", "-x", "srun")
+        self.cluster.hosts.run("n1", "pkill", "-KILL", "-x", "srun")
 
     def loses_the_agent_of_a_host(self) -> None:
-        self._cluster.hosts.run("n2", "pkill", "-KILL", "-x", "slurmd")
+        self.cluster.hosts.run("n2", "pkill", "-KILL", "-x", "slurmd")
 
     def is_preempted(self) -> None:
         """A job of a more urgent partition needs both nodes."""
         urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
-        self._cluster.command("sbatch", *urgent)
+        self.cluster.command("sbatch", *urgent)
 
 
 def stand_in(folder: Path) -> dict[str, str]:
@@ -229,11 +246,11 @@ def stand_in(folder: Path) -> dict[str, str]:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'pretrain')!r})\n")
     (package / "train.py").write_text("from tests.support.steps_of_ranks import main\n")
-    saving = {"OMP_NUM_THREADS": "1", "SAVE_S": "5"}
-    (folder / ".deepspeed_env").write_text("".join(f"{name}={value}\n" for name, value in saving.items()))
+    (folder / ".deepspeed_env").write_text("OMP_NUM_THREADS=1\n")
     others = ("SLURM", "MASTER", "RANK", "OMPI")  # of a run around this one
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return kept | saving | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": f"{package.parent}:{ROOT}"}
+    importing = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": f"{package.parent}:{ROOT}"}
+    return kept | importing | {"OMP_NUM_THREADS": "1"}
 
 
 def by_bash(folder: Path, engines: ExitStack) -> Run:
@@ -250,7 +267,7 @@ def by_hostfile(folder: Path, engines: ExitStack, launcher: str = "pdsh") -> Run
     """`HOSTFILE=... bash launch/pretrain.sh`, with ssh and pdsh."""
     hosts = engines.enter_context(two_hosts(folder / "hosts"))
     (folder / "hostfile").write_text("".join(f"{ADDRESSES[host]} slots=1\n" for host in HOSTS))
-    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mca_base_env_list": "SAVE_S"}
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     variables = {"HOSTFILE": str(folder / "hostfile"), "LAUNCHER": launcher, **as_root}
     return Run(folder, engines, ["bash", str(ROOT / SCRIPT)], hosts, **variables)
 
@@ -260,9 +277,9 @@ def by_mpirun(folder: Path, engines: ExitStack) -> Run:
     return by_hostfile(folder, engines, "openmpi")
 
 
-def by_slurm(folder: Path, engines: ExitStack, **settings: int) -> SlurmRun:
+def by_slurm(folder: Path, engines: ExitStack) -> SlurmRun:
     """`sbatch launch/pretrain.sbatch`."""
-    return SlurmRun(folder, engines, engines.enter_context(slurm_cluster(folder / "hosts", **settings)))
+    return SlurmRun(folder, engines, engines.enter_context(slurm_cluster(folder / "hosts")))
 
 
 def _lives(process: int) -> bool:

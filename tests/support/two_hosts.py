@@ -92,6 +92,10 @@ class TwoHosts:
             return starter
         return int(Path(f"/proc/{starter}/task/{starter}/children").read_text())
 
+    def is_running(self, host: str) -> bool:
+        """Whether a host has not crashed."""
+        return self._processes[host].poll() is None
+
     def cut_network(self, host: str) -> None:
         """The host's cable is pulled; nobody is told."""
         self.run(host, "ip", "link", "set", "eth0", "down")
