@@ -333,7 +333,7 @@ def test_bad_input(
 @pytest.mark.slow
 def test_ten_disturbances_of_a_map_of_several_workers_change_no_byte(models: tuple[Path, Path], tmp_path: Path) -> None:
     """Kills of the command, of a worker and of all, and the signals that ask it to stop, at random moments."""
-    write_rice_scene(tmp_path / "b", "test", side=560, seed=6, frames=6)
+    write_rice_scene(tmp_path / "b", "test", side=480, seed=6, frames=6)
     command = [sys.executable, str(Path(predict_module.__file__)), "--model", str(models[0]), "--input", str(tmp_path / "b")]
     command += ["--block_px", "48", "--probabilities", "true", "--workers", "2", "--output"]
     maps = [tmp_path / folder / "map.tif" for folder in ("straight", "disturbed")]
@@ -346,7 +346,7 @@ def test_ten_disturbances_of_a_map_of_several_workers_change_no_byte(models: tup
     ways = ["all killed", "command killed", "worker killed", "SIGTERM", "SIGINT", "SIGHUP", "all killed", "command killed"]
     for way in chance.sample([*ways, "SIGINT", "worker killed"], 10):
         process = subprocess.Popen([*command, str(maps[1])], start_new_session=True, stderr=subprocess.DEVNULL)
-        until = finished() + chance.randint(1, 8)
+        until = finished() + chance.randint(1, 4)
         while finished() < until:
             assert process.poll() is None, f"it was done before it could be disturbed: {codes}"
             time.sleep(0.002)
@@ -356,7 +356,7 @@ def test_ten_disturbances_of_a_map_of_several_workers_change_no_byte(models: tup
             os.killpg(process.pid, signal.SIGKILL)
         elif way == "worker killed":  # another takes its place, and then the command is killed
             chance.choice(workers).kill()
-            while finished() < until + 4:
+            while finished() < until + 2:
                 time.sleep(0.002)
             process.kill()
         elif way == "SIGINT":
@@ -368,5 +368,5 @@ def test_ten_disturbances_of_a_map_of_several_workers_change_no_byte(models: tup
         assert not maps[1].exists()
     assert all(code == (STOPPED if way.startswith("SIG") else -signal.SIGKILL) for way, code in codes), codes
     done = subprocess.run([*command, str(maps[1])], check=True, capture_output=True, text=True)
-    assert re.search(r"\d+ of 144 blocks are finished", done.stdout)
+    assert re.search(r"\d+ of \d+ blocks are finished", done.stdout)
     assert same_files(maps[1], maps[0])
