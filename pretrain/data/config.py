@@ -23,7 +23,8 @@ class StreamConfig:
         data_echoing: successive batches of a source that hold the same samples, with other frames and orientations, from one
             read; an epoch then shows every sample that many times. Use it where storage is slower than the GPU (data echoing:
             Choi et al. 2019, arXiv 1907.05550, trained ResNet-50 on ImageNet over a network in a third of the time).
-        skip_damaged: damaged samples that a rank skips, each counted once, before it stops; 0 stops at the first.
+        skip_damaged: damaged samples that a rank skips in the whole run, over restarts, each counted once, before it stops; 0
+            stops at the first. Validation counts its own.
         cache: folder on this machine that keeps samples of a corpus at a URL for later epochs; default: no cache.
         cache_keep_free_gb: space that the cache leaves free on its disk, in GB.
         seed: of the order of samples, the frames and the orientations.

@@ -142,15 +142,17 @@ class Stream:
             _warn_of_full_cache(self._config.cache, metadata.full_cache)
         table = self.draws.tables[draw.source]
         shards = table.shard[draw.samples] if metadata.damaged else ()
+        new: list[Skipped] = []
         for place, reason in sorted(metadata.damaged.items()):
             key = metadata.keys[place]
             if key not in self._damaged:  # a sample comes again in every epoch
                 self._damaged.add(key)
-                self._skipped.append(Skipped(draw.source, self.split, str(table.shards[shards[place]]), key, reason))
+                new.append(Skipped(draw.source, self.split, str(table.shards[shards[place]]), key, reason))
         allowed = self._config.skip_damaged
         if metadata.damaged and len(self._damaged) > allowed:
             before = f"{len(self._damaged)} damaged samples, more than skip_damaged={allowed}; the last: " if allowed else ""
             raise DamagedSampleError(before + metadata.damaged[max(metadata.damaged)])
+        self._skipped += new
         arrays = BatchArrays.over(memory, table, *draw.frames.shape)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.by_name().items()}
         return Batch(source=draw.source, legend=table.legend, keys=metadata.keys, digests=metadata.digests, **tensors)

@@ -103,6 +103,16 @@ def test_ten_kills_at_random_moments_change_no_bit(corpus: Path, undisturbed: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("zero", ["zero1", "zero2", "zero3"])
+def test_kills_change_no_bit_in_bf16(corpus: Path, tmp_path: Path, zero: str) -> None:
+    words = ["--precision", "bf16", "--zero", str(ROOT / f"launch/{zero}.json")]
+    finish(start(corpus, tmp_path / "undisturbed", *words))
+    story = disturb(lambda run: start(corpus, run, *words), tmp_path / "run", [kill_all, kill_one_rank, kill_all], seed=2)
+    assert any("resuming after step" in line for line in story), story
+    assert_equal_runs(tmp_path / "run", tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "zero"), [(1, "zero2"), (2, "zero3"), (2, "zero1"), (1, "zero3"), (2, "zero2_offload"), (4, "zero2")]
 )

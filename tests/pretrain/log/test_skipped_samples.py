@@ -78,6 +78,14 @@ def test_the_limit_is_one_for_the_whole_run(corpus: Corpus, tmp_path: Path) -> N
         Run(corpus, tmp_path, skip_damaged=3).read()
 
 
+def test_a_sample_that_ends_a_run_was_not_skipped(corpus: Corpus, tmp_path: Path) -> None:
+    run = Run(corpus, tmp_path, skip_damaged=0)
+    with pytest.raises(DamagedSampleError):
+        list(run.training.batches(0, 2))
+    run.skipped.list_new()
+    assert not (tmp_path / SKIPPED_FILE).exists()
+
+
 def test_each_rank_counts_its_own(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"rank": 1, "found_in": TRAINING, "source": "modis", "split": "train", "shard": "", "reason": ""}
     others = [json.dumps({**found, "key": f"modis-{number}"}) for number in range(4)]

@@ -48,7 +48,9 @@ def test_kept_bytes_are_those_that_autograd_keeps(stages):
 
 
 def test_zero_stages_divide_what_the_paper_says():
-    # ZeRO, section 3.2 with its 7.5 B parameters on 64 GPUs: 120, 31.4, 16.6 and 1.9 GB, before the teacher
+    # ZeRO, section 3.2 with its 7.5 B parameters on 64 GPUs: 120, 31.4, 16.6 and 1.9 GB, before the teacher. Gradients of the
+    # paper have 2 bytes.
     for stage, gigabytes in enumerate((120, 31.4, 16.6, 1.9)):
         parts = model_bytes(7_500_000_000, stage, 64, bf16=True)
-        assert (sum(parts.values()) - parts["teacher"]) / 1e9 == pytest.approx(gigabytes, rel=0.02)
+        of_paper = sum(parts.values()) - parts["teacher"] - parts["gradients"] / 2
+        assert of_paper / 1e9 == pytest.approx(gigabytes, rel=0.02)
