@@ -130,17 +130,32 @@ def test_gradients_that_stay_infinite_stop_the_run_and_spoil_no_weight(
     assert all(weight.isfinite().all() for weight in payload["model"].values())
 
 
-@pytest.mark.parametrize("write", ["save_checkpoint", "save_model"])
-def test_an_output_that_fails_in_mid_run_is_no_mistake_of_the_user(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], write: str
+@pytest.mark.parametrize(
+    ("owner", "name", "doing"),
+    [
+        (loop, "save_checkpoint", "writing a checkpoint"),
+        (loop, "save_model", "writing "),
+        (loop, "rank_slice", "reading the training windows"),
+        (loop, "score_windows", "reading the validation windows"),
+        (fine_tuning, "evaluate_test_data", "scoring and mapping the test data"),
+    ],
+)
+def test_storage_that_fails_in_mid_run_is_no_mistake_of_the_user(
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    owner: object,
+    name: str,
+    doing: str,
 ) -> None:
     def gone(*_: object) -> None:
         raise FileNotFoundError(2, "No such file or directory")  # the mount is away
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, write, gone)
+        patch.setattr(owner, name, gone)
         assert code_of_run(scenes, tmp_path) == INFRASTRUCTURE
-    assert "error: writing " in capsys.readouterr().err
+    assert f"error: {doing}" in capsys.readouterr().err
     assert code_of_run(scenes, tmp_path) == 0
 
 
