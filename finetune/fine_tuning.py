@@ -14,6 +14,7 @@ from tabulate import tabulate
 from torch import nn
 
 from common import ranks
+from common.errors import while_running
 from common.exit_codes import STOPPED
 from common.json_files import write_json
 from common.rank_process import StopSignals
@@ -125,7 +126,7 @@ def fine_tune(config: FinetuneConfig) -> int:
                 return STOPPED
             ranks.leave()  # scores and maps are the work of rank 0: no other waits for it
             if is_main:
-                with interrupt_when_asked():
+                with interrupt_when_asked(), while_running("scoring and mapping the test data"):
                     _score_and_report(run, progress, device, lock)
     if is_main:
         _show_scores(config, task)

@@ -86,7 +86,8 @@ def predict_scene(
     )
     finished = FinishedBlocks(output, map_identity(predictor), check_lock)
     try:
-        _predict_blocks(predictor, finished, workers)
+        with while_running(f"mapping {series.scene.name}"):
+            _predict_blocks(predictor, finished, workers)
         check_lock()
         with while_running(f"writing {output}"):
             _write_map(predictor, finished, output)

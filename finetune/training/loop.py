@@ -171,7 +171,8 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
                 bar.update()
                 if step + 1 == steps_per_epoch:
                     trainer.save()  # validation may take long
-            scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss, stop_if_asked)
+            with while_running("reading the validation windows"):
+                scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss, stop_if_asked)
             trainer.end_epoch(scores)
             if writer is not None:
                 log_epoch(writer, progress, schedule.rate((epoch + 1) * steps_per_epoch - 1, num_steps), scores)

@@ -19,7 +19,7 @@ from finetune.training import loop
 from finetune.training.checkpoint import NEWEST_CHECKPOINT
 from finetune.training.loop import MOST_SKIPPED_IN_A_ROW, Trainer
 from tests.support.finetune_runs import finish, run_arguments, start
-from tests.support.launching import wait_for
+from tests.support.pretraining import free_port
 from tests.support.rice_scenes import write_rice_scene
 
 # Two epochs of four steps.
@@ -130,27 +130,60 @@ def test_gradients_that_stay_infinite_stop_the_run_and_spoil_no_weight(
     assert all(weight.isfinite().all() for weight in payload["model"].values())
 
 
-@pytest.mark.parametrize("write", ["save_checkpoint", "save_model"])
-def test_an_output_that_fails_in_mid_run_is_no_mistake_of_the_user(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], write: str
+@pytest.mark.parametrize(
+    ("owner", "name", "doing"),
+    [
+        (loop, "save_checkpoint", "writing a checkpoint"),
+        (loop, "save_model", "writing "),
+        (loop, "rank_slice", "reading the training windows"),
+        (loop, "score_windows", "reading the validation windows"),
+        (fine_tuning, "evaluate_test_data", "scoring and mapping the test data"),
+    ],
+)
+def test_storage_that_fails_in_mid_run_is_no_mistake_of_the_user(
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    owner: object,
+    name: str,
+    doing: str,
 ) -> None:
     def gone(*_: object) -> None:
         raise FileNotFoundError(2, "No such file or directory")  # the mount is away
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, write, gone)
+        patch.setattr(owner, name, gone)
         assert code_of_run(scenes, tmp_path) == INFRASTRUCTURE
-    assert "error: writing " in capsys.readouterr().err
+    assert f"error: {doing}" in capsys.readouterr().err
     assert code_of_run(scenes, tmp_path) == 0
 
 
-@pytest.mark.slow
-def test_a_rank_that_lost_its_data_ends_all_with_the_code_of_the_infrastructure(tmp_path: Path) -> None:
-    for seed, name in enumerate("acd"):
-        write_rice_scene(tmp_path / "scenes" / name, {"a": "train", "c": "validation", "d": "test"}[name], seed=seed, frames=6)
-    arguments = [*SETTINGS, "--training.batch_size", "2", "--training.epochs", "100000", "--cache_gb", "0"]
-    process = start([*arguments, "--data", str(tmp_path / "scenes"), "--output", str(tmp_path / "run")], ranks=2)
-    wait_for(lambda: (tmp_path / "run" / NEWEST_CHECKPOINT).exists() or process.poll() is not None, 300)
-    (tmp_path / "scenes" / "a" / "landsat.zarr").rename(tmp_path / "away")
-    _, errors = finish(process, INFRASTRUCTURE)
-    assert "error: reading the training windows: " in errors
+# A rank of the command; rank 1 loses its data in the second epoch.
+RANK = """
+import os
+from finetune import run
+from finetune.training import loop
+
+known, calls = loop.rank_slice, []
+
+def losing(*arguments):
+    calls.append(1)
+    if os.environ["RANK"] == "1" and len(calls) == 4:
+        raise FileNotFoundError(2, "No such file or directory", "scenes/a")
+    return known(*arguments)
+
+loop.rank_slice = losing
+run.main()
+"""
+
+
+def test_a_rank_that_lost_its_data_ends_all_with_the_code_of_the_infrastructure(scenes: Path, tmp_path: Path) -> None:
+    arguments = [*SETTINGS, "--training.batch_size", "2", "--data", str(scenes), "--output", str(tmp_path / "run")]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [start(arguments, script=RANK, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(2)]
+    (_, of_main), (_, of_lost) = (finish(rank, INFRASTRUCTURE) for rank in ranks)
+    assert "error: reading the training windows: FileNotFoundError: " in of_lost
+    assert "error: another rank ended; its message says why" in of_main
+    assert "Traceback" not in of_main + of_lost
+    finish(start(arguments))  # on one rank, from the epoch before

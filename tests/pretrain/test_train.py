@@ -158,6 +158,18 @@ def test_resumes_bit_for_bit_and_skips_a_damaged_checkpoint(run: Path, corpus: P
 
 
 @pytest.mark.slow
+def test_several_ranks_begin_a_new_run_that_must_be_new_and_refuse_it_later_with_one_line(corpus: Path, tmp_path: Path):
+    """Rank 0 alone looks at the folder: it changes as soon as a run begins there."""
+    begun = launch(corpus, tmp_path / "run", "--resume", "never")
+    assert begun.returncode == 0, begun.stderr[-3000:]
+    assert not list((tmp_path / "run").glob(".lock*"))
+    refused = launch(corpus, tmp_path / "run", "--resume", "never")
+    assert refused.returncode == 2
+    errors = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [f"error: {tmp_path / 'run'} holds a run already; give another --output, or resume it with --resume auto"]
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_lengthened_on_the_schedule_of_its_new_length(run: Path, corpus: Path, tmp_path: Path):
     longer = Path(shutil.copytree(run, tmp_path / "longer"))
     (longer / "encoder.safetensors").unlink()
