@@ -36,7 +36,9 @@ case $HOSTFILE:${LAUNCHER:=pdsh} in
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
     ;;
 ?*:pdsh)
-    command+=(--hostfile "$HOSTFILE" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
+    # deepspeed would start the ranks of a single machine here, whatever its name
+    command+=(--hostfile "$HOSTFILE" --force_multi)
+    command+=(${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
     export PDSH_SSH_ARGS_APPEND="$ssh_options $PDSH_SSH_ARGS_APPEND"
     ;;
 ?*:openmpi)
@@ -64,7 +66,7 @@ stop_ranks() {
         asked+=($!)
     done
     for one in "${asked[@]}"; do
-        wait "$one" || { code=$?; [ "$code" -le "$result" ] || result=$code; }
+        wait "$one" || result=$(($? > result ? $? : result))
     done
     return "$result"
 }
