@@ -14,7 +14,7 @@ import pytest
 from launch.stop_ranks import processes_of_run, ranks_of_run
 from tests.support.launching import ROOT, wait_for
 
-# A rank with a reader. It ends a second after SIGTERM, as ranks do: at once, since Python's clean-up no longer handles signals. The
+# A rank with a reader. It ends a second after SIGTERM, at once as ranks do: Python's clean-up no longer handles signals. The
 # reader notes a SIGTERM.
 RANK = """
 import os, signal, subprocess, sys, time
