@@ -36,7 +36,9 @@ case $HOSTFILE:${LAUNCHER:=pdsh} in
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
     ;;
 ?*:pdsh)
-    command+=(--hostfile "$HOSTFILE" ${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
+    # deepspeed would start the ranks of a single machine here, whatever its name
+    command+=(--hostfile "$HOSTFILE" --force_multi)
+    command+=(${MASTER_ADDR:+--master_addr "$MASTER_ADDR"} ${NUM_RANKS:+--num_accelerators "$NUM_RANKS"})
     export PDSH_SSH_ARGS_APPEND="$ssh_options $PDSH_SSH_ARGS_APPEND"
     ;;
 ?*:openmpi)
@@ -56,7 +58,6 @@ esac
 
 # Stop the ranks on all machines, by TERM or KILL. Returns 1 when there were any, 255 when a machine did not answer.
 stop_ranks() {
-    trap '' TERM INT HUP
     local stop=("$python" "$project/launch/stop_ranks.py" "$port" "$1") result=0 asked=()
     [ -n "$hosts" ] || { "${stop[@]}"; return; }
     for host in $hosts; do
@@ -64,7 +65,7 @@ stop_ranks() {
         asked+=($!)
     done
     for one in "${asked[@]}"; do
-        wait "$one" || { code=$?; [ "$code" -le "$result" ] || result=$code; }
+        wait "$one" || result=$(($? > result ? $? : result))
     done
     return "$result"
 }
@@ -75,45 +76,62 @@ keep_asking() {
         sleep 1
     done
 }
+# Notice signals from now on.
+listen() {
+    trap 'signals=$((signals + 1))' TERM INT
+    trap 'hangups=$((hangups + 1))' HUP  # a closed terminal sends two
+}
+# Start a function in the background, which a signal to all processes of the terminal does not reach.
+undisturbed() {
+    trap '' TERM INT HUP
+    "$@" &
+    listen
+}
+# Do what a signal asks for.
+react() {
+    if [ -z "$asking" ]; then
+        echo "asked to stop: all ranks save; a second Ctrl-C or SIGTERM, at least two seconds later, kills them" >&2
+        undisturbed keep_asking
+        asking=$! since=$SECONDS
+    elif [ "$signals" -gt 0 ] && [ $((SECONDS - since)) -ge 2 ]; then  # some senders, such as `timeout`, send one twice
+        kill -KILL "$asking"
+        undisturbed kill_all 2> /dev/null
+        killing=$!
+    fi
+}
+kill_all() {
+    stop_ranks KILL
+    kill -KILL -- "-$launcher"
+}
 # Wait for a process, which a signal interrupts; `code` is its exit code.
 await() {
     while true; do
+        while [ $((signals + hangups)) -gt "$handled" ]; do
+            handled=$((signals + hangups))
+            react
+        done
         { wait "$1"; } 2> /dev/null
         code=$?
         [ $((signals + hangups)) -gt "$handled" ] || break
-        handled=$((signals + hangups))
-        if [ -z "$asking" ]; then
-            echo "asked to stop: all ranks save; a second Ctrl-C or SIGTERM, at least two seconds later, kills them" >&2
-            keep_asking &
-            asking=$! since=$SECONDS
-        elif [ "$signals" -gt 0 ] && [ $((SECONDS - since)) -ge 2 ]; then  # some senders, such as `timeout`, send one twice
-            kill -KILL "$asking"
-            { stop_ranks KILL; kill -KILL -- "-$launcher"; } 2> /dev/null &
-            killing=$!
-        fi
     done
 }
-# Pass on what the launcher writes. It keeps reading when the terminal or the pipe behind it has gone, as then a write would end
-# the launcher, ssh or mpirun.
-relay() {
-    trap '' TERM INT HUP
-    exec tee --output-error=warn /dev/null 2> /dev/null
-}
 
-exec 3> >(relay)
+# `tee` passes on what the launcher writes. It keeps reading when the terminal or the pipe behind it has gone, as then a write would
+# end the launcher, ssh or mpirun.
+trap '' TERM INT HUP
+exec 3> >(exec tee --output-error=warn /dev/null 2> /dev/null)
 relays=$!
-exec 4> >(relay >&2)
+exec 4> >(exec tee --output-error=warn /dev/null >&2 2> /dev/null)
 relays+=" $!"
+
+signals=0 hangups=0 handled=0 asking= killing=
+listen
+trap : PIPE  # of this script's own output
 set -m  # a process group for the launcher
 "${command[@]}" "$0" "$@" < /dev/null >&3 2>&4 3>&- 4>&- &
 launcher=$!
 set +m
 exec 3>&- 4>&-
-
-signals=0 hangups=0 handled=0 asking= killing=
-trap 'signals=$((signals + 1))' TERM INT
-trap 'hangups=$((hangups + 1))' HUP  # a closed terminal sends two
-trap : PIPE
 await "$launcher"
 ended=$code
 if [ -n "$asking" ]; then
@@ -122,7 +140,7 @@ if [ -n "$asking" ]; then
     case $ended in 143 | 241) ended=75 ;; esac
 else
     # A launcher that was killed leaves its ranks behind, and `deepspeed` then ends with 0.
-    stop_ranks TERM &
+    undisturbed stop_ranks TERM
     await $!
     if [ "$code" -eq 1 ]; then
         echo "the launcher ended with code $ended before its ranks, which were asked to save; the same command resumes" >&2

@@ -13,8 +13,17 @@ from launch import agrifm
 from tests.support.documentation import PAGES, command_lines, inline_code, our_command
 
 LINES = [pytest.param(words, id=f"{page.name}: {' '.join(words)}"[:120]) for page, words in command_lines()]
-FOREIGN_OPTIONS = {  # of sbatch and deepspeed
-    *("--nodes", "--gpus-per-node", "--ntasks-per-node", "--num_accelerators", "--hostfile", "--launcher", "--master_port"),
+FOREIGN_OPTIONS = {  # of sbatch, deepspeed and docker
+    *(
+        "--time",
+        "--nodes",
+        "--gpus-per-node",
+        "--ntasks-per-node",
+        "--num_accelerators",
+        "--hostfile",
+        "--launcher",
+        "--master_port",
+    ),
 }
 ALL_COMMANDS = {"--help", "--config", "--print_config"}
 
@@ -36,6 +45,8 @@ def check_other_program(words: list[str]) -> None:
             pass
         case ["pip", "install", what]:
             assert what == "." or what.removeprefix(".[").removesuffix("]") in extras()
+        case ["docker", "build", "--file", recipe, *_] | ["apptainer", "build", "agrifm.sif", recipe]:
+            assert (ROOT / recipe).is_file()
         case ["python", script, "--output", output] if script.startswith("tests/bench/"):
             assert f"python {script} --output {output}" in (ROOT / script).read_text(), "not what the script itself says"
             assert (ROOT / output).is_file(), "the documentation points to a result that is not there"

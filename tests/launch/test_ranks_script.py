@@ -132,8 +132,8 @@ def test_options_for_deepspeed(tmp_path: Path, environment: dict[str, str]) -> N
     (tmp_path / "hosts").write_text("# two machines\n\nnode-0 slots=8\nnode-1 slots=8  # the second\n")
     given["HOSTFILE"] = "hosts"
     hosts = called(**given, GPUS="8", MASTER_ADDR="10.0.0.1")
-    assert hosts == f": --log_level error --master_port 4711 --hostfile hosts --master_addr 10.0.0.1 {SCRIPT} --x"
-    assert called(**given, NUM_RANKS="4").endswith(f"--hostfile hosts --num_accelerators 4 {SCRIPT} --x")
+    assert hosts == f": --log_level error --master_port 4711 --hostfile hosts --force_multi --master_addr 10.0.0.1 {SCRIPT} --x"
+    assert called(**given, NUM_RANKS="4").endswith(f"--hostfile hosts --force_multi --num_accelerators 4 {SCRIPT} --x")
     mpi = called(**given, LAUNCHER="openmpi", NUM_RANKS="4", NCCL_DEBUG="WARN")
     assert mpi.startswith("--hostfile hosts --map-by ppr:4:node ")
     assert "-x MASTER_ADDR=node-0 -x MASTER_PORT=4711 -x NCCL_DEBUG " in mpi

@@ -14,9 +14,10 @@ import pytest
 from launch.stop_ranks import processes_of_run, ranks_of_run
 from tests.support.launching import ROOT, wait_for
 
-# A rank with a reader; it ends a second after SIGTERM, and notes when the reader gets one.
+# A rank with a reader. It ends a second after SIGTERM, at once as ranks do: Python's clean-up no longer handles signals. The
+# reader notes a SIGTERM.
 RANK = """
-import signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(True))
@@ -27,6 +28,7 @@ while not told:
 time.sleep(1)
 process.kill()
 process.wait()
+os._exit(0)
 """
 
 

@@ -19,7 +19,7 @@ from tests.support.launching import ROOT
 from tests.support.stopped_runs import LAUNCHERS, Run, SlurmRun
 
 PAGE = ROOT / "docs/reference/stopping.md"
-NOT_TRIED = {"not tried", "—"}
+NOT_TESTED = {"not tried", "waits", "—"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,14 @@ def cells() -> Iterator[tuple[str, str, str]]:
 
 
 def test_the_table_has_all_events_and_launchers() -> None:
-    assert [event for event, launcher, _ in cells() if launcher == "bash"] == list(EVENTS)
-    assert [launcher for event, launcher, _ in cells() if event == "SIGTERM"] == list(LAUNCHERS)
+    assert {event for event, _, outcome in cells() if outcome not in NOT_TESTED} == EVENTS.keys()
+    assert {launcher for _, launcher, _ in cells()} == LAUNCHERS.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "launcher", "outcome"),
-    [pytest.param(*cell, id=f"{cell[0]}: {cell[1]}") for cell in cells() if cell[2] not in NOT_TRIED],
+    [pytest.param(*cell, id=f"{cell[0]}: {cell[1]}") for cell in cells() if cell[2] not in NOT_TESTED],
 )
 def test_what_is_kept_and_how_the_run_ends(tmp_path: Path, event: str, launcher: str, outcome: str) -> None:
     with ExitStack() as engines:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from docs.generate.commands import COMMANDS, ROOT, Command
@@ -77,7 +78,11 @@ def our_command(words: list[str]) -> tuple[Command, list[str]] | None:
         return _BY_SCRIPT[f"{rest[1].replace('.', '/')}.py"], rest[2:]
     if program == "python" and rest[0] in _BY_SCRIPT:
         return _BY_SCRIPT[rest[0]], rest[1:]
-    if program in ("bash", "deepspeed", "sbatch"):
+    if program in ("docker", "apptainer"):  # which run `agrifm` in a container
+        for name, after in pairwise(rest):
+            if name == "agrifm" and after in _BY_NAME:
+                return _BY_NAME[after], rest[rest.index(after) + 1 :]
+    if program in ("bash", "deepspeed", "sbatch", "torchrun"):
         for number, word in enumerate(rest):
             if word.startswith("launch/") and Path(word).name in _LAUNCHED:
                 return _BY_NAME[_LAUNCHED[Path(word).name]], rest[number + 1 :]

@@ -104,8 +104,11 @@ class Run:
         else:
             assert self.process is not None
             code = self.process.wait(_WAIT_S)
-        wait_for(lambda: not any(self._lives(number) for number in (0, 1)), _WAIT_S)
+        self._wait_for_ranks_to_end()
         return str(code if code >= 0 else 128 - code)
+
+    def _wait_for_ranks_to_end(self) -> None:
+        wait_for(lambda: not any(self._lives(number) for number in (0, 1)), _WAIT_S)
 
     def _lives(self, number: int) -> bool:
         rank = self.rank(number)
@@ -211,15 +214,19 @@ class SlurmRun(Run):
 
     def ends(self) -> str:
         """`again` when the job is queued again, `cancelled`, or its exit code."""
-        deadline = time.monotonic() + _WAIT_S
-        while time.monotonic() < deadline:
-            job = self.cluster.job(self.job)
-            if job["Restarts"] != "0":
-                return "again"
-            if job["JobState"] in ("FAILED", "COMPLETED", "CANCELLED"):
-                return "cancelled" if job["JobState"] == "CANCELLED" else job["ExitCode"].split(":")[0]
-            time.sleep(0.2)
-        raise AssertionError(f"the job did not end: {job}")
+        wait_for(lambda: self._ending() is not None, _WAIT_S)
+        ending = self._ending()
+        assert ending is not None
+        self._wait_for_ranks_to_end()
+        return ending
+
+    def _ending(self) -> str | None:
+        job = self.cluster.job(self.job)
+        if job["Restarts"] != "0":
+            return "again"
+        if job["JobState"] == "CANCELLED":
+            return "cancelled"
+        return job["ExitCode"].split(":")[0] if job["JobState"] in ("FAILED", "COMPLETED", "TIMEOUT") else None
 
     def is_terminated(self) -> None:
         self.cluster.command("scancel", "--signal=TERM", self.job)
