@@ -28,7 +28,8 @@ quickstart-real: install
 # Debian's packages with which tests try launchers on real hosts and a real SLURM. Without them, or root, these tests are skipped.
 engines:
 	@dpkg-query --show $(ENGINES) > /dev/null 2>&1 \
-	    || { [ "$$(id -u)" = 0 ] && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(ENGINES); } \
+	    || { [ "$$(id -u)" = 0 ] && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install --yes --quiet --no-install-recommends $(ENGINES); } \
 	    || echo "engines: not installed (needs root and Debian's $(ENGINES)); tests that need them are skipped"
 
 test: install engines

@@ -116,8 +116,8 @@ await() {
     done
 }
 
-# `tee` passes on what the launcher writes. It keeps reading when the terminal or the pipe behind it has gone, as then a write would
-# end the launcher, ssh or mpirun.
+# `tee` passes on what the launcher writes. It keeps reading when the terminal or the pipe behind it has gone: a write would end the
+# launcher, ssh or mpirun then.
 trap '' TERM INT HUP
 exec 3> >(exec tee --output-error=warn /dev/null 2> /dev/null)
 relays=$!

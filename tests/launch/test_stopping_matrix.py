@@ -19,6 +19,7 @@ from tests.support.launching import ROOT
 from tests.support.stopped_runs import LAUNCHERS, Run, SlurmRun
 
 PAGE = ROOT / "docs/reference/stopping.md"
+ALWAYS_TESTED = {("SIGTERM", "HOSTFILE, pdsh"), ("SIGTERM", "SLURM")}  # the other cells take half an hour
 NOT_TESTED = {"not tried", "waits", "—"}
 
 
@@ -72,11 +73,14 @@ def test_the_table_has_all_events_and_launchers() -> None:
     assert {launcher for _, launcher, _ in cells()} == LAUNCHERS.keys()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("event", "launcher", "outcome"),
-    [pytest.param(*cell, id=f"{cell[0]}: {cell[1]}") for cell in cells() if cell[2] not in NOT_TESTED],
-)
+def tried_cells() -> Iterator[Any]:
+    for event, launcher, outcome in cells():
+        if outcome not in NOT_TESTED:
+            marks = [] if (event, launcher) in ALWAYS_TESTED else [pytest.mark.slow]
+            yield pytest.param(event, launcher, outcome, id=f"{event}: {launcher}", marks=marks)
+
+
+@pytest.mark.parametrize(("event", "launcher", "outcome"), tried_cells())
 def test_what_is_kept_and_how_the_run_ends(tmp_path: Path, event: str, launcher: str, outcome: str) -> None:
     with ExitStack() as engines:
         run = LAUNCHERS[launcher](tmp_path, engines)

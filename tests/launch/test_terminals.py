@@ -47,7 +47,7 @@ def test_ranks_save_when_their_terminal_stops_them(
     terminal.type_command(["bash", SCRIPT], tmp_path / "code", pipe.format(log=tmp_path / "log"))
     each = ranks(tmp_path, 2)
     stop(terminal)
-    assert exit_code(tmp_path / "code") == 75
+    assert exit_code(tmp_path / "code") == 75, terminal.shown
     assert (tmp_path / "saved-0").exists()
     assert (tmp_path / "saved-1").exists()
     assert not any(alive(rank[who]) for rank in each for who in ("pid", "parent"))

@@ -19,7 +19,7 @@ from tests.support.pretraining import free_port
 from tests.support.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.support.steps_of_ranks import NUM_STEPS, saved_steps
 from tests.support.terminal import Terminal, exit_code
-from tests.support.two_hosts import ADDRESSES, HOSTS, LOGIN, TwoHosts, two_hosts
+from tests.support.two_hosts import ADDRESSES, HOSTS, LOGIN, TwoHosts, skip_without, two_hosts
 
 _WAIT_S = 150.0  # on a slow and busy machine
 _SECOND_SIGNAL_S = 2.5
@@ -281,6 +281,7 @@ def by_hostfile(folder: Path, engines: ExitStack, launcher: str = "pdsh") -> Run
 
 def by_mpirun(folder: Path, engines: ExitStack) -> Run:
     """`LAUNCHER=openmpi HOSTFILE=... bash launch/pretrain.sh`."""
+    skip_without("mpirun")
     return by_hostfile(folder, engines, "openmpi")
 
 

@@ -16,7 +16,7 @@ from tests.support.launching import wait_for
 
 _CTRL_C = b"\x03"
 # Notes the exit code of a command, even of one that outlives its terminal.
-_NOTING = 'trap : INT TERM HUP; "${@:2}"; echo $? > "$1.tmp"; mv "$1.tmp" "$1"'
+_NOTING = 'trap : INT TERM HUP PIPE; "${@:2}"; echo $? > "$1.tmp"; mv "$1.tmp" "$1"'
 
 
 class Terminal:

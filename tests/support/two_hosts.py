@@ -52,7 +52,6 @@ PermitRootLogin yes
 StrictModes no
 UsePAM no
 PasswordAuthentication no
-AcceptEnv *
 """
 _SSH_CONFIG = """
 Host n1 n2 10.77.0.*
@@ -96,14 +95,6 @@ class TwoHosts:
         """Whether a host has not crashed."""
         return self._processes[host].poll() is None
 
-    def cut_network(self, host: str) -> None:
-        """The host's cable is pulled; nobody is told."""
-        self.run(host, "ip", "link", "set", "eth0", "down")
-
-    def mend_network(self, host: str) -> None:
-        """The host's cable is back."""
-        self.run(host, "ip", "link", "set", "eth0", "up")
-
     def crash(self, host: str) -> None:
         """All processes of the host are killed; its kernel still closes their connections."""
         self._processes[host].kill()
@@ -111,7 +102,7 @@ class TwoHosts:
 
     def cut_power(self, host: str) -> None:
         """The host is gone without a goodbye: first the network goes, then all processes."""
-        self.cut_network(host)
+        self.run(host, "ip", "link", "set", "eth0", "down")
         self.crash(host)
 
     def end(self) -> None:
