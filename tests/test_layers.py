@@ -7,6 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 STAGES = ("common", "data_prep", "pretrain", "finetune", "launch")
 NEEDS_AN_EXTRA = "make_spectra.py"
@@ -19,6 +21,7 @@ def import_alone(folder: Path) -> str:
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False).stderr
 
 
+@pytest.mark.slow
 def test_each_folder_can_be_imported_alone() -> None:
     folders = sorted({path.parent for stage in STAGES for path in (ROOT / stage).rglob("*.py")})
     assert len(folders) > 20
