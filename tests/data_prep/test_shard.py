@@ -22,6 +22,7 @@ import yaml
 import zarr
 
 from common.command_line import parse
+from common.exit_codes import INFRASTRUCTURE
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
@@ -344,7 +345,7 @@ def test_a_full_disk_leaves_no_shard_and_is_no_rejection(
     output = tmp_path / "corpus"
     with monkeypatch.context() as patch:
         patch.setattr(TarWriter, "add", full)
-        assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == 2
+        assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == INFRASTRUCTURE
     assert "No space left" in capsys.readouterr().err
     assert set(contents(output)) == {PLAN, *TABLES.values()}
 
