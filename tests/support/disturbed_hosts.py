@@ -103,8 +103,10 @@ def ranks_killed(run: HostsRun, chance: random.Random) -> None:  # noqa: ARG001
 
 
 def daemon_killed(run: HostsRun, chance: random.Random) -> None:
-    """SIGKILL of the ssh connection to a host."""
+    """SIGKILL of the ssh connection to a host, where the rank goes on without it; later SIGTERM to the command."""
     run.hosts.run(chance.choice(HOSTS), "pkill", "-KILL", "-f", "^sshd: root@notty", check=False)
+    time.sleep(chance.random() * 3)
+    run.process.terminate()
 
 
 def launcher_killed(run: HostsRun, chance: random.Random) -> None:  # noqa: ARG001
