@@ -136,7 +136,9 @@ def test_resumes_from_one_rank_on_two_and_with_gradient_accumulation(corpus: Pat
 @pytest.mark.slow
 def test_stops_when_asked_saves_and_resumes(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
     story = disturb(lambda run: start(corpus, run), tmp_path / "run", [ask_one_rank, ask_one_rank], seed=3)
-    for line in story:
+    *stops, finish_line = story
+    assert finish_line.startswith("resuming after step"), story
+    for line in stops:
         assert f"exit code {STOPPED}" in line, story
         assert "asked to stop: saved after step" in line
     assert_equal_runs(tmp_path / "run", undisturbed)

@@ -86,7 +86,8 @@ def ask_one_rank(process: subprocess.Popen[str], chance: random.Random) -> None:
 def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], seed: int) -> list[str]:
     """Start a run and disturb it in each of the `ways`, at random moments of its training; then let it finish.
 
-    Returns lines on each disturbance: how and when, and what the run printed when it was started again.
+    Returns lines on each disturbance: how and when, and what the run printed when it was started again; at last, where the run
+    that finished had resumed.
     """
     chance = random.Random(seed)
     story = []
@@ -111,4 +112,4 @@ def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], seed: 
     output, errors = process.communicate(timeout=2 * WAIT_S)
     if process.returncode:
         raise RuntimeError("\n".join(story) + output[-2000:] + errors[-2000:])
-    return story
+    return [*story, *(line for line in output.splitlines() if line.startswith("resuming"))]
