@@ -175,7 +175,7 @@ def _next_batch(run: TrainingRun, batches: Iterator[Batch], saver: Saver, step: 
     if ranks.any_rank([error is not None])[0]:
         saver.save(step)
         saver.wait()
-    ranks.raise_together(error)
+        ranks.raise_together(error)
     return batch
 
 
