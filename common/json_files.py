@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,30 @@ def without_nan(values: Any) -> Any:
     return None if isinstance(values, float) and math.isnan(values) else values
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, without partial lines that kills have left; [] when there is no file."""
+    return [values for _, values in _whole_lines(path)]
+
+
+def append_json_lines(path: Path, objects: Sequence[Mapping[str, Any]]) -> None:
+    """Append objects to a JSON-lines file, on lines of their own even after a partial line that a kill has left."""
+    with path.open("a+b") as file:
+        if file.tell() and not path.read_bytes().endswith(b"\n"):
+            file.write(b"\n")
+        file.writelines(json.dumps(values).encode() + b"\n" for values in objects)
+
+
 def keep_lines_until(path: Path, step: int) -> None:
     """Keep the lines of a JSON-lines file up to `step`, without a partial line that a kill has left."""
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            continue
+    kept = [line for line, values in _whole_lines(path) if values["step"] <= step]
     with whole_file(path) as temporary:
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a JSON-lines file that are whole, and their objects."""
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(json.JSONDecodeError):
+            yield line, json.loads(line)

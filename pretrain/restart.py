@@ -6,15 +6,13 @@ may pass, so the run is started again for as long as it gets further each time.
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from common.command_line import run_command
 from common.exit_codes import FAILED
+from common.json_files import append_json_lines, read_json_lines
 from pretrain.checkpoint import finished_steps
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.model.encoder_files import CHECKPOINTS
@@ -32,27 +30,16 @@ def worth_restarting(config: PretrainConfig) -> int:
     """
     newest = max(finished_steps(config.output / CHECKPOINTS), default=0)
     file = config.output / RESTARTS_FILE
-    before = _steps_of_failures(file)
-    if before and newest <= before[-1]:
+    before = read_json_lines(file)
+    if before and newest <= before[-1]["step"]:
         print(
             f"not worth starting again: the newest checkpoint is of step {newest}, as at the failure before ({file}); the cause "
             "stands in the log, and the same command resumes"
         )
         return FAILED
     config.output.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"step": newest, "job": os.environ.get("SLURM_JOB_ID"), "time": time.time()})
-    with file.open("a") as log:
-        log.write(f"\n{line}\n")  # the line before may have been cut by a kill
+    append_json_lines(file, [{"step": newest, "job": os.environ.get("SLURM_JOB_ID"), "time": time.time()}])
     return 0
-
-
-def _steps_of_failures(file: Path) -> list[int]:
-    """Steps of the newest checkpoints at the failures before, without lines that were cut by a kill."""
-    steps = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        with suppress(json.JSONDecodeError):
-            steps.append(json.loads(line)["step"])
-    return steps
 
 
 def main() -> NoReturn:

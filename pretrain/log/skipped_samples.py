@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from common import ranks
+from common.json_files import append_json_lines, read_json_lines
 from pretrain.data.stream import Stream
 
 SKIPPED_FILE = "skipped.jsonl"
@@ -28,7 +26,7 @@ class SkippedSamples:
     def __init__(self, output: Path, streams: dict[str, list[Stream]]) -> None:
         self._path, self._streams = output / SKIPPED_FILE, streams
         rank, world_size = ranks.rank_and_world_size()
-        for line in _lines(self._path):
+        for line in read_json_lines(self._path):
             # Runs of earlier versions listed those of training only, without the rank.
             if line.get("rank", 0) % world_size == rank:
                 for stream in streams.get(line.get("found_in", TRAINING), []):
@@ -46,20 +44,5 @@ class SkippedSamples:
         ]
         new = [line for of_rank in ranks.gather(mine) for line in of_rank]
         if new and rank == 0:
-            _append(self._path, new)
+            append_json_lines(self._path, new)
             print(f"{len(new)} damaged samples skipped, last {new[-1]['key']}; all are in {self._path}", flush=True)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # a kill has left a partial line
-            continue
-
-
-def _append(path: Path, lines: list[dict[str, Any]]) -> None:
-    with path.open("a+b") as file:
-        if file.tell() and not path.read_bytes().endswith(b"\n"):
-            file.write(b"\n")  # after a partial line
-        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.json_files import keep_lines_until, without_nan
+from common.json_files import append_json_lines, keep_lines_until, without_nan
 
 SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 
@@ -26,8 +25,7 @@ def list_skipped_step(output: Path, step: int, micro_batches: Sequence[Sequence[
         micro_batches: by rank, then by micro-batch, the source, loss and keys of its samples.
     """
     path = output / SKIPPED_STEPS_FILE
-    with path.open("a") as file:
-        file.write(json.dumps(without_nan({"step": step, "ranks": micro_batches})) + "\n")
+    append_json_lines(path, [without_nan({"step": step, "ranks": micro_batches})])
     sources = ", ".join(dict.fromkeys(str(each["source"]) for each in micro_batches[0]))
     print(
         f"step {step} was skipped: its losses are finite, its gradient is not; sources {sources}; samples' keys are in {path}",
