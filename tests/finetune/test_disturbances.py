@@ -18,9 +18,9 @@ from finetune import fine_tuning
 from finetune.training import loop
 from finetune.training.checkpoint import NEWEST_CHECKPOINT
 from finetune.training.loop import MOST_SKIPPED_IN_A_ROW, Trainer
-from tests.support.finetune_runs import finish, run_arguments, start
+from tests.support.finetune_runs import assert_equal_runs, code_of_run, finish, start
 from tests.support.pretraining import free_port
-from tests.support.rice_scenes import write_rice_scene
+from tests.support.rice_scenes import write_split_scenes
 
 # Two epochs of four steps.
 SETTINGS = ["--task", "paddy_rice", "--override.frames", "4", "--override.window_px", "32", "--training.epochs", "2"]
@@ -51,24 +51,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch, is_spoilt: Callable[[int, int], bool]
     monkeypatch.setattr(Trainer, "forward", forward)
 
 
+def code(scenes: Path, output: Path, *more: str) -> int:
+    return code_of_run([*SETTINGS, "--data", str(scenes), "--output", str(output), *more])
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    for seed, (name, split) in enumerate([("a", "train"), ("c", "validation"), ("d", "test")]):
-        write_rice_scene(folder / name, split, side=64, seed=seed, frames=6)
-    return folder
-
-
-def code_of_run(scenes: Path, output: Path, *more: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        run_arguments([*SETTINGS, "--data", str(scenes), "--output", str(output), *more])
-    return int(ended.value.code or 0)
-
-
-def assert_equal_runs(run: Path, other: Path) -> None:
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, other))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs | ours)
-    assert json.loads((run / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
+    return write_split_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.mark.parametrize("when", ["step", "validation", "last validation", "scoring"])
@@ -77,7 +66,7 @@ def test_a_signal_at_any_moment_stops_the_run_which_resumes_to_the_same_bits(
 ) -> None:
     """Also with steps that are skipped before and after the stop."""
     spoil(monkeypatch, lambda epoch, step: (epoch, step) in ((0, 1), (1, 0), (1, 1)))
-    assert code_of_run(scenes, tmp_path / "undisturbed") == 0
+    assert code(scenes, tmp_path / "undisturbed") == 0
     undisturbed = capsys.readouterr()
     assert "epoch 1, step 2: the gradient is not finite on [" in undisturbed.out + undisturbed.err
     assert "the step is skipped, 3 so far" in undisturbed.out + undisturbed.err
@@ -104,7 +93,7 @@ def test_a_signal_at_any_moment_stops_the_run_which_resumes_to_the_same_bits(
         patch.setattr(Trainer, "forward", ask("forward", Trainer.forward))
         patch.setattr(loop, "score_windows", ask("score_windows", SCORE_WINDOWS))
         patch.setattr(fine_tuning, "evaluate_test_data", ask("evaluate", EVALUATE))
-        assert code_of_run(scenes, tmp_path / "run") == STOPPED
+        assert code(scenes, tmp_path / "run") == STOPPED
     said = capsys.readouterr()
     expected = {
         "step": "asked to stop: saved after 0 epochs and 2 of 4 steps; start again to resume",
@@ -114,7 +103,7 @@ def test_a_signal_at_any_moment_stops_the_run_which_resumes_to_the_same_bits(
     }[when]
     assert [line for line in (said.out + said.err).splitlines() if "asked to stop" in line] == [expected]
     assert not list((tmp_path / "run").glob(".lock*"))
-    assert code_of_run(scenes, tmp_path / "run") == 0
+    assert code(scenes, tmp_path / "run") == 0
     assert_equal_runs(tmp_path / "run", tmp_path / "undisturbed")
 
 
@@ -122,7 +111,7 @@ def test_gradients_that_stay_infinite_stop_the_run_and_spoil_no_weight(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(monkeypatch, lambda epoch, step: epoch > 0 or step > 2)  # one of the first epoch, then all
-    assert code_of_run(scenes, tmp_path, "--training.epochs", "9") == FAILED
+    assert code(scenes, tmp_path, "--training.epochs", "9") == FAILED
     assert f"neither were those of the {MOST_SKIPPED_IN_A_ROW - 1} steps before; lower" in capsys.readouterr().err
     payload = torch.load(tmp_path / NEWEST_CHECKPOINT, weights_only=True)
     progress = json.loads(payload["progress"])
@@ -154,9 +143,9 @@ def test_storage_that_fails_in_mid_run_is_no_mistake_of_the_user(
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, gone)
-        assert code_of_run(scenes, tmp_path) == INFRASTRUCTURE
+        assert code(scenes, tmp_path) == INFRASTRUCTURE
     assert f"error: {doing}" in capsys.readouterr().err
-    assert code_of_run(scenes, tmp_path) == 0
+    assert code(scenes, tmp_path) == 0
 
 
 # A rank of the command; rank 1 loses its data in the second epoch.

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.exit_codes import STOPPED
 from finetune.training.checkpoint import NEWEST_CHECKPOINT
-from tests.support.finetune_runs import SMALL_ENCODER, finish, start
+from tests.support.finetune_runs import SMALL_ENCODER, assert_equal_runs, finish, start
 from tests.support.launching import wait_for
 from tests.support.pretraining import options
 from tests.support.rice_scenes import write_rice_scene
@@ -75,12 +72,6 @@ def undisturbed(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "undisturbed"
     finish(start_run(scenes, output))
     return output
-
-
-def assert_equal_runs(run: Path, other: Path) -> None:
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, other))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs | ours)
-    assert json.loads((run / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
 
 
 @pytest.mark.slow

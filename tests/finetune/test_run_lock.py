@@ -13,25 +13,20 @@ from common.run_lock import LOCK, RunLock
 from finetune.model.model_file import MODEL_FILE
 from finetune.run_folder import RUN_FILE, claim_run_folder
 from finetune.training import loop
-from tests.support.finetune_runs import run_arguments
-from tests.support.rice_scenes import write_rice_scene
+from tests.support.finetune_runs import code_of_run
+from tests.support.rice_scenes import write_split_scenes
 
 SETTINGS = ["--task", "paddy_rice", "--override.frames", "4", "--override.window_px", "32", "--training.epochs", "2"]
 SETTINGS += ["--encoder", "temporal_cnn", "--decoder.channels", "4", "--maps", "false"]
 
 
+def code(scenes: Path, output: Path, *more: str) -> int:
+    return code_of_run([*SETTINGS, "--data", str(scenes), "--output", str(output), *more])
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    for seed, (name, split) in enumerate([("a", "train"), ("c", "validation"), ("d", "test")]):
-        write_rice_scene(folder / name, split, side=64, seed=seed, frames=6)
-    return folder
-
-
-def code_of_run(scenes: Path, output: Path, *more: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        run_arguments([*SETTINGS, "--data", str(scenes), "--output", str(output), *more])
-    return int(ended.value.code or 0)
+    return write_split_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 def test_a_folder_in_use_is_refused_and_a_lost_one_is_left_alone(
@@ -40,7 +35,7 @@ def test_a_folder_in_use_is_refused_and_a_lost_one_is_left_alone(
     run = tmp_path / "run"
     with RunLock(run / LOCK, run) as lock:
         lock.acquire()
-        assert code_of_run(scenes, run) == USER_ERROR
+        assert code(scenes, run) == USER_ERROR
         assert f"error: {run} is in use by process {os.getpid()} on " in capsys.readouterr().err
         assert os.listdir(run) == [".lock-1"]
 
@@ -51,12 +46,12 @@ def test_a_folder_in_use_is_refused_and_a_lost_one_is_left_alone(
     score_windows = loop.score_windows
     with monkeypatch.context() as patch:
         patch.setattr(loop, "score_windows", taken_over)
-        assert code_of_run(scenes, run) == INFRASTRUCTURE
+        assert code(scenes, run) == INFRASTRUCTURE
     assert "belongs to another job now" in capsys.readouterr().err
     assert not (run / MODEL_FILE).exists()
 
     (run / ".lock-2").unlink()
-    assert code_of_run(scenes, run) == 0
+    assert code(scenes, run) == 0
     assert not list(run.glob(".lock*"))
 
 

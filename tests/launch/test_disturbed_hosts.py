@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from finetune.training.checkpoint import NEWEST_CHECKPOINT
 from tests.support.disturbed_hosts import HostsRun, disturb
-from tests.support.disturbed_training import checkpoint_tensors, log_of
+from tests.support.disturbed_training import assert_same_bits, log_of
+from tests.support.finetune_runs import assert_equal_runs
 from tests.support.launching import ROOT
 from tests.support.pretraining import ENCODER, STREAM, options
 from tests.support.rice_scenes import write_rice_scene
@@ -61,10 +60,7 @@ def test_a_pretraining_with_skipped_steps(hosts: TwoHosts, tmp_path: Path, preci
     assert log.count("resuming after step") >= 8, log
     assert log_of(run) == log_of(undisturbed)
     assert sorted(log_of(run)) == list(range(1, STEPS + 1))
-    theirs = checkpoint_tensors(undisturbed, STEPS)
-    for file, tensors in checkpoint_tensors(run, STEPS).items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, theirs[file][name]), f"{file} {name}"  # type: ignore[arg-type]
+    assert_same_bits(run, undisturbed, STEPS)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics == json.loads((undisturbed / "metrics.json").read_text())
     assert metrics["skipped_steps"] == len(SPOILED)
@@ -93,6 +89,4 @@ def test_a_fine_tuning(hosts: TwoHosts, tmp_path: Path) -> None:
     print("\n".join(story))
     log = (tmp_path / "run.log").read_text()
     assert log.count("continuing after epoch") >= 8, log
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, undisturbed))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs | ours)
-    assert json.loads((run / "metrics.json").read_text()) == json.loads((undisturbed / "metrics.json").read_text())
+    assert_equal_runs(run, undisturbed)

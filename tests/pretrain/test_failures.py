@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from aiohttp import web
 
 from common.exit_codes import INFRASTRUCTURE, STOPPED, USER_ERROR
 from data_prep.corpus.dataset import load_corpus
 from pretrain.checkpoint import finished_steps
 from pretrain.data.stream import Stream
-from tests.support.disturbed_training import checkpoint_tensors, log_of
+from tests.support.disturbed_training import assert_same_bits, log_of
 from tests.support.pretraining import ENCODER, STREAM, options
 from tests.support.rank_programs import Ended, run_ranks
 from tests.support.small_corpus import damage, write_corpus
+from tests.support.web_server import web_server
 
 SAMPLES = {"modis": 16, "landsat": 16}  # with batches of four an epoch is four steps
 STEPS = 10
@@ -41,34 +38,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path, Callable[[], bool]], str]]:
     """Serve a folder by HTTP as long as a function is true; then every shard is missing."""
-    loop, runners = asyncio.new_event_loop(), []
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
+    with web_server() as server:
 
-    def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
+        def start(folder: Path, is_there: Callable[[], bool]) -> str:
+            def before(request: web.Request) -> None:
+                if request.path.endswith(".tar") and not is_there():
+                    raise web.HTTPNotFound
 
-    def start(folder: Path, is_there: Callable[[], bool]) -> str:
-        @web.middleware
-        async def answer(request: web.Request, handler: Any) -> Any:
-            if request.path.endswith(".tar") and not is_there():
-                raise web.HTTPNotFound
-            return await handler(request)
+            return server(folder, before)
 
-        app = web.Application(middlewares=[answer])
-        app.router.add_static("/", folder)
-        runner = web.AppRunner(app)
-        run(runner.setup())
-        run(web.TCPSite(runner, "127.0.0.1", 0).start())
-        runners.append(runner)
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
-
-    yield start
-    for runner in runners:
-        run(runner.cleanup())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+        yield start
 
 
 def assert_ended_after_saving(ended: Ended, run: Path, code: int) -> int:
@@ -99,9 +78,7 @@ def test_storage_that_one_rank_loses_ends_all_after_saving(
     assert resumed.codes == whole.codes == [0, 0]
     assert f"resuming after step {done}" in resumed.stdout
     assert log_of(run) == log_of(tmp_path / "whole")
-    theirs = checkpoint_tensors(tmp_path / "whole", STEPS)
-    for file, tensors in checkpoint_tensors(run, STEPS).items():
-        assert all(torch.equal(tensor, theirs[file][name]) for name, tensor in tensors.items())  # type: ignore[arg-type]
+    assert_same_bits(run, tmp_path / "whole", STEPS)
 
 
 def test_a_damaged_sample_ends_all_ranks_after_saving(corpus: Path, tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from common.exit_codes import STOPPED
 from pretrain.data.config import StreamConfig
 from pretrain.model import EncoderConfig
 from tests.support.disturbed_training import (
     ask_one_rank,
-    checkpoint_tensors,
+    assert_same_bits,
     copy_until,
     disturb,
     kill_all,
@@ -76,10 +75,7 @@ def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_equal_runs(run: Path, other: Path) -> None:
     assert log_of(run) == log_of(other)
     assert sorted(log_of(run)) == list(range(1, STEPS + 1))
-    theirs = checkpoint_tensors(other, STEPS)
-    for file, tensors in checkpoint_tensors(run, STEPS).items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, theirs[file][name]), f"{file} {name}"  # type: ignore[arg-type]
+    assert_same_bits(run, other, STEPS)
 
 
 def assert_close_runs(run: Path, other: Path) -> None:

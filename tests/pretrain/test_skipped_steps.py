@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.disturbed_training import checkpoint_tensors, copy_until, log_of
+from tests.support.disturbed_training import assert_same_bits, checkpoint_tensors, copy_until, log_of
 from tests.support.pretraining import ENCODER, ROOT, STREAM, options
 from tests.support.rank_programs import Ended, run_ranks
 from tests.support.small_corpus import write_corpus
@@ -34,13 +34,6 @@ def train(corpus: Path, output: Path, stage: int, precision: str, spoiled: dict[
 
 def skipped_so_far(run: Path, step: int) -> int:
     return int(json.loads((run / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_text())["skipped_steps"])
-
-
-def assert_same_bits(run: Path, other: Path, step: int) -> None:
-    theirs = checkpoint_tensors(other, step)
-    for file, tensors in checkpoint_tensors(run, step).items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, theirs[file][name]), f"{file} {name}"  # type: ignore[arg-type]
 
 
 def check_skipping_and_resuming(corpus: Path, tmp_path: Path, stage: int, precision: str, resumed_after: list[int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -13,7 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
+import torch
 from safetensors.torch import load_file
+
+from common.json_files import read_json_lines
 
 Start = Callable[[Path], "subprocess.Popen[str]"]
 WAIT_S = 120.0
@@ -22,12 +24,7 @@ WAIT_S = 120.0
 def log_of(run: Path) -> dict[int, dict[str, float | str]]:
     """Losses, gradient norm and digest of the samples of each step, from `metrics.jsonl`."""
     steps = {}
-    path = run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:  # a kill has left a partial line
-            continue
+    for values in read_json_lines(run / "metrics.jsonl"):
         if "loss/total" in values:
             kept = ("loss/", "samples_digest", "optimizer/gradient_norm")
             steps[values["step"]] = {name: value for name, value in values.items() if name.startswith(kept)}
@@ -37,6 +34,14 @@ def log_of(run: Path) -> dict[int, dict[str, float | str]]:
 def checkpoint_tensors(run: Path, step: int) -> dict[str, dict[str, object]]:
     folder = run / "checkpoints" / f"step-{step:08d}"
     return {name: load_file(folder / f"{name}.safetensors") for name in ("student", "teacher", "optimizer")}
+
+
+def assert_same_bits(run: Path, other: Path, step: int) -> None:
+    """The checkpoints of two runs after a step are the same bit for bit."""
+    theirs = checkpoint_tensors(other, step)
+    for file, tensors in checkpoint_tensors(run, step).items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, theirs[file][name]), f"{file} {name}"  # type: ignore[arg-type]
 
 
 def copy_until(run: Path, copy: Path, step: int) -> Path:

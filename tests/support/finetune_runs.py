@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
 
 from common.command_line import run_command
 from finetune.config import RENAMED_OPTIONS, DecoderConfig, FinetuneConfig, TaskOverride
@@ -46,6 +51,20 @@ def run(**options: Any) -> int:
 def run_arguments(arguments: Sequence[str]) -> None:
     """Fine-tune in this process by a command line; raises SystemExit with the exit code."""
     run_command(fine_tune, arguments, config_class=FinetuneConfig, renamed=RENAMED_OPTIONS)
+
+
+def code_of_run(arguments: Sequence[str]) -> int:
+    """The exit code of fine-tuning in this process by a command line."""
+    with pytest.raises(SystemExit) as ended:
+        run_arguments(arguments)
+    return int(ended.value.code or 0)
+
+
+def assert_equal_runs(run: Path, other: Path) -> None:
+    """The model of the best epoch, and all scores, are the same bit for bit."""
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs | ours)
+    assert json.loads((run / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
 
 
 def start(arguments: Sequence[str], ranks: int = 1, script: str | None = None, **environment: str) -> subprocess.Popen[str]:

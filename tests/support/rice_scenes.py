@@ -68,3 +68,10 @@ def write_rice_scene(
     write_scene(folder, cubes, {"landsat": 30.0, "modis": 30.0 * MODIS_PX}, split=split, labels=labels)
     write_label(folder / "crop_type.tif", codes)
     return cubes, codes
+
+
+def write_split_scenes(folder: Path) -> Path:
+    """Three small scenes of six dates, one for each split; returns their folder."""
+    for seed, (name, split) in enumerate([("a", "train"), ("c", "validation"), ("d", "test")]):
+        write_rice_scene(folder / name, split, side=64, seed=seed, frames=6)
+    return folder

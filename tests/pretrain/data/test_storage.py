@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,6 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from aiohttp import web
 from fsspec.implementations.memory import MemoryFileSystem
 
 from data_prep.corpus.dataset import Corpus, load_corpus
@@ -26,6 +23,7 @@ from pretrain.data.config import StreamConfig
 from pretrain.data.storage import DamagedSampleError, FetchedBytes, OpenShards, SampleCache, Storage, Wanted
 from pretrain.data.stream import Stream
 from tests.support.small_corpus import damage, write_corpus
+from tests.support.web_server import web_server
 
 STEPS = 6
 
@@ -51,35 +49,8 @@ def requests() -> list[str]:
 @pytest.fixture
 def serve(requests: list[str]) -> Iterator[Callable[[Path], str]]:
     """A function that serves a folder by aiohttp, which knows byte ranges, and returns the URL."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    runners = []
-
-    def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
-
-    @web.middleware
-    async def record(request: web.Request, handler: Any) -> Any:
-        requests.append(f"{request.path} {request.headers.get('Range', '')}")
-        return await handler(request)
-
-    def start(folder: Path) -> str:
-        app = web.Application(middlewares=[record])
-        app.router.add_static("/", folder)
-        runner = web.AppRunner(app)
-        run(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        run(site.start())
-        runners.append(runner)
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
-
-    yield start
-    for runner in runners:
-        run(runner.cleanup())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with web_server() as server:
+        yield lambda folder: server(folder, lambda request: requests.append(f"{request.path} {request.headers.get('Range', '')}"))
 
 
 def publish(folder: Path) -> str:

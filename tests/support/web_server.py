@@ -1,0 +1,48 @@
+"""Folders served by HTTP from this process, by aiohttp, which knows byte ranges."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+
+@contextmanager
+def web_server() -> Iterator[Callable[[Path, Callable[[web.Request], None]], str]]:
+    """A function that serves a folder and returns its URL.
+
+    Its second argument is called with each request; a web.HTTPException that it raises is the answer.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runners = []
+
+    def run(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
+
+    def start(folder: Path, before: Callable[[web.Request], None]) -> str:
+        @web.middleware
+        async def answer(request: web.Request, handler: Any) -> Any:
+            before(request)
+            return await handler(request)
+
+        app = web.Application(middlewares=[answer])
+        app.router.add_static("/", folder)
+        runner = web.AppRunner(app)
+        run(runner.setup())
+        run(web.TCPSite(runner, "127.0.0.1", 0).start())
+        runners.append(runner)
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    yield start
+    for runner in runners:
+        run(runner.cleanup())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
