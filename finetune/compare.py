@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from common.command_line import run_command
 from common.exit_codes import STOPPED
-from common.stop_signals import interrupt_when_asked
 from finetune.comparison.config import CompareConfig
 from finetune.comparison.processes import run_in_processes
 from finetune.comparison.result_files import DOCUMENT, write_result_files
@@ -37,7 +36,7 @@ def compare(config: CompareConfig) -> int:
     was_interrupted = False
     with tqdm(total=len(runs), initial=finished, desc="comparing", unit="run", smoothing=0) as bar:
         try:
-            with interrupt_when_asked(), closing(run_in_processes(waiting, config.jobs)) as ended_runs:
+            with closing(run_in_processes(waiting, config.jobs)) as ended_runs:
                 for run, error in ended_runs:
                     outcomes[run] = outcome = run.outcome(error)
                     bar.write(f"{run.name}: {outcome.error or percent(outcome.score) + f' % in {outcome.seconds:.0f} s'}")
