@@ -6,7 +6,7 @@ import json
 import math
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -265,12 +265,10 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
     """
     output, num_steps = run.config.output, run.config.num_steps
     if run.first_step < num_steps or not ranks.gather(has_final_files(output, num_steps))[0]:
-        with while_running("the encoder cannot be written"):
-            ranks.on_main(lambda: _write_encoder(run))
+        _write_final_file(run, ENCODER_FILE, lambda path: save_encoder(run.teacher.average.encoder, path))
         scores = _validate(run, validation, monitor, num_steps, skipped)
         metrics = {"steps": num_steps, "skipped_steps": run.skipped_steps, "validation": scores}
-        with while_running(f"{METRICS_FILE} cannot be written"):
-            ranks.on_main(lambda: write_json(output / METRICS_FILE, metrics))
+        _write_final_file(run, METRICS_FILE, lambda path: write_json(path, metrics))
         shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
         monitor.hyperparameters(
             run.config.as_json(), sorted(shown, key=lambda name: not name.endswith("/mae")), DEFAULTS.as_json()
@@ -284,10 +282,16 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
         print(f"encoder: {output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {output}", flush=True)
 
 
-def _write_encoder(run: TrainingRun) -> None:
-    """Write the teacher's encoder, as long as the run's folder belongs to this job."""
-    run.lock.check()
-    save_encoder(run.teacher.average.encoder, run.config.output / ENCODER_FILE)
+def _write_final_file(run: TrainingRun, name: str, write: Callable[[Path], None]) -> None:
+    """Let rank 0 write a file of the run's folder, as long as the folder belongs to this job. Raises on all ranks."""
+    path = run.config.output / name
+
+    def write_on_main() -> None:
+        run.lock.check()
+        with while_running(f"{path} cannot be written"):
+            write(path)
+
+    ranks.on_main(write_on_main)
 
 
 def main() -> NoReturn:

@@ -93,6 +93,20 @@ def test_a_damaged_sample_ends_all_ranks_after_saving(corpus: Path, tmp_path: Pa
     assert f"frames read of {key} are not as they were written" in ended.errors[0]
 
 
+@pytest.mark.parametrize("name", ["encoder.safetensors", "metrics.json"])
+def test_a_last_file_that_cannot_be_written_is_one_error_of_all_ranks(corpus: Path, tmp_path: Path, name: str) -> None:
+    """A folder in the place of the file stands for a storage that refuses it."""
+    run = tmp_path / "run"
+    words = arguments(corpus, run, "--num_steps", "1")
+    (run / name).mkdir(parents=True)
+    ended = run_ranks(words)
+    assert ended.codes == [INFRASTRUCTURE] * 2, ended.stderr[-3000:]
+    assert len(ended.errors) == 1, ended.stderr[-3000:]
+    assert f"{run / name} cannot be written" in ended.errors[0]
+    (run / name).rmdir()
+    assert run_ranks(words).codes == [0, 0]
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_all_ranks(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
