@@ -78,8 +78,8 @@ keep_asking() {
 }
 # Notice signals from now on.
 listen() {
-    trap 'signals=$((signals + 1))' TERM INT
-    trap 'hangups=$((hangups + 1))' HUP  # a closed terminal sends two
+    trap 'react stop' TERM INT
+    trap 'react hangup' HUP  # a closed terminal sends two
 }
 # Start a function in the background, which a signal to all processes of the terminal does not reach.
 undisturbed() {
@@ -89,11 +89,13 @@ undisturbed() {
 }
 # Do what a signal asks for.
 react() {
-    if [ -z "$asking" ]; then
-        echo "asked to stop: all ranks save; a second Ctrl-C or SIGTERM, at least two seconds later, kills them" >&2
-        undisturbed keep_asking
+    if [ -z "$launcher" ]; then
+        early=$1
+    elif [ -z "$asking" ]; then
+        echo "asked to stop: all ranks save; a second Ctrl-C or SIGTERM, at least two seconds later, kills them" >&5
+        undisturbed keep_asking 2>&5
         asking=$! since=$SECONDS
-    elif [ "$signals" -gt 0 ] && [ $((SECONDS - since)) -ge 2 ]; then  # some senders, such as `timeout`, send one twice
+    elif [ "$1" = stop ] && [ $((SECONDS - since)) -ge 2 ]; then  # some senders, such as `timeout`, send one twice
         kill -KILL "$asking"
         undisturbed kill_all 2> /dev/null
         killing=$!
@@ -103,17 +105,16 @@ kill_all() {
     stop_ranks KILL
     kill -KILL -- "-$launcher"
 }
-# Wait for a process, which a signal interrupts; `code` is its exit code.
+# Wait for a process; `code` is its exit code. A signal interrupts `wait`, which then may return the signal's number, even when it
+# is called again at once; so the code is asked for when the process has ended and no signal can come.
 await() {
-    while true; do
-        while [ $((signals + hangups)) -gt "$handled" ]; do
-            handled=$((signals + hangups))
-            react
-        done
+    while kill -0 "$1" 2> /dev/null; do
         { wait "$1"; } 2> /dev/null
-        code=$?
-        [ $((signals + hangups)) -gt "$handled" ] || break
     done
+    trap '' TERM INT HUP
+    { wait "$1"; } 2> /dev/null
+    code=$?
+    listen
 }
 
 # `tee` passes on what the launcher writes. It keeps reading when the terminal or the pipe behind it has gone: a write would end the
@@ -124,14 +125,15 @@ relays=$!
 exec 4> >(exec tee --output-error=warn /dev/null >&2 2> /dev/null)
 relays+=" $!"
 
-signals=0 hangups=0 handled=0 asking= killing=
+launcher= early= asking= killing=
 listen
 trap : PIPE  # of this script's own output
 set -m  # a process group for the launcher
 "${command[@]}" "$0" "$@" < /dev/null >&3 2>&4 3>&- 4>&- &
 launcher=$!
 set +m
-exec 3>&- 4>&-
+exec 3>&- 4>&- 5>&2  # `await` hides what bash writes of ended processes, but not what this script writes
+[ -z "$early" ] || react "$early"
 await "$launcher"
 ended=$code
 if [ -n "$asking" ]; then

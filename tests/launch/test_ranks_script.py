@@ -78,6 +78,25 @@ def test_a_second_signal_kills(tmp_path: Path, environment: dict[str, str], star
     wait_for(lambda: not any(alive(rank[who]) for rank in each for who in ("pid", "parent")), 5)
 
 
+def test_no_moment_of_signals_hides_the_exit_code(
+    tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
+) -> None:
+    launcher = tmp_path / "bin" / "mpirun"
+    launcher.write_text('#!/usr/bin/env bash\ntouch "$FOLDER/$STARTED"\nsleep 3\nexit 75\n')
+    launcher.chmod(0o755)
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("a slots=1\n")
+    environment |= {"HOSTFILE": str(hostfile), "LAUNCHER": "openmpi", "MASTER_PORT": "20001"}
+    several = [start(["bash", SCRIPT], environment | {"STARTED": f"started-{number}"}, started) for number in range(25)]
+    wait_for(lambda: len(list(tmp_path.glob("started-*"))) == len(several))
+    for number, process in enumerate(several):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(number / 10_000)
+        process.send_signal(signal.SIGHUP)
+    assert [process.wait(30) for process in several] == [75] * len(several)
+    assert all("asked to stop" in process.communicate()[0] for process in several)
+
+
 @pytest.mark.parametrize("command", [["bash", SCRIPT], ["deepspeed", "--num_accelerators", "2", "--master_port", "0", SCRIPT]])
 def test_codes_of_ranks_come_out(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]], command: list[str]
