@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -14,12 +15,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from common.errors import InfrastructureError
-from common.stop_signals import without_interrupts
+from common.stop_signals import signals_held_back
 
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
@@ -101,8 +103,11 @@ def _map_pool(function: Callable[[Job], Result], jobs: Mapping[int, Job], worker
     context = multiprocessing.get_context("spawn")
     parent_lives, life_line = context.Pipe(duplex=False)
     initializer = partial(_end_with_parent, parent_lives)
-    with life_line, ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer) as pool:
-        with without_interrupts():  # workers start here; this process tells them when to stop
+    with signals_held_back([signal.SIGHUP]):
+        resource_tracker.ensure_running()  # the process of multiprocessing, which ignores only the other stop signals
+    with life_line, ExitStack() as stack:
+        with signals_held_back():  # workers start here; this process tells them when to stop
+            pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer))
             futures = {pool.submit(function, job): number for number, job in jobs.items()}
         try:
             for future in as_completed(futures):

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import InfrastructureError, sendable
+from common.stop_signals import STOP_SIGNALS, signals_held_back
 from pretrain.data.buffers import Buffer
 from pretrain.data.config import StreamConfig
 from pretrain.data.draws import Draw
@@ -45,20 +46,15 @@ class ReaderProcess:
     def __init__(self, tables: dict[str, SampleTable], fingerprint: str, config: StreamConfig) -> None:
         """The arguments are those of the `BatchReader` that the process runs."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            # A job's scheduler and Ctrl-C send signals to all processes, but only the training process decides when to end. A
-            # process keeps the signals blocked that are blocked when it starts.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP})
-            try:
-                # Not by multiprocessing, whose children first import the main module, and with it torch and DeepSpeed.
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_PROJECT, os.environ.get("PYTHONPATH")]))},
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # A job's scheduler and Ctrl-C send signals to all processes, but only the training process decides when to end.
+        with theirs, signals_held_back(STOP_SIGNALS):
+            # Not by multiprocessing, whose children first import the main module, and with it torch and DeepSpeed.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_PROJECT, os.environ.get("PYTHONPATH")]))},
+            )
         self._connection = Connection(ours.detach())
         self._tables, self._timeout_s = tables, config.read_timeout_s or None
         self._requested: deque[Draw] = deque()
