@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -44,9 +45,17 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _uncompiled(function: Any = None, **_options: Any) -> Any:
+    """Take the place of `torch.compile`, and compile nothing."""
+    return function or _uncompiled
+
+
 # On import DeepSpeed asks the linker which of its operators can be built, and the linker prints an error for each that cannot.
-with _quiet_stderr():
+# It decorates functions of its Muon optimizer, which is not used here, by `torch.compile`, which would load PyTorch's compiler:
+# two seconds in each rank.
+with _quiet_stderr(), mock.patch("torch.compile", _uncompiled):
     import deepspeed
+    import deepspeed.runtime.zero.muon.muon_optimizer
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import (
         safe_get_full_fp32_param,

@@ -167,7 +167,7 @@ def test_arguments_for_another_process_still_round_trip() -> None:
 def test_a_real_command(tmp_path: Path) -> None:
     """As a user types it: the plan is written and nothing else, and an option with a dash counts."""
     scenes, corpus = tmp_path / "scenes", tmp_path / "corpus"
-    small = ["--regions", "3", "--landsat-px", "48", "--sentinel2-px", "48"]
+    small = ["--regions", "1", "--landsat-px", "48", "--sentinel2-px", "48"]
 
     def python(*command: str) -> str:
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

@@ -93,7 +93,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(plan: Path, tmp_path: Path, 
     assert "Missing" not in (tmp_path / "out" / "comparison.md").read_text()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_it_ends_its_children_and_goes_on_later(plan: Path, tmp_path: Path, how: signal.Signals) -> None:
     plan.write_text(json.dumps({"temporal_cnn seed 0": "sleep"}))
     code = (
@@ -150,6 +150,7 @@ def test_bad_input_is_one_line_before_any_run(
     assert not plan.with_suffix(".starts").exists()
 
 
+@pytest.mark.slow
 def test_real_runs_on_small_scenes(tmp_path: Path) -> None:
     for seed, (name, split, side) in enumerate([("a", "train", 128), ("b", "validation", 64), ("c", "test", 64)]):
         write_rice_scene(tmp_path / "scenes" / name, split, side=side, seed=seed, frames=6, field=16)

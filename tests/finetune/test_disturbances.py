@@ -167,6 +167,7 @@ run.main()
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_lost_its_data_ends_all_with_the_code_of_the_infrastructure(scenes: Path, tmp_path: Path) -> None:
     arguments = [*SETTINGS, "--training.batch_size", "2", "--data", str(scenes), "--output", str(tmp_path / "run")]
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}

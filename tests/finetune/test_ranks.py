@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from safetensors.torch import load_file
 
-from tests.support.finetune_runs import SMALL_ENCODER, finish, start
+from tests.support.finetune_runs import SMALL_ENCODER, code_of_run, finish, start
 from tests.support.pretraining import options
 from tests.support.rice_scenes import write_label, write_rice_scene
 
@@ -60,14 +60,7 @@ def test_two_ranks_learn_what_one_process_learns(scenes: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("model", [[], ["--encoder", "unet"]])
 def test_batches_of_one_small_window(scenes: Path, tmp_path: Path, model: list[str]) -> None:
-    more = [
-        "--override.window_px",
-        "16",
-        "--training.batch_size",
-        "1",
-        "--training.epochs",
-        "1",
-        *(model or options(SMALL_ENCODER, "encoder")),
-    ]
-    finish(start([*SETTINGS, "--data", str(scenes), "--output", str(tmp_path / "run"), *more], ranks=1))
+    more = ["--override.window_px", "16", "--training.batch_size", "1", "--training.epochs", "1"]
+    more += model or options(SMALL_ENCODER, "encoder")
+    assert code_of_run([*SETTINGS, "--data", str(scenes), "--output", str(tmp_path / "run"), *more]) == 0
     assert all(values.isfinite().all() for values in load_file(tmp_path / "run" / "model.safetensors").values())

@@ -33,7 +33,9 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
 # ---- one machine
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP))]
+)
 def test_bash_lets_ranks_save_and_passes_their_code(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]], stop: signal.Signals
 ) -> None:
@@ -97,7 +99,13 @@ def test_no_moment_of_signals_hides_the_exit_code(
     assert all("asked to stop" in process.communicate()[0] for process in several)
 
 
-@pytest.mark.parametrize("command", [["bash", SCRIPT], ["deepspeed", "--num_accelerators", "2", "--master_port", "0", SCRIPT]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bash", SCRIPT],
+        pytest.param(["deepspeed", "--num_accelerators", "2", "--master_port", "0", SCRIPT], marks=pytest.mark.slow),
+    ],
+)
 def test_codes_of_ranks_come_out(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]], command: list[str]
 ) -> None:
@@ -106,6 +114,7 @@ def test_codes_of_ranks_come_out(
     assert not alive(ranks(tmp_path, 2)[0]["pid"])
 
 
+@pytest.mark.slow
 def test_what_deepspeed_alone_does_when_it_is_to_end(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
@@ -169,6 +178,7 @@ def test_options_for_deepspeed(tmp_path: Path, environment: dict[str, str]) -> N
 # ---- several machines by a hostfile
 
 
+@pytest.mark.slow
 def test_hostfile_by_pdsh(tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]) -> None:
     (tmp_path / "hosts").write_text("worker-0 slots=2\nworker-1 slots=1\n")
     codes = json.dumps({str(number): [1, 75] for number in range(3)})

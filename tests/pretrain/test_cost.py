@@ -31,6 +31,7 @@ def test_mistakes_name_what_is_known():
     assert [duration(s) for s in (3, 200, 8000, 200_000)] == ["3 s", "3.3 min", "2.2 h", "2.3 d"]
 
 
+@pytest.mark.slow
 def test_the_old_name_of_the_command_still_works():
     options = ["--gpus", "2", "--chip_px", "{landsat: 64, sentinel2: 64}"]
     old, new = (

@@ -17,6 +17,7 @@ def test_deepspeed_has_the_undocumented_names_that_we_use() -> None:
     assert json.loads(ended.stdout.splitlines()[-1]) == [], f"deepspeed {version('deepspeed')} lacks these"
 
 
+@pytest.mark.slow
 def test_many_small_gradients_add_up_beside_a_large_one() -> None:
     """One of 32 and 31 of 1/32: in bf16, whose numbers near 32 are 1/4 apart, the small ones would all be lost."""
     ended = run_ranks([], ranks=2, program="tests.support.added_gradients")

@@ -154,6 +154,7 @@ def test_load_encoder_says_how_to_get_one(run: Path) -> None:
     assert load_encoder(run).config == SHAPE
 
 
+@pytest.mark.slow
 def test_of_a_real_run_it_is_what_the_run_itself_writes(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     corpus = write_corpus(tmp_path / "corpus", {"modis": 4, "landsat": 4, "sentinel2": 4})

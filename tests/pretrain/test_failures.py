@@ -81,6 +81,7 @@ def test_storage_that_one_rank_loses_ends_all_after_saving(
     assert_same_bits(run, tmp_path / "whole", STEPS)
 
 
+@pytest.mark.slow
 def test_a_damaged_sample_ends_all_ranks_after_saving(corpus: Path, tmp_path: Path) -> None:
     damaged = shutil.copytree(corpus, tmp_path / "corpus")
     loaded = load_corpus(damaged)
@@ -93,7 +94,7 @@ def test_a_damaged_sample_ends_all_ranks_after_saving(corpus: Path, tmp_path: Pa
     assert f"frames read of {key} are not as they were written" in ended.errors[0]
 
 
-@pytest.mark.parametrize("name", ["encoder.safetensors", "metrics.json"])
+@pytest.mark.parametrize("name", ["encoder.safetensors", pytest.param("metrics.json", marks=pytest.mark.slow)])
 def test_a_last_file_that_cannot_be_written_is_one_error_of_all_ranks(corpus: Path, tmp_path: Path, name: str) -> None:
     """A folder in the place of the file stands for a storage that refuses it."""
     run = tmp_path / "run"
@@ -103,10 +104,12 @@ def test_a_last_file_that_cannot_be_written_is_one_error_of_all_ranks(corpus: Pa
     assert ended.codes == [INFRASTRUCTURE] * 2, ended.stderr[-3000:]
     assert len(ended.errors) == 1, ended.stderr[-3000:]
     assert f"{run / name} cannot be written" in ended.errors[0]
-    (run / name).rmdir()
-    assert run_ranks(words).codes == [0, 0]
+    if name == "metrics.json":
+        (run / name).rmdir()
+        assert run_ranks(words).codes == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_ends_all_ranks(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -119,6 +122,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_all_ranks(corpus: Path, tmp_pa
     assert max(log_of(run)) == 4  # the next checkpoint finds out
 
 
+@pytest.mark.slow
 def test_a_run_gets_past_a_validation_that_always_fails(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = arguments(corpus, run, "--num_steps", "4", "--validate_every", "2")

@@ -85,6 +85,7 @@ def test_skipped_steps_of_any_stage_and_precision(corpus: Path, tmp_path: Path, 
     check_skipping_and_resuming(corpus, tmp_path, stage, precision, resumed_after=[1, 3, 5])
 
 
+@pytest.mark.slow
 def test_a_run_that_only_skips_ends_with_one_error(corpus: Path, tmp_path: Path) -> None:
     spoiled = dict.fromkeys(range(1, 40), "inf")
     ended = train(corpus, tmp_path / "run", 1, "fp32", spoiled, "--num_steps", "40", "--save_every", "9")

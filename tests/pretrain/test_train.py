@@ -110,6 +110,7 @@ def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus:
     assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_paper_is_learned_when_it_is_asked_for(run: Path, corpus: Path, tmp_path: Path):
     finished = launch(corpus, tmp_path / "run", "--objective.loss", "l1", ranks=1)
     assert finished.returncode == 0, finished.stderr[-3000:]
@@ -187,21 +188,25 @@ def test_a_finished_run_is_lengthened_on_the_schedule_of_its_new_length(run: Pat
     assert launch(corpus, longer, "--num_steps", str(STEPS), ranks=1).returncode == 2
 
 
-def test_users_mistakes_are_one_line_and_exit_code_2(corpus: Path, tmp_path: Path):
-    for arguments, expected in [
-        (["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?"),
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["--stream.global_batch_size", "5"], "global_batch_size of source"),
-        (["--activation_checkpointing", "[0, 2]"], "the stages are numbered 1 to 4"),
-    ]:
-        finished = launch(corpus, tmp_path / "none", *arguments)
-        lines = [line for line in finished.stderr.splitlines() if "error: " in line and "[" not in line[:4]]
-        assert finished.returncode == 2, finished.stderr[-2000:]
-        assert len(lines) == 1, finished.stderr[-2000:]
-        assert expected in lines[0]
-        assert "Traceback" not in finished.stderr
-        assert not (tmp_path / "none").exists()
+        pytest.param(["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?", marks=pytest.mark.slow),
+        pytest.param(["--activation_checkpointing", "[0, 2]"], "the stages are numbered 1 to 4", marks=pytest.mark.slow),
+    ],
+)
+def test_users_mistakes_are_one_line_and_exit_code_2(arguments: list[str], expected: str, corpus: Path, tmp_path: Path):
+    finished = launch(corpus, tmp_path / "none", *arguments)
+    lines = [line for line in finished.stderr.splitlines() if "error: " in line and "[" not in line[:4]]
+    assert finished.returncode == 2, finished.stderr[-2000:]
+    assert len(lines) == 1, finished.stderr[-2000:]
+    assert expected in lines[0]
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_costs_and_writes_nothing(corpus: Path, tmp_path: Path):
     finished = launch(corpus, tmp_path / "run", "--dry-run", "--gradient_accumulation_steps", "2")
     assert finished.returncode == 0, finished.stderr[-3000:]

@@ -169,6 +169,7 @@ def test_a_run_may_lack_a_source_and_loses_nothing_to_nan(tmp_path: Path) -> Non
         run(data=tmp_path / "d", output=tmp_path / "run", **(SETTINGS | options | {"augmentation.drop_images": 0.1}))
 
 
+@pytest.mark.slow
 def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> None:
     dates = (YEAR + 22 + 45 * np.arange(FRAMES)).astype(np.int32)
     samples = [make_sample(seed) | {"dates": {"landsat": dates, "modis": dates}} for seed in range(8)]

@@ -161,7 +161,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ["unet", pytest.param("temporal_cnn", marks=pytest.mark.slow)])
 def test_the_command_trains_and_maps_with_a_baseline(
     scenes: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -306,7 +306,7 @@ def test_lora_without_peft_is_one_line_that_names_the_extra(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("tune", ["frozen", "lora"])
+@pytest.mark.parametrize("tune", ["lora", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_an_interrupted_run_continues_to_the_same_weights(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: Any
 ) -> None:
