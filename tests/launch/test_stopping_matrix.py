@@ -20,7 +20,7 @@ from tests.support.stopped_runs import LAUNCHERS, Run, SlurmRun
 
 PAGE = ROOT / "docs/reference/stopping.md"
 ALWAYS_TESTED = {("SIGTERM", "HOSTFILE, pdsh"), ("SIGTERM", "SLURM")}  # the other cells take half an hour
-NOT_TESTED = {"not tried", "waits", "—"}
+NOT_TESTED = {"waits", "—"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ EVENTS = {
     "preemption": Event(happens=SlurmRun.is_preempted),
     "preemption without grace": Event(happens=SlurmRun.is_preempted, options=("--partition=abrupt",)),
     "scancel": Event(happens=SlurmRun.is_cancelled),
+    "full disk": Event(happens=Run.fills_its_disk),
+    "storage gone, expired credentials": Event(happens=Run.loses_its_storage),
 }
 
 

@@ -23,6 +23,7 @@ from tests.support.web_server import web_server
 
 SAMPLES = {"modis": 16, "landsat": 16}  # with batches of four an epoch is four steps
 STEPS = 10
+Serve = Callable[[Path, Callable[[], bool], type[web.HTTPException]], str]
 
 
 def arguments(corpus: Path, output: Path, *more: str) -> list[str]:
@@ -36,14 +37,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Path, Callable[[], bool]], str]]:
-    """Serve a folder by HTTP as long as a function is true; then every shard is missing."""
+def serve() -> Iterator[Serve]:
+    """Serve a folder by HTTP as long as a function is true; then this error answers all that ask for a shard."""
     with web_server() as server:
 
-        def start(folder: Path, is_there: Callable[[], bool]) -> str:
+        def start(folder: Path, is_there: Callable[[], bool], error: type[web.HTTPException]) -> str:
             def before(request: web.Request) -> None:
                 if request.path.endswith(".tar") and not is_there():
-                    raise web.HTTPNotFound
+                    raise error
 
             return server(folder, before)
 
@@ -60,12 +61,14 @@ def assert_ended_after_saving(ended: Ended, run: Path, code: int) -> int:
     return done
 
 
-@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_workers", "error"), [(0, web.HTTPNotFound), pytest.param(2, web.HTTPForbidden, marks=pytest.mark.slow)]
+)
 def test_storage_that_one_rank_loses_ends_all_after_saving(
-    corpus: Path, serve: Callable[[Path, Callable[[], bool]], str], num_workers: int, tmp_path: Path
+    corpus: Path, serve: Serve, num_workers: int, error: type[web.HTTPException], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    url = serve(corpus, lambda: max(log_of(run), default=0) < 2)
+    url = serve(corpus, lambda: max(log_of(run), default=0) < 2, error)
     words = arguments(corpus, run, "--stream.num_workers", str(num_workers))
     ended = run_ranks(words, last_rank=["--data", url])
     done = assert_ended_after_saving(ended, run, INFRASTRUCTURE)

@@ -1,8 +1,9 @@
 """Stands in for pretrain/train.py where launchers are tested: ranks in step, which save a number, without a model.
 
-Signals, exit codes, process group and the names of checkpoints are those of the real training, so a lost rank, a second signal or
-output that nobody reads do here what they do there; but a start takes a third of the time. It takes the options of pretraining.
-The environment variable SAVE_S is how many seconds saving takes, 5 without it.
+Signals, errors, exit codes, process group and the names of checkpoints are those of the real training, so a lost rank, a second
+signal, output that nobody reads or a full disk do here what they do there; but a start takes a third of the time. It takes the
+options of pretraining. Each rank reads `RUN/store` in each step, and saving writes to `RUN/disk`. The environment variable SAVE_S
+is how many seconds saving takes when asked to stop, 5 without it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import os
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from common import ranks
+from common.errors import InfrastructureError, while_running
 from common.exit_codes import STOPPED
 from common.rank_process import StopSignals, end_when_asked, end_with, read_arguments
 
@@ -38,19 +41,35 @@ def train(output: Path) -> int:
     about = {"pid": os.getpid(), "parent": os.getppid(), "host": socket.gethostname(), "first": first, "world_size": world_size}
     _write(output / f"rank-{rank}.json", about)
     for step in range(first + 1, NUM_STEPS + 1):
-        (is_asked,) = ranks.any_rank([stop.received])
+        error = None
+        try:
+            with while_running(f"rank {rank} on {about['host']} cannot read its next batch"):
+                (output / "store").read_bytes()
+        except InfrastructureError as raised:
+            error = raised
+        is_lost, is_asked = ranks.any_rank([error is not None, stop.received])
+        if is_lost:
+            ranks.on_main(partial(_save, output, step - 1))
+            ranks.raise_together(error)
         if is_asked:
             time.sleep(float(os.environ.get("SAVE_S", "5")))
         if rank == 0:
             print(f"step {step}", flush=True)
-            if is_asked or step % SAVE_EVERY == 0:
-                (checkpoints / f"step-{step:08d}").mkdir(parents=True)
+        if is_asked or step % SAVE_EVERY == 0:
+            ranks.on_main(partial(_save, output, step))
+        if rank == 0:
             _write(output / "step.json", {"step": step})
         if is_asked:
             ranks.barrier()
             return STOPPED
         time.sleep(STEP_S)
     return 0
+
+
+def _save(output: Path, step: int) -> None:
+    with while_running(f"the checkpoint of step {step} cannot be written"), (output / "disk").open("a") as disk:
+        disk.write(f"{step}\n")
+    (output / "checkpoints" / f"step-{step:08d}").mkdir(parents=True, exist_ok=True)
 
 
 def _write(path: Path, values: dict[str, object]) -> None:

@@ -41,6 +41,7 @@ class Run:
     ) -> None:
         self.folder, self.output, self.hosts = folder, folder / "run", hosts
         self.output.mkdir()
+        (self.output / "store").touch()
         self._engines, self._command = engines, command
         self._terminal: Terminal | None = None
         self.process: subprocess.Popen[str] | None = None
@@ -185,6 +186,19 @@ class Run:
         """A host is gone without a goodbye."""
         assert self.hosts is not None
         self.hosts.cut_power(self.rank(1)["host"])
+
+    def fills_its_disk(self) -> None:
+        """What it writes to its disk from now on meets `No space left on device`."""
+        self._replace("disk", "/dev/full")
+
+    def loses_its_storage(self) -> None:
+        """What it reads of its samples from now on meets `Input/output error`."""
+        self._replace("store", "/proc/self/mem")
+
+    def _replace(self, name: str, target: str) -> None:
+        link = self.output / f"{name}.new"
+        link.symlink_to(target)
+        link.rename(self.output / name)
 
     def nothing_happens(self) -> None:
         """It comes to its end."""
