@@ -89,4 +89,4 @@ def test_what_is_kept_and_how_the_run_ends(tmp_path: Path, event: str, launcher:
         run.start(EVENTS[event].in_terminal, EVENTS[event].options)
         EVENTS[event].happens(run)
         ending = run.ends()
-        assert f"{run.kept}, {ending}" == outcome, run.log
+        assert outcome in {f"{kept}, {ending}" for kept in run.kept}, run.log
