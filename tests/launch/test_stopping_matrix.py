@@ -1,8 +1,8 @@
 """Every cell of the table in docs/reference/stopping.md, tried on real launchers, hosts, terminals and SLURM.
 
 The page is the expectation. A cell such as `step, 75` says what the newest checkpoint is of afterwards (the last `step` that was
-done, or the last regular `checkpoint` before it, or either; `done` when all steps were), and the exit code; on SLURM `again` means
-that the job is queued again.
+done, or the last regular `checkpoint` before it, or either; `done` when all steps were), and the exit code; on SLURM `again`
+means that the job is queued again.
 """
 
 from __future__ import annotations
