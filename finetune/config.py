@@ -92,7 +92,8 @@ class FinetuneConfig:
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
         encoder: without a checkpoint, the shape of the encoder, as in --encoder.embed_dim 64 (its sources are those of the
-            task), or the name of a baseline without pretraining, unet or temporal_cnn.
+            task), or the name of a baseline without pretraining: unet, temporal_cnn, or random_forest, which is fitted to all
+            labelled pixels at once, so that --training does not count.
         best: score of the validation windows that chooses the epoch to keep: mean_f1, mean_iou, overall_accuracy, kappa, loss,
             or a score of one class, as in paddy_rice.f1; or last, the last epoch. The last epoch is also kept when no validation
             window holds the task's target class.
@@ -116,7 +117,7 @@ class FinetuneConfig:
     data: Path
     output: Path
     checkpoint: Path | None = None
-    encoder: EncoderConfig | Literal["unet", "temporal_cnn"] = TINY_ENCODER
+    encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER
     best: str = "mean_f1"
     label_fraction: float = 1.0
     year: int | None = None

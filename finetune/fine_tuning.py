@@ -30,6 +30,7 @@ from finetune.evaluation import evaluate_test_data
 from finetune.mapping.tiling import check_overlap
 from finetune.model.initial_weights import check_bands
 from finetune.model.model_file import MODEL_FILE, load_model
+from finetune.model.random_forest import RandomForest
 from finetune.model.recipe import Recipe, build_model, encoder_of_recipe
 from finetune.model.tuning import apply_tuning
 from finetune.report.figures import season_figure
@@ -52,6 +53,7 @@ from finetune.task import Task, load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
 from finetune.training.checkpoint import Progress
 from finetune.training.data_parallel import check_batches_fill_ranks
+from finetune.training.forest import TREES, fit_forest
 from finetune.training.loop import TrainingJob, train
 from finetune.training.losses import MapLoss, balanced_weights
 from finetune.training.window_scores import score_windows
@@ -138,6 +140,8 @@ def prepare(
 ) -> PreparedRun:
     """Open the splits of `data` and build the model. Raises ValueError for everything a user can get wrong."""
     torch.manual_seed(config.seed)
+    if config.encoder == "random_forest" and ranks.announced_ranks()[1] > 1:
+        raise ValueError("--encoder random_forest is fitted by one process: start finetune/run.py instead of launch/finetune.sh")
     pretrained = None
     if config.checkpoint is not None:
         pretrained = load_encoder(config.checkpoint)
@@ -181,9 +185,10 @@ def prepare(
 def _show_beginning(run: PreparedRun) -> None:
     """Print the size of the data and of the model."""
     learning = sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad) / 1e6
+    size = f"{TREES} trees" if isinstance(run.model, RandomForest) else f"{learning:.2f} M parameters learn"
     print(
         f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
-        f"{run.recipe.model_name}, {learning:.2f} M parameters learn{run.criterion_note and f'; {run.criterion_note}'}"
+        f"{run.recipe.model_name}, {size}{run.criterion_note and f'; {run.criterion_note}'}"
     )
 
 
@@ -203,6 +208,9 @@ def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) 
         seed=config.seed,
         layer_decay=config.tuning.layer_decay,
     )
+    if isinstance(run.model, RandomForest):
+        with interrupt_when_asked():
+            return fit_forest(job, device)
     with StopSignals() as stop_signals:
         return train(job, device, is_asked_to_stop=lambda: stop_signals.received)
 
@@ -247,8 +255,12 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
             "windows": len(run.training),
             "of_windows": run.all_windows,
             "pixels": dict(zip(class_names, run.training.class_pixels().tolist(), strict=True)),
-            "steps": schedule.epochs * schedule.steps_per_epoch(len(run.training)),
-        },
+        }
+        | (
+            {}
+            if isinstance(run.model, RandomForest)
+            else {"steps": schedule.epochs * schedule.steps_per_epoch(len(run.training))}
+        ),
     }
 
 

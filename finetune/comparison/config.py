@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Encoder = Literal["pretrained", "frozen", "lora", "scratch", "unet", "temporal_cnn"]
+Encoder = Literal["pretrained", "frozen", "lora", "scratch", "unet", "temporal_cnn", "random_forest"]
 PRETRAINED_ENCODERS = ("pretrained", "frozen", "lora")  # those that start from the checkpoint
 
 
@@ -20,7 +20,7 @@ class CompareConfig:
         output: folder of all runs and of comparison.json, comparison.md, comparison.png.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen and lora.
         encoders: pretrained (the whole encoder is trained), frozen (only the decoder is trained), lora, scratch (random weights
-            in the checkpoint's shape), unet, temporal_cnn.
+            in the checkpoint's shape), unet, temporal_cnn, random_forest.
         label_fraction: fractions of the training windows that are used; the windows of a smaller one are part of a larger one's.
         seeds: number of seeds, 0, 1, ...; each draws windows, weights and their order. All encoders get the same windows.
         min_steps: least number of steps of each run, whatever the encoder: epochs pass over few windows several times.
@@ -34,7 +34,7 @@ class CompareConfig:
     data: Path
     output: Path
     checkpoint: Path | None = None
-    encoders: list[Encoder] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn"])
+    encoders: list[Encoder] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn", "random_forest"])
     label_fraction: list[float] = field(default_factory=lambda: [1.0])
     seeds: int = 3
     min_steps: int = 200

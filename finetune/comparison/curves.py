@@ -23,6 +23,7 @@ STYLES = {
     "scratch": ("#d55e00", "^"),
     "unet": ("#009e73", "v"),
     "temporal_cnn": ("#666666", "P"),
+    "random_forest": ("#e69f00", "X"),
 }
 
 
