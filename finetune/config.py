@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from finetune.data.augmentation import Augmentation
 from finetune.model.tuning import Tuning
-from finetune.task import Task
+from finetune.task import Compositing, Task
 from finetune.training.schedule import Schedule
 from pretrain.model import EncoderConfig
 
@@ -50,6 +50,8 @@ class TaskOverride:
         label: name of the label raster in scene.yaml.
         frames: images per source.
         window_px: side of a window in pixels of the label.
+        compositing: what a period of the season gives: image, its clearest image; or pixel, which fills what is not clear in it
+            from the period's other images.
         missing_sources: whether scenes and samples may lack sources: error, or allow, with zeros in place of a missing source.
     """
 
@@ -57,6 +59,7 @@ class TaskOverride:
     label: str | None = None
     frames: int | None = None
     window_px: int | None = None
+    compositing: Compositing | None = None
     missing_sources: Literal["error", "allow"] | None = None
 
     def applied_to(self, task: Task) -> Task:
