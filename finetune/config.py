@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.data.augmentation import Augmentation
+from finetune.data.normalization import CHECKPOINT
 from finetune.model.tuning import Tuning
 from finetune.task import Compositing, Task
 from finetune.training.schedule import Schedule
@@ -100,6 +101,9 @@ class FinetuneConfig:
         best: score of the validation windows that chooses the epoch to keep: mean_f1, mean_iou, overall_accuracy, kappa, loss,
             or a score of one class, as in paddy_rice.f1; or last, the last epoch. The last epoch is also kept when no validation
             window holds the task's target class.
+        normalization: mean and standard deviation by which the bands are normalised: checkpoint (as in its pretraining; without
+            one, as task), task (of the clear pixels of all training windows), or a JSON file {source: {mean: [...], std: [...]}}
+            in stored numbers, which may be the dataset.json of a corpus.
         label_fraction: fraction of the training windows that is used, at least one window, spread over the scenes and drawn by
             the seed; a smaller fraction is part of a larger one. All validation windows are used.
         year: year in which the season ends; by default the one with most images.
@@ -122,6 +126,7 @@ class FinetuneConfig:
     checkpoint: Path | None = None
     encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER
     best: str = "mean_f1"
+    normalization: str = CHECKPOINT
     label_fraction: float = 1.0
     year: int | None = None
     overlap: float = 0.5

@@ -22,6 +22,7 @@ from common.run_lock import LOCK, RunLock
 from common.stop_signals import interrupt_when_asked
 from finetune.config import FinetuneConfig
 from finetune.data.labelled_data import LabelledData, LabelledScenes, check_classes, check_sources, one_pixel_size
+from finetune.data.normalization import choose_normalization
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.window_dataset import LabelledWindows
@@ -76,6 +77,7 @@ class PreparedRun:
         loss: loss of a map.
         recipe: what the model's file holds beside the weights, with the task.
         model: the model with its initial weights.
+        normalization_origins: where the band statistics of each source are from, in words.
     """
 
     config: FinetuneConfig
@@ -90,6 +92,7 @@ class PreparedRun:
     loss: MapLoss
     recipe: Recipe
     model: nn.Module
+    normalization_origins: dict[str, str]
 
     @property
     def task(self) -> Task:
@@ -153,14 +156,14 @@ def prepare(
     test_data = data.test_data(task, year=config.year)
     pixel = one_pixel_size(task, training, validation, test_data)
     check_classes(training)
+    sensors = {source: data.sensors[source] for source in task.sources}
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
-    known = (pretrained and pretrained.normalization) or {}
-    normalization = {source: known.get(source) or training.statistics(source) for source in task.sources}
+    known = pretrained.normalization if pretrained is not None else None
+    normalization, origins = choose_normalization(config.normalization, sensors, known, training.statistics)
     training.normalization = validation.normalization = normalization
     all_windows = len(training)
     training.keep_share(config.label_fraction, config.seed)
     check_batches_fill_ranks(len(training), config.training, ranks.announced_ranks()[1])
-    sensors = {source: data.sensors[source] for source in task.sources}
     encoder = encoder_of_recipe(config.encoder, sensors, pretrained)
     recipe = Recipe(
         task=task,
@@ -179,6 +182,7 @@ def prepare(
     return PreparedRun(
         config=config, settings=settings, data=data, training=training, validation=validation, test_data=test_data,
         all_windows=all_windows, criterion=criterion, criterion_note=note, loss=loss, recipe=recipe, model=model,
+        normalization_origins=origins,
     )  # fmt: skip
 
 
@@ -190,6 +194,7 @@ def _show_beginning(run: PreparedRun) -> None:
         f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
         f"{run.recipe.model_name}, {size}{run.criterion_note and f'; {run.criterion_note}'}"
     )
+    print(f"pixels are normalised by {', '.join(f'{origin} ({source})' for source, origin in run.normalization_origins.items())}")
 
 
 def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) -> Progress | None:
