@@ -51,7 +51,7 @@ def read_band_statistics(path: Path, sensors: Mapping[str, Sensor]) -> dict[str,
     sources: dict[str, Any] = content.get("sources", content) if isinstance(content, dict) else {}
     found = {}
     for source, sensor in sensors.items():
-        values = sources.get(source)
+        values: Any = sources.get(source)
         if isinstance(values, dict):
             values = values.get("normalization", values)  # of a corpus
         if not _is_of_bands(values, len(sensor.bands)):
