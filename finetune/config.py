@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
+from finetune.model.decoder import DecoderKind
 from finetune.model.tuning import Tuning
 from finetune.task import Compositing, Task
 from finetune.training.schedule import Schedule
@@ -73,14 +74,17 @@ class TaskOverride:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Size of the decoder, or of the baseline.
+    """Kind and size of the decoder, or size of the baseline.
 
     Attributes:
+        kind: fusion, as published; or linear, one linear layer on the features of each pixel, which with --tuning.mode frozen is
+            logistic regression on what the encoder has learned.
         channels: width of the decoder; for unet the channels of its first level, for temporal_cnn the filters of a convolution.
         skip_channels: width of the skip connection from the input pixels to the decoder's head, which adds detail finer than
-            the encoder's patches of 4 x 4 pixels; 0 for none, as published. Baselines have none.
+            the encoder's patches of 4 x 4 pixels; 0 for none, as published. Baselines and linear have none.
     """
 
+    kind: DecoderKind = "fusion"
     channels: int = 64
     skip_channels: int = 16
 

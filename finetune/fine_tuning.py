@@ -173,7 +173,8 @@ def prepare(
         encoder=encoder,
         channels=config.decoder.channels,
         origin=str(config.checkpoint) if config.checkpoint else "scratch",
-        detail_channels=0 if isinstance(encoder, str) else config.decoder.skip_channels,
+        detail_channels=0 if isinstance(encoder, str) or config.decoder.kind == "linear" else config.decoder.skip_channels,
+        decoder=config.decoder.kind,
     )
     loss = MapLoss(task.loss_terms, balanced_weights(training))
     criterion, note = usable_criterion(criterion, task, validation.class_pixels())

@@ -51,6 +51,7 @@ def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
         "best": config.best,
         "year": config.year,
+        "decoder": config.decoder.kind,
         "decoder_channels": config.decoder.channels,
         "detail_channels": config.decoder.skip_channels,
         **asdict(config.augmentation),

@@ -6,6 +6,7 @@ _TITLES = {
     "unet": "U-Net",
     "temporal_cnn": "temporal CNN",
     "random_forest": "random forest",
+    "linear_probe": "linear probe",
     "lora": "LoRA",
     "scratch": "from scratch",
 }
