@@ -132,5 +132,6 @@ def test_the_wheel_works_in_another_folder_than_the_checkout(tmp_path: Path) -> 
     ]
     agrifm("predict", "--model", "rice", "--input", f"scenes/{scene}", "--output", "map.tif")
     assert (empty / "map.tif").stat().st_size > 0
-    where = subprocess.run([python, "-c", "import common; print(common.__file__)"], check=True, capture_output=True, text=True)
+    command = [python, "-c", "import common; print(common.__file__)"]
+    where = subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True)
     assert where.stdout.startswith(packages)

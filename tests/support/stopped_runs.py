@@ -17,7 +17,7 @@ import psutil
 from tests.support.launching import BIN, ROOT, SCRIPT, wait_for
 from tests.support.pretraining import free_port
 from tests.support.slurm_cluster import SlurmCluster, slurm_cluster
-from tests.support.steps_of_ranks import NUM_STEPS, saved_steps
+from tests.support.steps_of_ranks import NUM_STEPS, SAVE_EVERY, saved_steps
 from tests.support.terminal import Terminal, exit_code
 from tests.support.two_hosts import ADDRESSES, HOSTS, LOGIN, TwoHosts, skip_without, two_hosts
 
@@ -82,11 +82,17 @@ class Run:
         return int(json.loads(file.read_text())["step"]) if file.exists() else 0
 
     @property
-    def kept(self) -> str:
-        """The newest checkpoint: of the last `step` that was done, the last regular `checkpoint`, or `done`, of all steps."""
-        if self.step == NUM_STEPS:
-            return "done"
-        return "step" if saved_steps(self.output)[-1] == self.step else "checkpoint"
+    def kept(self) -> set[str]:
+        """The newest checkpoint: of the last `step` that was done, the last regular `checkpoint`, or `done`, of all steps.
+
+        Both of the first, when the last step that was done is that of a regular checkpoint.
+        """
+        saved = saved_steps(self.output)[-1]
+        if saved == NUM_STEPS:
+            return {"done"}
+        return {
+            name for name, step in (("step", self.step), ("checkpoint", self.step // SAVE_EVERY * SAVE_EVERY)) if saved == step
+        }
 
     @property
     def log(self) -> str:
