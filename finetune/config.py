@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.data.augmentation import Augmentation
+from finetune.data.normalization import CHECKPOINT
+from finetune.model.decoder import DecoderKind
 from finetune.model.tuning import Tuning
-from finetune.task import Task
+from finetune.task import Compositing, Task
 from finetune.training.schedule import Schedule
 from pretrain.model import EncoderConfig
 
@@ -50,6 +52,8 @@ class TaskOverride:
         label: name of the label raster in scene.yaml.
         frames: images per source.
         window_px: side of a window in pixels of the label.
+        compositing: what a period of the season gives: image, its clearest image; or pixel, which fills what is not clear in it
+            from the period's other images.
         missing_sources: whether scenes and samples may lack sources: error, or allow, with zeros in place of a missing source.
     """
 
@@ -57,6 +61,7 @@ class TaskOverride:
     label: str | None = None
     frames: int | None = None
     window_px: int | None = None
+    compositing: Compositing | None = None
     missing_sources: Literal["error", "allow"] | None = None
 
     def applied_to(self, task: Task) -> Task:
@@ -69,14 +74,17 @@ class TaskOverride:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Size of the decoder, or of the baseline.
+    """Kind and size of the decoder, or size of the baseline.
 
     Attributes:
+        kind: fusion, as published; or linear, one linear layer on the features of each pixel, which with --tuning.mode frozen is
+            logistic regression on what the encoder has learned.
         channels: width of the decoder; for unet the channels of its first level, for temporal_cnn the filters of a convolution.
         skip_channels: width of the skip connection from the input pixels to the decoder's head, which adds detail finer than
-            the encoder's patches of 4 x 4 pixels; 0 for none, as published. Baselines have none.
+            the encoder's patches of 4 x 4 pixels; 0 for none, as published. Baselines and linear have none.
     """
 
+    kind: DecoderKind = "fusion"
     channels: int = 64
     skip_channels: int = 16
 
@@ -92,10 +100,14 @@ class FinetuneConfig:
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
         encoder: without a checkpoint, the shape of the encoder, as in --encoder.embed_dim 64 (its sources are those of the
-            task), or the name of a baseline without pretraining, unet or temporal_cnn.
+            task), or the name of a baseline without pretraining: unet, temporal_cnn, or random_forest, which is fitted to all
+            labelled pixels at once, so that --training does not count.
         best: score of the validation windows that chooses the epoch to keep: mean_f1, mean_iou, overall_accuracy, kappa, loss,
             or a score of one class, as in paddy_rice.f1; or last, the last epoch. The last epoch is also kept when no validation
             window holds the task's target class.
+        normalization: mean and standard deviation by which the bands are normalised: checkpoint (as in its pretraining; without
+            one, as task), task (of the clear pixels of all training windows), or a JSON file {source: {mean: [...], std: [...]}}
+            in stored numbers, which may be the dataset.json of a corpus.
         label_fraction: fraction of the training windows that is used, at least one window, spread over the scenes and drawn by
             the seed; a smaller fraction is part of a larger one. All validation windows are used.
         year: year in which the season ends; by default the one with most images.
@@ -116,8 +128,9 @@ class FinetuneConfig:
     data: Path
     output: Path
     checkpoint: Path | None = None
-    encoder: EncoderConfig | Literal["unet", "temporal_cnn"] = TINY_ENCODER
+    encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER
     best: str = "mean_f1"
+    normalization: str = CHECKPOINT
     label_fraction: float = 1.0
     year: int | None = None
     overlap: float = 0.5

@@ -22,6 +22,7 @@ from common.run_lock import LOCK, RunLock
 from common.stop_signals import interrupt_when_asked
 from finetune.config import FinetuneConfig
 from finetune.data.labelled_data import LabelledData, LabelledScenes, check_classes, check_sources, one_pixel_size
+from finetune.data.normalization import choose_normalization
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.window_dataset import LabelledWindows
@@ -30,6 +31,7 @@ from finetune.evaluation import evaluate_test_data
 from finetune.mapping.tiling import check_overlap
 from finetune.model.initial_weights import check_bands
 from finetune.model.model_file import MODEL_FILE, load_model
+from finetune.model.random_forest import RandomForest
 from finetune.model.recipe import Recipe, build_model, encoder_of_recipe
 from finetune.model.tuning import apply_tuning
 from finetune.report.figures import season_figure
@@ -52,6 +54,7 @@ from finetune.task import Task, load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
 from finetune.training.checkpoint import Progress
 from finetune.training.data_parallel import check_batches_fill_ranks
+from finetune.training.forest import TREES, fit_forest
 from finetune.training.loop import TrainingJob, train
 from finetune.training.losses import MapLoss, balanced_weights
 from finetune.training.window_scores import score_windows
@@ -74,6 +77,7 @@ class PreparedRun:
         loss: loss of a map.
         recipe: what the model's file holds beside the weights, with the task.
         model: the model with its initial weights.
+        normalization_origins: where the band statistics of each source are from, in words.
     """
 
     config: FinetuneConfig
@@ -88,6 +92,7 @@ class PreparedRun:
     loss: MapLoss
     recipe: Recipe
     model: nn.Module
+    normalization_origins: dict[str, str]
 
     @property
     def task(self) -> Task:
@@ -138,6 +143,8 @@ def prepare(
 ) -> PreparedRun:
     """Open the splits of `data` and build the model. Raises ValueError for everything a user can get wrong."""
     torch.manual_seed(config.seed)
+    if config.encoder == "random_forest" and ranks.announced_ranks()[1] > 1:
+        raise ValueError("--encoder random_forest is fitted by one process: start finetune/run.py instead of launch/finetune.sh")
     pretrained = None
     if config.checkpoint is not None:
         pretrained = load_encoder(config.checkpoint)
@@ -149,14 +156,14 @@ def prepare(
     test_data = data.test_data(task, year=config.year)
     pixel = one_pixel_size(task, training, validation, test_data)
     check_classes(training)
+    sensors = {source: data.sensors[source] for source in task.sources}
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
-    known = (pretrained and pretrained.normalization) or {}
-    normalization = {source: known.get(source) or training.statistics(source) for source in task.sources}
+    known = pretrained.normalization if pretrained is not None else None
+    normalization, origins = choose_normalization(config.normalization, sensors, known, training.statistics)
     training.normalization = validation.normalization = normalization
     all_windows = len(training)
     training.keep_share(config.label_fraction, config.seed)
     check_batches_fill_ranks(len(training), config.training, ranks.announced_ranks()[1])
-    sensors = {source: data.sensors[source] for source in task.sources}
     encoder = encoder_of_recipe(config.encoder, sensors, pretrained)
     recipe = Recipe(
         task=task,
@@ -166,7 +173,8 @@ def prepare(
         encoder=encoder,
         channels=config.decoder.channels,
         origin=str(config.checkpoint) if config.checkpoint else "scratch",
-        detail_channels=0 if isinstance(encoder, str) else config.decoder.skip_channels,
+        detail_channels=0 if isinstance(encoder, str) or config.decoder.kind == "linear" else config.decoder.skip_channels,
+        decoder=config.decoder.kind,
     )
     loss = MapLoss(task.loss_terms, balanced_weights(training))
     criterion, note = usable_criterion(criterion, task, validation.class_pixels())
@@ -175,16 +183,19 @@ def prepare(
     return PreparedRun(
         config=config, settings=settings, data=data, training=training, validation=validation, test_data=test_data,
         all_windows=all_windows, criterion=criterion, criterion_note=note, loss=loss, recipe=recipe, model=model,
+        normalization_origins=origins,
     )  # fmt: skip
 
 
 def _show_beginning(run: PreparedRun) -> None:
     """Print the size of the data and of the model."""
     learning = sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad) / 1e6
+    size = f"{TREES} trees" if isinstance(run.model, RandomForest) else f"{learning:.2f} M parameters learn"
     print(
         f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
-        f"{run.recipe.model_name}, {learning:.2f} M parameters learn{run.criterion_note and f'; {run.criterion_note}'}"
+        f"{run.recipe.model_name}, {size}{run.criterion_note and f'; {run.criterion_note}'}"
     )
+    print(f"pixels are normalised by {', '.join(f'{origin} ({source})' for source, origin in run.normalization_origins.items())}")
 
 
 def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) -> Progress | None:
@@ -203,6 +214,9 @@ def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) 
         seed=config.seed,
         layer_decay=config.tuning.layer_decay,
     )
+    if isinstance(run.model, RandomForest):
+        with interrupt_when_asked():
+            return fit_forest(job, device)
     with StopSignals() as stop_signals:
         return train(job, device, is_asked_to_stop=lambda: stop_signals.received)
 
@@ -247,8 +261,12 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
             "windows": len(run.training),
             "of_windows": run.all_windows,
             "pixels": dict(zip(class_names, run.training.class_pixels().tolist(), strict=True)),
-            "steps": schedule.epochs * schedule.steps_per_epoch(len(run.training)),
-        },
+        }
+        | (
+            {}
+            if isinstance(run.model, RandomForest)
+            else {"steps": schedule.epochs * schedule.steps_per_epoch(len(run.training))}
+        ),
     }
 
 

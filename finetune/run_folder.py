@@ -10,6 +10,7 @@ from typing import Any
 from common.json_files import write_json
 from common.run_lock import RunLock, is_lock
 from finetune.config import FinetuneConfig
+from finetune.data.normalization import CHECKPOINT, TASK, read_json_file
 from finetune.model.initial_weights import fingerprint
 from finetune.task import Task
 
@@ -31,8 +32,16 @@ def recorded_settings(config: FinetuneConfig, task: Task) -> dict[str, Any]:
         "data": str(config.data.resolve()),
         "checkpoint": fingerprint(config.checkpoint),
         "encoder": None if config.checkpoint else encoder,
+        "normalization": _recorded_normalization(config.normalization),
         **_recorded_options(config),
     }
+
+
+def _recorded_normalization(choice: str) -> Any:
+    """The choice, or the content of its file. Raises ValueError when there is no such file."""
+    if choice in (CHECKPOINT, TASK):
+        return choice
+    return read_json_file(Path(choice))
 
 
 def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
@@ -42,6 +51,7 @@ def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
         "best": config.best,
         "year": config.year,
+        "decoder": config.decoder.kind,
         "decoder_channels": config.decoder.channels,
         "detail_channels": config.decoder.skip_channels,
         **asdict(config.augmentation),
@@ -87,7 +97,8 @@ def _earlier_values() -> dict[str, Any]:
         if field.default is not MISSING or field.default_factory is not MISSING
     }
     options = _recorded_options(FinetuneConfig(task="", data=Path(), output=Path()))
-    earlier: dict[str, Any] = json.loads(json.dumps(of_task | options | {"detail_channels": 0}))
+    options |= {"detail_channels": 0, "normalization": CHECKPOINT}
+    earlier: dict[str, Any] = json.loads(json.dumps(of_task | options))
     return earlier
 
 

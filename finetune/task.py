@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
@@ -20,6 +20,7 @@ from data_prep.archive.scene import Label
 TASKS = Path(__file__).parent / "tasks"
 IGNORE = -1
 MISSING_SOURCES = ("error", "allow")
+Compositing = Literal["image", "pixel"]
 LOSSES = ("cross_entropy", "balanced_cross_entropy", "dice", "focal")
 
 
@@ -60,6 +61,8 @@ class Task:
         objects: the class whose connected areas are scored as objects, such as the interiors of fields; None for none.
         upsample: for each source, how often its pixels are repeated along rows and columns before the encoder; 1 for sources that
             it does not name. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has one patch per pixel.
+        compositing: what a period gives: `image`, its clearest image; or `pixel`, that image, and where it is not clear the pixel
+            of the next clearest image that is. Dates then differ within a frame.
         missing_sources: `error`, or `allow`: scenes and samples that lack some of the sources are used with zeros (the mean of
             each band) in their place.
     """
@@ -78,6 +81,7 @@ class Task:
     season_share: float = 0.95
     objects: str | None = None
     upsample: Mapping[str, int] = field(default_factory=dict)
+    compositing: Compositing = "image"
     missing_sources: str = "error"
 
     def __post_init__(self) -> None:
@@ -100,6 +104,8 @@ class Task:
             raise ValueError(f"task {self.name}: frames {self.frames} and window_px {self.window_px} must be at least 1")
         if self.missing_sources not in MISSING_SOURCES:
             raise ValueError(f"task {self.name}: missing_sources is {self.missing_sources!r}; expected error or allow")
+        if self.compositing not in get_args(Compositing):
+            raise ValueError(f"task {self.name}: compositing is {self.compositing!r}; expected image or pixel")
         self._check_loss()
         self.season_of(2001)
         if not 0 < self.season_share <= 1:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Encoder = Literal["pretrained", "frozen", "lora", "scratch", "unet", "temporal_cnn"]
-PRETRAINED_ENCODERS = ("pretrained", "frozen", "lora")  # those that start from the checkpoint
+Encoder = Literal["pretrained", "frozen", "linear_probe", "lora", "scratch", "unet", "temporal_cnn", "random_forest"]
+PRETRAINED_ENCODERS = ("pretrained", "frozen", "linear_probe", "lora")  # those that start from the checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,10 @@ class CompareConfig:
         tasks: tasks of finetune/tasks/, or paths of YAMLs like theirs.
         data: as for finetune/run.py: scenes, HDF5 samples, shards with labels, or FILE.py:CLASS.
         output: folder of all runs and of comparison.json, comparison.md, comparison.png.
-        checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen and lora.
-        encoders: pretrained (the whole encoder is trained), frozen (only the decoder is trained), lora, scratch (random weights
-            in the checkpoint's shape), unet, temporal_cnn.
+        checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen, linear_probe and lora.
+        encoders: pretrained (the whole encoder is trained), frozen (only the decoder is trained), linear_probe (logistic
+            regression on the features of the frozen encoder), lora, scratch (random weights in the checkpoint's shape), unet,
+            temporal_cnn, random_forest.
         label_fraction: fractions of the training windows that are used; the windows of a smaller one are part of a larger one's.
         seeds: number of seeds, 0, 1, ...; each draws windows, weights and their order. All encoders get the same windows.
         min_steps: least number of steps of each run, whatever the encoder: epochs pass over few windows several times.
@@ -34,7 +35,7 @@ class CompareConfig:
     data: Path
     output: Path
     checkpoint: Path | None = None
-    encoders: list[Encoder] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn"])
+    encoders: list[Encoder] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn", "random_forest"])
     label_fraction: list[float] = field(default_factory=lambda: [1.0])
     seeds: int = 3
     min_steps: int = 200

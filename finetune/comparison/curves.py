@@ -19,10 +19,12 @@ COLUMNS = 3
 STYLES = {
     "pretrained": ("#0072b2", "o"),
     "frozen": ("#56b4e9", "s"),
+    "linear_probe": ("#000000", "|"),
     "lora": ("#cc79a7", "D"),
     "scratch": ("#d55e00", "^"),
     "unet": ("#009e73", "v"),
     "temporal_cnn": ("#666666", "P"),
+    "random_forest": ("#e69f00", "X"),
 }
 
 

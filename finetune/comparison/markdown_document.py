@@ -51,7 +51,7 @@ def _score_table(comparison: TaskComparison) -> str:
     training = [comparison.training(fraction) for fraction in fractions]
     windows = [f"{_range(t['windows'] for t in each)} of {_range(t['of_windows'] for t in each)}" for each in training]
     pixels = [_range(sum(t["pixels"].values()) for t in each) for each in training]
-    steps = [_range(t["steps"] for t in each) for each in training]
+    steps = [_range(t["steps"] for t in each if "steps" in t) for each in training]  # a forest has none
     rows += [["*training windows*", *windows], ["*labelled pixels*", *pixels], ["*steps*", *steps]]
     return _table(rows, ["labels", *map(label_fraction_title, fractions)])
 

@@ -12,9 +12,17 @@ from finetune.model.initial_weights import fingerprint
 from pretrain.model import load_encoder
 
 GROUPS = frozenset(name.partition(".")[0] for name in RENAMED_OPTIONS.values())
+# What is trained of an encoder that starts from the checkpoint.
+_TUNING: dict[str, dict[str, Any]] = {
+    "pretrained": {"tuning.mode": "full"},
+    "frozen": {"tuning.mode": "frozen"},
+    "linear_probe": {"tuning.mode": "frozen", "decoder.kind": "linear"},
+    "lora": {"tuning.mode": "lora"},
+}
 # Options that the comparison sets itself.
 OWN_OPTIONS = (
-    "task", "data", "output", "encoder", "checkpoint", "tuning.mode", "label_fraction", "training.min_steps", "seed",
+    "task", "data", "output", "encoder", "checkpoint", "tuning.mode", "decoder.kind", "label_fraction", "training.min_steps",
+    "seed",
 )  # fmt: skip
 
 
@@ -71,7 +79,7 @@ class RunOptions:
         if encoder == "scratch":
             model = {"encoder": self._shape}
         elif encoder in PRETRAINED_ENCODERS:
-            model = {"checkpoint": str(self._checkpoint), "tuning.mode": "full" if encoder == "pretrained" else encoder}
+            model = {"checkpoint": str(self._checkpoint)} | _TUNING[encoder]
         else:
             model = {"encoder": encoder}
         return {"maps": False} | model | self._everywhere | self._only.get(task, {}) | self._only.get(encoder, {})

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+_TITLES = {
+    "unet": "U-Net",
+    "temporal_cnn": "temporal CNN",
+    "random_forest": "random forest",
+    "linear_probe": "linear probe",
+    "lora": "LoRA",
+    "scratch": "from scratch",
+}
+
 
 def encoder_title(encoder: str) -> str:
     """Title of an encoder in tables and figures of a comparison."""
-    return {"unet": "U-Net", "temporal_cnn": "temporal CNN", "lora": "LoRA", "scratch": "from scratch"}.get(encoder, encoder)
+    return _TITLES.get(encoder, encoder)
 
 
 def label_fraction_title(fraction: float) -> str:

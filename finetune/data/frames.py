@@ -1,8 +1,9 @@
 """The frames that a model reads: one normalised image per period of the season.
 
 A season with any number of images becomes the model's T frames. The season is divided into T equal periods, and each period gives
-one image (`Season.choose`): the clearest one in evaluation, a random one in training. A period without a clear pixel gives zeros,
-and so does every period of a missing source. Pixels that are not clear are zero after normalisation, which is the mean of the
+one image (`Season.choose`): the clearest one in evaluation, a random one in training. Its pixels that are not clear may be filled
+from the period's other images (`Season.used`). A period without a clear pixel gives zeros, and so does every period of a missing
+source. Pixels that are not clear are zero after normalisation, which is the mean of the
 band; the model never sees a no-data number.
 """
 
@@ -30,10 +31,12 @@ def model_frames(
         statistics: "mean" and "std" of each band, in stored numbers.
         rng: chooses random images; without it the clearest are chosen.
     """
-    chosen = season.choose(stack.valid, rng)
-    filled = np.flatnonzero(chosen >= 0)
-    images = stack.pixels[chosen[filled]]
     mean, std = (np.asarray(statistics[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
-    frames = np.zeros((season.periods, *images.shape[1:]), dtype=np.float32)
-    frames[filled] = (images - mean) / std * stack.valid[chosen[filled]][:, None]
+    frames = np.zeros((season.periods, *stack.pixels.shape[1:]), dtype=np.float32)
+    for frame, images in zip(frames, season.used(stack.valid, rng), strict=True):
+        missing = np.ones(stack.shape, dtype=bool)
+        for image in images:
+            taken = missing & stack.valid[image]
+            frame += (stack.pixels[image] - mean) / std * taken
+            missing &= ~taken
     return frames.repeat(season.upsample, axis=-2).repeat(season.upsample, axis=-1) if season.upsample > 1 else frames

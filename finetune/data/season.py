@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune.task import Task
+from finetune.task import Compositing, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Season:
         upsample: how often each pixel is repeated along rows and columns.
         seen_days: days of the season that have passed. Later images are not yet available and are never chosen.
         shift: days added to the date of every image.
+        compositing: see `Task`.
     """
 
     times: np.ndarray
@@ -32,6 +33,7 @@ class Season:
     upsample: int = 1
     seen_days: float = math.inf
     shift: float = 0.0
+    compositing: Compositing = "image"
 
     def choose(self, valid: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """Choose one image per period: valid (N, H, W) -> indices (periods,) into the stack, -1 for a period without any.
@@ -39,17 +41,30 @@ class Season:
         Without `rng` it is the image with the most clear pixels; among equals, the one nearest to the middle of the period.
         With `rng` it is a random image with at least one clear pixel, so that training sees other dates in every epoch.
         """
+        return np.array([images[0] if len(images) else -1 for images in self._ranked(valid, rng)])
+
+    def used(self, valid: np.ndarray, rng: np.random.Generator | None = None) -> list[np.ndarray]:
+        """The images that make up the frame of each period, first the one of `choose`: indices into the stack.
+
+        A pixel of the frame is that of the first image in which it is clear. With `compositing` by image there is no other image.
+        """
+        return [images if self.compositing == "pixel" else images[:1] for images in self._ranked(valid, rng)]
+
+    def _ranked(self, valid: np.ndarray, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """The images of each period that have a clear pixel: the one of `choose`, then the others, clearest first."""
         position = (self.days + self.shift) / (self.length / self.periods)
         off_centre = np.abs(position % 1 - 0.5)
         clear = valid.mean(axis=(1, 2))
         seen = self.days < self.seen_days
-        chosen = np.full(self.periods, -1)
+        ranked = []
         for period in range(self.periods):
             candidates = np.flatnonzero((np.floor(position) == period) & (clear > 0) & seen)
-            if len(candidates):
-                best = np.lexsort((off_centre[candidates], -clear[candidates]))[0]
-                chosen[period] = candidates[best] if rng is None else rng.choice(candidates)
-        return chosen
+            images = candidates[np.lexsort((off_centre[candidates], -clear[candidates]))]
+            if rng is not None and len(candidates):
+                first = rng.choice(candidates)
+                images = np.concatenate([[first], images[images != first]])
+            ranked.append(images)
+        return ranked
 
 
 def season_of_dates(dates: np.ndarray, task: Task, year: int) -> Season:
@@ -57,7 +72,9 @@ def season_of_dates(dates: np.ndarray, task: Task, year: int) -> Season:
     first, end = task.season_of(year)
     times = np.flatnonzero((dates >= first) & (dates < end))
     days = (dates[times] - first).astype(int) + 0.5
-    return Season(times=times, days=days, length=int((end - first).astype(int)), periods=task.frames)
+    return Season(
+        times=times, days=days, length=int((end - first).astype(int)), periods=task.frames, compositing=task.compositing
+    )
 
 
 def seen_until(seasons: Mapping[str, Season], days: float) -> dict[str, Season]:
@@ -73,4 +90,4 @@ def season_without_dates(images: int, task: Task) -> Season:
     first, end = task.season_of(2001)
     length = int((end - first).astype(int))
     days = (np.arange(images) + 0.5) * length / max(images, 1)
-    return Season(times=np.arange(images), days=days, length=length, periods=task.frames)
+    return Season(times=np.arange(images), days=days, length=length, periods=task.frames, compositing=task.compositing)

@@ -124,8 +124,8 @@ def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 def _clear_pixels(stack: ImageStack, series: SceneSeries, size: int) -> np.ndarray:
     """Where at least one image that the model sees is clear, on the map's grid: bool (size, size)."""
-    chosen = series.seasons[series.finest].choose(stack.valid)
-    clear = stack.valid[chosen[chosen >= 0]].any(axis=0)
+    used = np.concatenate(series.seasons[series.finest].used(stack.valid))
+    clear = stack.valid[used].any(axis=0)
     rows = np.arange(size) * clear.shape[0] // size
     cols = np.arange(size) * clear.shape[1] // size
     return clear[np.ix_(rows, cols)]

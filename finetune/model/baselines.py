@@ -1,9 +1,9 @@
-"""Baselines without pretraining: a U-Net and a temporal CNN, which read the same data as the encoder.
+"""Baselines without pretraining, which read the same data as the encoder: a U-Net, a temporal CNN and a random forest.
 
 On field boundaries the U-Net beats every foundation model that we tried, so the score of a pretrained encoder needs a baseline
 beside it.
 
-Shapes: B batch, T images per source, C bands, H x W pixels of a source, K classes; sources in the order of the task. Both models
+Shapes: B batch, T images per source, C bands, H x W pixels of a source, K classes; sources in the order of the task. All
 take normalised pixels {source: (B, T, C, H, W)} and the size of the map, and return class scores (B, K, *size); coarser sources
 are first resampled to the map's grid.
 """
@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from finetune.model.batch_norm import BatchNorm2d
+from finetune.model.random_forest import RandomForest
 from finetune.model.resampling import on_map_grid
 
 
@@ -98,7 +99,7 @@ class TemporalCNN(nn.Module):
         return scores
 
 
-BASELINES = {"unet": UNet, "temporal_cnn": TemporalCNN}
+BASELINES = {"unet": UNet, "temporal_cnn": TemporalCNN, "random_forest": RandomForest}
 
 
 def _double_conv(channels_in: int, channels_out: int) -> nn.Sequential:

@@ -7,20 +7,21 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from finetune.model.decoder import FusionDecoder
+from finetune.model.decoder import DecoderKind, FusionDecoder, LinearDecoder
 from pretrain.model import BatchPart, VideoSwin
 
 
 class CropMapper(nn.Module):
-    """A map from the series of several sources: shared encoder, fusion decoder.
+    """A map from the series of several sources: shared encoder, decoder.
 
     Args:
         encoder: `pretrain.model.VideoSwin`.
         sources: the sources to read, in decoder order.
         frames: images per source (T).
         num_classes: classes of the map.
-        channels: width of the decoder.
-        skip_channels: width of the skip connection from the input pixels to the decoder's head; 0 for none.
+        channels: width of the fusion decoder.
+        skip_channels: width of the skip connection from the input pixels to the fusion decoder's head; 0 for none.
+        kind: of the decoder.
     """
 
     def __init__(
@@ -31,15 +32,20 @@ class CropMapper(nn.Module):
         num_classes: int,
         channels: int,
         skip_channels: int = 0,
+        kind: DecoderKind = "fusion",
     ) -> None:
         super().__init__()
         self.sources = sources
         self.channels = channels
         self.encoder = encoder
         self._encoder_in_evaluation_mode = False
-        widths = encoder.output_channels(frames)
+        widths = dict.fromkeys(sources, encoder.output_channels(frames))
         inputs = frames * sum(encoder.config.sources[source] for source in sources)
-        self.decoder = FusionDecoder(dict.fromkeys(sources, widths), channels, num_classes, skip_channels, inputs)
+        self.decoder = (
+            LinearDecoder(widths, num_classes)
+            if kind == "linear"
+            else FusionDecoder(widths, channels, num_classes, skip_channels, inputs)
+        )
 
     def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int], part: BatchPart | None = None) -> torch.Tensor:
         """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size).

@@ -1,4 +1,4 @@
-"""Fusion decoder: from the feature maps of several sources to one map of class scores.
+"""Decoders: from the feature maps of several sources to one map of class scores.
 
 Shapes: B batch, C channels, H x W pixels; sources in the order of the task.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H x W pixels; sources in the order of the task.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from finetune.model.resampling import on_map_grid, resize
 
 # The encoder gives five maps: patch embedding, stages 1-3 after merging, last stage after its norm. The decoder starts from the
 # last and upsamples through the first three. It leaves out the fourth, the input of the last stage, which has the same size.
+DecoderKind = Literal["fusion", "linear"]
 START = 4
 CLIMB = (2, 1, 0)
 
@@ -95,3 +97,33 @@ class FusionDecoder(nn.Module):
         found = [maps[source][level] for source in self.sources]
         size = max(m.shape[-2] for m in found), max(m.shape[-1] for m in found)
         return torch.cat([resize(m, size) for m in found], dim=1)
+
+
+class LinearDecoder(nn.Module):
+    """A linear layer on the features of each pixel: with a frozen encoder and cross-entropy, multinomial logistic regression.
+
+    It says what the features of an encoder hold, without a decoder that learns to see. The maps of all levels and sources are
+    resampled to the size of the map and normalised over batches, so that one learning rate fits features of any size.
+
+    Args:
+        source_channels: as for `FusionDecoder`.
+        num_classes: classes of the map.
+    """
+
+    def __init__(self, source_channels: Mapping[str, Sequence[int]], num_classes: int) -> None:
+        super().__init__()
+        self.sources = tuple(source_channels)
+        features = sum(sum(widths) for widths in source_channels.values())
+        self.norm = BatchNorm2d(features)
+        self.head = nn.Conv2d(features, num_classes, 1)
+
+    def forward(
+        self,
+        maps: Mapping[str, Sequence[torch.Tensor]],
+        size: tuple[int, int],
+        data: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG002  # as for FusionDecoder
+    ) -> torch.Tensor:
+        """Five maps per source -> class scores (B, classes, *size)."""
+        features = [resize(level, size) for source in self.sources for level in maps[source]]
+        scores: torch.Tensor = self.head(self.norm(torch.cat(features, dim=1)))
+        return scores

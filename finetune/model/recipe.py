@@ -11,6 +11,7 @@ from torch import nn
 from data_prep.archive.sensor import Sensor
 from finetune.model.baselines import BASELINES
 from finetune.model.crop_mapper import CropMapper
+from finetune.model.decoder import DecoderKind
 from finetune.task import Task
 from pretrain.model import EncoderConfig, VideoSwin, build_encoder
 
@@ -29,6 +30,7 @@ class Recipe:
         origin: where the encoder's weights came from: `scratch` or the checkpoint's path.
         detail_channels: width of the skip connection from the input pixels (`CropMapper`'s `skip_channels`); 0 for none, as for
             a baseline. Models on disk have this name.
+        decoder: kind of the decoder.
     """
 
     task: Task
@@ -39,6 +41,7 @@ class Recipe:
     channels: int
     origin: str
     detail_channels: int = 0
+    decoder: DecoderKind = "fusion"
 
     @property
     def model_name(self) -> str:
@@ -75,4 +78,5 @@ def build_model(recipe: Recipe, encoder: VideoSwin | None = None) -> nn.Module:
         bands = {source: len(recipe.sensors[source].bands) for source in task.sources}
         return BASELINES[recipe.encoder](bands, task.frames, len(task.classes), recipe.channels)
     encoder = build_encoder(EncoderConfig.from_dict(recipe.encoder)) if encoder is None else encoder
-    return CropMapper(encoder, task.sources, task.frames, len(task.classes), recipe.channels, recipe.detail_channels)
+    sizes = task.frames, len(task.classes), recipe.channels, recipe.detail_channels
+    return CropMapper(encoder, task.sources, *sizes, recipe.decoder)

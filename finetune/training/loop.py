@@ -145,7 +145,7 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
     trainer = Trainer(job, device)
     progress, schedule = trainer.progress, job.schedule
     steps_per_epoch = schedule.steps_per_epoch(len(job.training))
-    num_steps = schedule.epochs * steps_per_epoch
+    num_steps = schedule.num_steps(len(job.training))
     done = progress.epoch * steps_per_epoch + len(progress.losses)
     writer = SummaryWriter(str(job.output), purge_step=progress.epoch) if trainer.is_main else None
     title = f"training {job.recipe.task.name}"

@@ -46,6 +46,10 @@ class Schedule:
         """Steps of an epoch: those of one pass over `windows` windows, or more if `min_steps` asks for more."""
         return max(math.ceil(windows / self.batch_size), math.ceil(self.min_steps / self.epochs))
 
+    def num_steps(self, windows: int) -> int:
+        """Steps of the whole training."""
+        return self.epochs * self.steps_per_epoch(windows)
+
     def batches(self, windows: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Indices of the windows of each step of an epoch, in an order drawn by `rng`.
 

@@ -14,7 +14,7 @@ from pretrain.model import EncoderConfig, build_encoder, save_encoder
 def test_options_of_each_encoder(tmp_path: Path) -> None:
     small = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), sources={"landsat": 6})
     save_encoder(build_encoder(small), tmp_path / "encoder.safetensors")
-    encoders = ["pretrained", "frozen", "lora", "scratch", "unet"]
+    encoders = ["pretrained", "frozen", "linear_probe", "lora", "scratch", "unet"]
     config = CompareConfig(
         tasks=["cropland"],
         data=tmp_path,
@@ -26,8 +26,9 @@ def test_options_of_each_encoder(tmp_path: Path) -> None:
     )
     options = RunOptions(config, ["cropland"])
     told = {encoder: options.of("cropland", encoder) for encoder in encoders}
-    assert [told[encoder].get("tuning.mode") for encoder in encoders] == ["full", "frozen", "lora", None, None]
-    assert ["checkpoint" in told[encoder] for encoder in encoders] == [True, True, True, False, False]
+    assert [told[encoder].get("tuning.mode") for encoder in encoders] == ["full", "frozen", "frozen", "lora", None, None]
+    assert [told[encoder].get("decoder.kind") for encoder in encoders] == [None, None, "linear", None, None, None]
+    assert ["checkpoint" in told[encoder] for encoder in encoders] == [True, True, True, True, False, False]
     assert told["scratch"]["encoder"] == small.to_dict()
     rates = [told[encoder]["training.learning_rate"] for encoder in ("pretrained", "unet")]
     assert rates == [3e-4, 1e-4]

@@ -26,6 +26,7 @@ from tests.support.finetune_runs import run, run_arguments
 from tests.support.rice_scenes import write_rice_scene
 
 BANDS = {"landsat": 6, "modis": 7}
+NETWORKS = ("unet", "temporal_cnn")  # tests/finetune/model/test_random_forest.py has the forest
 
 
 def shaken(model: nn.Module) -> nn.Module:
@@ -102,7 +103,7 @@ def test_temporal_cnn_is_conv1d_on_each_pixel() -> None:
         torch.testing.assert_close(found[sample, :, row, col], plain(series.T[None])[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("frames", [1, 3, 16])
 @pytest.mark.parametrize("size", [(1, 1), (22, 35), (64, 64)])
 def test_any_sources_frames_and_sizes(name: str, frames: int, size: tuple[int, int]) -> None:
@@ -130,7 +131,7 @@ def test_what_a_pixel_sees() -> None:
         assert spread == 0 if reach == 0 else spread >= reach
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_holds_all_that_is_needed(tmp_path: Path, name: str) -> None:
     task = replace(load_task("paddy_rice"), frames=5)
     sensors = {source: load_sensors()[source] for source in task.sources}
@@ -149,7 +150,7 @@ def test_a_file_holds_all_that_is_needed(tmp_path: Path, name: str) -> None:
     save_model(tmp_path / "model.safetensors", wider, recipe)
     with pytest.raises(ValueError, match="weights do not fit the recipe"):
         load_model(tmp_path)
-    with pytest.raises(ValueError, match="unknown baseline 'vgg'; expected one of unet, temporal_cnn"):
+    with pytest.raises(ValueError, match="unknown baseline 'vgg'; expected one of unet, temporal_cnn, random_forest"):
         build_model(replace(recipe, encoder="vgg"))
 
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from finetune.model.crop_mapper import CropMapper
+from finetune.model.decoder import LinearDecoder
 from pretrain.model import EncoderConfig, build_encoder
 
 BANDS = {"landsat": 6, "modis": 7, "sentinel2": 10}
@@ -70,3 +71,25 @@ def test_every_source_reaches_the_map() -> None:
     for source in sources:
         changed = data | {source: data[source] + 1}
         assert not torch.allclose(before, model(changed, (16, 16)))
+
+
+def test_the_linear_decoder_weighs_all_features_of_a_pixel() -> None:
+    """Against the same sum written out: normalised features of five levels of two sources, resampled to the map."""
+    torch.manual_seed(0)
+    sources = ("landsat", "modis")
+    encoder = build_encoder(replace(SMALL, sources={source: BANDS[source] for source in sources}))
+    model = CropMapper(encoder, sources, 8, 3, 8, kind="linear")
+    decoder = model.decoder
+    assert isinstance(decoder, LinearDecoder)
+    decoder.norm.running_mean = torch.randn_like(decoder.norm.running_mean)
+    decoder.norm.running_var = torch.rand_like(decoder.norm.running_var) + 0.5
+    data = {"landsat": torch.randn(2, 8, 6, 16, 16), "modis": torch.randn(2, 8, 7, 4, 4)}
+    found = model.eval()(data, (16, 16))
+    columns = []
+    for source in sources:
+        for level in encoder(data[source], source=source):
+            columns.append(torch.nn.functional.interpolate(level, size=(16, 16), mode="bilinear", align_corners=False))
+    features = torch.cat(columns, dim=1).permute(0, 2, 3, 1)
+    normalised = (features - decoder.norm.running_mean) / torch.sqrt(decoder.norm.running_var + 1e-5)
+    expected = normalised @ decoder.head.weight[:, :, 0, 0].T + decoder.head.bias
+    torch.testing.assert_close(found.permute(0, 2, 3, 1), expected, rtol=1e-4, atol=1e-4)

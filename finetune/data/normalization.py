@@ -1,0 +1,82 @@
+"""By which mean and standard deviation the bands of each source are normalised: the choice of `--normalization`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.archive.sensor import Sensor
+
+BandStatistics = dict[str, list[float]]  # "mean" and "std" of each band of a source, in stored numbers
+
+CHECKPOINT, TASK = "checkpoint", "task"
+
+
+def choose_normalization(
+    choice: str,
+    sensors: Mapping[str, Sensor],
+    of_checkpoint: Mapping[str, BandStatistics] | None,
+    of_training_windows: Callable[[str], BandStatistics],
+) -> tuple[dict[str, BandStatistics], dict[str, str]]:
+    """Band statistics of each source, and where they are from, in words.
+
+    Args:
+        choice: `checkpoint`: those that the encoder was pretrained with, or, of a source that has none, those of the training
+            windows; `task`: those of the training windows; or the path of a JSON file, see `read_band_statistics`.
+        sensors: sensor of each source of the task.
+        of_checkpoint: statistics of the sources that the checkpoint has; None without a checkpoint.
+        of_training_windows: gives those of the training windows of a source.
+
+    Raises ValueError when the file is not as expected, and what `of_training_windows` raises.
+    """
+    known: Mapping[str, BandStatistics] = {}
+    if choice == CHECKPOINT:
+        known = of_checkpoint or {}
+    elif choice != TASK:
+        known = read_band_statistics(Path(choice), sensors)
+    origin = "the checkpoint" if choice == CHECKPOINT else choice
+    statistics = {source: known.get(source) or of_training_windows(source) for source in sensors}
+    return statistics, {source: origin if known.get(source) else "the training windows" for source in sensors}
+
+
+def read_band_statistics(path: Path, sensors: Mapping[str, Sensor]) -> dict[str, BandStatistics]:
+    """Band statistics of each source in a JSON file {source: {"mean": [...], "std": [...]}}, or in a corpus' dataset.json.
+
+    Numbers are those that the archive stores, one for each band of the sensor, in its order. Raises ValueError for anything else.
+    """
+    content = read_json_file(path)
+    sources: dict[str, Any] = content.get("sources", content) if isinstance(content, dict) else {}
+    found = {}
+    for source, sensor in sensors.items():
+        values: Any = sources.get(source)
+        if isinstance(values, dict):
+            values = values.get("normalization", values)  # of a corpus
+        if not _is_of_bands(values, len(sensor.bands)):
+            raise ValueError(
+                f"--normalization {path} has no mean and std above 0 of the {len(sensor.bands)} bands of {source} "
+                f"({', '.join(sensor.bands)}); expected {{{source}: {{mean: [...], std: [...]}}}}"
+            )
+        found[source] = {name: [float(value) for value in values[name]] for name in ("mean", "std")}
+    return found
+
+
+def read_json_file(path: Path) -> Any:
+    """Content of the file of `--normalization`. Raises ValueError when it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--normalization {path} is no readable JSON ({error}); expected checkpoint, task or a file") from error
+
+
+def _is_of_bands(values: object, bands: int) -> bool:
+    """Whether values are a finite mean and a finite standard deviation above 0 of so many bands."""
+    if not isinstance(values, dict):
+        return False
+    mean, std = values.get("mean"), values.get("std")
+    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == bands):
+        return False
+    are_finite = all(isinstance(value, int | float) and math.isfinite(value) for value in (*mean, *std))
+    return are_finite and min(std) > 0
