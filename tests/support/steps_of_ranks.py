@@ -40,6 +40,9 @@ def train(output: Path) -> int:
     first = max((int(path.name[5:]) for path in checkpoints.glob("step-????????")), default=0)
     about = {"pid": os.getpid(), "parent": os.getppid(), "host": socket.gethostname(), "first": first, "world_size": world_size}
     _write(output / f"rank-{rank}.json", about)
+    if rank == 0 and not (output / "store").exists():
+        (output / "store").touch()
+    ranks.barrier()
     for step in range(first + 1, NUM_STEPS + 1):
         error = None
         try:

@@ -41,7 +41,6 @@ class Run:
     ) -> None:
         self.folder, self.output, self.hosts = folder, folder / "run", hosts
         self.output.mkdir()
-        (self.output / "store").touch()
         self._engines, self._command = engines, command
         self._terminal: Terminal | None = None
         self.process: subprocess.Popen[str] | None = None
