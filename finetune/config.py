@@ -146,9 +146,9 @@ class FinetuneConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        is_tuned = self.tuning.mode != "full" or self.tuning.layer_decay < 1
+        is_tuned = self.tuning.mode != "full" or self.tuning.layer_decay < 1 or self.decoder.kind != "fusion"
         if isinstance(self.encoder, str) and (self.checkpoint or is_tuned):
             raise ValueError(
-                f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, --tuning.mode and "
-                "--tuning.layer_decay out"
+                f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, --tuning.mode, "
+                "--tuning.layer_decay and --decoder.kind out"
             )

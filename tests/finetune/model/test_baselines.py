@@ -191,6 +191,7 @@ def test_the_command_trains_and_maps_with_a_baseline(
     ("changes", "message"),
     [
         ({"checkpoint": Path("runs/tiny")}, "is a baseline without pretrained layers; leave --checkpoint"),
+        ({"decoder.kind": "linear"}, "is a baseline without pretrained layers"),
         ({"tuning.mode": "frozen"}, "is a baseline without pretrained layers"),
         ({"tuning.layer_decay": 0.75}, "is a baseline without pretrained layers"),
     ],
