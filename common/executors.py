@@ -54,6 +54,7 @@ def open_executor(executor: Executor, workers: int, scheduler: str | None = None
 
     with ExitStack() as stack:
         if scheduler is None:
+            _start_resource_tracker()
             cluster: Any = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
             stack.callback(_close, cluster)
         elif scheduler == SLURM:
@@ -103,8 +104,7 @@ def _map_pool(function: Callable[[Job], Result], jobs: Mapping[int, Job], worker
     context = multiprocessing.get_context("spawn")
     parent_lives, life_line = context.Pipe(duplex=False)
     initializer = partial(_end_with_parent, parent_lives)
-    with signals_held_back([signal.SIGHUP]):
-        resource_tracker.ensure_running()  # the process of multiprocessing, which ignores only the other stop signals
+    _start_resource_tracker()
     with life_line, ExitStack() as stack:
         with signals_held_back():  # workers start here; this process tells them when to stop
             pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer))
@@ -119,6 +119,12 @@ def _map_pool(function: Callable[[Job], Result], jobs: Mapping[int, Job], worker
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_resource_tracker() -> None:
+    """Start multiprocessing's own process, which ignores other stop signals, so that a closed terminal does not end it either."""
+    with signals_held_back([signal.SIGHUP]):
+        resource_tracker.ensure_running()
 
 
 def _end_with_parent(parent_lives: Connection) -> None:
