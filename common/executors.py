@@ -55,7 +55,8 @@ def open_executor(executor: Executor, workers: int, scheduler: str | None = None
     with ExitStack() as stack:
         if scheduler is None:
             _start_resource_tracker()
-            cluster: Any = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            with signals_held_back():  # as for the workers of a pool
+                cluster: Any = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
             stack.callback(_close, cluster)
         elif scheduler == SLURM:
             cluster = stack.enter_context(slurm_cluster(workers))
