@@ -84,7 +84,9 @@ def test_no_moment_of_signals_hides_the_exit_code(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
     launcher = tmp_path / "bin" / "mpirun"
-    launcher.write_text('#!/usr/bin/env bash\ntouch "$FOLDER/$STARTED"\nsleep 3\nexit 75\n')
+    # It ends a second after the last signal, however long the others took to start.
+    waits = 'until [ -e "$FOLDER/signalled" ]; do sleep 0.1; done; sleep 1'
+    launcher.write_text(f'#!/usr/bin/env bash\ntouch "$FOLDER/$STARTED"\n{waits}\nexit 75\n')
     launcher.chmod(0o755)
     hostfile = tmp_path / "hosts"
     hostfile.write_text("a slots=1\n")
@@ -95,6 +97,7 @@ def test_no_moment_of_signals_hides_the_exit_code(
         process.send_signal(signal.SIGHUP)
         time.sleep(number / 10_000)
         process.send_signal(signal.SIGHUP)
+    (tmp_path / "signalled").touch()
     assert [process.wait(30) for process in several] == [75] * len(several)
     assert all("asked to stop" in process.communicate()[0] for process in several)
 
