@@ -77,14 +77,17 @@ class DecoderConfig:
     """Kind and size of the decoder, or size of the baseline.
 
     Attributes:
-        kind: fusion, as published; or linear, one linear layer on the features of each pixel, which with --tuning.mode frozen is
-            logistic regression on what the encoder has learned.
+        kind: map, that of --objective.predict map in pretraining, which is taken over from the checkpoint, all but its last
+            layer; fusion, as published; linear, one linear layer on the features of each pixel, which with --tuning.mode frozen
+            is logistic regression on what the encoder has learned; or auto: map if the checkpoint has such a decoder, else
+            fusion.
         channels: width of the decoder; for unet the channels of its first level, for temporal_cnn the filters of a convolution.
         skip_channels: width of the skip connection from the input pixels to the decoder's head, which adds detail finer than
-            the encoder's patches of 4 x 4 pixels; 0 for none, as published. Baselines and linear have none.
+            the encoder's patches of 4 x 4 pixels; 0 for none, as published. Of the map decoder: width of its convolutions over
+            the pixels. Baselines and linear have none.
     """
 
-    kind: DecoderKind = "fusion"
+    kind: DecoderKind | Literal["auto"] = "auto"
     channels: int = 64
     skip_channels: int = 16
 
@@ -146,7 +149,7 @@ class FinetuneConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        is_tuned = self.tuning.mode != "full" or self.tuning.layer_decay < 1 or self.decoder.kind != "fusion"
+        is_tuned = self.tuning.mode != "full" or self.tuning.layer_decay < 1 or self.decoder.kind != "auto"
         if isinstance(self.encoder, str) and (self.checkpoint or is_tuned):
             raise ValueError(
                 f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, --tuning.mode, "

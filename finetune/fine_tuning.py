@@ -29,7 +29,7 @@ from finetune.data.window_dataset import LabelledWindows
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
 from finetune.mapping.tiling import check_overlap
-from finetune.model.initial_weights import check_bands
+from finetune.model.initial_weights import check_bands, check_decoder
 from finetune.model.model_file import MODEL_FILE, load_model
 from finetune.model.random_forest import RandomForest
 from finetune.model.recipe import Recipe, build_model, encoder_of_recipe
@@ -58,7 +58,7 @@ from finetune.training.forest import TREES, fit_forest
 from finetune.training.loop import TrainingJob, train
 from finetune.training.losses import MapLoss, balanced_weights
 from finetune.training.window_scores import score_windows
-from pretrain.model import load_encoder
+from pretrain.model import load_decoder, load_encoder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,10 +145,15 @@ def prepare(
     torch.manual_seed(config.seed)
     if config.encoder == "random_forest" and ranks.announced_ranks()[1] > 1:
         raise ValueError("--encoder random_forest is fitted by one process: start finetune/run.py instead of launch/finetune.sh")
-    pretrained = None
+    pretrained, decoder, kind = None, None, config.decoder.kind
     if config.checkpoint is not None:
         pretrained = load_encoder(config.checkpoint)
         check_bands(pretrained, task, data.sensors, config.checkpoint)
+        decoder = load_decoder(config.checkpoint, pretrained) if kind in ("auto", "map") else None
+        if decoder is not None:
+            check_decoder(decoder, task, config.decoder.channels, config.decoder.skip_channels, config.checkpoint)
+    if kind == "auto":
+        kind = "fusion" if decoder is None else "map"
     training, validation = (
         data.windows(split, task, augmentation=config.augmentation, cache_gb=config.cache_gb, year=config.year)
         for split in ("train", "validation")
@@ -173,12 +178,12 @@ def prepare(
         encoder=encoder,
         channels=config.decoder.channels,
         origin=str(config.checkpoint) if config.checkpoint else "scratch",
-        detail_channels=0 if isinstance(encoder, str) or config.decoder.kind == "linear" else config.decoder.skip_channels,
-        decoder=config.decoder.kind,
+        detail_channels=0 if isinstance(encoder, str) or kind == "linear" else config.decoder.skip_channels,
+        decoder=kind,
     )
     loss = MapLoss(task.loss_terms, balanced_weights(training))
     criterion, note = usable_criterion(criterion, task, validation.class_pixels())
-    model = build_model(recipe, pretrained)
+    model = build_model(recipe, pretrained, decoder)
     apply_tuning(model, config.tuning)
     return PreparedRun(
         config=config, settings=settings, data=data, training=training, validation=validation, test_data=test_data,

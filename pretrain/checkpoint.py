@@ -1,7 +1,7 @@
 """Checkpoints of a pretraining run: complete or absent, and independent of the number of ranks and the ZeRO stage.
 
     RUN/checkpoints/step-00000123/
-      student.safetensors     fp32 weights by the names of FractionsModel
+      student.safetensors     fp32 weights by the names of LandCoverModel
       teacher.safetensors     the moving average of the weights
       optimizer.safetensors   the two moments of AdamW, `exp_avg/NAME` and `exp_avg_sq/NAME`, fp32
       manifest.json           step, skipped steps, bytes and checksum of each file

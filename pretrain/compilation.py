@@ -8,15 +8,16 @@ from collections.abc import Iterable
 import torch
 
 from common.seeding import seed_everything
-from pretrain.objective import FractionsModel, fractions_loss
+from pretrain.objective.losses import LossWeights, land_cover_loss
+from pretrain.objective.model import LandCoverModel, Prediction
 
 # Relative differences of loss and gradient norm that rounding in another order explains; measured on CPUs, with a margin.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
-Example = tuple[str, torch.Tensor, torch.Tensor]  # source, pixels (B, T, C, H, W) normalised, fractions (B, classes)
+Example = tuple[str, torch.Tensor, Prediction]  # source, pixels (B, T, C, H, W) normalised, targets
 
 
-def compile_compared(model: FractionsModel, dtype: torch.dtype, seed: int, examples: Iterable[Example]) -> list[str]:
+def compile_compared(model: LandCoverModel, dtype: torch.dtype, seed: int, examples: Iterable[Example]) -> list[str]:
     """Compile the encoder's blocks, if each of the examples gives the same loss and gradient norm with and without.
 
     The comparison uses copies in the precision of training and as in training, with equal draws of stochastic depth. Training
@@ -40,10 +41,10 @@ def compile_compared(model: FractionsModel, dtype: torch.dtype, seed: int, examp
 
 
 def _loss_and_gradient_norm(
-    model: FractionsModel, seed: int, source: str, pixels: torch.Tensor, target: torch.Tensor
+    model: LandCoverModel, seed: int, source: str, pixels: torch.Tensor, target: Prediction
 ) -> tuple[float, float]:
     seed_everything(seed)  # for stochastic depth
-    loss, *_ = fractions_loss(model(pixels, source), target, None, 0.0)
+    loss, *_ = land_cover_loss(model(pixels, source), target, None, LossWeights())
     gradients = torch.autograd.grad(
         loss, list(model.parameters()), allow_unused=True
     )  # those of other sources' embeddings are None

@@ -47,13 +47,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Loss on land-cover fractions, and the mean teacher.
+    """What of the land cover is predicted, the loss, and the mean teacher.
 
     Attributes:
+        predict: `fractions`, the shares of the classes in a chip, as in the paper; or `map`, the class of each pixel as well, by
+            a decoder that is pretrained with the encoder and that fine-tuning takes over.
         groupings: for a legend of the corpus, another legend that groups the same codes differently: a built-in name, or the path
             of a YAML file (`--objective.groupings.glc_fcs30d glc_fcs30d_fine`).
         loss: `kl_divergence`, whose gradient is that of the soft-label cross-entropy, or the paper's `l1`, which learned nothing
             in the first hundreds of steps and less after a thousand.
+        fractions_weight: weight of the loss of the fractions beside that of the map.
+        decoder_channels: width of the decoder of the map.
+        pixel_channels: width of the decoder's convolutions over the pixels.
         consistency_weight: weight of the student-teacher loss; 0 switches it off. That loss and the divergence are sums over
             classes, `l1` is a mean: beside `l1` the teacher's pull grows with the number of classes, and weights above 2 slowed
             learning with eight classes.
@@ -62,11 +67,19 @@ class ObjectiveConfig:
             0.99 at step 890 and 0.999 at step 8990.
     """
 
+    predict: Literal["fractions", "map"] = "fractions"
     groupings: dict[str, str] = field(default_factory=dict)
     loss: Literal["kl_divergence", "l1"] = "kl_divergence"
+    fractions_weight: float = 1.0
+    decoder_channels: int = 64
+    pixel_channels: int = 16
     consistency_weight: float = 1.0
     consistency_warmup_share: float = 0.2
     teacher_decay: float = 0.99
+
+    @property
+    def predicts_map(self) -> bool:
+        return self.predict == "map"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,10 @@ from torch import nn
 
 from common import ranks
 from pretrain.config import OptimizerConfig, PretrainConfig, read_zero_json
+from pretrain.model.map_decoder import SourceDecoder
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
-from pretrain.objective import FractionsModel
+from pretrain.objective.model import LandCoverModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, by PyTorch's names
 
@@ -93,7 +94,7 @@ def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> to
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=device.type == "cuda")
 
 
-def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, device: torch.device) -> Any:
+def wrap(model: LandCoverModel, config: PretrainConfig, micro_batches: int, device: torch.device) -> Any:
     """The DeepSpeed engine: ZeRO by `config.zero`; gradients are averaged over ranks and `micro_batches`, and clipped.
 
     Raises ValueError when the JSON is unreadable or sets something that the run's own configuration decides.
@@ -113,8 +114,8 @@ def wrap(model: FractionsModel, config: PretrainConfig, micro_batches: int, devi
         "zero_force_ds_cpu_optimizer": False,
     }
     # ZeRO-3 fetches a layer's weights when the layer is called. These modules give the weights of their layers to operators
-    # without calling the layers, so ZeRO-3 must fetch the weights of a whole block or merging at a time.
-    set_z3_leaf_modules(model, [Block, PatchMerging])
+    # without calling the layers, so ZeRO-3 must fetch the weights of a whole block, merging or decoder at a time.
+    set_z3_leaf_modules(model, [Block, PatchMerging, SourceDecoder])
     optimizer = adamw(model, config.optimizer, device)
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
     _create_moments(engine)

@@ -13,14 +13,14 @@ from safetensors import safe_open
 
 from common.command_line import run_command
 from pretrain.checkpoint import finished_steps, newest_good, step_of
-from pretrain.model import EncoderConfig, VideoSwin, build_encoder, load_encoder, save_encoder
-from pretrain.model.encoder_files import CHECKPOINTS
+from pretrain.model import EncoderConfig, MapDecoder, VideoSwin, build_encoder, load_encoder, save_encoder
+from pretrain.model.encoder_files import CHECKPOINTS, DECODER, build_decoder
 
-_PREFIX = "encoder."  # of the names of the encoder's weights in a FractionsModel
+_PREFIX = "encoder."  # of the names of the encoder's weights in a LandCoverModel
 
 
 def export(run: Path, output: Path, step: int | None = None, weights: Literal["teacher", "student"] = "teacher") -> None:
-    """Write the encoder of a pretraining run's newest good checkpoint as one safetensors file.
+    """Write the encoder of a pretraining run's newest good checkpoint, and its decoder, if it has one, as one safetensors file.
 
     Args:
         run: folder of the run, which may still be training.
@@ -39,15 +39,15 @@ def export(run: Path, output: Path, step: int | None = None, weights: Literal["t
         raise ValueError(
             f"no checkpoints in {run}; expected the --output of a pretraining run that has saved a checkpoint (--save_every)"
         )
-    checkpoint, encoder = _newest_encoder(folder, step, weights)
+    checkpoint, encoder, decoder = _newest_encoder(folder, step, weights)
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_encoder(encoder, output)
+    save_encoder(encoder, output, decoder)
     print(f"{output}: the {weights}'s encoder after step {step_of(checkpoint)} of {run}")
     load_encoder(output)  # checks that the file can be read, and prints what it holds
 
 
-def _newest_encoder(folder: Path, step: int | None, weights: str) -> tuple[Path, VideoSwin]:
-    """The newest good checkpoint, or the one after `step`, and its encoder."""
+def _newest_encoder(folder: Path, step: int | None, weights: str) -> tuple[Path, VideoSwin, MapDecoder | None]:
+    """The newest good checkpoint, or the one after `step`, its encoder and its decoder, if it has one."""
     while True:
         checkpoint = newest_good(folder, step)
         if checkpoint is None:
@@ -55,19 +55,24 @@ def _newest_encoder(folder: Path, step: int | None, weights: str) -> tuple[Path,
             wanted = "checkpoint" if step is None else f"checkpoint after step {step}"
             raise ValueError(f"no {wanted} in {folder} is complete and undamaged; there are {there or 'none'}")
         try:
-            return checkpoint, _encoder(checkpoint / f"{weights}.safetensors")
+            return checkpoint, *_models(checkpoint / f"{weights}.safetensors")
         except FileNotFoundError:
             if checkpoint.exists():
                 raise  # else the running training has removed the checkpoint, as it has newer ones
 
 
-def _encoder(path: Path) -> VideoSwin:
+def _models(path: Path) -> tuple[VideoSwin, MapDecoder | None]:
+    """The encoder and the decoder, if there is one, whose weights a file of a checkpoint holds."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        encoder = build_encoder(EncoderConfig.from_dict(json.loads(metadata["config"])), json.loads(metadata["normalization"]))
-        names = [name for name in file.keys() if name.startswith(_PREFIX)]  # noqa: SIM118
-        encoder.load_state_dict({name.removeprefix(_PREFIX): file.get_tensor(name) for name in names}, strict=True)
-        return encoder
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    encoder = build_encoder(EncoderConfig.from_dict(json.loads(metadata["config"])), json.loads(metadata["normalization"]))
+    decoder = build_decoder(encoder, json.loads(metadata["decoder"])) if "decoder" in metadata else None
+    for prefix, model in ((_PREFIX, encoder), (DECODER, decoder)):
+        if model is not None:
+            state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            model.load_state_dict(state, strict=True)
+    return encoder, decoder
 
 
 def main() -> NoReturn:

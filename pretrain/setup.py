@@ -19,11 +19,13 @@ from pretrain import checkpoint, engine
 from pretrain.compilation import compile_compared
 from pretrain.config import PretrainConfig, read_zero_json
 from pretrain.data.stream import Stream
-from pretrain.model import VideoSwin, build_encoder, load_encoder
+from pretrain.model import MapDecoder, MapDecoderConfig, VideoSwin, build_encoder, load_encoder
 from pretrain.model.encoder_files import CHECKPOINTS, encoder_metadata
 from pretrain.model.flops import training_flops
 from pretrain.model.gpus import peak_flops
-from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, views
+from pretrain.objective.mean_teacher import MeanTeacher, views
+from pretrain.objective.model import LandCoverModel
+from pretrain.objective.targets import LandCoverTargets
 from pretrain.run_folder import claim_run_folder
 from pretrain.schedule import scheduled_learning_rate
 
@@ -51,7 +53,7 @@ class TrainingRun:
     config: PretrainConfig
     corpus: Corpus
     stream: Stream
-    targets: FractionTargets
+    targets: LandCoverTargets
     statistics: Statistics
     rank: int
     world_size: int
@@ -76,8 +78,8 @@ class TrainingRun:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Metadata of the weights in a checkpoint: shape and normalisation of the encoder."""
-        return encoder_metadata(self.encoder)
+        """Metadata of the weights in a checkpoint: shape and normalisation of the encoder, shape of the decoder."""
+        return encoder_metadata(self.encoder, self.engine.module.decoder)
 
     @property
     def flops_per_sample(self) -> dict[str, float]:
@@ -110,7 +112,7 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
     if rank == 0:  # one rank lists the folder, not every one
         check_shard_sizes(corpus, "train")
     stream = Stream(corpus, "train", config.stream, rank, world_size)
-    targets = FractionTargets(corpus, config.objective.groupings)
+    targets = LandCoverTargets(corpus, config.objective.groupings, has_map=config.objective.predicts_map)
     _check_options(config, stream, world_size)
     model = new_model(config, corpus, stream.draws.sources, len(targets.classes))
 
@@ -167,7 +169,7 @@ def _check_options(config: PretrainConfig, stream: Stream, world_size: int) -> N
         raise ValueError("compile needs all weights of a block in memory, but ZeRO-3 fetches them one by one; use zero2.json")
 
 
-def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_classes: int) -> FractionsModel:
+def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_classes: int) -> LandCoverModel:
     """The student before training, with the same weights on all ranks.
 
     Raises ValueError when the initial encoder has another shape than the run.
@@ -183,17 +185,26 @@ def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_cl
     if initial is not None:
         encoder.load_state_dict(initial.state_dict())
     encoder.checkpoint_activations(config.activation_checkpointing)
-    return FractionsModel(encoder, num_classes)
+    objective, decoder = config.objective, None
+    if objective.predicts_map:
+        shape = MapDecoderConfig(
+            frames=config.stream.num_frames,
+            num_classes=num_classes,
+            channels=objective.decoder_channels,
+            pixel_channels=objective.pixel_channels,
+        )
+        decoder = MapDecoder(encoder, sources, shape)
+    return LandCoverModel(encoder, num_classes, decoder)
 
 
 def _compile(
-    model: FractionsModel,
+    model: LandCoverModel,
     teacher: MeanTeacher,
     dtype: torch.dtype,
     config: PretrainConfig,
     stream: Stream,
     statistics: Statistics,
-    targets: FractionTargets,
+    targets: LandCoverTargets,
 ) -> None:
     """Compile student and teacher, after a comparison on the first batch of each source, of which it sees the first part."""
     parts = (batch.split(config.gradient_accumulation_steps)[0].to(model.head.weight.device) for batch in stream.first_batches())

@@ -6,7 +6,7 @@ import json
 import math
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,9 @@ from pretrain.log.skipped_steps import SKIPPED_STEPS_FILE, forget_skipped_steps_
 from pretrain.log.step_report import StepReport
 from pretrain.model import BatchPart, save_encoder
 from pretrain.model.encoder_files import ENCODER_FILE
-from pretrain.objective import fractions_loss, views
+from pretrain.objective.losses import LossWeights, land_cover_loss
+from pretrain.objective.mean_teacher import as_student_sees, views
+from pretrain.objective.model import Prediction
 from pretrain.run_folder import METRICS_FILE, has_final_files
 from pretrain.saving import Saver
 from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
@@ -112,7 +114,7 @@ class MicroBatchResult:
         source: of the samples.
         keys: of the samples.
         total, supervised, consistency: losses, scalars on the device.
-        target, predicted: fractions (B, classes) of the map and of the student.
+        target, predicted: what the land-cover map and the student say.
     """
 
     source: str
@@ -120,8 +122,8 @@ class MicroBatchResult:
     total: torch.Tensor
     supervised: torch.Tensor
     consistency: torch.Tensor
-    target: torch.Tensor
-    predicted: torch.Tensor
+    target: Prediction
+    predicted: Prediction
 
 
 def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int, consistency_weight: float) -> MicroBatchResult:
@@ -129,7 +131,8 @@ def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int,
 
     The share is computed in `gradient_accumulation_steps` equal parts.
     """
-    parts = batch.split(run.config.gradient_accumulation_steps)
+    parts, objective = batch.split(run.config.gradient_accumulation_steps), run.config.objective
+    weights = LossWeights(loss=objective.loss, fractions_weight=objective.fractions_weight, consistency_weight=consistency_weight)
     results = []
     for number, part in enumerate(parts):
         # All ranks use the same seed: random numbers are drawn for the global batch, and each part uses its own share of them.
@@ -137,18 +140,23 @@ def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int,
         size = len(part.keys)
         place = BatchPart((run.rank * len(parts) + number) * size, run.world_size * len(parts) * size)
         for_student, for_teacher = views(part, *run.statistics[part.source])
-        taught = run.teacher(for_teacher, part.source) if run.config.objective.consistency_weight > 0 else None
+        taught = as_student_sees(run.teacher(for_teacher, part.source), part) if objective.consistency_weight > 0 else None
         predicted = run.engine(for_student.to(run.engine.module.head.weight.dtype), part.source, place)
         target = run.targets(part)
-        losses = fractions_loss(predicted, target, taught, consistency_weight, part.usable, run.config.objective.loss)
+        losses = land_cover_loss(predicted, target, taught, weights, part.usable)
         run.engine.backward(losses[0])
         if (micro_step, number) != (run.micro_steps - 1, len(parts) - 1):
             run.engine.step()  # only counts: gradients add up until `optimizer_step`
-        results.append((torch.stack([loss.detach() for loss in losses]), target, predicted.detach()))
+        results.append((torch.stack([loss.detach() for loss in losses]), target, predicted))
     losses_of_parts, target_parts, predicted_parts = zip(*results, strict=True)
     total, supervised, consistency = torch.stack(losses_of_parts).mean(dim=0)
-    fractions = torch.cat(target_parts), torch.cat(predicted_parts)
-    return MicroBatchResult(batch.source, batch.keys, total, supervised, consistency, *fractions)
+    shown = _joined(target_parts), _joined(predicted_parts)
+    return MicroBatchResult(batch.source, batch.keys, total, supervised, consistency, *shown)
+
+
+def _joined(parts: Sequence[Prediction]) -> Prediction:
+    """The predictions for all parts of a batch, without their gradients."""
+    return {name: torch.cat([part[name].detach() for part in parts]) for name in parts[0]}
 
 
 def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> bool:
@@ -265,7 +273,8 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
     """
     output, num_steps = run.config.output, run.config.num_steps
     if run.first_step < num_steps or not ranks.gather(has_final_files(output, num_steps))[0]:
-        _write_final_file(run, ENCODER_FILE, lambda path: save_encoder(run.teacher.average.encoder, path))
+        model = run.teacher.average
+        _write_final_file(run, ENCODER_FILE, lambda path: save_encoder(model.encoder, path, model.decoder))
         scores = _validate(run, validation, monitor, num_steps, skipped)
         metrics = {"steps": num_steps, "skipped_steps": run.skipped_steps, "validation": scores}
         _write_final_file(run, METRICS_FILE, lambda path: write_json(path, metrics))
@@ -276,6 +285,8 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
     if run.is_main:
         finished = json.loads((output / METRICS_FILE).read_text())["validation"]
         columns = {"mae": "fraction error", "mae_of_mean": "of predicting the mean", "r2": "R2", "probe_r2": "R2, probe"}
+        if run.config.objective.predicts_map:
+            columns |= {"map_accuracy": "map accuracy", "map_f1": "map F1"}
         rows = [[source, *(values.get(name) for name in columns), values["samples"]] for source, values in finished.items()]
         header = ["validation", *columns.values(), "samples"]
         print(tabulate(rows, header, floatfmt=".4f") if rows else "no validation split in the corpus")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from finetune.model.batch_norm import BatchNorm2d
 from finetune.model.random_forest import RandomForest
-from finetune.model.resampling import on_map_grid
+from pretrain.model.resampling import on_map_grid
 
 
 class UNet(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from finetune.model.decoder import DecoderKind, FusionDecoder, LinearDecoder
-from pretrain.model import BatchPart, VideoSwin
+from pretrain.model import BatchPart, MapDecoder, MapDecoderConfig, VideoSwin
 
 
 class CropMapper(nn.Module):
@@ -19,8 +19,9 @@ class CropMapper(nn.Module):
         sources: the sources to read, in decoder order.
         frames: images per source (T).
         num_classes: classes of the map.
-        channels: width of the fusion decoder.
-        skip_channels: width of the skip connection from the input pixels to the fusion decoder's head; 0 for none.
+        channels: width of the decoder.
+        skip_channels: width of the skip connection from the input pixels to the fusion decoder's head, 0 for none; of the map
+            decoder's convolutions over the pixels.
         kind: of the decoder.
     """
 
@@ -39,13 +40,17 @@ class CropMapper(nn.Module):
         self.channels = channels
         self.encoder = encoder
         self._encoder_in_evaluation_mode = False
+        self.decoder: nn.Module
+        if kind == "map":
+            shape = MapDecoderConfig(frames=frames, num_classes=num_classes, channels=channels, pixel_channels=skip_channels)
+            self.decoder = MapDecoder(encoder, sources, shape)
+            return
         widths = dict.fromkeys(sources, encoder.output_channels(frames))
-        inputs = frames * sum(encoder.config.sources[source] for source in sources)
-        self.decoder = (
-            LinearDecoder(widths, num_classes)
-            if kind == "linear"
-            else FusionDecoder(widths, channels, num_classes, skip_channels, inputs)
-        )
+        if kind == "linear":
+            self.decoder = LinearDecoder(widths, num_classes)
+        else:
+            inputs = frames * sum(encoder.config.sources[source] for source in sources)
+            self.decoder = FusionDecoder(widths, channels, num_classes, skip_channels, inputs)
 
     def forward(self, data: Mapping[str, torch.Tensor], size: tuple[int, int], part: BatchPart | None = None) -> torch.Tensor:
         """Normalised pixels (B, T, C, H, W) of each source -> class scores (B, classes, *size).

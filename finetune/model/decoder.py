@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from finetune.model.batch_norm import BatchNorm2d
-from finetune.model.resampling import on_map_grid, resize
+from pretrain.model.resampling import on_map_grid, resize
 
 # The encoder gives five maps: patch embedding, stages 1-3 after merging, last stage after its norm. The decoder starts from the
 # last and upsamples through the first three. It leaves out the fourth, the input of the last stage, which has the same size.
-DecoderKind = Literal["fusion", "linear"]
+DecoderKind = Literal["map", "fusion", "linear"]  # "map" is that of pretraining, `pretrain.model.MapDecoder`
 START = 4
 CLIMB = (2, 1, 0)
 

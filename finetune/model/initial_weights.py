@@ -1,4 +1,4 @@
-"""The encoder weights that fine-tuning starts from (`--checkpoint`): their identity, and whether they fit the task."""
+"""The weights that fine-tuning starts from (`--checkpoint`): their identity, whether they fit the task, which are taken over."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.archive.sensor import Sensor
+from finetune.model.crop_mapper import CropMapper
 from finetune.task import Task
-from pretrain.model import VideoSwin
+from pretrain.model import MapDecoder, VideoSwin
 from pretrain.model.encoder_files import ENCODER_FILE
 
 
@@ -26,6 +27,31 @@ def check_bands(encoder: VideoSwin, task: Task, sensors: Mapping[str, Sensor], c
                 f"checkpoint {checkpoint} knows {source} with {bands} bands; here it has {len(sensors[source].bands)} "
                 f"({', '.join(sensors[source].bands)})"
             )
+
+
+def check_decoder(decoder: MapDecoder, task: Task, channels: int, pixel_channels: int, checkpoint: Path) -> None:
+    """Raises ValueError unless the task's decoder would have the shape of the pretrained one."""
+    wanted = {"--override.frames": task.frames, "--decoder.channels": channels, "--decoder.skip_channels": pixel_channels}
+    there = decoder.config.frames, decoder.config.channels, decoder.config.pixel_channels
+    wrong = [
+        f"{option} {has} instead of {value}" for (option, value), has in zip(wanted.items(), there, strict=True) if has != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"the decoder of checkpoint {checkpoint} has another shape; take it over with {', '.join(wrong)}, "
+            "or begin with a new one, --decoder.kind fusion"
+        )
+
+
+def take_over(decoder: MapDecoder, model: CropMapper) -> None:
+    """Copy the weights of a pretrained decoder into a model with a map decoder, all but the last layer, which is the task's.
+
+    Both have the same shape but for the classes; the model may have fewer sources.
+    """
+    ours, last = model.decoder.state_dict(), f"head.{len(decoder.head) - 1}."
+    model.decoder.load_state_dict(
+        {name: weight if name.startswith(last) else decoder.state_dict()[name] for name, weight in ours.items()}
+    )
 
 
 def fingerprint(checkpoint: Path | None) -> str | None:

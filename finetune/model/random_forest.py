@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from finetune.model.resampling import on_map_grid
+from pretrain.model.resampling import on_map_grid
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier

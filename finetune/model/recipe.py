@@ -12,8 +12,9 @@ from data_prep.archive.sensor import Sensor
 from finetune.model.baselines import BASELINES
 from finetune.model.crop_mapper import CropMapper
 from finetune.model.decoder import DecoderKind
+from finetune.model.initial_weights import take_over
 from finetune.task import Task
-from pretrain.model import EncoderConfig, VideoSwin, build_encoder
+from pretrain.model import EncoderConfig, MapDecoder, VideoSwin, build_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Recipe:
         channels: width of the decoder or the baseline.
         origin: where the encoder's weights came from: `scratch` or the checkpoint's path.
         detail_channels: width of the skip connection from the input pixels (`CropMapper`'s `skip_channels`); 0 for none, as for
-            a baseline. Models on disk have this name.
+            a baseline. With the map decoder the width of its convolutions over the pixels. Models on disk have this name.
         decoder: kind of the decoder.
     """
 
@@ -66,10 +67,11 @@ def encoder_of_recipe(
     return replace(chosen, sources={source: len(sensor.bands) for source, sensor in sensors.items()}).to_dict()
 
 
-def build_model(recipe: Recipe, encoder: VideoSwin | None = None) -> nn.Module:
+def build_model(recipe: Recipe, encoder: VideoSwin | None = None, decoder: MapDecoder | None = None) -> nn.Module:
     """The model of a recipe, a CropMapper or a baseline: ({source: (B, T, C, H, W)}, size) -> class scores (B, classes, *size).
 
-    The weights are random, except those of `encoder` if one is given. Raises ValueError for an unknown baseline.
+    The weights are random, except those of `encoder` if one is given, and those of `decoder` but for its last layer. Raises
+    ValueError for an unknown baseline.
     """
     task = recipe.task
     if isinstance(recipe.encoder, str):
@@ -79,4 +81,7 @@ def build_model(recipe: Recipe, encoder: VideoSwin | None = None) -> nn.Module:
         return BASELINES[recipe.encoder](bands, task.frames, len(task.classes), recipe.channels)
     encoder = build_encoder(EncoderConfig.from_dict(recipe.encoder)) if encoder is None else encoder
     sizes = task.frames, len(task.classes), recipe.channels, recipe.detail_channels
-    return CropMapper(encoder, task.sources, *sizes, recipe.decoder)
+    model = CropMapper(encoder, task.sources, *sizes, recipe.decoder)
+    if decoder is not None:
+        take_over(decoder, model)
+    return model

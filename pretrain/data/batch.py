@@ -41,6 +41,7 @@ class Batch:
     land_cover: torch.Tensor
     orientation: torch.Tensor
     usable: torch.Tensor
+    land_cover_map: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:

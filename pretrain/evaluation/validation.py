@@ -1,9 +1,8 @@
-"""Validation: errors of the teacher's fractions on the validation split, and of a linear probe on its features."""
+"""Validation: errors of the teacher's fractions and map on the validation split, and of a linear probe on its features."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,15 +15,16 @@ from data_prep.corpus.dataset import Corpus
 from pretrain.data.config import StreamConfig
 from pretrain.data.stream import Stream
 from pretrain.evaluation.probe import LinearProbe
-from pretrain.evaluation.scores import fraction_scores
-from pretrain.objective import FractionTargets
+from pretrain.evaluation.scores import confusion, fraction_scores, map_scores
+from pretrain.objective.model import FRACTIONS, MAP, Prediction
+from pretrain.objective.targets import LandCoverTargets
 
 
 class Teacher(Protocol):
-    """A model to validate: `pretrain.objective.MeanTeacher`, or a `FractionsModel`. Pixels are normalised, (B, T, C, H, W)."""
+    """A model to validate: a `MeanTeacher` or a `LandCoverModel`. Pixels are normalised, (B, T, C, H, W)."""
 
-    def __call__(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
-        """Fractions (B, classes)."""
+    def __call__(self, pixels: torch.Tensor, source: str) -> Prediction:
+        """`fractions` (B, classes), and maybe `map`: class scores (B, classes, H, W)."""
 
     def features(self, pixels: torch.Tensor, source: str) -> torch.Tensor:
         """The input of the head, (B, F)."""
@@ -40,7 +40,7 @@ class Validation:
     Args:
         corpus: corpus of the training.
         stream_config: frames and batch sizes of training.
-        targets: land-cover counts -> fractions.
+        targets: land cover of a batch -> targets; with a map if that of the teacher is to be scored.
         statistics: mean and standard deviation (C,) of each source to validate, on the device of the teacher.
         rank, world_size: of this process.
         samples: largest number of validation samples per source.
@@ -53,7 +53,7 @@ class Validation:
         self,
         corpus: Corpus,
         stream_config: StreamConfig,
-        targets: FractionTargets,
+        targets: LandCoverTargets,
         statistics: dict[str, tuple[torch.Tensor, torch.Tensor]],
         rank: int,
         world_size: int,
@@ -85,7 +85,8 @@ class Validation:
 
         `samples`: their number; `mae`, `mae_of_mean` (of always predicting the mean of the training split) and `r2` over all
         classes; `mae/CLASS`, `mae_of_mean/CLASS` and `r2/CLASS` of each class; `probe_mae` and `probe_r2` over all classes. R2 is
-        nan where the fractions of the validation samples do not vary.
+        nan where the fractions of the validation samples do not vary. If the targets have a map: `map_accuracy`, the share of
+        pixels whose class is that of the land-cover map, and `map_f1`, the mean over classes.
 
         Raises on all ranks what any rank raises that cannot read its samples.
         """
@@ -98,14 +99,14 @@ class Validation:
 
     def _scores(self, teacher: Teacher, source: str) -> dict[str, float]:
         mean, has_probe = self._means[source], (source, "train") in self._streams
-        # With a probe the encoder runs twice. That is cheap, as a validation has few samples, and it keeps `Teacher` simple.
-        functions = (teacher, teacher.features) if has_probe else (teacher,)
-        target, predicted, *features = self._compute(source, "validation", *functions)
+        target, predicted, confusions, features = self._compute(source, "validation", teacher, with_features=has_probe)
         scores = fraction_scores(predicted, target, mean) | {"samples": len(target)}
+        if confusions.shape[1]:
+            scores |= map_scores(confusions.sum(axis=0))
         if has_probe:
-            known_target, known_features = self._compute(source, "train", teacher.features)
+            known_target, _, _, known_features = self._compute(source, "train", teacher, with_features=True)
             probe = LinearProbe.fit(known_features, known_target)
-            read = fraction_scores(probe(features[0]), target, mean)
+            read = fraction_scores(probe(features), target, mean)
             scores |= {"probe_mae": read["mae"], "probe_r2": read["r2"]}
         for column, name in enumerate(self._targets.classes):
             one = slice(column, column + 1)
@@ -113,10 +114,11 @@ class Validation:
             scores |= {f"{score}/{name}": value for score, value in of_class.items()}
         return scores
 
-    def _compute(self, source: str, split: str, *functions: Callable[[torch.Tensor, str], torch.Tensor]) -> list[np.ndarray]:
-        """Fractions of the map, float32 (N, classes), and the result of each of `functions` of pixels and source, of all ranks.
+    def _compute(self, source: str, split: str, teacher: Teacher, with_features: bool) -> list[np.ndarray]:
+        """Of the samples of all ranks: true fractions, the teacher's, confusions of its map, and features, float32 (N, ...).
 
-        Rows are in the order of the stream, which does not depend on the number of ranks.
+        Confusions are (classes, classes), or empty without a map; features are empty unless they are asked for. Rows are in the
+        order of the stream, which does not depend on the number of ranks.
         """
         stream, count = self._streams[source, split], self._counts[source, split]
         sizes = self._config.global_batch_size
@@ -132,9 +134,16 @@ class Validation:
                     # epoch.
                     place = micro_step * size + self._rank * share + torch.arange(share, device=self._device)
                     counts = (place < count) & batch.usable
-                    pixels = batch.normalized(*self._statistics[source])
-                    results = (function(pixels, source).float() for function in functions)
-                    computed.append((torch.where(counts, place, -1), self._targets(batch), *results))
+                    pixels, target = batch.normalized(*self._statistics[source]), self._targets(batch)
+                    predicted, nothing = teacher(pixels, source), pixels.new_zeros(len(pixels), 0)
+                    computed.append((
+                        torch.where(counts, place, -1),
+                        target[FRACTIONS],
+                        predicted[FRACTIONS],
+                        confusion(predicted[MAP], target[MAP]) if MAP in target else nothing,
+                        # The encoder runs twice. That is cheap, as a validation has few samples, and it keeps `Teacher` simple.
+                        teacher.features(pixels, source).float() if with_features else nothing,
+                    ))  # fmt: skip
         except Exception as raised:
             error = raised
         stream.close()  # its open files count against the limit of the process
@@ -145,7 +154,7 @@ class Validation:
         return [column[order] for column in columns]
 
 
-def train_mean(corpus: Corpus, source: str, targets: FractionTargets) -> np.ndarray:
+def train_mean(corpus: Corpus, source: str, targets: LandCoverTargets) -> np.ndarray:
     """Mean fractions (classes,) of a source's training samples, the prediction of the simplest model."""
     ((legend, shares),) = corpus.splits[source, "train"].mean_shares.items()
     grouped = targets.legends[legend].grouping_matrix() @ shares

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -11,19 +12,19 @@ from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import Legend
 from pretrain.data.batch import Batch
 from pretrain.log.monitor import Monitor
+from pretrain.objective.model import FRACTIONS, MAP, Prediction
 
 
 def show_examples(
-    monitor: Monitor, step: int, batch: Batch, sensor: Sensor, target: torch.Tensor, predicted: torch.Tensor, legend: Legend
+    monitor: Monitor, step: int, batch: Batch, sensor: Sensor, target: Prediction, predicted: Prediction, legend: Legend
 ) -> None:
-    """Log figures of the first samples of a batch: their frames, and the fractions of the map and of the prediction.
-
-    `target`, `predicted`: fractions (B, classes of the legend) of the map and of the student.
-    """
+    """Log figures of the first samples of a batch: frames, and land cover as it is mapped and as the student predicts it."""
     strip = rgb_strip_figure(batch.pixels.cpu(), batch.valid.cpu(), sensor, batch.dates.cpu())
     monitor.figure(step, f"batch/{batch.source}", strip)
-    bars = fractions_figure(target.cpu(), predicted.cpu(), legend)
+    bars = fractions_figure(target[FRACTIONS].cpu(), predicted[FRACTIONS].cpu(), legend)
     monitor.figure(step, f"fractions/{batch.source}", bars)
+    if MAP in target:
+        monitor.figure(step, f"map/{batch.source}", maps_figure(target[MAP].cpu(), predicted[MAP].cpu(), legend))
 
 
 def rgb_strip_figure(
@@ -97,6 +98,33 @@ def fractions_figure(
     axes.set_xlim(0, 1)
     axes.set_ylim(len(true) - 0.5, -0.5)
     axes.set_xlabel("share of the footprint")
+    handles = [Patch(facecolor=color, edgecolor="black", linewidth=0.4) for color in legend.colors]
+    figure.legend(handles, legend.classes, loc="outside upper center", ncols=4, fontsize=8)
+    return figure
+
+
+def maps_figure(target: torch.Tensor, scores: torch.Tensor, legend: Legend, max_samples: int = 8) -> Figure:
+    """Land-cover maps of the first samples above those that the model predicts, in the legend's colours.
+
+    Args:
+        target: shares (B, classes, H, W) by the land-cover map, which sum to 0 where nothing is mapped: white.
+        scores: class scores (B, classes, H, W) of the model.
+        legend: class names and colours.
+        max_samples: largest number of samples.
+    """
+    colors = np.array([to_rgb(color) for color in legend.colors])
+    columns = min(max_samples, len(target))
+    figure = Figure(figsize=(1.3 * columns + 0.8, 3.4), layout="constrained")
+    panels = figure.subplots(2, columns, squeeze=False)
+    for row, (name, shares) in enumerate((("map", target), ("predicted", scores))):
+        for axes, sample in zip(panels[row], shares, strict=False):
+            shown = colors[sample.argmax(dim=0).numpy()]
+            if name == "map":
+                shown[(sample.sum(dim=0) == 0).numpy()] = 1
+            axes.imshow(shown, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        panels[row, 0].set_ylabel(name, fontsize=8)
     handles = [Patch(facecolor=color, edgecolor="black", linewidth=0.4) for color in legend.colors]
     figure.legend(handles, legend.classes, loc="outside upper center", ncols=4, fontsize=8)
     return figure

@@ -6,12 +6,15 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from common.atomic_files import whole_file
+from pretrain.model.map_decoder import MapDecoder, MapDecoderConfig
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
 
 FORMAT = "agrifm-encoder-1"
@@ -20,24 +23,32 @@ ENCODER_FILE = "encoder.safetensors"
 CHECKPOINTS = "checkpoints"
 PUBLISHED_SOURCES = {"S2_patch_emd": "sentinel2", "HLSL30_patch_emd": "landsat", "Modis_patch_emd": "modis"}
 PUBLISHED_WINDOW = (8, 7, 7)
+DECODER = "decoder."  # begins the names of a decoder's tensors, beside those of the encoder
 _SHOWN = 6  # names listed in an error before "and n more"
 
 
-def encoder_metadata(encoder: VideoSwin) -> dict[str, str]:
-    """Metadata of a safetensors file with weights of this encoder: format, shape and normalisation."""
-    return {
+def encoder_metadata(encoder: VideoSwin, decoder: MapDecoder | None = None) -> dict[str, str]:
+    """Metadata of a safetensors file with weights of this encoder: format, shape and normalisation; shape of a decoder."""
+    metadata = {
         "format": FORMAT,
         "config": json.dumps(encoder.config.to_dict()),
         "normalization": json.dumps(encoder.normalization),
     }
+    if decoder is not None:
+        metadata["decoder"] = json.dumps({"sources": list(decoder.sources), **decoder.config.to_dict()})
+    return metadata
 
 
-def save_encoder(encoder: VideoSwin, path: Path) -> None:
-    """Write weights as safetensors, with configuration and normalisation as metadata. The file appears whole or not at all."""
-    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+def save_encoder(encoder: VideoSwin, path: Path, decoder: MapDecoder | None = None) -> None:
+    """Write weights as safetensors, with configuration and normalisation as metadata. The file appears whole or not at all.
+
+    A `decoder` that was pretrained with the encoder goes into the same file, its names under `decoder.`.
+    """
+    of_decoder = {} if decoder is None else {f"{DECODER}{name}": tensor for name, tensor in decoder.state_dict().items()}
+    weights = {n: t.detach().float().cpu().contiguous() for n, t in (encoder.state_dict() | of_decoder).items()}
     with whole_file(path) as temporary:
         # Not save_file(), which makes a file that only its owner may read.
-        temporary.write_bytes(save(weights, encoder_metadata(encoder)))
+        temporary.write_bytes(save(weights, encoder_metadata(encoder, decoder)))
 
 
 def load_encoder(path: Path | str) -> VideoSwin:
@@ -50,7 +61,48 @@ def load_encoder(path: Path | str) -> VideoSwin:
     Raises:
         ValueError: the file is missing, damaged or of another kind, or a tensor is missing, unexpected or misshapen.
     """
-    path = Path(path)
+    path = _weights_file(Path(path))
+    normalization, left = None, ""
+    if path.suffix == ".safetensors":
+        metadata, tensors = _read_own(path)
+        config, normalization = EncoderConfig.from_dict(metadata["config"]), metadata["normalization"]
+        state = {name: tensor for name, tensor in tensors.items() if not name.startswith(DECODER)}
+        if len(state) < len(tensors):
+            left = f", beside a decoder of {len(tensors) - len(state)} tensors"
+    else:
+        config, state, ignored = _read_published(path)
+        left = f", {ignored} tensors outside the encoder ignored" if ignored else ""
+    encoder = VideoSwin(config, normalization)
+    _load_strictly(encoder, state, path)
+    total = sum(p.numel() for p in encoder.parameters())
+    print(f"{path}: mapped all {len(state)} tensors, {total / 1e6:.1f} M parameters, sources {sorted(config.sources)}{left}")
+    return encoder
+
+
+def load_decoder(path: Path | str, encoder: VideoSwin) -> MapDecoder | None:
+    """Load the decoder that was pretrained with `encoder`; None where there is none, as in a published checkpoint.
+
+    `path`: as for `load_encoder`. Raises ValueError when the file is damaged, or a tensor is missing, unexpected or misshapen.
+    """
+    path = _weights_file(Path(path))
+    if path.suffix != ".safetensors":
+        return None
+    metadata, tensors = _read_own(path)
+    if "decoder" not in metadata:
+        return None
+    decoder = build_decoder(encoder, metadata["decoder"])
+    _load_strictly(decoder, {n.removeprefix(DECODER): t for n, t in tensors.items() if n.startswith(DECODER)}, path)
+    return decoder
+
+
+def build_decoder(encoder: VideoSwin, values: Mapping[str, Any]) -> MapDecoder:
+    """A freshly initialised decoder of `encoder`. `values`: its shape and sources, from `encoder_metadata`."""
+    shape = dict(values)
+    return MapDecoder(encoder, shape.pop("sources"), MapDecoderConfig.from_dict(shape))
+
+
+def _weights_file(path: Path) -> Path:
+    """The file of the weights, given the file itself or a pretraining run. Raises ValueError when there is none."""
     if path.is_dir():
         if (path / CHECKPOINTS).is_dir() and not (path / ENCODER_FILE).is_file():
             raise ValueError(
@@ -60,22 +112,11 @@ def load_encoder(path: Path | str) -> VideoSwin:
         path = path / ENCODER_FILE
     if not path.is_file():
         raise ValueError(f"no encoder at {path}; expected a finished pretraining run, an encoder.safetensors or a published .pth")
-    if path.suffix == ".safetensors":
-        config, normalization, state = _read_own(path)
-        ignored = 0
-    else:
-        normalization = None
-        config, state, ignored = _read_published(path)
-    encoder = VideoSwin(config, normalization)
-    _load_strictly(encoder, state, path)
-    total = sum(p.numel() for p in encoder.parameters())
-    left = f", {ignored} tensors outside the encoder ignored" if ignored else ""
-    print(f"{path}: mapped all {len(state)} tensors, {total / 1e6:.1f} M parameters, sources {sorted(config.sources)}{left}")
-    return encoder
+    return path
 
 
-def _load_strictly(encoder: VideoSwin, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    expected = {k: tuple(v.shape) for k, v in encoder.state_dict().items()}
+def _load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in state.items()}
     problems = {
         "missing": sorted(set(expected) - set(found)),
@@ -89,18 +130,22 @@ def _load_strictly(encoder: VideoSwin, state: Mapping[str, torch.Tensor], path: 
             if names
         )
         matched = sum(found.get(k) == shape for k, shape in expected.items())
-        raise ValueError(f"{path} does not fit the encoder: {matched} of {len(expected)} tensors match; {listed}")
-    encoder.load_state_dict(dict(state), strict=True)
+        what = "encoder" if isinstance(model, VideoSwin) else "decoder"
+        raise ValueError(f"{path} does not fit the {what}: {matched} of {len(expected)} tensors match; {listed}")
+    model.load_state_dict(dict(state), strict=True)
 
 
-def _read_own(path: Path) -> tuple[EncoderConfig, dict[str, dict[str, list[float]]] | None, dict[str, torch.Tensor]]:
+def _read_own(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Metadata and tensors of a file that `save_encoder` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is a safetensors file of format {metadata.get('format')!r}; expected {FORMAT!r}")
-            config = EncoderConfig.from_dict(json.loads(metadata["config"]))
-            return config, json.loads(metadata["normalization"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            found = metadata.pop("format", None)
+            if found != FORMAT:
+                raise ValueError(f"{path} is a safetensors file of format {found!r}; expected {FORMAT!r}")
+            known = {name: json.loads(metadata[name]) for name in ("config", "normalization", "decoder") if name in metadata}
+            EncoderConfig.from_dict(known["config"])
+            return known, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a whole encoder file: {error}") from error
 

@@ -205,7 +205,7 @@ class VideoSwin(nn.Module):
         stage after the final norm. `part` matters only in training: which samples of a global batch the pixels are; default: all.
         Raises ValueError for an unknown source or another number of bands.
         """
-        return [rearrange(tokens, "b d h w c -> b (c d) h w") for tokens in self.tokens(pixels, source, part)]
+        return as_maps(self.tokens(pixels, source, part))
 
     def tokens(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> list[torch.Tensor]:
         """The five maps of `forward` as they are computed, (B, D, H, W, C), without the copies that `forward` makes."""
@@ -233,6 +233,11 @@ class VideoSwin(nn.Module):
         drawn = torch.rand(blocks, 2, part.total, device=tokens.device)[..., part.first : part.first + batch]
         kept = 1 - torch.linspace(0, self.config.drop_path_rate, blocks, device=tokens.device).view(-1, 1, 1)
         return ((drawn < kept) / kept).to(tokens.dtype).split(self.config.depths)
+
+
+def as_maps(tokens: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tokens (B, D, H, W, C) -> maps (B, C*D, H, W), channels outer, time inner."""
+    return [rearrange(each, "b d h w c -> b (c d) h w") for each in tokens]
 
 
 def _init_linear(module: nn.Module) -> None:

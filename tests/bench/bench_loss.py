@@ -37,7 +37,10 @@ from pretrain.engine import adamw  # noqa: E402
 from pretrain.evaluation.scores import fraction_scores  # noqa: E402
 from pretrain.evaluation.validation import train_mean  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
-from pretrain.objective import LOSSES, FractionsModel, FractionTargets, fractions_loss, views  # noqa: E402
+from pretrain.objective.losses import LOSSES, LossWeights, land_cover_loss  # noqa: E402
+from pretrain.objective.mean_teacher import views  # noqa: E402
+from pretrain.objective.model import FRACTIONS, LandCoverModel  # noqa: E402
+from pretrain.objective.targets import LandCoverTargets  # noqa: E402
 
 PROJECT = Path(__file__).parents[2]
 TINY = PROJECT / "pretrain" / "configs" / "tiny.yaml"
@@ -65,17 +68,17 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
     corpus, config = load_corpus(setting.corpus), yaml.safe_load(TINY.read_text())
     stream_config = StreamConfig(**config["stream"] | {"num_workers": 0, "mixture": {setting.source: 1.0}, "seed": seed})
     statistics = tuple(torch.from_numpy(a[setting.source]).float() for a in (corpus.mean, corpus.std))
-    targets, optimizer_config = FractionTargets(corpus, {}), OptimizerConfig(learning_rate=setting.learning_rate)
+    targets, optimizer_config = LandCoverTargets(corpus, {}), OptimizerConfig(learning_rate=setting.learning_rate)
     torch.manual_seed(seed)
     sources = {setting.source: corpus.shapes[setting.source][0]}
     encoder = build_encoder(EncoderConfig.from_dict(config["encoder"] | {"sources": sources}))
-    model = FractionsModel(encoder, len(targets.classes)).train()
+    model = LandCoverModel(encoder, len(targets.classes)).train()
     optimizer = adamw(model, optimizer_config, CPU)
     scores: dict[str, Any] = {}
     with closing(Stream(corpus, "train", stream_config)) as stream:
         for step, batch in enumerate(stream.batches(0, setting.steps)):
             predicted = model(views(batch, *statistics)[0], setting.source)
-            loss, *_ = fractions_loss(predicted, targets(batch), None, 0.0, loss=setting.loss)
+            loss, *_ = land_cover_loss(predicted, targets(batch), None, LossWeights(loss=setting.loss))
             plain_step(loss, model, optimizer, optimizer_config, step, setting.steps)
             if step + 1 in setting.scored_after:
                 scores[str(step + 1)] = {
@@ -87,10 +90,10 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def scored(
-    model: FractionsModel,
+    model: LandCoverModel,
     corpus: Corpus,
     splits: tuple[str, ...],
-    targets: FractionTargets,
+    targets: LandCoverTargets,
     config: StreamConfig,
     statistics: tuple[torch.Tensor, ...],
 ) -> dict[str, float]:
@@ -103,8 +106,8 @@ def scored(
         size = math.gcd(count, 64)
         with closing(Stream(corpus, split, replace(config, global_batch_size=size))) as stream:
             for batch in stream.batches(0, count // size):
-                columns[0].append(model(views(batch, *statistics)[1], source).numpy())
-                columns[1].append(targets(batch).numpy())
+                columns[0].append(model(views(batch, *statistics)[1], source)[FRACTIONS].numpy())
+                columns[1].append(targets(batch)[FRACTIONS].numpy())
     model.train()
     predicted, true = (np.concatenate(column) for column in columns)
     return fraction_scores(predicted, true, train_mean(corpus, source, targets))

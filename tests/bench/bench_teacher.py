@@ -37,7 +37,9 @@ from pretrain.config import ObjectiveConfig, OptimizerConfig  # noqa: E402
 from pretrain.data.batch import Batch  # noqa: E402
 from pretrain.engine import adamw  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
-from pretrain.objective import FractionsModel, MeanTeacher, fractions_loss, views  # noqa: E402
+from pretrain.objective.losses import LossWeights, land_cover_loss  # noqa: E402
+from pretrain.objective.mean_teacher import MeanTeacher, views  # noqa: E402
+from pretrain.objective.model import FRACTIONS, LandCoverModel  # noqa: E402
 
 SOURCE, BANDS = "made_up", 4
 UNITS, UNIT_PX = 4, 2  # a chip is 4 x 4 units of the map, of 2 x 2 pixels each
@@ -158,12 +160,12 @@ def as_batch(chips: Chips, which: np.ndarray, orientation: np.ndarray) -> Batch:
 
 
 @torch.no_grad()
-def error(model: FractionsModel, chips: Chips, target: np.ndarray, statistics: tuple[torch.Tensor, torch.Tensor]) -> float:
+def error(model: LandCoverModel, chips: Chips, target: np.ndarray, statistics: tuple[torch.Tensor, torch.Tensor]) -> float:
     """Mean absolute error of the fractions (of the first 512 chips)."""
     was_training = model.training
     some = np.arange(min(len(target), 512))
     batch = as_batch(chips, some, np.zeros(len(some), dtype=np.uint8))
-    predicted = model.eval()(views(batch, *statistics)[1], SOURCE)
+    predicted = model.eval()(views(batch, *statistics)[1], SOURCE)[FRACTIONS]
     model.train(was_training)
     return float(np.abs(predicted.numpy() - target[some]).mean())
 
@@ -182,7 +184,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
     statistics = numbers.mean(dim=(0, 1, 3, 4)), numbers.std(dim=(0, 1, 3, 4))
     optimizer_config = OptimizerConfig(learning_rate=setting.learning_rate)
     torch.manual_seed(seed)
-    student = FractionsModel(build_encoder(replace(ENCODER, drop_path_rate=setting.drop_path_rate)), len(CLASSES))
+    student = LandCoverModel(build_encoder(replace(ENCODER, drop_path_rate=setting.drop_path_rate)), len(CLASSES))
     teacher = MeanTeacher(student, setting.teacher_decay)
     optimizer = adamw(student, optimizer_config, CPU)
     rng = np.random.default_rng((seed, 3))
@@ -197,7 +199,8 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
         seed_everything(seed, step)
         taught = teacher(as_it_lies, SOURCE) if weight > 0 else None
         predicted = student(seen, SOURCE)
-        loss, *_ = fractions_loss(predicted, torch.from_numpy(shown[which]), taught, weight, loss=setting.loss)
+        weights = LossWeights(loss=setting.loss, consistency_weight=weight)
+        loss, *_ = land_cover_loss(predicted, {FRACTIONS: torch.from_numpy(shown[which])}, taught, weights)
         plain_step(loss, student, optimizer, optimizer_config, step, setting.steps)
         teacher.update(student, step)
         if (step + 1) % (setting.steps // 10) == 0:

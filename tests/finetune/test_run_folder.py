@@ -36,7 +36,7 @@ RECORDED = """
  "maps": true, "seed": 3}
 """
 # Settings that did not exist then, and what runs did.
-SINCE_THEN = {"decoder": "fusion", "normalization": "checkpoint", "task.compositing": "image"}
+SINCE_THEN = {"decoder": "auto", "normalization": "checkpoint", "task.compositing": "image"}
 
 
 def test_a_run_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pretrain.checkpoint import CheckpointWriter
 from pretrain.export import export
 from pretrain.model import EncoderConfig, build_encoder, load_encoder
 from pretrain.model.encoder_files import encoder_metadata
-from pretrain.objective import FractionsModel
+from pretrain.objective.model import LandCoverModel
 from tests.support.pretraining import ENCODER, ROOT, STREAM, options
 from tests.support.small_corpus import write_corpus
 
@@ -29,11 +29,11 @@ SHAPE = EncoderConfig(
 NORMALIZATION = {"landsat": {"mean": [0.5] * 6, "std": [2.0] * 6}, "modis": {"mean": [0.25] * 7, "std": [4.0] * 7}}
 
 
-def model(seed: int) -> FractionsModel:
+def model(seed: int) -> LandCoverModel:
     torch.manual_seed(seed)
     encoder = build_encoder(SHAPE)
     encoder.normalization = NORMALIZATION
-    return FractionsModel(encoder, 5)
+    return LandCoverModel(encoder, 5)
 
 
 def write(run: Path, steps: list[int]) -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from scipy.stats import entropy
 
 from pretrain.model import EncoderConfig, build_encoder
-from pretrain.objective import FractionsModel, MeanTeacher, fractions_loss
+from pretrain.objective.losses import LossWeights, kl_divergence, land_cover_loss, map_divergence
+from pretrain.objective.mean_teacher import MeanTeacher
+from pretrain.objective.model import LandCoverModel
 
 RNG = np.random.default_rng(0)
 
 
-def small_model(drop_path_rate: float = 0.0) -> FractionsModel:
+def small_model(drop_path_rate: float = 0.0) -> LandCoverModel:
     torch.manual_seed(0)
     encoder = EncoderConfig(
         sources={"modis": 3},
@@ -28,11 +31,20 @@ def small_model(drop_path_rate: float = 0.0) -> FractionsModel:
         window_size=(2, 2, 2),
         drop_path_rate=drop_path_rate,
     )
-    return FractionsModel(build_encoder(encoder), 5)
+    return LandCoverModel(build_encoder(encoder), 5)
 
 
 def some_pixels(batch: int = 3) -> torch.Tensor:
     return torch.from_numpy(RNG.normal(size=(batch, 8, 3, 8, 8))).float()
+
+
+def fractions_loss(
+    predicted: torch.Tensor, target: torch.Tensor, taught: torch.Tensor | None, weight: float, loss: str = "kl_divergence"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss of a model without a decoder."""
+    of_teacher = None if taught is None else {"fractions": taught}
+    weights = LossWeights(loss=loss, consistency_weight=weight)
+    return land_cover_loss({"fractions": predicted}, {"fractions": target}, of_teacher, weights)
 
 
 def drawn_fractions(batch: int = 6, classes: int = 5) -> np.ndarray:
@@ -155,10 +167,10 @@ def test_teacher_gets_no_gradient_and_stands_apart_from_the_student():
     teacher = MeanTeacher(student, 0.99)
     before = copy.deepcopy(teacher.model.state_dict())
     pixels = some_pixels()
-    taught = teacher(pixels, "modis")
+    taught = teacher(pixels, "modis")["fractions"]
     assert not taught.requires_grad
-    torch.testing.assert_close(taught, student(pixels, "modis").detach())
-    predicted = student(pixels.flip(-1), "modis")
+    torch.testing.assert_close(taught, student(pixels, "modis")["fractions"].detach())
+    predicted = student(pixels.flip(-1), "modis")["fractions"]
     fractions_loss(predicted, torch.from_numpy(drawn_fractions(3)).float(), taught, 1.0)[0].backward()
     torch.optim.SGD([*student.parameters(), *teacher.model.parameters()], lr=1.0).step()
     assert all(p.grad is not None for p in student.parameters())
@@ -172,8 +184,8 @@ def test_teacher_has_no_stochastic_depth_while_the_student_trains():
     student.train()
     pixels = some_pixels(batch=16)
     teacher.update(student, 0)
-    assert not torch.equal(student(pixels, "modis"), student(pixels, "modis"))
-    assert torch.equal(teacher(pixels, "modis"), teacher(pixels, "modis"))
+    assert not torch.equal(*(student(pixels, "modis")["fractions"] for _ in range(2)))
+    assert torch.equal(*(teacher(pixels, "modis")["fractions"] for _ in range(2)))
 
 
 def test_distance_of_the_teacher_is_relative_over_all_parameters():
@@ -220,3 +232,42 @@ def test_students_with_a_teacher_learn_less_of_their_maps_errors_by_heart():
     )
     assert nearer < -0.002
     assert gain > -0.005
+
+
+def drawn_maps(mapped: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
+    """Class scores and shares (3, 4 classes, 5, 6), some pixels of one class, some of several, some not mapped."""
+    scores = RNG.normal(size=(3, 4, 5, 6))
+    shares = np.moveaxis(RNG.dirichlet(np.full(4, 0.3), (3, 5, 6)), -1, 1)
+    shares[0] = np.moveaxis(np.eye(4)[RNG.integers(4, size=(5, 6))], -1, 0)
+    return scores, shares * (RNG.random((3, 1, 5, 6)) < mapped)
+
+
+def test_loss_of_a_map_is_the_mean_divergence_of_the_mapped_pixels_of_each_sample():
+    scores, shares = drawn_maps()
+    shares[2] = 0  # nothing is mapped
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    expected = [
+        np.mean([entropy(s, p) for p, s in zip(*(a.reshape(4, -1).T for a in pair), strict=True) if s.any()])
+        for pair in zip(probabilities[:2], shares[:2], strict=True)
+    ]
+    found = map_divergence(*map(torch.from_numpy, (scores, shares)))
+    np.testing.assert_allclose(found, [*expected, 0.0], rtol=1e-10)
+    classes = torch.from_numpy(shares[0].argmax(axis=0)).masked_fill(torch.from_numpy(shares[0].sum(axis=0) == 0), -1)
+    cross_entropy = torch.nn.functional.cross_entropy(torch.from_numpy(scores[:1]), classes[None], ignore_index=-1)
+    assert found[0].item() == pytest.approx(cross_entropy.item(), rel=1e-10)
+
+
+def test_parts_of_the_loss_with_a_map_and_a_damaged_sample():
+    fractions, target, of_teacher = (torch.from_numpy(drawn_fractions(3)) for _ in range(3))
+    (scores, shares), (taught, _) = drawn_maps(), drawn_maps()
+    arrays = [torch.from_numpy(a) for a in (scores, shares, taught)]
+    predicted, true, teacher = ({"fractions": f, "map": m} for f, m in zip((fractions, target, of_teacher), arrays, strict=True))
+    weights = LossWeights(fractions_weight=0.25, consistency_weight=0.5)
+    usable = torch.tensor([True, False, True])
+    total, supervised, consistency = land_cover_loss(predicted, true, teacher, weights, usable)
+    each = 0.25 * kl_divergence(fractions, target) + map_divergence(arrays[0], arrays[1])
+    assert supervised.item() == pytest.approx((each[0] + each[2]).item() / 3)
+    squares = ((fractions - of_teacher) ** 2).sum(1).numpy()
+    squares += ((softmax(scores, axis=1) - softmax(taught, axis=1)) ** 2).sum(axis=1).mean(axis=(1, 2))
+    assert consistency.item() == pytest.approx((squares[0] + squares[2]) / 3)
+    assert total.item() == pytest.approx(supervised.item() + 0.5 * consistency.item())

@@ -17,7 +17,10 @@ from data_prep.corpus.dataset import load_corpus
 from pretrain.config import OptimizerConfig
 from pretrain.data.stream import Stream
 from pretrain.model import EncoderConfig, build_encoder, load_encoder
-from pretrain.objective import FractionsModel, FractionTargets, MeanTeacher, fractions_loss, views
+from pretrain.objective.losses import LossWeights, land_cover_loss
+from pretrain.objective.mean_teacher import MeanTeacher, as_student_sees, views
+from pretrain.objective.model import LandCoverModel
+from pretrain.objective.targets import LandCoverTargets
 from pretrain.schedule import scheduled_learning_rate
 from tests.support.pretraining import ENCODER, ROOT, STREAM, free_port, options
 from tests.support.small_corpus import write_corpus
@@ -37,14 +40,14 @@ def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
 
 
-def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[FractionsModel, MeanTeacher]:
+def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[LandCoverModel, MeanTeacher]:
     """The same steps on the same global batches with nothing but PyTorch."""
     corpus = load_corpus(corpus_folder)
     stream = Stream(corpus, "train", STREAM)
-    targets = FractionTargets(corpus, {})
+    targets = LandCoverTargets(corpus, {})
     torch.manual_seed(0)
     sources = {name: corpus.shapes[name][0] for name in stream.draws.sources}
-    model = FractionsModel(build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources})), len(targets.classes))
+    model = LandCoverModel(build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources})), len(targets.classes))
     teacher = MeanTeacher(model, 0.99)
     matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "bias_table" not in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "bias_table" not in n)]
@@ -62,8 +65,9 @@ def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[
             batch = stream.batch(micro_step)
             mean, std = (torch.from_numpy(a[batch.source]).float() for a in (corpus.mean, corpus.std))
             seen, as_it_lies = views(batch, mean, std)
-            taught = teacher(as_it_lies, batch.source)
-            loss, *_ = fractions_loss(model(seen, batch.source), targets(batch), taught, weight, loss=loss_name)
+            taught = as_student_sees(teacher(as_it_lies, batch.source), batch)
+            weights = LossWeights(loss=loss_name, consistency_weight=weight)
+            loss, *_ = land_cover_loss(model(seen, batch.source), targets(batch), taught, weights)
             (loss / len(SAMPLES)).backward()
             micro_step += 1
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.gradient_clipping)
@@ -106,7 +110,7 @@ def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus:
     assert_same_weights(saved(run), model.state_dict())
     assert_same_weights(saved(run, "teacher"), teacher.average.state_dict())
     torch.manual_seed(0)
-    start = FractionsModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
+    start = LandCoverModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
     assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
 
 

@@ -16,7 +16,7 @@ import torch
 from pretrain import engine
 from pretrain.config import OptimizerConfig, PretrainConfig
 from pretrain.model import build_encoder
-from pretrain.objective import FractionsModel
+from pretrain.objective.model import LandCoverModel
 from tests.support.pretraining import ENCODER, ROOT
 
 FACTORS = [32.0] + [1 / 32] * 31
@@ -27,11 +27,11 @@ def gradient_norm(stage: int, factors: Sequence[float], device: torch.device) ->
     optimizer = OptimizerConfig(gradient_clipping=0.0)
     config = PretrainConfig(data="", output=Path(), zero=ROOT / f"launch/zero{stage}.json", precision="bf16", optimizer=optimizer)
     torch.manual_seed(1)
-    model = FractionsModel(build_encoder(replace(ENCODER, sources={"modis": 7})), 4)
+    model = LandCoverModel(build_encoder(replace(ENCODER, sources={"modis": 7})), 4)
     wrapped = engine.wrap(model, config, len(factors), device)
     pixels = torch.randn(2, 8, 7, 12, 12, dtype=torch.bfloat16)
     for factor in factors:
-        wrapped.backward(factor * wrapped(pixels, "modis")[:, 0].sum())
+        wrapped.backward(factor * wrapped(pixels, "modis")["fractions"][:, 0].sum())
         wrapped.step()
     return float(wrapped.get_global_grad_norm())
 

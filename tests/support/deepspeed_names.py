@@ -12,7 +12,7 @@ import deepspeed
 from pretrain import engine
 from pretrain.config import PretrainConfig
 from pretrain.model import build_encoder
-from pretrain.objective import FractionsModel
+from pretrain.objective.model import LandCoverModel
 from tests.support.pretraining import ENCODER, ROOT
 
 # By ZeRO stage, those of its optimizer and of the model's parameters.
@@ -34,7 +34,7 @@ def missing_names() -> list[str]:
     for stage in (1, 2, 3):
         for precision in ("fp32", "bf16"):
             config = PretrainConfig(data="", output=Path(), zero=ROOT / f"launch/zero{stage}.json", precision=precision)
-            model = FractionsModel(build_encoder(replace(ENCODER, sources={"modis": 7})), 3)
+            model = LandCoverModel(build_encoder(replace(ENCODER, sources={"modis": 7})), 3)
             wrapped = engine.wrap(model, config, 1, device)
             place = f"ZeRO-{stage} {precision}"
             uses.append((f"{place}: engine", wrapped, OF_ENGINE))

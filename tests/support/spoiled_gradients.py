@@ -33,20 +33,20 @@ class _Spoiled(torch.autograd.Function):
 
 def spoil_gradients(by_step: dict[int, float]) -> None:
     """Let the training loop of this process have these gradients."""
-    forward_backward, fractions_loss, now = train.forward_backward, train.fractions_loss, {"step": -1}
+    forward_backward, land_cover_loss, now = train.forward_backward, train.land_cover_loss, {"step": -1}
 
     def noting_the_step(run: Any, batch: Any, step: int, *more: Any) -> Any:
         now["step"] = step
         return forward_backward(run, batch, step, *more)
 
-    def spoiled_loss(predicted: torch.Tensor, *more: Any) -> tuple[torch.Tensor, ...]:
-        total, *others = fractions_loss(predicted, *more)
+    def spoiled_loss(predicted: dict[str, torch.Tensor], *more: Any) -> tuple[torch.Tensor, ...]:
+        total, *others = land_cover_loss(predicted, *more)
         rank, world_size = ranks.rank_and_world_size()
         if now["step"] in by_step and rank == world_size - 1:
-            total = total + _Spoiled.apply(predicted, by_step[now["step"]])
+            total = total + _Spoiled.apply(predicted["fractions"], by_step[now["step"]])
         return total, *others
 
-    train.forward_backward, train.fractions_loss = noting_the_step, spoiled_loss
+    train.forward_backward, train.land_cover_loss = noting_the_step, spoiled_loss
 
 
 if __name__ == "__main__":

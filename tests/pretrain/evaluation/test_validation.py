@@ -26,7 +26,8 @@ from pretrain.data.stream import Stream
 from pretrain.evaluation.probe import LinearProbe, penalties
 from pretrain.evaluation.validation import Validation, train_mean
 from pretrain.model import BatchPart, EncoderConfig, build_encoder
-from pretrain.objective import FractionsModel, FractionTargets
+from pretrain.objective.model import FRACTIONS, LandCoverModel
+from pretrain.objective.targets import LandCoverTargets
 from tests.support.archives import CHIPS, CODES, days, make_cube, write_land_cover, write_scene
 from tests.support.sharding import run_shard
 
@@ -76,10 +77,10 @@ def statistics(corpus: Corpus) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     }
 
 
-def model_of(corpus: Corpus) -> FractionsModel:
+def model_of(corpus: Corpus) -> LandCoverModel:
     torch.manual_seed(0)
     encoder = build_encoder(replace(ENCODER, sources={s: corpus.shapes[s][0] for s in corpus.shapes}))
-    model = FractionsModel(encoder, len(FractionTargets(corpus, {}).classes)).eval()
+    model = LandCoverModel(encoder, len(LandCoverTargets(corpus, {}).classes)).eval()
     torch.nn.init.normal_(model.head.weight, std=0.5)  # as it starts, it would say the same of all samples
     return model
 
@@ -87,7 +88,7 @@ def model_of(corpus: Corpus) -> FractionsModel:
 def scores(
     corpus: Corpus, config: StreamConfig = STREAM, rank: int = 0, ranks: int = 1, samples: int = 100, probe_samples: int = 100
 ) -> dict[str, dict[str, float]]:
-    targets = FractionTargets(corpus, {})
+    targets = LandCoverTargets(corpus, {})
     validation = Validation(corpus, config, targets, statistics(corpus), rank, ranks, samples, probe_samples)
     first = validation(model_of(corpus))
     assert_close(validation(model_of(corpus)), first)
@@ -103,13 +104,14 @@ def assert_close(ours: dict[str, dict[str, float]], theirs: dict[str, dict[str, 
 def rows(corpus: Corpus, split: str, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fractions of the map, the model's fractions and features of the first samples, one sample a batch."""
     config = replace(STREAM, mixture={"sentinel2": 1.0}, augment=False, global_batch_size=1)
-    stream, model, targets = Stream(corpus, split, config), model_of(corpus), FractionTargets(corpus, {})
+    stream, model, targets = Stream(corpus, split, config), model_of(corpus), LandCoverTargets(corpus, {})
     found = []
     with torch.no_grad():
         for batch in stream.batches(0, count):
             pixels = batch.normalized(*statistics(corpus)["sentinel2"])
             features = model.encoder.tokens(pixels, "sentinel2")[-1].flatten(1, 3).mean(dim=1)
-            found.append((targets(batch)[0].numpy(), model(pixels, "sentinel2")[0].numpy(), features[0].numpy()))
+            fractions = (of[FRACTIONS][0].numpy() for of in (targets(batch), model(pixels, "sentinel2")))
+            found.append((*fractions, features[0].numpy()))
     target, predicted, features = (np.stack(column).astype(np.float64) for column in zip(*found, strict=True))
     return target, predicted, features
 
@@ -125,7 +127,7 @@ def test_scores_are_those_of_scikit_learn(corpus: Corpus, samples: int, probe_sa
     ours = scores(corpus, samples=samples, probe_samples=probe_samples)
     assert set(ours) == {"sentinel2"}  # MODIS has nothing to validate on
     got = ours["sentinel2"]
-    classes = FractionTargets(corpus, {}).classes
+    classes = LandCoverTargets(corpus, {}).classes
     mean = np.mean([e.land_cover for e in corpus.samples("sentinel2", "train")], axis=0)  # 16 px of the map a sample
     mean = np.array([sum(mean[i] for i, g in enumerate(corpus.legends["glc_fcs30d"].groups) if g == name) for name in classes])
     mean = np.broadcast_to(mean / mean.sum(), target.shape)
@@ -190,12 +192,12 @@ def test_without_a_probe_there_are_no_scores_of_it(corpus: Corpus) -> None:
 def test_batches_of_the_configured_size_reach_the_teacher(corpus: Corpus) -> None:
     sizes = []
 
-    class Counting(FractionsModel):
+    class Counting(LandCoverModel):
         def features(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> torch.Tensor:
             sizes.append((source, len(pixels)))
             return super().features(pixels, source, part)
 
-    model, targets = model_of(corpus), FractionTargets(corpus, {})
+    model, targets = model_of(corpus), LandCoverTargets(corpus, {})
     teacher = Counting(model.encoder, len(targets.classes))
     config = replace(STREAM, global_batch_size={"sentinel2": 4, "modis": 2})
     Validation(corpus, config, targets, statistics(corpus), 0, 1, 5, 0)(teacher)
@@ -216,7 +218,7 @@ def test_a_damaged_sample_counts_in_no_score_and_is_named(corpus_folder: Path, t
     with pytest.raises(DamagedSampleError, match=eighth):
         scores(corpus, samples=8, probe_samples=0)
     skipping = replace(STREAM, skip_damaged=1, data_echoing=2)
-    targets = FractionTargets(corpus, {})
+    targets = LandCoverTargets(corpus, {})
     validation = Validation(corpus, skipping, targets, statistics(corpus), 0, 1, 8, 0)
     whole = load_corpus(corpus_folder)
     assert_close(validation(model_of(corpus)), scores(whole, samples=7, probe_samples=0))
@@ -230,7 +232,7 @@ def test_numbers_of_samples_that_cannot_be_are_refused(corpus: Corpus, samples: 
 
 
 def test_train_mean_is_the_mean_of_the_samples(corpus: Corpus) -> None:
-    targets = FractionTargets(corpus, {})
+    targets = LandCoverTargets(corpus, {})
     fractions = rows(corpus, "train", TRAINED)[0]
     np.testing.assert_allclose(train_mean(corpus, "sentinel2", targets), fractions.mean(axis=0), atol=1e-7)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pretrain.compilation import compile_compared
 from pretrain.model import BatchPart, EncoderConfig, build_encoder, load_encoder, save_encoder
 from pretrain.model.attention.layout import window_layout
-from pretrain.objective import FractionsModel
+from pretrain.objective.model import LandCoverModel
 from tests.support.naive_encoder import looped_attention, naive_encoder, relative_position_index
 
 SMALL = EncoderConfig(
@@ -229,10 +229,10 @@ def test_stochastic_depth_does_not_depend_on_how_a_batch_is_shared():
 
 @pytest.mark.slow
 def test_compiled_encoder_equals_eager_and_a_wrong_one_is_refused(monkeypatch):
-    model = FractionsModel(random_encoder(dataclasses.replace(THIN, depths=(1, 1, 1, 1), drop_path_rate=0.5)), 8)
+    model = LandCoverModel(random_encoder(dataclasses.replace(THIN, depths=(1, 1, 1, 1), drop_path_rate=0.5)), 8)
     for parameter in model.parameters():  # the seed's own scale, as at the start of a training
         parameter.data.mul_(0.1)
-    target = torch.softmax(torch.randn(2, 8), -1)
+    target = {"fractions": torch.softmax(torch.randn(2, 8), -1)}
     examples = [("sentinel2", torch.randn(2, 16, 10, 64, 64), target), ("modis", torch.randn(2, 16, 7, 32, 32), target)]
     lines = compile_compared(model, torch.float32, 0, examples)
     assert [line.split(":")[0] for line in lines] == ["sentinel2", "modis"]
