@@ -208,7 +208,9 @@ def _compile(
 ) -> None:
     """Compile student and teacher, after a comparison on the first batch of each source, of which it sees the first part."""
     parts = (batch.split(config.gradient_accumulation_steps)[0].to(model.head.weight.device) for batch in stream.first_batches())
-    examples = ((part.source, views(part, *statistics[part.source])[0], targets(part)) for part in parts)
+    examples = (
+        (part.source, views(part, *statistics[part.source], config.stream.num_frames)[0], targets(part)) for part in parts
+    )
     for line in compile_compared(model, dtype, config.seed, examples):
         if ranks.rank_and_world_size()[0] == 0:
             print(line, flush=True)

@@ -139,7 +139,7 @@ def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int,
         seed_everything(run.config.seed, step, micro_step)
         size = len(part.keys)
         place = BatchPart((run.rank * len(parts) + number) * size, run.world_size * len(parts) * size)
-        for_student, for_teacher = views(part, *run.statistics[part.source])
+        for_student, for_teacher = views(part, *run.statistics[part.source], run.config.stream.num_frames)
         taught = as_student_sees(run.teacher(for_teacher, part.source), part) if objective.consistency_weight > 0 else None
         predicted = run.engine(for_student.to(run.engine.module.head.weight.dtype), part.source, place)
         target = run.targets(part)

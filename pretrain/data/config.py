@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,10 @@ class StreamConfig:
 
     Attributes:
         num_frames: frames drawn from the year of each sample, in order of time.
+        frame_draw: `random`: every subset of the year's frames is equally likely; or `stratified`: one frame from each of
+            num_frames equal runs of them, so that no part of the year is left out.
+        teacher_dates: `same`: student and teacher see the same frames; or `own`: the teacher's are another draw, which doubles
+            what is read.
         global_batch_size: samples of a micro-batch over all ranks; one number, or one per source so that all cost alike.
         mixture: weight of each source; sources get micro-batches in proportion; default: all sources of the corpus equally.
         augment: draw one of the 8 flips and rotations for each sample.
@@ -31,6 +36,8 @@ class StreamConfig:
     """
 
     num_frames: int = 16
+    frame_draw: Literal["random", "stratified"] = "random"
+    teacher_dates: Literal["same", "own"] = "same"
     global_batch_size: dict[str, int] | int = 32
     mixture: dict[str, float] | None = None
     augment: bool = True

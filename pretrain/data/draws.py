@@ -23,7 +23,7 @@ from pretrain.data.sample_table import SampleTable
 from pretrain.data.shuffling import shuffled
 
 _DRAWN_AT_ONCE = 512  # samples; numpy takes the same hundred calls for a small batch
-_DRAWN = ("frames", "orientation")  # what each draw of a sample has of its own
+_DRAWN = ("frames", "orientation", "teacher's frames")  # what each draw of a sample has of its own
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Draw:
     Attributes:
         source: their source.
         samples: (B,) rows of the source's table of samples.
-        frames: (B, T) frames of each sample, ascending.
+        frames: (B, T) frames of each sample, ascending; when the teacher has dates of its own, (B, 2T), the student's first.
         orientation: (B,) uint8, see `pretrain.data.batch.orient`.
     """
 
@@ -167,14 +167,19 @@ class Draws:
         """Samples (G, B), frames (G, B, T) and orientations (G, B) of batch `number` of the groups first..first+G-1."""
         share = self._batch_size[source] // world_size
         table, keys = self.tables[source], self._keys[source]
-        frames_key, orientation_key = (int(hashed(number, keys[what])[0]) if number else keys[what] for what in _DRAWN)
+        frames_key, orientation_key, teacher_key = (
+            int(hashed(number, keys[what])[0]) if number else keys[what] for what in _DRAWN
+        )
         # The epochs of a source follow each other in one endless sequence of positions, of which group g takes g*B to g*B+B-1. So
         # an epoch holds every sample exactly once.
         positions = (first + np.arange(groups))[:, None] * self._batch_size[source] + rank * share + np.arange(share)
         positions = positions.reshape(-1)
         epochs = positions // len(table)
         samples = shuffled(positions, len(table), keys["order"])
-        frames = drawn_frames(samples, epochs, table.frames[samples], self._config.num_frames, frames_key)
+        draw = stratified_frames if self._config.frame_draw == "stratified" else drawn_frames
+        draws = (frames_key, teacher_key) if self._config.teacher_dates == "own" else (frames_key,)
+        arguments = samples, epochs, table.frames[samples], self._config.num_frames
+        frames = np.concatenate([draw(*arguments, key) for key in draws], axis=1)
         orientation = (hashed(samples, hashed(epochs, orientation_key)) >> np.uint64(61)).astype(np.uint8)
         square = table.frame_shape[1] == table.frame_shape[2]
         allowed = (7 if square else 3) if self._config.augment else 0
@@ -199,3 +204,16 @@ def drawn_frames(samples: np.ndarray, epochs: np.ndarray, available: np.ndarray,
     hashes = hashed(frames[None], sample_keys) >> np.uint64(1)  # one bit less leaves room for "not there"
     hashes[frames[None] >= available[:, None]] = np.uint64(2**64 - 1)
     return np.sort(np.argpartition(hashes, num_frames - 1, axis=1)[:, :num_frames], axis=1)
+
+
+def stratified_frames(samples: np.ndarray, epochs: np.ndarray, available: np.ndarray, num_frames: int, key: int) -> np.ndarray:
+    """Draw one frame from each of `num_frames` runs of each sample's frames, equally long up to rounding: int64 (B, num_frames).
+
+    Arguments as for `drawn_frames`; the frames are distinct and ascending. In a run each frame is equally likely.
+    """
+    sample_keys = hashed(samples, hashed(epochs, key))[:, None]
+    place = (hashed(np.arange(num_frames)[None], sample_keys) >> np.uint64(11)) / 2.0**53  # in [0, 1)
+    bounds = np.arange(num_frames + 1) * available[:, None] // num_frames
+    first, last = bounds[:, :-1], bounds[:, 1:]
+    drawn: np.ndarray = first + (place * (last - first)).astype(np.int64)
+    return drawn

@@ -75,7 +75,7 @@ class Validation:
             for split, most in (("validation", samples), ("train", probe_samples)):
                 count = min(most, corpus.splits[source, split].samples)
                 if split == "validation" or count >= 2:
-                    config = replace(stream_config, mixture={source: 1.0}, augment=False, data_echoing=1)
+                    config = replace(stream_config, mixture={source: 1.0}, augment=False, data_echoing=1, teacher_dates="same")
                     self._counts[source, split] = count
                     self._streams[source, split] = Stream(corpus, split, config, rank, world_size)
 

@@ -70,10 +70,16 @@ class MeanTeacher:
                 run.copy_(averaged)
 
 
-def views(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two views of a batch: normalised pixels for the student, flipped and rotated, and for the teacher, unchanged."""
-    pixels = batch.normalized(mean, std)
-    return orient(pixels, batch.orientation), pixels
+def views(
+    batch: Batch, mean: torch.Tensor, std: torch.Tensor, num_frames: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two views of a batch: normalised pixels for the student, flipped and rotated, and for the teacher, unchanged.
+
+    `num_frames`: frames of a view, default: all. The student's are the first ones of the batch, the teacher's the last ones; they
+    are the same unless the batch holds two draws (`--stream.teacher_dates own`).
+    """
+    pixels, frames = batch.normalized(mean, std), num_frames or batch.pixels.shape[1]
+    return orient(pixels[:, :frames], batch.orientation), pixels[:, -frames:]
 
 
 def as_student_sees(taught: Prediction, batch: Batch) -> Prediction:

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from data_prep.corpus.dataset import Corpus
-from pretrain.data.draws import drawn_frames
+from pretrain.data.draws import drawn_frames, stratified_frames
 from pretrain.data.hashing import hashed, named_key
 from pretrain.data.mixture import mixture_cycle
 from pretrain.data.sample_table import SampleTable
 from pretrain.data.shuffling import shuffled
 from pretrain.data.stream import Stream
+from pretrain.objective.mean_teacher import views
 from tests.support.pretraining import stream_config
 from tests.support.small_corpus import SMALL_CORPUS
 
@@ -124,3 +126,35 @@ def test_frames_are_drawn_evenly_from_those_a_sample_has() -> None:
         share = np.bincount(rows.ravel(), minlength=length) / len(rows)
         assert len(share) == length
         np.testing.assert_allclose(share, 5 / length, atol=4 * (0.25 / len(rows)) ** 0.5)  # four standard errors
+
+
+def test_stratified_frames_come_one_from_each_run_of_the_year() -> None:
+    samples = np.arange(6000)
+    available = np.where(samples % 2, 20, 5)
+    frames = stratified_frames(samples, np.zeros_like(samples), available, 5, key=3)
+    np.testing.assert_array_equal(frames[::2], np.tile(np.arange(5), (3000, 1)))  # as many frames as runs
+    np.testing.assert_array_equal(frames[1::2] // 4, np.tile(np.arange(5), (3000, 1)))
+    share = np.bincount(frames[1::2].ravel(), minlength=20) / 3000
+    np.testing.assert_allclose(share, 1 / 4, atol=4 * (0.25 / 3000) ** 0.5)
+    other = stratified_frames(samples, np.ones_like(samples), available, 5, key=3)
+    assert 0.7 < (frames[1::2] != other[1::2]).mean() < 0.8  # another epoch
+    assert abs(np.corrcoef(frames[1::2, 0], frames[1::2, 1])[0, 1]) < 0.08  # independent of each other
+
+
+@pytest.mark.parametrize("data_echoing", [1, 2])
+def test_the_teachers_dates_are_a_draw_of_their_own_behind_those_of_the_student(corpus: Corpus, data_echoing: int) -> None:
+    changes: dict[str, Any] = {"frame_draw": "stratified", "data_echoing": data_echoing}
+    alone = Stream(corpus, "train", stream_config(**changes))
+    both = Stream(corpus, "train", stream_config(teacher_dates="own", **changes))
+    for step in range(4):
+        expected, batch = alone.batch(step), both.batch(step)
+        assert batch.keys == expected.keys
+        for name in ("pixels", "valid", "dates", "day_of_year"):
+            np.testing.assert_array_equal(getattr(batch, name)[:, :5].numpy(), getattr(expected, name).numpy())
+        assert (batch.dates[:, 5:].diff(dim=1) > 0).all()
+        assert not np.array_equal(batch.dates[:, 5:].numpy(), batch.dates[:, :5].numpy())
+        ones, zeros = torch.ones(batch.pixels.shape[2]), torch.zeros(batch.pixels.shape[2])
+        student, teacher = views(batch, zeros, ones, 5)
+        np.testing.assert_array_equal(student.numpy(), views(expected, zeros, ones)[0].numpy())
+        whole = batch.normalized(zeros, ones)
+        np.testing.assert_array_equal(teacher.numpy(), whole[:, 5:].numpy())
