@@ -9,7 +9,7 @@ from typing import Any, Literal
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
 from finetune.model.decoder import DecoderKind
-from finetune.model.tuning import Tuning
+from finetune.model.tuning import Rates, Tuning
 from finetune.task import Compositing, Task
 from finetune.training.schedule import Schedule
 from pretrain.model import EncoderConfig
@@ -119,7 +119,7 @@ class FinetuneConfig:
         resume: auto resumes from the newest good checkpoint in output, if there is one; never refuses a folder with a run.
         override: values that replace those of the task.
         training: schedule of the training.
-        tuning: what of the encoder is trained, and how fast.
+        tuning: what of the encoder is trained, and how fast each part learns.
         decoder: size of the decoder.
         augmentation: random changes of the training windows.
     """
@@ -146,9 +146,19 @@ class FinetuneConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        is_tuned = self.tuning.mode != "full" or self.tuning.layer_decay < 1 or self.decoder.kind != "fusion"
+        is_tuned = replace(self.tuning, lora_rank=Tuning.lora_rank) != Tuning() or self.decoder.kind != "fusion"
         if isinstance(self.encoder, str) and (self.checkpoint or is_tuned):
             raise ValueError(
-                f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, --tuning.mode, "
-                "--tuning.layer_decay and --decoder.kind out"
+                f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, all of --tuning and "
+                "--decoder.kind out"
             )
+        if self.decoder.kind == "linear" and self.tuning.decoder_rate is not None:
+            raise ValueError(
+                f"--tuning.decoder_rate {self.tuning.decoder_rate} has no effect with --decoder.kind linear, which is a head "
+                "alone; its rate is --training.learning_rate"
+            )
+
+    @property
+    def rates(self) -> Rates:
+        """The learning rates of the model's parts."""
+        return self.tuning.rates(has_checkpoint=self.checkpoint is not None)

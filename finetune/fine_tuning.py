@@ -29,6 +29,7 @@ from finetune.data.window_dataset import LabelledWindows
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
 from finetune.mapping.tiling import check_overlap
+from finetune.model.crop_mapper import CropMapper
 from finetune.model.initial_weights import check_bands
 from finetune.model.model_file import MODEL_FILE, load_model
 from finetune.model.random_forest import RandomForest
@@ -195,7 +196,18 @@ def _show_beginning(run: PreparedRun) -> None:
         f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
         f"{run.recipe.model_name}, {size}{run.criterion_note and f'; {run.criterion_note}'}"
     )
+    if isinstance(run.model, CropMapper):
+        print(_rates_in_words(run.config))
     print(f"pixels are normalised by {', '.join(f'{origin} ({source})' for source, origin in run.normalization_origins.items())}")
+
+
+def _rates_in_words(config: FinetuneConfig) -> str:
+    """The peaks of the learning rates of the encoder, the decoder and its head."""
+    peak, rates = config.training.learning_rate, config.rates
+    decay = "" if rates.layer_decay == 1 else f", {rates.layer_decay:g} times as much in each layer below its last"
+    encoder = "none" if config.tuning.mode == "frozen" else f"{peak * rates.encoder:g}{decay}"
+    decoder = f"decoder {peak * rates.decoder:g}, " if config.decoder.kind == "fusion" else ""
+    return f"peak learning rates: encoder {encoder}; {decoder}head {peak:g}"
 
 
 def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) -> Progress | None:
@@ -212,7 +224,7 @@ def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) 
         output=config.output,
         lock=lock,
         seed=config.seed,
-        layer_decay=config.tuning.layer_decay,
+        rates=config.rates,
     )
     if isinstance(run.model, RandomForest):
         with interrupt_when_asked():

@@ -49,6 +49,9 @@ def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
     return {
         **asdict(config.training),
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
+        # As they are in this run: the defaults may be others in a later version.
+        "tuning.encoder_rate": config.rates.encoder,
+        "tuning.decoder_rate": config.rates.decoder,
         "best": config.best,
         "year": config.year,
         "decoder": config.decoder.kind,
@@ -97,7 +100,7 @@ def _earlier_values() -> dict[str, Any]:
         if field.default is not MISSING or field.default_factory is not MISSING
     }
     options = _recorded_options(FinetuneConfig(task="", data=Path(), output=Path()))
-    options |= {"detail_channels": 0, "normalization": CHECKPOINT}
+    options |= {"detail_channels": 0, "normalization": CHECKPOINT, "tuning.encoder_rate": 1.0, "tuning.decoder_rate": 1.0}
     earlier: dict[str, Any] = json.loads(json.dumps(of_task | options))
     return earlier
 

@@ -24,7 +24,7 @@ from finetune.model.batch_norm import with_synchronized_batch_norm
 from finetune.model.crop_mapper import CropMapper
 from finetune.model.model_file import MODEL_FILE, save_model
 from finetune.model.recipe import Recipe
-from finetune.model.tuning import parameter_groups
+from finetune.model.tuning import RATES_FROM_SCRATCH, Rates, parameter_groups
 from finetune.report.figures import confusion_figure
 from finetune.scoring.metrics import OVER_CLASSES
 from finetune.training.best_epoch import BestEpochCriterion
@@ -52,7 +52,7 @@ class TrainingJob:
         output: folder of the run, for the model, checkpoints and TensorBoard.
         lock: of that folder; rank 0 saves only while it has it.
         seed: seed of order, dates, augmentation and stochastic depth.
-        layer_decay: see `finetune.model.tuning.Tuning`.
+        rates: learning rates of the model's parts.
     """
 
     model: nn.Module
@@ -65,7 +65,7 @@ class TrainingJob:
     output: Path
     lock: RunLock
     seed: int
-    layer_decay: float = 1.0
+    rates: Rates = RATES_FROM_SCRATCH
 
 
 class Trainer:
@@ -76,8 +76,8 @@ class Trainer:
         self.job, self.device, self.is_main = job, device, rank == 0
         job.loss.to(device)
         self.model = with_synchronized_batch_norm(job.model.to(device), device)
-        groups = parameter_groups(self.model, job.layer_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=job.schedule.learning_rate, weight_decay=job.schedule.weight_decay)
+        groups = parameter_groups(self.model, job.rates, job.schedule.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=job.schedule.learning_rate)
         self.progress = load_newest_checkpoint(job.output, self.model, self.optimizer, device)
         self._parallel_model = data_parallel(self.model, device) if world_size > 1 else self.model
 

@@ -36,7 +36,10 @@ RECORDED = """
  "maps": true, "seed": 3}
 """
 # Settings that did not exist then, and what runs did.
-SINCE_THEN = {"decoder": "fusion", "normalization": "checkpoint", "task.compositing": "image"}
+SINCE_THEN = {
+    "decoder": "fusion", "normalization": "checkpoint", "task.compositing": "image", "tuning.encoder_rate": 1.0,
+    "tuning.decoder_rate": 1.0,
+}  # fmt: skip
 
 
 def test_a_run_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:
