@@ -10,7 +10,7 @@ from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
 from finetune.model.decoder import DecoderKind
 from finetune.model.tuning import Rates, Tuning
-from finetune.task import Compositing, Task
+from finetune.task import Compositing, Task, check_upsampled_sources
 from finetune.training.schedule import Schedule
 from pretrain.model import EncoderConfig
 
@@ -52,6 +52,7 @@ class TaskOverride:
         label: name of the label raster in scene.yaml.
         frames: images per source.
         window_px: side of a window in pixels of the label.
+        upsample: how often pixels of sources are repeated along rows and columns before the encoder, as in {modis: 4}.
         compositing: what a period of the season gives: image, its clearest image; or pixel, which fills what is not clear in it
             from the period's other images.
         missing_sources: whether scenes and samples may lack sources: error, or allow, with zeros in place of a missing source.
@@ -61,6 +62,7 @@ class TaskOverride:
     label: str | None = None
     frames: int | None = None
     window_px: int | None = None
+    upsample: dict[str, int] | None = None
     compositing: Compositing | None = None
     missing_sources: Literal["error", "allow"] | None = None
 
@@ -69,7 +71,10 @@ class TaskOverride:
         changes: dict[str, Any] = {name: value for name, value in vars(self).items() if value not in (None, [])}
         if "sources" in changes:
             changes["sources"] = tuple(changes["sources"])
-        return replace(task, **changes)
+        changed = replace(task, **changes)
+        if self.upsample is not None:
+            check_upsampled_sources(changed, "--override.upsample")
+        return changed
 
 
 @dataclass(frozen=True, kw_only=True)

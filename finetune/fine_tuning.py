@@ -274,11 +274,7 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
             "of_windows": run.all_windows,
             "pixels": dict(zip(class_names, run.training.class_pixels().tolist(), strict=True)),
         }
-        | (
-            {}
-            if isinstance(run.model, RandomForest)
-            else {"steps": schedule.epochs * schedule.steps_per_epoch(len(run.training))}
-        ),
+        | ({} if isinstance(run.model, RandomForest) else {"steps": schedule.num_steps(len(run.training))}),
     }
 
 

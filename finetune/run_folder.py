@@ -86,7 +86,7 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         advice = "choose another folder or remove it"
-        if "epochs" in changed:
+        if {"epochs", "steps"} & set(changed):
             advice += "; a run cannot get longer, as its learning rate decays over its epochs"
         raise ValueError(f"--output {output} holds a run with other settings ({', '.join(changed)}); {advice}")
     return (output / METRICS_FILE).is_file()

@@ -38,7 +38,7 @@ RECORDED = """
 # Settings that did not exist then, and what runs did.
 SINCE_THEN = {
     "decoder": "fusion", "normalization": "checkpoint", "task.compositing": "image", "tuning.encoder_rate": 1.0,
-    "tuning.decoder_rate": 1.0,
+    "tuning.decoder_rate": 1.0, "steps": None,
 }  # fmt: skip
 
 
