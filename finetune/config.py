@@ -112,7 +112,10 @@ class FinetuneConfig:
             window holds the task's target class.
         normalization: mean and standard deviation by which the bands are normalised: checkpoint (as in its pretraining; without
             one, as task), task (of the clear pixels of all training windows), or a JSON file {source: {mean: [...], std: [...]}}
-            in stored numbers, which may be the dataset.json of a corpus.
+            in stored numbers, which may be the dataset.json of a corpus. With the limits low and high, numbers beyond count as
+            these.
+        statistics: those of the training windows: robust (without what is as bright as snow, and with limits four standard
+            deviations from the mean), or plain (of all clear pixels without limits, as in earlier versions).
         label_fraction: fraction of the training windows that is used, at least one window, spread over the scenes and drawn by
             the seed; a smaller fraction is part of a larger one. All validation windows are used.
         year: year in which the season ends; by default the one with most images.
@@ -136,6 +139,7 @@ class FinetuneConfig:
     encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER
     best: str = "mean_f1"
     normalization: str = CHECKPOINT
+    statistics: Literal["robust", "plain"] = "robust"
     label_fraction: float = 1.0
     year: int | None = None
     overlap: float = 0.5

@@ -160,7 +160,8 @@ def prepare(
     sensors = {source: data.sensors[source] for source in task.sources}
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
     known = pretrained.normalization if pretrained is not None else None
-    normalization, origins = choose_normalization(config.normalization, sensors, known, training.statistics)
+    of_windows = partial(training.statistics, robust=config.statistics == "robust")
+    normalization, origins = choose_normalization(config.normalization, sensors, known, of_windows)
     training.normalization = validation.normalization = normalization
     all_windows = len(training)
     training.keep_share(config.label_fraction, config.seed)

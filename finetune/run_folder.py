@@ -52,6 +52,7 @@ def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
         # As they are in this run: the defaults may be others in a later version.
         "tuning.encoder_rate": config.rates.encoder,
         "tuning.decoder_rate": config.rates.decoder,
+        "statistics": config.statistics,
         "best": config.best,
         "year": config.year,
         "decoder": config.decoder.kind,
@@ -100,7 +101,8 @@ def _earlier_values() -> dict[str, Any]:
         if field.default is not MISSING or field.default_factory is not MISSING
     }
     options = _recorded_options(FinetuneConfig(task="", data=Path(), output=Path()))
-    options |= {"detail_channels": 0, "normalization": CHECKPOINT, "tuning.encoder_rate": 1.0, "tuning.decoder_rate": 1.0}
+    options |= {"detail_channels": 0, "normalization": CHECKPOINT, "statistics": "plain"}
+    options |= {"tuning.encoder_rate": 1.0, "tuning.decoder_rate": 1.0}
     earlier: dict[str, Any] = json.loads(json.dumps(of_task | options))
     return earlier
 
