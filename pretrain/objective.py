@@ -179,7 +179,9 @@ def fractions_loss(
     return supervised + consistency_weight * consistency, supervised, consistency
 
 
-def views(batch: Batch, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def views(
+    batch: Batch, mean: torch.Tensor, std: torch.Tensor, limits: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The two views of a batch: normalised pixels for the student, flipped and rotated, and for the teacher, unchanged."""
-    pixels = batch.normalized(mean, std)
+    pixels = batch.normalized(mean, std, limits)
     return orient(pixels, batch.orientation), pixels

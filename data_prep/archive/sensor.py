@@ -139,7 +139,7 @@ class Sensor:
         That is snow, whose code not every quality layer has (MODIS has none), and clouds that the quality layer missed.
         """
         visible = pixels[:, [self.bands.index(band) for band in self.rgb]]
-        white: np.ndarray = visible.min(axis=1) > SNOW_REFLECTANCE / self.scale
+        white: np.ndarray = visible.min(axis=1) > round(SNOW_REFLECTANCE / self.scale)
         return white
 
     def to_dict(self) -> dict[str, Any]:

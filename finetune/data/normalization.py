@@ -1,4 +1,4 @@
-"""By which mean and standard deviation, and within which limits, the bands of each source are normalised: the choice of `--normalization`."""
+"""By which mean, standard deviation and limits the bands of each source are normalised: the choice of `--normalization`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data_prep.archive.sensor import Sensor
-from data_prep.shards.band_statistics import with_limits
+from data_prep.shards.band_statistics import is_enough, with_limits
 from finetune.data.augmentation import Augmentation, augment
 from finetune.data.frames import Normalization, model_frames
 from finetune.data.label_fraction import label_subset
@@ -119,7 +119,7 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
     def statistics(self, source: str, *, robust: bool = True) -> dict[str, list[float]]:
         """Mean and standard deviation of each band over the clear pixels of all windows, in stored numbers.
 
-        `robust`: without those that are as bright as snow (`Sensor.white`), if there are others; with limits `low` and `high`.
+        `robust`: without those that are as bright as snow (`Sensor.white`), unless nearly all are; with limits `low` and `high`.
 
         Raises ValueError if no window has a clear pixel of the source.
         """
@@ -131,7 +131,7 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
                 rest.add(stack.pixels, stack.valid & ~self.sensors[source].white(stack.pixels))
         if not everything.count:
             raise ValueError(f"source {source} has no clear pixel in the training windows; leave it out with --override.sources")
-        mean, std = (rest if rest.count else everything).mean_and_std()
+        mean, std = (rest if is_enough(rest.count, everything.count) else everything).mean_and_std()
         return with_limits(mean, std) if robust else {"mean": mean.tolist(), "std": std.tolist()}
 
     def class_pixels(self) -> np.ndarray:
