@@ -9,8 +9,8 @@ from typing import Any, Literal
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
 from finetune.model.decoder import DecoderKind
-from finetune.model.tuning import Tuning
-from finetune.task import Compositing, Task
+from finetune.model.tuning import Rates, Tuning
+from finetune.task import Compositing, Task, check_upsampled_sources
 from finetune.training.schedule import Schedule
 from pretrain.model import EncoderConfig
 
@@ -52,6 +52,7 @@ class TaskOverride:
         label: name of the label raster in scene.yaml.
         frames: images per source.
         window_px: side of a window in pixels of the label.
+        upsample: how often pixels of sources are repeated along rows and columns before the encoder, as in {modis: 4}.
         compositing: what a period of the season gives: image, its clearest image; or pixel, which fills what is not clear in it
             from the period's other images.
         missing_sources: whether scenes and samples may lack sources: error, or allow, with zeros in place of a missing source.
@@ -61,6 +62,7 @@ class TaskOverride:
     label: str | None = None
     frames: int | None = None
     window_px: int | None = None
+    upsample: dict[str, int] | None = None
     compositing: Compositing | None = None
     missing_sources: Literal["error", "allow"] | None = None
 
@@ -69,7 +71,10 @@ class TaskOverride:
         changes: dict[str, Any] = {name: value for name, value in vars(self).items() if value not in (None, [])}
         if "sources" in changes:
             changes["sources"] = tuple(changes["sources"])
-        return replace(task, **changes)
+        changed = replace(task, **changes)
+        if self.upsample is not None:
+            check_upsampled_sources(changed, "--override.upsample")
+        return changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +115,10 @@ class FinetuneConfig:
             window holds the task's target class.
         normalization: mean and standard deviation by which the bands are normalised: checkpoint (as in its pretraining; without
             one, as task), task (of the clear pixels of all training windows), or a JSON file {source: {mean: [...], std: [...]}}
-            in stored numbers, which may be the dataset.json of a corpus.
+            in stored numbers, which may be the dataset.json of a corpus. With the limits low and high, numbers beyond count as
+            these.
+        statistics: those of the training windows: robust (without what is as bright as snow, and with limits four standard
+            deviations from the mean), or plain (of all clear pixels without limits, as in earlier versions).
         label_fraction: fraction of the training windows that is used, at least one window, spread over the scenes and drawn by
             the seed; a smaller fraction is part of a larger one. All validation windows are used.
         year: year in which the season ends; by default the one with most images.
@@ -122,7 +130,7 @@ class FinetuneConfig:
         resume: auto resumes from the newest good checkpoint in output, if there is one; never refuses a folder with a run.
         override: values that replace those of the task.
         training: schedule of the training.
-        tuning: what of the encoder is trained, and how fast.
+        tuning: what of the encoder is trained, and how fast each part learns.
         decoder: size of the decoder.
         augmentation: random changes of the training windows.
     """
@@ -134,6 +142,7 @@ class FinetuneConfig:
     encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER
     best: str = "mean_f1"
     normalization: str = CHECKPOINT
+    statistics: Literal["robust", "plain"] = "robust"
     label_fraction: float = 1.0
     year: int | None = None
     overlap: float = 0.5
@@ -149,9 +158,19 @@ class FinetuneConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        is_tuned = self.tuning.mode != "full" or self.tuning.layer_decay < 1 or self.decoder.kind != "auto"
+        is_tuned = replace(self.tuning, lora_rank=Tuning.lora_rank) != Tuning() or self.decoder.kind != "auto"
         if isinstance(self.encoder, str) and (self.checkpoint or is_tuned):
             raise ValueError(
-                f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, --tuning.mode, "
-                "--tuning.layer_decay and --decoder.kind out"
+                f"--encoder {self.encoder} is a baseline without pretrained layers; leave --checkpoint, all of --tuning and "
+                "--decoder.kind out"
             )
+        if self.decoder.kind == "linear" and self.tuning.decoder_rate is not None:
+            raise ValueError(
+                f"--tuning.decoder_rate {self.tuning.decoder_rate} has no effect with --decoder.kind linear, which is a head "
+                "alone; its rate is --training.learning_rate"
+            )
+
+    @property
+    def rates(self) -> Rates:
+        """The learning rates of the model's parts."""
+        return self.tuning.rates(has_checkpoint=self.checkpoint is not None)

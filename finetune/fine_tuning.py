@@ -29,6 +29,7 @@ from finetune.data.window_dataset import LabelledWindows
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
 from finetune.mapping.tiling import check_overlap
+from finetune.model.crop_mapper import CropMapper
 from finetune.model.initial_weights import check_bands, check_decoder
 from finetune.model.model_file import MODEL_FILE, load_model
 from finetune.model.random_forest import RandomForest
@@ -164,7 +165,8 @@ def prepare(
     sensors = {source: data.sensors[source] for source in task.sources}
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
     known = pretrained.normalization if pretrained is not None else None
-    normalization, origins = choose_normalization(config.normalization, sensors, known, training.statistics)
+    of_windows = partial(training.statistics, robust=config.statistics == "robust")
+    normalization, origins = choose_normalization(config.normalization, sensors, known, of_windows)
     training.normalization = validation.normalization = normalization
     all_windows = len(training)
     training.keep_share(config.label_fraction, config.seed)
@@ -200,7 +202,18 @@ def _show_beginning(run: PreparedRun) -> None:
         f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
         f"{run.recipe.model_name}, {size}{run.criterion_note and f'; {run.criterion_note}'}"
     )
+    if isinstance(run.model, CropMapper):
+        print(_rates_in_words(run.config))
     print(f"pixels are normalised by {', '.join(f'{origin} ({source})' for source, origin in run.normalization_origins.items())}")
+
+
+def _rates_in_words(config: FinetuneConfig) -> str:
+    """The peaks of the learning rates of the encoder, the decoder and its head."""
+    peak, rates = config.training.learning_rate, config.rates
+    decay = "" if rates.layer_decay == 1 else f", {rates.layer_decay:g} times as much in each layer below its last"
+    encoder = "none" if config.tuning.mode == "frozen" else f"{peak * rates.encoder:g}{decay}"
+    decoder = f"decoder {peak * rates.decoder:g}, " if config.decoder.kind == "fusion" else ""
+    return f"peak learning rates: encoder {encoder}; {decoder}head {peak:g}"
 
 
 def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) -> Progress | None:
@@ -217,7 +230,7 @@ def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) 
         output=config.output,
         lock=lock,
         seed=config.seed,
-        layer_decay=config.tuning.layer_decay,
+        rates=config.rates,
     )
     if isinstance(run.model, RandomForest):
         with interrupt_when_asked():
@@ -267,11 +280,7 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
             "of_windows": run.all_windows,
             "pixels": dict(zip(class_names, run.training.class_pixels().tolist(), strict=True)),
         }
-        | (
-            {}
-            if isinstance(run.model, RandomForest)
-            else {"steps": schedule.epochs * schedule.steps_per_epoch(len(run.training))}
-        ),
+        | ({} if isinstance(run.model, RandomForest) else {"steps": schedule.num_steps(len(run.training))}),
     }
 
 

@@ -49,6 +49,10 @@ def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
     return {
         **asdict(config.training),
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
+        # As they are in this run: the defaults may be others in a later version.
+        "tuning.encoder_rate": config.rates.encoder,
+        "tuning.decoder_rate": config.rates.decoder,
+        "statistics": config.statistics,
         "best": config.best,
         "year": config.year,
         "decoder": config.decoder.kind,
@@ -83,7 +87,7 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         advice = "choose another folder or remove it"
-        if "epochs" in changed:
+        if {"epochs", "steps"} & set(changed):
             advice += "; a run cannot get longer, as its learning rate decays over its epochs"
         raise ValueError(f"--output {output} holds a run with other settings ({', '.join(changed)}); {advice}")
     return (output / METRICS_FILE).is_file()
@@ -97,7 +101,8 @@ def _earlier_values() -> dict[str, Any]:
         if field.default is not MISSING or field.default_factory is not MISSING
     }
     options = _recorded_options(FinetuneConfig(task="", data=Path(), output=Path()))
-    options |= {"detail_channels": 0, "normalization": CHECKPOINT}
+    options |= {"detail_channels": 0, "normalization": CHECKPOINT, "statistics": "plain"}
+    options |= {"tuning.encoder_rate": 1.0, "tuning.decoder_rate": 1.0}
     earlier: dict[str, Any] = json.loads(json.dumps(of_task | options))
     return earlier
 

@@ -61,6 +61,7 @@ class Task:
         objects: the class whose connected areas are scored as objects, such as the interiors of fields; None for none.
         upsample: for each source, how often its pixels are repeated along rows and columns before the encoder; 1 for sources that
             it does not name. A patch of the encoder is 4 x 4 pixels: a coarse source repeated 4 times has one patch per pixel.
+            Repeated, not interpolated: interpolation would mix the zeros of pixels that are not clear into their neighbours.
         compositing: what a period gives: `image`, its clearest image; or `pixel`, that image, and where it is not clear the pixel
             of the next clearest image that is. Dates then differ within a frame.
         missing_sources: `error`, or `allow`: scenes and samples that lack some of the sources are used with zeros (the mean of
@@ -240,10 +241,15 @@ def load_task(name_or_path: str) -> Task:
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not describe a task: it holds {type(values).__name__}, expected keys and values")
     task = task_from_dict(values, origin=str(path))
+    check_upsampled_sources(task, str(path))
+    return task
+
+
+def check_upsampled_sources(task: Task, origin: str) -> None:
+    """Raises ValueError that names `origin` when `upsample` of the task names a source that the task does not read."""
     unused = sorted(set(task.upsample) - set(task.sources))
     if unused:
-        raise ValueError(f"{path}: upsample names {', '.join(unused)}, none of the task's sources {', '.join(task.sources)}")
-    return task
+        raise ValueError(f"{origin}: upsample names {', '.join(unused)}, none of the task's sources {', '.join(task.sources)}")
 
 
 def _month_and_day(text: str) -> tuple[int, int]:

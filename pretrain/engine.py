@@ -20,6 +20,7 @@ from pretrain.config import OptimizerConfig, PretrainConfig, read_zero_json
 from pretrain.model.map_decoder import SourceDecoder
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
+from pretrain.model.weight_decay import has_weight_decay
 from pretrain.objective.model import LandCoverModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, by PyTorch's names
@@ -79,12 +80,11 @@ def start_ranks() -> torch.device:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay; norms, biases and relative position tables without."""
+    """Weights with weight decay, then those without (`has_weight_decay`)."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
-        (decayed if is_matrix else plain).append(parameter)
+        (decayed if has_weight_decay(name, parameter) else plain).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

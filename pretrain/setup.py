@@ -18,6 +18,7 @@ from data_prep.corpus.shard_sizes import check_shard_sizes
 from pretrain import checkpoint, engine
 from pretrain.compilation import compile_compared
 from pretrain.config import PretrainConfig, read_zero_json
+from pretrain.data.batch import Statistics
 from pretrain.data.stream import Stream
 from pretrain.model import MapDecoder, MapDecoderConfig, VideoSwin, build_encoder, load_encoder
 from pretrain.model.encoder_files import CHECKPOINTS, encoder_metadata
@@ -29,8 +30,6 @@ from pretrain.objective.targets import LandCoverTargets
 from pretrain.run_folder import claim_run_folder
 from pretrain.schedule import scheduled_learning_rate
 
-Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]
-
 
 @dataclass(kw_only=True)
 class TrainingRun:
@@ -39,7 +38,7 @@ class TrainingRun:
     Attributes:
         config: its configuration.
         corpus, stream, targets: the data.
-        statistics: mean and standard deviation of each source, float32 (C,) on the device.
+        statistics: mean, standard deviation and limits of each source, float32 on the device.
         rank, world_size, device: of this process.
         micro_steps: micro-batches per optimizer step.
         engine: the DeepSpeed engine around the student.
@@ -175,7 +174,7 @@ def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_cl
     Raises ValueError when the initial encoder has another shape than the run.
     """
     encoder_config = dataclasses.replace(config.encoder, sources={name: corpus.shapes[name][0] for name in sources})
-    normalization = {s: {"mean": corpus.mean[s].tolist(), "std": corpus.std[s].tolist()} for s in sources}
+    normalization = {source: corpus.normalization(source) for source in sources}
     initial = None if config.initial_encoder is None else load_encoder(config.initial_encoder)
     drop_path_rate = encoder_config.drop_path_rate  # it is no part of the shape
     if initial is not None and dataclasses.replace(initial.config, drop_path_rate=drop_path_rate) != encoder_config:
@@ -244,8 +243,11 @@ def _checkpoint_to_resume(config: PretrainConfig, rank: int) -> Path | None:
     return found
 
 
-def _statistics(corpus: Corpus, source: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = (
-        torch.as_tensor(np.asarray(a), dtype=torch.float32, device=device) for a in (corpus.mean[source], corpus.std[source])
-    )
-    return mean, std.clamp_min(1e-6)
+def _statistics(corpus: Corpus, source: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Mean, standard deviation and limits of a source; None without limits."""
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(array), dtype=torch.float32, device=device)
+
+    limits = tensor(corpus.limits[source]) if source in corpus.limits else None
+    return tensor(corpus.mean[source]), tensor(corpus.std[source]).clamp_min(1e-6), limits

@@ -17,6 +17,8 @@ import yaml
 from common.yaml_keys import check_keys
 
 BUILT_IN_SENSORS = Path(__file__).parent / "sensors"
+# Reflectance of red, green and blue above which ground without snow does not go: bright sand has 0.2 in blue, fresh snow 0.9.
+SNOW_REFLECTANCE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,15 @@ class Sensor:
     def valid(self, pixels: np.ndarray, quality: np.ndarray) -> np.ndarray:
         """True where an observation is clear and complete: pixels (T, C, H, W), quality (T, H, W) -> bool (T, H, W)."""
         return self.observed(pixels) & self.quality.clear(quality)
+
+    def white(self, pixels: np.ndarray) -> np.ndarray:
+        """True where red, green and blue are all as bright as snow: pixels (T, C, H, W) -> bool (T, H, W).
+
+        That is snow, whose code not every quality layer has (MODIS has none), and clouds that the quality layer missed.
+        """
+        visible = pixels[:, [self.bands.index(band) for band in self.rgb]]
+        white: np.ndarray = visible.min(axis=1) > round(SNOW_REFLECTANCE / self.scale)
+        return white
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `sensor_from_dict` is the inverse."""

@@ -58,7 +58,7 @@ def corpus_overview(corpus: Corpus, groups: Mapping[tuple[str, str], ShardSummar
                 "shape": list(corpus.shapes[source]),
                 "bands": list(corpus.sensors[source].bands),
                 "splits": {},
-                "normalization": {"mean": corpus.mean[source].tolist(), "std": corpus.std[source].tolist()},
+                "normalization": corpus.normalization(source),
             },
         )
         of_source["splits"][split] = _split_overview(corpus, source, split, group)

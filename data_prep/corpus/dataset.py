@@ -98,6 +98,8 @@ class Corpus:
         sensors: by source name.
         shapes: (C, H, W) of a frame, by source name.
         mean, std: float64 (C,) in digital numbers over valid pixels of the training split, by source name.
+        limits: float64 (2, C), the lowest and the highest digital number that normalisation lets through, by source name; only of
+            sources that have limits.
         legends: by name.
         shards: in the order of their names within a source and split.
         splits: summaries by (source, split), where there are samples.
@@ -111,11 +113,17 @@ class Corpus:
     shapes: dict[str, tuple[int, int, int]]
     mean: dict[str, np.ndarray]
     std: dict[str, np.ndarray]
+    limits: dict[str, np.ndarray]
     legends: dict[str, Legend]
     shards: list[Shard]
     splits: dict[tuple[str, str], SplitSummary]
     rejected: int
     labels: dict[str, LabelLegend]
+
+    def normalization(self, source: str) -> dict[str, list[float]]:
+        """Return how the bands of a source are normalised: `mean` and `std`, and `low` and `high` where there are limits."""
+        limits = dict(zip(("low", "high"), self.limits[source].tolist(), strict=True)) if source in self.limits else {}
+        return {"mean": self.mean[source].tolist(), "std": self.std[source].tolist()} | limits
 
     def shards_of(self, source: str, split: str) -> list[Shard]:
         """Return the shards of one source and split; `shard` in their sample index is a position in this list."""
@@ -169,6 +177,11 @@ def _corpus(values: Mapping[str, Any], folder: str, path: str) -> Corpus:
             shapes={name: tuple(source["shape"]) for name, source in sources.items()},
             mean={name: np.array(source["normalization"]["mean"]) for name, source in sources.items()},
             std={name: np.array(source["normalization"]["std"]) for name, source in sources.items()},
+            limits={
+                name: np.array([source["normalization"][limit] for limit in ("low", "high")])
+                for name, source in sources.items()
+                if "low" in source["normalization"]
+            },
             legends={name: legend_from_dict(legend) for name, legend in values["legends"].items()},
             shards=[
                 Shard(f"{folder}/{s['shard']}", s["source"], s["split"], s["samples"], s["bytes"], s["xxh3_128"])

@@ -9,12 +9,11 @@ from typing import Any
 
 from common.atomic_files import whole_file
 from common.json_files import json_bytes
-from data_prep.archive.sensor import Sensor
 from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.sample_index import sample_index_name
-from data_prep.corpus.summary import ShardSummary, by_source_and_split
+from data_prep.corpus.summary import ShardSummary, by_source_and_split, merged
 from data_prep.plan.plan import Plan
-from data_prep.shards.band_statistics import BandStatistics
+from data_prep.shards.band_statistics import robust_normalization
 
 
 def dataset_json(
@@ -32,7 +31,7 @@ def dataset_json(
             sources[name] = {
                 "sensor": sensor.to_dict(),
                 "shape": [len(sensor.bands), sensor.chip_px, sensor.chip_px],
-                "normalization": _normalization(sensor, of_source),
+                "normalization": _normalization(of_source),
                 "splits": {split: _split(group, sample_indexes) for split, group in of_source.items()},
             }
     columns = ("shard", "source", "split", "bytes", "xxh3_128", "samples")
@@ -50,14 +49,17 @@ def dataset_json(
     }
 
 
-def _normalization(sensor: Sensor, of_source: Mapping[str, ShardSummary]) -> dict[str, Any]:
-    """Return mean and standard deviation of each band over the training split, or over all splits when it has no samples."""
+def _normalization(of_source: Mapping[str, ShardSummary]) -> dict[str, Any]:
+    """Return mean and standard deviation of each band over the training split, or over all splits when it has no samples.
+
+    Without what is as bright as snow, and with limits, where the shards keep it apart.
+    """
     train = of_source.get("train")
-    statistics = BandStatistics.empty(len(sensor.bands))
-    for group in [train] if train is not None else of_source.values():
-        statistics += group.statistics
+    group = merged(list(of_source.values())) if train is None else train
     split = "all" if train is None else "train"
-    return {"mean": statistics.mean.tolist(), "std": statistics.std.tolist(), "split": split}
+    if group.snow is not None:
+        return {**robust_normalization(group.statistics, group.snow), "split": split}
+    return {"mean": group.statistics.mean.tolist(), "std": group.statistics.std.tolist(), "split": split}
 
 
 def _split(group: ShardSummary, sample_indexes: Mapping[str, str]) -> dict[str, Any]:

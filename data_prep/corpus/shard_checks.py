@@ -21,7 +21,7 @@ from common.json_files import read_json
 from common.progress import PROGRESS, Progress
 from data_prep.corpus.summary import ShardSummary, summarise
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, cached_plan
-from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict
+from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.frame_checksums import frame_checksums
 from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, MEMBERS
 
@@ -52,8 +52,9 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
         content = _ContentCheck(plan, shard)
         for fault in content.faults(tar_path, index):  # one by one, so that an error keeps the faults before it
             faults.append(Fault(tar_file, *fault))
-        if not faults and content.statistics != statistics_from_dict(index["statistics"]):
-            faults.append(Fault(index_file, "statistics", "are not those of the pixels in the tar"))
+        for name, values in content.statistics.to_dict().items():
+            if not faults and index[name] != values:
+                faults.append(Fault(index_file, name, "are not those of the pixels in the tar"))
         faults += _failure_faults(tar_path.with_suffix(FAILED), index)
     except OSError as error:
         faults.append(Fault(tar_file, "", f"cannot be read: {error}"))
@@ -137,7 +138,7 @@ class _ContentCheck:
     def __init__(self, plan: Plan, shard: PlannedShard) -> None:
         self._plan = plan
         self._planned = {sample.key: sample for sample in shard.samples}
-        self.statistics = BandStatistics.empty(len(plan.sensors[shard.source].bands))
+        self.statistics = ShardStatistics(plan.sensors[shard.source], keeps_snow_apart=plan.keeps_snow_apart)
 
     def faults(self, tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Read all members; yield (member, fault)."""
@@ -153,7 +154,7 @@ class _ContentCheck:
                     arrays, wrong = _sample_faults(self._plan, self._planned[entry["key"]], entry, members)
                     yield from ((f"{entry['key']}.{name}", what) for name, what in wrong)
                     if not wrong:
-                        self.statistics += BandStatistics.of_pixels(arrays["pixels.npy"], arrays["valid.npy"])
+                        self.statistics.add(arrays["pixels.npy"], arrays["valid.npy"])
 
 
 def _sample_faults(

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.json_files import read_json
 from data_prep.archive.scene import SPLITS
-from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict
+from data_prep.shards.band_statistics import SNOW, BandStatistics, statistics_from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class ShardSummary:
         shares: sums of the samples' shares of the fine codes, float64 (codes,), by legend.
         counted: number of samples by legend.
         statistics: band statistics of the valid pixels.
+        snow: band statistics of those valid pixels that are as bright as snow; None for shards of earlier versions.
         rejected: number of rejected samples by (reason, True for samples that could not be read).
     """
 
@@ -49,6 +50,7 @@ class ShardSummary:
     shares: Mapping[str, np.ndarray]
     counted: Counter[str]
     statistics: BandStatistics
+    snow: BandStatistics | None
     rejected: Counter[tuple[str, bool]]
 
     @property
@@ -83,6 +85,7 @@ def summarise(index: Mapping[str, Any]) -> ShardSummary:
         shares={legend: exact_sum(rows / rows.sum(axis=1, keepdims=True)) for legend, rows in counts.items()},
         counted=Counter({legend: len(rows) for legend, rows in counts.items()}),
         statistics=statistics_from_dict(index["statistics"]),
+        snow=statistics_from_dict(index[SNOW]) if SNOW in index else None,
         rejected=Counter((row["reason"], row["failed"]) for row in index["rejected"]),
     )
 
@@ -121,6 +124,7 @@ def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
         shares={legend: exact_sum(np.array(sums)) for legend, sums in shares.items()},
         counted=sum((summary.counted for summary in summaries), Counter()),
         statistics=sum((summary.statistics for summary in summaries[1:]), first.statistics),
+        snow=None if first.snow is None else sum((s.snow for s in summaries[1:] if s.snow is not None), first.snow),
         rejected=sum((summary.rejected for summary in summaries), Counter()),
     )
 

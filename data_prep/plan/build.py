@@ -16,7 +16,7 @@ from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
 from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend, load_legend
-from data_prep.plan.plan import PLAN, TABLES, Plan, Rejection, load_plan
+from data_prep.plan.plan import PLAN, SNOW_APART, TABLES, Plan, Rejection, load_plan
 from data_prep.plan.plan_writer import write_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import Surveyed, survey
@@ -35,6 +35,8 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     arguments = _arguments(archive, scenes, sensors, settings)
     if (output / PLAN).is_file():
         plan = load_plan(output)
+        if not plan.keeps_snow_apart:  # begun by an earlier version: a frozen plan stays as it is
+            arguments.pop(SNOW_APART)
         if (plan.settings, plan.sensors, plan.legends) != (arguments, sensors, legends):
             raise ValueError(
                 f"{output} holds a corpus of another plan (other arguments, or scenes that changed): "
@@ -64,6 +66,7 @@ def _arguments(archive: Path, scenes: Sequence[Scene], sensors: Mapping[str, Sen
         "split_blocks": None if settings.spatial_blocks is None else asdict(settings.spatial_blocks),
         "sites_sha256": None if settings.sites is None else _sites_sha256(settings.sites),
         "scenes_sha256": digest.hexdigest(),
+        SNOW_APART: True,
     }
     if settings.labels:  # without labels the key is left out, so that plans of earlier versions keep their hash
         absent = sorted(set(settings.labels) - set(sensors))

@@ -36,6 +36,8 @@ from data_prep.readers.base import SeriesReader
 PLAN = "plan.json"
 TABLES = {name: f"plan-{name}.parquet" for name in ("shards", "samples", "series", "rejected")}
 PLAN_VERSION = 2
+# Setting of plans whose shards say what is as bright as snow; absent in earlier versions, whose plans keep their hash.
+SNOW_APART = "snow_apart"
 
 # Columns of the table of series by attribute of `PlannedSeries`. Two columns keep the names of earlier versions.
 _SERIES_COLUMNS = {
@@ -210,6 +212,11 @@ class Plan:
     def labels(self) -> dict[str, LabelLegend]:
         """Legends of the labels that the samples hold for fine-tuning, by source."""
         return {source: label_legend_from_dict(values) for source, values in self.settings.get("labels", {}).items()}
+
+    @property
+    def keeps_snow_apart(self) -> bool:
+        """Return True when shard indexes hold band statistics of what is as bright as snow; False for earlier versions."""
+        return bool(self.settings.get(SNOW_APART, False))
 
     @property
     def num_shards(self) -> int:

@@ -22,7 +22,7 @@ from common.checksums import checksum_of
 from common.errors import InfrastructureError
 from common.json_files import json_bytes
 from data_prep.plan.plan import Plan, PlannedShard, Rejection, cached_plan
-from data_prep.shards.band_statistics import BandStatistics
+from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.planned_samples import Failure, read_samples
 from data_prep.shards.sample import Sample
 from data_prep.shards.shard_index import has_written_index
@@ -55,8 +55,9 @@ def _write_tar(
     path: Path, archive: Path, plan: Plan, shard: PlannedShard, retries: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read the samples of a shard and write its tar; return the index, and the rows of the file of failures."""
-    bands = plan.sensors[shard.source].bands
-    statistics = BandStatistics.empty(len(bands))
+    sensor = plan.sensors[shard.source]
+    bands = sensor.bands
+    statistics = ShardStatistics(sensor, keeps_snow_apart=plan.keeps_snow_apart)
     entries: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
@@ -66,7 +67,7 @@ def _write_tar(
             match sample:
                 case Sample():
                     entries.append(_add(tar, sample, bands))
-                    statistics += BandStatistics.of_pixels(sample.pixels, sample.valid)
+                    statistics.add(sample.pixels, sample.valid)
                 case Rejection():
                     rejected.append({**asdict(sample), "failed": False})
                 case Failure(rejection, traceback):
@@ -83,7 +84,7 @@ def _write_tar(
         "plan": plan.hash,
         "samples": entries,
         "rejected": rejected,
-        "statistics": statistics.to_dict(),
+        **statistics.to_dict(),
     }
     return index, failures
 

@@ -24,7 +24,8 @@ class CompareConfig:
             temporal_cnn, random_forest.
         label_fraction: fractions of the training windows that are used; the windows of a smaller one are part of a larger one's.
         seeds: number of seeds, 0, 1, ...; each draws windows, weights and their order. All encoders get the same windows.
-        min_steps: least number of steps of each run, whatever the encoder: epochs pass over few windows several times.
+        min_steps: least number of steps of each run, whatever the encoder: epochs pass over few windows several times;
+            --run.training.steps 300 asks for exactly so many in each instead, however many labels there are.
         run: further options of finetune/run.py for every run, as in --run.training.epochs 30 --run.override.frames 12.
         only: the same for one encoder or one task, as in
             --only.pretrained '{training.learning_rate: 0.0003, tuning.layer_decay: 0.75}'.

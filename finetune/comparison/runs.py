@@ -91,14 +91,16 @@ def planned_runs(config: CompareConfig) -> list[Run]:
             label_fraction=fraction,
             seed=seed,
             folder=config.output / task.name / encoder / f"{fraction:g}" / f"seed_{seed}",
-            options={
-                "task": name_or_path,
-                "data": str(config.data),
-                "label_fraction": fraction,
-                "training.min_steps": config.min_steps,
-                "seed": seed,
-            }
-            | options.of(task.name, encoder),
+            options=_without_idle_minimum(
+                {
+                    "task": name_or_path,
+                    "data": str(config.data),
+                    "label_fraction": fraction,
+                    "training.min_steps": config.min_steps,
+                    "seed": seed,
+                }
+                | options.of(task.name, encoder)
+            ),
             weights=options.weights if encoder in PRETRAINED_ENCODERS else None,
         )
         for seed in range(config.seeds)  # the outer loop: after the first seed every cell of the table has a number
@@ -109,3 +111,9 @@ def planned_runs(config: CompareConfig) -> list[Run]:
     for run in {(run.task.name, run.encoder): run for run in runs}.values():
         parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)
     return runs
+
+
+def _without_idle_minimum(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run without the least number of steps where they give the exact one."""
+    has_exact = options.get("training.steps") is not None
+    return {name: value for name, value in options.items() if not (has_exact and name == "training.min_steps")}

@@ -16,7 +16,7 @@ import numpy as np
 from finetune.data.image_stack import ImageStack
 from finetune.data.season import Season
 
-# For each source the "mean" and "std" of each band, in stored numbers.
+# For each source the "mean" and "std" of each band, and perhaps the limits "low" and "high", in stored numbers.
 Normalization = Mapping[str, Mapping[str, Sequence[float]]]
 
 
@@ -28,15 +28,20 @@ def model_frames(
     Args:
         stack: the images; H and W are its rows and columns times `season.upsample`.
         season: says which images are chosen.
-        statistics: "mean" and "std" of each band, in stored numbers.
+        statistics: "mean" and "std" of each band, in stored numbers; numbers beyond "low" and "high", if they are given, count as
+            these.
         rng: chooses random images; without it the clearest are chosen.
     """
-    mean, std = (np.asarray(statistics[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
+    by_band = {name: np.asarray(values, dtype=np.float32)[:, None, None] for name, values in statistics.items()}
+    mean, std = by_band["mean"], by_band["std"]
     frames = np.zeros((season.periods, *stack.pixels.shape[1:]), dtype=np.float32)
     for frame, images in zip(frames, season.used(stack.valid, rng), strict=True):
         missing = np.ones(stack.shape, dtype=bool)
         for image in images:
             taken = missing & stack.valid[image]
-            frame += (stack.pixels[image] - mean) / std * taken
+            pixels = stack.pixels[image]
+            if "low" in by_band:
+                pixels = pixels.clip(by_band["low"], by_band["high"])
+            frame += (pixels - mean) / std * taken
             missing &= ~taken
     return frames.repeat(season.upsample, axis=-2).repeat(season.upsample, axis=-1) if season.upsample > 1 else frames

@@ -1,4 +1,4 @@
-"""By which mean and standard deviation the bands of each source are normalised: the choice of `--normalization`."""
+"""By which mean, standard deviation and limits the bands of each source are normalised: the choice of `--normalization`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from data_prep.archive.sensor import Sensor
 
-BandStatistics = dict[str, list[float]]  # "mean" and "std" of each band of a source, in stored numbers
+# "mean" and "std" of each band of a source, and perhaps the limits "low" and "high", in stored numbers.
+BandStatistics = dict[str, list[float]]
 
 CHECKPOINT, TASK = "checkpoint", "task"
 
@@ -45,6 +46,7 @@ def choose_normalization(
 def read_band_statistics(path: Path, sensors: Mapping[str, Sensor]) -> dict[str, BandStatistics]:
     """Band statistics of each source in a JSON file {source: {"mean": [...], "std": [...]}}, or in a corpus' dataset.json.
 
+    A source may also have the limits "low" and "high", beyond which numbers count as these.
     Numbers are those that the archive stores, one for each band of the sensor, in its order. Raises ValueError for anything else.
     """
     content = read_json_file(path)
@@ -57,9 +59,11 @@ def read_band_statistics(path: Path, sensors: Mapping[str, Sensor]) -> dict[str,
         if not _is_of_bands(values, len(sensor.bands)):
             raise ValueError(
                 f"--normalization {path} has no mean and std above 0 of the {len(sensor.bands)} bands of {source} "
-                f"({', '.join(sensor.bands)}); expected {{{source}: {{mean: [...], std: [...]}}}}"
+                f"({', '.join(sensor.bands)}), or limits low and high that are not above and below; "
+                f"expected {{{source}: {{mean: [...], std: [...]}}}}"
             )
-        found[source] = {name: [float(value) for value in values[name]] for name in ("mean", "std")}
+        names = ("mean", "std", "low", "high") if "low" in values else ("mean", "std")
+        found[source] = {name: [float(value) for value in values[name]] for name in names}
     return found
 
 
@@ -72,11 +76,17 @@ def read_json_file(path: Path) -> Any:
 
 
 def _is_of_bands(values: object, bands: int) -> bool:
-    """Whether values are a finite mean and a finite standard deviation above 0 of so many bands."""
+    """Whether values are a mean, a standard deviation above 0, and both limits or none, of so many bands."""
     if not isinstance(values, dict):
         return False
-    mean, std = values.get("mean"), values.get("std")
-    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == bands):
+    has_limits = "low" in values or "high" in values
+    columns = [values.get(name) for name in ("mean", "std", *(("low", "high") if has_limits else ()))]
+    if not all(isinstance(column, list) and len(column) == bands and all(map(_is_finite, column)) for column in columns):
         return False
-    are_finite = all(isinstance(value, int | float) and math.isfinite(value) for value in (*mean, *std))
-    return are_finite and min(std) > 0
+    return min(values["std"]) > 0 and (
+        not has_limits or all(low < high for low, high in zip(values["low"], values["high"], strict=True))
+    )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

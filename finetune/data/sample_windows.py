@@ -34,7 +34,6 @@ class SampleWindows(LabelledWindows):
         year: year in which the season ends; None chooses for each sample the one with most images.
 
     Attributes:
-        sensors: as given.
         names, scenes: name and scene of each sample.
 
     Raises ValueError that names a sample if the task cannot use it, and if no pixel is labelled.
@@ -50,8 +49,8 @@ class SampleWindows(LabelledWindows):
         cache_gb: float = 4.0,
         year: int | None = None,
     ) -> None:
-        super().__init__(task, augmentation)
-        self._samples, self.sensors, self._year = samples, sensors, year
+        super().__init__(task, sensors, augmentation)
+        self._samples, self._year = samples, year
         self.names: list[str] = []
         self.scenes: list[str] = []
         self._scales: dict[str, tuple[Fraction, str]] = {}  # by source, with the name of the first sample that has it

@@ -44,7 +44,7 @@ class SceneWindows(LabelledWindows):
         cache_gb: float = 4.0,
         year: int | None = None,
     ) -> None:
-        super().__init__(task, augmentation)
+        super().__init__(task, sensors, augmentation)
         self.series = with_equal_scales([SceneSeries(scene, task, sensors, year=year) for scene in scenes])
         self.pixel_sizes = {one.pixel_size for one in self.series}
         size = task.window_px

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from data_prep.archive.sensor import Sensor
+from data_prep.shards.band_statistics import is_enough, with_limits
 from finetune.data.augmentation import Augmentation, augment
 from finetune.data.frames import Normalization, model_frames
 from finetune.data.label_fraction import label_subset
@@ -28,6 +30,7 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
 
     Attributes:
         task: sources, season and classes.
+        sensors: meaning of the pixels of each source of the task.
         augmentation: changes made to windows in training.
         normalization: mean and standard deviation of each band of each source; set it before you read items.
         windows: (scene or sample, row, column) of each window.
@@ -36,8 +39,8 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
         seen_days: the season is cut off after this many days; see `ended_after`.
     """
 
-    def __init__(self, task: Task, augmentation: Augmentation | None = None) -> None:
-        self.task = task
+    def __init__(self, task: Task, sensors: Mapping[str, Sensor], augmentation: Augmentation | None = None) -> None:
+        self.task, self.sensors = task, sensors
         self.augmentation = augmentation or Augmentation()
         self.normalization: Normalization | None = None
         self.windows: list[tuple[int, int, int]] = []
@@ -113,21 +116,23 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
             "file_name": [item["file_name"] for item in items],
         }
 
-    def statistics(self, source: str) -> dict[str, list[float]]:
+    def statistics(self, source: str, *, robust: bool = True) -> dict[str, list[float]]:
         """Mean and standard deviation of each band over the clear pixels of all windows, in stored numbers.
+
+        `robust`: without those that are as bright as snow (`Sensor.white`), unless nearly all are; with limits `low` and `high`.
 
         Raises ValueError if no window has a clear pixel of the source.
         """
-        count, total, square = 0, np.zeros(1), np.zeros(1)
+        everything, rest = _Sums(), _Sums()
         for index in range(len(self)):
             stack = self.window(index).stacks[source]
-            clear = stack.pixels.transpose(1, 0, 2, 3)[:, stack.valid].astype(np.float64)  # (C, pixels)
-            count, total, square = count + clear.shape[1], total + clear.sum(axis=1), square + (clear**2).sum(axis=1)
-        if not count:
+            everything.add(stack.pixels, stack.valid)
+            if robust:
+                rest.add(stack.pixels, stack.valid & ~self.sensors[source].white(stack.pixels))
+        if not everything.count:
             raise ValueError(f"source {source} has no clear pixel in the training windows; leave it out with --override.sources")
-        mean = total / count
-        std = np.sqrt(np.maximum(square / count - mean**2, 0))
-        return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
+        mean, std = (rest if is_enough(rest.count, everything.count) else everything).mean_and_std()
+        return with_limits(mean, std) if robust else {"mean": mean.tolist(), "std": std.tolist()}
 
     def class_pixels(self) -> np.ndarray:
         """Labelled pixels of each class, int64 (classes,)."""
@@ -135,3 +140,22 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
         for label in self.labels:
             counts += np.bincount(label[label != IGNORE], minlength=len(counts))
         return counts
+
+
+class _Sums:
+    """Number of some pixels, and of each band the sums of their numbers and of the squares."""
+
+    def __init__(self) -> None:
+        self.count, self._total, self._squares = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, pixels: np.ndarray, chosen: np.ndarray) -> None:
+        """Add those of `pixels` (N, C, H, W) for which `chosen`, bool (N, H, W), is True."""
+        added = pixels.transpose(1, 0, 2, 3)[:, chosen].astype(np.float64)  # (C, pixels)
+        self.count += added.shape[1]
+        self._total, self._squares = self._total + added.sum(axis=1), self._squares + (added**2).sum(axis=1)
+
+    def mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each band, (C,); 1 in place of a standard deviation of 0."""
+        mean = self._total / self.count
+        std = np.sqrt(np.maximum(self._squares / self.count - mean**2, 0))
+        return mean, np.where(std > 0, std, 1.0)

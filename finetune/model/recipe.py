@@ -24,7 +24,7 @@ class Recipe:
     Attributes:
         task: the task, with every override.
         sensors: meaning of the pixels of each source.
-        normalization: mean and standard deviation of each band of each source, in stored numbers.
+        normalization: mean and standard deviation of each band of each source, and perhaps limits, in stored numbers.
         pixel: size of a pixel of the map in units of its CRS.
         encoder: `EncoderConfig.to_dict()`, or the name of a baseline.
         channels: width of the decoder or the baseline.

@@ -78,6 +78,7 @@ def load_newest_checkpoint(output: Path, model: nn.Module, optimizer: torch.opti
             continue
         try:
             state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+            _check_groups(state["optimizer"]["param_groups"], optimizer)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             progress = Progress(**json.loads(state["progress"]))
@@ -89,3 +90,17 @@ def load_newest_checkpoint(output: Path, model: nn.Module, optimizer: torch.opti
     if found:
         raise ValueError(f"every checkpoint in {output} is damaged; remove the folder, or start again in another --output")
     return Progress()
+
+
+def _check_groups(stored: list[dict[str, Any]], optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError unless the stored groups of weights are those of `optimizer`, which would take their rates over."""
+    found, expected = (
+        [(len(group["params"]), group.get("scale"), group.get("weight_decay")) for group in groups]
+        for groups in (stored, optimizer.param_groups)
+    )
+    if found != expected:
+        raise ValueError(
+            "its optimizer has other groups of weights: they are (number, factor of the learning rate, weight decay) "
+            f"{found}, now {expected}; versions before weight decay spared norms and biases had others, and a run is resumed by "
+            "the version that began it"
+        )

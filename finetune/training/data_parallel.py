@@ -24,7 +24,7 @@ from pretrain.model import BatchPart
 
 def check_batches_fill_ranks(windows: int, schedule: Schedule, world_size: int) -> None:
     """Raises ValueError unless every batch of `windows` training windows has at least one for each of `world_size` ranks."""
-    smallest = min(map(len, schedule.batches(windows, np.random.default_rng(0))))
+    smallest = min(map(len, schedule.batches(0, windows, np.random.default_rng(0))))
     if smallest < world_size:
         raise ValueError(
             f"{world_size} ranks share batches of {smallest} windows ({windows} for training, --training.batch_size "

@@ -24,7 +24,7 @@ from finetune.model.batch_norm import with_synchronized_batch_norm
 from finetune.model.crop_mapper import CropMapper
 from finetune.model.model_file import MODEL_FILE, save_model
 from finetune.model.recipe import Recipe
-from finetune.model.tuning import parameter_groups
+from finetune.model.tuning import RATES_FROM_SCRATCH, Rates, parameter_groups
 from finetune.report.figures import confusion_figure
 from finetune.scoring.metrics import OVER_CLASSES
 from finetune.training.best_epoch import BestEpochCriterion
@@ -52,7 +52,7 @@ class TrainingJob:
         output: folder of the run, for the model, checkpoints and TensorBoard.
         lock: of that folder; rank 0 saves only while it has it.
         seed: seed of order, dates, augmentation and stochastic depth.
-        layer_decay: see `finetune.model.tuning.Tuning`.
+        rates: learning rates of the model's parts.
     """
 
     model: nn.Module
@@ -65,7 +65,7 @@ class TrainingJob:
     output: Path
     lock: RunLock
     seed: int
-    layer_decay: float = 1.0
+    rates: Rates = RATES_FROM_SCRATCH
 
 
 class Trainer:
@@ -76,8 +76,8 @@ class Trainer:
         self.job, self.device, self.is_main = job, device, rank == 0
         job.loss.to(device)
         self.model = with_synchronized_batch_norm(job.model.to(device), device)
-        groups = parameter_groups(self.model, job.layer_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=job.schedule.learning_rate, weight_decay=job.schedule.weight_decay)
+        groups = parameter_groups(self.model, job.rates, job.schedule.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=job.schedule.learning_rate)
         self.progress = load_newest_checkpoint(job.output, self.model, self.optimizer, device)
         self._parallel_model = data_parallel(self.model, device) if world_size > 1 else self.model
 
@@ -144,9 +144,9 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
     """
     trainer = Trainer(job, device)
     progress, schedule = trainer.progress, job.schedule
-    steps_per_epoch = schedule.steps_per_epoch(len(job.training))
-    num_steps = schedule.num_steps(len(job.training))
-    done = progress.epoch * steps_per_epoch + len(progress.losses)
+    windows = len(job.training)
+    num_steps = schedule.num_steps(windows)
+    done = schedule.first_step(progress.epoch, windows) + len(progress.losses)
     writer = SummaryWriter(str(job.output), purge_step=progress.epoch) if trainer.is_main else None
     title = f"training {job.recipe.task.name}"
     bar = tqdm(total=num_steps, initial=done, desc=title, unit="step", disable=not trainer.is_main)
@@ -156,31 +156,32 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
             raise _AskedToStop
 
     try:
-        for epoch in range(progress.epoch, schedule.epochs):
-            batches = schedule.batches(len(job.training), np.random.default_rng([job.seed, epoch]))
+        for epoch in range(progress.epoch, schedule.num_epochs):
+            batches = schedule.batches(epoch, windows, np.random.default_rng([job.seed, epoch]))
+            first_step = schedule.first_step(epoch, windows)
             trainer.model.train()
-            for step in range(len(progress.losses), steps_per_epoch):
+            for step in range(len(progress.losses), len(batches)):
                 stop_if_asked()
                 with while_running("reading the training windows"):
                     batch = rank_slice(job.training, batches[step], [job.seed, epoch, step], trainer.model)
                 loss = trainer.forward(batch)
                 _stop_all_ranks_if_not_finite(loss, batch, epoch)
-                is_taken = trainer.optimizer_step(loss, schedule.rate(epoch * steps_per_epoch + step, num_steps))
+                is_taken = trainer.optimizer_step(loss, schedule.rate(first_step + step, num_steps))
                 progress.losses.append(loss.item())
                 _count_skipped_steps(progress, is_taken, batch, bar)
                 bar.update()
-                if step + 1 == steps_per_epoch:
+                if step + 1 == len(batches):
                     trainer.save()  # validation may take long
             with while_running("reading the validation windows"):
                 scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss, stop_if_asked)
             trainer.end_epoch(scores)
             if writer is not None:
-                log_epoch(writer, progress, schedule.rate((epoch + 1) * steps_per_epoch - 1, num_steps), scores)
+                log_epoch(writer, progress, schedule.rate(first_step + len(batches) - 1, num_steps), scores)
             _show_scores(bar, progress, scores, job.criterion)
         stop_if_asked()  # before the test scenes are mapped
     except _AskedToStop:
         trainer.save()
-        _report_stop(progress, steps_per_epoch)
+        _report_stop(progress, schedule.steps_in_epoch(progress.epoch, windows))
         return None
     bar.close()
     if writer is not None:
@@ -216,11 +217,11 @@ def _count_skipped_steps(progress: Progress, is_taken: bool, batch: dict[str, An
         bar.write(f"{where}; the step is skipped, {progress.skipped_steps} so far")
 
 
-def _report_stop(progress: Progress, steps_per_epoch: int) -> None:
+def _report_stop(progress: Progress, steps_in_epoch: int) -> None:
     """Wait until rank 0 has written the checkpoint, and say that the training stopped because it was asked to."""
     ranks.barrier()
     if ranks.rank_and_world_size()[0] == 0:
-        steps = f" and {len(progress.losses)} of {steps_per_epoch} steps" if progress.losses else ""
+        steps = f" and {len(progress.losses)} of {steps_in_epoch} steps" if progress.losses else ""
         print(f"asked to stop: saved after {progress.epoch} epochs{steps}; start again to resume", flush=True)
 
 

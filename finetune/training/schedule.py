@@ -13,10 +13,12 @@ class Schedule:
     """How long and how fast to learn.
 
     Attributes:
-        epochs: passes over the training windows.
+        epochs: passes over the training windows; the run is validated after each.
         batch_size: windows per step, over all ranks together.
         min_steps: least number of steps of the run. Where few windows give fewer, each epoch passes over them several times; the
             number of epochs, and so of validations, stays the same.
+        steps: exactly so many steps, however many windows there are, so that runs with few and with many labels learn equally
+            long. `epochs` then is the number of validations, at equal distances, and passes begin anew after each; 10 are enough.
         learning_rate: peak of the learning rate, between the warm-up and a cosine decay.
         weight_decay: decoupled weight decay of AdamW (Loshchilov and Hutter, 2019).
         warmup_share: share of all steps for the linear warm-up; a share, so that it fits runs of any length.
@@ -28,6 +30,7 @@ class Schedule:
     epochs: int = 20
     batch_size: int = 8
     min_steps: int = 0
+    steps: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 5e-4
     warmup_share: float = 0.1
@@ -38,28 +41,44 @@ class Schedule:
             raise ValueError(f"epochs and batch_size must be at least 1 and learning_rate positive, got {self}")
         if self.min_steps < 0:
             raise ValueError(f"--training.min_steps is {self.min_steps}; expected 0 or more")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"--training.steps is {self.steps}; expected at least 1, or null for the steps of all epochs")
+        if self.steps is not None and self.min_steps:
+            raise ValueError(f"--training.min_steps {self.min_steps} has no effect with --training.steps {self.steps}")
         for name in ("warmup_share", "final_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1")
 
-    def steps_per_epoch(self, windows: int) -> int:
-        """Steps of an epoch: those of one pass over `windows` windows, or more if `min_steps` asks for more."""
-        return max(math.ceil(windows / self.batch_size), math.ceil(self.min_steps / self.epochs))
+    @property
+    def num_epochs(self) -> int:
+        """Number of epochs, each of at least one step."""
+        return self.epochs if self.steps is None else min(self.epochs, self.steps)
+
+    def first_step(self, epoch: int, windows: int) -> int:
+        """Number of steps before `epoch`, which counts from 0: those of whole passes over `windows` windows, or more."""
+        if self.steps is not None:
+            return epoch * self.steps // self.num_epochs
+        return epoch * max(math.ceil(windows / self.batch_size), math.ceil(self.min_steps / self.epochs))
+
+    def steps_in_epoch(self, epoch: int, windows: int) -> int:
+        """Number of steps of `epoch`."""
+        return self.first_step(epoch + 1, windows) - self.first_step(epoch, windows)
 
     def num_steps(self, windows: int) -> int:
         """Steps of the whole training."""
-        return self.epochs * self.steps_per_epoch(windows)
+        return self.first_step(self.num_epochs, windows)
 
-    def batches(self, windows: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def batches(self, epoch: int, windows: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Indices of the windows of each step of an epoch, in an order drawn by `rng`.
 
         One pass is split into parts of equal size: a last batch of a single window would leave batch normalisation nothing to
         average over. When an epoch has more steps than one pass, or when there is only one window, further passes fill all
-        batches; a batch may then hold the same window several times, each time with other dates, flip and rotation.
+        batches; a batch may then hold the same window several times, each time with other dates, flip and rotation. With `steps`
+        all batches are full, too, and an epoch of fewer steps than one pass is a part of one.
         """
-        steps = self.steps_per_epoch(windows)
+        steps = self.steps_in_epoch(epoch, windows)
         order = rng.permutation(windows)
-        if windows == 1 or steps > math.ceil(windows / self.batch_size):
+        if windows == 1 or self.steps is not None or steps > math.ceil(windows / self.batch_size):
             missing = steps * self.batch_size - windows
             more = [rng.permutation(windows) for _ in range(math.ceil(missing / windows))]
             order = np.concatenate([order, *more])[: steps * self.batch_size]

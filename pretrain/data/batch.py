@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+# Mean and standard deviation (C,), and limits (2, C) or None, of each source: the arguments of `Batch.normalized`.
+Statistics = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 DIGEST_MODULUS = 2**63  # digests add up in int64, which is what ranks can sum
 
 
@@ -65,9 +67,16 @@ class Batch:
         """The batch in pinned memory, from which a GPU copies it while this process does something else."""
         return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
 
-    def normalized(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-        """Float32 pixels (B, T, C, H, W): (number - mean) / std per band. Pixels that are not clear become 0, the mean."""
-        return (self.pixels.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1) * self.valid[:, :, None]
+    def normalized(self, mean: torch.Tensor, std: torch.Tensor, limits: torch.Tensor | None = None) -> torch.Tensor:
+        """Float32 pixels (B, T, C, H, W): (number - mean) / std per band. Pixels that are not clear become 0, the mean.
+
+        `limits`: (2, C), the numbers that those below and above count as.
+        """
+        pixels = self.pixels.float()
+        if limits is not None:
+            low, high = limits.view(2, -1, 1, 1)
+            pixels = pixels.clamp(low, high)
+        return (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1) * self.valid[:, :, None]
 
     def split(self, parts: int) -> list[Batch]:
         """Split into `parts` batches of equally many consecutive samples, without a copy.

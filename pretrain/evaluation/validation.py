@@ -12,6 +12,7 @@ import torch
 from common.errors import while_running
 from common.ranks import gather, raise_together
 from data_prep.corpus.dataset import Corpus
+from pretrain.data.batch import Statistics
 from pretrain.data.config import StreamConfig
 from pretrain.data.stream import Stream
 from pretrain.evaluation.probe import LinearProbe
@@ -41,7 +42,7 @@ class Validation:
         corpus: corpus of the training.
         stream_config: frames and batch sizes of training.
         targets: land cover of a batch -> targets; with a map if that of the teacher is to be scored.
-        statistics: mean and standard deviation (C,) of each source to validate, on the device of the teacher.
+        statistics: mean, standard deviation and limits of each source to validate, on the device of the teacher.
         rank, world_size: of this process.
         samples: largest number of validation samples per source.
         probe_samples: largest number of training samples per source for the probe; 0: no probe.
@@ -54,7 +55,7 @@ class Validation:
         corpus: Corpus,
         stream_config: StreamConfig,
         targets: LandCoverTargets,
-        statistics: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        statistics: Statistics,
         rank: int,
         world_size: int,
         samples: int,

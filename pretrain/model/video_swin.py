@@ -154,7 +154,7 @@ class VideoSwin(nn.Module):
         normalization: what the weights expect, if it is known; see the attribute.
 
     Attributes:
-        normalization: lists `mean` and `std`, one number per band, for each source.
+        normalization: lists `mean` and `std`, and perhaps `low` and `high`, one number per band, for each source.
 
     Raises ValueError for a configuration without sources.
     """

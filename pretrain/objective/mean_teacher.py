@@ -71,14 +71,18 @@ class MeanTeacher:
 
 
 def views(
-    batch: Batch, mean: torch.Tensor, std: torch.Tensor, num_frames: int | None = None
+    batch: Batch,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    limits: torch.Tensor | None = None,
+    num_frames: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two views of a batch: normalised pixels for the student, flipped and rotated, and for the teacher, unchanged.
 
     `num_frames`: frames of a view, default: all. The student's are the first ones of the batch, the teacher's the last ones; they
     are the same unless the batch holds two draws (`--stream.teacher_dates own`).
     """
-    pixels, frames = batch.normalized(mean, std), num_frames or batch.pixels.shape[1]
+    pixels, frames = batch.normalized(mean, std, limits), num_frames or batch.pixels.shape[1]
     return orient(pixels[:, :frames], batch.orientation), pixels[:, -frames:]
 
 

@@ -23,6 +23,7 @@ import zarr
 
 from common.command_line import parse
 from common.exit_codes import INFRASTRUCTURE
+from common.json_files import json_bytes
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
@@ -142,8 +143,12 @@ def test_description_counts_statistics_and_rejections(
     for source in ("modis", "sentinel2"):
         train = [stock[sample.key] for sample in description.samples(source, "train")]
         values = np.concatenate([np.moveaxis(s["pixels.npy"], 1, 0)[:, s["valid.npy"]] for s in train], axis=1).astype(float)
-        np.testing.assert_allclose(description.mean[source], values.mean(axis=1), rtol=1e-9)
-        np.testing.assert_allclose(description.std[source], values.std(axis=1), rtol=1e-9)
+        visible = {"sentinel2": [2, 1, 0], "modis": [0, 3, 2]}[source]
+        values = values[:, (values[visible] <= 3000).any(axis=0)]  # what is no snow
+        mean, std = values.mean(axis=1), values.std(axis=1)
+        np.testing.assert_allclose(description.mean[source], mean, rtol=1e-9)
+        np.testing.assert_allclose(description.std[source], std, rtol=1e-9)
+        np.testing.assert_allclose(description.limits[source], [mean - 4 * std, mean + 4 * std], rtol=1e-9)
     capsys.readouterr()
     assert run_shard("--input", archive[0], "--output", corpus, *ARGUMENTS) == 0
     table = capsys.readouterr().out
@@ -171,6 +176,31 @@ def test_plan_is_frozen_hashed_and_reads_no_pixels(
         assert {(sample.source, sample.split) for sample in planned.samples} == {(planned.source, planned.split)}
     keys = [sample.key for planned in plan.shards() for sample in planned.samples]
     assert len(set(keys)) == len(keys) == 12 + 4  # four of them are rejected when they are read
+
+
+def test_a_plan_of_an_earlier_version_keeps_its_shards_and_its_statistics(
+    archive: tuple[Path, Any], corpus: Path, tmp_path: Path
+) -> None:
+    """Such a plan has no setting `snow_apart`; its indexes hold one kind of statistics, and dataset.json no limits."""
+    output = tmp_path / "corpus"
+    assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS, "--plan_only", "true") == 0
+    plan = json.loads((output / PLAN).read_text())
+    assert plan["settings"].pop("snow_apart") is True
+    (output / PLAN).write_bytes(json_bytes(plan))
+    assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    assert run_shard("--input", archive[0], "--output", output, *ARGUMENTS) == 0
+    for path in corpus.glob("*.tar"):
+        assert (output / path.name).read_bytes() == path.read_bytes()
+        index, now = (json.loads((folder / path.name).with_suffix(".json").read_text()) for folder in (output, corpus))
+        assert now.pop("statistics_of_snow").keys() == {"count", "total", "squares"}
+        assert index | {"plan": now["plan"]} == now
+    description = load_corpus(output)
+    assert description.limits == {}
+    for source in ("modis", "sentinel2"):
+        train = [s for s in stock_samples(output) if (s["json"]["source"], s["json"]["split"]) == (source, "train")]
+        values = np.concatenate([np.moveaxis(s["pixels.npy"], 1, 0)[:, s["valid.npy"]] for s in train], axis=1).astype(float)
+        np.testing.assert_allclose(description.std[source], values.std(axis=1), rtol=1e-9)
+        assert description.normalization(source).keys() == {"mean", "std"}
 
 
 def test_plan_only_says_what_would_be_written_and_the_command_goes_on_from_there(

@@ -18,6 +18,7 @@ OPTIONS: dict[str, Any] = {
     "tuning.layer_decay": 0.8, "best": "loss", "decoder.channels": 8, "decoder.skip_channels": 4,
     "augmentation.rotations": False, "augmentation.shift_days": 5.0, "augmentation.crop_px": 32,
     "augmentation.drop_images": 0.1, "augmentation.drop_sources": 0.1, "label_fraction": 0.7, "seed": 3, "year": 2021,
+    "statistics": "plain",
 }  # fmt: skip
 # Written by the version whose options had no groups, for the same run.
 RECORDED = """
@@ -36,7 +37,10 @@ RECORDED = """
  "maps": true, "seed": 3}
 """
 # Settings that did not exist then, and what runs did.
-SINCE_THEN = {"decoder": "auto", "normalization": "checkpoint", "task.compositing": "image"}
+SINCE_THEN = {
+    "decoder": "auto", "normalization": "checkpoint", "task.compositing": "image", "tuning.encoder_rate": 1.0,
+    "tuning.decoder_rate": 1.0, "steps": None, "statistics": "plain",
+}  # fmt: skip
 
 
 def test_a_run_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:
@@ -66,11 +70,12 @@ def test_a_run_from_before_settings_existed_did_what_runs_did_then(tmp_path: Pat
         "min_steps",
     )
     (tmp_path / RUN_FILE).write_text(json.dumps({name: value for name, value in settings.items() if name not in later}))
-    with pytest.raises(ValueError, match=r"other settings \(detail_channels\)"):
-        is_finished(tmp_path, settings)  # its decoder saw no pixels
-    assert not is_finished(tmp_path, settings | {"detail_channels": 0})
+    with pytest.raises(ValueError, match=r"other settings \(statistics, detail_channels\)"):
+        is_finished(tmp_path, settings)  # its statistics were plain, and its decoder saw no pixels
+    then = {"detail_channels": 0, "statistics": "plain"}
+    assert not is_finished(tmp_path, settings | then)
     with pytest.raises(ValueError, match=r"other settings \(best\)"):
-        is_finished(tmp_path, settings | {"detail_channels": 0, "best": "kappa"})
+        is_finished(tmp_path, settings | then | {"best": "kappa"})
 
 
 def test_a_setting_that_no_longer_exists_is_named_and_a_run_cannot_get_longer(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from data_prep.archive.scene import Label, Scene, load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.simulation.regions import REGIONS
 from data_prep.simulation.scene_folder import SceneSettings, write_scene_folder
+from finetune.config import TaskOverride
 from finetune.data.scene_windows import SceneWindows
 from finetune.model.crop_mapper import CropMapper
 from finetune.task import IGNORE, TASKS, Task, load_task, task_from_dict
@@ -169,6 +170,30 @@ def test_coarse_pixels_are_repeated(scene: Scene) -> None:
     for wrong in (0, 2.5, "4"):
         with pytest.raises(ValueError, match="upsample is"):
             replace(task, upsample={"modis": wrong})
+
+
+def test_coarse_pixels_of_any_task_are_repeated_on_request(scene: Scene) -> None:
+    task = load_task("paddy_rice")
+    assert task.upsample == {}
+    given = TaskOverride(upsample={"modis": 4}).applied_to(task)
+    once = TaskOverride(upsample={"modis": 1}).applied_to(task)
+    plain, repeated, same = (SceneWindows([scene], t, load_sensors()) for t in (task, given, once))
+    normalization = {source: plain.statistics(source) for source in task.sources}
+    items = {}
+    for name, windows in (("plain", plain), ("repeated", repeated), ("same", same)):
+        windows.normalization = normalization
+        items[name] = windows[0]["data"]
+    height, width = items["plain"]["modis"].shape[-2:]
+    assert items["repeated"]["modis"].shape == (16, 7, 4 * height, 4 * width)
+    for source in task.sources:
+        assert torch.equal(items["same"][source], items["plain"][source])
+    assert torch.equal(items["repeated"]["landsat"], items["plain"]["landsat"])
+    with pytest.raises(
+        ValueError, match=r"--override.upsample: upsample names sentinel2, none of the task's sources landsat, modis"
+    ):
+        TaskOverride(upsample={"sentinel2": 2}).applied_to(task)
+    with pytest.raises(ValueError, match="upsample is"):
+        TaskOverride(upsample={"modis": 0}).applied_to(task)
 
 
 def test_upsample_of_a_source_that_the_task_does_not_read(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict
+from data_prep.archive.sensor import load_sensors
+from data_prep.shards.band_statistics import (
+    SNOW,
+    BandStatistics,
+    ShardStatistics,
+    robust_normalization,
+    statistics_from_dict,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,3 +96,40 @@ def test_nothing_valid_is_neutral() -> None:
 def test_floats_are_refused() -> None:
     with pytest.raises(ValueError, match="float32; statistics are over integers"):
         BandStatistics.of_pixels(np.zeros((1, 1, 1, 1), np.float32), np.ones((1, 1, 1), bool))
+
+
+@pytest.mark.parametrize("source", ["sentinel2", "landsat", "modis"])
+def test_statistics_without_snow_are_those_of_numpy(source: str) -> None:
+    sensor, rng = load_sensors()[source], np.random.default_rng(3)
+    visible = [sensor.bands.index(band) for band in sensor.rgb]
+    shard = ShardStatistics(sensor, keeps_snow_apart=True)
+    kept = []
+    for _ in range(3):
+        pixels = rng.integers(100, 2900, (5, len(sensor.bands), 6, 7)).astype(sensor.dtype)
+        snow, valid = rng.random((5, 6, 7)) < 0.3, rng.random((5, 6, 7)) < 0.7
+        snow[:2] = False  # most images have none
+        for band in visible:
+            pixels[:, band][snow] = rng.integers(3001, 9000)
+        pixels[4, visible[0], 0, 0] = 9000  # a band alone is no snow
+        snow[4, 0, 0] = False
+        pixels[4, visible[1:], 0, 0] = 3000
+        shard.add(pixels, valid)
+        kept.append(pixels.transpose(1, 0, 2, 3)[:, valid & ~snow].astype(float))
+    values = np.concatenate(kept, axis=1)
+    mean, std = values.mean(axis=1), values.std(axis=1)
+    index = json.loads(json.dumps(shard.to_dict()))
+    found = robust_normalization(*(statistics_from_dict(index[name]) for name in ("statistics", SNOW)))
+    for name, expected in (("mean", mean), ("std", std), ("low", mean - 4 * std), ("high", mean + 4 * std)):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-12, err_msg=name)
+
+
+def test_where_nearly_all_is_white_it_counts() -> None:
+    sensor = load_sensors()["modis"]
+    pixels = np.full((10, 7, 2, 2), 8000, np.int16)
+    pixels[0] = 500
+    valid = np.ones((10, 2, 2), dtype=bool)
+    everything = BandStatistics.of_pixels(pixels, valid)
+    white = BandStatistics.of_pixels(pixels, sensor.white(pixels))
+    assert (everything - white) == BandStatistics.of_pixels(pixels[:1], valid[:1])
+    assert robust_normalization(everything, white)["mean"] == pytest.approx([7250.0] * 7)
+    assert "statistics_of_snow" not in ShardStatistics(sensor, keeps_snow_apart=False).to_dict()

@@ -8,6 +8,7 @@ import pytest
 
 from finetune.comparison.config import CompareConfig
 from finetune.comparison.run_options import RunOptions, dotted_options
+from finetune.comparison.runs import planned_runs
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
 
 
@@ -45,3 +46,13 @@ def test_old_and_nested_names_become_dotted_ones(capsys: pytest.CaptureFixture[s
     assert "tune was renamed to tuning.mode; the old name still works" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"epochs was renamed to training.epochs, and both are given"):
         dotted_options({"epochs": 5, "training": {"epochs": 6}})
+
+
+def test_an_exact_number_of_steps_takes_the_place_of_the_least(tmp_path: Path) -> None:
+    config = CompareConfig(
+        tasks=["lulc"], data=tmp_path, output=tmp_path, encoders=["unet", "temporal_cnn"], only={"unet": {"training.steps": 30}}
+    )
+    runs = {run.encoder: run.options for run in planned_runs(config)}
+    assert runs["unet"]["training.steps"] == 30
+    assert "training.min_steps" not in runs["unet"]
+    assert runs["temporal_cnn"]["training.min_steps"] == 200

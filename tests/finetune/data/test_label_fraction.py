@@ -81,9 +81,9 @@ def test_fraction_out_of_range(fraction: float) -> None:
 def test_batches_without_a_least_number_of_steps_are_one_pass() -> None:
     schedule = Schedule(epochs=3, batch_size=8)
     for windows in (2, 7, 8, 9, 30):
-        found = schedule.batches(windows, np.random.default_rng(5))
+        found = schedule.batches(0, windows, np.random.default_rng(5))
         straight = np.array_split(np.random.default_rng(5).permutation(windows), -(-windows // 8))
-        assert len(found) == schedule.steps_per_epoch(windows) == len(straight)
+        assert len(found) == schedule.steps_in_epoch(0, windows) == len(straight)
         for one, other in zip(found, straight, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -91,8 +91,8 @@ def test_batches_without_a_least_number_of_steps_are_one_pass() -> None:
 @pytest.mark.parametrize("windows", [1, 2, 3, 8, 9, 41, 200])
 def test_few_windows_are_passed_over_until_the_steps_are_enough(windows: int) -> None:
     schedule = Schedule(epochs=4, batch_size=8, min_steps=50)
-    batches = schedule.batches(windows, np.random.default_rng(0))
-    assert len(batches) == schedule.steps_per_epoch(windows) == max(13, -(-windows // 8))
+    batches = schedule.batches(0, windows, np.random.default_rng(0))
+    assert len(batches) == schedule.steps_in_epoch(0, windows) == max(13, -(-windows // 8))
     assert schedule.epochs * len(batches) >= 50
     counts = np.bincount(np.concatenate(batches), minlength=windows)
     assert counts.max() - counts.min() <= 1  # whole passes, and a part of one
@@ -100,14 +100,36 @@ def test_few_windows_are_passed_over_until_the_steps_are_enough(windows: int) ->
     assert {len(batch) for batch in batches} <= {7, 8}
 
 
+@pytest.mark.parametrize("windows", [1, 3, 8, 41, 1000])
+@pytest.mark.parametrize(("steps", "epochs", "expected"), [(50, 4, [12, 13, 12, 13]), (3, 10, [1, 1, 1])])
+def test_exactly_so_many_steps_of_full_batches_however_many_windows(
+    windows: int, steps: int, epochs: int, expected: list[int]
+) -> None:
+    schedule = Schedule(epochs=epochs, batch_size=8, steps=steps)
+    found = [schedule.batches(epoch, windows, np.random.default_rng(epoch)) for epoch in range(schedule.num_epochs)]
+    assert [len(batches) for batches in found] == expected
+    assert schedule.num_steps(windows) == steps
+    assert [schedule.first_step(epoch, windows) for epoch in range(len(found))] == [sum(expected[:n]) for n in range(len(found))]
+    for batches in found:
+        assert {len(batch) for batch in batches} == {8}
+        counts = np.bincount(np.concatenate(batches), minlength=windows)
+        assert counts.max() - counts.min() <= 1
+
+
 def test_one_window_fills_its_batch() -> None:
     """Batch normalisation cannot average if the lowest level of a U-Net is one pixel of one window."""
-    assert [batch.tolist() for batch in Schedule(epochs=1, batch_size=4).batches(1, np.random.default_rng(0))] == [[0, 0, 0, 0]]
+    assert [batch.tolist() for batch in Schedule(epochs=1, batch_size=4).batches(0, 1, np.random.default_rng(0))] == [
+        [0, 0, 0, 0]
+    ]
 
 
-def test_least_number_of_steps_below_zero() -> None:
+def test_numbers_of_steps_that_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"--training.min_steps is -1"):
         Schedule(min_steps=-1)
+    with pytest.raises(ValueError, match=r"--training.steps is 0; expected at least 1"):
+        Schedule(steps=0)
+    with pytest.raises(ValueError, match=r"--training.min_steps 9 has no effect with --training.steps 5"):
+        Schedule(steps=5, min_steps=9)
 
 
 @pytest.mark.parametrize("cache_gb", [4.0, 0.0])
@@ -142,14 +164,14 @@ def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(
         "decoder.channels": 4,
         "override.frames": 4,
         "training.epochs": 2,
-        "training.min_steps": 3,
+        "training.steps": 3,
     }
     settings["training.batch_size"] = 2
     for name, maps in (("with", True), ("without", False)):
         run(data=tmp_path / "scenes", output=tmp_path / name, label_fraction=0.01, maps=maps, **settings)
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("with", "without"))
     assert one == other
-    assert one["training"] == {"windows": 1, "of_windows": 9, "pixels": {"other": 2048, "paddy_rice": 2048}, "steps": 4}
+    assert one["training"] == {"windows": 1, "of_windows": 9, "pixels": {"other": 2048, "paddy_rice": 2048}, "steps": 3}
     assert (tmp_path / "with" / "maps" / "c.tif").is_file()
     assert (tmp_path / "with" / "report.html").is_file()
     assert {path.name for path in (tmp_path / "without").iterdir() if "events" not in path.name} == {

@@ -38,7 +38,11 @@ def test_of_the_checkpoint_of_the_task_and_of_a_file(tmp_path: Path) -> None:
         assert found == {source: of_windows(source) for source in SENSORS}
         assert set(origins.values()) == {"the training windows"}
     file = tmp_path / "statistics.json"
-    given = {"landsat": statistics(3.0), "modis": statistics(4.0, 7), "other": "not looked at"}
+    given = {
+        "landsat": statistics(3.0) | {"low": [0.0] * 6, "high": [9.0] * 6},
+        "modis": statistics(4.0, 7),
+        "other": "not looked at",
+    }
     file.write_text(json.dumps(given))
     found, origins = choose_normalization(str(file), SENSORS, checkpoint, of_windows)
     assert found == {source: given[source] for source in SENSORS}
@@ -61,6 +65,9 @@ def test_a_corpus_has_them_in_its_dataset_json(tmp_path: Path) -> None:
         {"landsat": statistics(1.0)},
         {"landsat": statistics(1.0, 5), "modis": statistics(1.0, 7)},
         {"landsat": statistics(-1.0), "modis": statistics(1.0, 7)},
+        {"landsat": statistics(1.0) | {"low": [0.0] * 6}, "modis": statistics(1.0, 7)},
+        {"landsat": statistics(1.0) | {"low": [0.0] * 6, "high": [0.0] * 6}, "modis": statistics(1.0, 7)},
+        {"landsat": statistics(1.0) | {"low": [0.0] * 6, "high": [9.0] * 5}, "modis": statistics(1.0, 7)},
         {"landsat": {"mean": [float("nan")] * 6, "std": [1.0] * 6}, "modis": statistics(1.0, 7)},
         {"landsat": {"mean": ["1"] * 6, "std": [1.0] * 6}, "modis": statistics(1.0, 7)},
     ],

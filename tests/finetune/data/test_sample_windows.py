@@ -90,8 +90,37 @@ def test_no_data_is_never_a_value(fill: float) -> None:
     expected = np.where(gaps[:, None], 0, clean[0]["data"]["landsat"].numpy())
     np.testing.assert_allclose(spoilt[0]["data"]["landsat"], expected, atol=1e-6)
     clear = sample["data"]["landsat"].transpose(1, 0, 2, 3)[:, ~gaps].astype(float)
-    np.testing.assert_allclose(spoilt.statistics("landsat")["mean"], clear.mean(axis=1))
-    np.testing.assert_allclose(spoilt.statistics("landsat")["std"], clear.std(axis=1))
+    found = spoilt.statistics("landsat", robust=False)
+    assert found.keys() == {"mean", "std"}
+    np.testing.assert_allclose(found["mean"], clear.mean(axis=1))
+    np.testing.assert_allclose(found["std"], clear.std(axis=1))
+
+
+def test_snow_does_not_count_in_the_statistics_and_is_clipped() -> None:
+    """A third of the observations as snow of a winter: white in red, green and blue, and dark in the shortwave infrared."""
+    sample = make_sample(0)
+    rng = np.random.default_rng(5)
+    ground = rng.integers(200, 2500, sample["data"]["landsat"].shape).astype(np.int16)
+    snow = rng.random((FRAMES, SIDE, SIDE)) < 1 / 3
+    pixels = np.where(snow[:, None], np.array([8500, 8600, 8400, 8000, 900, 700])[None, :, None, None], ground).astype(np.int16)
+    data = windows([sample | {"data": {"landsat": pixels}}], replace(RICE, sources=("landsat",)))
+    found = data.statistics("landsat")
+    rest = ground.transpose(1, 0, 2, 3)[:, ~snow].astype(float)
+    mean, std = rest.mean(axis=1), rest.std(axis=1)
+    for name, expected in (("mean", mean), ("std", std), ("low", mean - 4 * std), ("high", mean + 4 * std)):
+        np.testing.assert_allclose(found[name], expected)
+    assert data.statistics("landsat", robust=False)["std"][0] > 3 * std[0]
+
+    data.normalization = {"landsat": found}
+    item = data[0]["data"]["landsat"].numpy()
+    by_band = {name: np.reshape(values, (-1, 1, 1)) for name, values in found.items()}
+    limited = np.minimum(np.maximum(pixels.astype(float), by_band["low"]), by_band["high"])
+    np.testing.assert_allclose(item, (limited - by_band["mean"]) / by_band["std"], atol=1e-5)
+    assert item[:, :3].max() == pytest.approx(4.0)
+
+    white = windows([sample | {"data": {"landsat": np.full_like(pixels, 9000)}}], data.task)
+    found = white.statistics("landsat")
+    assert (found["mean"], found["std"]) == ([9000.0] * 6, [1.0] * 6), "nothing but snow: it counts"
 
 
 def test_stated_validity_counts_and_a_dark_band_does_not() -> None:

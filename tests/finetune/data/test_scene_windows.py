@@ -70,7 +70,8 @@ def test_items_are_what_the_archive_holds(small: tuple[dict, np.ndarray, SceneWi
                     assert (result[period] == 0).all()
                     continue
                 best = min(inside, key=lambda t: (-valid[t].mean(), abs(days[t] - (period + 0.5) * 365 / 6)))
-                expected = (pixels[best] - np.reshape(known["mean"], (-1, 1, 1))) / np.reshape(known["std"], (-1, 1, 1))
+                mean, std, low, high = (np.reshape(known[name], (-1, 1, 1)) for name in ("mean", "std", "low", "high"))
+                expected = (np.minimum(np.maximum(pixels[best], low), high) - mean) / std
                 expected = np.where(valid[best], expected, 0)
                 whole = np.zeros((pixels.shape[1], side, side))
                 whole[:, : expected.shape[1], : expected.shape[2]] = expected
@@ -82,8 +83,11 @@ def test_statistics_are_those_of_clear_pixels(small: tuple[dict, np.ndarray, Sce
     sensor = load_sensors()["landsat"]
     cube = cubes["landsat"]
     clear = cube.pixels.transpose(1, 0, 2, 3)[:, sensor.valid(cube.pixels, cube.quality)].astype(np.float64)
-    np.testing.assert_allclose(dataset.normalization["landsat"]["mean"], clear.mean(axis=1), rtol=1e-9)
-    np.testing.assert_allclose(dataset.normalization["landsat"]["std"], clear.std(axis=1), rtol=1e-9)
+    for robust in (False, True):
+        chosen = clear[:, (clear[:3] <= 3000).any(axis=0)] if robust else clear  # blue, green and red
+        found = dataset.statistics("landsat", robust=robust)
+        np.testing.assert_allclose(found["mean"], chosen.mean(axis=1), rtol=1e-9)
+        np.testing.assert_allclose(found["std"], chosen.std(axis=1), rtol=1e-9)
 
 
 def test_flips_and_rotations_move_pixels_and_label_alike(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+import finetune.model.tuning as tuning_module
 import finetune.training.loop as loop_module
-from finetune.model.baselines import UNet
+from finetune.model.baselines import TemporalCNN, UNet
 from finetune.model.crop_mapper import CropMapper
 from finetune.model.model_file import load_model
-from finetune.model.tuning import LORA_LAYERS, Tuning, apply_tuning, merged_weights, parameter_groups
+from finetune.model.tuning import LORA_LAYERS, Rates, Tuning, apply_tuning, merged_weights, parameter_groups
 from finetune.predict import predict
+from finetune.training.checkpoint import Progress, load_newest_checkpoint, save_checkpoint
 from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
-from tests.support.finetune_runs import run, run_arguments
+from tests.support.finetune_runs import finetune_config, run, run_arguments
 from tests.support.rice_scenes import write_rice_scene
 
 SMALL = EncoderConfig(
@@ -56,7 +59,7 @@ def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def learn(model: nn.Module, steps: int = 3) -> None:
     """A few steps of AdamW on random labels."""
-    optimizer = torch.optim.AdamW(parameter_groups(model, 1.0), lr=1e-2)
+    optimizer = torch.optim.AdamW(parameter_groups(model, Rates(), 0.01), lr=1e-2)
     model.train()
     generator = torch.Generator().manual_seed(2)
     label = torch.randint(0, 2, (2, 16, 16), generator=generator)
@@ -171,9 +174,73 @@ def test_a_frozen_encoder_stays_as_it_is_and_drops_nothing() -> None:
 def test_all_learns_when_nothing_is_asked_for() -> None:
     for model in (make_model(), UNet({"landsat": 6}, 8, 2, 4)):
         apply_tuning(model, Tuning())
-        (group,) = parameter_groups(model, 1.0)
-        assert [id(weight) for weight in group["params"]] == [id(weight) for weight in model.parameters()]
-        assert group["scale"] == 1
+        groups = parameter_groups(model, Rates(), 0.01)
+        learning = [id(weight) for group in groups for weight in group["params"]]
+        assert sorted(learning) == sorted(id(weight) for weight in model.parameters())
+        assert {group["scale"] for group in groups} == {1}
+
+
+BLOCKS = [f"encoder.stages.{stage}.blocks.{block}" for stage, block in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 0))]
+LAYERS_OF_DECODER = ["start", "climb.0", "climb.1", "climb.2", "neck"]
+DECAYED = {
+    *("encoder.patch_embeds.landsat.weight", "encoder.patch_embeds.modis.weight"),
+    *(f"{block}.{layer}.weight" for block in BLOCKS for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
+    *(f"encoder.stages.{stage}.merging.reduction.weight" for stage in range(3)),
+    *(f"decoder.{layer}.{part}.weight" for layer in LAYERS_OF_DECODER for part in (0, 3)),
+    *("decoder.head.0.weight", "decoder.head.2.weight"),
+}
+DECAYED_OF_UNET = {
+    *(f"down.{level}.{part}.weight" for level in range(5) for part in (0, 3)),
+    *(f"merge.{level}.{part}.weight" for level in range(4) for part in (0, 3)),
+    *("up.0.weight", "up.1.weight", "up.2.weight", "up.3.weight", "head.weight"),
+}
+DECAYED_OF_TEMPORAL_CNN = {"time.0.0.weight", "time.1.0.weight", "time.2.0.weight", "dense.0.weight", "head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("model", "decayed"),
+    [
+        (make_model, DECAYED),
+        (lambda: UNet({"landsat": 6}, 8, 2, 4), DECAYED_OF_UNET),
+        (lambda: TemporalCNN({"landsat": 6}, 8, 2, 4), DECAYED_OF_TEMPORAL_CNN),
+    ],
+)
+def test_norms_biases_and_position_tables_do_not_decay(model: Callable[[], nn.Module], decayed: set[str]) -> None:
+    """Where no gradient is, decay is all that moves a weight."""
+    weights = dict((built := model()).named_parameters())
+    assert decayed < weights.keys()
+    for weight in weights.values():
+        nn.init.ones_(weight)
+        weight.grad = torch.zeros_like(weight)
+    torch.optim.AdamW(parameter_groups(built, Rates(), 0.5), lr=0.1).step()
+    assert {name for name, weight in weights.items() if not torch.equal(weight, torch.ones_like(weight))} == decayed
+    torch.testing.assert_close(weights[min(decayed)][0], torch.full_like(weights[min(decayed)][0], 1 - 0.1 * 0.5))
+
+
+def test_encoder_and_decoder_have_rates_of_their_own() -> None:
+    model = make_model()
+    groups = parameter_groups(model, Rates(encoder=0.1, decoder=0.3, layer_decay=0.5), 0.01)
+    scale = {id(weight): group["scale"] for group in groups for weight in group["params"]}
+    found = {name: scale[id(weight)] for name, weight in model.named_parameters()}
+    expected = {
+        "encoder.norm.bias": 0.1, "encoder.stages.3.blocks.0.mlp.fc2.weight": 0.05,
+        "encoder.patch_embeds.modis.weight": 0.1 / 64, "decoder.start.0.weight": 0.3, "decoder.neck.1.bias": 0.3,
+        "decoder.head.0.weight": 1.0, "decoder.head.2.bias": 1.0,
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    linear = CropMapper(build_encoder(SMALL), SOURCES, 8, 2, 8, kind="linear")
+    groups = parameter_groups(linear, Rates(encoder=0.1, decoder=0.3), 0.01)
+    scale = {id(weight): group["scale"] for group in groups for weight in group["params"]}
+    assert {scale[id(weight)] for weight in linear.decoder.parameters()} == {1.0}, "its norm belongs to the head"
+
+
+def test_rates_that_the_user_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning_module, "RATES_WITH_CHECKPOINT", Rates(encoder=0.1, decoder=0.5))
+    assert Tuning().rates(has_checkpoint=True) == Rates(encoder=0.1, decoder=0.5)
+    assert Tuning(layer_decay=0.5).rates(has_checkpoint=False) == Rates(layer_decay=0.5)
+    given = Tuning(encoder_rate=0.2, decoder_rate=2.0)
+    for has_checkpoint in (False, True):
+        assert given.rates(has_checkpoint=has_checkpoint) == Rates(encoder=0.2, decoder=2.0)
 
 
 def test_lower_layers_learn_more_slowly() -> None:
@@ -183,11 +250,11 @@ def test_lower_layers_learn_more_slowly() -> None:
     for above, (stage, block) in zip((5, 4, 3, 2, 1), ((0, 0), (1, 0), (1, 1), (2, 0), (3, 0)), strict=True):
         layers[f"encoder.stages.{stage}.blocks.{block}."] = above
     layers |= {"encoder.stages.0.merging.": 5, "encoder.stages.1.merging.": 3, "encoder.stages.2.merging.": 2}
-    groups = parameter_groups(model, 0.5)
+    groups = parameter_groups(model, Rates(layer_decay=0.5), 0.0)
     scale = {id(weight): group["scale"] for group in groups for weight in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(scale) == len(list(model.parameters()))
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    optimizer = torch.optim.AdamW(groups, lr=1.0, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
     for group in optimizer.param_groups:
         group["lr"] = 1e-2 * group["scale"]
     for weight in model.parameters():
@@ -202,7 +269,7 @@ def test_lower_layers_learn_more_slowly() -> None:
 def test_lora_layers_have_the_rate_of_their_block() -> None:
     model = make_model()
     apply_tuning(model, Tuning(mode="lora", layer_decay=0.5))
-    groups = parameter_groups(model, 0.5)
+    groups = parameter_groups(model, Rates(layer_decay=0.5), 0.01)
     scale = {id(weight): group["scale"] for group in groups for weight in group["params"]}
     learning = {name: scale[id(weight)] for name, weight in model.named_parameters() if weight.requires_grad}
     assert len(learning) == len(scale)
@@ -217,6 +284,9 @@ def test_lora_layers_have_the_rate_of_their_block() -> None:
         ({"mode": "half"}, "--tuning.mode is 'half'; expected one of full, frozen, lora"),
         ({"layer_decay": 0.0}, "--tuning.layer_decay is 0.0; expected a factor above 0 and at most 1"),
         ({"layer_decay": 1.5}, "expected a factor above 0"),
+        ({"encoder_rate": 0.0}, "--tuning.encoder_rate is 0.0; expected a factor of --training.learning_rate above 0; .* frozen"),
+        ({"decoder_rate": float("nan")}, "--tuning.decoder_rate is nan; expected a factor"),
+        ({"mode": "frozen", "encoder_rate": 0.1}, "encoder_rate 0.1 has no effect with --tuning.mode frozen"),
         ({"lora_rank": 0}, "--tuning.lora_rank is 0; expected at least 1"),
         ({"mode": "frozen", "layer_decay": 0.75}, "has no effect with --tuning.mode frozen"),
     ],
@@ -265,6 +335,32 @@ def test_training_heeds_the_rates_of_the_layers(scenes: Path, tmp_path: Path, tu
             assert moved < 1e-5, name
 
 
+def test_a_checkpoint_with_other_groups_of_weights_is_refused(tmp_path: Path) -> None:
+    """Versions without groups let every weight decay, and torch takes what a checkpoint says over the settings of the run."""
+    model = make_model()
+    former = torch.optim.AdamW([{"params": list(model.parameters()), "scale": 1.0}], weight_decay=5e-4)
+    now = torch.optim.AdamW(parameter_groups(model, Rates(), 5e-4))
+    slower = torch.optim.AdamW(parameter_groups(model, Rates(encoder=0.1), 5e-4))
+    for optimizer in (former, slower):
+        save_checkpoint(tmp_path, Progress(epoch=1), model, optimizer)
+        with pytest.raises(ValueError, match=r"last_epoch.pt does not continue this run \(its optimizer has other groups"):
+            load_newest_checkpoint(tmp_path, model, now, torch.device("cpu"))
+    save_checkpoint(tmp_path, Progress(epoch=1), model, now)
+    assert load_newest_checkpoint(tmp_path, model, now, torch.device("cpu")).epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": "unet", "tuning.decoder_rate": 0.5}, "is a baseline without pretrained layers; leave .* all of --tuning"),
+        ({"decoder.kind": "linear", "tuning.decoder_rate": 0.5}, "has no effect with --decoder.kind linear"),
+    ],
+)
+def test_rates_without_effect_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        finetune_config(task="paddy_rice", data=tmp_path, output=tmp_path / "run", **changes)
+
+
 def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine that lacks the extra."""
     find_spec, imported = importlib.util.find_spec, builtins.__import__
@@ -308,11 +404,16 @@ def test_lora_without_peft_is_one_line_that_names_the_extra(
 
 @pytest.mark.parametrize("tune", ["lora", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_an_interrupted_run_continues_to_the_same_weights(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: Any
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tune: Any
 ) -> None:
     settings = SETTINGS | {"data": scenes, "checkpoint": scenes / "encoder.safetensors", "tuning.mode": tune}
-    settings |= {"tuning.layer_decay": 0.75} if tune == "lora" else {}
+    settings |= {"tuning.layer_decay": 0.75, "tuning.encoder_rate": 0.1} if tune == "lora" else {}
+    settings |= {"tuning.decoder_rate": 0.5}
     run(output=tmp_path / "straight", **settings)
+    encoder = "0.0001, 0.75 times as much in each layer below its last" if tune == "lora" else "none"
+    assert f"peak learning rates: encoder {encoder}; decoder 0.0005, head 0.001\n" in capsys.readouterr().out
+    recorded = json.loads((tmp_path / "straight" / "run.json").read_text())
+    assert [recorded[f"tuning.{name}_rate"] for name in ("encoder", "decoder")] == [0.1 if tune == "lora" else 1.0, 0.5]
     score_windows, calls = loop_module.score_windows, []
 
     def killed(*arguments: Any) -> dict[str, Any]:

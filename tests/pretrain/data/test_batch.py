@@ -11,6 +11,9 @@ import torch
 import xxhash
 
 from data_prep.corpus.dataset import Corpus
+from finetune.data.frames import model_frames
+from finetune.data.image_stack import ImageStack
+from finetune.data.season import Season
 from pretrain.data.batch import Batch, batches_on_device, orient
 from pretrain.data.stream import Stream
 from tests.support.pretraining import assert_equal_batches, stream_config
@@ -38,6 +41,22 @@ def test_a_batch_splits_into_equal_parts(corpus: Corpus) -> None:
     for parts in (0, 4, 7):
         with pytest.raises(ValueError, match=f"a batch of 6 samples of source .* cannot be split into {parts} equal parts"):
             batch.split(parts)
+
+
+def test_pretraining_and_fine_tuning_normalise_alike(corpus: Corpus) -> None:
+    batch = Stream(corpus, "train", stream_config()).batch(0)
+    bands, frames = batch.pixels.shape[2], batch.pixels.shape[1]
+    mean, std = np.linspace(1000, 2000, bands), np.linspace(400, 600, bands)
+    plain = {"mean": mean.tolist(), "std": std.tolist()}
+    season = Season(times=np.arange(frames), days=np.arange(frames) + 0.5, length=frames, periods=frames)
+    for limits in (None, np.stack([mean - 2 * std, mean + 2 * std])):
+        given = plain if limits is None else plain | {"low": limits[0].tolist(), "high": limits[1].tolist()}
+        tensors = [None if array is None else torch.as_tensor(array, dtype=torch.float32) for array in (mean, std, limits)]
+        found = batch.normalized(*tensors).numpy()
+        for sample, pixels, valid in zip(found, batch.pixels.numpy(), batch.valid.numpy(), strict=True):
+            assert limits is None or np.abs(sample).max() == pytest.approx(2, abs=1e-5)
+            expected = model_frames(ImageStack(pixels=pixels, valid=valid), season, given)
+            np.testing.assert_allclose(sample, expected, atol=1e-5)
 
 
 def test_digests_of_ranks_add_up(corpus: Corpus) -> None:

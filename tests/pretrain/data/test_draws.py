@@ -154,7 +154,7 @@ def test_the_teachers_dates_are_a_draw_of_their_own_behind_those_of_the_student(
         assert (batch.dates[:, 5:].diff(dim=1) > 0).all()
         assert not np.array_equal(batch.dates[:, 5:].numpy(), batch.dates[:, :5].numpy())
         ones, zeros = torch.ones(batch.pixels.shape[2]), torch.zeros(batch.pixels.shape[2])
-        student, teacher = views(batch, zeros, ones, 5)
+        student, teacher = views(batch, zeros, ones, num_frames=5)
         np.testing.assert_array_equal(student.numpy(), views(expected, zeros, ones)[0].numpy())
         whole = batch.normalized(zeros, ones)
         np.testing.assert_array_equal(teacher.numpy(), whole[:, 5:].numpy())
