@@ -212,7 +212,7 @@ def _rates_in_words(config: FinetuneConfig) -> str:
     peak, rates = config.training.learning_rate, config.rates
     decay = "" if rates.layer_decay == 1 else f", {rates.layer_decay:g} times as much in each layer below its last"
     encoder = "none" if config.tuning.mode == "frozen" else f"{peak * rates.encoder:g}{decay}"
-    decoder = f"decoder {peak * rates.decoder:g}, " if config.decoder.kind == "fusion" else ""
+    decoder = "" if config.decoder.kind == "linear" else f"decoder {peak * rates.decoder:g}, "
     return f"peak learning rates: encoder {encoder}; {decoder}head {peak:g}"
 
 
