@@ -17,6 +17,7 @@ import numpy as np
 from common.json_files import read_json
 from data_prep.archive.scene import SPLITS
 from data_prep.shards.band_statistics import BandStatistics, statistics_from_dict
+from data_prep.shards.tar_format import LAND_COVER_MAP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class ShardSummary:
         counted: number of samples by legend.
         statistics: band statistics of the valid pixels.
         rejected: number of rejected samples by (reason, True for samples that could not be read).
+        has_maps: True when the samples hold a land-cover map.
     """
 
     shard: str
@@ -50,6 +52,7 @@ class ShardSummary:
     counted: Counter[str]
     statistics: BandStatistics
     rejected: Counter[tuple[str, bool]]
+    has_maps: bool
 
     @property
     def failed(self) -> int:
@@ -84,7 +87,13 @@ def summarise(index: Mapping[str, Any]) -> ShardSummary:
         counted=Counter({legend: len(rows) for legend, rows in counts.items()}),
         statistics=statistics_from_dict(index["statistics"]),
         rejected=Counter((row["reason"], row["failed"]) for row in index["rejected"]),
+        has_maps=holds_maps(samples),
     )
+
+
+def holds_maps(samples: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True when the samples of a shard index hold a land-cover map; all samples of a corpus do, or none."""
+    return bool(samples) and LAND_COVER_MAP in samples[0]["members"]
 
 
 def read_summary(index: Path) -> ShardSummary:
@@ -122,6 +131,7 @@ def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
         counted=sum((summary.counted for summary in summaries), Counter()),
         statistics=sum((summary.statistics for summary in summaries[1:]), first.statistics),
         rejected=sum((summary.rejected for summary in summaries), Counter()),
+        has_maps=any(summary.has_maps for summary in summaries),
     )
 
 

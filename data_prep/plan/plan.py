@@ -30,12 +30,14 @@ from common.json_files import json_bytes, read_json
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
+from data_prep.landcover.sample_map import MapLayout, map_layout
 from data_prep.plan.tables import batches, read_rows
 from data_prep.readers.base import SeriesReader
 
 PLAN = "plan.json"
 TABLES = {name: f"plan-{name}.parquet" for name in ("shards", "samples", "series", "rejected")}
 PLAN_VERSION = 2
+LAND_COVER_MAPS = "land_cover_maps"  # setting that is absent without maps, so that plans of earlier versions keep their hash
 
 # Columns of the table of series by attribute of `PlannedSeries`. Two columns keep the names of earlier versions.
 _SERIES_COLUMNS = {
@@ -210,6 +212,15 @@ class Plan:
     def labels(self) -> dict[str, LabelLegend]:
         """Legends of the labels that the samples hold for fine-tuning, by source."""
         return {source: label_legend_from_dict(values) for source, values in self.settings.get("labels", {}).items()}
+
+    @property
+    def has_maps(self) -> bool:
+        """Return True when the samples hold a land-cover map; False for plans of earlier versions."""
+        return bool(self.settings.get(LAND_COVER_MAPS, False))
+
+    def map_layout(self, source: str, legend: str) -> MapLayout | None:
+        """Return the form of the land-cover maps of a source with a legend; None for samples without a map."""
+        return map_layout(self.sensors[source], self.legends[legend]) if self.has_maps else None
 
     @property
     def num_shards(self) -> int:
