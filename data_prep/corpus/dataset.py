@@ -9,9 +9,9 @@
       <source>-<split>.samples.npy  the sample index, one record per sample (`data_prep/corpus/sample_index.py`)
       dataset.json                  written last
 
-`data_prep/shard.py` writes a corpus, `data_prep/verify.py` checks it, `pretrain/data/stream.py` reads it. Training opens
-dataset.json, the sample indexes and the tars that it draws from. It opens no shard index: for 25 million samples these are 24 GB
-of JSON.
+`data_prep/shard.py` writes a corpus, `data_prep/verify.py` checks it, `data_prep/add_maps.py` adds land-cover maps to one of an
+earlier version, `pretrain/data/stream.py` reads it. Training opens dataset.json, the sample indexes and the tars that it draws
+from. It opens no shard index: for 25 million samples these are 24 GB of JSON.
 """
 
 from __future__ import annotations

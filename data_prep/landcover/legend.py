@@ -61,11 +61,11 @@ class Legend:
 
         Raises ValueError as `count` does.
         """
-        found, places = np.unique(codes, return_inverse=True)
+        found = np.unique(codes)
         self._check(found)
         by_code = {code: position for position, code in enumerate(self.codes)}
         positions = np.array([by_code.get(code, -1) for code in found.tolist()], dtype=np.int64)
-        return positions[places].reshape(codes.shape)
+        return positions[np.searchsorted(found, codes)]
 
     def _check(self, found: np.ndarray) -> None:
         unknown = sorted(set(found.tolist()) - set(self.codes) - set(self.fill))

@@ -26,6 +26,7 @@ from common.json_files import read_json
 from data_prep.add_maps import add_maps
 from data_prep.corpus.corpus_checks import corpus_faults
 from data_prep.corpus.dataset import load_corpus
+from data_prep.describe import describe_corpus
 from data_prep.plan.plan import PLAN, load_plan
 from data_prep.readers.base import Series
 from data_prep.readers.zarr_cube import ZarrCube
@@ -72,6 +73,8 @@ def test_a_former_corpus_has_no_trace_of_maps_and_is_resumed_as_it_is(
     assert all(b"land_cover_map" not in data and b"landcover_map" not in data for data in contents(former).values())
     assert np.load(former / "modis-train.samples.npy").dtype["offsets"].shape == (5,)
     assert corpus_faults(former, ONE) == []
+    describe_corpus(former)
+    assert "no land-cover maps (data_prep/add_maps.py adds them)" in capsys.readouterr().out
     unfinished = shutil.copytree(former, tmp_path / "unfinished")
     for name in ("dataset.json", "modis-train-000000.json", "sentinel2-train-000000.tar"):
         (unfinished / name).unlink()
