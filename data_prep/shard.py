@@ -15,7 +15,7 @@ from common.command_line import as_arguments, run_command
 from common.executors import Executor, open_executor, submit_slurm
 from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.progress import PROGRESS
-from data_prep.corpus.corpus_writer import finish_corpus, write_missing_shards
+from data_prep.corpus.corpus_writer import finish_corpus, unwritten_report, write_missing_shards
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
 from data_prep.plan.plan_overview import plan_overview
@@ -23,7 +23,6 @@ from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SplitConfig
 
 RENAMED = {f"split_{name}": f"split.{name}" for name in ("block_km", "shares", "buffer_km", "seed")}
-_MOST_NAMED = 5  # shards named in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,8 @@ class ShardConfig:
             draw_sites.py draws one); default: all windows that tile each scene.
         label: labels of the scenes that the samples hold for fine-tuning, by source (--label.landsat crop_type); the label must
             have the pixel grid of the source.
+        land_cover_maps: the samples hold the land-cover map on their pixels, which the objective `map` of pretraining needs. A
+            corpus that was begun without maps stays without; add_maps.py adds them.
         split: split by place instead of by scene.
         plan_only: write the plan, print an overview and stop; without it, the same command resumes from there.
         engine: local processes, a Dask cluster, or a SLURM array job with a last job that finishes; the command only submits
@@ -64,6 +65,7 @@ class ShardConfig:
     min_frames: int = 16
     sites: Path | None = None
     label: dict[str, str] | None = None
+    land_cover_maps: bool = True
     split: SplitConfig = field(default_factory=SplitConfig)
     plan_only: bool = False
     engine: Executor = "local"
@@ -93,6 +95,7 @@ class ShardConfig:
             min_frames=self.min_frames,
             sites=self.sites,
             labels=self.label or {},
+            land_cover_maps=self.land_cover_maps,
             spatial_blocks=self.split.spatial_blocks(),
         )
 
@@ -100,6 +103,8 @@ class ShardConfig:
 def shard(config: ShardConfig) -> int:
     """Make or resume the corpus; return the exit code."""
     plan = make_plan(config.input, config.output, config.plan_settings(), config.workers)
+    if config.land_cover_maps and not plan.has_maps:
+        print(f"{config.output} was begun without land-cover maps and stays without; data_prep/add_maps.py adds them afterwards")
     if config.plan_only:
         print(plan_overview(plan))
         return 0
@@ -111,8 +116,7 @@ def shard(config: ShardConfig) -> int:
     with open_executor(config.engine, config.workers, config.scheduler) as map_jobs:
         unwritten = write_missing_shards(plan, numbers, config.input, map_jobs, config.retries, config.retry_failed)
         if unwritten:
-            print("\n".join(f"{failure.name}: {failure.reason}" for failure in unwritten[:_MOST_NAMED]))
-            print(f"{len(unwritten)} of {len(numbers)} shards are not written; start again with the same arguments")
+            print(unwritten_report(unwritten, len(numbers)))
             return INFRASTRUCTURE if any(failure.is_infrastructure for failure in unwritten) else FAILED
         finished = config.shards is not None or finish_corpus(plan, map_jobs, config.max_failed_share)
         return 0 if finished else FAILED

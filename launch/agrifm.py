@@ -26,6 +26,7 @@ COMMANDS = {
     "fetch_real": ("data_prep.fetch_real", "fetch two real image series as scenes"),
     "draw_sites": ("data_prep.draw_sites", "draw sampling sites from a land-cover map"),
     "shard": ("data_prep.shard", "cut scenes into samples and write them as WebDataset shards"),
+    "add_maps": ("data_prep.add_maps", "add land-cover maps to a corpus that was written without"),
     "verify": ("data_prep.verify", "check every byte of a corpus"),
     "describe": ("data_prep.describe", "tables and pictures of what a corpus holds"),
     "quicklook": ("data_prep.quicklook", "a picture of a few samples of a corpus"),

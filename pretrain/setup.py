@@ -13,7 +13,7 @@ import torch
 
 from common import ranks
 from common.run_lock import RunLock
-from data_prep.corpus.dataset import Corpus, load_corpus
+from data_prep.corpus.dataset import Corpus, check_has_maps, load_corpus
 from data_prep.corpus.shard_sizes import check_shard_sizes
 from pretrain import checkpoint, engine
 from pretrain.compilation import compile_compared
@@ -111,6 +111,8 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
     if rank == 0:  # one rank lists the folder, not every one
         check_shard_sizes(corpus, "train")
     stream = Stream(corpus, "train", config.stream, rank, world_size)
+    if config.objective.predicts_map:
+        check_has_maps(corpus, stream.draws.sources)
     targets = LandCoverTargets(corpus, config.objective.groupings, has_map=config.objective.predicts_map)
     _check_options(config, stream, world_size)
     model = new_model(config, corpus, stream.draws.sources, len(targets.classes))

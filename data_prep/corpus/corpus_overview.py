@@ -58,6 +58,7 @@ def corpus_overview(corpus: Corpus, groups: Mapping[tuple[str, str], ShardSummar
                 "shape": list(corpus.shapes[source]),
                 "bands": list(corpus.sensors[source].bands),
                 "splits": {},
+                "has_land_cover_maps": corpus.has_maps(source),
                 "normalization": corpus.normalization(source),
             },
         )
@@ -112,12 +113,14 @@ def overview_tables(overview: Mapping[str, Any]) -> str:
         for number, band in enumerate(of_source["bands"]):
             of_band = ((split, values["mean"][number], values["std"][number]) for split, values in of_source["splits"].items())
             bands.append([source, band, ", ".join(f"{split} {mean:.1f} ± {std:.1f}" for split, mean, std in of_band)])
+    mapped = [source for source, of_source in overview["sources"].items() if of_source["has_land_cover_maps"]]
+    maps = f"land-cover maps of {', '.join(mapped)}" if mapped else "no land-cover maps (data_prep/add_maps.py adds them)"
     header = ["source", "split", "shards", "samples", "MB", "dates", "frames: least, median, most", "valid", "failed"]
     return "\n\n".join(
         [
             tabulate(counts, header, disable_numparse=True),
             tabulate(classes, ["source", "split", "legend", "share of the area"]),
             tabulate(bands, ["source", "band", "digital numbers, mean ± deviation"]),
-            f"{overview['rejected']} samples rejected; fingerprint {overview['fingerprint']}",
+            f"{overview['rejected']} samples rejected; {maps}; fingerprint {overview['fingerprint']}",
         ]
     )

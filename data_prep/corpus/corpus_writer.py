@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from data_prep.shards.shard_writer import write_shard
 from data_prep.shards.tar_format import FAILED
 
 # The output accepts no more files: no shard could be written.
+_MOST_NAMED = 5  # shards named in a message
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -56,12 +57,22 @@ def write_missing_shards(
         for number in numbers:
             if (output / f"{plan.names[number]}{FAILED}").exists():
                 (output / f"{plan.names[number]}.json").unlink(missing_ok=True)
+    return write_shards(plan, numbers, partial(write_shard, archive.resolve(), output.resolve(), retries=retries), map_jobs)
+
+
+def write_shards(plan: Plan, numbers: Sequence[int], write: Callable[[int], int], map_jobs: MapJobs) -> list[ShardFailure]:
+    """Write those shards `numbers` of the plan that do not exist yet by `write`; return those that could not be written.
+
+    `write` takes the number of a shard and returns the bytes of its tar; it runs in workers. Raises InfrastructureError when the
+    output accepts no more files.
+    """
+    output = plan.folder
     missing = [number for number in numbers if not has_written_index(output, plan.names[number], plan.hash)]
     if missing:
         (output / DATASET).unlink(missing_ok=True)  # while shards are missing, the corpus is not a finished one
     unwritten = []
     with Progress("write", total=len(numbers), done=len(numbers) - len(missing), log=output / PROGRESS) as progress:
-        for _, written in map_jobs(partial(_try_to_write, archive.resolve(), output.resolve(), retries), missing):
+        for _, written in map_jobs(partial(_try_to_write, write, output.resolve()), missing):
             if isinstance(written, ShardFailure):
                 unwritten.append(written)
             else:
@@ -69,12 +80,18 @@ def write_missing_shards(
     return unwritten
 
 
-def _try_to_write(archive: Path, output: Path, retries: int, number: int) -> int | ShardFailure:
+def unwritten_report(unwritten: Sequence[ShardFailure], total: int) -> str:
+    """Return what a command prints when some of `total` shards could not be written."""
+    lines = [f"{failure.name}: {failure.reason}" for failure in unwritten[:_MOST_NAMED]]
+    return "\n".join([*lines, f"{len(unwritten)} of {total} shards are not written; start again with the same arguments"])
+
+
+def _try_to_write(write: Callable[[int], int], output: Path, number: int) -> int | ShardFailure:
     """Return the bytes of the shard, or why it cannot be written while others can."""
     plan = cached_plan(output)
     name = plan.names[number]
     try:
-        return write_shard(archive, output, number, retries)
+        return write(number)
     except (ValueError, OSError) as error:
         failure = ShardFailure(name=name, reason=" ".join(str(error).split()), is_infrastructure=isinstance(error, OSError))
         if isinstance(error, OSError):

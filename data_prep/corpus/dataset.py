@@ -9,15 +9,15 @@
       <source>-<split>.samples.npy  the sample index, one record per sample (`data_prep/corpus/sample_index.py`)
       dataset.json                  written last
 
-`data_prep/shard.py` writes a corpus, `data_prep/verify.py` checks it, `pretrain/data/stream.py` reads it. Training opens
-dataset.json, the sample indexes and the tars that it draws from. It opens no shard index: for 25 million samples these are 24 GB
-of JSON.
+`data_prep/shard.py` writes a corpus, `data_prep/verify.py` checks it, `data_prep/add_maps.py` adds land-cover maps to one of an
+earlier version, `pretrain/data/stream.py` reads it. Training opens dataset.json, the sample indexes and the tars that it draws
+from. It opens no shard index: for 25 million samples these are 24 GB of JSON.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
+from data_prep.landcover.sample_map import MapLayout, map_layout_from_dict
 from data_prep.shards.shard_index import SampleEntry, sample_entries
 
 DATASET_VERSION = 3
@@ -105,6 +106,7 @@ class Corpus:
         splits: summaries by (source, split), where there are samples.
         rejected: number of samples that the plan or the writing of shards rejected.
         labels: legends of the labels for fine-tuning, by the names of the sources whose samples hold one.
+        map_layouts: form of the samples' land-cover maps, by source name and legend; empty for a corpus without maps.
     """
 
     folder: str
@@ -119,6 +121,11 @@ class Corpus:
     splits: dict[tuple[str, str], SplitSummary]
     rejected: int
     labels: dict[str, LabelLegend]
+    map_layouts: dict[str, dict[str, MapLayout]]
+
+    def has_maps(self, source: str) -> bool:
+        """Return True when the samples of a source hold a land-cover map."""
+        return source in self.map_layouts
 
     def normalization(self, source: str) -> dict[str, list[float]]:
         """Return how the bands of a source are normalised: `mean` and `std`, and `low` and `high` where there are limits."""
@@ -158,6 +165,16 @@ def load_corpus(folder: str | Path) -> Corpus:
     return _corpus(json_object(content, path), folder, path)
 
 
+def check_has_maps(corpus: Corpus, sources: Iterable[str]) -> None:
+    """Raise ValueError that names the command to run, when the samples of one of the `sources` hold no land-cover map."""
+    missing = sorted(source for source in sources if not corpus.has_maps(source))
+    if missing:
+        raise ValueError(
+            f"{corpus.folder} has no land-cover maps for the sources {missing}; add them without decoding pixels again: "
+            f"`python data_prep/add_maps.py --input SCENES --corpus {corpus.folder} --output NEW`"
+        )
+
+
 def _corpus(values: Mapping[str, Any], folder: str, path: str) -> Corpus:
     """Return the corpus that the content of dataset.json describes; `path` is named in errors."""
     if values.get("version") == 2:
@@ -194,6 +211,11 @@ def _corpus(values: Mapping[str, Any], folder: str, path: str) -> Corpus:
             },
             rejected=values["rejected"],
             labels={name: label_legend_from_dict(label) for name, label in values.get("labels", {}).items()},
+            map_layouts={
+                name: {legend: map_layout_from_dict(layout) for legend, layout in source["land_cover_maps"].items()}
+                for name, source in sources.items()
+                if "land_cover_maps" in source
+            },
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe a corpus: {type(error).__name__} {error}") from error

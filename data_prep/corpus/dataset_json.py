@@ -12,6 +12,7 @@ from common.json_files import json_bytes
 from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.sample_index import sample_index_name
 from data_prep.corpus.summary import ShardSummary, by_source_and_split, merged
+from data_prep.landcover.sample_map import map_layout
 from data_prep.plan.plan import Plan
 from data_prep.shards.band_statistics import robust_normalization
 
@@ -24,7 +25,7 @@ def dataset_json(
     `summaries` are those of the plan's shards in their order; `sample_indexes` the xxh3_128 of each sample index by file name.
     """
     groups = by_source_and_split(summaries)
-    sources = {}
+    sources: dict[str, dict[str, Any]] = {}
     for name, sensor in plan.sensors.items():
         of_source = {split: group for (source, split), group in groups.items() if source == name and group.samples}
         if of_source:
@@ -34,6 +35,10 @@ def dataset_json(
                 "normalization": _normalization(of_source),
                 "splits": {split: _split(group, sample_indexes) for split, group in of_source.items()},
             }
+            if plan.has_maps:  # the key is absent without maps, as in earlier versions
+                legends = sorted({legend for group in of_source.values() for legend in group.counted})
+                layouts = {legend: map_layout(sensor, plan.legends[legend]).to_dict() for legend in legends}
+                sources[name]["land_cover_maps"] = layouts
     columns = ("shard", "source", "split", "bytes", "xxh3_128", "samples")
     labels = {source: legend.to_dict() for source, legend in plan.labels.items() if source in sources}
     return {

@@ -5,8 +5,10 @@
     key      fixed-width bytes (UTF-8), as wide as the longest key
     shard    int32, position of the shard in the list of the shards of this source and split in dataset.json
     frames   int32, number of dates
-    offsets  5 x int64, byte offset in the tar of the data of each of `INDEXED_MEMBERS`
-    sizes    5 x int64, their sizes in bytes
+    offsets  6 x int64, byte offset in the tar of the data of each of `INDEXED_MEMBERS`
+    sizes    6 x int64, their sizes in bytes
+
+Without land-cover maps, as in a corpus of an earlier version, there are 5 of each.
 
 The file is mapped into memory, so that opening it takes the same time for any length: a batch touches its own rows only, and all
 processes of a machine share the pages. A sample index in an object store is copied to this machine once.
@@ -32,7 +34,8 @@ from common.retries import retried
 from common.storage import file_system, is_url
 from data_prep.corpus.dataset import RETRIES, Corpus, SplitSummary
 
-INDEXED_MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy")  # training does not read `json`
+# Training does not read `json`. The map comes last, so that the members without it begin alike.
+INDEXED_MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy", "landcover_map.npy")
 _CHECKED_ROWS = 32  # when a sample index is opened
 _MEND = "copy it again, or run data_prep/verify.py"
 
@@ -42,9 +45,14 @@ def sample_index_name(source: str, split: str) -> str:
     return f"{source}-{split}.samples.npy"
 
 
-def record_dtype(key_bytes: int) -> np.dtype:
-    """Return the dtype of a record whose key has at most `key_bytes` bytes."""
-    members = (len(INDEXED_MEMBERS),)
+def indexed_members(has_maps: bool) -> tuple[str, ...]:
+    """Return the members of each sample that a sample index locates."""
+    return INDEXED_MEMBERS if has_maps else INDEXED_MEMBERS[:-1]
+
+
+def record_dtype(key_bytes: int, has_maps: bool) -> np.dtype:
+    """Return the dtype of a record whose key has at most `key_bytes` bytes, of samples with or without a land-cover map."""
+    members = (len(indexed_members(has_maps)),)
     return np.dtype(
         [("key", f"S{key_bytes}"), ("shard", "<i4"), ("frames", "<i4"), ("offsets", "<i8", members), ("sizes", "<i8", members)]
     )
@@ -74,7 +82,7 @@ def open_sample_index(corpus: Corpus, source: str, split: str, cache: Path | Non
     except (ValueError, TypeError, OverflowError, SyntaxError, tokenize.TokenError) as error:  # the header is a Python literal
         raise ValueError(f"{path} is no whole sample index: {error}; {_MEND}") from error
     key = records.dtype["key"] if records.dtype.names and "key" in records.dtype.names else np.dtype(np.int8)
-    if records.dtype != record_dtype(key.itemsize) or records.shape != (summary.samples,):
+    if records.dtype != record_dtype(key.itemsize, corpus.has_maps(source)) or records.shape != (summary.samples,):
         expected = f"{summary.samples} records of samples"
         raise ValueError(f"{path} holds {records.shape} of {records.dtype}; expected {expected}; {_MEND}")
     _check_some_rows(records, corpus, source, split, path)

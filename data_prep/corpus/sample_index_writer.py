@@ -21,8 +21,8 @@ from common.checksums import checksum_of
 from common.executors import MapJobs
 from common.json_files import read_json
 from common.progress import Progress
-from data_prep.corpus.sample_index import INDEXED_MEMBERS, record_dtype, sample_index_name
-from data_prep.corpus.summary import ShardSummary
+from data_prep.corpus.sample_index import indexed_members, record_dtype, sample_index_name
+from data_prep.corpus.summary import ShardSummary, holds_maps
 
 
 @dataclass
@@ -33,17 +33,19 @@ class SampleIndexLayout:
         name: file name.
         key_bytes: bytes of the longest key.
         rows: number of rows.
+        has_maps: True when the samples hold a land-cover map.
         first_row: first row of each shard by the name of its tar, in the order of shards.
     """
 
     name: str
     key_bytes: int = 1
     rows: int = 0
+    has_maps: bool = False
     first_row: dict[str, int] = field(default_factory=dict)
 
     @property
     def dtype(self) -> np.dtype:
-        return record_dtype(self.key_bytes)
+        return record_dtype(self.key_bytes, self.has_maps)
 
     @property
     def header(self) -> bytes:
@@ -72,6 +74,7 @@ def sample_index_layouts(summaries: Sequence[ShardSummary]) -> list[SampleIndexL
         layout.first_row[summary.shard] = layout.rows
         layout.rows += summary.samples
         layout.key_bytes = max(layout.key_bytes, summary.key_bytes)
+        layout.has_maps |= summary.has_maps
     return [layout for layout in layouts.values() if layout.rows]
 
 
@@ -82,13 +85,14 @@ def rows_of_shard(folder: Path, shard: str) -> np.ndarray:
     """
     samples = read_json((folder / shard).with_suffix(".json"))["samples"]
     keys = [sample["key"].encode() for sample in samples]
-    rows = np.zeros(len(samples), record_dtype(max(map(len, keys), default=1)))
-    members = [[sample["members"][name] for name in INDEXED_MEMBERS] for sample in samples]
+    has_maps = holds_maps(samples)
+    rows = np.zeros(len(samples), record_dtype(max(map(len, keys), default=1), has_maps))
+    members = [[sample["members"][name] for name in indexed_members(has_maps)] for sample in samples]
     rows["key"] = keys
     rows["frames"] = [sample["frames"] for sample in samples]
     for column in ("offset", "size"):
         values = np.array([[member[column] for member in row] for row in members], np.int64)
-        rows[f"{column}s"] = values.reshape(len(samples), len(INDEXED_MEMBERS))
+        rows[f"{column}s"] = values.reshape(len(samples), len(indexed_members(has_maps)))
     return rows
 
 
@@ -122,7 +126,7 @@ def placed_rows(
     with Progress("index samples", total=len(positions), log=log) as progress:
         for shard, found in map_jobs(partial(rows_of_shard, folder), list(positions)):
             layout, number = positions[shard]
-            rows = found.astype(layout.dtype)
+            rows = found.astype(layout.dtype) if len(found) else np.zeros(0, layout.dtype)
             rows["shard"] = number
             yield layout, shard, rows
             progress.add(rows.nbytes)

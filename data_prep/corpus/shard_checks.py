@@ -20,10 +20,11 @@ from common.executors import MapJobs
 from common.json_files import read_json
 from common.progress import PROGRESS, Progress
 from data_prep.corpus.summary import ShardSummary, summarise
+from data_prep.landcover.sample_map import NOT_MAPPED
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, cached_plan
 from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.frame_checksums import frame_checksums
-from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, MEMBERS
+from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, LAND_COVER_MAP, member_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def _sample_faults(
 ) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
     """Return the arrays of a sample by member, and (member, fault) of its faults against the plan and its entry in the index."""
     labelled = planned.source in plan.labels
-    expected = sorted((*MEMBERS, LABEL) if labelled else MEMBERS)
+    expected = sorted(member_names(plan.has_maps, labelled))
     if sorted(members) != expected:
         return {}, [("", f"has the members {sorted(members)}; expected {expected}")]
     arrays, wrong = _decoded(plan, planned, members)
@@ -170,6 +171,7 @@ def _sample_faults(
         wrong += _label_faults(members[LABEL], planned.size)
     if not wrong:
         wrong += _value_faults(planned, entry, arrays)
+        wrong += _map_faults(plan, planned, arrays)
         wrong += _metadata_faults(planned, members["json"])
     return arrays, wrong
 
@@ -180,13 +182,16 @@ def _decoded(
     """Return the arrays by member, and (member, fault) of those that cannot be decoded or have another dtype or shape."""
     sensor, legend = plan.sensors[planned.source], plan.legends[planned.series.legend]
     frames, side = planned.stop - planned.start, planned.size
-    layouts = {
+    layouts: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
         "checksums.npy": (np.dtype(np.uint64), (frames,)),
         "dates.npy": (np.dtype(np.int32), (frames,)),
         "landcover.npy": (np.dtype(np.int64), (len(legend.codes),)),
         "pixels.npy": (np.dtype(sensor.dtype), (frames, len(sensor.bands), side, side)),
         "valid.npy": (np.dtype(np.bool_), (frames, side, side)),
     }
+    of_map = plan.map_layout(planned.source, planned.series.legend)
+    if of_map is not None:
+        layouts[LAND_COVER_MAP] = (of_map.dtype, of_map.shape)
     arrays: dict[str, np.ndarray] = {}
     wrong = []
     for name, (dtype, shape) in layouts.items():
@@ -219,9 +224,20 @@ def _value_faults(
         yield "dates.npy", "the dates are not those of the plan"
     if entry["legend"] != legend or arrays["landcover.npy"].tolist() != entry["land_cover"]:
         yield "landcover.npy", "the counts or the legend are not those of the index"
-    content = (arrays[name] for name in ("landcover.npy", "dates.npy", "pixels.npy", "valid.npy"))
-    if not np.array_equal(arrays["checksums.npy"], frame_checksums(entry["key"], *content)):
+    counts, days, pixels, valid = (arrays[name] for name in ("landcover.npy", "dates.npy", "pixels.npy", "valid.npy"))
+    checksums = frame_checksums(entry["key"], counts, days, pixels, valid, arrays.get(LAND_COVER_MAP))
+    if not np.array_equal(arrays["checksums.npy"], checksums):
         yield "checksums.npy", "are not those of the frames"
+
+
+def _map_faults(plan: Plan, planned: PlannedSample, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
+    """Check that a map of codes has positions of the legend's codes only."""
+    layout = plan.map_layout(planned.source, planned.series.legend)
+    if layout is None or layout.has_counts:
+        return
+    codes, number = arrays[LAND_COVER_MAP], len(plan.legends[planned.series.legend].codes)
+    if ((codes >= number) & (codes != NOT_MAPPED)).any():
+        yield LAND_COVER_MAP, f"has positions beyond the {number} codes of legend {planned.series.legend}"
 
 
 def _metadata_faults(planned: PlannedSample, content: bytes) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ import numpy as np
 from common.json_files import read_json
 from data_prep.archive.scene import SPLITS
 from data_prep.shards.band_statistics import SNOW, BandStatistics, statistics_from_dict
+from data_prep.shards.tar_format import LAND_COVER_MAP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class ShardSummary:
         statistics: band statistics of the valid pixels.
         snow: band statistics of those valid pixels that are as bright as snow; None for shards of earlier versions.
         rejected: number of rejected samples by (reason, True for samples that could not be read).
+        has_maps: True when the samples hold a land-cover map.
     """
 
     shard: str
@@ -52,6 +54,7 @@ class ShardSummary:
     statistics: BandStatistics
     snow: BandStatistics | None
     rejected: Counter[tuple[str, bool]]
+    has_maps: bool
 
     @property
     def failed(self) -> int:
@@ -87,7 +90,13 @@ def summarise(index: Mapping[str, Any]) -> ShardSummary:
         statistics=statistics_from_dict(index["statistics"]),
         snow=statistics_from_dict(index[SNOW]) if SNOW in index else None,
         rejected=Counter((row["reason"], row["failed"]) for row in index["rejected"]),
+        has_maps=holds_maps(samples),
     )
+
+
+def holds_maps(samples: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True when the samples of a shard index hold a land-cover map; all samples of a corpus do, or none."""
+    return bool(samples) and LAND_COVER_MAP in samples[0]["members"]
 
 
 def read_summary(index: Path) -> ShardSummary:
@@ -126,6 +135,7 @@ def merged(summaries: Sequence[ShardSummary]) -> ShardSummary:
         statistics=sum((summary.statistics for summary in summaries[1:]), first.statistics),
         snow=None if first.snow is None else sum((s.snow for s in summaries[1:] if s.snow is not None), first.snow),
         rejected=sum((summary.rejected for summary in summaries), Counter()),
+        has_maps=any(summary.has_maps for summary in summaries),
     )
 
 

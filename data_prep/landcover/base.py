@@ -31,12 +31,27 @@ class SampleWindow:
     size: int
     year: int
 
+    @property
+    def footprint(self) -> Grid:
+        """Return the grid of the window's pixels."""
+        return self.grid.window(self.row, self.col, self.size, self.size)
+
 
 class LandCoverReader(Protocol):
-    """Land cover of one scene, open for reading."""
+    """Land cover of one scene, open for reading.
 
-    def codes(self, window: SampleWindow, series: Series) -> np.ndarray:
-        """Fine land-cover codes in the window: integers of any shape, which the legend counts. `series`: images of the window."""
+    Attributes:
+        needs_images: True when the land cover comes from the images of the window; else `series` may be None.
+    """
+
+    needs_images: bool
+
+    def codes(self, window: SampleWindow, series: Series | None) -> np.ndarray:
+        """Fine land-cover codes of cells that fill the window, integers (..., rows, columns). `series`: images of the window."""
+        ...
+
+    def pixel_codes(self, window: SampleWindow, series: Series | None, codes: np.ndarray) -> np.ndarray:
+        """Fine land-cover code of each pixel of the window, integers (H, W). `codes`: those of the window by `codes`."""
         ...
 
     def __enter__(self) -> Self: ...

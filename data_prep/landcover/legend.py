@@ -52,13 +52,27 @@ class Legend:
         Raises ValueError for a code that the legend does not have, so that a wrong legend is not taken for unmapped pixels.
         """
         found, counts = np.unique(codes, return_counts=True)
+        self._check(found)
+        by_code = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        return np.array([by_code.get(code, 0) for code in self.codes], dtype=np.int64)
+
+    def positions(self, codes: np.ndarray) -> np.ndarray:
+        """Position of each pixel's code in `self.codes`: integers of any shape -> int64 of that shape, -1 for fill codes.
+
+        Raises ValueError as `count` does.
+        """
+        found = np.unique(codes)
+        self._check(found)
+        by_code = {code: position for position, code in enumerate(self.codes)}
+        positions = np.array([by_code.get(code, -1) for code in found.tolist()], dtype=np.int64)
+        return positions[np.searchsorted(found, codes)]
+
+    def _check(self, found: np.ndarray) -> None:
         unknown = sorted(set(found.tolist()) - set(self.codes) - set(self.fill))
         if unknown:
             raise ValueError(
                 f"land cover holds codes {unknown[:5]} that legend {self.name} does not have; is it the right legend?"
             )
-        by_code = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        return np.array([by_code.get(code, 0) for code in self.codes], dtype=np.int64)
 
     def grouping_matrix(self) -> np.ndarray:
         """Matrix of 0 and 1, float64 (classes, codes): `grouping_matrix() @ counts` sums fine counts into classes."""

@@ -58,6 +58,8 @@ class LandCoverMap:
         years: first and last year that have a band; None for a map without years.
     """
 
+    needs_images = False
+
     def __init__(self, cover: LandCover, legend: Legend, origin: str) -> None:
         self._cover, self._legend = cover, legend
         self._tiles, self.years = map_tiles(cover, origin)
@@ -69,10 +71,13 @@ class LandCoverMap:
         self._stack = ExitStack()
         self._open: dict[Path, Any] = {}
 
-    def codes(self, window: SampleWindow, series: Series) -> np.ndarray:  # noqa: ARG002
+    def codes(self, window: SampleWindow, series: Series | None) -> np.ndarray:  # noqa: ARG002
         """Codes (rows, columns) in the footprint of the window, in the window's year; see `read`."""
-        footprint = window.grid.window(window.row, window.col, window.size, window.size)
-        return self.read(footprint, window.year)
+        return self.read(window.footprint, window.year)
+
+    def pixel_codes(self, window: SampleWindow, series: Series | None, codes: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        """Code (H, W) at the centre of each pixel of the window, in the window's year; fill where the map maps nothing."""
+        return self._read(window.footprint, window.year, window.footprint.shape)
 
     def read(self, footprint: Grid, year: int) -> np.ndarray:
         """Codes (rows, columns) within `footprint` at about the map's pixel size, nearest neighbour; fill where it maps nothing.
@@ -80,17 +85,22 @@ class LandCoverMap:
         A footprint of 500 m holds some 280 pixels of a 30 m map. For a year beyond those of the map the nearest one is read;
         planning has already rejected the samples for which this is not wanted.
         """
+        return self._read(footprint, year)
+
+    def _read(self, footprint: Grid, year: int, shape: tuple[int, int] | None = None) -> np.ndarray:
+        """Codes of `shape` cells that fill `footprint`; by default about as many as the map has there."""
         band = 1 if self.years is None else min(max(year, self.years[0]), self.years[1]) - self.years[0] + 1
         found: np.ndarray | None = None
         fill = self._legend.fill[0]
-        for tile, shape in self._tiles_within(footprint):
-            grid = _regridded(footprint, shape if found is None else found.shape)
+        for tile, tile_shape in self._tiles_within(footprint):
+            shape = shape or tile_shape
+            grid = _regridded(footprint, shape)
             with WarpedVRT(self._dataset(tile), resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped:
                 codes = warped.read(band)
             found = codes if found is None else np.where(np.isin(found, self._legend.fill), codes, found)
             if not np.isin(found, self._legend.fill).any():
                 break
-        return np.full((1, 1), fill) if found is None else found
+        return np.full(shape or (1, 1), fill) if found is None else found
 
     def check(self, scene: Scene, grid: Grid) -> None:
         """Check a few parts of the map within the scene.
@@ -142,7 +152,7 @@ class LandCoverMap:
         return [(self._tiles[number], shape) for number, shape in sorted(found)]
 
 
-def _regridded(footprint: Grid, shape: tuple[int, ...]) -> Grid:
+def _regridded(footprint: Grid, shape: tuple[int, int]) -> Grid:
     """A grid of `shape` with the extent of `footprint`."""
     height, width = shape
     affine = footprint.transform @ Affine.scale(footprint.width / width, footprint.height / height)

@@ -12,6 +12,7 @@ from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.landcover.base import LandCoverReader, SampleWindow
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.maps import LandCoverMap
+from data_prep.landcover.sample_map import counts_by_pixel
 from data_prep.readers.base import Series
 
 
@@ -20,7 +21,7 @@ def open_land_cover(scene: Scene, legend: Legend) -> LandCoverReader:
     cover = scene.land_cover
     assert cover is not None, "scenes without land cover have no planned samples"
     if cover.quality is not None:
-        return QualityLandCover()
+        return QualityLandCover(legend)
     if cover.label is not None:
         return SampleLandCover(scene, cover.label)
     return LandCoverMap(cover, legend, str(scene.folder / SCENE_FILE))
@@ -29,9 +30,21 @@ def open_land_cover(scene: Scene, legend: Legend) -> LandCoverReader:
 class QualityLandCover:
     """The quality layer of the sample itself, over all its dates."""
 
-    def codes(self, window: SampleWindow, series: Series) -> np.ndarray:  # noqa: ARG002
+    needs_images = True
+
+    def __init__(self, legend: Legend) -> None:
+        self._legend = legend
+
+    def codes(self, window: SampleWindow, series: Series | None) -> np.ndarray:  # noqa: ARG002
         """The quality codes (T, H, W) of the sample."""
+        assert series is not None
         return series.quality
+
+    def pixel_codes(self, window: SampleWindow, series: Series | None, codes: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        """The most frequent code of each pixel's clear observations, the lowest of equally frequent ones; fill without any."""
+        counts = counts_by_pixel(self._legend, codes, codes.shape[-2:])
+        most_frequent = np.array(self._legend.codes)[counts.argmax(axis=0)]
+        return np.where(counts.any(axis=0), most_frequent, self._legend.fill[0])
 
     def __enter__(self) -> Self:
         return self
@@ -43,10 +56,12 @@ class QualityLandCover:
 class SampleLandCover:
     """A dataset (H, W) beside the images of an HDF5 file: it covers the same ground at its own resolution."""
 
+    needs_images = False
+
     def __init__(self, scene: Scene, dataset: str) -> None:
         self._scene, self._dataset = scene, dataset
 
-    def codes(self, window: SampleWindow, series: Series) -> np.ndarray:  # noqa: ARG002
+    def codes(self, window: SampleWindow, series: Series | None) -> np.ndarray:  # noqa: ARG002
         """The codes of the window. Raises ValueError when the dataset is missing or does not hold whole numbers (H, W)."""
         options = self._scene.sources[window.source]
         path = str(options["path"]) if window.file is None else window.file
@@ -60,6 +75,11 @@ class SampleLandCover:
                 for start, extent, whole in zip((window.row, window.col), label.shape, window.grid.shape, strict=True)
             )
             return np.asarray(label[rows, cols])
+
+    def pixel_codes(self, window: SampleWindow, series: Series | None, codes: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        """The code of the cell in which the centre of each pixel lies."""
+        rows, cols = ((2 * np.arange(window.size) + 1) * cells // (2 * window.size) for cells in codes.shape)
+        return codes[np.ix_(rows, cols)]
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,8 @@ from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
 from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend, load_legend
-from data_prep.plan.plan import PLAN, SNOW_APART, TABLES, Plan, Rejection, load_plan
+from data_prep.landcover.sample_map import check_number_of_codes
+from data_prep.plan.plan import LAND_COVER_MAPS, PLAN, SNOW_APART, TABLES, Plan, Rejection, load_plan
 from data_prep.plan.plan_writer import write_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import Surveyed, survey
@@ -33,19 +34,22 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     sensors = _sensors_in_use(archive, scenes, settings)
     legends = _legends_in_use(scenes)
     arguments = _arguments(archive, scenes, sensors, settings)
+    for legend in legends.values() if settings.land_cover_maps else ():
+        check_number_of_codes(legend)
     if (output / PLAN).is_file():
         plan = load_plan(output)
-        if not plan.keeps_snow_apart:  # begun by an earlier version: a frozen plan stays as it is
+        # A plan that an earlier version began, or one without maps, is frozen and stays as it is.
+        if not plan.keeps_snow_apart:
             arguments.pop(SNOW_APART)
+        if not plan.has_maps:
+            arguments.pop(LAND_COVER_MAPS, None)
         if (plan.settings, plan.sensors, plan.legends) != (arguments, sensors, legends):
             raise ValueError(
                 f"{output} holds a corpus of another plan (other arguments, or scenes that changed): "
                 "give the arguments it was begun with, or a new output folder"
             )
         return plan
-    if output.exists() and (not output.is_dir() or any(not _is_leftover(path.name) for path in output.iterdir())):
-        raise ValueError(f"{output} exists and is no corpus; give a new output folder")
-
+    check_new_output(output)
     needs_location = settings.sites is not None or settings.spatial_blocks is not None
     surveyed = survey(archive, scenes, sensors, needs_location, workers)
     if settings.labels:
@@ -74,6 +78,8 @@ def _arguments(archive: Path, scenes: Sequence[Scene], sensors: Mapping[str, Sen
             raise ValueError(f"--label names the sources {absent}; this corpus has {sorted(sensors)}")
         legends = label_legends(scenes, settings.labels)
         arguments["labels"] = {source: legend.to_dict() for source, legend in legends.items()}
+    if settings.land_cover_maps:
+        arguments[LAND_COVER_MAPS] = True
     return arguments
 
 
@@ -95,9 +101,14 @@ def _sites_sha256(path: Path) -> str:
     return sha256_of(path)
 
 
-def _is_leftover(name: str) -> bool:
-    """Return True for a file of a run that was killed while it planned."""
-    return name.endswith(TEMPORARY) or name in TABLES.values()
+def check_new_output(output: Path) -> None:
+    """Raise ValueError when a folder without plan.json holds more than the files of a run that was killed while it planned."""
+
+    def is_leftover(name: str) -> bool:
+        return name.endswith(TEMPORARY) or name in TABLES.values()
+
+    if output.exists() and (not output.is_dir() or any(not is_leftover(path.name) for path in output.iterdir())):
+        raise ValueError(f"{output} exists and is no corpus; give a new output folder")
 
 
 def _sensors_in_use(archive: Path, scenes: Sequence[Scene], settings: PlanSettings) -> dict[str, Sensor]:

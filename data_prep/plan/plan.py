@@ -30,14 +30,15 @@ from common.json_files import json_bytes, read_json
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
+from data_prep.landcover.sample_map import MapLayout, map_layout
 from data_prep.plan.tables import batches, read_rows
 from data_prep.readers.base import SeriesReader
 
 PLAN = "plan.json"
 TABLES = {name: f"plan-{name}.parquet" for name in ("shards", "samples", "series", "rejected")}
 PLAN_VERSION = 2
-# Setting of plans whose shards say what is as bright as snow; absent in earlier versions, whose plans keep their hash.
-SNOW_APART = "snow_apart"
+# Settings that are absent in plans of earlier versions, which keep their hash: shards say what is as bright as snow, and hold maps.
+SNOW_APART, LAND_COVER_MAPS = "snow_apart", "land_cover_maps"
 
 # Columns of the table of series by attribute of `PlannedSeries`. Two columns keep the names of earlier versions.
 _SERIES_COLUMNS = {
@@ -217,6 +218,15 @@ class Plan:
     def keeps_snow_apart(self) -> bool:
         """Return True when shard indexes hold band statistics of what is as bright as snow; False for earlier versions."""
         return bool(self.settings.get(SNOW_APART, False))
+
+    @property
+    def has_maps(self) -> bool:
+        """Return True when the samples hold a land-cover map; False for plans of earlier versions."""
+        return bool(self.settings.get(LAND_COVER_MAPS, False))
+
+    def map_layout(self, source: str, legend: str) -> MapLayout | None:
+        """Return the form of the land-cover maps of a source with a legend; None for samples without a map."""
+        return map_layout(self.sensors[source], self.legends[legend]) if self.has_maps else None
 
     @property
     def num_shards(self) -> int:

@@ -228,7 +228,10 @@ class _SampleTables:
 
 
 def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """Return the approximate bytes of samples in a tar: pixels, valid, dates, and some 6 kB of headers, counts and JSON."""
+    """Return the approximate bytes of samples in a tar: pixels, valid, dates, and some 6 kB of headers, counts and JSON.
+
+    Land-cover maps do not count, so that a corpus has the same shards with and without them.
+    """
     pixel_bytes = len(sensor.bands) * np.dtype(sensor.dtype).itemsize + 1
     return np.asarray(frames * (sensor.chip_px**2 * pixel_bytes + 4) + 6_000)
 

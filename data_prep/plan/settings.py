@@ -21,6 +21,7 @@ class PlanSettings:
         spatial_blocks: split by place; None for the split that each scene states.
         sites: table of sites where samples are cut (`data_prep/plan/sites.py`); None for all windows that tile a grid.
         labels: name of the scenes' label that the samples hold for fine-tuning, by source; empty for no labels.
+        land_cover_maps: the samples hold a land-cover map on their pixels.
     """
 
     sources: tuple[str, ...] | None = None
@@ -30,6 +31,7 @@ class PlanSettings:
     spatial_blocks: SpatialBlocks | None = None
     sites: Path | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    land_cover_maps: bool = True
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or self.min_frames < 1:

@@ -20,6 +20,7 @@ from data_prep.landcover.base import LandCoverReader, SampleWindow
 from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.opening import open_land_cover
+from data_prep.landcover.sample_map import MapLayout, counts_and_map
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, Rejection
 from data_prep.plan.planned_reader import load_planned_scene, open_planned_reader
 from data_prep.shards.chunk_reader import ChunkReader
@@ -52,19 +53,26 @@ def read_samples(archive: Path, plan: Plan, shard: PlannedShard, retries: int) -
         ):
             samples = list(group)
             chunks = ChunkReader(reader, samples)
-            series = _OpenSeries(scene=scene, legend=legend, chunks=chunks, land_cover=land_cover, labels=labels)
+            layout = plan.map_layout(shard.source, planned.legend)
+            series = _OpenSeries(
+                scene=scene, legend=legend, chunks=chunks, land_cover=land_cover, map_layout=layout, labels=labels
+            )
             for sample in samples:
                 yield retried(partial(series.read, sample), retries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _OpenSeries:
-    """Everything that samples of one series are read from; `labels` is None for samples without a label."""
+    """Everything that samples of one series are read from.
+
+    `map_layout` is None for samples without a land-cover map, `labels` for samples without a label.
+    """
 
     scene: Scene
     legend: Legend
     chunks: ChunkReader
     land_cover: LandCoverReader
+    map_layout: MapLayout | None
     labels: LabelRaster | None
 
     def read(self, planned: PlannedSample) -> Sample | Rejection | Failure:
@@ -78,11 +86,10 @@ class _OpenSeries:
             return Failure(_reject(planned, reason), portable_traceback(error, self.scene.folder))
 
     def _sample(self, planned: PlannedSample) -> Sample | Rejection:
-        footprint = planned.series.grid.window(planned.row, planned.col, planned.size, planned.size)
-        series = self.chunks.read(planned)
+        series, window = self.chunks.read(planned), sample_window(planned)
         if not series.valid.any():
             return _reject(planned, NOTHING_VALID)
-        counts = self.legend.count(self.land_cover.codes(_window(planned), series))
+        counts, land_cover_map = counts_and_map(self.land_cover, self.legend, self.map_layout, window, series)
         if not counts.any():
             return _reject(planned, NOTHING_MAPPED)
         return Sample(
@@ -94,9 +101,10 @@ class _OpenSeries:
             pixels=series.pixels,
             valid=series.valid,
             dates=series.dates,
-            footprint=footprint,
+            footprint=window.footprint,
             legend=self.legend.name,
             land_cover=counts,
+            land_cover_map=land_cover_map,
             label=None if self.labels is None else self.labels.read(planned.row, planned.col, planned.size),
         )
 
@@ -105,7 +113,8 @@ def _reject(planned: PlannedSample, reason: str) -> Rejection:
     return Rejection(planned.key, planned.source, planned.scene, reason)
 
 
-def _window(planned: PlannedSample) -> SampleWindow:
+def sample_window(planned: PlannedSample) -> SampleWindow:
+    """Return the window of a planned sample."""
     return SampleWindow(
         source=planned.source,
         file=planned.series.file,

@@ -25,6 +25,8 @@ class Sample:
         legend: name of the land-cover legend.
         land_cover: (codes of the legend,) int64, number of pixels of the land-cover map (or of clear observations) of each fine
             code.
+        land_cover_map: land cover on the pixels, uint8 (H, W) or uint16 (codes, H, W) (`data_prep/landcover/sample_map.py`), or
+            None.
         label: (H, W) integer codes of a label for fine-tuning, or None.
     """
 
@@ -39,6 +41,7 @@ class Sample:
     footprint: Grid
     legend: str
     land_cover: np.ndarray
+    land_cover_map: np.ndarray | None = None
     label: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class Sample:
             )
         if self.footprint.shape != (height, width):
             raise ValueError(f"{self.key}: footprint of {self.footprint.shape} pixels beside images of {(height, width)}")
+        if self.land_cover_map is not None and self.land_cover_map.shape[-2:] != (height, width):
+            raise ValueError(f"{self.key}: land-cover map has shape {self.land_cover_map.shape}; expected {(height, width)}")
         if self.label is not None and self.label.shape != (height, width):
             raise ValueError(f"{self.key}: label has shape {self.label.shape}; expected {(height, width)}")
         check_dates(self.dates, frames)

@@ -10,8 +10,9 @@ contains line numbers of libraries, which must not change the index and so the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
     Raises ValueError when the archive is no longer as it was planned, OSError when the archive still cannot be reached after
     `retries`, or when the output cannot be written.
     """
+    return write_once(output, shard_id, partial(_write_tar, archive, retries))
+
+
+def write_once(
+    output: Path,
+    shard_id: int,
+    write_tar: Callable[[Path, Plan, PlannedShard], tuple[dict[str, Any], list[dict[str, Any]]]],
+) -> int:
+    """Write shard number `shard_id` of the plan in `output`, unless it exists; return the bytes of its tar.
+
+    `write_tar` writes the tar and returns the index and the rows of the file of failures.
+    """
     plan = cached_plan(output)
     name = plan.names[shard_id]
     tar_path, index_path = output / f"{name}.tar", output / f"{name}.json"
@@ -42,7 +55,7 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
         return tar_path.stat().st_size
     shard = plan.shard(shard_id)
     with whole_file(tar_path) as temporary:
-        index, failures = _write_tar(temporary, archive, plan, shard, retries)
+        index, failures = write_tar(temporary, plan, shard)
         if checksum_of(temporary) != index["xxh3_128"]:
             raise InfrastructureError(f"{tar_path.name}: what was read back is not what was written; is the disk sound?")
     _write_failures(output / f"{name}{FAILED}", failures)
@@ -52,7 +65,7 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
 
 
 def _write_tar(
-    path: Path, archive: Path, plan: Plan, shard: PlannedShard, retries: int
+    archive: Path, retries: int, path: Path, plan: Plan, shard: PlannedShard
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read the samples of a shard and write its tar; return the index, and the rows of the file of failures."""
     sensor = plan.sensors[shard.source]

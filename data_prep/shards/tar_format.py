@@ -20,8 +20,15 @@ from data_prep.shards.sample import Sample
 
 INDEX_VERSION = 2
 FAILED = ".failed.jsonl"  # suffix of the file that lists the samples of a shard that could not be read
-MEMBERS = ("checksums.npy", "dates.npy", "json", "landcover.npy", "pixels.npy", "valid.npy")  # in the order of the tar
+LAND_COVER_MAP = "landcover_map.npy"  # not of shards of earlier versions; before the pixels, so that one read gets all but frames
+MEMBERS = ("checksums.npy", "dates.npy", "json", "landcover.npy", LAND_COVER_MAP, "pixels.npy", "valid.npy")  # as in the tar
 LABEL = "label.npy"  # only of samples with a label; the last member, so that pretraining does not read past it
+
+
+def member_names(has_map: bool, has_label: bool) -> list[str]:
+    """Return the names of the members of each sample of a shard, in the order of the tar."""
+    names = [name for name in MEMBERS if has_map or name != LAND_COVER_MAP]
+    return [*names, LABEL] if has_label else names
 
 
 def tar_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]:
@@ -39,22 +46,24 @@ def tar_members(sample: Sample, bands: Sequence[str]) -> dict[str, list[Buffer]]
         "legend": sample.legend,
         "bands": list(bands),
     }
-    dates = sample.dates.astype(np.int32)
+    dates, land_cover_map = sample.dates.astype(np.int32), sample.land_cover_map
+    checksums = frame_checksums(sample.key, sample.land_cover, dates, sample.pixels, sample.valid, land_cover_map)
     members: dict[str, list[Buffer]] = {
-        "checksums.npy": _npy(frame_checksums(sample.key, sample.land_cover, dates, sample.pixels, sample.valid)),
-        "dates.npy": _npy(dates),
+        "checksums.npy": npy_buffers(checksums),
+        "dates.npy": npy_buffers(dates),
         "json": [json_bytes(metadata)],
-        "landcover.npy": _npy(sample.land_cover),
-        "pixels.npy": _npy(sample.pixels),
-        "valid.npy": _npy(sample.valid),
+        "landcover.npy": npy_buffers(sample.land_cover),
+        "pixels.npy": npy_buffers(sample.pixels),
+        "valid.npy": npy_buffers(sample.valid),
     }
-    assert tuple(members) == MEMBERS
+    if land_cover_map is not None:
+        members[LAND_COVER_MAP] = npy_buffers(land_cover_map)
     if sample.label is not None:
-        members[LABEL] = _npy(sample.label)
-    return members
+        members[LABEL] = npy_buffers(sample.label)
+    return {name: members[name] for name in member_names(land_cover_map is not None, sample.label is not None)}
 
 
-def _npy(array: np.ndarray) -> list[Buffer]:
+def npy_buffers(array: np.ndarray) -> list[Buffer]:
     """Return what `numpy.save` writes: the header and the array's own memory."""
     array = np.ascontiguousarray(array)
     header = io.BytesIO()

@@ -45,6 +45,7 @@ COMMANDS = (
     _script("simulate", "data_prep/simulate.py"),
     _script("fetch_real", "data_prep/fetch_real.py"),
     _script("shard", "data_prep/shard.py"),
+    _script("add_maps", "data_prep/add_maps.py"),
     _script("draw_sites", "data_prep/draw_sites.py"),
     _script("verify", "data_prep/verify.py"),
     _script("describe", "data_prep/describe.py"),

@@ -29,7 +29,10 @@ class Batch:
         day_of_year: (B, T) int16, 1 to 366.
         land_cover: (B, codes of the legend) int64 counts.
         orientation: (B,) uint8, flips and rotations for `orient`; 0 leaves a sample as it is.
-        usable: (B,) bool, False for a damaged sample, all of whose numbers are zero: it must have no weight in the loss.
+        usable: (B,) bool, False for a damaged sample, all of whose numbers are zero, and whose map is not mapped: it must have no
+            weight in the loss.
+        land_cover_map: land cover on the pixels: (B, H, W) uint8, positions of codes in the legend, 255 where not mapped; of
+            coarse sources (B, codes of the legend, H, W) uint16, counts in each pixel. None for a corpus without maps.
     """
 
     source: str
@@ -105,8 +108,9 @@ class Batch:
 def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
     """Apply the drawn flips and rotations: images (B, ..., H, W), orientation (B,) -> the same shape and dtype.
 
-    Bit 0 mirrors columns, bit 1 mirrors rows, then bit 2 transposes: together the 8 symmetries of a square. Samples are selected
-    by arithmetic, so the caller does not wait for a GPU. Images must be float or bool; few operators know uint16.
+    Bit 0 mirrors columns, bit 1 mirrors rows, then bit 2 transposes: together the 8 symmetries of a square. Pixels, maps of codes
+    (B, H, W) and maps of counts (B, codes, H, W) are turned alike. Samples are selected by arithmetic, so the caller does not
+    wait for a GPU. Images must be float, bool or uint8; few operators know uint16.
     """
 
     def where_bit(bit: int, changed: torch.Tensor) -> torch.Tensor:

@@ -86,6 +86,7 @@ class BatchArrays:
     land_cover: np.ndarray
     orientation: np.ndarray
     usable: np.ndarray
+    land_cover_map: np.ndarray | None = None
 
     @staticmethod
     def nbytes(table: SampleTable, size: int, num_frames: int) -> int:
@@ -103,12 +104,14 @@ class BatchArrays:
         return cls(*arrays)
 
     def by_name(self) -> dict[str, np.ndarray]:
-        """The arrays by their names."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The arrays that there are by their names."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _dtypes_and_shapes(table: SampleTable, size: int, num_frames: int) -> tuple[tuple[np.dtype, tuple[int, ...]], ...]:
     """Dtype and shape of each array of `size` samples, in order."""
+    of_map = () if table.map_layout is None else ((table.map_layout.dtype, (size, *table.map_layout.shape)),)
     return (
         (table.dtype, (size, num_frames, *table.frame_shape)),
         (np.dtype(bool), (size, num_frames, *table.frame_shape[1:])),
@@ -117,6 +120,7 @@ def _dtypes_and_shapes(table: SampleTable, size: int, num_frames: int) -> tuple[
         (np.dtype(np.int64), (size, table.codes)),
         (np.dtype(np.uint8), (size,)),
         (np.dtype(bool), (size,)),
+        *of_map,
     )
 
 

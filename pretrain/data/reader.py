@@ -1,9 +1,9 @@
 """Reading: from a draw to the arrays of a batch.
 
 The drawn frames are read straight into the memory of the batch, and compared with their checksums while the processor's cache
-still holds them. The small members of a sample (checksums, dates, land cover, the header of the pixels) lie side by side in its
-shard: those of all samples are read first, at once. Then the frames follow, sample by sample, with one read for each run of
-neighbouring ones. Where frames are so small that a call takes longer than their bytes, a sample is read whole.
+still holds them. The small members of a sample (checksums, dates, land cover and its map, the header of the pixels) lie side by
+side in its shard: those of all samples are read first, at once. Then the frames follow, sample by sample, with one read for each
+run of neighbouring ones. Where frames are so small that a call takes longer than their bytes, a sample is read whole.
 
 Nothing here needs torch, so a process that only reads starts in half a second and stays small.
 """
@@ -31,6 +31,7 @@ from pretrain.data.sample_table import (
     DATES_DTYPE,
     LAND_COVER,
     LAND_COVER_DTYPE,
+    LAND_COVER_MAP,
     MEMBERS,
     PIXELS,
     VALID,
@@ -97,7 +98,7 @@ class BatchReader:
         table, (size, num_frames) = self._tables[draw.source], draw.frames.shape
         arrays = BatchArrays.over(memory, table, size, num_frames)
         flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.by_name().items() if name in _BY_FRAME}
-        into = Frames(**flat, land_cover=arrays.land_cover)
+        into = Frames(**flat, land_cover=arrays.land_cover, land_cover_map=arrays.land_cover_map)
         if group is None:
             damaged = self._readers[draw.source].read(draw.samples, np.full(size, num_frames), draw.frames.reshape(-1), into)
         else:
@@ -106,6 +107,8 @@ class BatchReader:
             for name, out in flat.items():
                 getattr(group.frames, name).take(rows, 0, out, "clip")
             into.land_cover[:] = group.frames.land_cover
+            if into.land_cover_map is not None:
+                into.land_cover_map[:] = group.frames.land_cover_map
         days = arrays.dates.astype("datetime64[D]")
         arrays.day_of_year[:] = (days - days.astype("datetime64[Y]")).astype(np.int16) + np.int16(1)
         arrays.orientation[:] = draw.orientation
@@ -122,11 +125,13 @@ class BatchReader:
         drawn = np.concatenate([draw.frames for draw in draws], axis=1)
         ids = np.unique(_frame_ids(np.arange(len(samples))[:, None], drawn))
         rows, frames = np.divmod(ids, _MANY_FRAMES)
+        layout = table.map_layout
         into = Frames(
             self._pool.empty(table.dtype, (len(ids), *table.frame_shape)),
             self._pool.empty(np.dtype(bool), (len(ids), *table.frame_shape[1:])),
             np.empty(len(ids), DATES_DTYPE),
             np.empty((len(samples), table.codes), LAND_COVER_DTYPE),
+            None if layout is None else np.empty((len(samples), *layout.shape), layout.dtype),
         )
         damaged = self._readers[source].read(samples, np.bincount(rows, minlength=len(samples)), frames, into)
         return EchoGroup(into, ids, damaged)
@@ -150,21 +155,27 @@ class Frames:
         valid: (F, H, W) bool.
         dates: (F,) int32, days since 1970-01-01.
         land_cover: (B, codes) int64.
+        land_cover_map: (B, ...) as `MapLayout` says, or None for samples without a map.
     """
 
     pixels: np.ndarray
     valid: np.ndarray
     dates: np.ndarray
     land_cover: np.ndarray
+    land_cover_map: np.ndarray | None
 
     def part(self, sample: int, rows: slice) -> Frames:
         """One sample, whose frames are `rows`."""
-        return Frames(self.pixels[rows], self.valid[rows], self.dates[rows], self.land_cover[sample : sample + 1])
+        alone = slice(sample, sample + 1)
+        of_map = None if self.land_cover_map is None else self.land_cover_map[alone]
+        return Frames(self.pixels[rows], self.valid[rows], self.dates[rows], self.land_cover[alone], of_map)
 
-    def clear(self) -> None:
-        """Set everything to zero."""
+    def clear(self, not_mapped: int) -> None:
+        """Set everything to zero, and the map to `not_mapped`."""
         for array in (self.pixels, self.valid, self.dates, self.land_cover):
             array[:] = 0
+        if self.land_cover_map is not None:
+            self.land_cover_map[:] = not_mapped
 
 
 class SampleReader:
@@ -182,6 +193,13 @@ class SampleReader:
             LAND_COVER: (LAND_COVER_DTYPE, ()),
             CHECKSUMS: (CHECKSUMS_DTYPE, ()),
         }
+        self._lengths = {LAND_COVER: table.codes}  # of members whose length is not the number of frames
+        self._not_mapped = 0
+        if table.map_layout is not None:
+            first, *others = table.map_layout.shape
+            self._dtypes_and_shapes[LAND_COVER_MAP] = (table.map_layout.dtype, tuple(others))
+            self._lengths[LAND_COVER_MAP] = first
+            self._not_mapped = table.map_layout.nothing
         # Few headers of a corpus differ (one for each number of frames), so each is parsed once.
         self._headers: dict[int, dict[bytes, tuple[np.dtype, tuple[int, ...]] | None]] = {
             member: {} for member in self._dtypes_and_shapes
@@ -217,15 +235,16 @@ class SampleReader:
                 layout.take_frames(memory, PIXELS, i, frames[part], into.pixels[part])
                 layout.take_frames(memory, VALID, i, frames[part], into.valid[part])
             large = [[(_NOTHING, 0, part.start, part.stop)] for part in parts]
-        reading = _FrameReading(into, written, self._whole)
+        reading, maps = _FrameReading(into, written, self._whole), into.land_cover_map
         for i in range(len(samples)):
             if i not in damaged:
-                reason = reading.damage(opened[i], large[i], shards[i], keys[i], into.land_cover[i])
+                seed = checksum_seed(keys[i], into.land_cover[i], None if maps is None else maps[i]) if self._check else 0
+                reason = reading.damage(opened[i], large[i], shards[i], keys[i], seed)
                 if reason is not None:
                     damaged[i] = reason
         for i in list(damaged):
             alone = into.part(i, parts[i])
-            alone.clear()
+            alone.clear(self._not_mapped)
             if is_url(shards[i]) and not again:  # the bytes may have been damaged in transit or in the cache
                 del damaged[i]
                 for reason in self.read(samples[[i]], counts[[i]], frames[parts[i]], alone, again=True).values():
@@ -250,9 +269,11 @@ class SampleReader:
     def _take_small(
         self, layout: SampleLayout, memory: np.ndarray, rows: np.ndarray, frames: np.ndarray, into: Frames
     ) -> np.ndarray | None:
-        """Copy dates and land cover to `into`; returns the checksums of the frames, uint64 (F,), when they are to be compared."""
+        """Copy dates, land cover and maps to `into`; returns the frames' checksums, uint64 (F,), when they are to be compared."""
         layout.take(memory, DATES, rows, frames, into.dates)
         layout.take(memory, LAND_COVER, np.arange(len(into.land_cover))[:, None], np.arange(self._table.codes), into.land_cover)
+        if into.land_cover_map is not None:
+            layout.take_whole(memory, LAND_COVER_MAP, into.land_cover_map)
         return layout.take(memory, CHECKSUMS, rows, frames, np.empty(len(frames), CHECKSUMS_DTYPE)) if self._check else None
 
     def _wrong_headers(self, layout: SampleLayout, memory: np.ndarray) -> dict[int, str]:
@@ -263,7 +284,7 @@ class SampleReader:
             for i, header in enumerate(layout.headers(memory, member)):
                 if header not in known:
                     known[header] = _parse_header(header)
-                length = self._table.codes if member == LAND_COVER else layout.lengths[i]
+                length = self._lengths.get(member, layout.lengths[i])
                 if known[header] != (dtype, (length, *frame_shape)):
                     wrong[i] = f"{MEMBERS[member]} is not {dtype}{(length, *frame_shape)}"
         return wrong
@@ -292,10 +313,10 @@ class _FrameReading:
             parts = _copies if complete else _views
             self._days, self._pixels, self._valid = _copies(into.dates), parts(into.pixels), parts(into.valid)
 
-    def damage(self, sample: SampleBytes, reads: list[Read], shard: str, key: bytes, land_cover: np.ndarray) -> str | None:
-        """Read the frames of a sample; returns what is wrong with it, or None."""
+    def damage(self, sample: SampleBytes, reads: list[Read], shard: str, key: bytes, seed: int) -> str | None:
+        """Read the frames of a sample; returns what is wrong with it, or None. `seed`: of the sample's checksums."""
         try:
-            wrong = self._wrong_frames(sample, reads, key, land_cover)
+            wrong = self._wrong_frames(sample, reads, seed)
         except DamagedSampleError as error:
             return str(error)
         if not wrong:
@@ -307,14 +328,14 @@ class _FrameReading:
             "run data_prep/verify.py"
         )
 
-    def _wrong_frames(self, sample: SampleBytes, reads: list[Read], key: bytes, land_cover: np.ndarray) -> list[int]:
+    def _wrong_frames(self, sample: SampleBytes, reads: list[Read], seed: int) -> list[int]:
         """Read the frames of a sample, and compare each as soon as it is complete. Returns those that are wrong."""
         # With about 24 reads and 16 frames per sample, calls of `SampleBytes.read_into` and of a function for the checksum would
         # take as long as the work itself, so both are written out here.
         wrong: list[int] = []
         file, read_into, preadv, written = sample.file, sample.read_into, os.preadv, self._written
         if written is not None:
-            days, pixels, valid, seed = self._days, self._pixels, self._valid, checksum_seed(key, land_cover)
+            days, pixels, valid = self._days, self._pixels, self._valid
         for buffer, offset, first, last in reads:
             if buffer:
                 try:

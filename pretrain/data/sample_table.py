@@ -14,7 +14,7 @@ from pretrain.data.storage import Read
 
 __all__ = ["MEMBERS", "SampleTable"]
 
-PIXELS, VALID, DATES, LAND_COVER, CHECKSUMS = range(5)
+PIXELS, VALID, DATES, LAND_COVER, CHECKSUMS, LAND_COVER_MAP = range(6)
 DATES_DTYPE, LAND_COVER_DTYPE, CHECKSUMS_DTYPE = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.uint64)
 
 
@@ -26,12 +26,13 @@ class SampleTable:
         shard: (N,) int32, position of each sample's shard in `shards`.
         keys: (N,) fixed-width bytes.
         frames: (N,) int32, number of frames of each sample.
-        offsets, sizes: (N, 5) int64, bytes of each of `MEMBERS` in the shard.
+        offsets, sizes: (N, 6) int64, bytes of each of `MEMBERS` in the shard; (N, 5) of samples without a land-cover map.
         shortest: smallest number of frames.
         frame_shape: (C, H, W).
         dtype: of the pixels.
         legend: name of the land-cover legend of the samples.
         codes: number of land-cover codes of the legend.
+        map_layout: form of the samples' land-cover maps; None for samples without.
     """
 
     def __init__(self, corpus: Corpus, source: str, split: str, cache: Path | None = None) -> None:
@@ -52,6 +53,7 @@ class SampleTable:
         self.shortest = summary.shortest
         (self.legend,) = summary.mean_shares
         self.codes = len(corpus.legends[self.legend].codes)
+        self.map_layout = corpus.map_layouts.get(source, {}).get(self.legend)
         self.frame_shape = tuple(corpus.shapes[source])
         self.dtype = np.dtype(corpus.sensors[source].dtype)
 
@@ -91,8 +93,11 @@ class SampleLayout:
         self._offsets, lengths = table.offsets[samples], table.frames[samples].astype(np.int64)
         self.lengths = lengths.tolist()
         ends = self._offsets + table.sizes[samples]
-        sizes = lengths[:, None] * np.array([*frame_bytes, DATES_DTYPE.itemsize, 0, CHECKSUMS_DTYPE.itemsize])
+        by_frame = np.array([*frame_bytes, DATES_DTYPE.itemsize, 0, CHECKSUMS_DTYPE.itemsize, 0])
+        sizes = lengths[:, None] * by_frame[: self._offsets.shape[1]]
         sizes[:, LAND_COVER] = table.codes * LAND_COVER_DTYPE.itemsize
+        if table.map_layout is not None:
+            sizes[:, LAND_COVER_MAP] = table.map_layout.nbytes
         self.data = ends - sizes
         self.begin, self.end = self._offsets.min(axis=1), ends.max(axis=1)
         behind = self._offsets > self._offsets[:, [PIXELS]]
@@ -139,6 +144,12 @@ class SampleLayout:
         """Copy `items` of a member of samples `rows` to `out`, of the shape that both broadcast to, and return it."""
         places = self._place[:, member] // out.itemsize
         return memory.view(out.dtype).take(places[rows] + items, None, out, "clip")
+
+    def take_whole(self, memory: np.ndarray, member: int, out: np.ndarray) -> None:
+        """Copy a member of each sample to `out` (B, ...)."""
+        rows = out.reshape(len(out), -1).view(np.uint8)  # in long runs, for which a copy of each is faster than `take`
+        for row, places in zip(rows, self._places, strict=True):
+            row[:] = memory[places[member] : places[member] + len(row)]
 
     def take_frames(self, memory: np.ndarray, member: int, sample: int, frames: np.ndarray, out: np.ndarray) -> None:
         """Copy frames of a sample that was read whole to `out` (frames, ...)."""

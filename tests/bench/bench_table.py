@@ -51,7 +51,7 @@ INDEXES = 20  # parsed for comparison
 def write_made_up_corpus(folder: Path, samples: int, shards: int) -> dict[str, float]:
     """dataset.json, the table, and some indexes of a corpus without tars."""
     legend, sensor = load_legend("glc_fcs30d"), load_sensors()[SOURCE]
-    dtype = record_dtype(len(f"{SOURCE}-h18v04_2021-2021-r00000-c00000"))
+    dtype = record_dtype(len(f"{SOURCE}-h18v04_2021-2021-r00000-c00000"), has_maps=False)
     edges = np.linspace(0, samples, shards + 1).astype(int)
     stride = 512 * (2 + (PIXELS + REST) // 512 + 8)
     path = folder / sample_index_name(SOURCE, SPLIT)

@@ -47,6 +47,7 @@ def test_dashes_and_lone_booleans_say_the_same(written: list[str], underscores: 
 
 WRITING_COMMANDS = {
     "data_prep.shard": ["--input", "scenes"],
+    "data_prep.add_maps": ["--input", "scenes", "--corpus", "former"],
     "data_prep.describe": ["corpus"],
     "data_prep.quicklook": ["corpus"],
     "data_prep.simulate": [],

@@ -33,6 +33,8 @@ def test_numbers_are_those_of_the_samples(corpus: Path, tmp_path: Path, capsys: 
     loaded = load_corpus(corpus)
     assert values["fingerprint"] == loaded.fingerprint
     assert values["rejected"] == 8
+    assert all(of_source["has_land_cover_maps"] for of_source in values["sources"].values())
+    assert "8 samples rejected; land-cover maps of modis, sentinel2; fingerprint" in out
     groups: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     for sample in webdataset.WebDataset([str(s.path) for s in loaded.shards], shardshuffle=False).decode():
         groups.setdefault((sample["json"]["source"], sample["json"]["split"]), []).append(sample)

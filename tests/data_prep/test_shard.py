@@ -99,6 +99,7 @@ def test_stock_reader_gives_the_arrays_of_the_archive(archive: tuple[Path, dict[
             codes = quality
         legend = load_legend(about["legend"])
         assert sample["landcover.npy"].tolist() == [int((codes == code).sum()) for code in legend.codes]
+        np.testing.assert_array_equal(sample["landcover_map.npy"], map_by_pixel(codes, legend.codes, source, side))
         assert about["bands"] == list(sensor.bands)
         assert about["crs"] == "EPSG:32631"
         assert about["transform"] == [gsd, 0, 500_040 + col * gsd, 0, -gsd, 5_000_040 - row * gsd]
@@ -106,11 +107,23 @@ def test_stock_reader_gives_the_arrays_of_the_archive(archive: tuple[Path, dict[
     assert found == WRITTEN
 
 
+def map_by_pixel(codes: np.ndarray, known: tuple[int, ...], source: str, side: int) -> np.ndarray:
+    """The land-cover map pixel by pixel: codes (rows, columns) of the footprint, or (T, H, W) of the quality layer."""
+    by_pixel: Any = np.zeros((len(known), side, side), np.uint16)
+    for row in range(side):
+        for col in range(side):
+            pixel = codes[..., row * codes.shape[-2] // side, col * codes.shape[-1] // side]
+            by_pixel[:, row, col] = [(pixel == code).sum() for code in known]
+    if source == "modis":
+        return by_pixel  # type: ignore[no-any-return]
+    return np.where(by_pixel.any(axis=0), by_pixel.argmax(axis=0), 255).astype(np.uint8)
+
+
 def test_stock_reader_needs_no_pickle(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webdataset.utils, "enforce_security", True)
     assert len(stock_samples(corpus)) == 12
     for sample in webdataset.WebDataset([str(p) for p in sorted(corpus.glob("*.tar"))], shardshuffle=False):
-        for name in ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy"):
+        for name in ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "landcover_map.npy"):
             assert b"O" not in sample[name][:128].split(b"descr")[1].split(b",")[0]
 
 

@@ -251,8 +251,8 @@ def test_a_shard_that_another_job_wrote_is_written(
 ) -> None:
     """The other job finished the corpus and removed all unfinished files, also that of this one."""
 
-    def write(*arguments: Any) -> int:
-        write_shard(*arguments)
+    def write(*arguments: Any, **options: Any) -> int:
+        write_shard(*arguments, **options)
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "corpus" / ".a.tar.tmp"))
 
     monkeypatch.setattr(corpus_writer, "write_shard", write)

@@ -22,11 +22,12 @@ SMALL_CORPUS = {"landsat": 13, "modis": 7}  # samples of each source
 
 
 def checksums(key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """As the contract says: XXH3 of key, counts, day, pixels and validity, each seeded by the one before."""
+    """As the contract says: XXH3 of key, counts, map if any, day, pixels and validity, each seeded by the one before."""
+    of_map = [arrays["landcover_map.npy"]] if "landcover_map.npy" in arrays else []
     parts = []
     for day, pixels, valid in zip(arrays["dates.npy"], arrays["pixels.npy"], arrays["valid.npy"], strict=True):
         checksum = 0
-        for content in (key.encode(), arrays["landcover.npy"], day, pixels, valid):
+        for content in (key.encode(), arrays["landcover.npy"], *of_map, day, pixels, valid):
             checksum = xxhash.xxh3_64(content if isinstance(content, bytes) else content.tobytes(), seed=checksum).intdigest()
         parts.append(checksum)
     return np.array(parts, np.uint64)
@@ -38,12 +39,14 @@ def write_corpus(
     frames: tuple[int, int] = (17, 24),
     side: int = SIDE_PX,
     validation: dict[str, int] | None = None,
+    maps: bool = False,
 ) -> Path:
     """A corpus by plain tarfile and json as the contract says: two shards per source and split, all numbers random.
 
-    `samples` and `validation`: samples of each source in the two splits.
+    `samples` and `validation`: samples of each source in the two splits. `maps`: with land-cover maps; the numbers of all else,
+    but for the checksums, are the same with and without.
     """
-    rng = np.random.default_rng(5)
+    rng, rng_of_maps = np.random.default_rng(5), np.random.default_rng(6)
     sensors, legend = load_sensors(), load_legend("glc_fcs30d")
     shards, contents = [], []
     sources: dict[str, dict[str, Any]] = {}
@@ -58,6 +61,9 @@ def write_corpus(
             "normalization": {"mean": [1000.0] * shape[0], "std": [500.0] * shape[0]},
             "splits": {},
         }
+        dtype, map_shape = ("uint16", [len(legend.codes), side, side]) if source == "modis" else ("uint8", [side, side])
+        if maps:
+            described["land_cover_maps"] = {legend.name: {"dtype": dtype, "shape": map_shape}}
         sources.setdefault(source, described)
         of_source: list[tuple[int, dict[str, Any]]] = []  # number of the shard, entry
         for number, part in enumerate(np.array_split(np.arange(count), 2)):
@@ -73,6 +79,11 @@ def write_corpus(
                         "pixels.npy": rng.integers(0, 10_000, (length, *shape)).astype(sensor.dtype),
                         "valid.npy": rng.random((length, side, side)) < 0.7,
                     }
+                    if maps:
+                        of_map = rng_of_maps.integers(0, len(legend.codes), map_shape).astype(dtype)
+                        of_map[..., 0, 0] = 255  # of codes: not mapped
+                        arrays["landcover_map.npy"] = of_map
+                    arrays = {name: arrays[name] for name in sorted(arrays)}
                     arrays = {"checksums.npy": checksums(key, arrays), **arrays}
                     members = {}
                     for member, array in arrays.items():
@@ -116,7 +127,8 @@ def write_corpus(
 
 def write_table(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     """The table of samples of one source by plain numpy as the contract says; returns what dataset.json says of the split."""
-    names = ("pixels", "valid", "dates", "landcover", "checksums")
+    names = ["pixels", "valid", "dates", "landcover", "checksums"]
+    names += ["landcover_map"] if "landcover_map.npy" in entries[0][1]["members"] else []
     rows = [
         (
             entry["key"].encode(),
@@ -128,7 +140,8 @@ def write_table(path: Path, entries: list[tuple[int, dict[str, Any]]]) -> dict[s
         for number, entry in entries
     ]
     width = max(len(row[0]) for row in rows)
-    columns = [("key", f"S{width}"), ("shard", "<i4"), ("frames", "<i4"), ("offsets", "<i8", 5), ("sizes", "<i8", 5)]
+    count = len(names)
+    columns = [("key", f"S{width}"), ("shard", "<i4"), ("frames", "<i4"), ("offsets", "<i8", count), ("sizes", "<i8", count)]
     np.save(path, np.array(rows, dtype=columns))
     frames = [entry["frames"] for _, entry in entries]
     shares = [np.array(entry["land_cover"]) / np.sum(entry["land_cover"]) for _, entry in entries]

@@ -95,6 +95,12 @@ def test_each_file_is_a_sample_of_each_source(archive: tuple[Path, dict[str, dic
         of_file = arrays[GOOD[number]]
         np.testing.assert_array_equal(sample["pixels.npy"], of_file[source])
         assert sample["landcover.npy"].tolist() == [int((of_file["label"] == code).sum()) for code in legend.codes]
+        if source == "sentinel2":  # the label has half its resolution
+            codes = np.array(legend.codes)[sample["landcover_map.npy"]]
+            np.testing.assert_array_equal(codes, of_file["label"].repeat(2, axis=0).repeat(2, axis=1))
+        else:  # 6 x 6 cells, whose centres lie in 4 x 4 pixels
+            assert sample["landcover_map.npy"].sum(axis=(1, 2)).tolist() == sample["landcover.npy"].tolist()
+            assert sample["landcover_map.npy"].sum(axis=0)[0].tolist() == [1, 2, 1, 2]
         assert year == "2021"
         found[source, number] += 1
     assert found == dict.fromkeys([(source, number) for source in SIDES for number in range(len(GOOD))], 1)

@@ -185,12 +185,12 @@ from data_prep.corpus.sample_index import record_dtype
 from tests.support.memory import peak_kilobytes
 KEYS = np.array([f"modis-{n:029d}".encode() for n in range(2_500)])
 def made_up(folder, shard):
-    rows = np.zeros(2_500, record_dtype(36))
+    rows = np.zeros(2_500, record_dtype(36, has_maps=False))
     rows["key"], rows["offsets"] = KEYS, int(shard[-10:-4])
     return rows
 sample_index_writer.rows_of_shard = made_up
 shards = [f"modis-train-{n:06d}.tar" for n in range(2_000)]
-about = dict(source="modis", split="train", samples=2_500, key_bytes=36)
+about = dict(source="modis", split="train", samples=2_500, key_bytes=36, has_maps=False)
 summaries = [types.SimpleNamespace(shard=shard, **about) for shard in shards]
 one_by_one = lambda function, jobs: ((job, function(job)) for job in jobs)
 before = peak_kilobytes()
@@ -507,8 +507,9 @@ def test_corpus_at_a_path_of_any_spelling(corpus: Path, monkeypatch: pytest.Monk
 
 def test_record_is_compact() -> None:
     """Without padding: what stands in the docstring, byte for byte."""
-    assert record_dtype(30).itemsize == 30 + 4 + 4 + 5 * 8 + 5 * 8
-    assert record_dtype(30).names == ("key", "shard", "frames", "offsets", "sizes")
+    assert record_dtype(30, has_maps=False).itemsize == 30 + 4 + 4 + 5 * 8 + 5 * 8
+    assert record_dtype(30, has_maps=True).itemsize == 30 + 4 + 4 + 6 * 8 + 6 * 8
+    assert record_dtype(30, has_maps=True).names == ("key", "shard", "frames", "offsets", "sizes")
 
 
 def test_corpus_is_typed(sound: Path) -> None:

@@ -11,7 +11,7 @@ from tests.support.small_corpus import SMALL_CORPUS, write_corpus
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return load_corpus(write_corpus(tmp_path_factory.mktemp("corpus"), SMALL_CORPUS))
+    return load_corpus(write_corpus(tmp_path_factory.mktemp("corpus"), SMALL_CORPUS, maps=True))
 
 
 @pytest.fixture(params=["samples read whole", "frames read by runs"])

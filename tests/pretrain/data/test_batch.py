@@ -28,6 +28,22 @@ def test_orientations_are_the_symmetries_of_a_square() -> None:
     np.testing.assert_array_equal(turned[0], image)
 
 
+def test_maps_are_turned_as_the_pixels() -> None:
+    """Each pixel and each place of the maps holds the number of its place."""
+    places = torch.arange(36).reshape(6, 6)
+    orientation = torch.arange(8, dtype=torch.uint8)
+    pixels = orient(places.float().expand(8, 3, 2, 6, 6), orientation)
+    codes = orient(places.to(torch.uint8).expand(8, 6, 6), orientation)
+    counts = orient(torch.stack([places + 100 * code for code in range(5)]).float().expand(8, 5, 6, 6), orientation)
+    assert codes.dtype == torch.uint8
+    for sample in range(8):
+        for frame in pixels[sample].flatten(0, 1):
+            np.testing.assert_array_equal(codes[sample].numpy(), frame.numpy())
+        for code, of_code in enumerate(counts[sample]):
+            np.testing.assert_array_equal(of_code.numpy() - 100 * code, codes[sample].numpy())
+    assert len({of_sample.numpy().tobytes() for of_sample in codes}) == 8
+
+
 def test_a_batch_splits_into_equal_parts(corpus: Corpus) -> None:
     batch = Stream(corpus, "train", stream_config(global_batch_size=6)).batch(0)
     for parts in (1, 2, 3, 6):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 import webdataset
 
-from data_prep.corpus.dataset import Corpus, load_corpus
+from data_prep.corpus.dataset import Corpus, check_has_maps, load_corpus
 from pretrain.data import reader as sample_reader
 from pretrain.data.storage import Storage, Wanted
 from pretrain.data.stream import Skipped, Stream
 from tests.support.pretraining import assert_equal_batches, stream_config
-from tests.support.small_corpus import SIDE_PX, write_corpus
+from tests.support.small_corpus import SIDE_PX, damage, write_corpus
 
 
 @pytest.mark.usefixtures("reading")
@@ -41,6 +42,12 @@ def test_batches_hold_what_the_stock_reader_reads(corpus: Corpus) -> None:
             np.testing.assert_array_equal(batch.valid[i].numpy(), sample["valid.npy"][frames])
             np.testing.assert_array_equal(batch.dates[i].numpy(), sample["dates.npy"][frames])
             np.testing.assert_array_equal(batch.land_cover[i].numpy(), sample["landcover.npy"])
+            assert batch.land_cover_map is not None
+            land_cover_map = batch.land_cover_map[i].numpy()
+            assert (
+                land_cover_map.dtype == sample["landcover_map.npy"].dtype == {"landsat": "uint8", "modis": "uint16"}[batch.source]
+            )
+            np.testing.assert_array_equal(land_cover_map, sample["landcover_map.npy"])
             days = [int(str(date.astype("datetime64[D]").item().timetuple().tm_yday)) for date in batch.dates[i].numpy()]
             assert batch.day_of_year[i].tolist() == days
             seen.add(key)
@@ -88,12 +95,12 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("reading")
 def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
-    folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21))
+    folder = write_corpus(tmp_path, {"modis": 4}, frames=(20, 21), maps=True)
     loaded = load_corpus(folder)
     stream, unchecked = (Stream(loaded, "train", stream_config(check_reads=check)) for check in (True, False))
     entry = loaded.samples("modis", "train")[3]
     sound = entry.shard.read_bytes()
-    for member in ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"):
+    for member in ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "landcover_map.npy", "checksums.npy"):
         flipped = bytearray(sound)
         place = entry.members[member]
         # Every frame is hit, so that the drawn ones are: a bit of each 8 bytes behind the header.
@@ -105,8 +112,53 @@ def test_what_is_read_is_compared_with_its_checksums(tmp_path: Path) -> None:
             ValueError, match=rf"modis-train-000001.tar: \d+ of \d+ frames read of {entry.key} are not as they were"
         ):
             stream.batch(0)
+    flipped = bytearray(sound)
+    flipped[entry.members["landcover_map.npy"].offset + 128] ^= 1  # one bit of the map is enough
+    entry.shard.write_bytes(flipped)
+    with pytest.raises(ValueError, match=rf"5 of 5 frames read of {entry.key} are not as they were"):
+        stream.batch(0)
     entry.shard.write_bytes(sound)
     stream.batch(0)
+
+
+@pytest.mark.usefixtures("reading")
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_former_corpus_is_read_as_one_with_maps_without_them(tmp_path: Path, draws: int) -> None:
+    (tmp_path / "former").mkdir()
+    (tmp_path / "present").mkdir()
+    former, present = (
+        load_corpus(write_corpus(tmp_path / name, {"modis": 4, "landsat": 5}, maps=name == "present"))
+        for name in ("former", "present")
+    )
+    check_has_maps(present, ["landsat", "modis"])
+    with pytest.raises(ValueError, match=r"former has no land-cover maps for the sources \['modis'\]; .*data_prep/add_maps\.py"):
+        check_has_maps(former, ["modis"])
+    assert (former.has_maps("modis"), present.has_maps("modis"), present.has_maps("sentinel2")) == (False, True, False)
+    former = replace(former, fingerprint=present.fingerprint)  # which determines the order of samples
+    without, with_maps = (Stream(loaded, "train", stream_config(data_echoing=draws)) for loaded in (former, present))
+    for step in range(6):
+        batch, expected = with_maps.batch(step), without.batch(step)
+        assert expected.land_cover_map is None
+        assert batch.land_cover_map is not None
+        assert batch.nbytes == expected.nbytes + batch.land_cover_map.nbytes
+        assert batch.digest == expected.digest
+        assert_equal_batches(expected, batch)
+        for part, of_map in zip(batch.split(2), batch.land_cover_map.split(2), strict=True):
+            assert part.land_cover_map is not None
+            np.testing.assert_array_equal(part.land_cover_map.numpy(), of_map.numpy())
+        assert batch.to("cpu").land_cover_map is not None
+        assert expected.to("cpu").land_cover_map is None
+
+
+@pytest.mark.usefixtures("reading")
+def test_the_map_of_a_damaged_sample_is_not_mapped(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path, {"landsat": 4}, frames=(20, 21), maps=True)
+    loaded = load_corpus(folder)
+    (key,) = damage(folder, loaded, [2], "landsat")
+    batch = Stream(loaded, "train", stream_config(skip_damaged=1)).batch(0)
+    assert batch.land_cover_map is not None
+    for usable, name, of_map in zip(batch.usable.tolist(), batch.keys, batch.land_cover_map, strict=True):
+        assert usable == (name != key) == bool((of_map != 255).any())
 
 
 @pytest.mark.usefixtures("reading")
@@ -169,17 +221,17 @@ def test_a_shard_that_is_cut_off_is_damage_and_a_lost_mount_is_not(tmp_path: Pat
 
 @pytest.mark.usefixtures("reading")
 def test_members_may_lie_in_any_order(tmp_path: Path) -> None:
-    loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}))
+    loaded = load_corpus(write_corpus(tmp_path, {"modis": 8}, maps=True))
     expected = [Stream(loaded, "train", stream_config()).batch(step) for step in range(4)]
     entries = loaded.samples("modis", "train")
-    names = ["pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy"]
+    names = ["pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy", "landcover_map.npy"]
     for seed in range(4):
         stream = Stream(loaded, "train", stream_config())
         table = stream.draws.tables["modis"]
         rng = np.random.default_rng(seed)
         offsets, content = table.offsets.copy(), bytearray()
         for i, entry in enumerate(entries):
-            for member in rng.permutation(5):
+            for member in rng.permutation(6):
                 place = entry.members[names[member]]
                 content += bytes(512 * int(rng.integers(0, 20)))
                 offsets[i, member] = len(content)

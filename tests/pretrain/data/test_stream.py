@@ -29,7 +29,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(corpus: Corpus, wor
         whole = alone.batch(step)
         assert {part.source for part in parts} == {whole.source}
         assert [key for part in parts for key in part.keys] == whole.keys == ranks[-1].draws.keys(step)
-        for name in ("pixels", "valid", "dates", "day_of_year", "land_cover", "orientation"):
+        for name in ("pixels", "valid", "dates", "day_of_year", "land_cover", "land_cover_map", "orientation"):
             together = torch.cat([getattr(part, name) for part in parts])
             np.testing.assert_array_equal(together.numpy(), getattr(whole, name).numpy())
 
@@ -87,11 +87,13 @@ def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_worker
         draw = stream.draws.draw(step)
         assert keys == stream.draws.keys(step)
         pixels = torch.cat([part.pixels for part in parts]).numpy()
-        valid, dates = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("valid", "dates"))
+        names = ("valid", "dates", "land_cover_map")
+        valid, dates, maps = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in names)
         for i, key in enumerate(keys):
             np.testing.assert_array_equal(pixels[i], stock[key]["pixels.npy"][draw.frames[i]])
             np.testing.assert_array_equal(valid[i], stock[key]["valid.npy"][draw.frames[i]])
             np.testing.assert_array_equal(dates[i], stock[key]["dates.npy"][draw.frames[i]])
+            np.testing.assert_array_equal(maps[i], stock[key]["landcover_map.npy"])
         draws[parts[0].source].append((keys, draw))
     for source, of_source in draws.items():
         for first in range(0, len(of_source), 3):
@@ -115,7 +117,7 @@ def test_several_draws_from_one_read(corpus: Corpus, world_size: int, num_worker
 @pytest.mark.parametrize("draws", [1, 2])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_damaged_samples_are_passed_over_and_named(tmp_path: Path, num_workers: int, draws: int) -> None:
-    folder = write_corpus(tmp_path, {"modis": 8}, frames=(20, 21))
+    folder = write_corpus(tmp_path, {"modis": 8}, frames=(20, 21), maps=True)
     loaded = load_corpus(folder)
     changes: dict[str, Any] = {"num_workers": num_workers, "data_echoing": draws}
     sound = list(Stream(loaded, "train", stream_config(**changes)).batches(0, 12))
@@ -134,7 +136,7 @@ def test_damaged_samples_are_passed_over_and_named(tmp_path: Path, num_workers: 
         for i, key in enumerate(batch.keys):
             assert bool(batch.usable[i]) == (key not in keys)
             assert before.usable[i]
-            for name in ("pixels", "valid", "dates", "land_cover"):
+            for name in ("pixels", "valid", "dates", "land_cover", "land_cover_map"):
                 expected = getattr(before, name)[i].numpy()
                 np.testing.assert_array_equal(getattr(batch, name)[i].numpy(), 0 * expected if key in keys else expected)
     stream = Stream(loaded, "train", stream_config(**changes, skip_damaged=1))
