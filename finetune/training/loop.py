@@ -53,6 +53,7 @@ class TrainingJob:
         lock: of that folder; rank 0 saves only while it has it.
         seed: seed of order, dates, augmentation and stochastic depth.
         layer_decay: see `finetune.model.tuning.Tuning`.
+        figures: whether TensorBoard gets the confusion matrix of each epoch as a picture; to draw it takes a second.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class TrainingJob:
     lock: RunLock
     seed: int
     layer_decay: float = 1.0
+    figures: bool = True
 
 
 class Trainer:
@@ -175,7 +177,8 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
                 scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss, stop_if_asked)
             trainer.end_epoch(scores)
             if writer is not None:
-                log_epoch(writer, progress, schedule.rate((epoch + 1) * steps_per_epoch - 1, num_steps), scores)
+                rate = schedule.rate((epoch + 1) * steps_per_epoch - 1, num_steps)
+                log_epoch(writer, progress, rate, scores, job.figures)
             _show_scores(bar, progress, scores, job.criterion)
         stop_if_asked()  # before the test scenes are mapped
     except _AskedToStop:
@@ -231,8 +234,8 @@ def _show_scores(bar: tqdm[Any], progress: Progress, scores: dict[str, Any], cri
     bar.set_postfix({"loss": loss, criterion.shown_score: f"{criterion.value(scores):.3f}"}, best=best)
 
 
-def log_epoch(writer: SummaryWriter, progress: Progress, rate: float, scores: dict[str, Any]) -> None:
-    """Write the last epoch's numbers and the confusion matrix of its validation windows to TensorBoard."""
+def log_epoch(writer: SummaryWriter, progress: Progress, rate: float, scores: dict[str, Any], figures: bool = True) -> None:
+    """Write the last epoch's numbers and, with `figures`, the confusion matrix of its validation windows to TensorBoard."""
     epoch = progress.epoch
     writer.add_scalar("train/loss", progress.history[-1]["loss"], epoch)
     writer.add_scalar("train/learning_rate", rate, epoch)
@@ -241,5 +244,6 @@ def log_epoch(writer: SummaryWriter, progress: Progress, rate: float, scores: di
         writer.add_scalar(f"validation/{name}", scores[name], epoch)
     for name, values in scores["classes"].items():
         writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)
-    writer.add_figure("validation/confusion", confusion_figure(scores["confusion"], list(scores["classes"])), epoch)
+    if figures:
+        writer.add_figure("validation/confusion", confusion_figure(scores["confusion"], list(scores["classes"])), epoch)
     writer.flush()  # a run that is stopped, or fails, ends at once
