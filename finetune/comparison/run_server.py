@@ -77,7 +77,7 @@ def main() -> None:
     runpy.run_path(script, run_name="imported")
     for name in LATE_IMPORTS if "torch" in sys.modules else ():
         importlib.import_module(name)
-    # Libraries of numpy start threads when they are loaded, and are prepared for forks.
+    # The libraries of numpy and pyarrow start threads when they are loaded, and are prepared for forks.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     with socket.socket(fileno=os.dup(0)) as channel:
         arguments = serve(channel)
