@@ -4,13 +4,15 @@
         --encoders pretrained scratch unet temporal_cnn --label_fraction 0.01 0.05 0.1 1.0 --seeds 3 --jobs 2 --output comparison/
 
 Every combination is a run of `finetune/run.py` in a process of its own, in output/TASK/ENCODER/FRACTION/seed_N: `log.txt` is its
-log, `run/` its output. comparison.json, .md and .png are written again whenever a run ends. Started again, the comparison keeps
-finished runs, resumes interrupted ones and repeats failed ones.
+log, `run/` its output, without checkpoints once it has finished. comparison.json, .md and .png and comparison_differences.png are
+written again while runs end. Started again, the comparison keeps finished runs, resumes interrupted ones and repeats failed ones.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from contextlib import closing
 from typing import NoReturn
 
@@ -20,9 +22,11 @@ from common.command_line import run_command
 from common.exit_codes import STOPPED
 from finetune.comparison.config import CompareConfig
 from finetune.comparison.processes import run_in_processes
-from finetune.comparison.result_files import DOCUMENT, write_result_files
+from finetune.comparison.result_files import DIFFERENCES, DOCUMENT, write_result_files
 from finetune.comparison.runs import LOG, planned_runs
 from finetune.scoring.score_text import percent
+
+WRITE_EVERY_S = 60.0  # the files of hundreds of runs take seconds
 
 
 def compare(config: CompareConfig) -> int:
@@ -33,7 +37,7 @@ def compare(config: CompareConfig) -> int:
     finished = len(runs) - len(waiting)
     print(f"{len(runs)} runs, {finished} of them finished before")
     config.output.mkdir(parents=True, exist_ok=True)
-    was_interrupted = False
+    was_interrupted, last_written = False, -math.inf
     with tqdm(total=len(runs), initial=finished, desc="comparing", unit="run", smoothing=0) as bar:
         try:
             with closing(run_in_processes(waiting, config.jobs)) as ended_runs:
@@ -41,7 +45,9 @@ def compare(config: CompareConfig) -> int:
                     outcomes[run] = outcome = run.outcome(error)
                     bar.write(f"{run.name}: {outcome.error or percent(outcome.score) + f' % in {outcome.seconds:.0f} s'}")
                     bar.update()
-                    write_result_files(config.output, list(outcomes.values()), settings)
+                    if time.monotonic() - last_written >= WRITE_EVERY_S:
+                        write_result_files(config.output, list(outcomes.values()), settings)
+                        last_written = time.monotonic()
         except KeyboardInterrupt:
             was_interrupted = True
     write_result_files(config.output, list(outcomes.values()), settings)
@@ -52,7 +58,7 @@ def compare(config: CompareConfig) -> int:
     for run in failed:
         print(f"failed: {run.name}: {outcomes[run].error} ({run.folder / LOG})", file=sys.stderr)
     print((config.output / DOCUMENT).read_text())
-    print(f"{config.output / DOCUMENT}, .json and .png")
+    print(f"{config.output / DOCUMENT}, .json and .png; {DIFFERENCES}")
     return 1 if failed else 0
 
 

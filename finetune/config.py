@@ -123,7 +123,8 @@ class FinetuneConfig:
             the seed; a smaller fraction is part of a larger one. All validation windows are used.
         year: year in which the season ends; by default the one with most images.
         overlap: share of a window that its neighbour covers, too, when the test scenes are mapped; from 0 to 0.9.
-        maps: false leaves out what takes time beside the scores: maps, their pictures, the report, early-season scores.
+        maps: false leaves out what takes time beside the scores: maps, their pictures, the report, early-season scores, and
+            TensorBoard's pictures of the confusion matrix.
         cache_gb: windows of a split stay in memory, in each rank, if they need at most this many gigabytes.
         seed: seed of weights, order of windows, dates and augmentation.
         device: auto, cpu or cuda.

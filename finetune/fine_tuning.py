@@ -231,6 +231,7 @@ def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) 
         lock=lock,
         seed=config.seed,
         rates=config.rates,
+        figures=config.maps,
     )
     if isinstance(run.model, RandomForest):
         with interrupt_when_asked():
@@ -269,7 +270,12 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
         "task": run.task.name,
         "encoder": recipe.encoder if isinstance(recipe.encoder, str) else recipe.origin,
         "model": recipe.model_name,
-        "score": {"name": name, "value": score, "interval": headline_interval(result, run.task.target)},
+        "score": {
+            "name": name,
+            "class": run.task.target,
+            "value": score,
+            "interval": headline_interval(result, run.task.target),
+        },
         "test": result,
         "validation": progress.best,
         "best_epoch": progress.best_epoch,

@@ -37,6 +37,7 @@ COMMANDS = {
     "predict": ("finetune.predict", "map a scene with a fine-tuned model"),
     "fields": ("finetune.fields", "polygons of the objects of a map"),
     "compare": ("finetune.compare", "compare encoders over tasks, shares of the labels and seeds"),
+    "join_comparisons": ("finetune.join_comparisons", "comparisons on several data side by side"),
 }
 
 

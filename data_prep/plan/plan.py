@@ -37,7 +37,8 @@ from data_prep.readers.base import SeriesReader
 PLAN = "plan.json"
 TABLES = {name: f"plan-{name}.parquet" for name in ("shards", "samples", "series", "rejected")}
 PLAN_VERSION = 2
-# Settings that are absent in plans of earlier versions, which keep their hash: shards say what is as bright as snow, and hold maps.
+# Settings of plans whose shards say what is as bright as snow, or hold maps; absent in earlier versions, whose plans keep their
+# hash.
 SNOW_APART, LAND_COVER_MAPS = "snow_apart", "land_cover_maps"
 
 # Columns of the table of series by attribute of `PlannedSeries`. Two columns keep the names of earlier versions.

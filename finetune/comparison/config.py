@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Encoder = Literal["pretrained", "frozen", "linear_probe", "lora", "scratch", "unet", "temporal_cnn", "random_forest"]
-PRETRAINED_ENCODERS = ("pretrained", "frozen", "linear_probe", "lora")  # those that start from the checkpoint
+from finetune.comparison.encoders import PRETRAINED_KINDS, compared_encoders, encoder_kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Compare encoders over tasks, fractions of the labels and seeds: a table, differences by seed, learning curves.
+    """Compare encoders over tasks, fractions of the labels and seeds: tables and pictures of scores and of differences.
 
     Attributes:
         tasks: tasks of finetune/tasks/, or paths of YAMLs like theirs.
         data: as for finetune/run.py: scenes, HDF5 samples, shards with labels, or FILE.py:CLASS.
-        output: folder of all runs and of comparison.json, comparison.md, comparison.png.
+        output: folder of all runs and of comparison.json, comparison.md, comparison.png, comparison_differences.png.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen, linear_probe and lora.
+        checkpoints: several of them by name, instead of --checkpoint, as in --checkpoints.map runs/map --checkpoints.fractions
+            runs/fractions; the encoders pretrained, frozen, linear_probe and lora then stand for one encoder of each.
         encoders: pretrained (the whole encoder is trained), frozen (only the decoder is trained), linear_probe (logistic
             regression on the features of the frozen encoder), lora, scratch (random weights in the checkpoint's shape), unet,
-            temporal_cnn, random_forest.
+            temporal_cnn, random_forest; and of one of several checkpoints, as in lora.map.
+        reference: encoder whose scores minus those of each other one are shown; by default the first one with a checkpoint.
         label_fraction: fractions of the training windows that are used; the windows of a smaller one are part of a larger one's.
         seeds: number of seeds, 0, 1, ...; each draws windows, weights and their order. All encoders get the same windows.
         min_steps: least number of steps of each run, whatever the encoder: epochs pass over few windows several times;
             --run.training.steps 300 asks for exactly so many in each instead, however many labels there are.
         run: further options of finetune/run.py for every run, as in --run.training.epochs 30 --run.override.frames 12.
-        only: the same for one encoder or one task, as in
+        only: the same for one encoder, one kind of encoder or one task, as in
             --only.pretrained '{training.learning_rate: 0.0003, tuning.layer_decay: 0.75}'.
         jobs: runs at a time; each gets its share of the cores.
     """
@@ -36,7 +38,9 @@ class CompareConfig:
     data: Path
     output: Path
     checkpoint: Path | None = None
-    encoders: list[Encoder] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn", "random_forest"])
+    checkpoints: dict[str, Path] | None = None
+    encoders: list[str] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn", "random_forest"])
+    reference: str | None = None
     label_fraction: list[float] = field(default_factory=lambda: [1.0])
     seeds: int = 3
     min_steps: int = 200
@@ -45,17 +49,33 @@ class CompareConfig:
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "encoders", "label_fraction"):
+        for name in ("tasks", "label_fraction"):
             check_distinct(name, getattr(self, name))
+        if self.checkpoint and self.checkpoints:
+            raise ValueError("--checkpoint and --checkpoints are both given; name the checkpoint in --checkpoints, too")
+        if self.reference is not None and self.reference not in self.compared_encoders:
+            raise ValueError(f"--reference is {self.reference}; expected one of {', '.join(self.compared_encoders)}")
         if self.seeds < 1 or self.jobs < 1 or not all(0 < fraction <= 1 for fraction in self.label_fraction):
             raise ValueError(
                 f"--seeds {self.seeds} and --jobs {self.jobs} must be at least 1, --label_fraction {self.label_fraction} "
                 "above 0 and at most 1"
             )
 
+    @property
+    def compared_encoders(self) -> list[str]:
+        """The encoders, with one for each checkpoint."""
+        return compared_encoders(self.encoders, self.checkpoints or {})
+
+    @property
+    def reference_encoder(self) -> str | None:
+        """The encoder that the others are compared with; None if there is none with a checkpoint, and none was chosen."""
+        pretrained = [encoder for encoder in self.compared_encoders if encoder_kind(encoder) in PRETRAINED_KINDS]
+        return self.reference or next(iter(pretrained), None)
+
     def settings(self) -> dict[str, Any]:
         """Everything that the results depend on, for comparison.json."""
-        return {name: value for name, value in vars(self).items() if name not in ("jobs", "output")}
+        changed = {"encoders": self.compared_encoders, "reference": self.reference_encoder}
+        return {name: value for name, value in vars(self).items() if name not in ("jobs", "output")} | changed
 
 
 def check_distinct(name: str, values: list[Any]) -> None:

@@ -12,20 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from finetune.comparison.seed_statistics import TaskComparison
+from finetune.comparison.styles import encoder_style
 from finetune.comparison.titles import encoder_title, label_fraction_title
 
 COLUMNS = 3
-# Okabe and Ito's colours, which colour-blind people can tell apart; the markers differ as well.
-STYLES = {
-    "pretrained": ("#0072b2", "o"),
-    "frozen": ("#56b4e9", "s"),
-    "linear_probe": ("#000000", "|"),
-    "lora": ("#cc79a7", "D"),
-    "scratch": ("#d55e00", "^"),
-    "unet": ("#009e73", "v"),
-    "temporal_cnn": ("#666666", "P"),
-    "random_forest": ("#e69f00", "X"),
-}
 
 
 def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
@@ -56,16 +46,18 @@ def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
 def _curves(panel: Axes, comparison: TaskComparison) -> None:
     fractions = np.array(comparison.fractions)
     for encoder in comparison.encoders:
-        color, marker = STYLES[encoder]
+        style = encoder_style(encoder, comparison.encoders)
         cells = [comparison.cell(encoder, fraction) for fraction in comparison.fractions]
         found = [100 * cell.values[~np.isnan(cell.values)] for cell in cells]  # NaN: failed or not run yet
         lowest, highest = ([end(values) if len(values) else np.nan for values in found] for end in (np.min, np.max))
-        panel.fill_between(fractions, lowest, highest, color=color, alpha=0.15, linewidth=0)
+        panel.fill_between(fractions, lowest, highest, color=style.color, alpha=0.15, linewidth=0)
         panel.plot(
             fractions,
             [100 * cell.mean for cell in cells],
-            color=color,
-            marker=marker,
+            color=style.color,
+            linestyle=style.line,
+            marker=style.marker,
+            markerfacecolor=style.face,
             markersize=5,
             linewidth=1.8,
             label=encoder_title(encoder),
@@ -81,7 +73,7 @@ def _curves(panel: Axes, comparison: TaskComparison) -> None:
 def _dots(panel: Axes, comparison: TaskComparison) -> None:
     names = [encoder_title(encoder) for encoder in comparison.encoders]
     for row, encoder in enumerate(comparison.encoders):
-        color, _ = STYLES[encoder]
+        color = encoder_style(encoder, comparison.encoders).color
         cell = comparison.cell(encoder, comparison.fractions[0])
         values = 100 * cell.values[~np.isnan(cell.values)]
         panel.plot(values, np.full(len(values), row), "o", color=color, alpha=0.5, markersize=7, markeredgewidth=0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from common.command_line import rename_keys
-from finetune.comparison.config import PRETRAINED_ENCODERS, CompareConfig
+from finetune.comparison.config import CompareConfig
+from finetune.comparison.encoders import PRETRAINED_KINDS, checkpoint_name, encoder_kind
 from finetune.config import RENAMED_OPTIONS
 from finetune.model.initial_weights import fingerprint
 from pretrain.model import load_encoder
@@ -49,37 +51,57 @@ def dotted_options(options: Mapping[str, Any], warn: bool = False) -> dict[str, 
 class RunOptions:
     """The options of each task and encoder.
 
-    Attributes:
-        weights: fingerprint of the checkpoint.
-
-    Raises ValueError for an encoder without the checkpoint that it needs, and for options that the comparison sets itself.
+    Raises ValueError for an encoder without the checkpoint that it needs, for `scratch` when checkpoints have several shapes, and
+    for options that the comparison sets itself.
     """
 
     def __init__(self, config: CompareConfig, tasks: Sequence[str]) -> None:
-        pretrained = [encoder for encoder in config.encoders if encoder in PRETRAINED_ENCODERS]
-        if pretrained and config.checkpoint is None:
-            raise ValueError(f"--encoders {', '.join(pretrained)} need a --checkpoint")
+        encoders = config.compared_encoders
+        self._checkpoints: dict[str | None, Path] = {None: config.checkpoint} if config.checkpoint else {}
+        self._checkpoints |= [(name, path) for name, path in (config.checkpoints or {}).items()]
+        lacking = [e for e in encoders if encoder_kind(e) in PRETRAINED_KINDS and checkpoint_name(e) not in self._checkpoints]
+        if lacking:
+            raise ValueError(f"--encoders {', '.join(lacking)} need a --checkpoint")
         only = config.only or {}
-        stray = sorted(set(only) - set(config.encoders) - set(tasks))
+        known = [*dict.fromkeys([*encoders, *map(encoder_kind, encoders), *tasks])]
+        stray = sorted(set(only) - set(known))
         if stray:
-            raise ValueError(f"--only names {', '.join(stray)}; expected one of {', '.join([*config.encoders, *tasks])}")
+            raise ValueError(f"--only names {', '.join(stray)}; expected one of {', '.join(known)}")
         self._everywhere = dotted_options(config.run or {}, warn=True)
         self._only = {name: dotted_options(options, warn=True) for name, options in only.items()}
         own = sorted({name for options in (self._everywhere, *self._only.values()) for name in options} & set(OWN_OPTIONS))
         if own:
             raise ValueError(f"--run and --only must leave {', '.join(own)} to the comparison's own options")
-        self.weights = fingerprint(config.checkpoint)
-        self._checkpoint = config.checkpoint
-        needs_shape = config.checkpoint and "scratch" in config.encoders
-        self._shape = load_encoder(config.checkpoint).config.to_dict() if config.checkpoint and needs_shape else None
+        self._fingerprints = {name: fingerprint(path) for name, path in self._checkpoints.items()}
+        from_scratch = [encoder for encoder in encoders if encoder_kind(encoder) == "scratch"]
+        self._shapes = {encoder: self._shape_of(encoder) for encoder in from_scratch}
+
+    def _shape_of(self, encoder: str) -> dict[str, Any] | None:
+        """Shape of an encoder with random weights: that of its checkpoint, or of all; None without a checkpoint."""
+        name = checkpoint_name(encoder)
+        paths = [self._checkpoints[name]] if name else list(self._checkpoints.values())
+        shapes = [load_encoder(path).config.to_dict() for path in paths]
+        if any(shape != shapes[0] for shape in shapes):
+            choices = " or ".join(f"{encoder}.{checkpoint}" for checkpoint in self._checkpoints)
+            raise ValueError(f"--encoders {encoder}: the checkpoints have different shapes; say which one: {choices}")
+        return shapes[0] if shapes else None
+
+    def weights(self, encoder: str) -> str | None:
+        """Fingerprint of the checkpoint that an encoder starts from; None without one."""
+        return self._fingerprints[checkpoint_name(encoder)] if encoder_kind(encoder) in PRETRAINED_KINDS else None
 
     def of(self, task: str, encoder: str) -> dict[str, Any]:
-        """Options of run.py by dotted name. `--only` of an encoder overrides that of a task, which overrides `--run`."""
+        """Options of run.py by dotted name.
+
+        `--only` of an encoder overrides that of its kind, which overrides that of a task, which overrides `--run`.
+        """
+        kind = encoder_kind(encoder)
         model: dict[str, Any]
-        if encoder == "scratch":
-            model = {"encoder": self._shape}
-        elif encoder in PRETRAINED_ENCODERS:
-            model = {"checkpoint": str(self._checkpoint)} | _TUNING[encoder]
+        if kind == "scratch":
+            model = {"encoder": self._shapes[encoder]}
+        elif kind in PRETRAINED_KINDS:
+            model = {"checkpoint": str(self._checkpoints[checkpoint_name(encoder)])} | _TUNING[kind]
         else:
             model = {"encoder": encoder}
-        return {"maps": False} | model | self._everywhere | self._only.get(task, {}) | self._only.get(encoder, {})
+        only = [self._only.get(name, {}) for name in (task, kind, encoder)]
+        return {"maps": False} | model | self._everywhere | only[0] | only[1] | only[2]

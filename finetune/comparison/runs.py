@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import as_arguments, parse
-from finetune.comparison.config import PRETRAINED_ENCODERS, CompareConfig, check_distinct
+from finetune.comparison.config import CompareConfig, check_distinct
 from finetune.comparison.run_options import RunOptions, dotted_options
 from finetune.comparison.seed_statistics import Outcome
 from finetune.comparison.titles import label_fraction_title
@@ -101,12 +101,12 @@ def planned_runs(config: CompareConfig) -> list[Run]:
                 }
                 | options.of(task.name, encoder)
             ),
-            weights=options.weights if encoder in PRETRAINED_ENCODERS else None,
+            weights=options.weights(encoder),
         )
         for seed in range(config.seeds)  # the outer loop: after the first seed every cell of the table has a number
         for name_or_path, task in zip(config.tasks, tasks, strict=True)
         for fraction in sorted(config.label_fraction)
-        for encoder in config.encoders
+        for encoder in config.compared_encoders
     ]
     for run in {(run.task.name, run.encoder): run for run in runs}.values():
         parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from finetune.comparison.encoders import checkpoint_name, encoder_kind
+
 _TITLES = {
     "unet": "U-Net",
     "temporal_cnn": "temporal CNN",
@@ -13,8 +15,9 @@ _TITLES = {
 
 
 def encoder_title(encoder: str) -> str:
-    """Title of an encoder in tables and figures of a comparison."""
-    return _TITLES.get(encoder, encoder)
+    """Title of an encoder in tables and figures of a comparison: "pretrained map" for "pretrained.map"."""
+    kind, checkpoint = encoder_kind(encoder), checkpoint_name(encoder)
+    return " ".join([_TITLES.get(kind, kind), *([checkpoint] if checkpoint else [])])
 
 
 def label_fraction_title(fraction: float) -> str:

@@ -48,11 +48,22 @@ def interval(
     scenes = len(counts)
     if scenes == 1:
         return None
+    sums = np.tensordot(scene_draws(scenes, resamples, seed), counts, axes=1)
+    return percentiles(np.array([statistic(total) for total in sums], dtype=np.float64), level)
+
+
+def scene_draws(scenes: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """How often each draw holds each scene, int64 (resamples, scenes). Sums over drawn scenes are matrix products with it."""
     drawn = np.random.default_rng(seed).integers(0, scenes, (resamples, scenes))
-    # Count how often each draw holds each scene: the sums are then a matrix product, without copies of the counts.
     times = np.bincount((drawn + scenes * np.arange(resamples)[:, None]).ravel(), minlength=resamples * scenes)
-    sums = np.tensordot(times.reshape(resamples, scenes), counts, axes=1)
-    values = np.array([statistic(total) for total in sums], dtype=np.float64)
+    return times.reshape(resamples, scenes)
+
+
+def percentiles(values: np.ndarray, level: float) -> np.ndarray:
+    """Ends of the interval that holds a share `level` of the draws, float64 (2, ...), from their values, float64 (draws, ...).
+
+    NaN values are left out; if more than `MOST_UNDEFINED` of them are NaN, both ends are NaN.
+    """
     ends = np.full((2, *values.shape[1:]), np.nan)
     enough = np.isnan(values).mean(axis=0) <= MOST_UNDEFINED
     ends[:, enough] = np.nanpercentile(values[:, enough], (50 * (1 - level), 50 * (1 + level)), axis=0)
@@ -75,7 +86,7 @@ def with_intervals(
         with_intervals(matrices, lambda total: metrics.scores(total, ["other", "rice"]))["intervals"]["classes"]["rice"]["f1"]
     """
     counts = np.asarray(per_scene)
-    ends = interval(counts, lambda total: [value for _, value in _floats(scores(total))], level, resamples, seed)
+    ends = interval(counts, lambda total: _values(scores(total)), level, resamples, seed)
     result = scores(counts.sum(axis=0))
     intervals: dict[str, Any] | None = None
     if ends is not None:
@@ -97,4 +108,15 @@ def _floats(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple
             found += _floats(value, (*path, key))
         elif isinstance(value, float):
             found.append(((*path, key), value))
+    return found
+
+
+def _values(values: Mapping[str, Any]) -> list[float]:
+    """The floats of `_floats` alone, which is faster; a score is computed thousands of times."""
+    found: list[float] = []
+    for value in values.values():
+        if isinstance(value, float):
+            found.append(value)
+        elif isinstance(value, dict):
+            found += _values(value)
     return found

@@ -47,12 +47,13 @@ class MapScores:
     def result(self) -> dict[str, Any]:
         """`metrics.scores` over all labelled pixels, with intervals over scenes (`bootstrap.with_intervals`).
 
-        Also "scenes", the headline score of each scene; "boundaries", scores of the boundaries of all classes; and "objects" if
-        the task names a class whose objects are scored.
+        Also "scenes", the headline score of each scene; "scene_pixels", the counts of each scene from which F1 scores follow;
+        "boundaries", scores of the boundaries of all classes; and "objects" if the task names a class whose objects are scored.
         """
         names, target = self._names, self._task.target
         result = with_intervals(list(self._pixels.values()), partial(scores, classes=names))
         result["scenes"] = {name: headline(scores(matrix, names), target)[1] for name, matrix in self._pixels.items()}
+        result["scene_pixels"] = {name: pixel_counts(matrix) for name, matrix in self._pixels.items()}
         result["boundaries"] = with_intervals(list(self._boundaries.values()), partial(boundary_scores, classes=names))
         if self._task.objects is not None:
             result["objects"] = {self._task.objects: with_intervals(list(self._objects.values()), object_scores)}
@@ -64,6 +65,12 @@ def map_confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) ->
     scored = scored_pixels(label, predicted, num_classes)
     pairs = label[scored].astype(np.int64) * num_classes + predicted[scored]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def pixel_counts(matrix: np.ndarray) -> dict[str, list[int]]:
+    """Pixels of each class that are mapped correctly, labelled and predicted, from a confusion matrix int (classes, classes)."""
+    counts = {"correct": np.diag(matrix), "labelled": matrix.sum(axis=1), "predicted": matrix.sum(axis=0)}
+    return {name: values.tolist() for name, values in counts.items()}
 
 
 def _add(counts: dict[str, np.ndarray], scene: str, more: np.ndarray) -> None:

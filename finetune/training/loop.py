@@ -53,6 +53,7 @@ class TrainingJob:
         lock: of that folder; rank 0 saves only while it has it.
         seed: seed of order, dates, augmentation and stochastic depth.
         rates: learning rates of the model's parts.
+        figures: whether TensorBoard gets the confusion matrix of each epoch as a picture; to draw it takes a second.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class TrainingJob:
     lock: RunLock
     seed: int
     rates: Rates = RATES_FROM_SCRATCH
+    figures: bool = True
 
 
 class Trainer:
@@ -176,7 +178,8 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
                 scores = score_windows(trainer.model, job.validation, schedule.batch_size, device, job.loss, stop_if_asked)
             trainer.end_epoch(scores)
             if writer is not None:
-                log_epoch(writer, progress, schedule.rate(first_step + len(batches) - 1, num_steps), scores)
+                rate = schedule.rate(first_step + len(batches) - 1, num_steps)
+                log_epoch(writer, progress, rate, scores, job.figures)
             _show_scores(bar, progress, scores, job.criterion)
         stop_if_asked()  # before the test scenes are mapped
     except _AskedToStop:
@@ -232,8 +235,8 @@ def _show_scores(bar: tqdm[Any], progress: Progress, scores: dict[str, Any], cri
     bar.set_postfix({"loss": loss, criterion.shown_score: f"{criterion.value(scores):.3f}"}, best=best)
 
 
-def log_epoch(writer: SummaryWriter, progress: Progress, rate: float, scores: dict[str, Any]) -> None:
-    """Write the last epoch's numbers and the confusion matrix of its validation windows to TensorBoard."""
+def log_epoch(writer: SummaryWriter, progress: Progress, rate: float, scores: dict[str, Any], figures: bool = True) -> None:
+    """Write the last epoch's numbers and, with `figures`, the confusion matrix of its validation windows to TensorBoard."""
     epoch = progress.epoch
     writer.add_scalar("train/loss", progress.history[-1]["loss"], epoch)
     writer.add_scalar("train/learning_rate", rate, epoch)
@@ -242,5 +245,6 @@ def log_epoch(writer: SummaryWriter, progress: Progress, rate: float, scores: di
         writer.add_scalar(f"validation/{name}", scores[name], epoch)
     for name, values in scores["classes"].items():
         writer.add_scalar(f"validation_f1/{name}", values["f1"], epoch)
-    writer.add_figure("validation/confusion", confusion_figure(scores["confusion"], list(scores["classes"])), epoch)
+    if figures:
+        writer.add_figure("validation/confusion", confusion_figure(scores["confusion"], list(scores["classes"])), epoch)
     writer.flush()  # a run that is stopped, or fails, ends at once

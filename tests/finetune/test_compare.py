@@ -15,12 +15,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from common.command_line import run_command
+from common.command_line import as_arguments, run_command
 from common.exit_codes import STOPPED
 from finetune.compare import compare
 from finetune.comparison import processes
 from finetune.comparison.config import CompareConfig
+from finetune.comparison.runs import planned_runs
 from finetune.config import RENAMED_OPTIONS
+from finetune.join_comparisons import join_comparisons
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
 from tests.support.comparison_outcomes import rows_of
 from tests.support.rice_scenes import write_rice_scene
@@ -124,7 +126,7 @@ def test_interrupted_it_ends_its_children_and_goes_on_later(plan: Path, tmp_path
 BAD_INPUT = [
     (["--tasks", "paddy_rize"], "unknown task 'paddy_rize', did you mean paddy_rice?"),
     (["--tasks", "paddy_rice", "paddy_rice"], "--tasks is ['paddy_rice', 'paddy_rice']; expected at least one, each once"),
-    (["--encoders", "unett"], "Got value: unett"),
+    (["--encoders", "unett"], "--encoders names unett, which is unknown; did you mean unet?"),
     (["--encoders", "pretrained", "frozen", "unet"], "--encoders pretrained, frozen need a --checkpoint"),
     (["--label_fraction", "0"], "--label_fraction [0.0] above 0 and at most 1"),
     (["--seeds", "0"], "--seeds 0 and --jobs 1 must be at least 1"),
@@ -134,6 +136,9 @@ BAD_INPUT = [
     (["--run.seed", "3"], "must leave seed to the comparison's own options"),
     (["--only.unnet", "{training.epochs: 3}"], "--only names unnet; expected one of unet, paddy_rice"),
     (["--checkpoint", "nowhere"], "no encoder at"),
+    (["--checkpoints.map", "nowhere"], "no encoder at"),
+    (["--checkpoints.map", "a", "--checkpoint", "b"], "--checkpoint and --checkpoints are both given"),
+    (["--reference", "scratch"], "--reference is scratch; expected one of unet"),
 ]
 
 
@@ -148,6 +153,42 @@ def test_bad_input_is_one_line_before_any_run(
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not plan.with_suffix(".starts").exists()
+
+
+def test_runs_survive_a_kill_of_the_process_that_starts_them(
+    plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process that starts the runs is killed: its run has failed, and others get another process."""
+    plan.write_text(json.dumps({"unet seed 0": "kill parent"}))
+    assert compare(config(tmp_path, jobs=1, label_fraction=[1.0])) == 1
+    assert "failed: paddy_rice, unet, 100 % of the labels, seed 0: killed by signal 9 (SIGKILL)" in capsys.readouterr().err
+    assert len(starts(plan)) == 4
+
+
+@pytest.mark.usefixtures("plan")
+def test_checkpoints_of_finished_runs_are_removed(tmp_path: Path) -> None:
+    run = tmp_path / "out" / "paddy_rice" / "unet" / "1" / "seed_0" / "run"
+    run.mkdir(parents=True)
+    for name in ("last_epoch.pt", "previous_epoch.pt", "model.safetensors"):
+        (run / name).write_text("")
+    assert compare(config(tmp_path, encoders=["unet"], label_fraction=[1.0], seeds=1)) == 0
+    assert sorted(path.name for path in run.iterdir()) == ["metrics.json", "model.safetensors"]
+
+
+@pytest.mark.usefixtures("plan")
+def test_several_comparisons_in_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("same", "held_out"):
+        chosen = config(tmp_path, reference="unet", label_fraction=[1.0], output=tmp_path / name)
+        assert compare(chosen) == 0
+    join_comparisons([tmp_path / "same", tmp_path / "held_out"], tmp_path / "joined", ["same", "held out"])
+    document = capsys.readouterr().out.split("# Comparison of encoders: same, held out")[1]
+    assert rows_of(document)["minus temporal CNN"] == ["+10.0 (1 above, 0 below of 1)"] * 2
+    assert {path.name for path in (tmp_path / "joined").iterdir()} == {"comparison.md", "comparison_differences.png"}
+    with pytest.raises(ValueError, match=r"--titles are \['same'\] for --comparisons .*; expected one for each"):
+        join_comparisons([tmp_path / "same", tmp_path / "held_out"], tmp_path / "joined", ["same"])
+    (tmp_path / "same" / "comparison.json").write_text('{"runs": [{"score": 1}]}')
+    with pytest.raises(ValueError, match=r"does not hold the runs of a comparison as this version writes them"):
+        join_comparisons([tmp_path / "same"], tmp_path / "joined")
 
 
 @pytest.mark.slow
@@ -182,6 +223,12 @@ def test_real_runs_on_small_scenes(tmp_path: Path) -> None:
         assert json.loads((folder / "metrics.json").read_text()) == run["metrics"]
         assert json.loads((folder / "run.json").read_text())["label_fraction"] == 0.25
     assert scratch["metrics"]["encoder"] == "scratch"
+    # A run inside a comparison gives what finetune/run.py gives alone.
+    planned = next(run for run in planned_runs(chosen) if run.encoder == "pretrained")
+    alone = as_arguments(planned.options | {"output": str(tmp_path / "alone")})
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))}
+    subprocess.run([sys.executable, str(processes.RUN_SCRIPT), *alone], env=environment, check=True)
+    assert json.loads((tmp_path / "alone" / "metrics.json").read_text()) == pretrained["metrics"]
     assert "U-Net" not in (tmp_path / "out" / "comparison.md").read_text()
 
 

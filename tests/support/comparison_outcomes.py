@@ -16,7 +16,7 @@ def outcomes(scores: dict[tuple[str, float], list[float | None]], task: str = "c
     found = []
     for (encoder, fraction), values in scores.items():
         for seed, value in enumerate(values):
-            metrics = {"score": {"name": "cropland F1", "value": value}, "training": TRAINING}
+            metrics = {"score": {"name": "cropland F1", "value": value}, "training": dict(TRAINING)}
             done: dict[str, Any] = {"error": "disk full"} if value is None else {"metrics": metrics, "seconds": 1.0}
             found.append(Outcome(task=task, title=task.title(), encoder=encoder, label_fraction=fraction, seed=seed, **done))
     return found

@@ -1,12 +1,13 @@
 """Takes the place of finetune/run.py in the tests of the comparison: made-up scores at once, errors and sleeps as asked for.
 
-PLAN names a JSON file {"ENCODER seed N": "fail" or "sleep"}; every start is a line of PLAN.starts.
+PLAN names a JSON file {"ENCODER seed N": "fail", "sleep" or "kill parent"}; every start is a line of PLAN.starts.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,8 @@ def main() -> None:
     if todo == "fail":
         print("error: the label of scene b is upside down\ntraining: 3/4", end="", file=sys.stderr)
         sys.exit(2)
+    if todo == "kill parent":
+        os.kill(os.getppid(), signal.SIGKILL)
     if todo == "sleep":
         time.sleep(60)
     output = Path(options["--output"])
