@@ -20,7 +20,6 @@ from pretrain.model.video_swin import VideoSwin
 # leaves out that of stage 3, the input of the last stage, which has the same size.
 START = 4
 CLIMB = (2, 1, 0)
-_GROUPS = 8  # of GroupNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,11 @@ class MapDecoderConfig:
     pixel_channels: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("channels", "pixel_channels"):
-            if getattr(self, name) % (2 * _GROUPS):
-                raise ValueError(f"the decoder has {name} {getattr(self, name)}; expected a multiple of {2 * _GROUPS}")
+        if self.channels < 2 or self.channels % 2 or self.pixel_channels < 1:
+            raise ValueError(
+                f"the decoder has {self.channels} channels and {self.pixel_channels} pixel_channels; expected an even number of "
+                "channels and at least 1 of the pixels"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` is the inverse."""
@@ -54,12 +55,20 @@ class MapDecoderConfig:
         return MapDecoderConfig(**values)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel (Ba et al., 2016), as in ConvNeXt (Liu et al., CVPR 2022)."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+
+
 def conv_pair(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    """Twice conv3x3 - GroupNorm - GELU; the first convolution may have a stride."""
+    """Twice conv3x3 - ChannelNorm - GELU; the first convolution may have a stride."""
     layers: list[nn.Module] = []
     for inputs, step in ((channels_in, stride), (channels_out, 1)):
         convolution = nn.Conv2d(inputs, channels_out, 3, stride=step, padding=1, bias=False)
-        layers += [convolution, nn.GroupNorm(_GROUPS, channels_out), nn.GELU()]
+        layers += [convolution, ChannelNorm(channels_out), nn.GELU()]
     return nn.Sequential(*layers)
 
 
@@ -68,8 +77,8 @@ class SourceDecoder(nn.Module):
 
     The features climb from the last stage to the size of patches, and join the encoder's map at each size. From there they double
     their size until they are as fine as the pixels, and each time join convolutions over the pixels of all images: what is
-    thinner than a patch is drawn there. GroupNorm (Wu & He, 2018) makes a sample independent of the others in its batch, so that
-    training is the same on any number of ranks.
+    thinner than a patch is drawn there. A norm over the channels of each pixel makes it independent of the other samples of the
+    batch, so that training is the same on any number of ranks, and of the size of the window, so that maps have no seams.
 
     Args:
         map_channels: channels of the encoder's five maps, from `VideoSwin.output_channels`.

@@ -35,13 +35,15 @@ ENCODER = EncoderConfig(
     patch_size=(4, 2, 2), embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=(4, 3, 3), drop_path_rate=0.2
 )
 STREAM = StreamConfig(num_frames=8, global_batch_size=4, num_workers=1)
+MAP = ["--objective.predict", "map", "--objective.decoder_channels", "16", "--stream.teacher_dates", "own"]
+FRACTIONS = ["--objective.predict", "fractions"]
 
 
 def start(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", free_port()]
     command += [str(ROOT / "launch/pretrain.sh"), "--data", str(corpus), "--output", str(output), "--precision", "fp32"]
     command += ["--num_steps", str(STEPS), "--log_every", "1", "--save_every", "4", "--keep", "100"]
-    command += [*options(ENCODER, "encoder"), *options(STREAM, "stream"), "--optimizer.learning_rate", "1e-3", *more]
+    command += [*options(ENCODER, "encoder"), *options(STREAM, "stream"), "--optimizer.learning_rate", "1e-3", *MAP, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.Popen(
         command,
@@ -62,7 +64,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"), {"modis": 9, "landsat": 7, "sentinel2": 8}, side=12)
+    return write_corpus(tmp_path_factory.mktemp("corpus"), {"modis": 9, "landsat": 7, "sentinel2": 8}, side=12, maps=True)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_ten_kills_at_random_moments_change_no_bit(corpus: Path, undisturbed: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", ["zero1", "zero2", "zero3"])
 def test_kills_change_no_bit_in_bf16(corpus: Path, tmp_path: Path, zero: str) -> None:
-    words = ["--precision", "bf16", "--zero", str(ROOT / f"launch/{zero}.json")]
+    words = ["--precision", "bf16", "--zero", str(ROOT / f"launch/{zero}.json"), *(FRACTIONS if zero == "zero1" else MAP)]
     finish(start(corpus, tmp_path / "undisturbed", *words))
     story = disturb(lambda run: start(corpus, run, *words), tmp_path / "run", [kill_all, kill_one_rank, kill_all], seed=2)
     assert any("resuming after step" in line for line in story), story

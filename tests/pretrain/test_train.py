@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 from data_prep.corpus.dataset import load_corpus
 from pretrain.config import OptimizerConfig
 from pretrain.data.stream import Stream
-from pretrain.model import EncoderConfig, build_encoder, load_encoder
+from pretrain.model import EncoderConfig, MapDecoder, MapDecoderConfig, build_encoder, load_decoder, load_encoder
 from pretrain.objective.losses import LossWeights, land_cover_loss
 from pretrain.objective.mean_teacher import MeanTeacher, as_student_sees, views
 from pretrain.objective.model import LandCoverModel
@@ -40,14 +42,19 @@ def launch(corpus: Path, output: Path, *more: str, ranks: int = 2) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
 
 
-def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[LandCoverModel, MeanTeacher]:
+def one_process(
+    corpus_folder: Path, loss_name: str = "kl_divergence", predict: str = "fractions", **of_stream: Any
+) -> tuple[LandCoverModel, MeanTeacher]:
     """The same steps on the same global batches with nothing but PyTorch."""
     corpus = load_corpus(corpus_folder)
-    stream = Stream(corpus, "train", STREAM)
-    targets = LandCoverTargets(corpus, {})
+    stream = Stream(corpus, "train", replace(STREAM, **of_stream))
+    targets = LandCoverTargets(corpus, {}, has_map=predict == "map")
     torch.manual_seed(0)
     sources = {name: corpus.shapes[name][0] for name in stream.draws.sources}
-    model = LandCoverModel(build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources})), len(targets.classes))
+    encoder = build_encoder(EncoderConfig(**{**ENCODER.to_dict(), "sources": sources}))
+    shape = MapDecoderConfig(frames=STREAM.num_frames, num_classes=len(targets.classes), channels=16)
+    decoder = MapDecoder(encoder, tuple(sources), shape) if predict == "map" else None
+    model = LandCoverModel(encoder, len(targets.classes), decoder)
     teacher = MeanTeacher(model, 0.99)
     matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "bias_table" not in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "bias_table" not in n)]
@@ -64,7 +71,7 @@ def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[
         for _ in range(len(SAMPLES)):
             batch = stream.batch(micro_step)
             mean, std = (torch.from_numpy(a[batch.source]).float() for a in (corpus.mean, corpus.std))
-            seen, as_it_lies = views(batch, mean, std)
+            seen, as_it_lies = views(batch, mean, std, num_frames=STREAM.num_frames)
             taught = as_student_sees(teacher(as_it_lies, batch.source), batch)
             weights = LossWeights(loss=loss_name, consistency_weight=weight)
             loss, *_ = land_cover_loss(model(seen, batch.source), targets(batch), taught, weights)
@@ -78,7 +85,7 @@ def one_process(corpus_folder: Path, loss_name: str = "kl_divergence") -> tuple[
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus"), SAMPLES, side=12)
+    return write_corpus(tmp_path_factory.mktemp("corpus"), SAMPLES, side=12, maps=True)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +119,21 @@ def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus:
     torch.manual_seed(0)
     start = LandCoverModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
     assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
+
+
+@pytest.mark.parametrize("zero", ["zero2", *(pytest.param(f"zero{stage}", marks=pytest.mark.slow) for stage in (1, 3))])
+def test_two_ranks_that_predict_maps_equal_one_process_and_leave_a_decoder(zero: str, corpus: Path, tmp_path: Path):
+    """The teacher sees dates of its own. Each rank's batches leave the decoders of two sources idle."""
+    words = ["--objective.predict", "map", "--objective.decoder_channels", "16", "--stream.teacher_dates", "own"]
+    finished = launch(corpus, tmp_path / "run", *words, "--zero", str(ROOT / f"launch/{zero}.json"))
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    model, teacher = one_process(corpus, predict="map", teacher_dates="own")
+    assert_same_weights(saved(tmp_path / "run"), model.state_dict())
+    assert_same_weights(saved(tmp_path / "run", "teacher"), teacher.average.state_dict())
+    decoder = load_decoder(tmp_path / "run", load_encoder(tmp_path / "run"))
+    assert decoder is not None
+    assert teacher.average.decoder is not None
+    assert_same_weights(decoder.state_dict(), teacher.average.decoder.state_dict())
 
 
 @pytest.mark.slow

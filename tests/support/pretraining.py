@@ -29,7 +29,7 @@ def options(config: EncoderConfig | StreamConfig | OptimizerConfig, prefix: str)
     flags = []
     for name, value in vars(config).items():
         if value is not None and name != "sources":
-            flags += [f"--{prefix}.{name}", json.dumps(list(value) if isinstance(value, tuple) else value)]
+            flags += [f"--{prefix}.{name}", value if isinstance(value, str) else json.dumps(value)]
     return flags
 
 

@@ -134,5 +134,5 @@ def test_a_decoder_of_another_shape_is_refused(tmp_path: Path) -> None:
     save_encoder(encoder, path, decoder)
     with pytest.raises(ValueError, match=r"does not fit the decoder: .* misshapen: head.2.bias \(4,\) for \(3,\)"):
         load_decoder(path, load_encoder(path))
-    with pytest.raises(ValueError, match="channels 24; expected a multiple of 16"):
-        MapDecoderConfig(frames=8, num_classes=3, channels=24)
+    with pytest.raises(ValueError, match="has 25 channels and 16 pixel_channels; expected an even number"):
+        MapDecoderConfig(frames=8, num_classes=3, channels=25)
