@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from pretrain.model.initialization import init_by_fan_in
+
 
 class PatchEmbeds(nn.ModuleDict):
     """The patch embeddings of all sources, by name.
@@ -44,7 +46,7 @@ class PatchEmbed(nn.Module):
         self.in_channels, self.patch_size = in_channels, patch_size
         self.weight = nn.Parameter(torch.empty(embed_dim, in_channels, *patch_size))
         self.bias = nn.Parameter(torch.zeros(embed_dim))
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        init_by_fan_in(self.weight)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalised pixels (B, T, C, H, W) -> tokens (B, ceil(T/t), ceil(H/h), ceil(W/w), embed_dim).

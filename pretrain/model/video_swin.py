@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.model.attention.layout import Size, WindowLayout, window_layout
 from pretrain.model.attention.module import WindowAttention
+from pretrain.model.initialization import init_by_fan_in
 from pretrain.model.patch_embed import PatchEmbeds
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.recompute import norm_mlp
@@ -242,7 +243,7 @@ def as_maps(tokens: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def _init_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        init_by_fan_in(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
