@@ -32,8 +32,8 @@ ROOF_BORDER_M = 4.2  # from a roof to the border of its cell of 34 m, so that ro
 DYKE_M = 6.0  # half the width of a dyke between ponds
 PIVOT_CELL_M = 330.0
 PIVOT_M = (105.0, 150.0)  # radius
-PURE_SHARE = 0.75  # parcels with the use of their district
-AFFINITY = 1.3  # by how much crops cluster
+PURE_SHARE = 0.8  # parcels with the use of their district
+AFFINITY = 1.8  # by how much crops cluster
 _USES = {
     "fields": Kind.FIELD, "strips": Kind.STRIP, "orchard": Kind.ORCHARD, "plantation": Kind.PLANTATION,
     "greenhouse": Kind.GREENHOUSE, "fish_pond": Kind.FISH_POND,
@@ -69,7 +69,7 @@ class ContextLandscape(Landscape):
         sample = self._clumps(*(a.ravel() for a in np.meshgrid(side, side)))
         self._open, self._closed = (float(np.quantile(sample, 1 - share)) for share in (CROWN_SHARE, CLOSED_SHARE))
         self._affinity = {
-            crop: SmoothNoise(*self._names, "affinity", crop, scale=900.0, extent=2 * extent_m, octaves=2)
+            crop: SmoothNoise(*self._names, "affinity", crop, scale=1200.0, extent=2 * extent_m, octaves=2)
             for crop in region.crops
         }
 

@@ -117,7 +117,7 @@ def _choose_covers(
 
 def _covers_of_parts(grassland: str) -> dict[Kind, tuple[str, str]]:
     """Covers of the two parts of objects with a pattern. What differs in its pattern alone has the same covers."""
-    crowns, roofs, pool = (grassland, "deciduous_forest"), ("yard", "grey_roofs"), (grassland, "pond")
+    crowns, roofs, pool = ("sparse_vegetation", "deciduous_forest"), ("yard", "grey_roofs"), (grassland, "pond")
     trees = dict.fromkeys((Kind.ORCHARD, Kind.PLANTATION, Kind.FOREST, Kind.OPEN_WOODLAND), crowns)
     return {
         **trees, Kind.GREENHOUSE: roofs, Kind.BUILDINGS: roofs, Kind.FISH_POND: pool, Kind.STILL_WATER: pool

@@ -30,7 +30,7 @@ from tqdm import tqdm  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from common.executors import map_local  # noqa: E402
 from data_prep.simulation.context_regions import CONTEXT_REGIONS  # noqa: E402
-from data_prep.simulation.map_errors import load_map_errors  # noqa: E402
+from data_prep.simulation.map_errors import MapErrors, load_map_errors  # noqa: E402
 from data_prep.simulation.scene_folder import write_scene_folder  # noqa: E402
 from data_prep.simulation.scene_settings import SceneSettings  # noqa: E402
 
@@ -50,10 +50,11 @@ def scenes_of(folder: str, seed: int, side_px: int = 192) -> list[SceneSettings]
     Validation and test landscapes have seeds of their own, `seed` + 1 and + 2, beside rounds that no other folder has.
     """
     train, validation, test = (_CLIMATES[split] for split in ("train", "validation", "test"))
-    scene = partial(_scene, seed=seed, side_px=2 * side_px)
+    errors = load_map_errors("typical")
+    scene = partial(_scene, seed=seed, side_px=2 * side_px, errors=errors)
     pretraining_validation = [scene(climate, 2, "validation") for climate in train[:2]]
     labelled = [scene(train[0], 7 + i, "train") for i in range(3)]
-    small = partial(_scene, side_px=side_px)
+    small = partial(_scene, side_px=side_px, errors=errors)
     checked = [small(climate, 7, "validation", seed=seed + 1) for climate in validation]
     folders = {
         "pretraining_same": [scene(climate, turn, "train") for climate in train + validation + test for turn in (0, 1)],
@@ -64,7 +65,7 @@ def scenes_of(folder: str, seed: int, side_px: int = 192) -> list[SceneSettings]
     return folders[folder] + (pretraining_validation if folder in CORPORA.values() else [])
 
 
-def _scene(climate: int, turn: int, split: str, *, seed: int, side_px: int) -> SceneSettings:
+def _scene(climate: int, turn: int, split: str, *, seed: int, side_px: int, errors: MapErrors | None) -> SceneSettings:
     """The landscape of a climate in a round; years differ by climate and round."""
     return SceneSettings(
         location=turn * len(CONTEXT_REGIONS) + climate,
@@ -75,7 +76,7 @@ def _scene(climate: int, turn: int, split: str, *, seed: int, side_px: int) -> S
         world="context",
         sources=("sentinel2",),
         split=split,
-        map_errors=load_map_errors("typical"),
+        map_errors=errors,
     )
 
 
