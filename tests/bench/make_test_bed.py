@@ -7,7 +7,7 @@
 |---|---|
 | scenes/pretraining_same | landscapes of all fifteen climates: those of the test are in pretraining |
 | scenes/pretraining_held_out | as many landscapes of the five training climates |
-| scenes/finetuning | train: three landscapes of one region with labels; validation: five climates; test: five other climates |
+| scenes/finetuning | train: six landscapes of one region with labels; validation: five climates; test: five other climates |
 | scenes/tuning | the same, but the test landscapes are further ones of the validation climates: for every choice |
 | corpus/same, corpus/held_out | the corpora of shards of the two folders for pretraining |
 
@@ -45,7 +45,7 @@ _CLIMATES = {
 
 
 def scenes_of(folder: str, seed: int, side_px: int = 192) -> list[SceneSettings]:
-    """The scenes of a folder of the bed, `side_px` Sentinel-2 pixels wide; those with labels and for pretraining twice that.
+    """The scenes of a folder of the bed, `side_px` Sentinel-2 pixels wide; those for pretraining twice that.
 
     Validation and test landscapes have seeds of their own, `seed` + 1 and + 2, beside rounds that no other folder has.
     """
@@ -53,8 +53,8 @@ def scenes_of(folder: str, seed: int, side_px: int = 192) -> list[SceneSettings]
     errors = load_map_errors("typical")
     scene = partial(_scene, seed=seed, side_px=2 * side_px, errors=errors)
     pretraining_validation = [scene(climate, 2, "validation") for climate in train[:2]]
-    labelled = [scene(train[0], 7 + i, "train") for i in range(3)]
     small = partial(_scene, side_px=side_px, errors=errors)
+    labelled = [small(train[0], 7 + i, "train", seed=seed) for i in range(6)]
     checked = [small(climate, 7, "validation", seed=seed + 1) for climate in validation]
     folders = {
         "pretraining_same": [scene(climate, turn, "train") for climate in train + validation + test for turn in (0, 1)],
