@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from common.command_line import run_command
 from common.executors import map_local
+from data_prep.simulation.map_errors import load_map_errors
 from data_prep.simulation.preview import write_preview
 from data_prep.simulation.scene_folder import is_finished, write_scene_folder
-from data_prep.simulation.scene_settings import SceneSettings
+from data_prep.simulation.scene_settings import DEFAULT_MAP_ERRORS, SOURCES, SceneSettings, World
 
 
 def simulate(
@@ -24,6 +25,9 @@ def simulate(
     landsat_px: int = 384,
     sentinel2_px: int = 384,
     modis_days: int = 4,
+    sources: list[str] = list(SOURCES),  # noqa: B006
+    world: World = "plain",
+    map_errors: str | None = None,
     workers: int = 2,
     preview: bool = False,
 ) -> None:
@@ -35,19 +39,35 @@ def simulate(
         output: Folder of the scenes; it is created when it does not exist.
         seed: Seed of all random numbers; the same seed gives the same bytes.
         regions: Number of regions. The first seven differ in land and climate: five for training, one for validation, one for
-            test. Further ones are other landscapes in the same seven climates, all for training.
+            test. Further ones are other landscapes in the same seven climates, all for training. The world `context` has fifteen
+            climates, five for each split.
         years: Calendar years; each region gets one scene per year.
         landsat_px: Side of a region in Landsat pixels of 30 m, a multiple of 16.
         sentinel2_px: Side of the Sentinel-2 tile in its centre in pixels of 10 m, a multiple of 6.
         modis_days: Days between MODIS composites.
+        sources: Sources that are simulated, of sentinel2, landsat and modis; labels on the grids of others are left out, too.
+        world: World of the regions: plain, or context, invented regions with classes that differ in pattern and outline but not
+            in their pixels (orchards, plantations, greenhouses, fish ponds, irrigated fields), 4 to 6 clear Sentinel-2 dates a
+            year, and calendars that are shifted by region and year by up to 30 days.
+        map_errors: Errors of the land-cover map: none, typical (data_prep/simulation/map_errors.yaml) or a YAML file like it;
+            default: typical in the world `context`, none in the other. Labels are always true.
         workers: Number of processes.
         preview: Also draw SCENE/preview.png with images, maps and NDVI of each scene.
     """
     if regions < 1 or workers < 1 or not years or len(set(years)) < len(years):
         raise ValueError(f"need at least 1 region, 1 worker and distinct years; got {regions}, {workers} and {years}")
+    errors = load_map_errors(map_errors or DEFAULT_MAP_ERRORS[world])
     jobs = [
         SceneSettings(
-            location=location, year=year, seed=seed, landsat_px=landsat_px, sentinel2_px=sentinel2_px, modis_days=modis_days
+            location=location,
+            year=year,
+            seed=seed,
+            landsat_px=landsat_px,
+            sentinel2_px=sentinel2_px,
+            modis_days=modis_days,
+            world=world,
+            sources=tuple(sources),
+            map_errors=errors,
         )
         for location in range(regions)
         for year in years

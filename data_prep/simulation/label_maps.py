@@ -1,8 +1,7 @@
-"""The maps of a scene: land cover, and the labels of the six tasks, each on the grid of one source.
+"""The labels of a scene for the built-in tasks, each on the grid of one source.
 
 | raster | grid | content |
 |---|---|---|
-| `landcover` | Landsat | codes of GLC_FCS30D |
 | `crop_type`, `crop_type_10m` | Landsat, Sentinel-2 | the crop that fills most of each pixel |
 | `parcels`, `parcels_10m` | Landsat, Sentinel-2 | the field that fills most of each pixel, 1, 2, ... |
 | `field_boundary_10m` | Sentinel-2 | interior and boundary of fields; a boundary is one pixel (10 m) wide in each field |
@@ -19,10 +18,8 @@ from typing import Any
 import numpy as np
 
 from common.grid import Grid
-from data_prep.landcover.legend import load_legend
 from data_prep.simulation.container_writers import write_raster
 from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
-from data_prep.simulation.landscape import Kind
 from data_prep.simulation.objects import Objects
 from data_prep.simulation.pixels import Pixels
 
@@ -52,40 +49,44 @@ LULC_COLORS = {cover.crop: cover.color for cover in COVERS if cover.crop in rang
 assert set(LULC_OF_COVER.values()) == set(LULC_NAMES) == set(range(1, 17))
 
 
-def write_maps(objects: Objects, all_pixels: Mapping[str, Pixels], grid: Mapping[str, Grid], folder: Path) -> dict[str, Any]:
-    """Write `landcover.tif` and a NAME.tif for each label; returns the value of `labels` in scene.yaml.
+def write_labels(objects: Objects, all_pixels: Mapping[str, Pixels], grid: Mapping[str, Grid], folder: Path) -> dict[str, Any]:
+    """Write a NAME.tif for each label on the grid of a source in `grid`; returns the value of `labels` in scene.yaml.
 
-    `all_pixels` and `grid`: pixels and grid by source.
+    `all_pixels`: pixels by source.
     """
-    legend = load_legend("glc_fcs30d")
-    group_colors = dict(zip(legend.classes, legend.colors, strict=True))
-    cover_colors = {code: group_colors[group] for code, group in zip(legend.codes, legend.groups, strict=True)}
     crop_colors = {cover.crop: cover.color for cover in COVERS if cover.crop != NOT_CROPLAND} | {NOT_CROPLAND: "#d9d9d9"}
-    glc = np.array([cover.glc for cover in COVERS], dtype=np.uint8)[objects.cover]
     crop = np.array([cover.crop for cover in COVERS], dtype=np.uint8)[objects.cover]
-    # A map of 30 m does not resolve the narrow strips between fields: they have the class of the fields.
-    glc[objects.kind == Kind.MARGIN] = 10
-    write_raster(folder / "landcover.tif", all_pixels["landsat"].majority(glc), grid["landsat"], legend.fill[0], cover_colors)
+    lulc = np.array([LULC_OF_COVER[cover.name] for cover in COVERS], dtype=np.uint8)[objects.cover]
+    is_wheat = np.array([cover.name in WHEAT_COVERS for cover in COVERS])[objects.cover]
     labels: dict[str, Any] = {}
 
     def write(
         name: str, source: str, values: np.ndarray, classes: dict[int, str], colors: Mapping[int, str] | None = None
     ) -> None:
-        write_raster(folder / f"{name}.tif", values, grid[source], 0, colors)
-        labels[name] = {"path": f"{name}.tif", "classes": classes, "nodata": 0}
+        labels[name] = write_label(folder, name, values, grid[source], classes, colors)
 
     for source, suffix in (("landsat", ""), ("sentinel2", "_10m")):
-        pixels = all_pixels[source]
+        if source in grid:
+            pixels = all_pixels[source]
+            write(f"crop_type{suffix}", source, pixels.majority(crop), CROP_NAMES, crop_colors)
+            write(f"parcels{suffix}", source, objects.parcel[pixels.largest()], {})
+    if "sentinel2" in grid:
+        pixels = all_pixels["sentinel2"]
         parcels = objects.parcel[pixels.largest()]
-        write(f"crop_type{suffix}", source, pixels.majority(crop), CROP_NAMES, crop_colors)
-        write(f"parcels{suffix}", source, parcels, {})
-    write("field_boundary_10m", "sentinel2", boundaries(parcels), BOUNDARY_NAMES, BOUNDARY_COLORS)
-    lulc = np.array([LULC_OF_COVER[cover.name] for cover in COVERS], dtype=np.uint8)[objects.cover]
-    write("lulc_10m", "sentinel2", all_pixels["sentinel2"].majority(lulc), LULC_NAMES, LULC_COLORS)
-    is_wheat = np.array([cover.name in WHEAT_COVERS for cover in COVERS])[objects.cover]
-    wheat = np.where(all_pixels["modis"].share(is_wheat) >= WHEAT_SHARE, 1, NOT_CROPLAND).astype(np.uint8)
-    write("winter_wheat_480m", "modis", wheat, WHEAT_NAMES, WHEAT_COLORS)
+        write("field_boundary_10m", "sentinel2", boundaries(parcels), BOUNDARY_NAMES, BOUNDARY_COLORS)
+        write("lulc_10m", "sentinel2", pixels.majority(lulc), LULC_NAMES, LULC_COLORS)
+    if "modis" in grid:
+        wheat = np.where(all_pixels["modis"].share(is_wheat) >= WHEAT_SHARE, 1, NOT_CROPLAND).astype(np.uint8)
+        write("winter_wheat_480m", "modis", wheat, WHEAT_NAMES, WHEAT_COLORS)
     return labels
+
+
+def write_label(
+    folder: Path, name: str, values: np.ndarray, grid: Grid, classes: dict[int, str], colors: Mapping[int, str] | None
+) -> dict[str, Any]:
+    """Write NAME.tif; returns its entry in scene.yaml."""
+    write_raster(folder / f"{name}.tif", values, grid, 0, colors)
+    return {"path": f"{name}.tif", "classes": classes, "nodata": 0}
 
 
 def boundaries(parcels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ key: points with the same key belong to one object (a field, a stand of trees, a
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,21 @@ class Kind(IntEnum):
     MEADOW = 8
     MARSH = 9
     HOUSE = 10  # cell of a village: a roof, a yard, a garden, trees
+    # Of context_landscape.py, where orchards and all that follow have two parts.
+    STRIP = 11  # long, narrow, irrigated field
+    PIVOT = 12  # round field under a centre pivot
+    ORCHARD = 13
+    PLANTATION = 14
+    GREENHOUSE = 15
+    FISH_POND = 16
+    FOREST = 17
+    OPEN_WOODLAND = 18
+    STILL_WATER = 19
+    BUILDINGS = 20
+
+
+ANNUAL = (Kind.FIELD, Kind.STRIP, Kind.PIVOT)  # with a new crop every year
+PARCELS = (*ANNUAL, Kind.ORCHARD)  # kinds that are fields in the labels
 
 
 class Cells(NamedTuple):
@@ -42,7 +57,14 @@ class Landscape:
     """The land of one region. It depends on the region and the seed, not on the year.
 
     Coordinates are metres east and south of the region's upper left corner; the region is `extent_m` square.
+
+    Attributes:
+        PATCHES: size in metres and octaves of the random fields whose highest parts are patches of other land than fields.
     """
+
+    PATCHES: ClassVar[dict[str, tuple[float, int]]] = {
+        "forest": (1500, 4), "grass": (1300, 4), "marsh": (1200, 4), "lake": (1800, 3)
+    }  # fmt: skip
 
     def __init__(self, region: Region, extent_m: float, seed: int) -> None:
         self.region, self._names, self._extent = region, ("landscape", region.name, seed), extent_m
@@ -57,8 +79,7 @@ class Landscape:
         self._relief = noise("relief", 4500, 4)
         self._meander = noise("meander", 2600, 3)
         self._outline = noise("village outline", 180, 2)
-        self._patches = {name: noise(name, scale, 4) for name, scale in (("forest", 1500), ("grass", 1300), ("marsh", 1200))}
-        self._patches["lake"] = noise("lake", 1800, 3)
+        self._patches = {name: noise(name, *size) for name, size in self.PATCHES.items()}
         self.suitability = noise("suitability", 2200, 2)
         rng = generator(*self._names, "lines")
         self._river_angle = rng.uniform(-0.6, 0.6)
@@ -70,6 +91,14 @@ class Landscape:
         self._thresholds: dict[str, float] = {}
         for name, share in region.shares.items():
             self._thresholds[name] = float(np.quantile(self._patch(name, x, y), 1 - share)) if share else np.inf
+
+    def preference(self, cover: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """By how much the logarithm of the weight of a cover grows at each place (N,).
+
+        Rice and ponds cluster where the land suits them, orchards elsewhere.
+        """
+        together = 1.8 if "rice" in cover else {"pond": 0.5, "orchard": -0.5}.get(cover, 0.0)
+        return together * self.suitability(x, y)
 
     def elevation_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Height above the lowest ground, metres."""

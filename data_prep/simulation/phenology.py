@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.simulation.covers import COVERS, INDEX, REFERENCE_LATITUDE, Cover, Cycle
-from data_prep.simulation.landscape import Kind
+from data_prep.simulation.landscape import ANNUAL, Kind
 from data_prep.simulation.logistic import logistic
 from data_prep.simulation.objects import Objects
 from data_prep.simulation.randomness import normal, uniform
@@ -55,13 +55,13 @@ class Season:
     def __init__(self, region: Region, objects: Objects, weather: Weather, year: int, seed: int) -> None:
         self._region, self._objects, self._weather = region, objects, weather
         key = objects.key
-        self._shift = 5.5 * normal(key, "shift", year, seed) + weather.shift_days + 0.02 * objects.elevation_m
+        self._shift = region.field_days * normal(key, "shift", year, seed) + weather.shift_days + 0.02 * objects.elevation_m
         self._vigour = np.exp(0.14 * normal(key, "vigour", year, seed))
         self._tillage = 8 + 70 * uniform(key, "tillage", year, seed)  # days from harvest to ploughing
         self._floods_winter = uniform(key, "winter flood", year, seed) < region.winter_flood
         self._wetness = 0.15 * normal(key, "wetness", seed)
         # The seasons of trees differ less than those of fields.
-        self._shift = np.where(np.isin(objects.kind, (Kind.FIELD,)), self._shift, 0.5 * self._shift)
+        self._shift = np.where(np.isin(objects.kind, ANNUAL), self._shift, 0.5 * self._shift)
         loam, dark, red = region.soil
         darkness = np.clip(dark + 0.22 * normal(key, "soil", seed), 0.0, 1.0)
         darkness = np.where(objects.kind == Kind.WOOD, 0.9, darkness)  # litter, stems and their shade

@@ -18,6 +18,7 @@ from data_prep.landcover.legend import load_legend
 from data_prep.readers.opening import open_reader
 from data_prep.simulation.covers import COVERS, CROP_NAMES, NOT_CROPLAND
 
+FINE_SOURCES = {"landsat": ("B04", "B05"), "sentinel2": ("B04", "B08")}  # with the bands red and near infrared
 PICTURES = 4  # images of each sensor
 GREY = "#d9d9d9"
 WHITE_AT = 0.22  # reflectance that is shown at full brightness, unless clear ground (snow) is brighter
@@ -26,16 +27,21 @@ WHITE_AT = 0.22  # reflectance that is shown at full brightness, unless clear gr
 def write_preview(folder: Path) -> Path:
     """Write `preview.png` into the folder of a scene; returns its path."""
     scene = load_scene(folder)
-    figure = Figure(figsize=(17, 14.5), layout="constrained")
+    figure = Figure(figsize=(17, 14.5 if "landsat" in scene.sources else 10), layout="constrained")
     figure.suptitle(f"{scene.name} (simulated)", fontsize=16)
-    rows = figure.subfigures(3, 1, height_ratios=(1, 1, 1.05), squeeze=False)[:, 0]
-    for row, source in zip(rows, ("landsat", "sentinel2"), strict=False):
+    fine = [source for source in FINE_SOURCES if source in scene.sources]
+    rows = figure.subfigures(len(fine) + 1, 1, height_ratios=(*[1] * len(fine), 1.05), squeeze=False)[:, 0]
+    for row, source in zip(rows, fine, strict=False):
         _composites(row.subplots(1, PICTURES), scene, source)
-    maps, curves = rows[2].subfigures(1, 2, width_ratios=(1.15, 1), squeeze=False)[0]
-    land, crops = maps.subplots(1, 2)
+    maps, curves = rows[-1].subfigures(1, 2, width_ratios=(1.15, 1), squeeze=False)[0]
+    land, labels = maps.subplots(1, 2)
     _land_cover(land, scene)
-    _crop_types(crops, scene)
-    _curves(curves.subplots(), scene)
+    if "landsat" in scene.sources:
+        _label(labels, scene, "crop_type", "crop type, 30 m")
+        _curves(curves.subplots(), scene, "landsat", "crop_type")
+    elif "sentinel2" in scene.sources:
+        _label(labels, scene, "lulc_10m", "land use, 10 m")
+        _curves(curves.subplots(), scene, "sentinel2", "crop_type_10m")
     path = folder / "preview.png"
     figure.savefig(path, dpi=75)
     return path
@@ -91,31 +97,34 @@ def _land_cover(ax: Axes, scene: Scene) -> None:
         )
 
 
-def _crop_types(ax: Axes, scene: Scene) -> None:
-    colors = {cover.crop: cover.color for cover in reversed(COVERS)} | {NOT_CROPLAND: GREY}
-    with rasterio.open(scene.labels["crop_type"].path) as raster:
-        _show_codes(ax, raster.read(1), colors, CROP_NAMES, "crop type, 30 m")
+def _label(ax: Axes, scene: Scene, name: str, title: str) -> None:
+    """Draw a label in the colours of its raster."""
+    label = scene.labels[name]
+    with rasterio.open(label.path) as raster:
+        table = raster.colormap(1)
+        colors = {code: "#{:02x}{:02x}{:02x}".format(*table[code]) for code in label.classes}
+        _show_codes(ax, raster.read(1), colors, dict(label.classes), title)
 
 
-def _curves(ax: Axes, scene: Scene) -> None:
-    """Draw NDVI of the clear Landsat pixels of each crop (lines) and land-cover class (dashes) on each date."""
+def _curves(ax: Axes, scene: Scene, source: str, label: str) -> None:
+    """Draw NDVI of the clear pixels of each crop (lines) and land-cover class (dashes; with Landsat) on each date."""
     assert scene.land_cover is not None
     assert scene.land_cover.rasters
     legend = load_legend(scene.land_cover.legend)
     with (
-        open_reader(scene, "landsat", load_sensors()) as reader,
-        rasterio.open(scene.labels["crop_type"].path) as crops,
+        open_reader(scene, source, load_sensors()) as reader,
+        rasterio.open(scene.labels[label].path) as crops,
         rasterio.open(scene.land_cover.rasters[0]) as land,
     ):
         series = reader.read(0, 0, *reader.grid.shape, slice(None))
-        red, nir = (series.pixels[:, reader.sensor.bands.index(band)].astype(np.float32) for band in ("B04", "B05"))
+        red, nir = (series.pixels[:, reader.sensor.bands.index(band)].astype(np.float32) for band in FINE_SOURCES[source])
         crop, cover = crops.read(1), land.read(1)
     ndvi = np.where(series.valid, (nir - red) / np.maximum(nir + red, 1), np.nan)
     colors = {kind.crop: kind.color for kind in reversed(COVERS)}
     classes = [(name, colors[code], crop == code, "-") for code, name in CROP_NAMES.items() if code != NOT_CROPLAND]
     groups = np.array(legend.groups)[np.searchsorted(legend.codes, cover)]
     for name, color in zip(legend.classes, legend.colors, strict=True):
-        if name not in ("cropland", "snow_ice", "bare"):
+        if name not in ("cropland", "snow_ice", "bare") and groups.shape == crop.shape:
             classes.append((name, color, (groups == name) & (crop == NOT_CROPLAND), "--"))
     for name, color, where, style in classes:
         enough = (series.valid & where).sum(axis=(1, 2)) >= 40

@@ -5,7 +5,8 @@ Each region imitates a real farming landscape and has its name; its map is inven
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,10 @@ class Region:
         climate: climate that the weather of each year is drawn from.
         field_spread: log-normal spread of the length and the width of fields.
         grassland: cover of grassland.
+        uses: weights of what districts of parcels are used for, in context_landscape.py.
+        calendar_days: delay of all growing seasons in days, against other regions of the latitude.
+        year_days: the delay of a year is uniform within so many days; 0 for a normal distribution of 4 days.
+        field_days: standard deviation in days of the delay of a field within its region.
         sections: True when the land is divided into square miles along the meridians, each with its own fields.
         winter_flood: share of the harvested rice fields that are flooded in winter.
     """
@@ -71,6 +76,10 @@ class Region:
     grassland: str = "grassland"
     sections: bool = False
     winter_flood: float = 0.0
+    uses: Mapping[str, float] = field(default_factory=dict)
+    calendar_days: float = 0.0
+    year_days: float = 0.0
+    field_days: float = 5.5
 
 
 # The order matters, since a user may simulate only the first N regions: any N from three on has all three splits, and the

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from data_prep.simulation.context_landscape import ContextLandscape
 from data_prep.simulation.landscape import Landscape
 from data_prep.simulation.landscape_raster import rasterise
 from data_prep.simulation.objects import Objects, find_objects
@@ -12,6 +13,8 @@ from data_prep.simulation.pixels import Pixels
 from data_prep.simulation.randomness import SmoothNoise
 from data_prep.simulation.scene_grids import LANDSAT_M, tile_margin_m
 from data_prep.simulation.scene_settings import MODIS_LANDSATS, SceneSettings
+
+LANDSCAPES = {"plain": Landscape, "context": ContextLandscape}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class SceneLand:
 def make_scene_land(settings: SceneSettings) -> SceneLand:
     """Rasterise the landscape on cells of 10 m for the region and of 5 m for the Sentinel-2 tile, and find its objects."""
     extent = LANDSAT_M * settings.landsat_px
-    landscape = Landscape(settings.region, extent, settings.seed)
+    landscape = LANDSCAPES[settings.world](settings.region, extent, settings.seed)
     variation = partial(SmoothNoise, "texture", settings.region.name, settings.seed, extent=min(extent, 4096.0), octaves=4)
     texture = variation("vigour", scale=180.0), variation("brightness", scale=110.0)
     margin = tile_margin_m(settings)

@@ -67,8 +67,13 @@ def make_weather(region: Region, year: int, seed: int) -> Weather:
         moisture=moisture[spin_up:],
         snow=snow[spin_up:],
         snow_high=snow_high[spin_up:],
-        shift_days=4.0 * rng.standard_normal(),
+        shift_days=region.calendar_days + _delay_of_year(rng, region.year_days),
     )
+
+
+def _delay_of_year(rng: np.random.Generator, year_days: float) -> float:
+    """Delay of the growing season of a year in days, see Region."""
+    return year_days * float(rng.uniform(-1, 1)) if year_days else 4.0 * float(rng.standard_normal())
 
 
 def _snow_depth(depth_mm: float, rain_mm: float, temperature_c: float) -> float:

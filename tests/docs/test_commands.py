@@ -47,6 +47,8 @@ def check_other_program(words: list[str]) -> None:
             assert what == "." or what.removeprefix(".[").removesuffix("]") in extras()
         case ["docker", "build", "--file", recipe, *_] | ["apptainer", "build", "agrifm.sif", recipe]:
             assert (ROOT / recipe).is_file()
+        case ["python", "tests/bench/make_test_bed.py" as script, "--output", _]:
+            assert (ROOT / script).is_file()
         case ["python", script, "--output", output] if script.startswith("tests/bench/"):
             assert f"python {script} --output {output}" in (ROOT / script).read_text(), "not what the script itself says"
             assert (ROOT / output).is_file(), "the documentation points to a result that is not there"

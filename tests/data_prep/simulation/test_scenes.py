@@ -23,7 +23,7 @@ from data_prep.readers.opening import open_reader
 from data_prep.simulation import container_writers
 from data_prep.simulation.acquisitions import sun_position
 from data_prep.simulation.covers import COVERS, CROP_NAMES, INDEX
-from data_prep.simulation.label_maps import LULC_NAMES, WHEAT_COVERS, boundaries, write_maps
+from data_prep.simulation.label_maps import LULC_NAMES, WHEAT_COVERS, boundaries, write_labels
 from data_prep.simulation.landscape_raster import rasterise
 from data_prep.simulation.phenology import Season
 from data_prep.simulation.preview import write_preview
@@ -200,7 +200,7 @@ def test_labels_of_each_task_by_counting_cells() -> None:
     }
     of_cover = crops | {cover: name for name, found in land_classes.items() for cover in found}
     with tempfile.TemporaryDirectory() as folder:
-        labels = write_maps(land.objects, land.pixels, scene_grids(settings), Path(folder))
+        labels = write_labels(land.objects, land.pixels, scene_grids(settings), Path(folder))
         found = {}
         for name in ("lulc_10m", "winter_wheat_480m"):
             with rasterio.open(Path(folder) / labels[name]["path"]) as raster:
