@@ -103,12 +103,14 @@ def saved(run: Path, name: str = "student", step: int = STEPS) -> dict[str, torc
 def assert_same_weights(ours: dict, theirs: dict) -> None:
     # The ranks' gradients are means over halves of the batch, added in another order: fp32 rounding, about 1e-7 a gradient.
     # Adam's first steps divide by the gradient's own size, so a vanishing gradient, which is little but rounding, may move its
-    # weight by some thousandths of the learning rate 1e-3 otherwise. Such weights are few: the mean stays near rounding.
+    # weight by some hundredths of the learning rate 1e-3 otherwise. Such weights are few: the mean stays near rounding.
     # A mixed-up gradient would show as 1e-3 in many.
     assert ours.keys() == theirs.keys()
     for name in ours:
         difference = (ours[name].double() - theirs[name].double()).abs()
-        assert difference.max() < 1e-5, name
+        if name.endswith("qkv.bias"):  # a bias of all keys changes no attention: its gradient is nothing but rounding
+            difference = difference.view(3, -1)[[0, 2]]
+        assert difference.max() < 1e-4, name
         assert difference.mean() < 1e-7, name
 
 

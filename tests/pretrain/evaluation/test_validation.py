@@ -26,7 +26,7 @@ from pretrain.data.stream import Stream
 from pretrain.evaluation.probe import LinearProbe, penalties
 from pretrain.evaluation.validation import Validation, train_mean
 from pretrain.model import BatchPart, EncoderConfig, build_encoder
-from pretrain.objective.model import FRACTIONS, LandCoverModel
+from pretrain.objective.model import FRACTIONS, LandCoverModel, Prediction
 from pretrain.objective.targets import LandCoverTargets
 from tests.support.archives import CHIPS, CODES, days, make_cube, write_land_cover, write_scene
 from tests.support.sharding import run_shard
@@ -193,9 +193,9 @@ def test_batches_of_the_configured_size_reach_the_teacher(corpus: Corpus) -> Non
     sizes = []
 
     class Counting(LandCoverModel):
-        def features(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> torch.Tensor:
+        def forward(self, pixels: torch.Tensor, source: str, part: BatchPart | None = None) -> Prediction:
             sizes.append((source, len(pixels)))
-            return super().features(pixels, source, part)
+            return super().forward(pixels, source, part)
 
     model, targets = model_of(corpus), LandCoverTargets(corpus, {})
     teacher = Counting(model.encoder, len(targets.classes))
