@@ -33,7 +33,7 @@ engines:
 	    || echo "engines: not installed (needs root and Debian's $(ENGINES)); tests that need them are skipped"
 
 test: install engines
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations 30
 
 test-slow: install engines
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[spectra]"
