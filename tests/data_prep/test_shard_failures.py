@@ -330,7 +330,7 @@ def test_slurm_array_and_a_last_job(
     assert contents(tmp_path / "corpus") == whole
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)

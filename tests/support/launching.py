@@ -175,7 +175,7 @@ def of(environments: list[dict[str, Any]], name: str) -> list[str | None]:
     return [each["environment"].get(name) for each in environments]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 180) -> None:
     """Wait until `condition` holds. Raises AssertionError after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():

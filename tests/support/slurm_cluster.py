@@ -115,7 +115,7 @@ class SlurmCluster:
         shown = self.command("scontrol", "--oneliner", "show", "job", number)
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
-    def wait_for_job(self, number: str, seconds: float = 60, **expected: str) -> dict[str, str]:
+    def wait_for_job(self, number: str, seconds: float = 180, **expected: str) -> dict[str, str]:
         """Wait until a job has these values (JobState="COMPLETED", Restarts="1"), and return all of its values."""
         deadline = time.monotonic() + seconds
         while not expected.items() <= (job := self.job(number)).items():
