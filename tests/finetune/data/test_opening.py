@@ -63,8 +63,9 @@ def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: P
         with h5py.File(published / "h5_samples" / f"{name}.h5") as file:
             data = {}
             for source, dataset in NAMES.items():
-                mean, std = (np.array(recipe.normalization[source][key])[:, None, None] for key in ("mean", "std"))
-                data[source] = torch.from_numpy((file[dataset][()] - mean) / std).float()[None]
+                of_source = {key: np.array(values)[:, None, None] for key, values in recipe.normalization[source].items()}
+                clipped = np.clip(file[dataset][()], of_source["low"], of_source["high"])
+                data[source] = torch.from_numpy((clipped - of_source["mean"]) / of_source["std"]).float()[None]
             with torch.no_grad():
                 found.append(model(data, (SIDE, SIDE)).argmax(dim=1).numpy().ravel())
             labels.append(file["label"][()].ravel())
