@@ -17,7 +17,6 @@ from torch import nn
 
 from common import ranks
 from pretrain.config import OptimizerConfig, PretrainConfig, read_zero_json
-from pretrain.model.map_decoder import SourceDecoder
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
 from pretrain.model.weight_decay import has_weight_decay
@@ -114,8 +113,8 @@ def wrap(model: LandCoverModel, config: PretrainConfig, micro_batches: int, devi
         "zero_force_ds_cpu_optimizer": False,
     }
     # ZeRO-3 fetches a layer's weights when the layer is called. These modules give the weights of their layers to operators
-    # without calling the layers, so ZeRO-3 must fetch the weights of a whole block, merging or decoder at a time.
-    set_z3_leaf_modules(model, [Block, PatchMerging, SourceDecoder])
+    # without calling the layers, so ZeRO-3 must fetch the weights of a whole block or merging at a time.
+    set_z3_leaf_modules(model, [Block, PatchMerging])
     optimizer = adamw(model, config.optimizer, device)
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
     _create_moments(engine)

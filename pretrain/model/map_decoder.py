@@ -89,6 +89,8 @@ class SourceDecoder(nn.Module):
 
     def __init__(self, map_channels: Sequence[int], patch_px: int, bands: int, config: MapDecoderConfig):
         super().__init__()
+        self._smallest_maps = [(1, channels, 1, 1) for channels in map_channels]
+        self._smallest_pixels = (1, config.frames, bands, patch_px, patch_px)
         width, fine, narrow = config.channels, config.channels // 2, config.pixel_channels
         doublings = math.ceil(math.log2(patch_px))
         self.start = conv_pair(map_channels[START], width)
@@ -100,13 +102,8 @@ class SourceDecoder(nn.Module):
         inputs = [width] + [fine] * (doublings - 1)
         self.refine = nn.ModuleList(conv_pair(i + j, fine) for i, j in zip(inputs, joined, strict=True))
 
-    def forward(self, maps: Sequence[torch.Tensor] | None, pixels: torch.Tensor | None) -> torch.Tensor:
-        """Five maps (B, C, h, w) and normalised pixels (B, T, C, H, W) -> features (B, channels / 2, H, W).
-
-        Without them the result is a zero to which every weight has a gradient of zero; see `MapDecoder`.
-        """
-        if maps is None or pixels is None:
-            return torch.stack([0 * weight.sum() for weight in self.parameters()]).sum()
+    def forward(self, maps: Sequence[torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        """Five maps (B, C, h, w) and normalised pixels (B, T, C, H, W) -> features (B, channels / 2, H, W)."""
         features = self.start(maps[START])
         for level, block in zip(CLIMB, self.climb, strict=True):
             features = block(torch.cat([resize(features, _size(maps[level])), maps[level]], dim=1))
@@ -116,6 +113,10 @@ class SourceDecoder(nn.Module):
         for block, skip in zip(self.refine, reversed(skips[1:]), strict=True):
             features = block(torch.cat([resize(features, _size(skip)), skip], dim=1))
         return features
+
+    def smallest_input(self, like: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Zeros of the size of one patch, as maps and pixels, with dtype and device of `like`."""
+        return [like.new_zeros(size) for size in self._smallest_maps], like.new_zeros(self._smallest_pixels)
 
 
 class MapDecoder(nn.Module):
@@ -147,11 +148,13 @@ class MapDecoder(nn.Module):
     ) -> torch.Tensor:
         """Five maps and normalised pixels (B, T, C, H, W) of some of the sources -> class scores (B, classes, *size)."""
         features, idle = [], []
-        for name, decoder in self.sources.items():
+        decoders = {name: module for name, module in self.sources.items() if isinstance(module, SourceDecoder)}
+        for name, decoder in decoders.items():
             if name in maps:
                 features.append(resize(decoder(maps[name], data[name]), size))
             elif self.training and torch.is_grad_enabled():
-                idle.append(decoder(None, None))
+                some_pixels = next(iter(data.values()))
+                idle.append(0 * decoder(*decoder.smallest_input(some_pixels)).sum())
         fused = torch.stack(features).mean(dim=0) if len(features) > 1 else features[0]
         scores: torch.Tensor = self.head(fused + sum(idle) if idle else fused)
         return scores
