@@ -136,7 +136,6 @@ class MapDecoder(nn.Module):
     def __init__(self, encoder: VideoSwin, sources: Sequence[str], config: MapDecoderConfig):
         super().__init__()
         self.config = config
-        self.encoder_config = encoder.config
         widths, patch_px = encoder.output_channels(config.frames), max(encoder.config.patch_size[1:])
         bands = encoder.config.sources
         self.sources = nn.ModuleDict({name: SourceDecoder(widths, patch_px, bands[name], config) for name in sources})

@@ -7,10 +7,9 @@ import torch
 
 from data_prep.corpus.dataset import Corpus
 from data_prep.landcover.legend import Legend, load_legend
+from data_prep.landcover.sample_map import NOT_MAPPED
 from pretrain.data.batch import Batch, orient
 from pretrain.objective.model import FRACTIONS, MAP, Prediction
-
-NOT_MAPPED = 255  # in a land-cover map, instead of the position of a code in the legend
 
 
 class LandCoverTargets:
