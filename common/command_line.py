@@ -68,7 +68,7 @@ class _Parser(ArgumentParser):
                 action.nargs, action.const = "?", True
         words = [self._known(word) for word in (sys.argv[1:] if args is None else args)]
         words = [self._config_path(word, before) for before, word in zip(["", *words], words, strict=False)]
-        return super().parse_args(self._with_lists(words), *more, **named)
+        return super().parse_args(self._with_nested_keys(self._with_lists(words)), *more, **named)
 
     def _config_path(self, word: str, before: str) -> str:
         """Replace the value of `--config` that names a built-in configuration by its path; leave other words unchanged."""
@@ -106,6 +106,38 @@ class _Parser(ArgumentParser):
                     values.append(rest.pop(0))
                 written = len(values) == 1 and (values[0].startswith("[") or values[0] == "null")
                 result += values if written or not values else [f"[{', '.join(values)}]"]
+        return result
+
+    def _with_nested_keys(self, words: Sequence[str]) -> list[str]:
+        """Join what is said of one key of a dictionary of any depth to one word, as jsonargparse keeps the last one alone.
+
+        `--run.training.steps 100 --run.training.epochs 4` -> `--run.training`, `{"steps": 100, "epochs": 4}`.
+        """
+        result: list[str] = []
+        nested: dict[str, tuple[int, dict[str, Any]]] = {}  # by option and first key: the place of its value, and the value
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            name, equals, text = word.partition("=")
+            option, _, keys = name.partition(".")
+            first, *deeper = keys.split(".")
+            has_value = equals or (rest and not rest[0].startswith("--"))
+            hint = getattr(self._option_string_actions.get(option), "_typehint", None)
+            if not first or not has_value or not _is_nested(hint):
+                result.append(word)
+                continue
+            text = text if equals else rest.pop(0)
+            given, name = _value(text), f"{option}.{first}"
+            if not deeper and not isinstance(given, dict):
+                result += [name, text]
+                continue
+            for key in reversed(deeper):
+                given = {key: given}
+            place, values = nested.setdefault(name, (len(result) + 1, {}))
+            if not values:
+                result += [name, ""]
+            _update_nested(values, given)
+            result[place] = json.dumps(values, default=str)  # a date is a text
         return result
 
     def _known(self, word: str) -> str:
@@ -147,6 +179,29 @@ class _Parser(ArgumentParser):
 def _is_list(hint: Any) -> bool:
     """Return True for the type of a list, also of an optional one."""
     return list in {get_origin(kind) for kind in (get_args(hint) if NoneType in get_args(hint) else [hint])}
+
+
+def _is_nested(hint: Any) -> bool:
+    """Return True for the type of a dictionary whose values may be dictionaries, also of an optional one."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is dict]
+    return any(value is Any or get_origin(value) is dict for kind in kinds for value in get_args(kind)[1:])
+
+
+def _value(text: str) -> Any:
+    """A value as it is written in YAML; what is no YAML is a text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _update_nested(values: dict[str, Any], more: dict[str, Any]) -> None:
+    """Set `more` in `values`, and in the dictionaries that both hold."""
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _update_nested(values[key], value)
+        else:
+            values[key] = value
 
 
 def rename_keys(values: dict[str, Any], renamed: Mapping[str, str], warn: bool = False) -> bool:

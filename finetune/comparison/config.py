@@ -31,7 +31,7 @@ class CompareConfig:
         run: further options of finetune/run.py for every run, as in --run.training.epochs 30 --run.override.frames 12.
         only: the same for one encoder, one kind of encoder or one task, as in
             --only.pretrained '{training.learning_rate: 0.0003, tuning.layer_decay: 0.75}'.
-        jobs: runs at a time; each gets its share of the cores.
+        jobs: runs at a time; each gets its share of the cores, or OMP_NUM_THREADS of them if that is set.
     """
 
     tasks: list[str]

@@ -27,15 +27,19 @@ SERVER = Path(__file__).with_name("run_server.py")
 POLL_S = 0.2
 
 
+def environment_of_runs(jobs: int) -> dict[str, str]:
+    """Environment of each of `jobs` runs at a time: its share of the cores, unless OMP_NUM_THREADS is set."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # tqdm writes its progress bars to the log; one line each half minute is enough.
+    return {"OMP_NUM_THREADS": str(max(1, cores // jobs))} | os.environ | {"TQDM_MININTERVAL": "30"}
+
+
 def run_in_processes(waiting: Sequence[Run], jobs: int) -> Generator[tuple[Run, str | None]]:
     """Run all of `waiting`, at most `jobs` at a time; yields each as it ends, with its error or None.
 
     Closing the generator terminates the processes that are still running.
     """
-    rest = list(waiting)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # tqdm writes its progress bars to the log; one line each half minute is enough.
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // jobs)), "TQDM_MININTERVAL": "30"}
+    rest, environment = list(waiting), environment_of_runs(jobs)
     servers: list[RunServer] = []
     try:
         while rest or any(server.run for server in servers):

@@ -22,10 +22,7 @@ _TUNING: dict[str, dict[str, Any]] = {
     "lora": {"tuning.mode": "lora"},
 }
 # Options that the comparison sets itself.
-OWN_OPTIONS = (
-    "task", "data", "output", "encoder", "checkpoint", "tuning.mode", "decoder.kind", "label_fraction", "training.min_steps",
-    "seed",
-)  # fmt: skip
+OWN_OPTIONS = ("task", "data", "output", "encoder", "checkpoint", "tuning.mode", "label_fraction", "training.min_steps", "seed")
 
 
 def dotted_options(options: Mapping[str, Any], warn: bool = False) -> dict[str, Any]:
@@ -104,4 +101,5 @@ class RunOptions:
         else:
             model = {"encoder": encoder}
         only = [self._only.get(name, {}) for name in (task, kind, encoder)]
-        return {"maps": False} | model | self._everywhere | only[0] | only[1] | only[2]
+        options = {"maps": False} | model | self._everywhere | only[0] | only[1] | only[2]
+        return options | _TUNING[kind] if kind in PRETRAINED_KINDS else options

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
 
 LEAF = -1
+_PIXELS_AT_A_TIME = 16_384  # their series stay in the processor's cache
 
 
 class RandomForest(nn.Module):
@@ -64,19 +65,29 @@ class RandomForest(nn.Module):
         """Class scores (B, K, *size): logarithms of the mean over trees of the shares of the leaves that a pixel ends in."""
         columns = self.series(data, size)
         pixels = columns.flatten(2).transpose(1, 2).flatten(0, 1)  # (B * H * W, T * C)
-        total = torch.zeros(len(pixels), self.num_classes, device=pixels.device)
-        for root in self.roots:
-            total += self.shares[self._leaves(pixels, root)]
-        probabilities = total / len(self.roots)
+        probabilities = torch.cat([self._probabilities(block) for block in pixels.split(_PIXELS_AT_A_TIME)])
         scores = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
         return scores.unflatten(0, (len(columns), -1)).transpose(1, 2).unflatten(2, size)
 
+    def _probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Mean over trees of the shares of the leaves that pixels (P, T * C) end in: float32 (P, K)."""
+        total = torch.zeros(len(pixels), self.num_classes, device=pixels.device)
+        for root in self.roots:
+            total += self.shares.index_select(0, self._leaves(pixels, root))
+        return total / len(self.roots)
+
     def _leaves(self, pixels: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
         """The leaf of a tree that each pixel (P, T * C) ends in: int64 (P,)."""
-        nodes = root.expand(len(pixels))
-        while not bool((self.feature[nodes] == LEAF).all()):
-            compared = pixels.gather(1, self.feature[nodes].clamp(min=0)[:, None])[:, 0]
-            nodes = self.below[nodes, (compared > self.threshold[nodes]).long()]
+        # Flat tables and `index_select`: on a CPU it takes less than half the time of indexing by tensors.
+        values, below = pixels.reshape(-1), self.below.view(-1)
+        rows = torch.arange(len(pixels), device=pixels.device) * pixels.shape[1]
+        nodes, at_leaf = root.expand(len(pixels)), False
+        while not at_leaf:
+            columns = self.feature.index_select(0, nodes)
+            at_leaf = bool((columns == LEAF).all())
+            compared = values.index_select(0, columns.clamp_(min=0).add_(rows))
+            is_right = compared > self.threshold.index_select(0, nodes)
+            nodes = below.index_select(0, is_right.long().add_(nodes, alpha=2))
         return nodes
 
     def plant(self, forest: RandomForestClassifier) -> None:

@@ -16,7 +16,7 @@ from finetune.training.checkpoint import Progress
 from finetune.training.loop import TrainingJob
 from finetune.training.window_scores import score_windows
 
-TREES = 300
+TREES = 100  # scikit-learn's default
 MOST_PIXELS = 200_000  # more pixels of the same fields teach little, and trees grow with them
 _WINDOWS_AT_A_TIME = 16
 

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -213,6 +214,40 @@ def test_an_option_without_its_list_is_an_error(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         parse(listing, ["--names", "--text", "t"])
     assert "names" in capsys.readouterr().err
+
+
+def nested(run: dict[str, Any] | None = None, only: dict[str, dict[str, Any]] | None = None, jobs: int = 1) -> None:
+    """Dictionaries of dictionaries."""
+
+
+@pytest.mark.parametrize(
+    ("words", "run", "only"),
+    [
+        (
+            ["--run.training.steps", "100", "--run.training.batch_size=4", "--run.maps", "false", "--run.training.rate", "0.5"],
+            {"training": {"steps": 100, "batch_size": 4, "rate": 0.5}, "maps": False},
+            None,
+        ),
+        (["--run.training", "{steps: 1, epochs: 2}", "--run.training.steps", "3"], {"training": {"steps": 3, "epochs": 2}}, None),
+        (["--run.a.b.c", "1", "--jobs", "2", "--run.a.b.d", "x y"], {"a": {"b": {"c": 1, "d": "x y"}}}, None),
+        (["--run.a.on", "2021-03-01", "--run.a.list", "[1, 2]"], {"a": {"on": "2021-03-01", "list": [1, 2]}}, None),
+        (
+            ["--only.unet", "{decoder.channels: 16}", "--only.unet.training.steps", "3", "--only.scratch.maps", "true"],
+            None,
+            {"unet": {"decoder.channels": 16, "training": {"steps": 3}}, "scratch": {"maps": True}},
+        ),
+    ],
+)
+def test_every_key_of_a_dictionary_of_dictionaries_is_kept(words: list[str], run: Any, only: Any) -> None:
+    parsed = parse(nested, words)
+    assert (parsed.run, parsed.only) == (run, only)
+
+
+def test_a_nested_key_without_its_value_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--run.training.steps", "--jobs", "2"], ["--run.training.steps"]):
+        with pytest.raises(SystemExit):
+            parse(nested, words)
+        assert "expected one argument" in capsys.readouterr().err
 
 
 RENAMED = {"chips": "chip_px", "fewest": "min_frames", "old": "stream.seed", "stream.readers": "stream.num_workers"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from finetune.comparison.processes import failure_reason
+import pytest
+
+from finetune.comparison.processes import environment_of_runs, failure_reason
 
 
 def test_the_reason_is_the_error_and_not_the_bar_after_it() -> None:
@@ -11,3 +13,11 @@ def test_the_reason_is_the_error_and_not_the_bar_after_it() -> None:
     assert failure_reason(3, b"a\nb\n\n") == "b"
     assert failure_reason(3, b"") == "exit code 3"
     assert failure_reason(-9, b"x") == "killed by signal 9 (SIGKILL)"
+
+
+def test_runs_share_the_cores_unless_their_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: range(8), raising=False)
+    assert [environment_of_runs(jobs)["OMP_NUM_THREADS"] for jobs in (1, 3, 20)] == ["8", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert environment_of_runs(1)["OMP_NUM_THREADS"] == "1"

@@ -26,12 +26,17 @@ def test_options_of_each_encoder(tmp_path: Path) -> None:
         checkpoint=tmp_path / "encoder.safetensors",
         encoders=encoders,
         run={"training.epochs": 5},
-        only={"pretrained": {"learning_rate": 3e-4}, "cropland": {"training": {"epochs": 7, "learning_rate": 1e-4}}},
+        only={
+            "pretrained": {"learning_rate": 3e-4},
+            "scratch": {"decoder.kind": "map"},
+            "linear_probe": {"decoder.kind": "fusion"},  # it would not be one
+            "cropland": {"training": {"epochs": 7, "learning_rate": 1e-4}},
+        },
     )
     options = RunOptions(config, ["cropland"])
     told = {encoder: options.of("cropland", encoder) for encoder in encoders}
     assert [told[encoder].get("tuning.mode") for encoder in encoders] == ["full", "frozen", "frozen", "lora", None, None]
-    assert [told[encoder].get("decoder.kind") for encoder in encoders] == [None, None, "linear", None, None, None]
+    assert [told[encoder].get("decoder.kind") for encoder in encoders] == [None, None, "linear", None, "map", None]
     assert ["checkpoint" in told[encoder] for encoder in encoders] == [True, True, True, True, False, False]
     assert told["scratch"]["encoder"] == SMALL.to_dict()
     rates = [told[encoder]["training.learning_rate"] for encoder in ("pretrained", "unet")]

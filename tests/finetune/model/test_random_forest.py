@@ -99,7 +99,7 @@ def test_the_command_fits_and_maps(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = ["--task", "paddy_rice", "--data", str(tmp_path / "scenes"), "--encoder", "random_forest"]
     arguments += ["--override.frames", "8", "--output", str(tmp_path / "run")]
     assert code_of_run(arguments) == 0
-    assert "random_forest from scratch, 300 trees" in capsys.readouterr().out
+    assert "random_forest from scratch, 100 trees" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["encoder"] == "random_forest"
     assert metrics["score"]["value"] > 0.85  # a map of rice everywhere has 0.5
