@@ -60,7 +60,7 @@ class RunOptions:
         if lacking:
             raise ValueError(f"--encoders {', '.join(lacking)} need a --checkpoint")
         only = config.only or {}
-        known = [*dict.fromkeys([*encoders, *map(encoder_kind, encoders), *tasks])]
+        known = [*dict.fromkeys([*encoders, *map(encoder_kind, encoders), *tasks, *map(in_percent, config.label_fraction)])]
         stray = sorted(set(only) - set(known))
         if stray:
             raise ValueError(f"--only names {', '.join(stray)}; expected one of {', '.join(known)}")
@@ -87,10 +87,11 @@ class RunOptions:
         """Fingerprint of the checkpoint that an encoder starts from; None without one."""
         return self._fingerprints[checkpoint_name(encoder)] if encoder_kind(encoder) in PRETRAINED_KINDS else None
 
-    def of(self, task: str, encoder: str) -> dict[str, Any]:
+    def of(self, task: str, encoder: str, label_fraction: float) -> dict[str, Any]:
         """Options of run.py by dotted name.
 
-        `--only` of an encoder overrides that of its kind, which overrides that of a task, which overrides `--run`.
+        `--only` of an encoder overrides that of its kind, that of a task, that of a share of the labels, and `--run`, in this
+        order.
         """
         kind = encoder_kind(encoder)
         model: dict[str, Any]
@@ -100,6 +101,12 @@ class RunOptions:
             model = {"checkpoint": str(self._checkpoints[checkpoint_name(encoder)])} | _TUNING[kind]
         else:
             model = {"encoder": encoder}
-        only = [self._only.get(name, {}) for name in (task, kind, encoder)]
-        options = {"maps": False} | model | self._everywhere | only[0] | only[1] | only[2]
+        options = {"maps": False} | model | self._everywhere
+        for name in (in_percent(label_fraction), task, kind, encoder):
+            options |= self._only.get(name, {})
         return options | _TUNING[kind] if kind in PRETRAINED_KINDS else options
+
+
+def in_percent(label_fraction: float) -> str:
+    """The name of a share of the labels in `--only`: 0.05 -> "5%"."""
+    return f"{100 * label_fraction:g}%"

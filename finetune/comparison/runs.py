@@ -99,7 +99,7 @@ def planned_runs(config: CompareConfig) -> list[Run]:
                     "training.min_steps": config.min_steps,
                     "seed": seed,
                 }
-                | options.of(task.name, encoder)
+                | options.of(task.name, encoder, fraction)
             ),
             weights=options.weights(encoder),
         )
@@ -108,7 +108,7 @@ def planned_runs(config: CompareConfig) -> list[Run]:
         for fraction in sorted(config.label_fraction)
         for encoder in config.compared_encoders
     ]
-    for run in {(run.task.name, run.encoder): run for run in runs}.values():
+    for run in {(run.task.name, run.encoder, run.label_fraction): run for run in runs}.values():
         parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)
     return runs
 

@@ -34,7 +34,7 @@ def test_options_of_each_encoder(tmp_path: Path) -> None:
         },
     )
     options = RunOptions(config, ["cropland"])
-    told = {encoder: options.of("cropland", encoder) for encoder in encoders}
+    told = {encoder: options.of("cropland", encoder, 1.0) for encoder in encoders}
     assert [told[encoder].get("tuning.mode") for encoder in encoders] == ["full", "frozen", "frozen", "lora", None, None]
     assert [told[encoder].get("decoder.kind") for encoder in encoders] == [None, None, "linear", None, "map", None]
     assert ["checkpoint" in told[encoder] for encoder in encoders] == [True, True, True, True, False, False]
@@ -42,7 +42,21 @@ def test_options_of_each_encoder(tmp_path: Path) -> None:
     rates = [told[encoder]["training.learning_rate"] for encoder in ("pretrained", "unet")]
     assert rates == [3e-4, 1e-4]
     assert {told[encoder]["training.epochs"] for encoder in encoders} == {7}
-    assert options.of("lulc", "unet")["training.epochs"] == 5
+    assert options.of("lulc", "unet", 1.0)["training.epochs"] == 5
+
+
+def test_options_of_a_share_of_the_labels(tmp_path: Path) -> None:
+    steps = {"5%": {"training.steps": 100}, "unet": {"training.steps": 7}, "100%": {"training": {"steps": 400, "epochs": 8}}}
+    shares = [0.05, 0.1, 1.0]
+    config = CompareConfig(
+        tasks=["cropland"], data=tmp_path, output=tmp_path, encoders=["unet", "scratch"], label_fraction=shares, only=steps
+    )
+    options = RunOptions(config, ["cropland"])
+    told = [options.of("cropland", "scratch", share) for share in shares]
+    assert [each.get("training.steps") for each in told] == [100, None, 400]
+    assert [options.of("cropland", "unet", share)["training.steps"] for share in shares] == [7, 7, 7]
+    with pytest.raises(ValueError, match=r"--only names 5%, 50%; expected one of .*cropland, 100%"):
+        RunOptions(replace(config, label_fraction=[1.0], only=steps | {"50%": {}}), ["cropland"])
 
 
 def test_options_of_several_checkpoints(tmp_path: Path) -> None:
@@ -56,7 +70,7 @@ def test_options_of_several_checkpoints(tmp_path: Path) -> None:
     assert config.compared_encoders == ["scratch", "pretrained.map", "pretrained.fractions", "lora.map"]
     assert config.reference_encoder == config.settings()["reference"] == "pretrained.map"
     options = RunOptions(config, ["cropland"])
-    told = {encoder: options.of("cropland", encoder) for encoder in config.compared_encoders}
+    told = {encoder: options.of("cropland", encoder, 1.0) for encoder in config.compared_encoders}
     assert [told[encoder].get("checkpoint") for encoder in told] == [None, *(str(paths[n]) for n in ("map", "fractions", "map"))]
     assert [told[encoder].get("training.learning_rate") for encoder in told] == [None, 2e-4, 3e-4, None]
     assert told["scratch"]["encoder"] == SMALL.to_dict()
@@ -65,7 +79,7 @@ def test_options_of_several_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"different shapes; say which one: scratch.map or scratch.fractions or scratch.larger"):
         RunOptions(CompareConfig(**known, checkpoints=paths), ["cropland"])
     named = CompareConfig(**(known | {"encoders": ["scratch.larger", "scratch.map"]}), checkpoints=paths)
-    widths = [RunOptions(named, ["cropland"]).of("cropland", each)["encoder"]["embed_dim"] for each in named.encoders]
+    widths = [RunOptions(named, ["cropland"]).of("cropland", each, 1.0)["encoder"]["embed_dim"] for each in named.encoders]
     assert widths == [16, 8]
 
 
