@@ -14,6 +14,7 @@ from finetune.task import Compositing, Task, check_upsampled_sources
 from finetune.training.schedule import Schedule
 from pretrain.model import EncoderConfig
 
+CONFIGS = Path(__file__).parent / "configs"
 # The shape of pretrain/configs/tiny.yaml.
 TINY_ENCODER = EncoderConfig(embed_dim=32, num_heads=(1, 2, 4, 8), depths=(2, 2, 2, 2), window_size=(4, 7, 7), drop_path_rate=0.0)
 

@@ -2,7 +2,10 @@
 
     python finetune/run.py --task paddy_rice --data scenes/ --checkpoint runs/tiny --output runs/paddy_rice
     python finetune/run.py --task paddy_rice --data scenes/ --encoder unet --output runs/paddy_rice_unet
+    python finetune/run.py --config agrifm --task cropland --data samples/ --checkpoint AgriFM.pth --output runs/cropland
     bash launch/finetune.sh --task paddy_rice ...           # the same on several GPUs, or on two CPU processes
+
+The third has the settings of the published fine-tuning, finetune/configs/agrifm.yaml.
 
 Where the weights come from:
     1. output holds the same run, finished: the command only shows its scores again;
@@ -13,17 +16,19 @@ Where the weights come from:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NoReturn
 
 from common.command_line import run_command
 from common.rank_process import end_when_asked, end_with, read_arguments
-from finetune.config import RENAMED_OPTIONS, FinetuneConfig
+from finetune.config import CONFIGS, RENAMED_OPTIONS, FinetuneConfig
 from finetune.fine_tuning import fine_tune
 
 
 def main() -> NoReturn:
     """Entry of every rank; of several, rank 0 alone prints."""
-    read_arguments(lambda arguments: run_command(_run, arguments, config_class=FinetuneConfig, renamed=RENAMED_OPTIONS))
+    command = partial(run_command, _run, config_class=FinetuneConfig, renamed=RENAMED_OPTIONS, built_in=CONFIGS)
+    read_arguments(command)
 
 
 def _run(config: FinetuneConfig) -> NoReturn:

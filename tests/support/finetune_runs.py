@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.command_line import run_command
-from finetune.config import RENAMED_OPTIONS, DecoderConfig, FinetuneConfig, TaskOverride
+from finetune.config import CONFIGS, RENAMED_OPTIONS, DecoderConfig, FinetuneConfig, TaskOverride
 from finetune.data.augmentation import Augmentation
 from finetune.fine_tuning import fine_tune
 from finetune.model.tuning import Tuning
@@ -50,7 +50,7 @@ def run(**options: Any) -> int:
 
 def run_arguments(arguments: Sequence[str]) -> None:
     """Fine-tune in this process by a command line; raises SystemExit with the exit code."""
-    run_command(fine_tune, arguments, config_class=FinetuneConfig, renamed=RENAMED_OPTIONS)
+    run_command(fine_tune, arguments, config_class=FinetuneConfig, renamed=RENAMED_OPTIONS, built_in=CONFIGS)
 
 
 def code_of_run(arguments: Sequence[str]) -> int:

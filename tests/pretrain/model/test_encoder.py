@@ -17,6 +17,7 @@ from pretrain.model import BatchPart, EncoderConfig, build_encoder, load_encoder
 from pretrain.model.attention.layout import window_layout
 from pretrain.objective.model import LandCoverModel
 from tests.support.naive_encoder import looped_attention, naive_encoder, relative_position_index
+from tests.support.published_checkpoint import published_state, random_encoder
 
 SMALL = EncoderConfig(
     sources={"modis": 7, "landsat": 6, "sentinel2": 10},
@@ -27,16 +28,6 @@ SMALL = EncoderConfig(
     window_size=(4, 3, 3),
     drop_path_rate=0.0,
 )
-
-
-def random_encoder(config, seed=0):
-    """All parameters random, so that no zero bias or table hides a wrong place."""
-    torch.manual_seed(seed)
-    encoder = build_encoder(config)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.normal_(0, 0.3)
-    return encoder
 
 
 @settings(max_examples=25, deadline=None)
@@ -244,27 +235,13 @@ def test_compiled_encoder_equals_eager_and_a_wrong_one_is_refused(monkeypatch):
 def test_released_checkpoint_has_the_names_and_numbers_that_its_users_report():
     """329 tensors, of which three embeddings with (4, 4, 4) kernels, and 87.6 M parameters in the backbone."""
     with torch.device("meta"):
-        state = published_state(PUBLISHED)
+        state = published_state(random_encoder(PUBLISHED, 1))
     assert len(state) == 329
     assert tuple(state["encoder.S2_patch_emd.weights"].shape) == (128, 10, 4, 4, 4)
     assert tuple(state["encoder.backbone.layers.2.blocks.17.attn.relative_position_bias_table"].shape) == (2535, 16)
     assert tuple(state["encoder.backbone.layers.2.downsample.reduction.weight"].shape) == (1024, 2048)
     backbone = sum(t.numel() for name, t in state.items() if ".backbone." in name)
     assert round(backbone / 1e6, 1) == 87.6
-
-
-def published_state(config=SMALL, prefix="", seed=1):
-    """The tensors of an encoder under the published names."""
-    names = {"sentinel2": "S2_patch_emd", "landsat": "HLSL30_patch_emd", "modis": "Modis_patch_emd"}
-    state = {}
-    for name, tensor in random_encoder(config, seed).state_dict().items():
-        if name.startswith("patch_embeds."):
-            _, source, kind = name.split(".")
-            name = f"{names[source]}.{'weights' if kind == 'weight' else kind}"
-        else:
-            name = "backbone." + name.replace("stages.", "layers.").replace(".merging.", ".downsample.")
-        state[f"{prefix}encoder.{name}"] = tensor
-    return state
 
 
 RELEASED_WINDOW = EncoderConfig(**{**SMALL.to_dict(), "window_size": (8, 7, 7)})
@@ -274,7 +251,7 @@ RELEASED_WINDOW = EncoderConfig(**{**SMALL.to_dict(), "window_size": (8, 7, 7)})
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_published_names_load_whatever_wraps_them(tmp_path, wrap, prefix, capsys):
     path = tmp_path / "AgriFM.pth"
-    state = published_state(RELEASED_WINDOW, prefix)
+    state = published_state(random_encoder(RELEASED_WINDOW, 1), prefix)
     state[f"{prefix}encoder.backbone.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(392, 392, dtype=torch.int64)
     state[f"{prefix}neck.conv.weight"] = torch.zeros(3)  # a fine-tuned checkpoint has a decoder, too
     torch.save(wrap(state), path)
@@ -290,7 +267,7 @@ def test_published_names_load_whatever_wraps_them(tmp_path, wrap, prefix, capsys
 
 
 def test_missing_and_misshapen_tensors_are_listed(tmp_path):
-    state = published_state(RELEASED_WINDOW)
+    state = published_state(random_encoder(RELEASED_WINDOW, 1))
     del state["encoder.backbone.norm.bias"]
     state["encoder.backbone.layers.1.blocks.0.mlp.fc1.bias"] = torch.zeros(5)
     state["encoder.backbone.extra"] = torch.zeros(5)
@@ -316,7 +293,7 @@ def test_what_is_no_checkpoint_is_one_clear_error(tmp_path, kind, monkeypatch):
         case "bomb":
             path.write_bytes(pickle.dumps(_Bomb()))
         case "truncated":
-            torch.save(published_state(), path)
+            torch.save(published_state(random_encoder(SMALL, 1)), path)
             path.write_bytes(path.read_bytes()[:-3000])
         case "other model":
             torch.save({"conv.weight": torch.zeros(3)}, path)
