@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 ENGINES := slurm-wlm munge openssh-server pdsh openmpi-bin iproute2 util-linux
 
-.PHONY: install engines quickstart quickstart-real test test-slow check docs bench clean
+.PHONY: install engines quickstart quickstart-real test test-slow check docs bench bench-data clean
 
 install: $(INSTALLED)
 
@@ -39,7 +39,13 @@ test-slow: install engines
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[spectra]"
 	$(BIN)/python -m pytest -m slow
 
-bench: quickstart
+# Scenes of all three sources with the labels of the six tasks, and their corpus of small chips.
+bench-data: install
+	$(BIN)/python data_prep/simulate.py --output bench-data/scenes --seed 0 --regions 21 --landsat_px 256 --sentinel2_px 240
+	$(BIN)/python data_prep/shard.py --input bench-data/scenes --output bench-data/corpus --workers 2 \
+	    --chip_px.sentinel2 32 --chip_px.landsat 32 --chip_px.modis 4
+
+bench: bench-data
 	for script in tests/bench/bench_*.py; do \
 	    name=$$(basename $$script .py); \
 	    $(BIN)/python $$script --output tests/bench/results/$${name#bench_}.json || exit 1; \
@@ -58,4 +64,4 @@ docs: install
 	$(MKDOCS)
 
 clean:
-	rm -rf quickstart quickstart-real site
+	rm -rf quickstart quickstart-real bench-data site

@@ -17,7 +17,9 @@ from finetune.training.loop import TrainingJob
 from finetune.training.window_scores import score_windows
 
 TREES = 100  # scikit-learn's default
-MOST_PIXELS = 200_000  # more pixels of the same fields teach little, and trees grow with them
+MOST_PIXELS = 200_000  # more pixels of the same fields teach little
+# Drawn for each tree: on new landscapes trees of fewer pixels were better (docs/results/tasks.md), and grow six times as fast.
+PIXELS_OF_A_TREE = 20_000
 _WINDOWS_AT_A_TIME = 16
 
 
@@ -35,7 +37,11 @@ def fit_forest(job: TrainingJob, device: torch.device) -> Progress:
     with while_running("reading the training windows"):
         pixels, classes = labelled_pixels(forest, job.training, job.seed)
     classifier = RandomForestClassifier(
-        TREES, class_weight="balanced", random_state=job.seed, n_jobs=len(os.sched_getaffinity(0))
+        TREES,
+        class_weight="balanced",
+        max_samples=min(PIXELS_OF_A_TREE, len(pixels)),
+        random_state=job.seed,
+        n_jobs=len(os.sched_getaffinity(0)),
     )
     forest.plant(classifier.fit(pixels, classes))
     forest.to(device)

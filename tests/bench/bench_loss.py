@@ -1,6 +1,6 @@
 """Which loss, and at what rate, gets the fractions out of the median: divergence or L1, on regions that nobody trained on.
 
-    make quickstart && python tests/bench/bench_loss.py --output tests/bench/results/loss.json
+    make bench-data && python tests/bench/bench_loss.py --output tests/bench/results/loss.json
 
 One source, the tiny encoder, batches, views, optimizer and schedule of pretraining, no teacher. The mean absolute error is the
 loss that L1 asks for, R2 is 0 for predicting the mean and 1 for no error.
@@ -44,7 +44,7 @@ from pretrain.objective.targets import LandCoverTargets  # noqa: E402
 
 PROJECT = Path(__file__).parents[2]
 TINY = PROJECT / "pretrain" / "configs" / "tiny.yaml"
-QUICKSTART = PROJECT / "quickstart" / "corpus"
+BENCH_DATA = PROJECT / "bench-data" / "corpus"
 CPU = torch.device("cpu")
 RATES = (5e-4, 1e-3, 2e-3)
 UNSEEN = ("validation", "test")
@@ -115,7 +115,7 @@ def scored(
 
 def bench_loss(
     output: Path | None = None,
-    corpus: Path = QUICKSTART,
+    corpus: Path = BENCH_DATA,
     source: str = "landsat",
     steps: int = 960,
     seeds: int = 3,
@@ -125,7 +125,7 @@ def bench_loss(
 
     Args:
         output: JSON file to write; default: print only.
-        corpus: written by data_prep/shard.py; the default is that of `make quickstart`.
+        corpus: written by data_prep/shard.py; the default is that of `make bench-data`.
         source: of the corpus.
         steps: optimizer steps of a run; scores are also taken after a quarter and half of them.
         seeds: runs of each setting.

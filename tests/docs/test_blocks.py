@@ -48,10 +48,10 @@ def test_an_encoder_makes_five_maps(page: str, tmp_path: Path, monkeypatch: pyte
 
 def test_random_weights_keep_the_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("quickstart/runs/tiny").mkdir(parents=True)
+    Path("runs/tiny").mkdir(parents=True)
     encoder = build_encoder(SMALL)
     encoder.normalization = {"sentinel2": {"mean": [1.0] * 10, "std": [2.0] * 10}}
-    save_encoder(encoder, Path("quickstart/runs/tiny/encoder.safetensors"))
+    save_encoder(encoder, Path("runs/tiny/encoder.safetensors"))
     exec(block("random_weights.py").text, {})
     assert load_encoder("random.safetensors").normalization == encoder.normalization
 

@@ -49,6 +49,8 @@ def check_other_program(words: list[str]) -> None:
             assert (ROOT / recipe).is_file()
         case ["python", "tests/bench/make_test_bed.py" as script, "--output", _]:
             assert (ROOT / script).is_file()
+        case ["python", "tests/bench/table_test_bed.py" as script, *words]:
+            assert f"python {script} {' '.join(words)}" in (ROOT / script).read_text(), "not what the script itself says"
         case ["python", script, "--output", output] if script.startswith("tests/bench/"):
             assert f"python {script} --output {output}" in (ROOT / script).read_text(), "not what the script itself says"
             assert (ROOT / output).is_file(), "the documentation points to a result that is not there"

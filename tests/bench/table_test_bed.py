@@ -1,0 +1,92 @@
+"""Make the table of the test bed: pretrain on both of its corpora, fine-tune, and put the two settings side by side.
+
+    python tests/bench/make_test_bed.py --output bed/
+    python tests/bench/table_test_bed.py --bed bed/ --output bed/table
+
+Setting `same` has landscapes in the climates of the test in its pretraining, `held_out` has none. What needs no pretraining is
+run once, for both. Started again, it resumes, and keeps what has finished; it takes ten hours on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2])]
+
+from common.command_line import run_command  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+TASKS = sorted((Path(__file__).parent / "test_bed").glob("*.yaml"))
+SETTINGS = ("same", "held_out")
+OBJECTIVES = ("map", "fractions")
+BASELINES = ("scratch", "unet", "temporal_cnn", "random_forest")
+PRETRAINING_STEPS = 1600
+# As many steps for every encoder; more labels take longer. Validation after each quarter of them.
+STEPS = {0.01: 100, 0.05: 100, 0.1: 100, 1.0: 300}
+
+
+def table_test_bed(
+    bed: Path,
+    output: Path,
+    scenes: str = "finetuning",
+    settings: list[str] = list(SETTINGS),  # noqa: B006
+    label_fraction: list[float] = list(STEPS),  # noqa: B006
+    encoders: list[str] = ["pretrained", *BASELINES],  # noqa: B006
+    seeds: int = 5,
+    jobs: int = 2,
+) -> None:
+    """Pretrain, compare, and join the comparisons.
+
+    Args:
+        bed: folder that make_test_bed.py has written.
+        output: folder of the pretraining runs, of one comparison for each setting, and of the joined table.
+        scenes: folder of scenes in the bed: finetuning for the table, tuning for choices.
+        settings: same, held_out.
+        label_fraction: shares of the labels.
+        encoders: those of finetune/compare.py.
+        seeds: draws of labelled windows.
+        jobs: runs at a time.
+    """
+    for setting in settings:
+        checkpoints = {objective: output / "pretraining" / f"{objective}_{setting}" for objective in OBJECTIVES}
+        for objective, run in checkpoints.items():
+            _run(_pretraining(bed / "corpus" / setting, objective, run))
+        comparison = output / setting
+        for baseline in BASELINES:  # the runs of the first setting
+            for finished in sorted((output / settings[0]).glob(f"*/{baseline}")):
+                copy = comparison / finished.relative_to(output / settings[0])
+                if not copy.exists():
+                    shutil.copytree(finished, copy)
+        command = ["finetune/compare.py", "--tasks", *TASKS, "--data", bed / "scenes" / scenes, "--output", comparison]
+        for name, checkpoint in checkpoints.items():
+            command += [f"--checkpoints.{name}", checkpoint]
+        command += ["--encoders", *encoders, "--label_fraction", *label_fraction, "--seeds", seeds, "--jobs", jobs]
+        command += ["--run.training.batch_size", 4, "--run.training.epochs", 4, "--run.overlap", 0, "--run.maps", "false"]
+        for fraction in label_fraction:
+            command += [f"--only.{100 * fraction:g}%.training.steps", STEPS[fraction]]
+        command += ["--only.unet.decoder.channels", 16, "--only.temporal_cnn.decoder.channels", 16]
+        _run([sys.executable, *command, "--only.scratch.decoder.kind", "map"])
+    joined = [str(output / setting) for setting in settings]
+    _run([sys.executable, "finetune/join_comparisons.py", "--comparisons", *joined, "--output", output / "joined"])
+
+
+def _pretraining(corpus: Path, objective: str, output: Path) -> list[object]:
+    """The command that pretrains the tiny encoder; all cores share a batch of 16 samples."""
+    steps = PRETRAINING_STEPS
+    command = ["bash", "launch/pretrain.sh", "--config", "tiny", "--data", corpus, "--output", output, "--num_steps", steps]
+    command += ["--validate_every", steps // 2, "--save_every", steps // 4, "--log_every", 20, "--stream.num_workers", 0]
+    command += ["--stream.num_frames", 12, "--stream.global_batch_size", 16, "--stream.frame_draw", "stratified"]
+    return [*command, "--objective.predict", objective, "--objective.groupings.glc_fcs30d", "glc_fcs30d_fine"]
+
+
+def _run(command: list[object]) -> None:
+    environment = {"OMP_NUM_THREADS": "1", "NUM_RANKS": "2"} | os.environ
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=environment)
+
+
+if __name__ == "__main__":
+    run_command(table_test_bed)
