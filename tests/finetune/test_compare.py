@@ -74,7 +74,8 @@ def test_finished_runs_are_taken_and_others_are_run(plan: Path, tmp_path: Path, 
     assert [line.split()[2] for line in starts(plan)[8:]] == ["unet"] * 4
 
 
-def test_cores_are_shared_among_jobs(plan: Path, tmp_path: Path) -> None:
+def test_cores_are_shared_among_jobs(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     compare(config(tmp_path, seeds=1, jobs=1))
     compare(config(tmp_path, seeds=1, jobs=1000, output=tmp_path / "other"))
     assert [line.split()[1] for line in starts(plan)] == [str(len(os.sched_getaffinity(0)))] * 4 + ["1"] * 4
