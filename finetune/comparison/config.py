@@ -30,7 +30,7 @@ class CompareConfig:
             --run.training.steps 300 asks for exactly so many in each instead, however many labels there are.
         run: further options of finetune/run.py for every run, as in --run.training.epochs 30 --run.override.frames 12.
         only: the same for one encoder, one kind of encoder, one task or one share of the labels, as in
-            --only.pretrained '{training.learning_rate: 0.0003, tuning.layer_decay: 0.75}' --only.100%.training.steps 400.
+            --only.pretrained '{training.learning_rate: 0.0003, tuning.layer_decay: 0.75}' --only '{100%: {training.steps: 400}}'.
         jobs: runs at a time; each gets its share of the cores, or OMP_NUM_THREADS of them if that is set.
     """
 

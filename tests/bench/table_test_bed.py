@@ -9,17 +9,16 @@ run once, for both. Started again, it resumes, and keeps what has finished; it t
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from common.command_line import run_command  # noqa: E402
+from finetune.comparison.run_options import in_percent  # noqa: E402
+from launch.steps import PYTHON, pretraining, run_steps  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
 TASKS = sorted((Path(__file__).parent / "test_bed").glob("*.yaml"))
 SETTINGS = ("same", "held_out")
 OBJECTIVES = ("map", "fractions")
@@ -51,10 +50,11 @@ def table_test_bed(
         seeds: draws of labelled windows.
         jobs: runs at a time.
     """
+    unknown = sorted(set(label_fraction) - set(STEPS))
+    if unknown:
+        raise ValueError(f"--label_fraction has {unknown}; expected some of {', '.join(map(str, STEPS))}")
     for setting in settings:
         checkpoints = {objective: output / "pretraining" / f"{objective}_{setting}" for objective in OBJECTIVES}
-        for objective, run in checkpoints.items():
-            _run(_pretraining(bed / "corpus" / setting, objective, run))
         comparison = output / setting
         for baseline in BASELINES:  # the runs of the first setting
             for finished in sorted((output / settings[0]).glob(f"*/{baseline}")):
@@ -67,25 +67,31 @@ def table_test_bed(
         command += ["--encoders", *encoders, "--label_fraction", *label_fraction, "--seeds", seeds, "--jobs", jobs]
         command += ["--run.training.batch_size", 4, "--run.training.epochs", 4, "--run.overlap", 0, "--run.maps", "false"]
         for fraction in label_fraction:
-            command += [f"--only.{100 * fraction:g}%.training.steps", STEPS[fraction]]
+            command += [f"--only.{in_percent(fraction)}.training.steps", STEPS[fraction]]
         command += ["--only.unet.decoder.channels", 16, "--only.temporal_cnn.decoder.channels", 16]
-        _run([sys.executable, *command, "--only.scratch.decoder.kind", "map"])
+        command += ["--only.scratch.decoder.kind", "map"]
+        run_steps(
+            [
+                *(
+                    (f"pretrain: {name}, {setting}", _pretraining(bed / "corpus" / setting, name, run))
+                    for name, run in checkpoints.items()
+                ),
+                (f"compare: {setting}", [PYTHON, *map(str, command)]),
+            ]
+        )
     joined = [str(output / setting) for setting in settings]
-    _run([sys.executable, "finetune/join_comparisons.py", "--comparisons", *joined, "--output", output / "joined"])
+    join = [PYTHON, "finetune/join_comparisons.py", "--comparisons", *joined, "--output", str(output / "joined")]
+    run_steps([("join", join)])
 
 
-def _pretraining(corpus: Path, objective: str, output: Path) -> list[object]:
+def _pretraining(corpus: Path, objective: str, output: Path) -> list[str]:
     """The command that pretrains the tiny encoder; all cores share a batch of 16 samples."""
     steps = PRETRAINING_STEPS
-    command = ["bash", "launch/pretrain.sh", "--config", "tiny", "--data", corpus, "--output", output, "--num_steps", steps]
-    command += ["--validate_every", steps // 2, "--save_every", steps // 4, "--log_every", 20, "--stream.num_workers", 0]
-    command += ["--stream.num_frames", 12, "--stream.global_batch_size", 16, "--stream.frame_draw", "stratified"]
-    return [*command, "--objective.predict", objective, "--objective.groupings.glc_fcs30d", "glc_fcs30d_fine"]
-
-
-def _run(command: list[object]) -> None:
-    environment = {"OMP_NUM_THREADS": "1", "NUM_RANKS": "2"} | os.environ
-    subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=environment)
+    options = ["--num_steps", steps, "--validate_every", steps // 2, "--save_every", steps // 4, "--log_every", 20]
+    options += ["--stream.num_workers", 0, "--stream.num_frames", 12, "--stream.global_batch_size", 16]
+    options += ["--stream.frame_draw", "stratified", "--objective.predict", objective]
+    options += ["--objective.groupings.glc_fcs30d", "glc_fcs30d_fine"]
+    return pretraining("pretrain/configs/tiny.yaml", corpus, output, *map(str, options))
 
 
 if __name__ == "__main__":

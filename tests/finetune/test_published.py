@@ -35,7 +35,7 @@ PUBLISHED_SETTINGS = {
 
 
 def fine_tuned(folder: Path, encoder: VideoSwin, *arguments: str) -> tuple[CropMapper, dict[str, object]]:
-    """The model that one epoch of the published fine-tuning gives, at a rate that changes nothing, and its run.json."""
+    """The model that one epoch of the published fine-tuning gives, and its run.json."""
     folder.mkdir(exist_ok=True)
     torch.save(published_state(encoder), folder / "AgriFM.pth")
     for seed, (name, split) in enumerate([("a", "train"), ("b", "validation"), ("c", "test")]):

@@ -29,10 +29,7 @@ def test_the_table_has_a_row_for_each_encoder() -> None:
 
 
 def test_its_options_are_known(tmp_path: Path) -> None:
-    config = EncoderConfig(
-        embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), sources={"sentinel2": 10}
-    )
-    save_encoder(build_encoder(config), tmp_path / "encoder.safetensors")
+    save_encoder(build_encoder(SMALL), tmp_path / "encoder.safetensors")
     parsed = parse(CompareConfig, comparing(tmp_path, tmp_path, tmp_path / "out")[2:], config_class=CompareConfig)
     options = RunOptions(CompareConfig(**vars(parsed)), [TASK])
     told = {encoder: options.of(TASK, encoder, FEW) for encoder in ENCODERS}
