@@ -31,10 +31,11 @@ from common.command_line import run_command  # noqa: E402
 from data_prep.archive.scene import SCENE_FILE  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
 from data_prep.readers.file_metadata import decode_dates, text  # noqa: E402
+from finetune.data.hdf5_samples import LISTS  # noqa: E402
 from launch.steps import PYTHON, pretraining, run_steps  # noqa: E402
 
 LEFT_OUT = "Ieda-Agriculture-input-points-acquisition.rds"  # Campo Verde, Mato Grosso
-FEWEST = 50  # points of a class of the task
+FEWEST = 10  # points of a class in each split
 SHARES = (0.01, 0.05, 0.1, 1.0)
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 STEPS = {"pretraining": 600, "fine-tuning": 300}
@@ -127,13 +128,15 @@ def _lay_out_points(path: Path, output: Path) -> None:
             _write_sample(scene / "samples" / f"p{others[i]:05d}.h5", "mod13q1", stored[others[i]], codes[[[i]]] + 1)
 
     mine = np.flatnonzero(origin == LEFT_OUT)
-    classes = sorted(name for name, count in Counter(label[mine].tolist()).items() if count >= FEWEST)
+    split = np.array(["validation", "train", "train", "test", "test"])[part]
+    held = {name: Counter(label[mine][split[mine] == name].tolist()) for name in ("train", "validation", "test")}
+    classes = sorted(name for name in held["train"] if min(counts[name] for counts in held.values()) >= FEWEST)
     used = mine[np.isin(label[mine], classes)]
     for i in used:
         number = np.array([[classes.index(label[i])]])
         _write_sample(output / "points" / "h5_samples" / f"p{i:05d}.h5", "mod13q1", stored[i], number)
-    for split, chosen in (("val", part[used] == 0), ("test", part[used] > 2), ("train", (part[used] > 0) & (part[used] <= 2))):
-        (output / "points" / f"{split}.txt").write_text("".join(f"p{i:05d}\n" for i in used[chosen]))
+    for name, file in LISTS.items():
+        (output / "points" / file).write_text("".join(f"p{i:05d}\n" for i in used[split[used] == name]))
     task = {"name": "campo_verde", "title": "Crops of Campo Verde", "sources": ["mod13q1"], "frames": x.shape[1]}
     _write_task(output / "points", task | {"season": ["09-01", "08-31"], "window_px": 1}, classes)
 
@@ -167,8 +170,8 @@ def _lay_out_patch(data: Path, folder: Path) -> None:
         _write_sample(path, "sentinel2", pixels[(..., *window)], label)
         with h5py.File(path, "a") as file:
             file["valid/sentinel2"], file["dates/sentinel2"] = valid[(..., *window)], dates.astype(int)
-    for split, names in (("val", "validation"), ("train", "train"), ("test", "test_0\ntest_1")):
-        (folder / f"{split}.txt").write_text(f"{names}\n")
+    for name, file in LISTS.items():
+        (folder / file).write_text("test_0\ntest_1\n" if name == "test" else f"{name}\n")
     task = {"name": "belgium", "title": "Two crop types in Belgium", "sources": ["sentinel2"], "frames": 12, "window_px": 32}
     _write_task(folder, task | {"season": ["01-01", "11-30"]}, [f"code {code}" for code in labelled])
 
