@@ -12,8 +12,9 @@ import numpy as np
 
 from common.grid import Grid, grid_from_centres, grid_from_transform, nesting_factor
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.hdf5_files import dataset_name, open_hdf5, read_dataset
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
@@ -138,10 +139,14 @@ class Hdf5Cube:
             names = [text(name) for name in names]
             if len(names) != dataset.shape[1]:
                 raise ValueError(f"{self._origin}: {len(names)} band names {names} for {dataset.shape[1]} bands")
-            layers = [_Layer(dataset, self._grid(dataset), band_positions(names, self.sensor, self._origin))]
+            positions = band_positions(names, self.sensor, self._origin)
+            check_stacked_bands(positions, _band_attributes(dataset), len(names), self.sensor, dataset_name(dataset))
+            layers = [_Layer(dataset, self._grid(dataset), positions)]
         else:
             band_positions(list(variables), self.sensor, f"{self._origin}, option variables")
             datasets = [self._find(variables[band], "(time, y, x)", 3) for band in self.sensor.bands]
+            for band, dataset in zip(self.sensor.bands, datasets, strict=True):
+                check_band(band, dataset.attrs, self.sensor, dataset_name(dataset))
             layers = [_Layer(dataset, self._grid(dataset)) for dataset in datasets]
         quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
         # A quality layer beside stacked reflectance has the same grid and need not state it again.
@@ -214,6 +219,15 @@ class Hdf5Cube:
         if len(dates) != dataset.shape[0]:
             raise ValueError(f"{dataset_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
         return dates
+
+
+def _band_attributes(dataset: h5py.Dataset) -> dict[str, Any]:
+    """Attributes of a dataset, and the coordinates that it names (CF Conventions 1.11, section 5)."""
+    attributes = dict(dataset.attrs)
+    for name in text(attributes.get("coordinates", "")).split():
+        if isinstance(found := dataset.file.get(name), h5py.Dataset) and found.ndim == 1:
+            attributes[name] = found[:]
+    return attributes
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:

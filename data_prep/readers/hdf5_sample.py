@@ -12,8 +12,9 @@ from affine import Affine
 
 from common.grid import Grid, grid_from_transform
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.hdf5_files import open_hdf5, read_dataset
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
@@ -71,6 +72,7 @@ class Hdf5Sample:
             if len(names) != channels:
                 raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
             self._channels = band_positions(names, sensor, where)
+            check_stacked_bands(self._channels, self._data.attrs, channels, sensor, where)
             self._quality = None if quality is None else self._find(quality, 3, "(T, H, W), the quality layer")
             if self._quality is not None:
                 check_quality_type(self._quality.dtype, f"{path}/{quality}")

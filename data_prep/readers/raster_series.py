@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from common.crs import crs_text
 from common.grid import Grid, nesting_factor
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
@@ -62,7 +63,7 @@ class RasterSeries:
         self._folder, self._images, self._offsets = folder, images, offsets
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
         self._open = OpenFiles(self._opened, lambda opened: opened.dataset.close(), MAX_OPEN_FILES)
-        self._quality_files = {file for image in images for file in image.quality}
+        self._bands = {file: band for image in images for band, file in zip(sensor.bands, image.bands, strict=True)}
         first = (*images[0].bands, *images[0].quality)
         with rasterio.Env(**GDAL_SETTINGS):
             grids = []
@@ -129,10 +130,11 @@ class RasterSeries:
             if dataset.count != 1:
                 raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")
             stored = np.dtype(dataset.dtypes[0])
-            if file in self._quality_files:
-                check_quality_type(stored, where)
-            else:
+            if file in self._bands:
+                check_band(self._bands[file], _band_attributes(dataset), self.sensor, where)
                 check_stored(stored, dataset.nodata, self.sensor, where)
+            else:
+                check_quality_type(stored, where)
             grid = self._grid_of(dataset, file)
             return _OpenRaster(dataset=dataset, grid=grid, factor=nesting_factor(grid, self.grid, where))
         except ValueError:
@@ -146,3 +148,8 @@ class RasterSeries:
         return Grid(
             crs=crs_text(dataset.crs.to_wkt(), where), transform=dataset.transform, height=dataset.height, width=dataset.width
         )
+
+
+def _band_attributes(dataset: Any) -> dict[str, Any]:
+    """What GDAL knows of the band of a file: tags of the file and of the band, and its description."""
+    return {**dataset.tags(), **dataset.tags(1), **dataset.tags(1, ns="IMAGERY"), "description": dataset.descriptions[0]}

@@ -13,7 +13,7 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.file_names import FoundFile, check_one_tile, group_into_images, parse_date
+from data_prep.readers.file_names import FoundFile, Products, check_one_tile, group_into_images, parse_date
 from data_prep.readers.folder import Folder
 from data_prep.readers.offsets import Offset, baseline_number, check_offset, stated_offsets
 from data_prep.readers.raster_series import RasterSeries
@@ -26,6 +26,9 @@ FILE = re.compile(
     r"(?P<product>(?:.*/)?)GRANULE/[^/]+/IMG_DATA/R\d\dm/"
     r"(?:L2A_)?T(?P<tile>\w{5})_(?P<date>\d{8})T\d{6}_(?P<layer>\w+)_(?P<metres>\d\d)m\.jp2"
 )
+# Images of any product level; those of Level 1C have the same bands and names, but not the layout above.
+LEVEL = re.compile(r"(?:.*/)?GRANULE/(?P<level>L\d\w)_[^/]+/IMG_DATA/.+\.jp2")
+PRODUCTS = ("MSIL2A",)  # of a sensor that states none
 
 
 class Sentinel2Safe(RasterSeries):
@@ -33,7 +36,7 @@ class Sentinel2Safe(RasterSeries):
 
     Each band and the scene classification (SCL) are read at the finest resolution that the product holds. The additive offset
     of each date and band comes from MTD_MSIL2A.xml (BOA_ADD_OFFSET; there is none before processing baseline 04.00), so a
-    series may span baselines.
+    series may span baselines. A note says how many images of other product levels (L1C) were passed over.
 
     Options of scene.yaml:
         path: path or fsspec URL of a folder of SAFE folders, or of one SAFE folder.
@@ -58,13 +61,15 @@ class Sentinel2Safe(RasterSeries):
         folder = Folder(path, storage_options)
         files = folder.files()
         layers = {layer: [layer] for layer in (*sensor.bands, sensor.quality.name)}
-        found, products = _find_layers(folder, files, set(layers))
+        found, products = _find_layers(folder, files, set(layers), Products(sensor, path, PRODUCTS))
         images = group_into_images(found, layers, sensor, incomplete, path)
         in_order = [(image.date, products[image.date]) for image in images]
         super().__init__(folder, sensor, images, _offsets(in_order, folder, set(files), sensor, offset), resampling)
 
 
-def _find_layers(folder: Folder, files: list[str], layers: set[str]) -> tuple[list[FoundFile], dict[np.datetime64, str]]:
+def _find_layers(
+    folder: Folder, files: list[str], layers: set[str], levels: Products
+) -> tuple[list[FoundFile], dict[np.datetime64, str]]:
     """The finest file of each layer and date, and the path of the product of each date.
 
     Raises ValueError when there is no product, a date has two, a layer of a product has two files, or there are several tiles.
@@ -73,7 +78,11 @@ def _find_layers(folder: Folder, files: list[str], layers: set[str]) -> tuple[li
     products: dict[np.datetime64, set[str]] = defaultdict(set)
     for file in files:
         match = FILE.fullmatch(file)
-        if match is None or match["layer"] not in layers:
+        if match is None:
+            other = LEVEL.fullmatch(file)
+            levels.accept(f"MSI{other['level']}" if other else None)
+            continue
+        if match["layer"] not in layers:
             continue
         date = parse_date(match["date"], "%Y%m%d", folder.where(file))
         products[date].add(match["product"])
@@ -84,9 +93,12 @@ def _find_layers(folder: Folder, files: list[str], layers: set[str]) -> tuple[li
             )
         found[key] = FoundFile(path=file, layer=match["layer"], date=date, tile=match["tile"])
     if not found:
+        others = levels.passed_over()
         raise ValueError(
             f"{folder}: no Level-2A product: none of its {len(files)} files is like *.SAFE/GRANULE/*/IMG_DATA/R10m/*_B02_10m.jp2"
+            + (f"; {others}" if others else "")
         )
+    levels.report()
     check_one_tile((file.tile for file in found.values()), str(folder))
     for date, several in products.items():
         if len(several) > 1:

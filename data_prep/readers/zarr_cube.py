@@ -12,8 +12,9 @@ import zarr
 from common.grid import Grid, grid_from_centres, grid_from_transform
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.zarr_chunks import ChunkCheckingStore
@@ -81,6 +82,7 @@ class ZarrCube:
         if len(names) != self._reflectance.shape[1]:
             raise ValueError(f"{path}: {len(names)} band names {names} for {self._reflectance.shape[1]} bands")
         positions = band_positions(names, sensor, path)
+        check_stacked_bands(positions, self._band_attributes(), len(names), sensor, f"{path}/{reflectance}")
         # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid = self._grid(x, y, crs, (height, width))
@@ -138,6 +140,14 @@ class ZarrCube:
             raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {self._held()}")
         self._store.watch(found)
         return self._read(found, (slice(None),))
+
+    def _band_attributes(self) -> dict[str, Any]:
+        """Attributes of the reflectance, and the coordinates that it names (CF Conventions 1.11, section 5)."""
+        attributes: dict[str, Any] = dict(self._reflectance.attrs)
+        for name in text(attributes.get("coordinates", "")).split():
+            if isinstance(found := self._get(name), zarr.Array) and found.ndim == 1:
+                attributes[name] = self._coordinate(name)
+        return attributes
 
     def _dates(self, name: str, frames: int) -> np.ndarray:
         if name not in self._group:
