@@ -42,7 +42,9 @@ class GeoTiffScenes(RasterSeries):
             RasterSeries. Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
             date or the processing baseline from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}` or
-            `{00.00: 0, 04.00: -1000}`. Required where archives of the sensor differ in it.
+            `{00.00: 0, 04.00: -1000}`. Required where archives of the sensor differ in it and files do not state it. It must not
+            contradict what files state (GDAL's scale and offset of the band, or tags scale_factor and add_offset), nor the
+            baselines in their names.
         storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 

@@ -19,10 +19,12 @@ from common.grid import Grid
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
+from data_prep.readers.encoding import check_encoding, check_quality_encoding, hdf_eos_encoding
 from data_prep.readers.file_names import Products, check_one_tile, named_pattern, parse_date
 from data_prep.readers.folder import Folder
+from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
-from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
+from data_prep.readers.radiometry import harmonised_series
 
 PATTERN = r"(?:.*/)?(?P<product>\w+)\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.\d{3}\.\d{13}\.hdf"
 PRODUCTS = ("MCD43A4",)  # of a sensor that states none
@@ -47,10 +49,11 @@ class _OpenGranule:
 class ModisHdf4:
     """MCD43A4 (or another gridded MODIS product) of one tile, one file per day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
 
-    The grid comes from StructMetadata.0 of the file. Where each band has its own quality field, the worst code counts. The HDF4
-    library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises an
-    error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those of
-    the archive after a download.
+    The grid comes from StructMetadata.0 of the file. The attributes scale_factor, add_offset and _FillValue of the fields must
+    agree with the sensor; files do not state wavelengths. Where each band has its own quality field, the worst code counts. The
+    HDF4 library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises
+    an error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those
+    of the archive after a download.
 
     Options of scene.yaml:
         path: path or fsspec URL of the folder.
@@ -187,13 +190,14 @@ class ModisHdf4:
         return str(copy)
 
     def _check(self, field: Any, name: str, where: str) -> None:
-        """Raises ValueError unless a field has the type and the no-data number of the sensor."""
+        """Raises ValueError unless a field has the type, no-data number, scale and band of the sensor, and no offset."""
         stored = np.asarray(field.get(start=(0, 0), count=(1, 1))).dtype
         where, attributes = f"{where}, {name}", field.attributes()
+        encoding = hdf_eos_encoding(stored, attributes, where)
         if name in self._quality:
-            check_quality_type(stored, where)
+            check_quality_encoding(encoding, self.sensor, where)
             return
-        check_stored(stored, attributes.get("_FillValue"), self.sensor, where)
+        offset_in_effect(0, check_encoding(encoding, self.sensor, where), self.sensor, where)
         for band in (band for band, of_band in self._fields.items() if of_band == name):
             check_band(band, attributes, self.sensor, where)
 

@@ -15,11 +15,17 @@ from defusedxml.common import DefusedXmlException
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.file_names import FoundFile, Products, check_one_tile, group_into_images, parse_date
 from data_prep.readers.folder import Folder
-from data_prep.readers.offsets import Offset, baseline_number, check_offset, stated_offsets
+from data_prep.readers.offsets import (
+    FIRST_BASELINE_WITH_OFFSET,
+    Offset,
+    baseline_number,
+    check_baseline,
+    check_offset,
+    stated_offsets,
+)
 from data_prep.readers.raster_series import RasterSeries
 
 METADATA = "MTD_MSIL2A.xml"
-FIRST_BASELINE_WITH_OFFSET = "04.00"  # since 2022-01-25; reprocessed older images (Collection 1) have an offset, too
 # Numbers of the bands, for products whose metadata do not list them (Sentinel-2 Products Specification Document).
 BAND_NUMBERS = dict(enumerate(["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]))
 FILE = re.compile(
@@ -44,7 +50,8 @@ class Sentinel2Safe(RasterSeries):
         resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see RasterSeries. SCL is
             always resampled with nearest neighbours.
         offset: additive offset of products whose metadata are missing or do not state it: one number, or numbers by the date
-            from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. It must not contradict the metadata.
+            from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. It must not contradict the metadata,
+            nor the processing baseline in the name of the product.
         storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
@@ -121,6 +128,8 @@ def _offsets(
         known = _offsets_in_metadata(folder.read_bytes(file), sensor, folder.where(file)) if file in files else None
         if known is None:
             if said is not None:
+                named = re.search(r"_(N\d{4})_[^/]*$", folder.where(product).rstrip("/"))
+                check_baseline(said, named and named[1], sensor, date, folder.where(product))
                 result[time] = said
                 continue
             raise ValueError(

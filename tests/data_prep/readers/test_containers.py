@@ -108,6 +108,7 @@ def test_bands_of_a_stack_that_are_others_by_wavelength(tmp_path: Path, name: st
     with h5py.File(tmp_path / "v.nc", "a") as file:
         for variable in variables.values():
             file[variable].attrs["_FillValue"] = np.int16(-9999)
+        file["Fmask"].attrs["_FillValue"] = np.uint8(255)
         file["r_B05"].attrs[name] = values[3]
     here = scene(tmp_path, "landsat", container="hdf5_cube", path="v.nc", variables=variables)
     with pytest.raises(ValueError, match=f"v.nc/r_B05: {message}"):
