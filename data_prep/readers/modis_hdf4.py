@@ -50,7 +50,8 @@ class ModisHdf4:
     """MCD43A4 (or another gridded MODIS product) of one tile, one file per day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
 
     The grid comes from StructMetadata.0 of the file. The attributes scale_factor, add_offset and _FillValue of the fields must
-    agree with the sensor; files do not state wavelengths. Where each band has its own quality field, the worst code counts. The
+    agree with the sensor; files do not state wavelengths. What was never written reads as _FillValue, so it is no data; the HDF4
+    library does not tell which chunks that are. Where each band has its own quality field, the worst code counts. The
     HDF4 library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises
     an error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those
     of the archive after a download.

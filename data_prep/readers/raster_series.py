@@ -22,7 +22,8 @@ from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
-from data_prep.readers.radiometry import harmonised_series
+from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
+from data_prep.readers.raster_masks import RasterMask
 from data_prep.readers.resampling import check_resampling, read_nested
 
 MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
@@ -36,12 +37,16 @@ class _OpenRaster:
         dataset: rasterio dataset.
         grid: its grid.
         factor: number of pixels of the series that one of its pixels covers along each axis.
+        mask: which of its pixels were not observed.
+        unobserved: number or quality code that marks them.
         offset: additive offset of the stored numbers that the file states; None where it states none.
     """
 
     dataset: Any
     grid: Grid
     factor: int
+    mask: RasterMask
+    unobserved: int
     offset: float | None = None
 
 
@@ -121,9 +126,13 @@ class RasterSeries:
 
         def read(row: int, col: int, height: int, width: int) -> np.ndarray:
             try:
-                return np.asarray(opened.dataset.read(1, window=Window(col, row, width, height)))
+                values: np.ndarray = opened.dataset.read(1, window=Window(col, row, width, height))
+                unseen = opened.mask.unobserved(row, col, values)
             except RasterioIOError as error:
                 raise self._folder.unreadable(file, error) from error
+            if unseen is not None:
+                values[unseen] = opened.unobserved
+            return values
 
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
 
@@ -146,17 +155,21 @@ class RasterSeries:
         """Open `file`. Raises ValueError unless it has one band, the types of the sensor, and a grid that nests in the series."""
         dataset, where = self._dataset(file), self._folder.where(file)
         try:
-            if dataset.count != 1:
+            mask = RasterMask.of(dataset)
+            if mask.num_bands != 1:
                 raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")
             attributes = _attributes(dataset)
             encoding, offset = _encoding(dataset, attributes, where), None
             if file in self._bands:
                 check_band(self._bands[file], attributes, self.sensor, where)
                 offset = check_encoding(encoding, self.sensor, where)
+                unobserved = unobserved_number(encoding.dtype, self.sensor, where)
             else:
                 check_quality_encoding(encoding, self.sensor, where)
+                unobserved = unobserved_code(encoding.dtype, self.sensor.quality, where)
             grid = self._grid_of(dataset, file)
-            return _OpenRaster(dataset=dataset, grid=grid, factor=nesting_factor(grid, self.grid, where), offset=offset)
+            factor = nesting_factor(grid, self.grid, where)
+            return _OpenRaster(dataset=dataset, grid=grid, factor=factor, mask=mask, unobserved=unobserved, offset=offset)
         except ValueError:
             dataset.close()
             raise
