@@ -10,12 +10,13 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from common.grid import Grid, grid_from_centres, grid_from_transform, nesting_factor
+from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform, nesting_factor
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, dataset_name, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
@@ -167,6 +168,7 @@ class Hdf5Cube:
         layers.append(self._quality_layer(quality_set, layers[0].grid if shares_grid else self._grid(quality_set)))
 
         self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
+        check_pixel_size(self.grid, self.sensor, self._origin)
         *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
         rows, cols = np.max([layer.chunk for layer in self._layers], axis=0).tolist()
         self.chunk = min(rows, self.grid.height), min(cols, self.grid.width)
@@ -225,7 +227,10 @@ class Hdf5Cube:
             raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
         transform, shape = self._attribute(dataset, "transform"), dataset.shape[-2:]
         if transform is not None:
-            return grid_from_transform(transform, crs_attribute(crs), shape, origin)
+            grid = grid_from_transform(transform, crs_attribute(crs), shape, origin)
+            if "x" in file and "y" in file:
+                check_centres(grid, file["x"][:], file["y"][:], origin)
+            return grid
         if "x" not in file or "y" not in file:
             raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
         grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)

@@ -16,6 +16,7 @@ from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
@@ -89,6 +90,7 @@ class Hdf5Sample:
             stated = stated_offsets(offset, sensor, self.dates, path)
             self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, where)
             self.grid = self._grid(crs, (height, width))
+            check_pixel_size(self.grid, sensor, path)
             self.chunk = self._data.chunks[2:] if self._data.chunks else (height, width)
         except BaseException:
             self.__exit__()

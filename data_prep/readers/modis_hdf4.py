@@ -22,6 +22,7 @@ from data_prep.readers.base import Series
 from data_prep.readers.encoding import check_encoding, check_quality_encoding, hdf_eos_encoding
 from data_prep.readers.file_names import Products, check_one_tile, named_pattern, parse_date
 from data_prep.readers.folder import Folder
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import harmonised_series
@@ -94,10 +95,11 @@ class ModisHdf4:
         self._open = OpenFiles(self._open_granule, lambda granule: granule.resources.close(), MAX_OPEN_FILES)
         try:
             self._open[self._files[0]]
+            assert self._grid is not None
+            check_pixel_size(self._grid, sensor, path)
         except BaseException:
             self.__exit__()
             raise
-        assert self._grid is not None
         self.grid: Grid = self._grid
         # pyhdf does not tell how a field is stored; whole rows of the tile can be read without overhead in any case.
         self.chunk = 1, self.grid.width

@@ -20,6 +20,7 @@ from data_prep.readers.base import Series
 from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
@@ -86,6 +87,7 @@ class RasterSeries:
                 with self._dataset(file) as dataset:
                     grids.append(self._grid_of(dataset, file))
             self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
+            check_pixel_size(self.grid, sensor, str(folder))
             try:  # the first date already shows an error that concerns all dates
                 chunks = [self._chunk(file) for file in first]
                 for channel, file in enumerate(images[0].bands):

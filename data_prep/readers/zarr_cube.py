@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import zarr
 
-from common.grid import Grid, grid_from_centres, grid_from_transform
+from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform
 from common.notes import note
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
@@ -17,6 +17,7 @@ from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.zarr_chunks import ChunkCheckingStore, with_fill_value
@@ -40,7 +41,8 @@ class ZarrCube:
             date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it
             and the file does not state it (add_offset). It must not contradict the file.
         reflectance, time, band, x, y: names of these arrays, when they differ from the above. `x` and `y` hold the coordinates
-            of pixel centres. They may be missing if the group has an attribute `transform` (six numbers in rasterio's order).
+            of pixel centres. They may be missing if the group has an attribute `transform` (six numbers in rasterio's order), and
+            must not contradict it.
         quality: name of the quality array; by default that of the sensor's quality layer.
         absent_quality: what absent chunks of the quality array hold where others are stored: `unobserved` (default) or
             `fill_value`. Zarr and xarray leave out chunks that hold nothing but the fill value (write_empty_chunks=False); if
@@ -109,6 +111,7 @@ class ZarrCube:
         # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid = self._grid(x, y, crs, (height, width))
+        check_pixel_size(self.grid, sensor, path)
         self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
@@ -208,7 +211,10 @@ class ZarrCube:
         if crs is None:
             raise ValueError(f"{self._path}: no coordinate reference system: no attribute crs; give `crs: EPSG:n` in scene.yaml")
         if "transform" in attributes:
-            return grid_from_transform(attributes["transform"], crs_attribute(crs), shape, self._path)
+            grid = grid_from_transform(attributes["transform"], crs_attribute(crs), shape, self._path)
+            if isinstance(self._get(x), zarr.Array) and isinstance(self._get(y), zarr.Array):
+                check_centres(grid, self._coordinate(x), self._coordinate(y), self._path)
+            return grid
         grid = grid_from_centres(self._coordinate(x), self._coordinate(y), crs_attribute(crs), self._path)
         if grid.shape != shape:
             raise ValueError(f"{self._path}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
