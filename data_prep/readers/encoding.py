@@ -73,6 +73,11 @@ def check_encoding(stated: Encoding, sensor: Sensor, origin: str) -> float | Non
             f"{origin}: numbers are stored as {stated.dtype}; source {sensor.name} has {sensor.dtype} as the product stores; "
             + advice
         )
+    return check_numbers(stated, sensor, origin)
+
+
+def check_numbers(stated: Encoding, sensor: Sensor, origin: str) -> float | None:
+    """`check_encoding` for numbers of any type."""
     if stated.nodata is not None and not np.isnan(stated.nodata) and stated.nodata != sensor.nodata:
         raise ValueError(f"{origin}: no data is {stated.nodata:g} in the file, but {sensor.nodata} for source {sensor.name}")
     if stated.scale is None and stated.offset is None:
