@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import IO, Any
 
 import rasterio
@@ -12,13 +13,15 @@ from rasterio.errors import RasterioIOError
 
 from common.storage import file_system
 
+READDIR = "GDAL_DISABLE_READDIR_ON_OPEN"
 GDAL_SETTINGS = {
     # Without this GDAL lists the whole folder whenever it opens a file, to look for side-car files.
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    READDIR: "EMPTY_DIR",
     # By default GDAL decodes JPEG 2000 in several threads; then a truncated file reads as zeros without an error, and as noise
     # when it is read through Python. A single thread reports the error.
     "GDAL_NUM_THREADS": "1",
 }
+SIDE_CARS = (".msk", ".aux.xml")  # a mask; no-data number, scale and offset, among others
 
 
 class Folder:
@@ -37,6 +40,7 @@ class Folder:
         self.path = path
         self.local = isinstance(self._files, LocalFileSystem)
         self._failures: list[Exception] = []
+        self._with_side_cars: set[str] = set()
         if not self._files.isdir(root):
             raise ValueError(f"{path}: no such folder")
 
@@ -44,8 +48,10 @@ class Folder:
         return self.path
 
     def files(self) -> list[str]:
-        """Paths of all files in the folder and its subfolders, in ascending order."""
-        return sorted(path.removeprefix(self._root).lstrip("/") for path in self._files.find(self._root or "/"))
+        """Paths of all files in the folder and its subfolders, in ascending order. From now on, side-car files are known."""
+        found = sorted(path.removeprefix(self._root).lstrip("/") for path in self._files.find(self._root or "/"))
+        self._with_side_cars = {file.removesuffix(end) for file in found for end in SIDE_CARS if file.endswith(end)}
+        return found
 
     def where(self, file: str) -> str:
         """The whole path or URL of a file: for messages, and to open a local file."""
@@ -60,23 +66,27 @@ class Folder:
         self._files.get_file(f"{self._root}/{file}", copy)
 
     def open_raster(self, file: str) -> Any:
-        """Open a file with rasterio; use it within `rasterio.Env(**GDAL_SETTINGS)`.
+        """Open a file with rasterio, with its side-car files; use it within `rasterio.Env(**GDAL_SETTINGS)`.
 
         Raises ValueError when the file is missing or not a raster, and the error of fsspec when the storage cannot be reached.
         """
         self._failures.clear()
         try:
-            if self.local:
-                return rasterio.open(self.where(file))
-            return rasterio.open(file, opener=self._open_for_gdal)
+            # "TRUE" tries the names of side-car files one by one, which takes a request each.
+            with rasterio.Env(**{READDIR: "TRUE"}) if file in self._with_side_cars else nullcontext():
+                opened = rasterio.open(self.where(file)) if self.local else rasterio.open(file, opener=self._open_for_gdal)
         except RasterioIOError as error:
             raise self.unreadable(file, error) from error
+        self._failures.clear()  # of side-car files that are not there
+        return opened
 
     def unreadable(self, file: str, error: Exception) -> Exception:
         """The exception to raise after rasterio has failed to open or read a file.
 
         It is a ValueError when the file is missing or damaged, and an OSError with a number when the storage cannot be reached.
         """
+        if self.local and not self._files.isdir(self._root):
+            return ConnectionError(errno.ECONNABORTED, "could not be reached: its folder is gone, too", self.where(file))
         if self._failures:
             failure = self._failures[-1]
             self._failures.clear()

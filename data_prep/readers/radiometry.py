@@ -1,34 +1,35 @@
-"""From stored numbers to a Series: checks types, adds the offsets and finds the clear observations."""
+"""From stored numbers to a Series: marks what was not observed, adds the offsets and finds the clear observations."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from data_prep.archive.sensor import Sensor
+from data_prep.archive.sensor import Quality, Sensor
 from data_prep.readers.base import Series
 
 
-def check_stored(dtype: np.dtype, nodata: float | None, sensor: Sensor, origin: str) -> None:
-    """Raises ValueError unless the stored dtype fits that of the sensor, and both have the same no-data value."""
-    if not np.can_cast(dtype, np.dtype(sensor.dtype), "safe"):
-        if np.issubdtype(dtype, np.floating):
-            advice = (
-                f"pixels must stay integers as the product stores them, which cannot be NaN: convert with "
-                f"round(reflectance / {sensor.scale:g}), NaN to {sensor.nodata}, as {sensor.dtype}"
-            )
-        else:
-            advice = "convert them, or describe the sensor in a YAML of its own"
+def unobserved_number(dtype: np.dtype, sensor: Sensor, origin: str) -> int:
+    """The number that marks pixels stored as `dtype` as not observed. Raises ValueError when the type cannot hold it."""
+    if not _holds(dtype, sensor.nodata):
         raise ValueError(
-            f"{origin}: numbers are stored as {dtype}; source {sensor.name} has {sensor.dtype} as the product stores; {advice}"
+            f"{origin}: numbers are stored as {dtype}, which cannot hold the no-data number {sensor.nodata} of source "
+            f"{sensor.name}; store them as {sensor.dtype}"
         )
-    if nodata is not None and not np.isnan(nodata) and nodata != sensor.nodata:
-        raise ValueError(f"{origin}: no data is {nodata:g} in the file, but {sensor.nodata} for source {sensor.name}")
+    return sensor.nodata
 
 
-def check_quality_type(dtype: np.dtype, origin: str) -> None:
-    """Raises ValueError unless quality codes are integers."""
-    if not np.issubdtype(dtype, np.integer):
-        raise ValueError(f"{origin}: quality codes are stored as {dtype}; expected integers, never scaled or averaged")
+def unobserved_code(dtype: np.dtype, quality: Quality, origin: str) -> int:
+    """The code that marks pixels of a quality layer stored as `dtype` as not observed: its own, else one that is not clear."""
+    limits = np.iinfo(dtype)
+    for code in (quality.nodata, limits.max, limits.min):
+        if _holds(dtype, code) and not quality.clear(np.array([code], dtype)).any():
+            return int(code)
+    raise ValueError(f"{origin}: quality codes are stored as {dtype}, which cannot hold {quality.nodata}, the code of no data")
+
+
+def _holds(dtype: np.dtype, number: int) -> bool:
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= number <= limits.max)
 
 
 def harmonised_series(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,11 +15,16 @@ from rasterio.windows import Window
 from common.crs import crs_text
 from common.grid import Grid, nesting_factor
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
+from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.georeference import check_pixel_size
+from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
-from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
+from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
+from data_prep.readers.raster_masks import RasterMask
 from data_prep.readers.resampling import check_resampling, read_nested
 
 MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
@@ -33,11 +38,17 @@ class _OpenRaster:
         dataset: rasterio dataset.
         grid: its grid.
         factor: number of pixels of the series that one of its pixels covers along each axis.
+        mask: which of its pixels were not observed.
+        unobserved: number or quality code that marks them.
+        offset: additive offset of the stored numbers that the file states; None where it states none.
     """
 
     dataset: Any
     grid: Grid
     factor: int
+    mask: RasterMask
+    unobserved: int
+    offset: float | None = None
 
 
 class RasterSeries:
@@ -47,22 +58,28 @@ class RasterSeries:
         folder: folder of the files.
         sensor: meaning of the numbers.
         images: one per date, in ascending order.
-        offsets: (T,) or (T, C), added to the stored numbers.
+        offsets: (T,) or (T, C), added to the stored numbers. None: each file states its own.
         resampling: how coarser reflectance is resampled to the finest grid, `nearest` or `bilinear`; quality is always
             resampled with nearest neighbours. `nearest` is the default, since it keeps the measured numbers, does not spread
             clouds to clear neighbours, and is how most published series resample bands of 20 m to 10 m.
     """
 
     def __init__(
-        self, folder: Folder, sensor: Sensor, images: Sequence[ImageFiles], offsets: np.ndarray, resampling: str = "nearest"
+        self,
+        folder: Folder,
+        sensor: Sensor,
+        images: Sequence[ImageFiles],
+        offsets: np.ndarray | None,
+        resampling: str = "nearest",
     ) -> None:
         check_resampling(resampling, str(folder))
         self.sensor = sensor
         self.dates = np.array([image.date for image in images], dtype="datetime64[D]")
-        self._folder, self._images, self._offsets = folder, images, offsets
+        self._folder, self._images = folder, images
+        self._offsets = None if offsets is None else np.broadcast_to(offsets.T, (len(sensor.bands), len(images))).T
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
         self._open = OpenFiles(self._opened, lambda opened: opened.dataset.close(), MAX_OPEN_FILES)
-        self._quality_files = {file for image in images for file in image.quality}
+        self._bands = {file: band for image in images for band, file in zip(sensor.bands, image.bands, strict=True)}
         first = (*images[0].bands, *images[0].quality)
         with rasterio.Env(**GDAL_SETTINGS):
             grids = []
@@ -70,8 +87,11 @@ class RasterSeries:
                 with self._dataset(file) as dataset:
                     grids.append(self._grid_of(dataset, file))
             self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
+            check_pixel_size(self.grid, sensor, str(folder))
             try:  # the first date already shows an error that concerns all dates
                 chunks = [self._chunk(file) for file in first]
+                for channel, file in enumerate(images[0].bands):
+                    self._offset(0, channel, file)
             except ValueError:
                 self._open.close()
                 raise
@@ -86,14 +106,16 @@ class RasterSeries:
             raise ValueError(f"{self._folder}: no dates chosen to read")
         window = row, col, height, width
         pixels = np.empty((len(chosen), len(self.sensor.bands), height, width), dtype=self.sensor.dtype)
+        offsets = np.empty(pixels.shape[:2], dtype=np.int64)
         codes = []
         with rasterio.Env(**GDAL_SETTINGS):
             for frame, time in enumerate(chosen):
                 image = self._images[time]
                 for channel, file in enumerate(image.bands):
                     pixels[frame, channel] = self._read(file, window, self._bilinear_nodata)
+                    offsets[frame, channel] = self._offset(time, channel, file)
                 codes.append(self.sensor.quality.worst([self._read(file, window, None) for file in image.quality]))
-        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, offsets)
 
     def __enter__(self) -> Self:
         return self
@@ -106,11 +128,20 @@ class RasterSeries:
 
         def read(row: int, col: int, height: int, width: int) -> np.ndarray:
             try:
-                return np.asarray(opened.dataset.read(1, window=Window(col, row, width, height)))
+                values: np.ndarray = opened.dataset.read(1, window=Window(col, row, width, height))
+                unseen = opened.mask.unobserved(row, col, values)
             except RasterioIOError as error:
                 raise self._folder.unreadable(file, error) from error
+            if unseen is not None:
+                values[unseen] = opened.unobserved
+            return values
 
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
+
+    def _offset(self, time: int, channel: int, file: str) -> int:
+        """The offset of a band at a date. Raises ValueError when it is not known, or the file states another."""
+        stated = None if self._offsets is None else int(self._offsets[time, channel])
+        return offset_in_effect(stated, self._open[file].offset, self.sensor, self._folder.where(file))
 
     def _chunk(self, file: str) -> tuple[int, int]:
         """(rows, columns) of the series that one tile or strip of `file` covers."""
@@ -126,15 +157,21 @@ class RasterSeries:
         """Open `file`. Raises ValueError unless it has one band, the types of the sensor, and a grid that nests in the series."""
         dataset, where = self._dataset(file), self._folder.where(file)
         try:
-            if dataset.count != 1:
+            mask = RasterMask.of(dataset)
+            if mask.num_bands != 1:
                 raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")
-            stored = np.dtype(dataset.dtypes[0])
-            if file in self._quality_files:
-                check_quality_type(stored, where)
+            attributes = _attributes(dataset)
+            encoding, offset = _encoding(dataset, attributes, where), None
+            if file in self._bands:
+                check_band(self._bands[file], attributes, self.sensor, where)
+                offset = check_encoding(encoding, self.sensor, where)
+                unobserved = unobserved_number(encoding.dtype, self.sensor, where)
             else:
-                check_stored(stored, dataset.nodata, self.sensor, where)
+                check_quality_encoding(encoding, self.sensor, where)
+                unobserved = unobserved_code(encoding.dtype, self.sensor.quality, where)
             grid = self._grid_of(dataset, file)
-            return _OpenRaster(dataset=dataset, grid=grid, factor=nesting_factor(grid, self.grid, where))
+            factor = nesting_factor(grid, self.grid, where)
+            return _OpenRaster(dataset=dataset, grid=grid, factor=factor, mask=mask, unobserved=unobserved, offset=offset)
         except ValueError:
             dataset.close()
             raise
@@ -146,3 +183,19 @@ class RasterSeries:
         return Grid(
             crs=crs_text(dataset.crs.to_wkt(), where), transform=dataset.transform, height=dataset.height, width=dataset.width
         )
+
+
+def _attributes(dataset: Any) -> dict[str, Any]:
+    """What GDAL knows of the band of a file: tags of the file and of the band, and its description."""
+    return {**dataset.tags(), **dataset.tags(1), **dataset.tags(1, ns="IMAGERY"), "description": dataset.descriptions[0]}
+
+
+def _encoding(dataset: Any, attributes: Mapping[str, Any], where: str) -> Encoding:
+    """The encoding of a file: the scale and offset of its band, else those that its tags state in the words of CF.
+
+    An offset of 0 beside a scale counts as not stated: GDAL has it for every band.
+    """
+    dtype, scale, offset = np.dtype(dataset.dtypes[0]), dataset.scales[0], dataset.offsets[0]
+    if (scale, offset) != (1, 0):
+        return Encoding(dtype=dtype, nodata=dataset.nodata, scale=scale, offset=offset or None)
+    return replace(cf_encoding(dtype, attributes, where), nodata=dataset.nodata)

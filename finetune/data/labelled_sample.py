@@ -18,6 +18,8 @@ the task's class in each pixel, and -1 (or 255 in an unsigned label) where the p
                                         Default: the usual pixel size of the sources.
 
 An observation is complete if all its bands are finite, no band holds the sensor's no-data number, and not all bands are zero.
+Pixels are numbers as the product stores them, without an additive offset, also where their type is a float; reflectance is an
+error.
 """
 
 from __future__ import annotations
@@ -27,12 +29,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
+import h5py
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.encoding import cf_encoding, check_numbers
+from data_prep.readers.file_metadata import decode_days
 from finetune.task import IGNORE, Task
 
 UNSIGNED_IGNORE = 255  # -1 in eight bits
+DARKEST = 0.002  # reflectance below which no land is in all bands and images
 
 
 class Samples(Protocol):
@@ -131,11 +137,20 @@ def _sources_of_task(data: Mapping[str, Any], name: str, task: Task) -> dict[str
 
 
 def _check_pixels(pixels: Any, label: np.ndarray, where: str, sensor: Sensor) -> None:
-    """Raises ValueError unless pixels (T, C, H, W) have the sensor's bands and the aspect ratio of the label."""
+    """Raises ValueError unless pixels (T, C, H, W) have the sensor's bands and the aspect ratio of the label.
+
+    Also for an HDF5 dataset whose attributes state an offset, or another scale or no-data number than the sensor has.
+    """
     if len(pixels.shape) != 4:
         raise ValueError(f"{where} has shape {tuple(pixels.shape)}; expected (T, C, H, W)")
     if pixels.shape[1] != len(sensor.bands):
         raise ValueError(f"{where} has {pixels.shape[1]} bands; expected {len(sensor.bands)}: {', '.join(sensor.bands)}")
+    if isinstance(pixels, h5py.Dataset):
+        offset = check_numbers(cf_encoding(pixels.dtype, pixels.attrs, where), sensor, where)
+        if offset:
+            raise ValueError(
+                f"{where}: the file states the offset {offset:g}, but samples are read without one: add it to the numbers"
+            )
     rows, cols = (Fraction(part, whole) for part, whole in zip(pixels.shape[-2:], label.shape, strict=True))
     if rows != cols:
         raise ValueError(
@@ -144,13 +159,24 @@ def _check_pixels(pixels: Any, label: np.ndarray, where: str, sensor: Sensor) ->
         )
 
 
+def check_stored_numbers(pixels: np.ndarray, valid: np.ndarray, sensor: Sensor, where: str) -> None:
+    """Raises ValueError when pixels (T, C, H, W) of a float type hold reflectance where `valid` (T, H, W), not stored numbers.
+
+    A model that learned reflectance would map scenes, whose pixels are stored numbers, to nonsense.
+    """
+    if not np.issubdtype(pixels.dtype, np.floating) or not valid.any():
+        return
+    largest = float(np.abs(np.where(valid[:, None], pixels, 0)).max())
+    if largest * sensor.scale < DARKEST:
+        raise ValueError(
+            f"{where}: its largest number is {largest:g}, as of reflectance; expected numbers as the product stores them, which "
+            f"are reflectance / {sensor.scale:g}"
+        )
+
+
 def _days(dates: Any, images: int, where: str) -> np.ndarray:
     """Dates as datetime64[D] (T,). Raises ValueError unless there is a known date for each image."""
-    found = np.asarray(dates)
-    try:
-        found = found.astype("datetime64[D]")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}; expected ISO dates, or days since 1970-01-01") from error
-    if found.shape != (images,) or np.isnat(found).any():
-        raise ValueError(f"{where}: {int(np.isnat(found).sum())} unknown of {found.size} for {images} images; each needs one")
+    found = decode_days(np.asarray(dates), {}, where)
+    if found.shape != (images,):
+        raise ValueError(f"{where}: {found.size} dates for {images} images; each needs one")
     return found

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data_prep.archive.sensor import Sensor
 from finetune.data.augmentation import Augmentation
 from finetune.data.image_stack import ImageStack, empty_stack
-from finetune.data.labelled_sample import Sample, Samples, check_sample
+from finetune.data.labelled_sample import Sample, Samples, check_sample, check_stored_numbers
 from finetune.data.labelled_window import LabelledWindow
 from finetune.data.season import Season, season_of_dates, season_without_dates
 from finetune.data.window_dataset import LabelledWindows
@@ -186,6 +186,7 @@ def _cut_stack(sample: Sample, source: str, sensor: Sensor, times: np.ndarray, w
     valid = _complete(pixels, sensor.nodata)
     if source in sample.valid:
         valid &= np.asarray(sample.valid[source][inside])[times].astype(bool)
+    check_stored_numbers(pixels, valid, sensor, f"{sample.name}: {source}")
     pixels = np.where(valid[:, None], pixels, 0).astype(pixels.dtype)  # NaN times 0 would still be NaN
     return ImageStack(pixels=_padded(pixels, 0, 0, height, width, 0), valid=_padded(valid, 0, 0, height, width, False))
 

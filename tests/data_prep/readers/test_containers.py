@@ -14,7 +14,6 @@ import zarr
 from affine import Affine
 
 from common.grid import grid_from_centres
-from data_prep.readers.file_metadata import decode_dates
 from data_prep.readers.offsets import check_offset
 from data_prep.readers.opening import CONTAINERS, open_reader
 from data_prep.readers.radiometry import harmonised_series
@@ -58,6 +57,61 @@ def test_zarr_bands_are_chosen_by_name(tmp_path: Path) -> None:
     options = {"container": "zarr_cube", "path": "l.zarr", "bands": list(sensor.bands[::-1])}
     with open_reader(scene(tmp_path, "landsat", **options), "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "values", "stated"),
+    [
+        ("common_name", ["blue", "green", "red", "rededge071", "swir16", "swir22"], "rededge071"),
+        ("center_wavelength", [0.48, 0.56, 0.655, 0.704, 1.61, 2.2], "704 nm"),
+    ],
+)
+def test_bands_of_a_stack_that_are_others_by_wavelength(tmp_path: Path, name: str, values: list[Any], stated: str) -> None:
+    """A stack of HLS S30 whose bands have the names of L30: its coordinates or attributes say what they are."""
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    message = f"the file says that this band is {stated}, but B05 of source landsat is nir08 at 865 nm"
+
+    def refused(container: str, path: str, **options: Any) -> None:
+        here = scene(tmp_path, "landsat", container=container, path=path, **options)
+        with pytest.raises(ValueError, match=f"{path}/reflectance: {message}"):
+            open_reader(here, "landsat", SENSORS)
+
+    right = {"common_name": "nir", "center_wavelength": 0.859}[name]
+    write_zarr(tmp_path / "l.zarr", sensor, pixels, quality)
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    group.create_array(name, data=np.array(values))
+    open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS).__exit__()
+    group["reflectance"].attrs["coordinates"] = f"spatial_ref {name}"  # as xarray names further coordinates
+    refused("zarr_cube", "l.zarr")
+    refused("zarr_cube", "l.zarr", bands=list(sensor.bands))
+    group["reflectance"].attrs["coordinates"] = ""
+    group["reflectance"].attrs[f"{name}s"] = values
+    refused("zarr_cube", "l.zarr")
+    group["reflectance"].attrs[f"{name}s"] = [*values[:3], right, *values[4:]]
+    open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS).__exit__()
+
+    write_stacked(tmp_path / "l.h5", sensor, pixels, quality)
+    with h5py.File(tmp_path / "l.h5", "a") as file:
+        file["reflectance"].attrs["coordinates"] = name
+        file[name] = np.array(values, dtype="S" if name == "common_name" else None)
+    refused("hdf5_cube", "l.h5")
+    days = [str(date) for date in DATES]
+    with h5py.File(tmp_path / "l.h5", "a") as file:
+        file["reflectance"].attrs[name] = values
+    refused("hdf5_sample", "l.h5", dataset="reflectance", dates=days)
+    variables = {band: f"r_{band}" for band in sensor.bands}
+    layers = {variables[band]: pixels[:, channel] for channel, band in enumerate(sensor.bands)}
+    write_netcdf(tmp_path / "v.nc", layers | {"Fmask": quality}, 30.0, DAYS)
+    with h5py.File(tmp_path / "v.nc", "a") as file:
+        for variable in variables.values():
+            file[variable].attrs["_FillValue"] = np.int16(-9999)
+        file["Fmask"].attrs["_FillValue"] = np.uint8(255)
+        file["r_B05"].attrs[name] = values[3]
+    here = scene(tmp_path, "landsat", container="hdf5_cube", path="v.nc", variables=variables)
+    with pytest.raises(ValueError, match=f"v.nc/r_B05: {message}"):
+        open_reader(here, "landsat", SENSORS)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -111,7 +165,11 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
         ((), {}, "must state it: `offset: -1000`"),
         ((), {"offset": "-1000"}, "offset is '-1000'; expected a whole number"),
         ((), {"offset": 0, "quality": "QA"}, "no array 'QA'; it holds"),
-        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, compose, band"),
+        (
+            (),
+            {"offset": 0, "chunk": 3},
+            r"unknown options \['chunk'\]; valid ones: container, path, compose, absent_quality",
+        ),
         (("time",), {"offset": 0}, "a series without time"),
         (("SCL",), {"offset": 0}, "no array 'SCL'"),
         (("band",), {"offset": 0}, "no one-dimensional array 'band'"),
@@ -419,38 +477,6 @@ def test_hdf5_bilinear_like_rasters(tmp_path: Path) -> None:
     for frame, channel in ((0, 4), (2, 9)):
         expected = naive_bilinear(coarse[frame + 1, channel - 4], 2, sensor.nodata)[2:11, 3:11]
         np.testing.assert_array_equal(got.pixels[frame, channel], expected)
-
-
-@pytest.mark.parametrize(
-    ("values", "units", "expected"),
-    [
-        (np.array([0, 365]), "days since 2020-01-01", ["2020-01-01", "2020-12-31"]),
-        (np.array([0.5, 1.49]), "days since 2020-01-01 12:00", ["2020-01-02", "2020-01-02"]),
-        (np.array([36, 37]), "hours since 1999-12-31 00:00:00.0", ["2000-01-01", "2000-01-01"]),
-        (np.array([1_614_556_799, 1_614_556_800]), "seconds since 1970-01-01T00:00:00Z", ["2021-02-28", "2021-03-01"]),
-    ],
-)
-def test_cf_time(values: np.ndarray, units: str, expected: list[str]) -> None:
-    if expected[0] == expected[1]:
-        with pytest.raises(ValueError, match=f"{expected[0]} is followed by {expected[1]}; sort the images"):
-            decode_dates(values, {"units": units}, "t")
-        values, expected = values[:1], expected[:1]
-    assert decode_dates(values, {"units": units}, "t").astype(str).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "attributes", "message"),
-    [
-        (np.array([20210103]), {}, "without units"),
-        (np.array([1]), {"units": "months since 2020-01-01"}, "expected CF units like"),
-        (np.array([1]), {"units": "days since 2020-01-01", "calendar": "360_day"}, "calendar '360_day'"),
-        (np.array([b"yesterday"]), {}, "ISO 8601"),
-        (np.array([True]), {}, "dates have type bool"),
-    ],
-)
-def test_values_that_are_not_dates(values: np.ndarray, attributes: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        decode_dates(values, attributes, "t")
 
 
 def test_uneven_coordinates_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,8 +38,14 @@ def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
     sample = make_sample(0)
     sample["valid"] = {"landsat": np.random.default_rng(0).random((FRAMES, SIDE, SIDE)) < 0.5}
     days = (YEAR + np.arange(FRAMES) * 40).astype("datetime64[D]")
-    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10"))):
+    zoned = np.array([f"{day + 1}T08:30:00+12:00" for day in days]).astype("S")  # on the day before in UTC
+    hours = ((days - days[0]).astype(np.int64) * 24).astype(np.float64)
+    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10")), ("c", zoned), ("d", hours)):
         write_hdf5(tmp_path / f"{name}.h5", sample | {"dates": {"landsat": dates, "modis": dates}})
+        if dates is hours:
+            with h5py.File(tmp_path / "d.h5", "a") as file:
+                for source in ("landsat", "modis"):
+                    file[f"dates/{source}"].attrs["units"] = f"hours since {days[0]} 00:00:00+00:00"
         (tmp_path / "train.txt").write_text(f"{name}.h5\n\n")
         item = Hdf5Samples(tmp_path, "train", ("landsat", "modis"))[0]
         window = SampleWindows([item], load_task("paddy_rice"), load_sensors()).window(0)
@@ -48,3 +55,40 @@ def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
         assert 0 < inside.sum() < FRAMES
         assert window.seasons["modis"].days.tolist() == ((days[inside] - begin).astype(int) + 0.5).tolist()
         np.testing.assert_array_equal(window.stacks["landsat"].valid[:, :SIDE, :SIDE], sample["valid"]["landsat"][inside])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"scale_factor": 0.0001, "add_offset": 0.0, "_FillValue": np.int16(-9999)}, None),
+        (
+            {"scale_factor": 0.0001, "add_offset": -0.1},
+            "landsat: the file states the offset -1000, but samples are read",
+        ),
+        ({"scale_factor": 0.0000275}, "landsat: the file states reflectance = 2.75e-05"),
+        ({"_FillValue": np.int16(0)}, "landsat: no data is 0 in the file, but -9999 for source landsat"),
+    ],
+)
+def test_attributes_that_contradict_the_sensor(tmp_path: Path, attributes: dict[str, Any], message: str | None) -> None:
+    write_hdf5(tmp_path / "a.h5", make_sample(0))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        dataset = next(file[name] for name in ("landsat", "Landsat") if name in file)
+        dataset.attrs.update(attributes)
+    (tmp_path / "train.txt").write_text("a")
+    samples = Hdf5Samples(tmp_path, "train", ("landsat", "modis"))
+    if message is None:
+        SampleWindows(samples, load_task("paddy_rice"), load_sensors())
+    else:
+        with pytest.raises(ValueError, match=message):
+            SampleWindows(samples, load_task("paddy_rice"), load_sensors())
+
+
+def test_reflectance_is_no_stored_number() -> None:
+    """A model of reflectance would map scenes of stored numbers to nonsense."""
+    sample = make_sample(0)
+    sample["data"] = {source: pixels.astype(np.float32) for source, pixels in sample["data"].items()}
+    SampleWindows([sample], load_task("paddy_rice"), load_sensors())  # stored numbers in another type
+    sample["data"]["landsat"] = sample["data"]["landsat"] * np.float32(0.0001)
+    sample["data"]["landsat"][:3] = np.nan
+    with pytest.raises(ValueError, match=r"landsat: its largest number is 0\.\d+, as of reflectance; .* reflectance / 0\.0001"):
+        SampleWindows([sample], load_task("paddy_rice"), load_sensors())
