@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import rasterio
@@ -36,7 +36,7 @@ class Folder:
         self._root = root.rstrip("/")
         self.path = path
         self.local = isinstance(self._files, LocalFileSystem)
-        self._failures: list[Exception] = []
+        self._rasters = RasterOpener()
         if not self._files.isdir(root):
             raise ValueError(f"{path}: no such folder")
 
@@ -64,15 +64,37 @@ class Folder:
 
         Raises ValueError when the file is missing or not a raster, and the error of fsspec when the storage cannot be reached.
         """
-        self._failures.clear()
-        try:
-            if self.local:
-                return rasterio.open(self.where(file))
-            return rasterio.open(file, opener=self._open_for_gdal)
-        except RasterioIOError as error:
-            raise self.unreadable(file, error) from error
+        where = self.where(file)
+        return self._rasters.open(where, None if self.local else lambda: self._files.open(f"{self._root}/{file}", "rb"))
 
     def unreadable(self, file: str, error: Exception) -> Exception:
+        """The exception to raise after rasterio has failed to open or read a file; see `RasterOpener.reason`."""
+        return self._rasters.reason(self.where(file), error)
+
+
+class RasterOpener:
+    """Opens rasters with rasterio, and knows why one cannot be read. Use one for rasters that stay open together."""
+
+    def __init__(self) -> None:
+        self._failures: list[Exception] = []
+        self._openers: dict[str, Callable[[], IO[bytes]]] = {}
+
+    def open(self, where: str, opener: Callable[[], IO[bytes]] | None) -> Any:
+        """Open the raster at a local path, or with `opener`, which opens the bytes of the file at the URL `where`.
+
+        Raises as `reason` says.
+        """
+        self._failures.clear()
+        try:
+            if opener is None:
+                return rasterio.open(where)
+            name = where.partition("://")[2]
+            self._openers[name] = opener
+            return rasterio.open(name, opener=self._open_for_gdal)
+        except RasterioIOError as error:
+            raise self.reason(where, error) from error
+
+    def reason(self, where: str, error: Exception) -> Exception:
         """The exception to raise after rasterio has failed to open or read a file.
 
         It is a ValueError when the file is missing or damaged, and an OSError with a number when the storage cannot be reached.
@@ -83,16 +105,16 @@ class Folder:
             if isinstance(failure, OSError) and failure.errno is not None:
                 return failure
             if not isinstance(failure, FileNotFoundError):
-                return ConnectionError(errno.ECONNABORTED, f"could not be reached: {failure!r}", self.where(file))
+                return ConnectionError(errno.ECONNABORTED, f"could not be reached: {failure!r}", where)
             error = failure
         reason = error.__cause__ or error
-        return ValueError(f"{self.where(file)}: cannot be read as a raster: it is missing, damaged or cut off: {reason}")
+        return ValueError(f"{where}: cannot be read as a raster: it is missing, damaged or cut off: {reason}")
 
-    def _open_for_gdal(self, path: str, mode: str = "rb") -> _Handle:
-        if path == "test":  # rasterio tries every opener with this name; spare the storage this request
-            raise FileNotFoundError(path)
+    def _open_for_gdal(self, name: str, mode: str = "rb") -> _Handle:  # noqa: ARG002
+        if name not in self._openers:  # rasterio tries every opener with a name of its own; spare the storage this request
+            raise FileNotFoundError(name)
         try:
-            return _Handle(self._files.open(f"{self._root}/{path}", mode), self._failures)
+            return _Handle(self._openers[name](), self._failures)
         except Exception as error:
             self._failures.append(error)
             raise

@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from common.crs import crs_text
 from common.grid import Grid, nesting_factor
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.assets import Assets
 from data_prep.readers.base import Series
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
@@ -44,7 +45,7 @@ class RasterSeries:
     """Images with one file per band, on the finest of the grids of their files.
 
     Args:
-        folder: folder of the files.
+        folder: folder of the files, or what opens files of any places.
         sensor: meaning of the numbers.
         images: one per date, in ascending order.
         offsets: (T,) or (T, C), added to the stored numbers.
@@ -54,7 +55,12 @@ class RasterSeries:
     """
 
     def __init__(
-        self, folder: Folder, sensor: Sensor, images: Sequence[ImageFiles], offsets: np.ndarray, resampling: str = "nearest"
+        self,
+        folder: Folder | Assets,
+        sensor: Sensor,
+        images: Sequence[ImageFiles],
+        offsets: np.ndarray,
+        resampling: str = "nearest",
     ) -> None:
         check_resampling(resampling, str(folder))
         self.sensor = sensor
@@ -62,17 +68,20 @@ class RasterSeries:
         self._folder, self._images, self._offsets = folder, images, offsets
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
         self._open = OpenFiles(self._opened, lambda opened: opened.dataset.close(), MAX_OPEN_FILES)
+        self._first: dict[str, Any] = {}  # files of the first date, which are opened once, before the grid is known
         self._quality_files = {file for image in images for file in image.quality}
         first = (*images[0].bands, *images[0].quality)
         with rasterio.Env(**GDAL_SETTINGS):
-            grids = []
-            for file in first:
-                with self._dataset(file) as dataset:
-                    grids.append(self._grid_of(dataset, file))
-            self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
             try:  # the first date already shows an error that concerns all dates
+                grids = []
+                for file in first:
+                    self._first[file] = self._dataset(file)
+                    grids.append(self._grid_of(self._first[file], file))
+                self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
                 chunks = [self._chunk(file) for file in first]
             except ValueError:
+                for dataset in self._first.values():
+                    dataset.close()
                 self._open.close()
                 raise
         rows, cols = np.max(chunks, axis=0).tolist()
@@ -124,7 +133,7 @@ class RasterSeries:
 
     def _opened(self, file: str) -> _OpenRaster:
         """Open `file`. Raises ValueError unless it has one band, the types of the sensor, and a grid that nests in the series."""
-        dataset, where = self._dataset(file), self._folder.where(file)
+        dataset, where = self._first.pop(file, None) or self._dataset(file), self._folder.where(file)
         try:
             if dataset.count != 1:
                 raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")

@@ -1,0 +1,90 @@
+"""Rasters at paths and URLs of any storages, such as the assets of STAC items."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fsspec.spec import AbstractBufferedFile
+
+from common.storage import file_system, is_url
+from data_prep.readers.folder import RasterOpener
+from data_prep.readers.signing import Signer
+
+# Bytes that are read ahead: about a tile of a COG. fsspec's own 5 MB move seven times as many bytes, and windows are scattered.
+READ_AHEAD = 64 * 1024
+REFUSED = (401, 403, 409)  # Azure answers 409 where public access is not permitted
+
+
+class Assets:
+    """Rasters that are named by their whole paths and URLs, which are signed when bytes are asked for.
+
+    Stands for the folder of a RasterSeries.
+
+    Args:
+        origin: the file that names them, for messages.
+        signer: signs their URLs.
+        storage_options: options of the file systems of URLs, such as credentials.
+    """
+
+    def __init__(self, origin: str, signer: Signer, storage_options: Mapping[str, Any] | None = None) -> None:
+        self._origin, self._sign, self._options = origin, signer, storage_options
+        self._rasters = RasterOpener()
+
+    def __str__(self) -> str:
+        return self._origin
+
+    def where(self, file: str) -> str:
+        """The path or URL itself, without a signature."""
+        return file
+
+    def open_raster(self, file: str) -> Any:
+        """Open a file with rasterio. Raises as `unreadable` says, and ValueError when the signer has no token for its host."""
+        if is_url(file):
+            self._sign(file)  # an error of the signer is not one of the file
+            return self._rasters.open(file, lambda: _SignedFile(file, self._sign, self._options))
+        if not Path(file).is_file():  # GDAL would take some texts for connections to databases and services
+            raise ValueError(f"{file}: does not exist, but {self._origin} names it")
+        return self._rasters.open(file, None)
+
+    def unreadable(self, file: str, error: Exception) -> Exception:
+        """The exception to raise after rasterio has failed to open or read a file; see `RasterOpener.reason`."""
+        return self._rasters.reason(file, error)
+
+
+class _SignedFile(AbstractBufferedFile):
+    """A file at a URL, read by ranges, each of which is asked for with a URL that is signed then: tokens expire."""
+
+    def __init__(self, url: str, sign: Signer, options: Mapping[str, Any] | None) -> None:
+        self._url, self._sign, self._options = url, sign, options
+        try:
+            files, name = file_system(sign(url), options)
+            super().__init__(files, url, block_size=READ_AHEAD, cache_type="readahead", size=files.info(name)["size"])
+        except Exception as error:
+            _raise_refusal(error, url)
+            raise
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        files, name = file_system(self._sign(self._url), self._options)
+        try:
+            return bytes(files.cat_file(name, start=start, end=end))
+        except Exception as error:
+            _raise_refusal(error, self._url)
+            raise
+
+
+def _raise_refusal(error: BaseException, url: str) -> None:
+    """Raises PermissionError when a storage refused access, which fsspec hides behind a FileNotFoundError."""
+    cause: BaseException | None = error
+    while cause is not None:
+        status = getattr(cause, "status", None)
+        if status in REFUSED:
+            raise PermissionError(
+                errno.EACCES,
+                f"refused with HTTP {status}: files of Planetary Computer need `signer: planetary_computer` in scene.yaml, "
+                "others credentials in `storage_options`",
+                url,
+            ) from error
+        cause = cause.__cause__
