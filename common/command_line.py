@@ -31,6 +31,7 @@ from jsonargparse.typing import register_type
 
 from common.exit_codes import ASKED_TO_STOP, STOPPED, USER_ERROR, exit_code
 from common.lasting_output import make_output_last
+from common.notes import show_notes_as_lines
 from common.stop_signals import interrupt_when_asked
 from common.storage import is_url
 
@@ -296,6 +297,7 @@ def run_command(
     and `built_in`: see `parse`.
     """
     make_output_last()
+    show_notes_as_lines()
     parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in))
     try:
         with interrupt_when_asked():

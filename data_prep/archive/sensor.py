@@ -7,7 +7,7 @@ A sensor is described in a YAML file. The built-in sensors lie in `data_prep/arc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from common.yaml_keys import check_keys
+from data_prep.archive.spectral_bands import check_spectral_bands
 
 BUILT_IN_SENSORS = Path(__file__).parent / "sensors"
 # Reflectance of red, green and blue above which ground without snow does not go: bright sand has 0.2 in blue, fresh snow 0.9.
@@ -77,7 +78,7 @@ class Sensor:
     """The bands of a source in the order of the model, and the meaning of its numbers.
 
     Attributes:
-        name: name of the source (`modis`, `landsat`, `sentinel2`, or one of the user).
+        name: name of the source (`modis`, `landsat`, `hls_s30`, `sentinel2`, or one of the user).
         title: name in figures and tables.
         bands: band names in the order of the channel axis.
         gsd_m: ground sampling distance in metres.
@@ -91,6 +92,11 @@ class Sensor:
         quality: how to decode the quality layer.
         offset_varies: True when archives of the product differ in an additive offset (Sentinel-2: -1000 from processing
             baseline 04.00 on, unless the archive has removed it). Then the metadata of the files or scene.yaml must state it.
+        common_names: common name of each band in the STAC EO extension (`nir08`, `rededge071`), where it has one.
+        wavelengths_nm: centre wavelength of each band in nanometres. Files that state another common name or wavelength for a
+            band are refused.
+        products: products whose files hold the source, as file names have them (`HLS.L30`). Files of other products are passed
+            over; without this key all files must be of one product.
     """
 
     name: str
@@ -106,6 +112,10 @@ class Sensor:
     rgb: tuple[str, str, str]
     quality: Quality
     offset_varies: bool = False
+    # These say which files hold the source, not what its numbers mean: a corpus that was begun without them stays the same.
+    common_names: Mapping[str, str] = field(default_factory=dict, compare=False)
+    wavelengths_nm: Mapping[str, float] = field(default_factory=dict, compare=False)
+    products: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(set(self.bands)) != len(self.bands) or not self.bands:
@@ -115,6 +125,9 @@ class Sensor:
             raise ValueError(f"source {self.name}: rgb must name three of its bands {list(self.bands)}, got {list(self.rgb)}")
         if not np.issubdtype(np.dtype(self.dtype), np.integer):
             raise ValueError(f"source {self.name}: dtype is {self.dtype}; pixels stay integers as the product stores them")
+        check_spectral_bands(self.common_names, self.wavelengths_nm, self.bands, f"source {self.name}")
+        if not isinstance(self.products, tuple) or not all(isinstance(product, str) and product for product in self.products):
+            raise ValueError(f"source {self.name}: products is {self.products!r}; expected a list of names such as HLS.L30")
 
     def observed(self, pixels: np.ndarray) -> np.ndarray:
         """True where every band is observed and in the valid range: pixels (T, C, H, W) -> bool (T, H, W)."""

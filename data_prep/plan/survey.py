@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common.errors import portable_text
 from common.executors import map_local
+from common.notes import collected_notes, note
 from data_prep.archive.sample_files import is_file_collection, sample_files
 from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
@@ -43,12 +44,14 @@ class Surveyed:
         split: the split that its scene states.
         reason: why all its samples are rejected, or None.
         cover_years: first and last year of its land-cover map when other years are rejected, else None.
+        notes: notes of its reader; the process that started the survey shows them.
     """
 
     series: PlannedSeries
     split: str
     reason: str | None = None
     cover_years: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def survey(
@@ -64,6 +67,8 @@ def survey(
         while some := list(islice(jobs, JOBS_AT_ONCE)):
             for found in _in_order(map_local(partial(_survey_job, archive, sensors, needs_location), some, workers), some):
                 bar.update(len(found))
+                for text in (text for surveyed in found if isinstance(surveyed, Surveyed) for text in surveyed.notes):
+                    note(text)
                 yield from found
 
 
@@ -115,7 +120,7 @@ class _SceneSurvey:
 
     def series(self, source: str, file: str | None = None, key_prefix: str | None = None) -> Surveyed:
         """Open one source of the scene, or one of its files. Raises ValueError when it cannot be read."""
-        with open_file_or_scene(self.scene, source, file, self._sensors) as reader:
+        with collected_notes() as notes, open_file_or_scene(self.scene, source, file, self._sensors) as reader:
             series = PlannedSeries(
                 scene=self.scene.name,
                 key_prefix=key_prefix or self.scene.name,
@@ -140,7 +145,7 @@ class _SceneSurvey:
                 with self._map:
                     self._map.check(self.scene, series.grid)
             years = None if cover.nearest_year else self._map.years
-        return Surveyed(series=series, split=self.scene.split, reason=reason, cover_years=years)
+        return Surveyed(series=series, split=self.scene.split, reason=reason, cover_years=years, notes=tuple(notes))
 
     def file(self, source: str, number: int, file: str) -> Surveyed | Rejection:
         """Open one file of a collection, or reject it with the reason why it cannot be read."""

@@ -1,14 +1,13 @@
-"""Metadata of files: texts, dates, coordinate reference systems and band names in attributes and coordinates (CF Conventions)."""
+"""Metadata of files: texts, dates and coordinate reference systems in attributes and coordinates (CF Conventions)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import check_dates
 
 UNIX_EPOCH = "days since 1970-01-01"
@@ -69,19 +68,3 @@ def _decode_numbers(values: np.ndarray, attributes: Mapping[str, Any], origin: s
     start = np.datetime64(f"{match[2]}T{match[3] or '00:00'}", "s")
     elapsed = np.floor(values * np.float64(SECONDS[match[1]])).astype(np.int64)  # whole seconds: exact in float64
     return (start + elapsed.astype("timedelta64[s]")).astype("datetime64[D]")
-
-
-def band_positions(found: Sequence[str], sensor: Sensor, origin: str) -> list[int]:
-    """Position of each band of the sensor among the bands `found` in the metadata of a file, in the order of the sensor.
-
-    Bands that the sensor does not have are ignored. Raises ValueError when a band of the sensor is missing or named twice.
-    """
-    missing = [band for band in sensor.bands if band not in found]
-    if missing:
-        raise ValueError(
-            f"{origin}: has {len(found)} bands {list(found)}; source {sensor.name} needs {len(sensor.bands)} and misses {missing}"
-        )
-    repeated = [band for band in sensor.bands if list(found).count(band) > 1]
-    if repeated:
-        raise ValueError(f"{origin}: bands {repeated} are named more than once in {list(found)}")
-    return [list(found).index(band) for band in sensor.bands]

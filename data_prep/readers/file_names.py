@@ -1,9 +1,8 @@
-"""What the names of files say: bands, dates, tiles and processing baselines, by which files are grouped into images."""
+"""What the names of files say: products, bands, dates, tiles and baselines, by which files are grouped into images."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from datetime import datetime
 
 import numpy as np
 
-from data_prep.archive.sensor import Sensor
+from common.notes import note
+from data_prep.archive.sensor import Sensor, load_sensors
 
 INCOMPLETE = ("refuse", "leave_out")
 
@@ -24,7 +24,7 @@ class FoundFile:
         path: path relative to the folder.
         layer: name of a band or of a quality layer.
         date: day of the image.
-        tile, baseline: tile and processing baseline; None where names do not contain them.
+        tile, baseline, product: tile, processing baseline and product; None where names do not contain them.
     """
 
     path: str
@@ -32,6 +32,7 @@ class FoundFile:
     date: np.datetime64
     tile: str | None = None
     baseline: str | None = None
+    product: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,58 @@ def named_pattern(pattern: str, groups: set[str], origin: str) -> re.Pattern[str
         wanted = " and ".join(f"(?P<{group}>...)" for group in sorted(groups, reverse=True))
         raise ValueError(f"{origin}: pattern {pattern!r} must have the named groups {wanted}")
     return expression
+
+
+class Products:
+    """The products that a source accepts by the names of its files; counts the files that it passes over.
+
+    Args:
+        sensor: the sensor, which may state `products`.
+        default: products that a container accepts for a sensor that states none. Without any, it accepts files of one product.
+        origin: begins notes and error messages.
+    """
+
+    def __init__(self, sensor: Sensor, origin: str, default: tuple[str, ...] = ()) -> None:
+        self._sensor, self._origin = sensor, origin
+        self._products = sensor.products or default
+        self._accepted: Counter[str] = Counter()
+        self._passed_over: Counter[str] = Counter()
+
+    def accept(self, product: str | None) -> bool:
+        """Return True for a file of an accepted product, and for a file whose name contains none (None)."""
+        if product is None:
+            return True
+        accepted = not self._products or product in self._products
+        (self._accepted if accepted else self._passed_over)[product] += 1
+        return accepted
+
+    def report(self) -> None:
+        """Show a note of the files that were passed over. Raises ValueError when files are of several products by chance."""
+        if not self._products and len(self._accepted) > 1:
+            raise ValueError(
+                f"{self._origin}: holds {self._listed(self._accepted)}, whose bands may differ though they share names; "
+                f"say which of them source {self._sensor.name} is: `products: [...]` in its YAML"
+            )
+        if self._passed_over:
+            note(self.passed_over())
+
+    def passed_over(self) -> str:
+        """A sentence about the files of other products; empty when there were none."""
+        if not self._passed_over:
+            return ""
+        homes = [
+            f"{product} is source {name}"
+            for name, sensor in load_sensors().items()
+            for product in sensor.products
+            if product in self._passed_over and name != self._sensor.name
+        ]
+        reads = f"source {self._sensor.name} reads {' and '.join(self._products)}" if self._products else ""
+        facts = "; ".join(fact for fact in (reads, *homes) if fact)
+        return f"{self._origin}: passed over {self._listed(self._passed_over)}; {facts}"
+
+    @staticmethod
+    def _listed(counts: Counter[str]) -> str:
+        return ", ".join(f"{count} files of {product}" for product, count in sorted(counts.items()))
 
 
 def named_layers(
@@ -136,9 +189,8 @@ def group_into_images(
             f"{' ...' if len(lacking) > 5 else ''}; fetch the files again, or leave such dates out with `incomplete: leave_out`"
         )
     if lacking:
-        warnings.warn(
+        note(
             f"{origin}: {len(lacking)} of {len(found)} dates left out, as `incomplete: leave_out` says, missing: "
-            + "; ".join(lacking),
-            stacklevel=2,
+            + "; ".join(lacking)
         )
     return images

@@ -8,13 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from common.notes import note
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.file_names import FoundFile, ImageFiles, group_into_images, named_layers, named_pattern, parse_date
+from data_prep.readers.file_names import (
+    FoundFile,
+    ImageFiles,
+    Products,
+    group_into_images,
+    named_layers,
+    named_pattern,
+    parse_date,
+)
 from data_prep.readers.folder import Folder
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.raster_series import RasterSeries
 
-HLS_PATTERN = r"HLS\.[LS]30\.T(?P<tile>\w{5})\.(?P<date>\d{7})T\d{6}\.v\d+\.\d+\.(?P<band>\w+)\.tif"
+HLS_PATTERN = r"(?P<product>HLS\.[LS]30)\.T(?P<tile>\w{5})\.(?P<date>\d{7})T\d{6}\.v\d+\.\d+\.(?P<band>\w+)\.tif"
 
 
 class GeoTiffScenes(RasterSeries):
@@ -26,8 +35,10 @@ class GeoTiffScenes(RasterSeries):
     Options of scene.yaml:
         path: path or fsspec URL of the folder.
         pattern: regular expression for the paths of files relative to the folder, with the named groups `date` and `band`. By
-            default it fits the names of HLS, `HLS.L30.T31TFJ.2021003T103000.v2.0.B04.tif`. Other files are ignored. With a
-            group `tile`, a second tile in the folder is an error; a group `baseline` allows an `offset` by baseline.
+            default it fits the names of HLS, `HLS.L30.T31TFJ.2021003T103000.v2.0.B04.tif`. With a group `product`, files of
+            products other than those of the sensor (`products` in its YAML) are passed over: `landsat` reads HLS.L30,
+            `hls_s30` reads HLS.S30. With a group `tile`, a second tile in the folder is an error; a group `baseline` allows an
+            `offset` by baseline. A note says how many files were passed over.
             Sentinel-2 COGs: `S2._T?(?P<tile>\\w{5})_(?P<date>\\d{8})_\\d_L2A/(?P<band>\\w+)\\.tif` with date_format `%Y%m%d`.
             MODIS: `MCD43A4\\.A(?P<date>\\d{7})\\.(?P<tile>h\\d\\dv\\d\\d)\\.\\d+\\.\\d+_(?P<band>\\w+)\\.tif`.
         date_format: format of `date` in codes of strptime; by default `%Y%j`, year and day of year.
@@ -39,7 +50,9 @@ class GeoTiffScenes(RasterSeries):
             RasterSeries. Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
             date or the processing baseline from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}` or
-            `{00.00: 0, 04.00: -1000}`. Required where archives of the sensor differ in it.
+            `{00.00: 0, 04.00: -1000}`. Required where archives of the sensor differ in it and files do not state it. It must not
+            contradict what files state (GDAL's scale and offset of the band, or tags scale_factor and add_offset), nor the
+            baselines in their names.
         storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
@@ -59,28 +72,40 @@ class GeoTiffScenes(RasterSeries):
         layers = named_layers(band_names or {}, sensor, path, "band_names")
         folder = Folder(path, storage_options)
         wanted = {name for names in layers.values() for name in names}
-        files = _find_files(folder, named_pattern(pattern, {"date", "band"}, path), date_format, wanted)
+        files = _find_files(folder, named_pattern(pattern, {"date", "band"}, path), date_format, wanted, Products(sensor, path))
         images = group_into_images(files, layers, sensor, incomplete, path)
         dates = np.array([image.date for image in images])
         offsets = stated_offsets(offset, sensor, dates, path, _baselines(images, files, path))
         super().__init__(folder, sensor, images, offsets, resampling)
 
 
-def _find_files(folder: Folder, pattern: re.Pattern[str], date_format: str, bands: set[str]) -> list[FoundFile]:
-    """The GeoTIFFs of the folder that fit the pattern, with one of the bands. Raises ValueError when there is none."""
+def _find_files(
+    folder: Folder, pattern: re.Pattern[str], date_format: str, bands: set[str], products: Products
+) -> list[FoundFile]:
+    """The GeoTIFFs of accepted products that fit the pattern, with one of the bands. Raises ValueError when there is none."""
     rasters = [file for file in folder.files() if file.lower().endswith((".tif", ".tiff"))]
-    found = []
+    found, unfitting = [], []
     for file in rasters:
         match = pattern.fullmatch(file)
-        if match is not None and match["band"] in bands:
-            named = match.groupdict()
+        if match is None:
+            unfitting.append(file)
+            continue
+        named = match.groupdict()
+        if products.accept(named.get("product")) and match["band"] in bands:
             date = parse_date(match["date"], date_format, folder.where(file))
             found.append(
                 FoundFile(path=file, layer=match["band"], date=date, tile=named.get("tile"), baseline=named.get("baseline"))
             )
     if not found:
         example = f"; one of {len(rasters)} files is {rasters[0]}" if rasters else "; there are none"
-        raise ValueError(f"{folder}: no GeoTIFF fits {pattern.pattern!r} with one of the bands {sorted(bands)}{example}")
+        others = products.passed_over()
+        raise ValueError(
+            f"{folder}: no GeoTIFF fits {pattern.pattern!r} with one of the bands {sorted(bands)}{example}"
+            + (f"; {others}" if others else "")
+        )
+    products.report()
+    if unfitting:
+        note(f"{folder}: passed over {len(unfitting)} GeoTIFFs whose names do not fit the pattern, such as {unfitting[0]}")
     return found
 
 

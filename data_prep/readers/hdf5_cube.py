@@ -12,11 +12,13 @@ import numpy as np
 
 from common.grid import Grid, grid_from_centres, grid_from_transform, nesting_factor
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.hdf5_files import dataset_name, open_hdf5, read_dataset
-from data_prep.readers.offsets import Offset, stated_offsets
-from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
+from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
+from data_prep.readers.radiometry import harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested
 
 
@@ -67,6 +69,8 @@ class Hdf5Cube:
     A file with one variable per band (option `variables`) has variables (time, y, x) with the CF coordinates `time`, `x`, `y`
     and a grid mapping `spatial_ref`, or with the attributes above.
 
+    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor.
+
     Options of scene.yaml:
         path: path or fsspec URL of the file.
         paths: list of files or URLs instead of `path`. A variable is read from the first file that has it. The grids of coarser
@@ -78,7 +82,8 @@ class Hdf5Cube:
         resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default; it keeps the measured numbers)
             or `bilinear`. Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
-            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it.
+            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it
+            and the file does not state it (add_offset). It must not contradict the file.
         storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
@@ -109,7 +114,7 @@ class Hdf5Cube:
             for path in paths:
                 self._files.append(open_hdf5(path, storage_options, self._stack))
             self._set_up(variables, reflectance, quality or sensor.quality.name, bands)
-            self._offsets = stated_offsets(offset, sensor, self.dates, self._origin)
+            self._offsets = self._offsets_of_layers(stated_offsets(offset, sensor, self.dates, self._origin))
         except BaseException:
             self.__exit__()
             raise
@@ -138,10 +143,14 @@ class Hdf5Cube:
             names = [text(name) for name in names]
             if len(names) != dataset.shape[1]:
                 raise ValueError(f"{self._origin}: {len(names)} band names {names} for {dataset.shape[1]} bands")
-            layers = [_Layer(dataset, self._grid(dataset), band_positions(names, self.sensor, self._origin))]
+            positions = band_positions(names, self.sensor, self._origin)
+            check_stacked_bands(positions, _band_attributes(dataset), len(names), self.sensor, dataset_name(dataset))
+            layers = [_Layer(dataset, self._grid(dataset), positions)]
         else:
             band_positions(list(variables), self.sensor, f"{self._origin}, option variables")
             datasets = [self._find(variables[band], "(time, y, x)", 3) for band in self.sensor.bands]
+            for band, dataset in zip(self.sensor.bands, datasets, strict=True):
+                check_band(band, dataset.attrs, self.sensor, dataset_name(dataset))
             layers = [_Layer(dataset, self._grid(dataset)) for dataset in datasets]
         quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
         # A quality layer beside stacked reflectance has the same grid and need not state it again.
@@ -159,15 +168,17 @@ class Hdf5Cube:
                 raise ValueError(
                     f"{dataset_name(layer.dataset)}: its dates differ from those of {dataset_name(layers[0].dataset)}"
                 )
+        origin = dataset_name(quality_set)
+        check_quality_encoding(cf_encoding(quality_set.dtype, quality_set.attrs, origin), self.sensor, origin)
+
+    def _offsets_of_layers(self, stated: np.ndarray | None) -> np.ndarray:
+        """Offsets (T, 1) of a stacked file, or (T, C) of variables, each of which may state its own."""
+        columns = []
         for layer in self._layers:
-            nodata = layer.dataset.attrs.get("_FillValue")
-            check_stored(
-                layer.dataset.dtype,
-                None if nodata is None else float(np.ravel(nodata)[0]),
-                self.sensor,
-                dataset_name(layer.dataset),
-            )
-        check_quality_type(quality_set.dtype, dataset_name(quality_set))
+            origin = dataset_name(layer.dataset)
+            in_file = check_encoding(cf_encoding(layer.dataset.dtype, layer.dataset.attrs, origin), self.sensor, origin)
+            columns.append(offsets_in_effect(stated, in_file, self.sensor, self.dates, origin))
+        return np.stack(columns, axis=1)
 
     def _find(self, name: str, shape: str, ndim: int) -> h5py.Dataset:
         for file in self._files:
@@ -214,6 +225,15 @@ class Hdf5Cube:
         if len(dates) != dataset.shape[0]:
             raise ValueError(f"{dataset_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
         return dates
+
+
+def _band_attributes(dataset: h5py.Dataset) -> dict[str, Any]:
+    """Attributes of a dataset, and the coordinates that it names (CF Conventions 1.11, section 5)."""
+    attributes = dict(dataset.attrs)
+    for name in text(attributes.get("coordinates", "")).split():
+        if isinstance(found := dataset.file.get(name), h5py.Dataset) and found.ndim == 1:
+            attributes[name] = found[:]
+    return attributes
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:

@@ -12,11 +12,13 @@ from affine import Affine
 
 from common.grid import Grid, grid_from_transform
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.hdf5_files import open_hdf5, read_dataset
-from data_prep.readers.offsets import Offset, stated_offsets
-from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
+from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
+from data_prep.readers.radiometry import harmonised_series
 
 NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
 
@@ -26,6 +28,8 @@ class Hdf5Sample:
 
     Without a quality dataset every complete observation is valid. Without georeference the grid has the local CRS `NOWHERE` and
     pixels of size 1, and is not `georeferenced`; then a map cannot give the land cover.
+
+    The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file; or a folder of such files, or a text file with one path per line, for a scene that
@@ -39,7 +43,8 @@ class Hdf5Sample:
             never guessed.
         crs: coordinate reference system, for files with an attribute `transform` but no `crs`.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
-            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it.
+            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it
+            and the file does not state it (add_offset). It must not contradict the file.
         storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
@@ -64,20 +69,22 @@ class Hdf5Sample:
             self._data = self._find(dataset or sensor.name, 4, "(T, C, H, W)")
             frames, channels, height, width = self._data.shape
             where = f"{path}/{dataset or sensor.name}"
-            fill = self._data.attrs.get("_FillValue")
-            check_stored(self._data.dtype, None if fill is None else float(np.ravel(fill)[0]), sensor, where)
+            in_file = check_encoding(cf_encoding(self._data.dtype, self._data.attrs, where), sensor, where)
             named = bands if bands is not None else self._attribute("bands")
             names = list(sensor.bands) if named is None else [text(name) for name in named]
             if len(names) != channels:
                 raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
             self._channels = band_positions(names, sensor, where)
+            check_stacked_bands(self._channels, self._data.attrs, channels, sensor, where)
             self._quality = None if quality is None else self._find(quality, 3, "(T, H, W), the quality layer")
             if self._quality is not None:
-                check_quality_type(self._quality.dtype, f"{path}/{quality}")
+                encoding = cf_encoding(self._quality.dtype, self._quality.attrs, f"{path}/{quality}")
+                check_quality_encoding(encoding, sensor, f"{path}/{quality}")
                 if self._quality.shape != (frames, height, width):
                     raise ValueError(f"{path}/{quality}: has shape {self._quality.shape}; expected {(frames, height, width)}")
             self.dates = self._dates(dates, frames)
-            self._offsets = stated_offsets(offset, sensor, self.dates, path)
+            stated = stated_offsets(offset, sensor, self.dates, path)
+            self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, where)
             self.grid = self._grid(crs, (height, width))
             self.chunk = self._data.chunks[2:] if self._data.chunks else (height, width)
         except BaseException:

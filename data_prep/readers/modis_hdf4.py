@@ -17,13 +17,17 @@ from rasterio.crs import CRS
 
 from common.grid import Grid
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
-from data_prep.readers.file_names import check_one_tile, named_pattern, parse_date
+from data_prep.readers.encoding import check_encoding, check_quality_encoding, hdf_eos_encoding
+from data_prep.readers.file_names import Products, check_one_tile, named_pattern, parse_date
 from data_prep.readers.folder import Folder
+from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
-from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
+from data_prep.readers.radiometry import harmonised_series
 
-PATTERN = r"(?:.*/)?MCD43A4\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.\d{3}\.\d{13}\.hdf"
+PATTERN = r"(?:.*/)?(?P<product>\w+)\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.\d{3}\.\d{13}\.hdf"
+PRODUCTS = ("MCD43A4",)  # of a sensor that states none
 REFLECTANCE = "Nadir_Reflectance_Band{}"
 QUALITY = "BRDF_Albedo_Band_Mandatory_Quality_Band{}"
 MAX_OPEN_FILES = 64  # for each open remote file there is a local copy of some 100 MB
@@ -45,15 +49,18 @@ class _OpenGranule:
 class ModisHdf4:
     """MCD43A4 (or another gridded MODIS product) of one tile, one file per day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
 
-    The grid comes from StructMetadata.0 of the file. Where each band has its own quality field, the worst code counts. The HDF4
-    library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises an
-    error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those of
-    the archive after a download.
+    The grid comes from StructMetadata.0 of the file. The attributes scale_factor, add_offset and _FillValue of the fields must
+    agree with the sensor; files do not state wavelengths. Where each band has its own quality field, the worst code counts. The
+    HDF4 library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises
+    an error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those
+    of the archive after a download.
 
     Options of scene.yaml:
         path: path or fsspec URL of the folder.
         pattern: regular expression for the paths of files relative to the folder, with the named group `date` (year and day of
-            year); with a group `tile`, a second tile in the folder is an error. By default it fits the names of MCD43A4.
+            year); with a group `tile`, a second tile in the folder is an error. By default it fits the names of all gridded
+            MODIS products; a note says how many files of products other than those of the sensor (`products` in its YAML, else
+            MCD43A4) were passed over. With a pattern without a group `product`, all files that fit are read.
         fields: field of each band of the sensor; by default `{b1: Nadir_Reflectance_Band1, ...}` for b1 to b7.
         quality: list of the quality fields; by default `[BRDF_Albedo_Band_Mandatory_Quality_Band1, ...]` for the same bands.
         storage_options: options of the file system of an fsspec URL, such as credentials.
@@ -78,7 +85,7 @@ class ModisHdf4:
             )
         self.sensor = sensor
         self._folder = Folder(path, storage_options)
-        found = _find_files(self._folder, pattern)
+        found = _find_files(self._folder, pattern, Products(sensor, path, PRODUCTS))
         self.dates = np.array(sorted(found), dtype="datetime64[D]")
         self._files = [found[date] for date in self.dates]
         self._copies: tempfile.TemporaryDirectory[str] | None = None if self._folder.local else tempfile.TemporaryDirectory()
@@ -183,23 +190,30 @@ class ModisHdf4:
         return str(copy)
 
     def _check(self, field: Any, name: str, where: str) -> None:
-        """Raises ValueError unless a field has the type and the no-data number of the sensor."""
+        """Raises ValueError unless a field has the type, no-data number, scale and band of the sensor, and no offset."""
         stored = np.asarray(field.get(start=(0, 0), count=(1, 1))).dtype
+        where, attributes = f"{where}, {name}", field.attributes()
+        encoding = hdf_eos_encoding(stored, attributes, where)
         if name in self._quality:
-            check_quality_type(stored, f"{where}, {name}")
-        else:
-            check_stored(stored, field.attributes().get("_FillValue"), self.sensor, f"{where}, {name}")
+            check_quality_encoding(encoding, self.sensor, where)
+            return
+        offset_in_effect(0, check_encoding(encoding, self.sensor, where), self.sensor, where)
+        for band in (band for band, of_band in self._fields.items() if of_band == name):
+            check_band(band, attributes, self.sensor, where)
 
 
-def _find_files(folder: Folder, pattern: str) -> dict[np.datetime64, str]:
-    """The file of each day. Raises ValueError when no file fits, two files have one day, or they are of several tiles."""
+def _find_files(folder: Folder, pattern: str, products: Products) -> dict[np.datetime64, str]:
+    """The file of each day, of accepted products.
+
+    Raises ValueError when no file fits, two files have one day, or they are of several tiles.
+    """
     expression = named_pattern(pattern, {"date"}, str(folder))
     found: dict[np.datetime64, str] = {}
     tiles = []
     files = folder.files()
     for file in files:
         match = expression.fullmatch(file)
-        if match is None:
+        if match is None or not products.accept(match.groupdict().get("product")):
             continue
         date = parse_date(match["date"], "%Y%j", folder.where(file))
         tiles.append(match.groupdict().get("tile"))
@@ -208,7 +222,13 @@ def _find_files(folder: Folder, pattern: str) -> dict[np.datetime64, str]:
             raise ValueError(f"{folder}: two files of {date}, {found[date]} and {file}; keep the one of the later processing")
         found[date] = file
     if not found:
-        raise ValueError(f"{folder}: none of its {len(files)} files fits {pattern!r}{f'; one is {files[0]}' if files else ''}")
+        facts = [
+            f"none of its {len(files)} files fits {pattern!r}",
+            f"one is {files[0]}" if files else "",
+            products.passed_over(),
+        ]
+        raise ValueError(f"{folder}: {'; '.join(fact for fact in facts if fact)}")
+    products.report()
     return found
 
 

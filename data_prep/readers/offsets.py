@@ -10,14 +10,18 @@ import numpy as np
 
 from data_prep.archive.sensor import Sensor
 
+FIRST_BASELINE_WITH_OFFSET = "04.00"  # of Sentinel-2; since 2022-01-25, and for older images that were processed again
+
 # The option `offset` in scene.yaml: one number, or numbers by the first date or the first processing baseline they apply to.
 Offset = int | Mapping[Any, int] | None
 
 
 def stated_offsets(
     offset: Offset, sensor: Sensor, dates: np.ndarray, origin: str, baselines: Sequence[str | None] | None = None
-) -> np.ndarray:
+) -> np.ndarray | None:
     """The additive offset of each date according to scene.yaml: int64 (T,), to be added to the stored numbers.
+
+    None when archives of the sensor differ in the offset and scene.yaml does not state it: then the files must.
 
     Args:
         offset: one whole number for all dates; or numbers by the date from which they apply,
@@ -28,15 +32,11 @@ def stated_offsets(
         origin: begins error messages.
         baselines: (T,) processing baselines where file names contain them.
 
-    Raises ValueError when archives of the sensor differ in the offset and scene.yaml does not state it (it is never guessed),
-    when they do not differ and scene.yaml states one, and when a date lies before all keys of `offset`.
+    Raises ValueError when archives of the sensor do not differ and scene.yaml states an offset, when a date lies before all keys
+    of `offset`, and when baselines contradict it.
     """
     if sensor.offset_varies and offset is None:
-        raise ValueError(
-            f"{origin}: archives of {sensor.name} differ in an additive offset, so scene.yaml must state it: "
-            "`offset: -1000` for Sentinel-2 from processing baseline 04.00 on, `offset: 0` before or when harmonised already, "
-            "or both by date or baseline, `offset: {2015-06-23: 0, 2022-01-25: -1000}`"
-        )
+        return None
     stated = offset if isinstance(offset, Mapping) else {None: 0 if offset is None else offset}
     for number in stated.values():
         if isinstance(number, bool) or not isinstance(number, int):
@@ -48,14 +48,25 @@ def stated_offsets(
             "if its archives differ in it, its YAML needs offset_varies: true"
         )
     if not isinstance(offset, Mapping):
-        return np.full(len(dates), stated[None], dtype=np.int64)
+        offsets, by_baseline = np.full(len(dates), stated[None], dtype=np.int64), False
+    else:
+        offsets, by_baseline = _offsets_by_key(offset, dates, origin, baselines)
+    for date, number, baseline in zip(dates, offsets.tolist(), baselines or [None] * len(dates), strict=True):
+        check_baseline(number, baseline, sensor, date, origin, by_baseline)
+    return offsets
+
+
+def _offsets_by_key(
+    offset: Mapping[Any, int], dates: np.ndarray, origin: str, baselines: Sequence[str | None] | None
+) -> tuple[np.ndarray, bool]:
+    """The offset of each image by the keys of `offset`, int64 (T,), and whether these are processing baselines, not dates."""
     keys, sought = _offset_keys(offset, dates, origin, baselines)
     order = np.argsort(keys)
     position = np.searchsorted(keys[order], sought, side="right") - 1
     if (position < 0).any():
         first = int(np.argmax(position < 0))
         raise ValueError(f"{origin}: offset {dict(offset)} says nothing of {dates[first]}, which lies before all of its keys")
-    return np.array(list(offset.values()), dtype=np.int64)[order][position]
+    return np.array(list(offset.values()), dtype=np.int64)[order][position], sought is not dates
 
 
 def _offset_keys(
@@ -75,6 +86,64 @@ def _offset_keys(
         raise ValueError(
             f"{origin}: offset {dict(offset)}: keys must all be dates like 2022-01-25, or baselines: {error}"
         ) from error
+
+
+def check_baseline(
+    offset: int, baseline: str | None, sensor: Sensor, date: np.datetime64, origin: str, by_baseline: bool = False
+) -> None:
+    """Raises ValueError when the offset that scene.yaml states for an image contradicts its processing baseline.
+
+    An archive may have removed the offset of later baselines; but whoever means that states it by baseline (`by_baseline`).
+    """
+    if not sensor.offset_varies or baseline is None:
+        return
+    later = baseline_number(baseline) >= baseline_number(FIRST_BASELINE_WITH_OFFSET)
+    if (offset != 0) == later or (later and by_baseline):
+        return
+    expected = "-1000 from" if later else "none before"
+    removed = ", or `offset: {00.00: 0, 04.00: 0}` if this archive has removed it" if later else ""
+    raise ValueError(
+        f"{origin}: scene.yaml states the offset {offset} for {date}, but its processing baseline is {baseline}, and the offset "
+        f"is {expected} {FIRST_BASELINE_WITH_OFFSET}; state it by baseline, `offset: {{00.00: 0, 04.00: -1000}}`{removed}"
+    )
+
+
+def offset_in_effect(stated: int | None, in_file: float | None, sensor: Sensor, origin: str) -> int:
+    """The offset of an image by what scene.yaml or metadata of the product state, and by what the file itself states.
+
+    Raises ValueError when they differ by a stored number or more, and when neither states an offset: it is never guessed.
+    """
+    if in_file is None and stated is not None:
+        return stated
+    if in_file is None:
+        raise ValueError(
+            f"{origin}: archives of {sensor.name} differ in an additive offset, and the file states none, so scene.yaml must "
+            "state it: `offset: -1000` for Sentinel-2 from processing baseline 04.00 on, `offset: 0` before or when harmonised "
+            "already, or both by date or baseline, `offset: {2015-06-23: 0, 2022-01-25: -1000}`"
+        )
+    if stated is not None and abs(in_file - stated) >= 1:
+        if sensor.offset_varies:
+            other = f"scene.yaml or the metadata of the product state {stated}"
+            advice = "leave `offset` out, and the file decides, or correct what the file states (add_offset)"
+        else:
+            other, advice = f"source {sensor.name} has none", "if its archives differ in it, its YAML needs offset_varies: true"
+        raise ValueError(f"{origin}: the file states the offset {in_file:g}, but {other}; {advice}")
+    if stated is not None:
+        return stated
+    offset = round(in_file)
+    check_offset(offset, sensor, origin)
+    return offset
+
+
+def offsets_in_effect(
+    stated: np.ndarray | None, in_file: float | None, sensor: Sensor, dates: np.ndarray, origin: str
+) -> np.ndarray:
+    """`offset_in_effect` for each date of a file that holds a series: int64 (T,)."""
+    if stated is None:
+        return np.full(len(dates), offset_in_effect(None, in_file, sensor, origin), dtype=np.int64)
+    for offset in np.unique(stated).tolist():
+        offset_in_effect(offset, in_file, sensor, origin)
+    return stated
 
 
 def check_offset(offset: int, sensor: Sensor, origin: str) -> None:

@@ -1,4 +1,4 @@
-"""From stored numbers to a Series: checks types, adds the offsets and finds the clear observations."""
+"""From stored numbers to a Series: adds the offsets and finds the clear observations."""
 
 from __future__ import annotations
 
@@ -6,29 +6,6 @@ import numpy as np
 
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
-
-
-def check_stored(dtype: np.dtype, nodata: float | None, sensor: Sensor, origin: str) -> None:
-    """Raises ValueError unless the stored dtype fits that of the sensor, and both have the same no-data value."""
-    if not np.can_cast(dtype, np.dtype(sensor.dtype), "safe"):
-        if np.issubdtype(dtype, np.floating):
-            advice = (
-                f"pixels must stay integers as the product stores them, which cannot be NaN: convert with "
-                f"round(reflectance / {sensor.scale:g}), NaN to {sensor.nodata}, as {sensor.dtype}"
-            )
-        else:
-            advice = "convert them, or describe the sensor in a YAML of its own"
-        raise ValueError(
-            f"{origin}: numbers are stored as {dtype}; source {sensor.name} has {sensor.dtype} as the product stores; {advice}"
-        )
-    if nodata is not None and not np.isnan(nodata) and nodata != sensor.nodata:
-        raise ValueError(f"{origin}: no data is {nodata:g} in the file, but {sensor.nodata} for source {sensor.name}")
-
-
-def check_quality_type(dtype: np.dtype, origin: str) -> None:
-    """Raises ValueError unless quality codes are integers."""
-    if not np.issubdtype(dtype, np.integer):
-        raise ValueError(f"{origin}: quality codes are stored as {dtype}; expected integers, never scaled or averaged")
 
 
 def harmonised_series(

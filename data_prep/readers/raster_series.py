@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,11 +16,14 @@ from common.crs import crs_text
 from common.grid import Grid, nesting_factor
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.assets import Assets
+from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
+from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
-from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
+from data_prep.readers.radiometry import harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested
 
 MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
@@ -34,11 +37,13 @@ class _OpenRaster:
         dataset: rasterio dataset.
         grid: its grid.
         factor: number of pixels of the series that one of its pixels covers along each axis.
+        offset: additive offset of the stored numbers that the file states; None where it states none.
     """
 
     dataset: Any
     grid: Grid
     factor: int
+    offset: float | None = None
 
 
 class RasterSeries:
@@ -48,7 +53,7 @@ class RasterSeries:
         folder: folder of the files, or what opens files of any places.
         sensor: meaning of the numbers.
         images: one per date, in ascending order.
-        offsets: (T,) or (T, C), added to the stored numbers.
+        offsets: (T,) or (T, C), added to the stored numbers. None: each file states its own.
         resampling: how coarser reflectance is resampled to the finest grid, `nearest` or `bilinear`; quality is always
             resampled with nearest neighbours. `nearest` is the default, since it keeps the measured numbers, does not spread
             clouds to clear neighbours, and is how most published series resample bands of 20 m to 10 m.
@@ -59,17 +64,18 @@ class RasterSeries:
         folder: Folder | Assets,
         sensor: Sensor,
         images: Sequence[ImageFiles],
-        offsets: np.ndarray,
+        offsets: np.ndarray | None,
         resampling: str = "nearest",
     ) -> None:
         check_resampling(resampling, str(folder))
         self.sensor = sensor
         self.dates = np.array([image.date for image in images], dtype="datetime64[D]")
-        self._folder, self._images, self._offsets = folder, images, offsets
+        self._folder, self._images = folder, images
+        self._offsets = None if offsets is None else np.broadcast_to(offsets.T, (len(sensor.bands), len(images))).T
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
         self._open = OpenFiles(self._opened, lambda opened: opened.dataset.close(), MAX_OPEN_FILES)
         self._first: dict[str, Any] = {}  # files of the first date, which are opened once, before the grid is known
-        self._quality_files = {file for image in images for file in image.quality}
+        self._bands = {file: band for image in images for band, file in zip(sensor.bands, image.bands, strict=True)}
         first = (*images[0].bands, *images[0].quality)
         with rasterio.Env(**GDAL_SETTINGS):
             try:  # the first date already shows an error that concerns all dates
@@ -79,6 +85,8 @@ class RasterSeries:
                     grids.append(self._grid_of(self._first[file], file))
                 self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
                 chunks = [self._chunk(file) for file in first]
+                for channel, file in enumerate(images[0].bands):
+                    self._offset(0, channel, file)
             except ValueError:
                 for dataset in self._first.values():
                     dataset.close()
@@ -95,14 +103,16 @@ class RasterSeries:
             raise ValueError(f"{self._folder}: no dates chosen to read")
         window = row, col, height, width
         pixels = np.empty((len(chosen), len(self.sensor.bands), height, width), dtype=self.sensor.dtype)
+        offsets = np.empty(pixels.shape[:2], dtype=np.int64)
         codes = []
         with rasterio.Env(**GDAL_SETTINGS):
             for frame, time in enumerate(chosen):
                 image = self._images[time]
                 for channel, file in enumerate(image.bands):
                     pixels[frame, channel] = self._read(file, window, self._bilinear_nodata)
+                    offsets[frame, channel] = self._offset(time, channel, file)
                 codes.append(self.sensor.quality.worst([self._read(file, window, None) for file in image.quality]))
-        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, offsets)
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +131,11 @@ class RasterSeries:
 
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
 
+    def _offset(self, time: int, channel: int, file: str) -> int:
+        """The offset of a band at a date. Raises ValueError when it is not known, or the file states another."""
+        stated = None if self._offsets is None else int(self._offsets[time, channel])
+        return offset_in_effect(stated, self._open[file].offset, self.sensor, self._folder.where(file))
+
     def _chunk(self, file: str) -> tuple[int, int]:
         """(rows, columns) of the series that one tile or strip of `file` covers."""
         opened = self._open[file]
@@ -137,13 +152,15 @@ class RasterSeries:
         try:
             if dataset.count != 1:
                 raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")
-            stored = np.dtype(dataset.dtypes[0])
-            if file in self._quality_files:
-                check_quality_type(stored, where)
+            attributes = _attributes(dataset)
+            encoding, offset = _encoding(dataset, attributes, where), None
+            if file in self._bands:
+                check_band(self._bands[file], attributes, self.sensor, where)
+                offset = check_encoding(encoding, self.sensor, where)
             else:
-                check_stored(stored, dataset.nodata, self.sensor, where)
+                check_quality_encoding(encoding, self.sensor, where)
             grid = self._grid_of(dataset, file)
-            return _OpenRaster(dataset=dataset, grid=grid, factor=nesting_factor(grid, self.grid, where))
+            return _OpenRaster(dataset=dataset, grid=grid, factor=nesting_factor(grid, self.grid, where), offset=offset)
         except ValueError:
             dataset.close()
             raise
@@ -155,3 +172,19 @@ class RasterSeries:
         return Grid(
             crs=crs_text(dataset.crs.to_wkt(), where), transform=dataset.transform, height=dataset.height, width=dataset.width
         )
+
+
+def _attributes(dataset: Any) -> dict[str, Any]:
+    """What GDAL knows of the band of a file: tags of the file and of the band, and its description."""
+    return {**dataset.tags(), **dataset.tags(1), **dataset.tags(1, ns="IMAGERY"), "description": dataset.descriptions[0]}
+
+
+def _encoding(dataset: Any, attributes: Mapping[str, Any], where: str) -> Encoding:
+    """The encoding of a file: the scale and offset of its band, else those that its tags state in the words of CF.
+
+    An offset of 0 beside a scale counts as not stated: GDAL has it for every band.
+    """
+    dtype, scale, offset = np.dtype(dataset.dtypes[0]), dataset.scales[0], dataset.offsets[0]
+    if (scale, offset) != (1, 0):
+        return Encoding(dtype=dtype, nodata=dataset.nodata, scale=scale, offset=offset or None)
+    return replace(cf_encoding(dtype, attributes, where), nodata=dataset.nodata)

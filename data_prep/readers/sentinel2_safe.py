@@ -13,19 +13,28 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.file_names import FoundFile, check_one_tile, group_into_images, parse_date
+from data_prep.readers.file_names import FoundFile, Products, check_one_tile, group_into_images, parse_date
 from data_prep.readers.folder import Folder
-from data_prep.readers.offsets import Offset, baseline_number, check_offset, stated_offsets
+from data_prep.readers.offsets import (
+    FIRST_BASELINE_WITH_OFFSET,
+    Offset,
+    baseline_number,
+    check_baseline,
+    check_offset,
+    stated_offsets,
+)
 from data_prep.readers.raster_series import RasterSeries
 
 METADATA = "MTD_MSIL2A.xml"
-FIRST_BASELINE_WITH_OFFSET = "04.00"  # since 2022-01-25; reprocessed older images (Collection 1) have an offset, too
 # Numbers of the bands, for products whose metadata do not list them (Sentinel-2 Products Specification Document).
 BAND_NUMBERS = dict(enumerate(["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]))
 FILE = re.compile(
     r"(?P<product>(?:.*/)?)GRANULE/[^/]+/IMG_DATA/R\d\dm/"
     r"(?:L2A_)?T(?P<tile>\w{5})_(?P<date>\d{8})T\d{6}_(?P<layer>\w+)_(?P<metres>\d\d)m\.jp2"
 )
+# Images of any product level; those of Level 1C have the same bands and names, but not the layout above.
+LEVEL = re.compile(r"(?:.*/)?GRANULE/(?P<level>L\d\w)_[^/]+/IMG_DATA/.+\.jp2")
+PRODUCTS = ("MSIL2A",)  # of a sensor that states none
 
 
 class Sentinel2Safe(RasterSeries):
@@ -33,7 +42,7 @@ class Sentinel2Safe(RasterSeries):
 
     Each band and the scene classification (SCL) are read at the finest resolution that the product holds. The additive offset
     of each date and band comes from MTD_MSIL2A.xml (BOA_ADD_OFFSET; there is none before processing baseline 04.00), so a
-    series may span baselines.
+    series may span baselines. A note says how many images of other product levels (L1C) were passed over.
 
     Options of scene.yaml:
         path: path or fsspec URL of a folder of SAFE folders, or of one SAFE folder.
@@ -41,7 +50,8 @@ class Sentinel2Safe(RasterSeries):
         resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see RasterSeries. SCL is
             always resampled with nearest neighbours.
         offset: additive offset of products whose metadata are missing or do not state it: one number, or numbers by the date
-            from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. It must not contradict the metadata.
+            from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. It must not contradict the metadata,
+            nor the processing baseline in the name of the product.
         storage_options: options of the file system of an fsspec URL, such as credentials.
     """
 
@@ -58,13 +68,15 @@ class Sentinel2Safe(RasterSeries):
         folder = Folder(path, storage_options)
         files = folder.files()
         layers = {layer: [layer] for layer in (*sensor.bands, sensor.quality.name)}
-        found, products = _find_layers(folder, files, set(layers))
+        found, products = _find_layers(folder, files, set(layers), Products(sensor, path, PRODUCTS))
         images = group_into_images(found, layers, sensor, incomplete, path)
         in_order = [(image.date, products[image.date]) for image in images]
         super().__init__(folder, sensor, images, _offsets(in_order, folder, set(files), sensor, offset), resampling)
 
 
-def _find_layers(folder: Folder, files: list[str], layers: set[str]) -> tuple[list[FoundFile], dict[np.datetime64, str]]:
+def _find_layers(
+    folder: Folder, files: list[str], layers: set[str], levels: Products
+) -> tuple[list[FoundFile], dict[np.datetime64, str]]:
     """The finest file of each layer and date, and the path of the product of each date.
 
     Raises ValueError when there is no product, a date has two, a layer of a product has two files, or there are several tiles.
@@ -73,7 +85,11 @@ def _find_layers(folder: Folder, files: list[str], layers: set[str]) -> tuple[li
     products: dict[np.datetime64, set[str]] = defaultdict(set)
     for file in files:
         match = FILE.fullmatch(file)
-        if match is None or match["layer"] not in layers:
+        if match is None:
+            other = LEVEL.fullmatch(file)
+            levels.accept(f"MSI{other['level']}" if other else None)
+            continue
+        if match["layer"] not in layers:
             continue
         date = parse_date(match["date"], "%Y%m%d", folder.where(file))
         products[date].add(match["product"])
@@ -84,9 +100,12 @@ def _find_layers(folder: Folder, files: list[str], layers: set[str]) -> tuple[li
             )
         found[key] = FoundFile(path=file, layer=match["layer"], date=date, tile=match["tile"])
     if not found:
+        others = levels.passed_over()
         raise ValueError(
             f"{folder}: no Level-2A product: none of its {len(files)} files is like *.SAFE/GRANULE/*/IMG_DATA/R10m/*_B02_10m.jp2"
+            + (f"; {others}" if others else "")
         )
+    levels.report()
     check_one_tile((file.tile for file in found.values()), str(folder))
     for date, several in products.items():
         if len(several) > 1:
@@ -109,6 +128,8 @@ def _offsets(
         known = _offsets_in_metadata(folder.read_bytes(file), sensor, folder.where(file)) if file in files else None
         if known is None:
             if said is not None:
+                named = re.search(r"_(N\d{4})_[^/]*$", folder.where(product).rstrip("/"))
+                check_baseline(said, named and named[1], sensor, date, folder.where(product))
                 result[time] = said
                 continue
             raise ValueError(

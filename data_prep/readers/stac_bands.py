@@ -9,19 +9,16 @@ import numpy as np
 
 from data_prep.archive.sensor import Sensor
 from data_prep.archive.stac_collections import StacCollection
-from data_prep.readers.offsets import baseline_number, check_offset
-from data_prep.readers.radiometry import check_quality_type, check_stored
+from data_prep.readers.encoding import Encoding, check_encoding, check_quality_encoding
+from data_prep.readers.offsets import FIRST_BASELINE_WITH_OFFSET, baseline_number, check_offset
 
 if TYPE_CHECKING:
     from pystac import Asset, Item
 
 BASELINE = "s2:processing_baseline"
 OFFSET_APPLIED = "earthsearch:boa_offset_applied"
-FIRST_BASELINE_WITH_OFFSET = "04.00"
-SENTINEL2_OFFSET = (
-    -1000
-)  # BOA_ADD_OFFSET of all bands in all Level-2A baselines so far (Sentinel-2 Products Specification Document)
-SCALE_TOLERANCE = 1e-6
+# BOA_ADD_OFFSET of all bands in all baselines of Level-2A that have one (Sentinel-2 Products Specification Document).
+SENTINEL2_OFFSET = -1000
 FACTS = ("name", "common_name", "center_wavelength", "data_type", "nodata", "scale", "offset")
 
 
@@ -46,23 +43,28 @@ def band_facts(asset: Asset) -> dict[str, Any]:
 def assets_by_names(item: Item, stated: Mapping[str, tuple[str, ...]], sensor: Sensor, origin: str) -> dict[str, tuple[str, ...]]:
     """The asset keys of each band and of the quality layer: `stated` ones, else by the names in the item.
 
-    The asset of a band is the one whose key or whose band has its name. Raises ValueError that lists what the item holds when a
-    band is not found, or several assets could be it.
+    The asset of a band is the one whose key or whose band has its name; without one, that whose band has its common name. Raises
+    ValueError that lists what the item holds when a band is not found, or several assets could be it.
     """
     names: dict[str, set[str]] = {}
+    common_names: dict[str, set[str]] = {}
     for key, asset in item.assets.items():
         if not asset.roles or "data" in asset.roles:
-            names.setdefault(key, set()).add(key)
-            names.setdefault(str(band_facts(asset).get("name", key)), set()).add(key)
-    layers = (*sensor.bands, sensor.quality.name)
-    unclear = [layer for layer in layers if layer not in stated and len(names.get(layer, ())) != 1]
+            facts = band_facts(asset)
+            for name in (key, facts.get("name")):
+                names.setdefault(str(name), set()).add(key)
+            common_names.setdefault(str(facts.get("common_name")), set()).add(key)
+    found = {layer: stated.get(layer) or tuple(names.get(layer, ())) for layer in (*sensor.bands, sensor.quality.name)}
+    for band, common_name in sensor.common_names.items():
+        found[band] = found[band] or tuple(common_names.get(common_name, ()))
+    unclear = [layer for layer, keys in found.items() if layer not in stated and len(keys) != 1]
     if unclear:
         held = ", ".join(f"{key} ({text})" if (text := band_text(asset)) else key for key, asset in item.assets.items())
         raise ValueError(
             f"{origin}: which assets are {', '.join(unclear)} of source {sensor.name}? Item {item.id} has {held}; say it in "
             f"scene.yaml: `assets: {{{unclear[0]}: KEY}}`"
         )
-    return {layer: stated.get(layer) or tuple(names[layer]) for layer in layers}
+    return found
 
 
 def band_text(asset: Asset) -> str:
@@ -71,21 +73,21 @@ def band_text(asset: Asset) -> str:
     return ", ".join(str(facts[key]) for key in ("name", "common_name") if key in facts)
 
 
-def check_asset(item: Item, key: str, sensor: Sensor, is_quality: bool, origin: str) -> None:
-    """Raises ValueError unless what an item says of the numbers of an asset fits the sensor; what it leaves out is not."""
+def check_asset(item: Item, key: str, sensor: Sensor, is_quality: bool, origin: str) -> float | None:
+    """Return the additive offset that `raster:bands` states for an asset, in stored numbers; None where it states none.
+
+    Raises ValueError when what the item says of the numbers does not fit the sensor; what it leaves out is not checked.
+    """
     facts, where = band_facts(item.assets[key]), f"{origin}: item {item.id}, asset {key}"
     try:
-        stored = np.dtype(facts.get("data_type", sensor.dtype))
+        dtype = np.dtype(facts.get("data_type", sensor.dtype))
     except TypeError:  # such as "other"
-        stored = np.dtype(sensor.dtype)
+        dtype = np.dtype(sensor.dtype)
+    nodata, scale, offset = (None if facts.get(name) is None else float(facts[name]) for name in ("nodata", "scale", "offset"))
     if is_quality:
-        check_quality_type(stored, where)
-        return
-    nodata = facts.get("nodata")
-    check_stored(stored, float(nodata) if nodata is not None else None, sensor, where)
-    scale = facts.get("scale")
-    if scale is not None and abs(float(scale) / sensor.scale - 1) > SCALE_TOLERANCE:
-        raise ValueError(f"{where}: reflectance is number * {scale:g}, but number * {sensor.scale:g} for source {sensor.name}")
+        check_quality_encoding(Encoding(dtype=dtype), sensor, where)
+        return None
+    return check_encoding(Encoding(dtype=dtype, nodata=nodata, scale=scale, offset=offset), sensor, where)
 
 
 def stated_grid(item: Item, key: str) -> tuple[tuple[float, ...], tuple[int, ...]] | None:
@@ -105,63 +107,48 @@ def stated_crs(item: Item, key: str) -> str | None:
 
 
 class UnknownOffset(ValueError):
-    """An item does not state the additive offset of its numbers, or not in a way that can be relied on."""
+    """What an item states of the additive offset of its numbers cannot be relied on."""
 
 
-def stated_offsets_of(
-    item: Item, bands: Mapping[str, str], sensor: Sensor, collection: StacCollection | None, origin: str
-) -> np.ndarray:
-    """The additive offset of each band that an item states: int64 (C,).
+def item_offsets(
+    item: Item, by_raster: Sequence[float | None], sensor: Sensor, collection: StacCollection | None, origin: str
+) -> np.ndarray | None:
+    """The additive offset of each band that an item states: int64 (C,); None where it states none.
 
     Args:
         item: a STAC item.
-        bands: asset key of each band, in the order of the sensor.
+        by_raster: the offset of each band by `raster:bands`, in stored numbers, see `check_asset`.
         sensor: sensor of the source.
         collection: the collection, which says what states the offset; None for others, where `raster:bands` does.
         origin: begins error messages.
 
-    Raises UnknownOffset when archives of the sensor differ in the offset and the item does not state it, and ValueError when they
-    do not differ and the item states one.
+    Raises UnknownOffset for an item whose statement cannot be relied on, and ValueError when the sensor has no offset.
     """
     where = f"{origin}: item {item.id}"
-    by_raster = [_raster_offset(item.assets[key], f"{where}, asset {key}") for key in bands.values()]
     if not sensor.offset_varies:
-        wrong = {band: offset for band, offset in zip(bands, by_raster, strict=True) if offset}
-        if wrong:
-            raise ValueError(f"{where}: states the offsets {wrong}, but source {sensor.name} has none")
-        return np.zeros(len(bands), dtype=np.int64)
+        if any(by_raster):
+            raise ValueError(f"{where}: states the offsets {by_raster}, but source {sensor.name} has none")
+        return np.zeros(len(sensor.bands), dtype=np.int64)
     statement = "raster_bands" if collection is None or collection.offset is None else collection.offset
     applied, baseline = item.properties.get(OFFSET_APPLIED), item.properties.get(BASELINE)
-    before = baseline is not None and baseline_number(str(baseline)) < baseline_number(FIRST_BASELINE_WITH_OFFSET)
+    later = baseline is None or baseline_number(str(baseline)) >= baseline_number(FIRST_BASELINE_WITH_OFFSET)
     match statement:
         case "processing_baseline":
-            if baseline is None:
-                raise UnknownOffset(f"{where}: does not state {BASELINE}, which decides the offset")
-            found: Sequence[int] = [0 if before else SENTINEL2_OFFSET] * len(bands)
+            found: Sequence[float | None] = [None if baseline is None else SENTINEL2_OFFSET * later] * len(sensor.bands)
         case "boa_offset_applied":
-            if applied is not True and not before:
+            if applied is not True and later:
                 raise UnknownOffset(
                     f"{where}: states {OFFSET_APPLIED}: {applied} for baseline {baseline}, which is wrong for some items of this "
-                    "collection; sentinel-2-c1-l2a states it well"
+                    "collection (sentinel-2-c1-l2a states it well)"
                 )
-            found = [0] * len(bands)
+            found = [0] * len(sensor.bands)
         case _:
-            if None in by_raster:
-                raise UnknownOffset(f"{where}: its raster:bands do not state an offset for every band")
             if applied is True and any(by_raster):
                 raise UnknownOffset(f"{where}: states the offsets {by_raster} and {OFFSET_APPLIED}, which contradict each other")
-            found = [offset for offset in by_raster if offset is not None]
-    for offset in set(found):
-        check_offset(offset, sensor, where)
-    return np.array(found, dtype=np.int64)
-
-
-def _raster_offset(asset: Asset, where: str) -> int | None:
-    """The offset that `raster:bands` states, in stored numbers: -1000 for an offset of -0.1 at a scale of 0.0001; else None."""
-    facts = band_facts(asset)
-    if "offset" not in facts:
+            found = by_raster
+    numbers = [offset for offset in found if offset is not None]
+    if len(numbers) < len(found):
         return None
-    numbers = float(facts["offset"]) / float(facts.get("scale", 1))
-    if abs(numbers - round(numbers)) > 1e-3:
-        raise ValueError(f"{where}: an offset of {facts['offset']} at a scale of {facts.get('scale', 1)} is no whole number")
-    return round(numbers)
+    for number in set(numbers):
+        check_offset(round(number), sensor, where)
+    return np.rint(numbers).astype(np.int64)

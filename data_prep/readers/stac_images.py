@@ -9,23 +9,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.notes import note
 from data_prep.archive.sensor import Sensor
 from data_prep.archive.stac_collections import StacCollection, stac_collections
 from data_prep.archive.stac_items import day_of, tile_of
+from data_prep.readers.band_metadata import check_band
 from data_prep.readers.file_names import FoundFile, ImageFiles, group_into_images, named_layers
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.stac_bands import (
     BASELINE,
     UnknownOffset,
     assets_by_names,
+    band_facts,
     check_asset,
+    item_offsets,
     stated_crs,
     stated_grid,
-    stated_offsets_of,
 )
 
 if TYPE_CHECKING:
     from pystac import Item
+
+STATE_IT = (
+    "so scene.yaml must state what to add: `offset: {00.00: 0, 04.00: -1000}` for the numbers of Sentinel-2, "
+    "`offset: {00.00: 0, 04.00: 0}` for harmonised ones"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +44,14 @@ class ItemImages:
         collection: name of their collection among the known ones; None for another one.
         items: the items, in the order of dates.
         images: one per item.
-        offsets: (T, C), added to the stored numbers.
+        offsets: (T, C), added to the stored numbers; None when only the files may state them.
         first_band: asset key of the first band.
     """
 
     collection: str | None
     items: list[Item]
     images: list[ImageFiles]
-    offsets: np.ndarray
+    offsets: np.ndarray | None
     first_band: str
 
 
@@ -66,19 +74,26 @@ def item_images(
     check_one_tile(items, known, origin)
     keys = _asset_keys(max(items, key=lambda item: len(item.assets)), known, assets or {}, sensor, origin)
     of_day = one_item_a_day(items, known, origin)
-    files = []
+    files, by_raster = [], {}
     for day, item in of_day.items():
         held = [(layer, key) for layer, of_layer in keys.items() for key in of_layer if key in item.assets]
         if not held:
             raise ValueError(f"{origin}: item {item.id} has no asset of source {sensor.name}, only {', '.join(item.assets)}")
         for layer, key in held:
-            check_asset(item, key, sensor, layer == sensor.quality.name, origin)
+            is_quality = layer == sensor.quality.name
+            by_raster[day, layer] = check_asset(item, key, sensor, is_quality, origin)
+            if known is None and not is_quality and layer not in (assets or {}):  # it was found by its name
+                check_band(layer, band_facts(item.assets[key]), sensor, f"{origin}: item {item.id}, asset {key}")
             files.append(FoundFile(path=item.assets[key].href, layer=key, date=day))
     images = group_into_images(files, keys, sensor, incomplete, origin)
-    items = [of_day[image.date] for image in images]
-    bands = {band: keys[band][0] for band in sensor.bands}
-    offsets = _offsets(items, [image.date for image in images], bands, sensor, known, offset, origin)
-    return ItemImages(collection=name, items=items, images=images, offsets=offsets, first_band=bands[sensor.bands[0]])
+    days = [image.date for image in images]
+    items = [of_day[day] for day in days]
+    stated = [
+        _item_offsets(item, [by_raster[day, band] for band in sensor.bands], sensor, known, offset, origin)
+        for day, item in zip(days, items, strict=True)
+    ]
+    offsets = _offsets(items, days, stated, sensor, offset, origin)
+    return ItemImages(collection=name, items=items, images=images, offsets=offsets, first_band=keys[sensor.bands[0]][0])
 
 
 def _of_source(items: Sequence[Item], sensor: Sensor, collection: str | None, origin: str) -> tuple[str | None, list[Item]]:
@@ -112,6 +127,9 @@ def _of_source(items: Sequence[Item], sensor: Sensor, collection: str | None, or
             f"{origin}: items of several collections, {_listed(items)}, could be source {sensor.name}; keep one, or say "
             "`collection` in scene.yaml"
         )
+    others = [item for name, group in groups.items() if name != chosen[0] for item in group]
+    if others:
+        note(f"{origin}: passed over items of {_listed(others)}; source {sensor.name} reads {_listed(mine)}")
     return chosen[0], mine
 
 
@@ -187,35 +205,52 @@ def _asset_keys(
     return assets_by_names(item, {layer: keys[layer] for layer in assets}, sensor, origin)
 
 
-def _offsets(
-    items: Sequence[Item],
-    dates: Sequence[np.datetime64],
-    bands: Mapping[str, str],
+def _item_offsets(
+    item: Item,
+    by_raster: Sequence[float | None],
     sensor: Sensor,
     collection: StacCollection | None,
     offset: Offset,
     origin: str,
-) -> np.ndarray:
-    """Offsets (T, C) that the items state, else scene.yaml. Raises ValueError when neither does, and when they differ."""
-    stated: np.ndarray | None = None
-    if offset is not None:
-        baselines = [item.properties.get(BASELINE) for item in items]
-        stated = stated_offsets(offset, sensor, np.array(dates), origin, baselines)
-    result = np.zeros((len(items), len(bands)), dtype=np.int64)
-    for time, item in enumerate(items):
-        try:
-            result[time] = stated_offsets_of(item, bands, sensor, collection, origin)
-        except UnknownOffset as error:
-            if stated is None:
-                raise ValueError(
-                    f"{error}; so scene.yaml must state what to add: `offset: -1000` for the numbers of Sentinel-2 from baseline "
-                    "04.00 on, `offset: 0` for harmonised ones"
-                ) from error
+) -> np.ndarray | None:
+    """`item_offsets`, or None where they cannot be relied on and scene.yaml states an offset."""
+    try:
+        return item_offsets(item, by_raster, sensor, collection, origin)
+    except UnknownOffset as error:
+        if offset is None:
+            raise ValueError(f"{error}; {STATE_IT}") from error
+        return None
+
+
+def _offsets(
+    items: Sequence[Item],
+    days: Sequence[np.datetime64],
+    by_item: Sequence[np.ndarray | None],
+    sensor: Sensor,
+    offset: Offset,
+    origin: str,
+) -> np.ndarray | None:
+    """Offsets (T, C) that the items state, else scene.yaml; None when neither does: then the files must.
+
+    Raises ValueError when they differ, and when some items state their offsets, others do not, and neither does scene.yaml.
+    """
+    silent = [item.id for item, of_item in zip(items, by_item, strict=True) if of_item is None]
+    baselines = [item.properties.get(BASELINE) for item in items]
+    stated = None if offset is None else stated_offsets(offset, sensor, np.array(days), origin, baselines)
+    if stated is None and silent:
+        if len(silent) < len(items):
+            raise ValueError(f"{origin}: {len(silent)} of {len(items)} items state no offset, such as {silent[0]}; {STATE_IT}")
+        return None
+    result = np.zeros((len(items), len(sensor.bands)), dtype=np.int64)
+    for time, (item, of_item) in enumerate(zip(items, by_item, strict=True)):
+        if of_item is None:
+            assert stated is not None, item
             result[time] = stated[time]
             continue
-        if stated is not None and (result[time] != stated[time]).any():
+        if stated is not None and (of_item != stated[time]).any():
             raise ValueError(
-                f"{origin}: item {item.id} states the offsets {result[time].tolist()}, but scene.yaml {stated[time]}; leave "
-                "`offset` out, and the items decide"
+                f"{origin}: item {item.id} states the offsets {of_item.tolist()}, but scene.yaml {stated[time]}; leave `offset` "
+                "out, and the items decide"
             )
+        result[time] = of_item
     return result

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common.crs import crs_name, crs_text, same_crs
 from common.grid import Grid
+from common.notes import note
 from data_prep.archive.sensor import Sensor
 from data_prep.archive.stac_collections import NO_SIGNER, signer_of
 from data_prep.archive.stac_items import load_items
@@ -69,7 +69,7 @@ class StacScenes(RasterSeries):
 
 
 def _compare_projection(item: Item, key: str, grid: Grid, origin: str) -> None:
-    """Warn when an item states another coordinate reference system than its file, which decides."""
+    """Show a note when an item states another coordinate reference system than its file, which decides."""
     stated = stated_crs(item, key)
     if stated is None:
         return
@@ -78,7 +78,6 @@ def _compare_projection(item: Item, key: str, grid: Grid, origin: str) -> None:
     except ValueError:  # it is none
         agree = False
     if not agree:
-        warnings.warn(
-            f"{origin}: item {item.id} states the projection {stated[:60]}, but its files {crs_name(grid.crs)}: the files decide",
-            stacklevel=3,
+        note(
+            f"{origin}: item {item.id} states the projection {stated[:60]}, but its files {crs_name(grid.crs)}: the files decide"
         )

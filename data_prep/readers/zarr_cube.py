@@ -12,10 +12,12 @@ import zarr
 from common.grid import Grid, grid_from_centres, grid_from_transform
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
-from data_prep.readers.offsets import Offset, stated_offsets
-from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
+from data_prep.readers.radiometry import harmonised_series
 from data_prep.readers.zarr_chunks import ChunkCheckingStore
 
 DIMENSIONS = ("time", "band", "y", "x")
@@ -25,10 +27,13 @@ UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # Zarr raises them for 
 class ZarrCube:
     """A group with the arrays `reflectance` (time, band, y, x), quality (time, y, x), `time`, `band`, `x` and `y`.
 
+    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor.
+
     Options of scene.yaml:
         path: path or fsspec URL of the group, in Zarr version 2 or 3.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
-            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it.
+            date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it
+            and the file does not state it (add_offset). It must not contradict the file.
         reflectance, time, band, x, y: names of these arrays, when they differ from the above. `x` and `y` hold the coordinates
             of pixel centres. They may be missing if the group has an attribute `transform` (six numbers in rasterio's order).
         quality: name of the quality array; by default that of the sensor's quality layer.
@@ -68,19 +73,21 @@ class ZarrCube:
             raise ValueError(f"{path}: metadata of the group cannot be read: {error}") from error
         self._reflectance = self._array(reflectance, DIMENSIONS)
         self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
-        fill = self._reflectance.attrs.get("_FillValue")
-        check_stored(self._reflectance.dtype, fill if isinstance(fill, int | float) else None, sensor, f"{path}/{reflectance}")
-        check_quality_type(self._quality.dtype, f"{path}/{self._quality.basename}")
+        origin, of_quality = f"{path}/{reflectance}", f"{path}/{self._quality.basename}"
+        in_file = check_encoding(cf_encoding(self._reflectance.dtype, self._reflectance.attrs, origin), sensor, origin)
+        check_quality_encoding(cf_encoding(self._quality.dtype, self._quality.attrs, of_quality), sensor, of_quality)
         frames, _, height, width = self._reflectance.shape
         if self._quality.shape != (frames, height, width):
             raise ValueError(f"{path}: quality has shape {self._quality.shape}; expected {(frames, height, width)}")
 
         self.dates = self._dates(time, frames)
-        self._offsets = stated_offsets(offset, sensor, self.dates, path)
+        stated = stated_offsets(offset, sensor, self.dates, path)
+        self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, origin)
         names = [str(name) for name in bands] if bands is not None else [text(name) for name in self._coordinate(band)]
         if len(names) != self._reflectance.shape[1]:
             raise ValueError(f"{path}: {len(names)} band names {names} for {self._reflectance.shape[1]} bands")
         positions = band_positions(names, sensor, path)
+        check_stacked_bands(positions, self._band_attributes(), len(names), sensor, f"{path}/{reflectance}")
         # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid = self._grid(x, y, crs, (height, width))
@@ -138,6 +145,14 @@ class ZarrCube:
             raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {self._held()}")
         self._store.watch(found)
         return self._read(found, (slice(None),))
+
+    def _band_attributes(self) -> dict[str, Any]:
+        """Attributes of the reflectance, and the coordinates that it names (CF Conventions 1.11, section 5)."""
+        attributes: dict[str, Any] = dict(self._reflectance.attrs)
+        for name in text(attributes.get("coordinates", "")).split():
+            if isinstance(found := self._get(name), zarr.Array) and found.ndim == 1:
+                attributes[name] = self._coordinate(name)
+        return attributes
 
     def _dates(self, name: str, frames: int) -> np.ndarray:
         if name not in self._group:

@@ -61,6 +61,61 @@ def test_zarr_bands_are_chosen_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "values", "stated"),
+    [
+        ("common_name", ["blue", "green", "red", "rededge071", "swir16", "swir22"], "rededge071"),
+        ("center_wavelength", [0.48, 0.56, 0.655, 0.704, 1.61, 2.2], "704 nm"),
+    ],
+)
+def test_bands_of_a_stack_that_are_others_by_wavelength(tmp_path: Path, name: str, values: list[Any], stated: str) -> None:
+    """A stack of HLS S30 whose bands have the names of L30: its coordinates or attributes say what they are."""
+    sensor = SENSORS["landsat"]
+    pixels, quality = numbers(sensor)
+    message = f"the file says that this band is {stated}, but B05 of source landsat is nir08 at 865 nm"
+
+    def refused(container: str, path: str, **options: Any) -> None:
+        here = scene(tmp_path, "landsat", container=container, path=path, **options)
+        with pytest.raises(ValueError, match=f"{path}/reflectance: {message}"):
+            open_reader(here, "landsat", SENSORS)
+
+    right = {"common_name": "nir", "center_wavelength": 0.859}[name]
+    write_zarr(tmp_path / "l.zarr", sensor, pixels, quality)
+    group = zarr.open_group(str(tmp_path / "l.zarr"))
+    group.create_array(name, data=np.array(values))
+    open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS).__exit__()
+    group["reflectance"].attrs["coordinates"] = f"spatial_ref {name}"  # as xarray names further coordinates
+    refused("zarr_cube", "l.zarr")
+    refused("zarr_cube", "l.zarr", bands=list(sensor.bands))
+    group["reflectance"].attrs["coordinates"] = ""
+    group["reflectance"].attrs[f"{name}s"] = values
+    refused("zarr_cube", "l.zarr")
+    group["reflectance"].attrs[f"{name}s"] = [*values[:3], right, *values[4:]]
+    open_reader(scene(tmp_path, "landsat", container="zarr_cube", path="l.zarr"), "landsat", SENSORS).__exit__()
+
+    write_stacked(tmp_path / "l.h5", sensor, pixels, quality)
+    with h5py.File(tmp_path / "l.h5", "a") as file:
+        file["reflectance"].attrs["coordinates"] = name
+        file[name] = np.array(values, dtype="S" if name == "common_name" else None)
+    refused("hdf5_cube", "l.h5")
+    days = [str(date) for date in DATES]
+    with h5py.File(tmp_path / "l.h5", "a") as file:
+        file["reflectance"].attrs[name] = values
+    refused("hdf5_sample", "l.h5", dataset="reflectance", dates=days)
+    variables = {band: f"r_{band}" for band in sensor.bands}
+    layers = {variables[band]: pixels[:, channel] for channel, band in enumerate(sensor.bands)}
+    write_netcdf(tmp_path / "v.nc", layers | {"Fmask": quality}, 30.0, DAYS)
+    with h5py.File(tmp_path / "v.nc", "a") as file:
+        for variable in variables.values():
+            file[variable].attrs["_FillValue"] = np.int16(-9999)
+        file["Fmask"].attrs["_FillValue"] = np.uint8(255)
+        file["r_B05"].attrs[name] = values[3]
+    here = scene(tmp_path, "landsat", container="hdf5_cube", path="v.nc", variables=variables)
+    with pytest.raises(ValueError, match=f"v.nc/r_B05: {message}"):
+        open_reader(here, "landsat", SENSORS)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_offset_is_removed_and_no_data_kept(tmp_path: Path) -> None:
     sensor = SENSORS["sentinel2"]
     pixels = np.full((FRAMES, 10, HEIGHT, WIDTH), 3000, dtype=np.uint16)

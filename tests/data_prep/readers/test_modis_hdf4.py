@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,22 @@ def test_mistakes_are_named(tmp_path: Path, written: tuple[np.ndarray, np.ndarra
         open_modis(tmp_path, fields={"b1": "x"})
     with pytest.raises(ValueError, match="none of its 9 files fits 'x"):
         open_modis(tmp_path, pattern=r"x(?P<date>\d+)")
+
+
+def test_other_products_of_the_tile_are_passed_over(tmp_path: Path, written: tuple[np.ndarray, np.ndarray]) -> None:
+    pixels, quality = written
+    for time, date in enumerate(DATES):
+        name = mcd43a4_name(date).replace("MCD43A4", "MOD09GA")
+        write_mcd43a4(tmp_path / "modis" / name, pixels[time] // 2, quality[time])
+    with pytest.warns(UserWarning, match="modis: passed over 7 files of MOD09GA; source modis reads MCD43A4"):
+        opened = open_modis(tmp_path)
+    with opened as reader:
+        assert_windows_equal(reader, pixels, quality.max(axis=1), tries=2)
+    own = {"modis": replace(SENSOR, products=("MOD09GA",))}
+    with pytest.warns(UserWarning, match="passed over 7 files of MCD43A4; source modis reads MOD09GA"):
+        opened = open_reader(scene(tmp_path, "modis", container="modis_hdf4", path="modis"), "modis", own)
+    with opened as reader:
+        assert_windows_equal(reader, pixels // 2, quality.max(axis=1), tries=2)
 
 
 def test_without_pyhdf_the_extra_is_named(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
@@ -443,3 +445,105 @@ def test_a_jpeg_2000_that_is_cut_off_is_an_error_not_zeros(tmp_path: Path, share
         assert reader.read(0, 0, 180, 120, slice(0, 1)).pixels.any()
         with pytest.raises(ValueError, match=r"_B04_10m\.jp2: cannot be read as a raster: it is missing, damaged or cut off"):
             reader.read(0, 0, 180, 120, slice(None))
+
+
+# Products and bands
+
+
+def write_granules(folder: Path, source: str, product: str, pixels: np.ndarray, quality: np.ndarray, later: int = 0) -> None:
+    """HLS granules as a download leaves them: all files in one folder, `later` days after DATES."""
+    for time, date in enumerate(DATES + later):
+        stem = f"{product}.T31TFJ.{date.item():%Y%j}T103000.v2.0"
+        for channel, band in enumerate(SENSORS[source].bands):
+            write_raster(folder / f"{stem}.{band}.tif", pixels[time, channel], nodata=-9999)
+        write_raster(folder / f"{stem}.Fmask.tif", quality[time], nodata=255)
+
+
+def test_s30_granules_beside_l30_are_a_source_of_their_own(tmp_path: Path) -> None:
+    """B05 is near infrared in L30 and red edge in S30: files of the other product never enter a series."""
+    landsat, sentinel = numbers(SENSORS["landsat"]), numbers(SENSORS["hls_s30"], seed=1)
+    write_granules(tmp_path / "hls", "landsat", "HLS.L30", *landsat)
+    write_granules(tmp_path / "hls", "hls_s30", "HLS.S30", *sentinel, later=3)
+    with pytest.warns(UserWarning, match=r"over 77 files of HLS\.S30; .*landsat reads HLS\.L30; HLS\.S30 is source hls_s30"):
+        l30 = open_reader(scene(tmp_path, "landsat", container="geotiff_scenes", path="hls"), "landsat", SENSORS)
+    with l30 as reader:
+        assert_windows_equal(reader, *landsat, tries=3)
+    with pytest.warns(UserWarning, match=r"over 49 files of HLS\.L30; .*hls_s30 reads HLS\.S30; HLS\.L30 is source landsat"):
+        s30 = open_reader(scene(tmp_path, "hls_s30", container="geotiff_scenes", path="hls"), "hls_s30", SENSORS)
+    with s30 as reader:
+        assert_windows_equal(reader, *sentinel, DATES + 3, tries=3)
+    for file in (tmp_path / "hls").glob("HLS.L30*"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"no GeoTIFF fits .*passed over 77 files of HLS\.S30; source landsat reads HLS\.L30"):
+        open_reader(scene(tmp_path, "landsat", container="geotiff_scenes", path="hls"), "landsat", SENSORS)
+
+
+def test_an_own_sensor_without_products_says_which_it_means(tmp_path: Path) -> None:
+    own = replace(SENSORS["landsat"], name="own", products=(), common_names={}, wavelengths_nm={}, bands=("B02", "B03", "B04"))
+    pixels, quality = numbers(own)
+    options = {"container": "geotiff_scenes", "path": "hls"}
+    for product, later in (("HLS.L30", 0), ("HLS.S30", 3)):
+        sensors = {"own": own}
+        for time, date in enumerate(DATES + later):
+            stem = f"{product}.T31TFJ.{date.item():%Y%j}T103000.v2.0"
+            for channel, band in enumerate(own.bands):
+                write_raster(tmp_path / "hls" / f"{stem}.{band}.tif", pixels[time, channel], nodata=-9999)
+            write_raster(tmp_path / "hls" / f"{stem}.Fmask.tif", quality[time], nodata=255)
+        if later == 0:  # a single product is no question
+            with open_reader(scene(tmp_path, "own", **options), "own", sensors) as reader:
+                assert_windows_equal(reader, pixels, quality, tries=2)
+    with pytest.raises(ValueError, match=r"holds 28 files of HLS\.L30, 28 files of HLS\.S30.*which of them source own is"):
+        open_reader(scene(tmp_path, "own", **options), "own", sensors)
+    both = {"own": replace(own, products=("HLS.L30", "HLS.S30"))}  # blue, green and red are the same in both
+    with open_reader(scene(tmp_path, "own", **options), "own", both) as reader:
+        np.testing.assert_array_equal(reader.dates, np.sort(np.concatenate([DATES, DATES + 3])))
+
+
+def test_files_that_do_not_fit_the_pattern_are_counted(tmp_path: Path) -> None:
+    pixels, quality = numbers(SENSORS["landsat"])
+    write_granules(tmp_path / "hls", "landsat", "HLS.L30", pixels, quality)
+    for name in ("labels.tif", "old/HLS.L30.T31TFJ.2020003T103000.v1.4.tif"):
+        write_raster(tmp_path / "hls" / name, quality[0])
+    with pytest.warns(UserWarning, match=r"passed over 2 GeoTIFFs whose names do not fit the pattern, such as labels\.tif"):
+        open_reader(scene(tmp_path, "landsat", container="geotiff_scenes", path="hls"), "landsat", SENSORS).__exit__()
+
+
+@pytest.mark.parametrize(
+    ("tags", "stated"),
+    [
+        ({"common_name": "rededge071"}, "rededge071"),
+        ({"center_wavelength": "0.704"}, "704 nm"),  # micrometres, as STAC has it
+        ({"wavelength": "704.1 nm"}, "704.1 nm"),
+        ({"CENTRAL_WAVELENGTH_UM": "0.704", "COMMON_NAME": "rededge071"}, "rededge071 at 704 nm"),
+    ],
+)
+def test_a_file_that_says_it_holds_another_band_is_refused(tmp_path: Path, tags: dict[str, str], stated: str) -> None:
+    pixels, quality = numbers(SENSORS["landsat"])
+    write_granules(tmp_path / "hls", "landsat", "HLS.L30", pixels, quality)
+    nir = tmp_path / "hls" / f"HLS.L30.T31TFJ.{DATES[0].item():%Y%j}T103000.v2.0.B05.tif"
+    with rasterio.open(nir, "r+") as file:
+        file.update_tags(common_name="nir", wavelength="0.86")  # in other words the same band
+    here = scene(tmp_path, "landsat", container="geotiff_scenes", path="hls")
+    open_reader(here, "landsat", SENSORS).__exit__()
+    with rasterio.open(nir, "r+") as file:
+        file.update_tags(common_name="", wavelength="")
+        file.update_tags(1, **tags)
+    message = rf"{nir.name}: the file says that this band is {stated}, but B05 of source landsat is nir08 at 865 nm"
+    with pytest.raises(ValueError, match=message):
+        open_reader(here, "landsat", SENSORS)
+
+
+def test_level_1c_beside_level_2a_is_passed_over(tmp_path: Path) -> None:
+    pixels, scl = safe_numbers()
+    write_safe_products(tmp_path / "s2", pixels[:1], scl[:1], SAFE_BASELINES[:1])
+    product = tmp_path / "s2" / "S2A_MSIL1C_20210111T103021_N0400_R108_T31TFJ_20210111T154321.SAFE"
+    images = product / "GRANULE" / "L1C_T31TFJ_A034949_20210111T103308" / "IMG_DATA"
+    images.mkdir(parents=True)
+    for band in ("B02", "B03"):
+        (images / f"T31TFJ_20210111T103021_{band}.jp2").write_bytes(b"")
+    with pytest.warns(UserWarning, match="s2: passed over 2 files of MSIL1C; source sentinel2 reads MSIL2A and L2A"):
+        opened = open_safe(tmp_path)
+    with opened as reader:
+        np.testing.assert_array_equal(reader.dates, DATES[:1])
+    with pytest.raises(ValueError, match=r"no Level-2A product: none of its 2 files .* passed over 2 files of MSIL1C"):
+        open_safe(tmp_path, path=f"s2/{product.name}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pystac
 import pytest
+import rasterio
 from affine import Affine
 from aiohttp import web
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
@@ -87,9 +88,13 @@ def opened(path: Path | str, source: str = "sentinel2", **options: Any) -> Any:
     return open_reader(scene(Path("nowhere"), source, container="stac", path=str(path), **options), source, SENSORS)
 
 
-def assert_read(reader: Any, pixels: np.ndarray = PIXELS, scl: np.ndarray = SCL, offset: int = 1000, tries: int = 3) -> None:
+def assert_read(reader: Any, offset: int = 1000) -> None:
+    """Assert that a window of all dates holds the written numbers less by the offset."""
     with reader:
-        assert_windows_equal(reader, minus_offset(pixels, offset), repeated(coarse(scl)), DATES, tries)
+        np.testing.assert_array_equal(reader.dates, DATES)
+        got = reader.read(20, 30, 100, 90, slice(None))
+        np.testing.assert_array_equal(got.pixels, minus_offset(PIXELS, offset)[:, :, 20:120, 30:120])
+        np.testing.assert_array_equal(got.quality, repeated(coarse(SCL))[:, 20:120, 30:120])
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -105,7 +110,8 @@ def test_series_equal_those_of_the_same_files_as_a_folder(folder: Path, serve: C
                     vars(reader.read(*window, times)).values(), vars(expected.read(*window, times)).values(), strict=True
                 ):
                     np.testing.assert_array_equal(ours, theirs)
-    assert_read(opened(at))
+    with opened(at) as reader:
+        assert_windows_equal(reader, minus_offset(PIXELS), repeated(coarse(SCL)), DATES, tries=3)
 
 
 def static_catalogue(folder: Path) -> Path:
@@ -214,9 +220,17 @@ def test_bands_of_an_unknown_collection_are_found_by_their_names(folder: Path) -
     keys = {"B04": "asset_4", "B05": "asset_5"}
     items = [with_keys(item, keys) for item in sentinel2_items(MINE, DATES, SHAPE)]
     write_items(folder / "items.json", items)
-    with pytest.raises(ValueError, match=r"do not state an offset for every band.*`offset: -1000`"):
+    with pytest.raises(ValueError, match=r"the file states none, so scene.yaml must state it: `offset: -1000`"):
         opened(folder / "items.json")
     assert_read(opened(folder / "items.json", offset=-1000))
+    for item in items:  # no longer by its name, but by its common name; asset_5 is `rededge`, as others
+        item.assets["asset_4"].extra_fields["eo:bands"][0]["name"] = "4"
+    write_items(folder / "items.json", items)
+    assert_read(opened(folder / "items.json", offset=-1000))
+    items[2].assets["asset_4"].extra_fields["eo:bands"][0] |= {"center_wavelength": 0.56}
+    write_items(folder / "items.json", items)
+    with pytest.raises(ValueError, match=r"asset asset_4: the file says that this band is red at 560 nm, but B04 of source"):
+        opened(folder / "items.json", offset=-1000)
     for item in items:
         item.assets["asset_4"].extra_fields.pop("eo:bands")
     write_items(folder / "items.json", items)
@@ -277,7 +291,8 @@ def test_items_of_other_sources_are_passed_over(folder: Path) -> None:
     for item in others:
         item.collection_id = "hls2-l30"
     write_items(folder / "items.json", others + items)
-    assert_read(opened(folder / "items.json"))
+    with pytest.warns(UserWarning, match=r"passed over items of hls2-l30 \(4 items\); source sentinel2 reads sentinel-2-c1-l2a"):
+        assert_read(opened(folder / "items.json"))
     write_items(folder / "items.json", items + sentinel2_items(ES, DATES, SHAPE))
     with pytest.raises(
         ValueError, match=r"several collections, sentinel-2-c1-l2a \(4 items\), sentinel-2-l2a \(4 items\), could be"
@@ -290,19 +305,18 @@ def test_items_of_other_sources_are_passed_over(folder: Path) -> None:
     [
         (C1, "05.00", False, -0.1, -1000),
         (C1, "05.00", None, -0.1, -1000),
-        (C1, "05.00", False, None, "do not state an offset for every band"),
+        (C1, "05.00", False, None, "the file states none, so scene.yaml must state it"),
         (C1, "05.00", True, -0.1, "contradict each other"),
-        (C1, "05.00", False, -0.00005, "is no whole number"),
         (ES, "02.14", False, 0, 0),
         (ES, "05.09", True, -0.1, 0),  # raster:bands states the offset of the original files, too
         (ES, "05.09", False, -0.1, "boa_offset_applied: False for baseline 05.09, which is wrong for some"),
         (ES, "05.09", None, -0.1, "boa_offset_applied: None"),
         (PC, "02.12", None, None, 0),
         (PC, "04.00", None, None, -1000),
-        (PC, None, None, None, "does not state s2:processing_baseline"),
+        (PC, None, None, None, "the file states none, so scene.yaml must state it"),
         (MINE, "05.09", None, -0.1, -1000),
         (MINE, "05.09", None, 0, 0),
-        (MINE, "05.09", None, None, "do not state an offset for every band"),
+        (MINE, "05.09", None, None, "the file states none, so scene.yaml must state it"),
     ],
 )
 def test_offsets_are_those_that_items_state(
@@ -318,13 +332,34 @@ def test_offsets_are_those_that_items_state(
     if isinstance(expected, str):
         with pytest.raises(ValueError, match=expected):
             opened(folder / "items.json", signer="none")
-        if "whole" not in expected:
-            assert_read(opened(folder / "items.json", signer="none", offset=-1000))  # scene.yaml states what items do not
+        assert_read(opened(folder / "items.json", signer="none", offset=-1000))  # scene.yaml states what items do not
         return
     assert_read(opened(folder / "items.json", signer="none"), offset=-expected)
-    assert_read(opened(folder / "items.json", signer="none", offset=expected), offset=-expected)
-    with pytest.raises(ValueError, match=rf"states the offsets \[{expected}, .*, but scene.yaml -500; leave"):
-        opened(folder / "items.json", signer="none", offset=-500)
+    assert_read(opened(folder / "items.json", signer="none", offset={"00.00": expected}), offset=-expected)
+    with pytest.raises(
+        ValueError,
+        match=rf"states the offsets \[{expected}, .*, but scene.yaml {-1000 - expected}; leave|but its processing baseline is 0",
+    ):
+        opened(folder / "items.json", signer="none", offset={"00.00": -1000 - expected})
+
+
+def test_files_state_the_offset_where_items_do_not(folder: Path) -> None:
+    """As for files without items; some silent items beside others are an error."""
+    items = sentinel2_items(MINE, DATES, SHAPE)
+    write_items(folder / "items.json", items)
+    for file in folder.glob("*_B*.tif"):
+        with rasterio.open(file) as raster:
+            values, transform = raster.read(1), raster.transform
+        file.unlink()
+        cog(file, values, transform)
+        with rasterio.open(file, "r+", IGNORE_COG_LAYOUT_BREAK=True) as raster:
+            raster.scales, raster.offsets = [0.0001], [-0.1]
+    assert_read(opened(folder / "items.json"))
+    for key in BAND_METRES:
+        items[1].assets[key].extra_fields["raster:bands"] = [{"scale": 0.0001, "offset": -0.1}]
+    write_items(folder / "items.json", items)
+    with pytest.raises(ValueError, match=r"3 of 4 items state no offset, such as image_20220301; so scene.yaml must"):
+        opened(folder / "items.json")
 
 
 def test_an_offset_by_baseline(folder: Path) -> None:
@@ -342,7 +377,7 @@ def test_an_offset_by_baseline(folder: Path) -> None:
     [
         ("data_type", "float32", r"asset green: numbers are stored as float32"),
         ("nodata", 65535, r"asset green: no data is 65535 in the file, but 0 for source sentinel2"),
-        ("scale", 0.001, r"asset green: reflectance is number \* 0\.001, but number \* 0\.0001"),
+        ("scale", 0.001, r"asset green: the file states reflectance = 0\.001 \* number -0\.1, but it is 0\.0001 \* number"),
     ],
 )
 def test_numbers_that_are_not_the_sensors(folder: Path, field: str, value: object, message: str) -> None:
