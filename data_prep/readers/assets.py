@@ -9,12 +9,14 @@ from typing import Any
 
 from fsspec.spec import AbstractBufferedFile
 
+from common.errors import is_transient
 from common.storage import file_system, is_url
 from data_prep.readers.folder import RasterOpener
 from data_prep.readers.signing import Signer
 
 # Bytes that are read ahead: about a tile of a COG. fsspec's own 5 MB move seven times as many bytes, and windows are scattered.
 READ_AHEAD = 64 * 1024
+MISSING = (404, 410)
 REFUSED = (401, 403, 409)  # Azure answers 409 where public access is not permitted
 
 
@@ -63,7 +65,7 @@ class _SignedFile(AbstractBufferedFile):
             files, name = file_system(sign(url), options)
             super().__init__(files, url, block_size=READ_AHEAD, cache_type="readahead", size=files.info(name)["size"])
         except Exception as error:
-            _raise_refusal(error, url)
+            _raise_unless_missing(error, url)
             raise
 
     def _fetch_range(self, start: int, end: int) -> bytes:
@@ -71,12 +73,12 @@ class _SignedFile(AbstractBufferedFile):
         try:
             return bytes(files.cat_file(name, start=start, end=end))
         except Exception as error:
-            _raise_refusal(error, self._url)
+            _raise_unless_missing(error, self._url)
             raise
 
 
-def _raise_refusal(error: BaseException, url: str) -> None:
-    """Raises PermissionError when a storage refused access, which fsspec hides behind a FileNotFoundError."""
+def _raise_unless_missing(error: Exception, url: str) -> None:
+    """Raises what lies behind an error of fsspec, which calls a file missing also when a server refuses access or is away."""
     cause: BaseException | None = error
     while cause is not None:
         status = getattr(cause, "status", None)
@@ -87,4 +89,6 @@ def _raise_refusal(error: BaseException, url: str) -> None:
                 "others credentials in `storage_options`",
                 url,
             ) from error
+        if status not in MISSING if status is not None else is_transient(cause):
+            raise ConnectionError(errno.ECONNABORTED, f"could not be reached: {cause!r}", url) from error
         cause = cause.__cause__

@@ -112,6 +112,7 @@ def _of_source(items: Sequence[Item], sensor: Sensor, collection: str | None, or
         mine = [item for item in items if item.collection_id in (None, name)]
         if not mine:
             raise ValueError(f"{origin}: no item of {name}; its items are of {_listed(items)}")
+        _note_others(items, mine, sensor, origin)
         return collection, mine
     groups: dict[str | None, list[Item]] = {}
     for item in items:
@@ -127,10 +128,16 @@ def _of_source(items: Sequence[Item], sensor: Sensor, collection: str | None, or
             f"{origin}: items of several collections, {_listed(items)}, could be source {sensor.name}; keep one, or say "
             "`collection` in scene.yaml"
         )
-    others = [item for name, group in groups.items() if name != chosen[0] for item in group]
+    _note_others(items, mine, sensor, origin)
+    return chosen[0], mine
+
+
+def _note_others(items: Sequence[Item], mine: Sequence[Item], sensor: Sensor, origin: str) -> None:
+    """Show a note of the items that a source passes over."""
+    kept = {id(item) for item in mine}
+    others = [item for item in items if id(item) not in kept]
     if others:
         note(f"{origin}: passed over items of {_listed(others)}; source {sensor.name} reads {_listed(mine)}")
-    return chosen[0], mine
 
 
 def _listed(items: Sequence[Item]) -> str:
