@@ -166,7 +166,7 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
         ((), {}, "must state it: `offset: -1000`"),
         ((), {"offset": "-1000"}, "offset is '-1000'; expected a whole number"),
         ((), {"offset": 0, "quality": "QA"}, "no array 'QA'; it holds"),
-        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, compose, band"),
+        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, bbox, compose, band"),
         (("time",), {"offset": 0}, "a series without time"),
         (("SCL",), {"offset": 0}, "no array 'SCL'"),
         (("band",), {"offset": 0}, "no one-dimensional array 'band'"),
