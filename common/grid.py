@@ -90,7 +90,44 @@ def grid_from_transform(values: Any, crs: int | str, shape: tuple[int, int], ori
     transform = Affine(*numbers)
     if transform.is_degenerate:
         raise ValueError(f"{origin}: transform {numbers} has pixels of no area; is it in GDAL's order instead of rasterio's?")
+    if not _has_plausible_pixels(transform):
+        rasterio_order = [float(number) for number in tuple(Affine.from_gdal(*numbers))[:6]]
+        order = (
+            "it is in GDAL's order: x origin, pixel width, row rotation, y origin, column rotation, pixel height; expected "
+            f"rasterio's order, here {rasterio_order}"
+            if _has_plausible_pixels(Affine.from_gdal(*numbers))
+            else "expected a, b, c, d, e, f as rasterio orders them: pixel width, row rotation, x origin, column rotation, pixel "
+            "height, y origin"
+        )
+        raise ValueError(f"{origin}: transform {numbers} has pixels that are no squares, not even nearly; {order}")
     return Grid(crs=crs_text(crs, origin), transform=transform, height=shape[0], width=shape[1])
+
+
+def _has_plausible_pixels(transform: Affine) -> bool:
+    """Whether the sides of pixels are roughly equal and perpendicular."""
+    if transform.is_degenerate:
+        return False
+    width, height = np.hypot(transform.a, transform.d), np.hypot(transform.b, transform.e)
+    skew = abs(transform.a * transform.b + transform.d * transform.e) / (width * height)
+    return bool(max(width, height) <= LARGEST_FACTOR * min(width, height) and skew < 0.5)
+
+
+def check_centres(grid: Grid, x: np.ndarray, y: np.ndarray, origin: str) -> None:
+    """Raises ValueError when the coordinates x (W,) and y (H,) of pixels lie more than half a pixel off the centres of `grid`.
+
+    Half a pixel is allowed, since some files hold the coordinates of upper left corners.
+    """
+    if (len(y), len(x)) != grid.shape:
+        raise ValueError(f"{origin}: {len(y)} y and {len(x)} x coordinates for images of {grid.shape}")
+    for name, found, axis in (("x", x, 0), ("y", y, 1)):
+        pixels = np.arange(len(found)) + 0.5
+        at = (pixels, np.full(len(found), 0.5)) if axis == 0 else (np.full(len(found), 0.5), pixels)
+        miss = np.abs(apply(grid.transform, *at)[axis] - found) / abs(grid.transform.determinant) ** 0.5
+        if not (miss <= 0.51).all():
+            raise ValueError(
+                f"{origin}: the attribute transform {tuple(grid.transform)[:6]} contradicts the coordinates {name}, which run "
+                f"from {found[0]:.12g} to {found[-1]:.12g}; remove or correct one of them"
+            )
 
 
 def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: int | str, origin: str) -> Grid:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import rasterio
 from fsspec.spec import AbstractBufferedFile
+from rasterio.errors import RasterioIOError
 
 from common.errors import is_transient
 from common.storage import file_system, is_url
-from data_prep.readers.folder import RasterOpener
+from data_prep.readers.folder import Folder
 from data_prep.readers.signing import Signer
 
 # Bytes that are read ahead: about a tile of a COG. fsspec's own 5 MB move seven times as many bytes, and windows are scattered.
@@ -20,10 +22,8 @@ MISSING = (404, 410)
 REFUSED = (401, 403, 409)  # Azure answers 409 where public access is not permitted
 
 
-class Assets:
+class Assets(Folder):
     """Rasters that are named by their whole paths and URLs, which are signed when bytes are asked for.
-
-    Stands for the folder of a RasterSeries.
 
     Args:
         origin: the file that names them, for messages.
@@ -32,11 +32,10 @@ class Assets:
     """
 
     def __init__(self, origin: str, signer: Signer, storage_options: Mapping[str, Any] | None = None) -> None:
-        self._origin, self._sign, self._options = origin, signer, storage_options
-        self._rasters = RasterOpener()
-
-    def __str__(self) -> str:
-        return self._origin
+        self.path, self.local = origin, False  # of no folder, so that of the base class is not opened
+        self._failures: list[Exception] = []
+        self._sign, self._options = signer, storage_options
+        self._urls: dict[str, str] = {}  # by their names for GDAL
 
     def where(self, file: str) -> str:
         """The path or URL itself, without a signature."""
@@ -44,16 +43,23 @@ class Assets:
 
     def open_raster(self, file: str) -> Any:
         """Open a file with rasterio. Raises as `unreadable` says, and ValueError when the signer has no token for its host."""
-        if is_url(file):
+        self._failures.clear()
+        if not is_url(file) and not Path(file).is_file():  # GDAL would take some texts for connections to databases and services
+            raise ValueError(f"{file}: does not exist, but {self.path} names it")
+        try:
+            if not is_url(file):
+                return rasterio.open(file)
             self._sign(file)  # an error of the signer is not one of the file
-            return self._rasters.open(file, lambda: _SignedFile(file, self._sign, self._options))
-        if not Path(file).is_file():  # GDAL would take some texts for connections to databases and services
-            raise ValueError(f"{file}: does not exist, but {self._origin} names it")
-        return self._rasters.open(file, None)
+            name = file.partition("://")[2]
+            self._urls[name] = file
+            return rasterio.open(name, opener=self._open_for_gdal)
+        except RasterioIOError as error:
+            raise self.unreadable(file, error) from error
 
-    def unreadable(self, file: str, error: Exception) -> Exception:
-        """The exception to raise after rasterio has failed to open or read a file; see `RasterOpener.reason`."""
-        return self._rasters.reason(file, error)
+    def _open_file(self, name: str) -> IO[bytes]:
+        if name not in self._urls:  # rasterio tries every opener with a name of its own
+            raise FileNotFoundError(name)
+        return _SignedFile(self._urls[name], self._sign, self._options)
 
 
 class _SignedFile(AbstractBufferedFile):

@@ -68,6 +68,8 @@ def check_dates(dates: np.ndarray, frames: int) -> None:
     """Raises ValueError unless the `dates` of a series are `frames` strictly increasing datetime64[D]."""
     if dates.shape != (frames,) or dates.dtype != np.dtype("datetime64[D]"):
         raise ValueError(f"dates are {dates.dtype}{dates.shape}; expected datetime64[D] ({frames},)")
+    if np.isnat(dates).any():
+        raise ValueError(f"{int(np.isnat(dates).sum())} of {frames} dates are missing")
     steps = np.diff(dates)
     if (steps <= np.timedelta64(0, "D")).any():
         at = int(np.argmax(steps <= np.timedelta64(0, "D")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,27 @@ import numpy as np
 from data_prep.readers.base import check_dates
 
 UNIX_EPOCH = "days since 1970-01-01"
-LAST_PLAUSIBLE_DAY = 47_482  # 2100-01-01 in days since 1970; a number like 20210103 does not count days
-CALENDARS = ("standard", "gregorian", "proleptic_gregorian")  # these are equal after 1582
-SECONDS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+# Days since 1970 between the launch of Landsat 1 and 2100. A number like 20210103 or 194 does not count days since 1970, and
+# times of 0 in 1970 were never written.
+FIRST_PLAUSIBLE_DAY, LAST_PLAUSIBLE_DAY = 934, 47_482
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian")  # these are equal from GREGORIAN on
+GREGORIAN = datetime(1582, 10, 15)
+# Milliseconds of each unit of time (UDUNITS), and for shorter units how many of them a millisecond has.
+UNITS = {
+    ("days", "day", "d"): 86_400_000,
+    ("hours", "hour", "hrs", "hr", "h"): 3_600_000,
+    ("minutes", "minute", "mins", "min"): 60_000,
+    ("seconds", "second", "secs", "sec", "s"): 1_000,
+    ("milliseconds", "millisecond", "msecs", "msec", "ms"): 1,
+}
+SHORT_UNITS = {("microseconds", "microsecond", "us"): 1_000, ("nanoseconds", "nanosecond", "ns"): 1_000_000}
+# A moment as in ISO 8601 and in CF units: 2021-1-3, 2021-01-03T10:30:00.5Z, 2021-01-03 10:30:00 -6:00.
+MOMENT = re.compile(
+    r"(?P<date>\d{1,4}-\d{1,2}-\d{1,2})"
+    r"(?:(?:T|\s+)(?P<time>\d{1,2}(?::\d{1,2}){0,2})(?:[.,]\d*)?)?"
+    r"\s*(?:Z|UTC|GMT|(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d\d))?)?",
+    re.IGNORECASE,
+)
 
 
 def text(value: Any) -> str:
@@ -28,23 +47,8 @@ def crs_attribute(value: Any) -> int | str:
 
 
 def decode_dates(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
-    """Decode the time axis of a file, numbers with CF `units`, ISO texts or datetime64 -> datetime64[D] (T,), increasing.
-
-    Whole numbers without units are days since 1970-01-01 if all of them then lie before 2100.
-    Raises ValueError for values that are not dates, and for dates that repeat or decrease.
-    Source: CF Conventions 1.11, section 4.4.
-    """
-    if values.dtype.kind == "M":
-        dates = values.astype("datetime64[D]")
-    elif values.dtype.kind in "OSU":
-        try:
-            dates = np.array([np.datetime64(text(value), "D") for value in values.ravel()], dtype="datetime64[D]")
-        except ValueError as error:
-            raise ValueError(f"{origin}: dates as text must be ISO 8601 like 2021-05-01: {error}") from error
-    elif values.dtype.kind in "iuf":
-        dates = _decode_numbers(values, attributes, origin)
-    else:
-        raise ValueError(f"{origin}: dates have type {values.dtype}; expected numbers with CF units, or ISO 8601 texts")
+    """`decode_days` for the time axis of a series, whose dates must increase."""
+    dates = decode_days(values, attributes, origin)
     try:
         check_dates(dates, len(values))
     except ValueError as error:
@@ -52,19 +56,77 @@ def decode_dates(values: np.ndarray, attributes: Mapping[str, Any], origin: str)
     return dates
 
 
+def decode_days(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
+    """Decode times, numbers with CF `units`, ISO texts or datetime64, to days in UTC: datetime64[D] (T,).
+
+    Whole numbers without units are days since 1970-01-01. A time without a time zone is in UTC.
+    Raises ValueError for values that are not dates, and for dates before the launch of Landsat 1 (1972-07-23) or after 2100.
+    Sources: CF Conventions 1.11, section 4.4; UDUNITS; ISO 8601.
+    """
+    if values.dtype.kind == "M":
+        dates = values.astype("datetime64[D]")
+    elif values.dtype.kind in "OSTU":
+        moments = [_moment(text(value)) for value in values.ravel()]
+        if None in moments:
+            wrong = text(values.ravel()[moments.index(None)])
+            raise ValueError(f"{origin}: dates as text must be ISO 8601 like 2021-05-01, got {wrong!r}")
+        dates = np.array(moments, dtype="datetime64[s]").astype("datetime64[D]")
+    elif values.dtype.kind in "iuf":
+        dates = _decode_numbers(values, attributes, origin)
+    else:
+        raise ValueError(f"{origin}: dates have type {values.dtype}; expected numbers with CF units, or ISO 8601 texts")
+    days = dates.astype(np.int64)
+    implausible = np.isnat(dates) | (days < FIRST_PLAUSIBLE_DAY) | (days > LAST_PLAUSIBLE_DAY)
+    if implausible.any():
+        first = int(np.argmax(implausible))
+        raise ValueError(
+            f"{origin}: {int(implausible.sum())} of {dates.size} dates are missing, before 1972-07-23 or after 2100, first "
+            f"{dates.ravel()[first]} for {values.ravel()[first]}; correct the values or their units, as in '{UNIX_EPOCH}'"
+        )
+    return dates
+
+
+def _moment(value: str) -> datetime | None:
+    """A moment in UTC, without a fraction of a second; None for a text that is none."""
+    found = MOMENT.fullmatch(value.strip())
+    try:
+        if found is None:  # the other formats of ISO 8601, such as 20210103 and 20210103T103000+0100
+            other = datetime.fromisoformat(value.strip())
+            return (other.astimezone(UTC) if other.tzinfo else other).replace(microsecond=0, tzinfo=None)
+        year, month, day = (int(number) for number in found["date"].split("-"))
+        hour, minute, second, *_ = [int(number) for number in (found["time"] or "0").split(":")] + [0, 0]
+        local = datetime(year, month, day, hour, minute, second)
+    except ValueError:
+        return None
+    ahead = timedelta(hours=int(found["hours"] or 0), minutes=int(found["minutes"] or 0))
+    return local + ahead if found["sign"] == "-" else local - ahead
+
+
 def _decode_numbers(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
+    """Numbers of a unit of time since a moment -> datetime64[D]; what is not finite is NaT."""
     units = attributes.get("units")
     if units is None:
-        if values.dtype.kind == "f" or (values < 0).any() or (values > LAST_PLAUSIBLE_DAY).any():
-            raise ValueError(f"{origin}: numbers like {values[0]} without units; write an attribute units = '{UNIX_EPOCH}'")
+        whole = np.isfinite(values) & (np.rint(values) == values)
+        if not whole.all() or (values < 0).any() or (values > LAST_PLAUSIBLE_DAY).any():
+            example = values.ravel()[0]
+            raise ValueError(f"{origin}: numbers like {example} without units; write an attribute units = '{UNIX_EPOCH}'")
         units = UNIX_EPOCH
     calendar = text(attributes.get("calendar", "standard")).lower()
     if calendar not in CALENDARS:
         raise ValueError(f"{origin}: calendar {calendar!r}; satellite dates need one of {', '.join(CALENDARS)}")
-    pattern = r"\s*([a-z]+?)s?\s+since\s+(\d{4}-\d\d-\d\d)(?:[T ]+(\d\d:\d\d(?::\d\d)?)(?:\.\d*)?)?\s*(?:Z|UTC)?\s*"
-    match = re.fullmatch(pattern, text(units))
-    if match is None or match[1] not in SECONDS:
+    unit, _, since = re.sub(r"\s+", " ", text(units)).strip().partition(" since ")
+    start = _moment(since)
+    length = next((length for names, length in UNITS.items() if unit.lower() in names), None)
+    part = next((part for names, part in SHORT_UNITS.items() if unit.lower() in names), None)
+    if start is None or (length is None and part is None):
         raise ValueError(f"{origin}: units {text(units)!r}; expected CF units like '{UNIX_EPOCH}'")
-    start = np.datetime64(f"{match[2]}T{match[3] or '00:00'}", "s")
-    elapsed = np.floor(values * np.float64(SECONDS[match[1]])).astype(np.int64)  # whole seconds: exact in float64
-    return (start + elapsed.astype("timedelta64[s]")).astype("datetime64[D]")
+    if start < GREGORIAN and calendar != "proleptic_gregorian":
+        raise ValueError(f"{origin}: units {text(units)!r} count from before 1582 in calendar {calendar}; expected a later start")
+    # To the nearest millisecond, as a day of a float may lie just before its midnight. Integers are exact.
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        elapsed = np.rint(np.where(finite, values, 0).astype(np.float64) * (length or 1 / (part or 1))).astype(np.int64)
+    else:
+        finite, elapsed = np.True_, values.astype(np.int64) * (length or 1) // (part or 1)
+    dates = (np.datetime64(start, "ms") + elapsed.astype("timedelta64[ms]")).astype("datetime64[D]")
+    return np.where(finite, dates, np.datetime64("NaT", "D"))

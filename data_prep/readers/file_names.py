@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -51,9 +51,10 @@ class ImageFiles:
 
 
 def parse_date(text: str, date_format: str, where: str) -> np.datetime64:
-    """The date in the name of a file. Raises ValueError when it does not fit `date_format`."""
+    """The date in the name of a file, in UTC if it has a time zone. Raises ValueError when it does not fit `date_format`."""
     try:
-        return np.datetime64(datetime.strptime(text, date_format).date(), "D")
+        moment = datetime.strptime(text, date_format)
+        return np.datetime64((moment.astimezone(UTC) if moment.tzinfo else moment).date(), "D")
     except ValueError as error:
         raise ValueError(f"{where}: date {text!r} does not fit date_format {date_format!r}") from error
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import IO, Any
 
 import rasterio
@@ -12,13 +13,15 @@ from rasterio.errors import RasterioIOError
 
 from common.storage import file_system
 
+READDIR = "GDAL_DISABLE_READDIR_ON_OPEN"
 GDAL_SETTINGS = {
     # Without this GDAL lists the whole folder whenever it opens a file, to look for side-car files.
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    READDIR: "EMPTY_DIR",
     # By default GDAL decodes JPEG 2000 in several threads; then a truncated file reads as zeros without an error, and as noise
     # when it is read through Python. A single thread reports the error.
     "GDAL_NUM_THREADS": "1",
 }
+SIDE_CARS = (".msk", ".aux.xml")  # a mask; no-data number, scale and offset, among others
 
 
 class Folder:
@@ -36,7 +39,8 @@ class Folder:
         self._root = root.rstrip("/")
         self.path = path
         self.local = isinstance(self._files, LocalFileSystem)
-        self._rasters = RasterOpener()
+        self._failures: list[Exception] = []
+        self._with_side_cars: set[str] = set()
         if not self._files.isdir(root):
             raise ValueError(f"{path}: no such folder")
 
@@ -44,8 +48,10 @@ class Folder:
         return self.path
 
     def files(self) -> list[str]:
-        """Paths of all files in the folder and its subfolders, in ascending order."""
-        return sorted(path.removeprefix(self._root).lstrip("/") for path in self._files.find(self._root or "/"))
+        """Paths of all files in the folder and its subfolders, in ascending order. From now on, side-car files are known."""
+        found = sorted(path.removeprefix(self._root).lstrip("/") for path in self._files.find(self._root or "/"))
+        self._with_side_cars = {file.removesuffix(end) for file in found for end in SIDE_CARS if file.endswith(end)}
+        return found
 
     def where(self, file: str) -> str:
         """The whole path or URL of a file: for messages, and to open a local file."""
@@ -60,61 +66,47 @@ class Folder:
         self._files.get_file(f"{self._root}/{file}", copy)
 
     def open_raster(self, file: str) -> Any:
-        """Open a file with rasterio; use it within `rasterio.Env(**GDAL_SETTINGS)`.
+        """Open a file with rasterio, with its side-car files; use it within `rasterio.Env(**GDAL_SETTINGS)`.
 
         Raises ValueError when the file is missing or not a raster, and the error of fsspec when the storage cannot be reached.
         """
-        where = self.where(file)
-        return self._rasters.open(where, None if self.local else lambda: self._files.open(f"{self._root}/{file}", "rb"))
-
-    def unreadable(self, file: str, error: Exception) -> Exception:
-        """The exception to raise after rasterio has failed to open or read a file; see `RasterOpener.reason`."""
-        return self._rasters.reason(self.where(file), error)
-
-
-class RasterOpener:
-    """Opens rasters with rasterio, and knows why one cannot be read. Use one for rasters that stay open together."""
-
-    def __init__(self) -> None:
-        self._failures: list[Exception] = []
-        self._openers: dict[str, Callable[[], IO[bytes]]] = {}
-
-    def open(self, where: str, opener: Callable[[], IO[bytes]] | None) -> Any:
-        """Open the raster at a local path, or with `opener`, which opens the bytes of the file at the URL `where`.
-
-        Raises as `reason` says.
-        """
         self._failures.clear()
         try:
-            if opener is None:
-                return rasterio.open(where)
-            name = where.partition("://")[2]
-            self._openers[name] = opener
-            return rasterio.open(name, opener=self._open_for_gdal)
+            # "TRUE" tries the names of side-car files one by one, which takes a request each.
+            with rasterio.Env(**{READDIR: "TRUE"}) if file in self._with_side_cars else nullcontext():
+                opened = rasterio.open(self.where(file)) if self.local else rasterio.open(file, opener=self._open_for_gdal)
         except RasterioIOError as error:
-            raise self.reason(where, error) from error
+            raise self.unreadable(file, error) from error
+        self._failures.clear()  # of side-car files that are not there
+        return opened
 
-    def reason(self, where: str, error: Exception) -> Exception:
+    def unreadable(self, file: str, error: Exception) -> Exception:
         """The exception to raise after rasterio has failed to open or read a file.
 
         It is a ValueError when the file is missing or damaged, and an OSError with a number when the storage cannot be reached.
         """
+        if self.local and not self._files.isdir(self._root):
+            return ConnectionError(errno.ECONNABORTED, "could not be reached: its folder is gone, too", self.where(file))
         if self._failures:
             failure = self._failures[-1]
             self._failures.clear()
             if isinstance(failure, OSError) and failure.errno is not None:
                 return failure
             if not isinstance(failure, FileNotFoundError):
-                return ConnectionError(errno.ECONNABORTED, f"could not be reached: {failure!r}", where)
+                return ConnectionError(errno.ECONNABORTED, f"could not be reached: {failure!r}", self.where(file))
             error = failure
         reason = error.__cause__ or error
-        return ValueError(f"{where}: cannot be read as a raster: it is missing, damaged or cut off: {reason}")
+        return ValueError(f"{self.where(file)}: cannot be read as a raster: it is missing, damaged or cut off: {reason}")
 
-    def _open_for_gdal(self, name: str, mode: str = "rb") -> _Handle:  # noqa: ARG002
-        if name not in self._openers:  # rasterio tries every opener with a name of its own; spare the storage this request
-            raise FileNotFoundError(name)
+    def _open_file(self, file: str) -> IO[bytes]:
+        opened: IO[bytes] = self._files.open(f"{self._root}/{file}", "rb")
+        return opened
+
+    def _open_for_gdal(self, path: str, mode: str = "rb") -> _Handle:  # noqa: ARG002
+        if path == "test":  # rasterio tries every opener with this name; spare the storage this request
+            raise FileNotFoundError(path)
         try:
-            return _Handle(self._openers[name](), self._failures)
+            return _Handle(self._open_file(path), self._failures)
         except Exception as error:
             self._failures.append(error)
             raise

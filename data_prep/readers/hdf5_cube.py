@@ -10,15 +10,16 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from common.grid import Grid, grid_from_centres, grid_from_transform, nesting_factor
+from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform, nesting_factor
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
-from data_prep.readers.hdf5_files import dataset_name, open_hdf5, read_dataset
+from data_prep.readers.georeference import check_pixel_size
+from data_prep.readers.hdf5_files import WrittenParts, dataset_name, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
-from data_prep.readers.radiometry import harmonised_series
+from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.resampling import check_resampling, read_nested
 
 
@@ -27,16 +28,22 @@ class _Layer:
     """Some channels of the series, stored in one dataset.
 
     Attributes:
-        dataset: (time, y, x), or (time, band, y, x).
+        parts: reads parts of the dataset (time, y, x), or (time, band, y, x).
         grid: grid of the dataset.
         channels: indices of the bands to read from (time, band, y, x); None for (time, y, x).
+        offset: additive offset of the stored numbers that the dataset states; None where it states none.
         factor: number of pixels of the series' grid that one of its pixels covers along each axis.
     """
 
-    dataset: h5py.Dataset
+    parts: WrittenParts
     grid: Grid
     channels: list[int] | None = None
+    offset: float | None = None
     factor: int = 1
+
+    @property
+    def dataset(self) -> h5py.Dataset:
+        return self.parts.dataset
 
     @property
     def chunk(self) -> tuple[int, int]:
@@ -53,8 +60,9 @@ class _Layer:
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
 
         def read(row: int, col: int, height: int, width: int) -> np.ndarray:
-            span = np.s_[first : last + 1, ..., row : row + height, col : col + width]
-            pixels = read_dataset(self.dataset, span)[chosen - first]
+            bands = () if self.channels is None else (slice(0, self.dataset.shape[1]),)
+            span = (slice(first, last + 1), *bands, slice(row, row + height), slice(col, col + width))
+            pixels = self.parts.read(span)[chosen - first]
             return np.asarray(pixels[:, None] if self.channels is None else pixels[:, self.channels])
 
         return read_nested(read, self.grid, self.factor, window, bilinear_nodata)
@@ -69,7 +77,9 @@ class Hdf5Cube:
     A file with one variable per band (option `variables`) has variables (time, y, x) with the CF coordinates `time`, `x`, `y`
     and a grid mapping `spatial_ref`, or with the attributes above.
 
-    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor.
+    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. Chunks and datasets
+    that were never written were not observed, whatever their fill value; but chunks that were allocated when the file was made,
+    as parallel HDF5 does, cannot be told from written ones.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file.
@@ -145,19 +155,20 @@ class Hdf5Cube:
                 raise ValueError(f"{self._origin}: {len(names)} band names {names} for {dataset.shape[1]} bands")
             positions = band_positions(names, self.sensor, self._origin)
             check_stacked_bands(positions, _band_attributes(dataset), len(names), self.sensor, dataset_name(dataset))
-            layers = [_Layer(dataset, self._grid(dataset), positions)]
+            layers = [self._reflectance_layer(dataset, positions)]
         else:
             band_positions(list(variables), self.sensor, f"{self._origin}, option variables")
             datasets = [self._find(variables[band], "(time, y, x)", 3) for band in self.sensor.bands]
             for band, dataset in zip(self.sensor.bands, datasets, strict=True):
                 check_band(band, dataset.attrs, self.sensor, dataset_name(dataset))
-            layers = [_Layer(dataset, self._grid(dataset)) for dataset in datasets]
+            layers = [self._reflectance_layer(dataset) for dataset in datasets]
         quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
         # A quality layer beside stacked reflectance has the same grid and need not state it again.
         shares_grid = variables is None and quality_set.file == dataset.file and quality_set.shape[1:] == dataset.shape[2:]
-        layers.append(_Layer(quality_set, layers[0].grid if shares_grid else self._grid(quality_set)))
+        layers.append(self._quality_layer(quality_set, layers[0].grid if shares_grid else self._grid(quality_set)))
 
         self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
+        check_pixel_size(self.grid, self.sensor, self._origin)
         *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
         rows, cols = np.max([layer.chunk for layer in self._layers], axis=0).tolist()
         self.chunk = min(rows, self.grid.height), min(cols, self.grid.width)
@@ -168,16 +179,24 @@ class Hdf5Cube:
                 raise ValueError(
                     f"{dataset_name(layer.dataset)}: its dates differ from those of {dataset_name(layers[0].dataset)}"
                 )
-        origin = dataset_name(quality_set)
-        check_quality_encoding(cf_encoding(quality_set.dtype, quality_set.attrs, origin), self.sensor, origin)
+
+    def _reflectance_layer(self, dataset: h5py.Dataset, channels: list[int] | None = None) -> _Layer:
+        origin = dataset_name(dataset)
+        offset = check_encoding(cf_encoding(dataset.dtype, dataset.attrs, origin), self.sensor, origin)
+        parts = WrittenParts(dataset, unobserved_number(dataset.dtype, self.sensor, origin))
+        return _Layer(parts, self._grid(dataset), channels, offset)
+
+    def _quality_layer(self, dataset: h5py.Dataset, grid: Grid) -> _Layer:
+        origin = dataset_name(dataset)
+        check_quality_encoding(cf_encoding(dataset.dtype, dataset.attrs, origin), self.sensor, origin)
+        return _Layer(WrittenParts(dataset, unobserved_code(dataset.dtype, self.sensor.quality, origin)), grid)
 
     def _offsets_of_layers(self, stated: np.ndarray | None) -> np.ndarray:
         """Offsets (T, 1) of a stacked file, or (T, C) of variables, each of which may state its own."""
-        columns = []
-        for layer in self._layers:
-            origin = dataset_name(layer.dataset)
-            in_file = check_encoding(cf_encoding(layer.dataset.dtype, layer.dataset.attrs, origin), self.sensor, origin)
-            columns.append(offsets_in_effect(stated, in_file, self.sensor, self.dates, origin))
+        columns = [
+            offsets_in_effect(stated, layer.offset, self.sensor, self.dates, dataset_name(layer.dataset))
+            for layer in self._layers
+        ]
         return np.stack(columns, axis=1)
 
     def _find(self, name: str, shape: str, ndim: int) -> h5py.Dataset:
@@ -208,7 +227,10 @@ class Hdf5Cube:
             raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
         transform, shape = self._attribute(dataset, "transform"), dataset.shape[-2:]
         if transform is not None:
-            return grid_from_transform(transform, crs_attribute(crs), shape, origin)
+            grid = grid_from_transform(transform, crs_attribute(crs), shape, origin)
+            if "x" in file and "y" in file:
+                check_centres(grid, file["x"][:], file["y"][:], origin)
+            return grid
         if "x" not in file or "y" not in file:
             raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
         grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)

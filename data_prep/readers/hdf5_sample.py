@@ -16,9 +16,10 @@ from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
-from data_prep.readers.hdf5_files import open_hdf5, read_dataset
+from data_prep.readers.georeference import check_pixel_size
+from data_prep.readers.hdf5_files import WrittenParts, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
-from data_prep.readers.radiometry import harmonised_series
+from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 
 NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
 
@@ -29,7 +30,8 @@ class Hdf5Sample:
     Without a quality dataset every complete observation is valid. Without georeference the grid has the local CRS `NOWHERE` and
     pixels of size 1, and is not `georeferenced`; then a map cannot give the land cover.
 
-    The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any.
+    The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any. Chunks
+    and datasets that were never written were not observed, whatever their fill value.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file; or a folder of such files, or a text file with one path per line, for a scene that
@@ -70,22 +72,25 @@ class Hdf5Sample:
             frames, channels, height, width = self._data.shape
             where = f"{path}/{dataset or sensor.name}"
             in_file = check_encoding(cf_encoding(self._data.dtype, self._data.attrs, where), sensor, where)
+            self._pixels = WrittenParts(self._data, unobserved_number(self._data.dtype, sensor, where))
             named = bands if bands is not None else self._attribute("bands")
             names = list(sensor.bands) if named is None else [text(name) for name in named]
             if len(names) != channels:
                 raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
             self._channels = band_positions(names, sensor, where)
             check_stacked_bands(self._channels, self._data.attrs, channels, sensor, where)
-            self._quality = None if quality is None else self._find(quality, 3, "(T, H, W), the quality layer")
-            if self._quality is not None:
-                encoding = cf_encoding(self._quality.dtype, self._quality.attrs, f"{path}/{quality}")
-                check_quality_encoding(encoding, sensor, f"{path}/{quality}")
-                if self._quality.shape != (frames, height, width):
-                    raise ValueError(f"{path}/{quality}: has shape {self._quality.shape}; expected {(frames, height, width)}")
+            self._quality: WrittenParts | None = None
+            if quality is not None:
+                layer, origin = self._find(quality, 3, "(T, H, W), the quality layer"), f"{path}/{quality}"
+                check_quality_encoding(cf_encoding(layer.dtype, layer.attrs, origin), sensor, origin)
+                if layer.shape != (frames, height, width):
+                    raise ValueError(f"{origin}: has shape {layer.shape}; expected {(frames, height, width)}")
+                self._quality = WrittenParts(layer, unobserved_code(layer.dtype, sensor.quality, origin))
             self.dates = self._dates(dates, frames)
             stated = stated_offsets(offset, sensor, self.dates, path)
             self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, where)
             self.grid = self._grid(crs, (height, width))
+            check_pixel_size(self.grid, sensor, path)
             self.chunk = self._data.chunks[2:] if self._data.chunks else (height, width)
         except BaseException:
             self.__exit__()
@@ -94,10 +99,11 @@ class Hdf5Sample:
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        part = np.s_[..., row : row + height, col : col + width]
+        frames, channels, *_ = self._data.shape
+        window = slice(row, row + height), slice(col, col + width)
         # Read all dates: a sample is small, and h5py reads single dates slowly.
-        pixels = read_dataset(self._data, part)[times][:, self._channels]
-        quality = None if self._quality is None else read_dataset(self._quality, part)[times]
+        pixels = self._pixels.read((slice(0, frames), slice(0, channels), *window))[times][:, self._channels]
+        quality = None if self._quality is None else self._quality.read((slice(0, frames), *window))[times]
         return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:

@@ -22,6 +22,7 @@ from data_prep.readers.base import Series
 from data_prep.readers.encoding import check_encoding, check_quality_encoding, hdf_eos_encoding
 from data_prep.readers.file_names import Products, check_one_tile, named_pattern, parse_date
 from data_prep.readers.folder import Folder
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import harmonised_series
@@ -50,7 +51,8 @@ class ModisHdf4:
     """MCD43A4 (or another gridded MODIS product) of one tile, one file per day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
 
     The grid comes from StructMetadata.0 of the file. The attributes scale_factor, add_offset and _FillValue of the fields must
-    agree with the sensor; files do not state wavelengths. Where each band has its own quality field, the worst code counts. The
+    agree with the sensor; files do not state wavelengths. What was never written reads as _FillValue, so it is no data; the HDF4
+    library does not tell which chunks that are. Where each band has its own quality field, the worst code counts. The
     HDF4 library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises
     an error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those
     of the archive after a download.
@@ -93,10 +95,11 @@ class ModisHdf4:
         self._open = OpenFiles(self._open_granule, lambda granule: granule.resources.close(), MAX_OPEN_FILES)
         try:
             self._open[self._files[0]]
+            assert self._grid is not None
+            check_pixel_size(self._grid, sensor, path)
         except BaseException:
             self.__exit__()
             raise
-        assert self._grid is not None
         self.grid: Grid = self._grid
         # pyhdf does not tell how a field is stored; whole rows of the tile can be read without overhead in any case.
         self.chunk = 1, self.grid.width

@@ -1,11 +1,35 @@
-"""From stored numbers to a Series: adds the offsets and finds the clear observations."""
+"""From stored numbers to a Series: marks what was not observed, adds the offsets and finds the clear observations."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from data_prep.archive.sensor import Sensor
+from data_prep.archive.sensor import Quality, Sensor
 from data_prep.readers.base import Series
+
+
+def unobserved_number(dtype: np.dtype, sensor: Sensor, origin: str) -> int:
+    """The number that marks pixels stored as `dtype` as not observed. Raises ValueError when the type cannot hold it."""
+    if not _holds(dtype, sensor.nodata):
+        raise ValueError(
+            f"{origin}: numbers are stored as {dtype}, which cannot hold the no-data number {sensor.nodata} of source "
+            f"{sensor.name}; store them as {sensor.dtype}"
+        )
+    return sensor.nodata
+
+
+def unobserved_code(dtype: np.dtype, quality: Quality, origin: str) -> int:
+    """The code that marks pixels of a quality layer stored as `dtype` as not observed: its own, else one that is not clear."""
+    limits = np.iinfo(dtype)
+    for code in (quality.nodata, limits.max, limits.min):
+        if _holds(dtype, code) and not quality.clear(np.array([code], dtype)).any():
+            return int(code)
+    raise ValueError(f"{origin}: quality codes are stored as {dtype}, which cannot hold {quality.nodata}, the code of no data")
+
+
+def _holds(dtype: np.dtype, number: int) -> bool:
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= number <= limits.max)
 
 
 def harmonised_series(

@@ -15,15 +15,16 @@ from rasterio.windows import Window
 from common.crs import crs_text
 from common.grid import Grid, nesting_factor
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.assets import Assets
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
-from data_prep.readers.radiometry import harmonised_series
+from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
+from data_prep.readers.raster_masks import RasterMask
 from data_prep.readers.resampling import check_resampling, read_nested
 
 MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
@@ -37,12 +38,16 @@ class _OpenRaster:
         dataset: rasterio dataset.
         grid: its grid.
         factor: number of pixels of the series that one of its pixels covers along each axis.
+        mask: which of its pixels were not observed.
+        unobserved: number or quality code that marks them.
         offset: additive offset of the stored numbers that the file states; None where it states none.
     """
 
     dataset: Any
     grid: Grid
     factor: int
+    mask: RasterMask
+    unobserved: int
     offset: float | None = None
 
 
@@ -50,7 +55,7 @@ class RasterSeries:
     """Images with one file per band, on the finest of the grids of their files.
 
     Args:
-        folder: folder of the files, or what opens files of any places.
+        folder: folder of the files.
         sensor: meaning of the numbers.
         images: one per date, in ascending order.
         offsets: (T,) or (T, C), added to the stored numbers. None: each file states its own.
@@ -61,7 +66,7 @@ class RasterSeries:
 
     def __init__(
         self,
-        folder: Folder | Assets,
+        folder: Folder,
         sensor: Sensor,
         images: Sequence[ImageFiles],
         offsets: np.ndarray | None,
@@ -84,6 +89,7 @@ class RasterSeries:
                     self._first[file] = self._dataset(file)
                     grids.append(self._grid_of(self._first[file], file))
                 self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
+                check_pixel_size(self.grid, sensor, str(folder))
                 chunks = [self._chunk(file) for file in first]
                 for channel, file in enumerate(images[0].bands):
                     self._offset(0, channel, file)
@@ -125,9 +131,13 @@ class RasterSeries:
 
         def read(row: int, col: int, height: int, width: int) -> np.ndarray:
             try:
-                return np.asarray(opened.dataset.read(1, window=Window(col, row, width, height)))
+                values: np.ndarray = opened.dataset.read(1, window=Window(col, row, width, height))
+                unseen = opened.mask.unobserved(row, col, values)
             except RasterioIOError as error:
                 raise self._folder.unreadable(file, error) from error
+            if unseen is not None:
+                values[unseen] = opened.unobserved
+            return values
 
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
 
@@ -150,17 +160,21 @@ class RasterSeries:
         """Open `file`. Raises ValueError unless it has one band, the types of the sensor, and a grid that nests in the series."""
         dataset, where = self._first.pop(file, None) or self._dataset(file), self._folder.where(file)
         try:
-            if dataset.count != 1:
+            mask = RasterMask.of(dataset)
+            if mask.num_bands != 1:
                 raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")
             attributes = _attributes(dataset)
             encoding, offset = _encoding(dataset, attributes, where), None
             if file in self._bands:
                 check_band(self._bands[file], attributes, self.sensor, where)
                 offset = check_encoding(encoding, self.sensor, where)
+                unobserved = unobserved_number(encoding.dtype, self.sensor, where)
             else:
                 check_quality_encoding(encoding, self.sensor, where)
+                unobserved = unobserved_code(encoding.dtype, self.sensor.quality, where)
             grid = self._grid_of(dataset, file)
-            return _OpenRaster(dataset=dataset, grid=grid, factor=nesting_factor(grid, self.grid, where), offset=offset)
+            factor = nesting_factor(grid, self.grid, where)
+            return _OpenRaster(dataset=dataset, grid=grid, factor=factor, mask=mask, unobserved=unobserved, offset=offset)
         except ValueError:
             dataset.close()
             raise

@@ -42,7 +42,8 @@ class Sentinel2Safe(RasterSeries):
 
     Each band and the scene classification (SCL) are read at the finest resolution that the product holds. The additive offset
     of each date and band comes from MTD_MSIL2A.xml (BOA_ADD_OFFSET; there is none before processing baseline 04.00), so a
-    series may span baselines. A note says how many images of other product levels (L1C) were passed over.
+    series may span baselines. A JPEG 2000 that lacks a part is an error. A note says how many images of other product levels
+    (L1C) were passed over.
 
     Options of scene.yaml:
         path: path or fsspec URL of a folder of SAFE folders, or of one SAFE folder.

@@ -9,18 +9,21 @@ from typing import Any, Self
 import numpy as np
 import zarr
 
-from common.grid import Grid, grid_from_centres, grid_from_transform
+from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform
+from common.notes import note
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
-from data_prep.readers.radiometry import harmonised_series
-from data_prep.readers.zarr_chunks import ChunkCheckingStore
+from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
+from data_prep.readers.zarr_chunks import ChunkCheckingStore, with_fill_value
 
 DIMENSIONS = ("time", "band", "y", "x")
+ABSENT_QUALITY = ("unobserved", "fill_value")
 UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # Zarr raises them for invalid JSON and for unknown values in it
 
 
@@ -29,14 +32,21 @@ class ZarrCube:
 
     The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor.
 
+    What an absent chunk holds was not observed, whatever the fill value of the array. A quality array of which no chunk is
+    stored has one code, its fill value. An absent chunk of the coordinates holds the fill value.
+
     Options of scene.yaml:
         path: path or fsspec URL of the group, in Zarr version 2 or 3.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
             date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it
             and the file does not state it (add_offset). It must not contradict the file.
         reflectance, time, band, x, y: names of these arrays, when they differ from the above. `x` and `y` hold the coordinates
-            of pixel centres. They may be missing if the group has an attribute `transform` (six numbers in rasterio's order).
+            of pixel centres. They may be missing if the group has an attribute `transform` (six numbers in rasterio's order), and
+            must not contradict it.
         quality: name of the quality array; by default that of the sensor's quality layer.
+        absent_quality: what absent chunks of the quality array hold where others are stored: `unobserved` (default) or
+            `fill_value`. Zarr and xarray leave out chunks that hold nothing but the fill value (write_empty_chunks=False); if
+            that value is a clear code, only `fill_value` reads such a store right, and a note says so.
         bands: list of band names, for groups without an array `band`.
         crs: coordinate reference system, for groups without an attribute `crs` or a CF variable `spatial_ref`.
         storage_options: options of the file system of an fsspec URL, such as credentials.
@@ -50,6 +60,7 @@ class ZarrCube:
         offset: Offset = None,
         reflectance: str = "reflectance",
         quality: str | None = None,
+        absent_quality: str = ABSENT_QUALITY[0],
         time: str = "time",
         band: str = "band",
         x: str = "x",
@@ -60,6 +71,8 @@ class ZarrCube:
     ) -> None:
         self.sensor = sensor
         self._path = path
+        if absent_quality not in ABSENT_QUALITY:
+            raise ValueError(f"{path}: absent_quality is {absent_quality!r}; expected one of {', '.join(ABSENT_QUALITY)}")
         if is_url(path):
             file_system(path, storage_options)  # its message for a wrong URL is clearer than that of Zarr
         try:
@@ -76,6 +89,13 @@ class ZarrCube:
         origin, of_quality = f"{path}/{reflectance}", f"{path}/{self._quality.basename}"
         in_file = check_encoding(cf_encoding(self._reflectance.dtype, self._reflectance.attrs, origin), sensor, origin)
         check_quality_encoding(cf_encoding(self._quality.dtype, self._quality.attrs, of_quality), sensor, of_quality)
+        self._reflectance = with_fill_value(self._reflectance, unobserved_number(self._reflectance.dtype, sensor, origin))
+        # The array as it is stored, where its fill value may be meant: then it is a clear code.
+        self._filled_quality: zarr.Array[Any] | None = None
+        if absent_quality == ABSENT_QUALITY[0]:
+            fill = np.asarray(self._quality.fill_value).astype(self._quality.dtype)
+            self._filled_quality = self._quality if sensor.quality.clear(fill[None]).any() else None
+            self._quality = with_fill_value(self._quality, unobserved_code(self._quality.dtype, sensor.quality, of_quality))
         frames, _, height, width = self._reflectance.shape
         if self._quality.shape != (frames, height, width):
             raise ValueError(f"{path}: quality has shape {self._quality.shape}; expected {(frames, height, width)}")
@@ -91,6 +111,7 @@ class ZarrCube:
         # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid = self._grid(x, y, crs, (height, width))
+        check_pixel_size(self.grid, sensor, path)
         self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
@@ -98,7 +119,7 @@ class ZarrCube:
         self.grid.window(row, col, height, width)
         rows, cols = slice(row, row + height), slice(col, col + width)
         pixels = self._read(self._reflectance, (times, self._bands, rows, cols))
-        quality = self._read(self._quality, (times, rows, cols))
+        quality = self._read_quality((times, rows, cols))
         return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
@@ -108,12 +129,33 @@ class ZarrCube:
         self._group.store.close()
 
     def _read(self, array: zarr.Array[Any], part: tuple[Any, ...]) -> np.ndarray:
+        self._store.absent.discard(array.path)
         try:
             return np.asarray(array.oindex[part])
         except (RuntimeError, ValueError, EOFError, zlib.error) as error:  # what the codecs raise
             raise ValueError(
                 f"{self._path}/{array.basename}: a chunk cannot be decoded, it is damaged or cut off: {error}"
             ) from error
+
+    def _read_quality(self, part: tuple[Any, ...]) -> np.ndarray:
+        codes = self._read(self._quality, part)
+        filled = self._filled_quality
+        if filled is None:
+            return codes
+        # Nothing tells that a chunk is absent from a shard but the code that then stands for it.
+        is_absent = filled.path in self._store.absent or (filled.shards is not None and self._quality.fill_value in codes)
+        if not is_absent:
+            return codes
+        self._filled_quality = None  # decided once
+        if not self._store.has_chunks(filled):
+            self._quality = filled
+            return self._read(filled, part)
+        note(
+            f"{self._path}/{filled.basename}: some chunks are absent and count as not observed, though the fill value "
+            f"{filled.fill_value} is a clear code; if the store leaves out chunks of that code (write_empty_chunks=False), state "
+            "`absent_quality: fill_value`"
+        )
+        return codes
 
     def _get(self, name: str) -> Any:
         try:
@@ -169,7 +211,10 @@ class ZarrCube:
         if crs is None:
             raise ValueError(f"{self._path}: no coordinate reference system: no attribute crs; give `crs: EPSG:n` in scene.yaml")
         if "transform" in attributes:
-            return grid_from_transform(attributes["transform"], crs_attribute(crs), shape, self._path)
+            grid = grid_from_transform(attributes["transform"], crs_attribute(crs), shape, self._path)
+            if isinstance(self._get(x), zarr.Array) and isinstance(self._get(y), zarr.Array):
+                check_centres(grid, self._coordinate(x), self._coordinate(y), self._path)
+            return grid
         grid = grid_from_centres(self._coordinate(x), self._coordinate(y), crs_attribute(crs), self._path)
         if grid.shape != shape:
             raise ValueError(f"{self._path}: {grid.height} y and {grid.width} x coordinates for images of {shape}")

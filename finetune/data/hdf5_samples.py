@@ -6,7 +6,8 @@
 
 The layout is that of the example at https://github.com/flyakon/AgriFM. Lists and files may also lie in FOLDER itself. A dataset
 has the name of its source or the published one (`PUBLISHED_NAMES`). Its numbers are used as stored, without an offset. A file may
-also hold `valid/SOURCE` (T, H, W) and `dates/SOURCE` (T,), in days since 1970-01-01 or as ISO dates; the published files do not.
+also hold `valid/SOURCE` (T, H, W) and `dates/SOURCE` (T,), as ISO dates, with CF units, or in days since 1970-01-01; the
+published files do not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
+
+from data_prep.readers.file_metadata import decode_days
 
 PUBLISHED_NAMES = {"sentinel2": ("S2",), "landsat": ("Landsat", "HLSL30"), "modis": ("Modis", "MODIS")}
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # by split
@@ -72,15 +74,12 @@ class Hdf5Samples:
         for group in ("valid", "dates"):
             if isinstance(file.get(group), h5py.Group):
                 item[group] = {s: found for s in self.sources if (found := _dataset(file[group], s)) is not None}
-        item["dates"] = {source: _text(dates[()]) for source, dates in item.get("dates", {}).items()}
+        item["dates"] = {
+            source: decode_days(dates[()], dates.attrs, f"{path}{dates.name}") for source, dates in item.get("dates", {}).items()
+        }
         return item
 
 
 def _dataset(group: h5py.Group, source: str) -> h5py.Dataset | None:
     names = (source, *PUBLISHED_NAMES.get(source, ()))
     return next((group[name] for name in names if isinstance(group.get(name), h5py.Dataset)), None)
-
-
-def _text(dates: np.ndarray) -> np.ndarray:
-    """Dates as read from HDF5, with bytes decoded to text."""
-    return dates.astype(str) if dates.dtype.kind in "SO" else dates

@@ -30,6 +30,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.file_metadata import decode_days
 from finetune.task import IGNORE, Task
 
 UNSIGNED_IGNORE = 255  # -1 in eight bits
@@ -146,11 +147,7 @@ def _check_pixels(pixels: Any, label: np.ndarray, where: str, sensor: Sensor) ->
 
 def _days(dates: Any, images: int, where: str) -> np.ndarray:
     """Dates as datetime64[D] (T,). Raises ValueError unless there is a known date for each image."""
-    found = np.asarray(dates)
-    try:
-        found = found.astype("datetime64[D]")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}; expected ISO dates, or days since 1970-01-01") from error
-    if found.shape != (images,) or np.isnat(found).any():
-        raise ValueError(f"{where}: {int(np.isnat(found).sum())} unknown of {found.size} for {images} images; each needs one")
+    found = decode_days(np.asarray(dates), {}, where)
+    if found.shape != (images,):
+        raise ValueError(f"{where}: {found.size} dates for {images} images; each needs one")
     return found

@@ -483,7 +483,7 @@ def spoil_quality(folder: Path) -> None:
     [
         (spoil_no_input, [], "does not exist"),
         (spoil_empty_input, [], "no scenes in"),
-        (spoil_source, [], r"unknown sources \['sentinel9'\]; known are \['landsat', 'modis', 'sentinel2'\]"),
+        (spoil_source, [], r"unknown sources \['sentinel9'\]; known are \['hls_s30', 'landsat', 'modis', 'sentinel2'\]"),
         (spoil_bands, [], "bands"),
         (spoil_time, [], "time"),
         (spoil_codes, [], r"landcover.tif: land cover holds codes \[99\] that legend glc_fcs30d does not have"),

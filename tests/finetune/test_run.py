@@ -220,7 +220,7 @@ def no_rice(folder: Path) -> list[str]:
 BAD_INPUT = [
     (lambda _: ["--task", "paddy_rize"], "unknown task 'paddy_rize', did you mean paddy_rice? known tasks: cropland, "),
     (lambda _: ["--epochz", "3"], "did you mean training.epochs?"),
-    (lambda _: ["--override.sources", "[landsat, radar]"], "unknown source radar; known: landsat, modis, sentinel2"),
+    (lambda _: ["--override.sources", "[landsat, radar]"], "unknown source radar; known: hls_s30, landsat, modis, sentinel2"),
     (lambda _: ["--override.sources", "[sentinel2]"], "has no sentinel2, which the task needs; it has landsat, modis"),
     (lambda _: ["--override.label", "crops"], "has no label 'crops'; it has crop_type"),
     (lambda _: ["--override.window_px", "40"], "window_px must be a multiple of 16"),

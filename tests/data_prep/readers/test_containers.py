@@ -14,7 +14,6 @@ import zarr
 from affine import Affine
 
 from common.grid import grid_from_centres
-from data_prep.readers.file_metadata import decode_dates
 from data_prep.readers.offsets import check_offset
 from data_prep.readers.opening import CONTAINERS, open_reader
 from data_prep.readers.radiometry import harmonised_series
@@ -166,7 +165,11 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
         ((), {}, "must state it: `offset: -1000`"),
         ((), {"offset": "-1000"}, "offset is '-1000'; expected a whole number"),
         ((), {"offset": 0, "quality": "QA"}, "no array 'QA'; it holds"),
-        ((), {"offset": 0, "chunk": 3}, r"unknown options \['chunk'\]; valid ones: container, path, bbox, compose, band"),
+        (
+            (),
+            {"offset": 0, "chunk": 3},
+            r"unknown options \['chunk'\]; valid ones: container, path, bbox, compose, absent_quality",
+        ),
         (("time",), {"offset": 0}, "a series without time"),
         (("SCL",), {"offset": 0}, "no array 'SCL'"),
         (("band",), {"offset": 0}, "no one-dimensional array 'band'"),
@@ -474,38 +477,6 @@ def test_hdf5_bilinear_like_rasters(tmp_path: Path) -> None:
     for frame, channel in ((0, 4), (2, 9)):
         expected = naive_bilinear(coarse[frame + 1, channel - 4], 2, sensor.nodata)[2:11, 3:11]
         np.testing.assert_array_equal(got.pixels[frame, channel], expected)
-
-
-@pytest.mark.parametrize(
-    ("values", "units", "expected"),
-    [
-        (np.array([0, 365]), "days since 2020-01-01", ["2020-01-01", "2020-12-31"]),
-        (np.array([0.5, 1.49]), "days since 2020-01-01 12:00", ["2020-01-02", "2020-01-02"]),
-        (np.array([36, 37]), "hours since 1999-12-31 00:00:00.0", ["2000-01-01", "2000-01-01"]),
-        (np.array([1_614_556_799, 1_614_556_800]), "seconds since 1970-01-01T00:00:00Z", ["2021-02-28", "2021-03-01"]),
-    ],
-)
-def test_cf_time(values: np.ndarray, units: str, expected: list[str]) -> None:
-    if expected[0] == expected[1]:
-        with pytest.raises(ValueError, match=f"{expected[0]} is followed by {expected[1]}; sort the images"):
-            decode_dates(values, {"units": units}, "t")
-        values, expected = values[:1], expected[:1]
-    assert decode_dates(values, {"units": units}, "t").astype(str).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "attributes", "message"),
-    [
-        (np.array([20210103]), {}, "without units"),
-        (np.array([1]), {"units": "months since 2020-01-01"}, "expected CF units like"),
-        (np.array([1]), {"units": "days since 2020-01-01", "calendar": "360_day"}, "calendar '360_day'"),
-        (np.array([b"yesterday"]), {}, "ISO 8601"),
-        (np.array([True]), {}, "dates have type bool"),
-    ],
-)
-def test_values_that_are_not_dates(values: np.ndarray, attributes: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        decode_dates(values, attributes, "t")
 
 
 def test_uneven_coordinates_are_refused() -> None:

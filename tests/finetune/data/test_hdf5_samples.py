@@ -37,8 +37,14 @@ def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
     sample = make_sample(0)
     sample["valid"] = {"landsat": np.random.default_rng(0).random((FRAMES, SIDE, SIDE)) < 0.5}
     days = (YEAR + np.arange(FRAMES) * 40).astype("datetime64[D]")
-    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10"))):
+    zoned = np.array([f"{day + 1}T08:30:00+12:00" for day in days]).astype("S")  # on the day before in UTC
+    hours = ((days - days[0]).astype(np.int64) * 24).astype(np.float64)
+    for name, dates in (("a", days.astype(np.int32)), ("b", days.astype("S10")), ("c", zoned), ("d", hours)):
         write_hdf5(tmp_path / f"{name}.h5", sample | {"dates": {"landsat": dates, "modis": dates}})
+        if dates is hours:
+            with h5py.File(tmp_path / "d.h5", "a") as file:
+                for source in ("landsat", "modis"):
+                    file[f"dates/{source}"].attrs["units"] = f"hours since {days[0]} 00:00:00+00:00"
         (tmp_path / "train.txt").write_text(f"{name}.h5\n\n")
         item = Hdf5Samples(tmp_path, "train", ("landsat", "modis"))[0]
         window = SampleWindows([item], load_task("paddy_rice"), load_sensors()).window(0)

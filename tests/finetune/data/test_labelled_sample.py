@@ -39,9 +39,14 @@ def spoilt(**changes: Any) -> dict[str, Any]:
         ),
         (spoilt(data={"landsat": np.zeros((6, SIDE, SIDE)), "modis": np.zeros((8, 7, 2, 2))}), r"expected \(T, C, H, W\)"),
         (spoilt(valid={"modis": np.ones((8, 4, 4))}), r"valid of modis has shape \(8, 4, 4\); expected \(8, 2, 2\)"),
-        (spoilt(dates={"modis": ["2021-01-01"]}), "dates of modis: 0 unknown of 1 for 8 images"),
-        (spoilt(dates={"modis": ["spring"] * 8}), "dates of modis: .*expected ISO dates"),
-        (spoilt(dates={"modis": ["NaT"] * 8}), "8 unknown of 8 for 8 images"),
+        (spoilt(dates={"modis": ["2021-01-01"]}), "dates of modis: 1 dates for 8 images; each needs one"),
+        (spoilt(dates={"modis": ["spring"] * 8}), "dates of modis: dates as text must be ISO 8601 like 2021-05-01, got 'spring'"),
+        (spoilt(dates={"modis": np.array(["NaT"] * 8, "datetime64[D]")}), "8 of 8 dates are missing, before 1972"),
+        (spoilt(dates={"modis": 20220700 + np.arange(8)}), "dates of modis: numbers like 20220700 without units"),
+        (
+            spoilt(dates={"modis": 100 + np.arange(8)}),
+            "8 of 8 dates are missing, before 1972-07-23 or after 2100, first 1970",
+        ),
     ],
 )
 def test_samples_that_are_wrong_say_what_is_wrong(sample: Any, message: str) -> None:
