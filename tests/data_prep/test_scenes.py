@@ -233,6 +233,17 @@ def test_what_cannot_be_read_yet_is_said(tmp_path: Path, capsys: pytest.CaptureF
     assert "31TFJ_2022" not in said
 
 
+def test_an_offset_is_asked_for_and_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Items of one catalogue say that no offset was removed, which is wrong for some of them."""
+    write_items(tmp_path / "items.json", sentinel2_items("earth_search/sentinel-2-l2a", DATES, SHAPE))
+    words = ("--catalogue", tmp_path / "items.json", "--collections", "sentinel-2-l2a", *PERIOD, "--bbox", *WHOLE)
+    assert run_scenes("--output", tmp_path / "asked", *words) == 0
+    assert "boa_offset_applied: False for baseline 05.09" in capsys.readouterr().out
+    stated = ("--options.sentinel2.offset", "{00.00: 0, 04.00: 0}")
+    assert run_scenes("--output", tmp_path / "stated", *words, *stated) == 0
+    assert "cannot be read" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
