@@ -123,6 +123,24 @@ class Products:
         return ", ".join(f"{count} files of {product}" for product, count in sorted(counts.items()))
 
 
+def named_layers(
+    names: Mapping[str, str | Sequence[str]], sensor: Sensor, origin: str, option: str
+) -> dict[str, tuple[str, ...]]:
+    """Names of the files of each band and of the quality layer: those that an option of scene.yaml gives, else the sensor's.
+
+    Raises ValueError for layers that the sensor does not have, and for a band with several names.
+    """
+    layers = (*sensor.bands, sensor.quality.name)
+    unknown = sorted(set(names) - set(layers))
+    if unknown:
+        raise ValueError(f"{origin}: {option} speaks of {unknown}; source {sensor.name} has {list(layers)}")
+    several = [band for band in sensor.bands if not isinstance(names.get(band, band), str)]
+    if several:
+        raise ValueError(f"{origin}: {option} gives {several} several names; only the quality layer may have a list")
+    given = {layer: names.get(layer, layer) for layer in layers}
+    return {layer: (found,) if isinstance(found, str) else tuple(found) for layer, found in given.items()}
+
+
 def check_one_tile(tiles: Iterable[str | None], origin: str) -> None:
     """Raises ValueError when file names contain more than one tile: a series lies on one grid."""
     counts = Counter(tile for tile in tiles if tile is not None)

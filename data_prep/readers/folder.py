@@ -98,11 +98,15 @@ class Folder:
         reason = error.__cause__ or error
         return ValueError(f"{self.where(file)}: cannot be read as a raster: it is missing, damaged or cut off: {reason}")
 
-    def _open_for_gdal(self, path: str, mode: str = "rb") -> _Handle:
+    def _open_file(self, file: str) -> IO[bytes]:
+        opened: IO[bytes] = self._files.open(f"{self._root}/{file}", "rb")
+        return opened
+
+    def _open_for_gdal(self, path: str, mode: str = "rb") -> _Handle:  # noqa: ARG002
         if path == "test":  # rasterio tries every opener with this name; spare the storage this request
             raise FileNotFoundError(path)
         try:
-            return _Handle(self._files.open(f"{self._root}/{path}", mode), self._failures)
+            return _Handle(self._open_file(path), self._failures)
         except Exception as error:
             self._failures.append(error)
             raise

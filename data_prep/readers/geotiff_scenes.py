@@ -10,7 +10,15 @@ import numpy as np
 
 from common.notes import note
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.file_names import FoundFile, ImageFiles, Products, group_into_images, named_pattern, parse_date
+from data_prep.readers.file_names import (
+    FoundFile,
+    ImageFiles,
+    Products,
+    group_into_images,
+    named_layers,
+    named_pattern,
+    parse_date,
+)
 from data_prep.readers.folder import Folder
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.raster_series import RasterSeries
@@ -62,7 +70,7 @@ class GeoTiffScenes(RasterSeries):
         offset: Offset = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        layers = _layers(band_names or {}, sensor, path)
+        layers = named_layers(band_names or {}, sensor, path, "band_names")
         folder = Folder(path, storage_options)
         wanted = {name for names in layers.values() for name in names}
         files = _find_files(folder, named_pattern(pattern, {"date", "band"}, path), date_format, wanted, Products(sensor, path))
@@ -110,16 +118,3 @@ def _baselines(images: Sequence[ImageFiles], files: Sequence[FoundFile], origin:
         if len(several) > 1:
             raise ValueError(f"{origin}: files of {image.date} are of the processing baselines {', '.join(several)}; keep one")
     return [baselines[image.bands[0]] for image in images]
-
-
-def _layers(band_names: Mapping[str, str | Sequence[str]], sensor: Sensor, origin: str) -> dict[str, list[str]]:
-    """Names in files of each band and of the quality layer. Raises ValueError for layers that the sensor does not have."""
-    layers = (*sensor.bands, sensor.quality.name)
-    unknown = sorted(set(band_names) - set(layers))
-    if unknown:
-        raise ValueError(f"{origin}: band_names speaks of {unknown}; source {sensor.name} has {list(layers)}")
-    names = {layer: band_names.get(layer, layer) for layer in layers}
-    several = [band for band in sensor.bands if not isinstance(names[band], str)]
-    if several:
-        raise ValueError(f"{origin}: band_names gives {several} several names; only the quality layer may have a list")
-    return {layer: [found] if isinstance(found, str) else list(found) for layer, found in names.items()}

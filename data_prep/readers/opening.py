@@ -17,8 +17,9 @@ from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.composite import Composite
+from data_prep.readers.crop import Crop
 
-CONTAINERS = ("zarr_cube", "geotiff_scenes", "sentinel2_safe", "modis_hdf4", "hdf5_cube", "hdf5_sample")
+CONTAINERS = ("zarr_cube", "geotiff_scenes", "sentinel2_safe", "stac", "modis_hdf4", "hdf5_cube", "hdf5_sample")
 TAKES_SEVERAL_PATHS = ("hdf5_cube",)
 
 
@@ -37,6 +38,10 @@ def reader_class(container: str) -> Callable[..., Any]:
             from data_prep.readers.sentinel2_safe import Sentinel2Safe
 
             return Sentinel2Safe
+        case "stac":
+            from data_prep.readers.stac_scenes import StacScenes
+
+            return StacScenes
         case "modis_hdf4":
             from data_prep.readers.modis_hdf4 import ModisHdf4
 
@@ -57,7 +62,7 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
 
     The option `container` names one of CONTAINERS; the docstring of its class explains the other options. Every container takes
     the option `compose`: without it the dates stay as they are, and `{every_days: 16, method: median}` makes one image of each
-    16 days (see Composite).
+    16 days (see Composite). And every container takes the option `bbox`, which cuts out a part (see Crop).
 
     Raises ValueError for an unknown source, container or option, and when the reader cannot read the files.
     """
@@ -72,16 +77,16 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
     container = options.pop("container", None)
     if not isinstance(container, str) or container not in CONTAINERS:
         raise ValueError(f"{origin}: container is {container!r}; expected one of {', '.join(CONTAINERS)}")
-    compose = options.pop("compose", None)
+    compose, bbox = options.pop("compose", None), options.pop("bbox", None)
     several = container in TAKES_SEVERAL_PATHS
     paths = _pop_paths(options, scene.folder, origin, several)
     reader = reader_class(container)
     _check_options(options, reader, origin)
     opened: SeriesReader = reader(paths if several else paths[0], sensors[source], **options)
-    if compose is None:
-        return opened
     try:
-        return Composite(opened, compose, origin)
+        if bbox is not None:
+            opened = Crop(opened, bbox, origin)
+        return opened if compose is None else Composite(opened, compose, origin)
     except ValueError:
         opened.__exit__()
         raise
@@ -104,7 +109,9 @@ def _check_options(options: Mapping[str, Any], reader: Callable[..., SeriesReade
     known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise ValueError(f"{origin}: unknown options {unknown}; valid ones: container, path, compose, {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{origin}: unknown options {unknown}; valid ones: container, path, bbox, compose, {', '.join(sorted(known))}"
+        )
 
 
 def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Mapping[str, Sensor]) -> SeriesReader:

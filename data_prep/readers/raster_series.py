@@ -79,20 +79,23 @@ class RasterSeries:
         self._offsets = None if offsets is None else np.broadcast_to(offsets.T, (len(sensor.bands), len(images))).T
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
         self._open = OpenFiles(self._opened, lambda opened: opened.dataset.close(), MAX_OPEN_FILES)
+        self._first: dict[str, Any] = {}  # files of the first date, which are opened once, before the grid is known
         self._bands = {file: band for image in images for band, file in zip(sensor.bands, image.bands, strict=True)}
         first = (*images[0].bands, *images[0].quality)
         with rasterio.Env(**GDAL_SETTINGS):
-            grids = []
-            for file in first:
-                with self._dataset(file) as dataset:
-                    grids.append(self._grid_of(dataset, file))
-            self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
-            check_pixel_size(self.grid, sensor, str(folder))
             try:  # the first date already shows an error that concerns all dates
+                grids = []
+                for file in first:
+                    self._first[file] = self._dataset(file)
+                    grids.append(self._grid_of(self._first[file], file))
+                self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
+                check_pixel_size(self.grid, sensor, str(folder))
                 chunks = [self._chunk(file) for file in first]
                 for channel, file in enumerate(images[0].bands):
                     self._offset(0, channel, file)
             except ValueError:
+                for dataset in self._first.values():
+                    dataset.close()
                 self._open.close()
                 raise
         rows, cols = np.max(chunks, axis=0).tolist()
@@ -155,7 +158,7 @@ class RasterSeries:
 
     def _opened(self, file: str) -> _OpenRaster:
         """Open `file`. Raises ValueError unless it has one band, the types of the sensor, and a grid that nests in the series."""
-        dataset, where = self._dataset(file), self._folder.where(file)
+        dataset, where = self._first.pop(file, None) or self._dataset(file), self._folder.where(file)
         try:
             mask = RasterMask.of(dataset)
             if mask.num_bands != 1:

@@ -44,6 +44,7 @@ def _script(name: str, path: str) -> Command:
 COMMANDS = (
     _script("simulate", "data_prep/simulate.py"),
     _script("fetch_real", "data_prep/fetch_real.py"),
+    _script("scenes", "data_prep/scenes.py"),
     _script("shard", "data_prep/shard.py"),
     _script("add_maps", "data_prep/add_maps.py"),
     _script("draw_sites", "data_prep/draw_sites.py"),

@@ -9,6 +9,7 @@ comments, which readers do not see:
     <!-- generated: reader data_prep.readers.composite:Composite -->    the docstring of one class
     <!-- generated: file finetune/tasks/paddy_rice.yaml -->  a file
     <!-- generated: sensors -->                              bands and quality layers of the built-in sensors
+    <!-- generated: stac -->                                 the STAC collections that are known by name
     <!-- end of the generated part -->
 """
 
@@ -37,6 +38,8 @@ def generated(what: str, of: str) -> str:
         return tables.containers()
     if what == "sensors":
         return tables.sensors()
+    if what == "stac":
+        return tables.stac_collections()
     if what == "attributes":
         return tables.attributes(of)
     if what == "file":
@@ -44,7 +47,7 @@ def generated(what: str, of: str) -> str:
     if what == "reader":
         module, _, name = of.partition(":")
         return tables.reader_text(getattr(importlib.import_module(module), name))
-    raise ValueError(f"a page asks for {what!r}; known are commands, containers, sensors, attributes, file and reader")
+    raise ValueError(f"a page asks for {what!r}; known are commands, containers, sensors, stac, attributes, file and reader")
 
 
 def main() -> None:

@@ -17,11 +17,18 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from data_prep.archive.sensor import load_sensors
+from data_prep.archive.stac_collections import signer_of
+from data_prep.archive.stac_collections import stac_collections as known_collections
 from docs.generate.commands import COMMANDS, ROOT, Command, parser_of
 
 _LIBRARY_OPTIONS = ("help", "config", "print_config")  # the same for all commands; explained once
 _LONGEST_DEFAULT = 40  # characters; a longer one would make its column too wide
 _UNNAMED_GROUPS = ("positional arguments", "options")
+OFFSET_TEXTS = {
+    "raster_bands": "`raster:bands`",
+    "boa_offset_applied": "`earthsearch:boa_offset_applied` where it is true; else the baseline before 04.00, or you",
+    "processing_baseline": "`s2:processing_baseline`",
+}
 _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", Any: "any"}
 
 
@@ -87,6 +94,16 @@ def sensors() -> str:
         bands = ", ".join(f"`{band}`" for band in sensor.bands)
         rows.append((f"`{name}`", bands, f"`{layer.name}`; clear: {codes}", f"{sensor.chip_px} x {sensor.chip_px}"))
     return table(("source", "bands, in this order", "quality layer", "pixels of a sample"), rows)
+
+
+def stac_collections() -> str:
+    """A table of the STAC collections that are known by name."""
+    rows = []
+    for name, collection in known_collections().items():
+        catalogue, _, of_catalogue = name.partition("/")
+        offset = "none" if collection.offset is None else OFFSET_TEXTS[collection.offset]
+        rows.append((f"`{catalogue}`", f"`{of_catalogue}`", f"`{collection.source}`", offset, f"`{signer_of(name)}`"))
+    return table(("catalogue", "collection", "source", "what states the offset", "signer"), rows)
 
 
 def _without_bits(bits: Sequence[int]) -> str:

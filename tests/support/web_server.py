@@ -13,10 +13,11 @@ from aiohttp import web
 
 
 @contextmanager
-def web_server() -> Iterator[Callable[[Path, Callable[[web.Request], None]], str]]:
+def web_server() -> Iterator[Callable[..., str]]:
     """A function that serves a folder and returns its URL.
 
-    Its second argument is called with each request; a web.HTTPException that it raises is the answer.
+    Its second argument is called with each request; a web.HTTPException that it raises is the answer. Further arguments are
+    routes that come before the files of the folder.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -26,13 +27,14 @@ def web_server() -> Iterator[Callable[[Path, Callable[[web.Request], None]], str
     def run(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
 
-    def start(folder: Path, before: Callable[[web.Request], None]) -> str:
+    def start(folder: Path, before: Callable[[web.Request], None], *routes: web.RouteDef) -> str:
         @web.middleware
         async def answer(request: web.Request, handler: Any) -> Any:
             before(request)
             return await handler(request)
 
         app = web.Application(middlewares=[answer])
+        app.add_routes(routes)
         app.router.add_static("/", folder)
         runner = web.AppRunner(app)
         run(runner.setup())

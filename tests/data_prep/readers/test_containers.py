@@ -168,7 +168,7 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
         (
             (),
             {"offset": 0, "chunk": 3},
-            r"unknown options \['chunk'\]; valid ones: container, path, compose, absent_quality",
+            r"unknown options \['chunk'\]; valid ones: container, path, bbox, compose, absent_quality",
         ),
         (("time",), {"offset": 0}, "a series without time"),
         (("SCL",), {"offset": 0}, "no array 'SCL'"),

@@ -1,0 +1,1 @@
+"""Searches in STAC catalogues, whose items become scenes."""
