@@ -11,10 +11,11 @@ import h5py
 import numpy as np
 
 from common.grid import Grid, grid_from_centres, grid_from_transform, nesting_factor
+from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
-from data_prep.readers.hdf5_files import dataset_name, open_hdf5, read_dataset
+from data_prep.readers.hdf5_files import attribute, dataset_name, open_hdf5, read_dataset
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested
@@ -26,13 +27,15 @@ class _Layer:
 
     Attributes:
         dataset: (time, y, x), or (time, band, y, x).
-        grid: grid of the dataset.
+        grid: grid of the dataset, north-up.
+        flips: how its pixels are flipped for that.
         channels: indices of the bands to read from (time, band, y, x); None for (time, y, x).
         factor: number of pixels of the series' grid that one of its pixels covers along each axis.
     """
 
     dataset: h5py.Dataset
     grid: Grid
+    flips: Flips
     channels: list[int] | None = None
     factor: int = 1
 
@@ -50,12 +53,12 @@ class _Layer:
         chosen = np.arange(self.dataset.shape[0])[times]
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
 
-        def read(row: int, col: int, height: int, width: int) -> np.ndarray:
+        def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
             span = np.s_[first : last + 1, ..., row : row + height, col : col + width]
             pixels = read_dataset(self.dataset, span)[chosen - first]
             return np.asarray(pixels[:, None] if self.channels is None else pixels[:, self.channels])
 
-        return read_nested(read, self.grid, self.factor, window, bilinear_nodata)
+        return read_nested(self.flips.reader(stored, self.grid.shape), self.grid, self.factor, window, bilinear_nodata)
 
 
 class Hdf5Cube:
@@ -132,21 +135,22 @@ class Hdf5Cube:
     def _set_up(self, variables: Mapping[str, str] | None, reflectance: str, quality: str, bands: Sequence[str] | None) -> None:
         if variables is None:
             dataset = self._find(reflectance, "(T, C, H, W); or give `variables` for files with one variable per band", 4)
-            names = bands if bands is not None else self._attribute(dataset, "bands")
+            names = bands if bands is not None else attribute(dataset, "bands")
             if names is None:
                 raise ValueError(f"{self._origin}: {reflectance} has no attribute bands; name them in scene.yaml, `bands: [...]`")
             names = [text(name) for name in names]
             if len(names) != dataset.shape[1]:
                 raise ValueError(f"{self._origin}: {len(names)} band names {names} for {dataset.shape[1]} bands")
-            layers = [_Layer(dataset, self._grid(dataset), band_positions(names, self.sensor, self._origin))]
+            layers = [_Layer(dataset, *self._placed(dataset), band_positions(names, self.sensor, self._origin))]
         else:
             band_positions(list(variables), self.sensor, f"{self._origin}, option variables")
             datasets = [self._find(variables[band], "(time, y, x)", 3) for band in self.sensor.bands]
-            layers = [_Layer(dataset, self._grid(dataset)) for dataset in datasets]
+            layers = [_Layer(dataset, *self._placed(dataset)) for dataset in datasets]
         quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
         # A quality layer beside stacked reflectance has the same grid and need not state it again.
         shares_grid = variables is None and quality_set.file == dataset.file and quality_set.shape[1:] == dataset.shape[2:]
-        layers.append(_Layer(quality_set, layers[0].grid if shares_grid else self._grid(quality_set)))
+        placed = (layers[0].grid, layers[0].flips) if shares_grid else self._placed(quality_set)
+        layers.append(_Layer(quality_set, *placed))
 
         self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
         *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
@@ -184,26 +188,8 @@ class Hdf5Cube:
         held = sorted({key for file in self._files for key in file})
         raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")
 
-    def _attribute(self, dataset: h5py.Dataset, name: str) -> Any:
-        return dataset.attrs.get(name, dataset.file.attrs.get(name))
-
-    def _grid(self, dataset: h5py.Dataset) -> Grid:
-        file, origin = dataset.file, dataset_name(dataset)
-        mapping = file.get(text(dataset.attrs.get("grid_mapping", "spatial_ref")))
-        crs = self._crs or self._attribute(dataset, "crs")
-        if crs is None and mapping is not None:
-            crs = mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref"))
-        if crs is None:
-            raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
-        transform, shape = self._attribute(dataset, "transform"), dataset.shape[-2:]
-        if transform is not None:
-            return grid_from_transform(transform, crs_attribute(crs), shape, origin)
-        if "x" not in file or "y" not in file:
-            raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
-        grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)
-        if grid.shape != shape:
-            raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
-        return grid
+    def _placed(self, dataset: h5py.Dataset) -> tuple[Grid, Flips]:
+        return north_up(stored_grid(dataset, self._crs))
 
     def _dates(self, dataset: h5py.Dataset) -> np.ndarray:
         name = next((name for name in (self._time_name, "time") if name in dataset.file), None)
@@ -214,6 +200,29 @@ class Hdf5Cube:
         if len(dates) != dataset.shape[0]:
             raise ValueError(f"{dataset_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
         return dates
+
+
+def stored_grid(dataset: h5py.Dataset, crs: str | int | None) -> Grid:
+    """The grid of a dataset (..., H, W) as it is stored; `crs`: that of scene.yaml, None for that of the file.
+
+    Raises ValueError for a dataset without a CRS, and without a transform and coordinates.
+    """
+    file, origin = dataset.file, dataset_name(dataset)
+    mapping = file.get(text(dataset.attrs.get("grid_mapping", "spatial_ref")))
+    crs = crs or attribute(dataset, "crs")
+    if crs is None and mapping is not None:
+        crs = mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref"))
+    if crs is None:
+        raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
+    transform, shape = attribute(dataset, "transform"), dataset.shape[-2:]
+    if transform is not None:
+        return grid_from_transform(transform, crs_attribute(crs), shape, origin)
+    if "x" not in file or "y" not in file:
+        raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
+    grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)
+    if grid.shape != shape:
+        raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
+    return grid
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:

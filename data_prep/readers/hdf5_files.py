@@ -37,6 +37,11 @@ def read_dataset(dataset: h5py.Dataset, part: Any) -> np.ndarray:
         raise ValueError(f"{dataset_name(dataset)}: cannot be read, it is damaged or cut off: {error}") from error
 
 
+def attribute(dataset: h5py.Dataset, name: str) -> Any:
+    """An attribute of a dataset, or of its file where the dataset does not have it; None without."""
+    return dataset.attrs.get(name, dataset.file.attrs.get(name))
+
+
 def dataset_name(dataset: h5py.Dataset) -> str:
     """The path of an HDF5 file and the name of a dataset in it, for messages."""
     return f"{dataset.file.filename}{dataset.name}"

@@ -11,10 +11,11 @@ import numpy as np
 from affine import Affine
 
 from common.grid import Grid, grid_from_transform
+from common.north_up import north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
-from data_prep.readers.hdf5_files import open_hdf5, read_dataset
+from data_prep.readers.hdf5_files import attribute, open_hdf5, read_dataset
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 
@@ -66,7 +67,7 @@ class Hdf5Sample:
             where = f"{path}/{dataset or sensor.name}"
             fill = self._data.attrs.get("_FillValue")
             check_stored(self._data.dtype, None if fill is None else float(np.ravel(fill)[0]), sensor, where)
-            named = bands if bands is not None else self._attribute("bands")
+            named = bands if bands is not None else attribute(self._data, "bands")
             names = list(sensor.bands) if named is None else [text(name) for name in named]
             if len(names) != channels:
                 raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
@@ -78,7 +79,7 @@ class Hdf5Sample:
                     raise ValueError(f"{path}/{quality}: has shape {self._quality.shape}; expected {(frames, height, width)}")
             self.dates = self._dates(dates, frames)
             self._offsets = stated_offsets(offset, sensor, self.dates, path)
-            self.grid = self._grid(crs, (height, width))
+            self.grid, self._flips = north_up(stored_grid(self._data, crs, path))
             self.chunk = self._data.chunks[2:] if self._data.chunks else (height, width)
         except BaseException:
             self.__exit__()
@@ -87,10 +88,16 @@ class Hdf5Sample:
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        part = np.s_[..., row : row + height, col : col + width]
-        # Read all dates: a sample is small, and h5py reads single dates slowly.
-        pixels = read_dataset(self._data, part)[times][:, self._channels]
-        quality = None if self._quality is None else read_dataset(self._quality, part)[times]
+
+        def read(dataset: h5py.Dataset) -> np.ndarray:
+            def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
+                # Read all dates: a sample is small, and h5py reads single dates slowly.
+                return read_dataset(dataset, np.s_[..., row : row + height, col : col + width])[times]
+
+            return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
+
+        pixels = read(self._data)[:, self._channels]
+        quality = None if self._quality is None else read(self._quality)
         return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
@@ -107,15 +114,12 @@ class Hdf5Sample:
             raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected {shape}")
         return found
 
-    def _attribute(self, name: str) -> Any:
-        return self._data.attrs.get(name, self._file.attrs.get(name))
-
     def _dates(self, dates: str | Sequence[Any] | Mapping[str, Any], frames: int) -> np.ndarray:
         """The dates of the images, from the file or from scene.yaml."""
         where = f"{self._path}, dates"
         if isinstance(dates, str):
             axis = self._file.get(dates)
-            values = axis[()] if isinstance(axis, h5py.Dataset) else self._attribute(dates)
+            values = axis[()] if isinstance(axis, h5py.Dataset) else attribute(self._data, dates)
             if values is None:
                 raise ValueError(
                     f"{self._path}: has no dates (no dataset or attribute {dates!r}), and they are never guessed: state "
@@ -135,12 +139,15 @@ class Hdf5Sample:
             raise ValueError(f"{where}: {len(found)} dates for {frames} images")
         return found
 
-    def _grid(self, crs: str | int | None, shape: tuple[int, int]) -> Grid:
-        transform, crs = self._attribute("transform"), crs or self._attribute("crs")
-        if transform is None:
-            return Grid(crs=NOWHERE, transform=Affine.scale(1, -1), height=shape[0], width=shape[1])
-        if crs is None:
-            raise ValueError(
-                f"{self._path}: has a transform, but no coordinate reference system; give `crs: EPSG:n` in scene.yaml"
-            )
-        return grid_from_transform(transform, crs_attribute(crs), shape, self._path)
+
+def stored_grid(images: h5py.Dataset, crs: str | int | None, path: str) -> Grid:
+    """The grid of images (T, C, H, W) as they are stored; `crs`: that of scene.yaml, None for that of the file.
+
+    Raises ValueError for images with a transform and no CRS.
+    """
+    transform, crs = attribute(images, "transform"), crs or attribute(images, "crs")
+    if transform is None:
+        return Grid(crs=NOWHERE, transform=Affine.scale(1, -1), height=images.shape[-2], width=images.shape[-1])
+    if crs is None:
+        raise ValueError(f"{path}: has a transform, but no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
+    return grid_from_transform(transform, crs_attribute(crs), images.shape[-2:], path)

@@ -12,8 +12,8 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
-from common.crs import crs_text
-from common.grid import Grid, nesting_factor
+from common.grid import Grid, nesting_factor, raster_grid
+from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_names import ImageFiles
@@ -31,12 +31,14 @@ class _OpenRaster:
 
     Attributes:
         dataset: rasterio dataset.
-        grid: its grid.
+        grid: its grid, north-up.
+        flips: how its pixels are flipped for that.
         factor: number of pixels of the series that one of its pixels covers along each axis.
     """
 
     dataset: Any
     grid: Grid
+    flips: Flips
     factor: int
 
 
@@ -68,7 +70,7 @@ class RasterSeries:
             grids = []
             for file in first:
                 with self._dataset(file) as dataset:
-                    grids.append(self._grid_of(dataset, file))
+                    grids.append(self._grid_of(dataset, file)[0])
             self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
             try:  # the first date already shows an error that concerns all dates
                 chunks = [self._chunk(file) for file in first]
@@ -104,12 +106,13 @@ class RasterSeries:
     def _read(self, file: str, window: tuple[int, int, int, int], bilinear_nodata: int | None) -> np.ndarray:
         opened = self._open[file]
 
-        def read(row: int, col: int, height: int, width: int) -> np.ndarray:
+        def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
             try:
                 return np.asarray(opened.dataset.read(1, window=Window(col, row, width, height)))
             except RasterioIOError as error:
                 raise self._folder.unreadable(file, error) from error
 
+        read = opened.flips.reader(stored, opened.grid.shape)
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
 
     def _chunk(self, file: str) -> tuple[int, int]:
@@ -133,16 +136,11 @@ class RasterSeries:
                 check_quality_type(stored, where)
             else:
                 check_stored(stored, dataset.nodata, self.sensor, where)
-            grid = self._grid_of(dataset, file)
-            return _OpenRaster(dataset=dataset, grid=grid, factor=nesting_factor(grid, self.grid, where))
+            grid, flips = self._grid_of(dataset, file)
+            return _OpenRaster(dataset=dataset, grid=grid, flips=flips, factor=nesting_factor(grid, self.grid, where))
         except ValueError:
             dataset.close()
             raise
 
-    def _grid_of(self, dataset: Any, file: str) -> Grid:
-        where = self._folder.where(file)
-        if dataset.crs is None or dataset.transform.is_identity:
-            raise ValueError(f"{where}: is not georeferenced: it needs a coordinate reference system and a transform")
-        return Grid(
-            crs=crs_text(dataset.crs.to_wkt(), where), transform=dataset.transform, height=dataset.height, width=dataset.width
-        )
+    def _grid_of(self, dataset: Any, file: str) -> tuple[Grid, Flips]:
+        return north_up(raster_grid(dataset, self._folder.where(file)))

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from common.grid import Grid, grid_from_centres, grid_from_transform
+from common.north_up import north_up
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
@@ -83,15 +84,20 @@ class ZarrCube:
         positions = band_positions(names, sensor, path)
         # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
-        self.grid = self._grid(x, y, crs, (height, width))
+        self.grid, self._flips = north_up(self._grid(x, y, crs, (height, width)))
         self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        rows, cols = slice(row, row + height), slice(col, col + width)
-        pixels = self._read(self._reflectance, (times, self._bands, rows, cols))
-        quality = self._read(self._quality, (times, rows, cols))
+
+        def read(array: zarr.Array[Any], *layers: Any) -> np.ndarray:
+            def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
+                return self._read(array, (*layers, slice(row, row + height), slice(col, col + width)))
+
+            return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
+
+        pixels, quality = read(self._reflectance, times, self._bands), read(self._quality, times)
         return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:

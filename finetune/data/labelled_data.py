@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from common.grid import SAME_SIZE
 from data_prep.archive.scene import SPLITS, Scene, find_scenes
 from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.augmentation import Augmentation
@@ -144,8 +145,8 @@ def check_classes(training: LabelledWindows) -> None:
 
 
 def one_pixel_size(task: Task, *data: LabelledWindows | LabelledScenes) -> float:
-    """The pixel size of the labels in units of the CRS. Raises ValueError if it differs among `data`."""
-    sizes = set().union(*(one.pixel_sizes for one in data))
-    if len(sizes) > 1:
-        raise ValueError(f"labels {task.label!r} have pixels of different size: {sorted(sizes)}; all must have the same")
-    return float(sizes.pop())
+    """The pixel size of the labels in units of the CRS. Raises ValueError if it differs among `data` by more than SAME_SIZE."""
+    sizes = sorted(set().union(*(one.pixel_sizes for one in data)))
+    if sizes[-1] > sizes[0] * (1 + SAME_SIZE):
+        raise ValueError(f"labels {task.label!r} have pixels of different size: {sizes}; all must have the same")
+    return sizes[0]
