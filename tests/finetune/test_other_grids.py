@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import yaml
 import zarr
 from affine import Affine
 from pyproj import Transformer
@@ -23,7 +25,7 @@ from finetune.mapping.scene import predict_scene
 from finetune.predict import predict
 from finetune.report.map_figure import preview_label
 from finetune.task import load_task
-from tests.support.archives import HLS_WKT
+from tests.support.archives import HLS_WKT, NORTH, WEST
 from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_rice_scene, write_split_scenes
 from tests.support.stand_in_models import Pixelwise, make_recipe
@@ -151,3 +153,50 @@ def test_a_rotated_label_is_refused(tmp_path: Path) -> None:
         raster.transform = raster.transform @ Affine.rotation(0.5, (32, 32))
     with pytest.raises(ValueError, match="rotated in EPSG:32631"):
         SceneSeries(load_scene(tmp_path / "a"), RICE, load_sensors())
+
+
+def copy_scene(scene: Path, name: str, split: str) -> Path:
+    """The same scene under another name, in another split."""
+    copied = Path(shutil.copytree(scene, scene.with_name(name)))
+    values = yaml.safe_load((copied / "scene.yaml").read_text()) | {"name": name, "split": split}
+    (copied / "scene.yaml").write_text(yaml.safe_dump(values))
+    return copied
+
+
+def keep_labels(scene: Path, first: int, end: int) -> None:
+    """Label only the columns from `first` to before `end`."""
+    with rasterio.open(scene / "crop_type.tif", "r+") as raster:
+        codes = raster.read(1)
+        codes[:, :first] = codes[:, end:] = 0
+        raster.write(codes, 1)
+
+
+def test_a_test_scene_on_the_ground_of_a_training_scene_is_refused(tmp_path: Path) -> None:
+    scenes = write_split_scenes(tmp_path)
+    copy_scene(scenes / "a", "b", "test")
+    said = r"labels of common ground, in percent of the fewer labelled pixels: a \(train\) and b \(test\) by 100 %; scores on"
+    with pytest.raises(ValueError, match=said):
+        run(data=scenes, output=tmp_path / "run", **SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("common", "refused"), [(0, False), (16, True)])
+def test_scenes_may_lie_on_common_ground_where_only_one_of_them_is_labelled(tmp_path: Path, common: int, refused: bool) -> None:
+    """Labels in the west for training, and in the east for testing, of the same images."""
+    scenes = write_split_scenes(tmp_path)
+    keep_labels(copy_scene(scenes / "a", "b", "test"), 32 - common, 64)
+    keep_labels(scenes / "a", 0, 32)
+    if refused:
+        with pytest.raises(ValueError, match=r"a \(train\) and b \(test\) by 50 %"):  # 16 of the 32 columns of a
+            run(data=scenes, output=tmp_path / "run", **SETTINGS)
+    else:
+        assert run(data=scenes, output=tmp_path / "run", **SETTINGS) == 0
+
+
+def test_scenes_that_touch_are_no_common_ground(tmp_path: Path) -> None:
+    scenes = write_split_scenes(tmp_path)
+    for name, east in (("c", 64), ("d", -64)):
+        transform = Affine(30, 0, WEST + 30 * east, 0, -30, NORTH)
+        place(scenes / name, "EPSG:32631", transform, "EPSG:32631", transform)
+    assert run(data=scenes, output=tmp_path / "run", **SETTINGS) == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["pixels"] > 4_000

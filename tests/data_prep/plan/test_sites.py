@@ -17,7 +17,7 @@ from data_prep.plan.plan import Plan, PlannedSample
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.sites import load_sites
 from data_prep.plan.splits import EARTH_RADIUS_KM, EqualAreaCells, SpatialBlocks, SplitConfig
-from tests.support.archives import CRS, NORTH, WEST, west_of, write_archive
+from tests.support.archives import CRS, NORTH, WEST, change_split, west_of, write_archive
 from tests.support.sites import distances_km, write_wide_scene
 
 
@@ -176,6 +176,23 @@ def test_years_sources_splits_and_doubles_of_sites(tmp_path: Path) -> None:
     assert ("sentinel2", "sentinel2-site-absent", "the scenes at the site have no image of its year") in reasons
     assert ("sentinel2", "sentinel2-delta", "fewer than 16 dates in the year") in reasons
     assert ("sentinel2", "sentinel2-delta", "another site has the same window") in reasons
+
+
+@pytest.mark.parametrize("stated", ["test", None])
+def test_scenes_on_common_ground_need_sites_with_splits(tmp_path: Path, stated: str | None) -> None:
+    for name, split, year in (("a", "train", 2021), ("b", "test", 2022)):
+        write_wide_scene(tmp_path / "scenes", name, year=year)
+        change_split(tmp_path / "scenes" / name, split)
+    lon, lat = degrees([500], [500])
+    table = pa.table({"id": ["1"], "lon": lon, "lat": lat, "split": pa.array([stated], pa.string())})
+    pq.write_table(table, tmp_path / "sites.parquet")
+    if stated is None:
+        with pytest.raises(ValueError, match=r"b \(test\) by 100 %"):
+            plan_at(tmp_path, tmp_path / "sites.parquet")
+    else:
+        assert {(sample.scene, sample.split) for sample in samples_of(plan_at(tmp_path, tmp_path / "sites.parquet"))} == {
+            ("a", "test"), ("b", "test")
+        }  # fmt: skip
 
 
 def test_a_site_in_two_scenes_is_cut_once_a_year(tmp_path: Path) -> None:
