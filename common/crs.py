@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 
@@ -27,6 +28,7 @@ def _canonical_crs(value: int | str) -> str:
     return f"EPSG:{code}" if code else str(crs.to_wkt())
 
 
+@lru_cache(maxsize=256)  # files of a series are compared one by one
 def same_crs(one: str, other: str) -> bool:
     """True when two texts describe one CRS: libraries write the same CRS in different words."""
     from rasterio.crs import CRS
@@ -35,7 +37,6 @@ def same_crs(one: str, other: str) -> bool:
 
 
 def crs_name(crs: str) -> str:
-    """Short name of a coordinate reference system for messages: `EPSG:n` if it has such a code."""
-    from rasterio.crs import CRS
-
-    return str(CRS.from_user_input(crs).to_string())[:40]
+    """Short name of a coordinate reference system for messages: `EPSG:n`, or the name that a WKT begins with."""
+    named = re.match(r'\s*\w+\s*\[\s*"([^"]+)"', crs)
+    return crs if named is None else f"'{named[1]}'"

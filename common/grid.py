@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ from affine import Affine
 
 from common.crs import crs_name, crs_text, same_crs
 
+LOCAL = "LOCAL_CS"  # begins the WKT of a CRS without a place on the Earth
 GEOGRAPHIC = "EPSG:4326"  # WGS 84; rasterio orders its coordinates as longitude, latitude
 LARGEST_FACTOR = 256  # largest ratio between the pixel sizes of a source and of the map
+SAME_PLACE = 0.01  # largest distance, in pixels, between places that count as one
+SAME_SIZE = 1e-6  # largest relative difference of pixel sizes that count as one: a hundredth of a pixel in 10,000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A north-up or rotated raster grid.
+    """A north-up or rotated raster grid. Rasters that are stored otherwise are flipped when they are read (`common/north_up.py`).
 
     Attributes:
         crs: coordinate reference system, `EPSG:n` or WKT.
@@ -44,7 +48,12 @@ class Grid:
     @property
     def georeferenced(self) -> bool:
         """Return False for a grid with a local CRS: its location is unknown, as for samples without coordinates."""
-        return not self.crs.startswith("LOCAL_CS")
+        return not self.crs.startswith(LOCAL)
+
+    @property
+    def pixel_side(self) -> float:
+        """Return the length of a pixel's upper side in units of the CRS."""
+        return float(np.hypot(self.transform.a, self.transform.d))
 
     def window(self, row: int, col: int, height: int, width: int) -> Grid:
         """Return the part of the grid that starts at (row, col). Raises ValueError when it reaches outside of the grid."""
@@ -57,11 +66,14 @@ class Grid:
         x, y = apply(self.transform, np.asarray(cols, np.float64), np.asarray(rows, np.float64))
         if self.crs == GEOGRAPHIC:
             return x, y
-        return _reprojected(self.crs, GEOGRAPHIC, x, y)
+        return reprojected(self.crs, GEOGRAPHIC, x, y)
 
     def pixels_at(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return fractional (columns, rows) of points in degrees, each float64 (n,); infinite outside of the CRS's domain."""
-        return apply(~self.transform, *_reprojected(GEOGRAPHIC, self.crs, lon, lat))
+        x, y = reprojected(GEOGRAPHIC, self.crs, lon, lat)
+        if self.crs == GEOGRAPHIC:  # the grid may cross the antimeridian, and begin at 180 degrees or more
+            x = unwrapped(x, (self.transform @ (self.width / 2, self.height / 2))[0])
+        return apply(~self.transform, x, y)
 
     def profile(self) -> dict[str, Any]:
         """Return the georeferencing part of a rasterio profile."""
@@ -74,12 +86,18 @@ def apply(affine: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.
     return a * x + b * y + c, d * x + e * y + f
 
 
-def _reprojected(source_crs: str, target_crs: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of points in another CRS, float64 (n,) each."""
+def reprojected(source_crs: str, target_crs: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of points in another CRS, float64 (n,) each; infinite outside of its domain."""
     from rasterio.warp import transform  # only here, so that modules that use a Grid load no rasterio
 
     reprojected_x, reprojected_y = transform(source_crs, target_crs, x, y)
     return np.array(reprojected_x), np.array(reprojected_y)
+
+
+def unwrapped(lon: np.ndarray, near: np.ndarray | float) -> np.ndarray:
+    """Longitudes in degrees within 180 degrees of `near`, so that they do not jump at the antimeridian: -179 near 180 -> 181."""
+    with np.errstate(invalid="ignore"):  # infinite ones become NaN
+        return np.asarray(near + (lon - near + 180) % 360 - 180)
 
 
 def grid_from_transform(values: Any, crs: int | str, shape: tuple[int, int], origin: str) -> Grid:
@@ -149,44 +167,78 @@ def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: int | str, origin: str)
     return Grid(crs=crs_text(crs, origin), transform=transform, height=len(y), width=len(x))
 
 
+@lru_cache(maxsize=1024)  # files of a series are compared one by one
+def grid_in_crs(grid: Grid, crs: str) -> Grid | None:
+    """The grid in another CRS, if it has the same pixels there: equal size, shape and axes, to a hundredth of a pixel; else None.
+
+    So a UTM zone of an unnamed datum on the WGS 84 ellipsoid, as in HLS files, equals the one of WGS 84, and a grid in the
+    northern part of a zone with negative northings equals one in the southern part.
+    """
+    if same_crs(grid.crs, crs):
+        return replace(grid, crs=crs)
+    if not grid.georeferenced or crs.startswith(LOCAL):
+        return None
+    from rasterio._err import CPLE_BaseError  # only here, so that modules that use a Grid load no rasterio
+
+    col, row = (at.ravel() for at in np.meshgrid(*(np.linspace(0, extent, 3) for extent in grid.shape[::-1])))
+    x, y = apply(grid.transform, col, row)
+    try:
+        other_x, other_y = reprojected(grid.crs, crs, x, y)
+    except CPLE_BaseError:  # there is no transformation between the two, as between the Earth and the Moon
+        return None
+    shift = np.stack([other_x - x, other_y - y])
+    if not np.isfinite(shift).all() or np.ptp(shift, axis=1).max() > SAME_PLACE * grid.pixel_side:
+        return None
+    return replace(grid, crs=crs, transform=Affine.translation(*shift[:, 0].tolist()) @ grid.transform)
+
+
+def corner_distance_px(grid: Grid, other: Grid) -> float:
+    """Largest distance of the corners of `grid` from those of `other`, in pixels of `other`; infinite for different CRSs."""
+    here = grid_in_crs(grid, other.crs)
+    if here is None:
+        return float("inf")
+    ends = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]).T
+    col, row = apply(~other.transform @ here.transform, ends[0] * grid.width, ends[1] * grid.height)
+    return float(max(np.abs(col - ends[0] * other.width).max(), np.abs(row - ends[1] * other.height).max()))
+
+
 def nesting_factor(coarse: Grid, fine: Grid, origin: str) -> int:
     """Number of pixels of `fine` that a pixel of `coarse` covers along each axis. Raises ValueError when they do not nest."""
-    factor = max(1, round(abs(coarse.transform.determinant / fine.transform.determinant) ** 0.5))
-    own, base = coarse.transform, fine.transform
-    stretched = (base.a * factor, base.b * factor, base.c, base.d * factor, base.e * factor, base.f)
-    tolerance = abs(base.determinant) ** 0.5 / 100
-    fits = np.allclose(tuple(own)[:6], stretched, rtol=0, atol=tolerance) and same_crs(coarse.crs, fine.crs)
-    surplus = coarse.height * factor - fine.height, coarse.width * factor - fine.width
-    if not fits or not all(0 <= pixels < factor for pixels in surplus):
+    factor = _nesting_factor(coarse, fine)
+    if factor is None:
         raise ValueError(
-            f"{origin}: its grid ({coarse.height} x {coarse.width}, {tuple(own)[:6]}, {coarse.crs[:60]}) does not nest in "
-            f"that of the series ({fine.height} x {fine.width}, {tuple(base)[:6]}, {fine.crs[:60]}): CRS, upper left corner "
-            "and extent must be equal and pixel sizes whole multiples"
+            f"{origin}: its grid ({grid_summary(coarse)}) does not nest in that of the series ({grid_summary(fine)}): CRS, upper "
+            "left corner and extent must be equal and pixel sizes whole multiples"
         )
     return factor
 
 
+@lru_cache(maxsize=1024)
+def _nesting_factor(coarse: Grid, fine: Grid) -> int | None:
+    factor = max(1, round(coarse.pixel_side / fine.pixel_side))
+    surplus = coarse.height * factor - fine.height, coarse.width * factor - fine.width
+    if not all(0 <= pixels < factor for pixels in surplus):
+        return None
+    whole = Grid(crs=fine.crs, transform=fine.transform, height=coarse.height * factor, width=coarse.width * factor)
+    return factor if corner_distance_px(coarse, whole) <= SAME_PLACE else None
+
+
 def grid_summary(grid: Grid) -> str:
     """Size, pixel size, origin and coordinate reference system of a grid, for messages."""
-    return (
-        f"{grid.height} x {grid.width} px of {abs(grid.transform.a):g} from ({grid.transform.c:.1f}, {grid.transform.f:.1f}) "
-        f"in {crs_name(grid.crs)}"
-    )
+    size = f"{grid.height} x {grid.width} px of {grid.pixel_side:g} from ({grid.transform.c:.12g}, {grid.transform.f:.12g})"
+    turned = ", rotated" if grid.transform.b or grid.transform.d else ""
+    return f"{size}{turned} in {crs_name(grid.crs)}"
 
 
-def raster_grid(path: Path) -> Grid:
-    """The grid of a raster file. Raises ValueError if it is missing, unreadable or has no coordinate reference system."""
-    if not path.is_file():
-        raise ValueError(f"label raster {path} does not exist")
-    import rasterio  # only here, so that modules that use a Grid load no rasterio
+def raster_grid(raster: Any, origin: str) -> Grid:
+    """The grid of an open rasterio dataset as it is stored, perhaps with rows that go north.
 
-    try:
-        with rasterio.open(path) as raster:
-            if raster.crs is None:
-                raise ValueError(f"label raster {path} has no coordinate reference system")
-            return Grid(crs=raster.crs.to_string(), transform=raster.transform, height=raster.height, width=raster.width)
-    except rasterio.errors.RasterioIOError as error:
-        raise ValueError(f"label raster {path} cannot be read: {error}") from error
+    Raises ValueError, which `origin` begins, for a raster without a coordinate reference system or a transform.
+    """
+    if raster.crs is None or raster.transform.is_identity:
+        raise ValueError(f"{origin} is not georeferenced: it needs a coordinate reference system and a transform")
+    crs = crs_text(raster.crs.to_wkt(), origin)
+    return Grid(crs=crs, transform=raster.transform, height=raster.height, width=raster.width)
 
 
 def grid_with_pixel_size(source_grid: Grid, pixel_size: float) -> Grid:
@@ -194,13 +246,14 @@ def grid_with_pixel_size(source_grid: Grid, pixel_size: float) -> Grid:
 
     Raises ValueError if the sizes differ so much that their units must differ, such as metres and degrees.
     """
-    factor = pixel_size / abs(source_grid.transform.a)
+    factor = pixel_size / source_grid.pixel_side
     if not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
         raise ValueError(
             f"the model maps pixels of {pixel_size:g}; the scene ({grid_summary(source_grid)}) has another unit: reproject it to "
             "a CRS with the unit of the scenes that the model was trained on"
         )
-    if abs(factor - 1) < 1e-6:
-        return source_grid
+    simple = float(Fraction(factor).limit_denominator(LARGEST_FACTOR))
+    if abs(factor / simple - 1) <= SAME_SIZE:  # sizes in degrees have endless decimals
+        factor = simple
     height, width = max(1, round(source_grid.height / factor)), max(1, round(source_grid.width / factor))
     return Grid(crs=source_grid.crs, transform=source_grid.transform @ Affine.scale(factor), height=height, width=width)

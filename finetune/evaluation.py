@@ -127,8 +127,7 @@ def _sample_picture(task: Task, windows: SampleWindows, number: int, label: np.n
         image=_sample_image(windows, number),
         label=label,
         predicted=predicted,
-        pixel_size=next(iter(windows.pixel_sizes)),
-        crs=None,
+        pixel_m=None,
     )
 
 

@@ -21,7 +21,14 @@ from common.rank_process import StopSignals
 from common.run_lock import LOCK, RunLock
 from common.stop_signals import interrupt_when_asked
 from finetune.config import FinetuneConfig
-from finetune.data.labelled_data import LabelledData, LabelledScenes, check_classes, check_sources, one_pixel_size
+from finetune.data.labelled_data import (
+    LabelledData,
+    LabelledScenes,
+    check_classes,
+    check_sources,
+    check_splits_apart,
+    one_pixel_size,
+)
 from finetune.data.normalization import choose_normalization
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
@@ -161,6 +168,7 @@ def prepare(
     )
     test_data = data.test_data(task, year=config.year)
     pixel = one_pixel_size(task, training, validation, test_data)
+    check_splits_apart(training, validation, test_data)
     check_classes(training)
     sensors = {source: data.sensors[source] for source in task.sources}
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Self
 
 import numpy as np
-import rasterio
-from rasterio.crs import CRS
+from affine import Affine
 
-from common.grid import Grid
+from common.grid import Grid, corner_distance_px, grid_in_crs, grid_summary
+from common.rasters import Raster
 from data_prep.archive.scene import SCENE_FILE, Scene
 
 TOLERANCE = 0.02  # largest distance, in pixels, between edges of label and image that count as equal
@@ -23,40 +22,47 @@ class LabelRaster:
     """
 
     def __init__(self, scene: Scene, name: str, grid: Grid) -> None:
-        self._label, self._stack = scene.labels[name], ExitStack()
+        self._label = scene.labels[name]
         origin = f"{scene.folder / SCENE_FILE}, label {name}"
+        self._raster = Raster(self._label.path, f"{origin}:")
         try:
-            self._raster = self._stack.enter_context(rasterio.open(self._label.path))
-        except rasterio.errors.RasterioIOError as error:
-            raise ValueError(f"{origin}: {self._label.path} cannot be read: {error}") from error
-        if not np.issubdtype(np.dtype(self._raster.dtypes[0]), np.integer):
-            kind = self._raster.dtypes[0]
+            if not np.issubdtype(self._raster.dtype, np.integer):
+                raise ValueError(
+                    f"{origin}: {self._label.path} holds {self._raster.dtype}; expected whole numbers, the codes of classes"
+                )
+            self._row, self._col = _first_pixel(self._raster.grid, grid, origin)
+        except ValueError:
             self.__exit__()
-            raise ValueError(f"{origin}: {self._label.path} holds {kind}; expected whole numbers, the codes of classes")
-        across = ~self._raster.transform @ grid.transform
-        self._col, self._row = round(across.c), round(across.f)
-        scale = max(abs(across.a - 1) * grid.width, abs(across.e - 1) * grid.height, abs(across.b), abs(across.d))
-        miss = max(abs(across.c - self._col), abs(across.f - self._row))
-        if self._raster.crs != CRS.from_user_input(grid.crs) or max(scale, miss) > TOLERANCE:
-            self.__exit__()
-            raise ValueError(
-                f"{origin}: its pixels ({abs(self._raster.transform.a):g} from {self._raster.bounds.left:g}, "
-                f"{self._raster.bounds.top:g}) are not those of the images ({abs(grid.transform.a):g} from {grid.bounds[0]:g}, "
-                f"{grid.bounds[3]:g}), and labels are not resampled; name a label on the grid of the source"
-            )
+            raise
 
     def read(self, row: int, col: int, size: int) -> np.ndarray:
         """Codes (size, size) of the window of the source that starts at (row, col); no data outside the raster."""
         top, left = row + self._row, col + self._col
-        rows, cols = (max(top, 0), min(top + size, self._raster.height)), (max(left, 0), min(left + size, self._raster.width))
-        codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtypes[0])
+        height, width = self._raster.grid.shape
+        rows, cols = (max(top, 0), min(top + size, height)), (max(left, 0), min(left + size, width))
+        codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtype)
         if rows[1] > rows[0] and cols[1] > cols[0]:
             inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
-            inside[:] = self._raster.read(1, window=(rows, cols))
+            inside[:] = self._raster.read(rows[0], cols[0], *inside.shape)
         return codes
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        self._raster.__exit__()
+
+
+def _first_pixel(label: Grid, grid: Grid, origin: str) -> tuple[int, int]:
+    """Row and column of the label at the first pixel of `grid`. Raises ValueError unless the pixels of both coincide."""
+    placed = grid_in_crs(label, grid.crs)
+    if placed is not None:
+        first = ~placed.transform @ grid.transform
+        row, col = round(first.f), round(first.c)
+        there = placed.transform @ Affine.translation(col, row)
+        if corner_distance_px(Grid(crs=grid.crs, transform=there, height=grid.height, width=grid.width), grid) <= TOLERANCE:
+            return row, col
+    raise ValueError(
+        f"{origin}: its pixels ({grid_summary(label)}) are not those of the images ({grid_summary(grid)}), and labels are not "
+        "resampled; name a label on the grid of the source"
+    )

@@ -22,7 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
-from common.grid import Grid, apply
+from common.grid import Grid, apply, grid_summary, raster_grid
 from data_prep.archive.scene import LandCover, Scene
 from data_prep.landcover.base import SampleWindow
 from data_prep.landcover.legend import Legend
@@ -111,7 +111,7 @@ class LandCoverMap:
         """
         if not self._tiles_within(grid):
             names = ", ".join(str(path) for path in self._cover.rasters[:3])
-            raise ValueError(f"{names} maps nothing of scene {scene.name}, {grid.crs} {grid.bounds}: does it lie elsewhere?")
+            raise ValueError(f"{names} maps nothing of scene {scene.name}, {grid_summary(grid)}: does it lie elsewhere?")
         height, width = (min(CHECKED_PX, extent) for extent in grid.shape)
         for row in np.linspace(0, grid.height - height, CHECKED_PARTS).astype(int).tolist():
             for col in np.linspace(0, grid.width - width, CHECKED_PARTS).astype(int).tolist():
@@ -193,9 +193,9 @@ def _tiles(paths: tuple[Path, ...]) -> tuple[Tile, ...]:
             raise ValueError(f"land-cover raster {path} does not exist")
         try:
             with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(path) as raster:
-                if raster.crs is None or raster.transform.is_identity:
-                    raise ValueError(f"{path} is not georeferenced: a land-cover map needs a CRS and a transform")
-                found.append(Tile(path, raster.crs, raster.transform, tuple(raster.bounds), raster.count))
+                # Unlike those of rasterio, the bounds of a Grid are right for rows that go north.
+                bounds = raster_grid(raster, f"land-cover raster {path}").bounds
+                found.append(Tile(path, raster.crs, raster.transform, bounds, raster.count))
         except rasterio.RasterioIOError as error:
             raise ValueError(f"land-cover raster {path} cannot be read: {error}") from error
     return tuple(found)

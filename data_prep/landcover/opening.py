@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import fsspec
 import h5py
 import numpy as np
 
+from common.grid import Grid
+from common.north_up import north_up
 from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.landcover.base import LandCoverReader, SampleWindow
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.maps import LandCoverMap
 from data_prep.landcover.sample_map import counts_by_pixel
+from data_prep.readers import hdf5_cube, hdf5_sample
 from data_prep.readers.base import Series
 
 
@@ -54,7 +58,10 @@ class QualityLandCover:
 
 
 class SampleLandCover:
-    """A dataset (H, W) beside the images of an HDF5 file: it covers the same ground at its own resolution."""
+    """A dataset (H, W) beside the images of an HDF5 file.
+
+    It covers the same ground at its own resolution, and is stored with the same order of rows and columns.
+    """
 
     needs_images = False
 
@@ -70,11 +77,16 @@ class SampleLandCover:
             label = file.get(self._dataset)
             if not isinstance(label, h5py.Dataset) or label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
                 raise ValueError(f"{path}: no dataset {self._dataset!r} of whole numbers (H, W); it holds {sorted(file)}")
-            rows, cols = (
-                slice(round(start * extent / whole), round((start + window.size) * extent / whole))
+            _, flips = north_up(_stored_grid(file, window.source, options, path))
+            (row, end_row), (col, end_col) = (
+                (round(start * extent / whole), round((start + window.size) * extent / whole))
                 for start, extent, whole in zip((window.row, window.col), label.shape, window.grid.shape, strict=True)
             )
-            return np.asarray(label[rows, cols])
+
+            def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
+                return np.asarray(label[row : row + height, col : col + width])
+
+            return flips.reader(stored, label.shape)(row, col, end_row - row, end_col - col)
 
     def pixel_codes(self, window: SampleWindow, series: Series | None, codes: np.ndarray) -> np.ndarray:  # noqa: ARG002
         """The code of the cell in which the centre of each pixel lies."""
@@ -86,3 +98,12 @@ class SampleLandCover:
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+
+def _stored_grid(file: h5py.File, source: str, options: Mapping[str, Any], path: str) -> Grid:
+    """The grid of the images of a source as they are stored in an HDF5 file. `options`: those of the source in scene.yaml."""
+    crs = options.get("crs")
+    if options["container"] == "hdf5_cube":
+        name = next(iter(options.get("variables", {}).values()), options.get("reflectance", "reflectance"))
+        return hdf5_cube.stored_grid(file[name], crs)
+    return hdf5_sample.stored_grid(file[options.get("dataset", source)], crs, path)

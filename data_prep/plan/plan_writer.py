@@ -20,6 +20,7 @@ import pyarrow as pa
 from common.atomic_files import TEMPORARY, whole_file
 from common.checksums import sha256_of
 from common.json_files import json_bytes
+from data_prep.archive.footprints import Footprints, overlap_text
 from data_prep.archive.scene import SPLITS
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import Legend
@@ -39,7 +40,7 @@ from data_prep.plan.plan import (
     sample_key,
 )
 from data_prep.plan.settings import PlanSettings
-from data_prep.plan.sites import SiteCutter, load_sites
+from data_prep.plan.sites import ANY, SiteCutter, load_sites
 from data_prep.plan.splits import IN_BUFFER
 from data_prep.plan.survey import Surveyed
 from data_prep.plan.tables import REJECTED, SAMPLES, SERIES, SHARDS, TableWriter, batches
@@ -112,8 +113,12 @@ def _write_series(
     samples: _SampleTables,
     rejected: _RejectedSamples,
 ) -> None:
-    """Write the series with planned samples, their samples, and the rejected samples of all series."""
+    """Write the series with planned samples, their samples, and the rejected samples of all series.
+
+    Raises ValueError when scenes lie on common ground and put it into different splits.
+    """
     cutter = None if settings.sites is None else SiteCutter(load_sites(settings.sites), sorted(sensors))
+    footprints = Footprints()  # of the series whose scenes decide on the split
     for found in surveyed:
         if isinstance(found, Rejection):
             rejected.add(found)
@@ -125,6 +130,8 @@ def _write_series(
                 rejected.add_windows(series, windows, reason)
                 continue
             splits = candidate_splits(found, sensor.chip_px, windows, settings.spatial_blocks, cutter)
+            if settings.spatial_blocks is None and (cutter is None or (cutter.splits(windows.sites) == ANY).any()):
+                footprints.add(series.scene, found.split, series.grid)
             rejected.add_windows(series, windows.take(splits == IN_BUFFER), SPLIT_BUFFER)
             for index, split in enumerate(SPLITS):
                 of_split = windows.take(splits == index)
@@ -135,6 +142,13 @@ def _write_series(
     if cutter is not None:
         for source, reason, ids in cutter.without_window():
             rejected.add_sites(source, reason, ids)
+    overlaps = footprints.overlaps()
+    if overlaps:
+        raise ValueError(
+            f"scenes of different splits lie on common ground, in percent of the smaller one: {overlap_text(overlaps)}; scores "
+            "on ground that was trained on are too high: give such scenes one region and one split in their scene.yaml, or "
+            "split by place with --split.block_km"
+        )
 
 
 def _write_shards(

@@ -44,10 +44,13 @@ class SeriesReader(Protocol):
 
     Attributes:
         sensor: meaning of the numbers.
-        grid: grid of the whole scene in pixels of the source.
+        grid: grid of the whole scene in pixels of the source. It is north-up, also where the pixels are stored from south to
+            north or from east to west: a reader flips them (`common/north_up.py`).
         dates: (T,) datetime64[D], strictly increasing.
         chunk: (rows, columns) of the grid that are stored together: a chunk of the store, a tile or strip of a raster. Chunks
-            begin at row 0 and column 0; to read a window of whole chunks reads no chunk twice.
+            begin at row 0 and column 0; to read a window of whole chunks reads no chunk twice. Of a series that a reader flips,
+            they begin at the far end instead: where the grid does not hold whole chunks, such a window touches the next
+            chunk, too, and chunks are read twice. Windows are right in any case.
     """
 
     sensor: Sensor

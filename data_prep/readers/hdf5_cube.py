@@ -11,13 +11,14 @@ import h5py
 import numpy as np
 
 from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform, nesting_factor
+from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
-from data_prep.readers.hdf5_files import WrittenParts, dataset_name, open_hdf5
+from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.resampling import check_resampling, read_nested
@@ -29,7 +30,8 @@ class _Layer:
 
     Attributes:
         parts: reads parts of the dataset (time, y, x), or (time, band, y, x).
-        grid: grid of the dataset.
+        grid: grid of the dataset, north-up.
+        flips: how its pixels are flipped for that.
         channels: indices of the bands to read from (time, band, y, x); None for (time, y, x).
         offset: additive offset of the stored numbers that the dataset states; None where it states none.
         factor: number of pixels of the series' grid that one of its pixels covers along each axis.
@@ -37,6 +39,7 @@ class _Layer:
 
     parts: WrittenParts
     grid: Grid
+    flips: Flips
     channels: list[int] | None = None
     offset: float | None = None
     factor: int = 1
@@ -59,13 +62,13 @@ class _Layer:
         chosen = np.arange(self.dataset.shape[0])[times]
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
 
-        def read(row: int, col: int, height: int, width: int) -> np.ndarray:
+        def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
             bands = () if self.channels is None else (slice(0, self.dataset.shape[1]),)
             span = (slice(first, last + 1), *bands, slice(row, row + height), slice(col, col + width))
             pixels = self.parts.read(span)[chosen - first]
             return np.asarray(pixels[:, None] if self.channels is None else pixels[:, self.channels])
 
-        return read_nested(read, self.grid, self.factor, window, bilinear_nodata)
+        return read_nested(self.flips.reader(stored, self.grid.shape), self.grid, self.factor, window, bilinear_nodata)
 
 
 class Hdf5Cube:
@@ -147,7 +150,7 @@ class Hdf5Cube:
     def _set_up(self, variables: Mapping[str, str] | None, reflectance: str, quality: str, bands: Sequence[str] | None) -> None:
         if variables is None:
             dataset = self._find(reflectance, "(T, C, H, W); or give `variables` for files with one variable per band", 4)
-            names = bands if bands is not None else self._attribute(dataset, "bands")
+            names = bands if bands is not None else attribute(dataset, "bands")
             if names is None:
                 raise ValueError(f"{self._origin}: {reflectance} has no attribute bands; name them in scene.yaml, `bands: [...]`")
             names = [text(name) for name in names]
@@ -165,7 +168,8 @@ class Hdf5Cube:
         quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
         # A quality layer beside stacked reflectance has the same grid and need not state it again.
         shares_grid = variables is None and quality_set.file == dataset.file and quality_set.shape[1:] == dataset.shape[2:]
-        layers.append(self._quality_layer(quality_set, layers[0].grid if shares_grid else self._grid(quality_set)))
+        placed = (layers[0].grid, layers[0].flips) if shares_grid else self._placed(quality_set)
+        layers.append(self._quality_layer(quality_set, *placed))
 
         self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
         check_pixel_size(self.grid, self.sensor, self._origin)
@@ -184,12 +188,12 @@ class Hdf5Cube:
         origin = dataset_name(dataset)
         offset = check_encoding(cf_encoding(dataset.dtype, dataset.attrs, origin), self.sensor, origin)
         parts = WrittenParts(dataset, unobserved_number(dataset.dtype, self.sensor, origin))
-        return _Layer(parts, self._grid(dataset), channels, offset)
+        return _Layer(parts, *self._placed(dataset), channels, offset)
 
-    def _quality_layer(self, dataset: h5py.Dataset, grid: Grid) -> _Layer:
+    def _quality_layer(self, dataset: h5py.Dataset, grid: Grid, flips: Flips) -> _Layer:
         origin = dataset_name(dataset)
         check_quality_encoding(cf_encoding(dataset.dtype, dataset.attrs, origin), self.sensor, origin)
-        return _Layer(WrittenParts(dataset, unobserved_code(dataset.dtype, self.sensor.quality, origin)), grid)
+        return _Layer(WrittenParts(dataset, unobserved_code(dataset.dtype, self.sensor.quality, origin)), grid, flips)
 
     def _offsets_of_layers(self, stated: np.ndarray | None) -> np.ndarray:
         """Offsets (T, 1) of a stacked file, or (T, C) of variables, each of which may state its own."""
@@ -214,29 +218,8 @@ class Hdf5Cube:
         held = sorted({key for file in self._files for key in file})
         raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")
 
-    def _attribute(self, dataset: h5py.Dataset, name: str) -> Any:
-        return dataset.attrs.get(name, dataset.file.attrs.get(name))
-
-    def _grid(self, dataset: h5py.Dataset) -> Grid:
-        file, origin = dataset.file, dataset_name(dataset)
-        mapping = file.get(text(dataset.attrs.get("grid_mapping", "spatial_ref")))
-        crs = self._crs or self._attribute(dataset, "crs")
-        if crs is None and mapping is not None:
-            crs = mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref"))
-        if crs is None:
-            raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
-        transform, shape = self._attribute(dataset, "transform"), dataset.shape[-2:]
-        if transform is not None:
-            grid = grid_from_transform(transform, crs_attribute(crs), shape, origin)
-            if "x" in file and "y" in file:
-                check_centres(grid, file["x"][:], file["y"][:], origin)
-            return grid
-        if "x" not in file or "y" not in file:
-            raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
-        grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)
-        if grid.shape != shape:
-            raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
-        return grid
+    def _placed(self, dataset: h5py.Dataset) -> tuple[Grid, Flips]:
+        return north_up(stored_grid(dataset, self._crs))
 
     def _dates(self, dataset: h5py.Dataset) -> np.ndarray:
         name = next((name for name in (self._time_name, "time") if name in dataset.file), None)
@@ -256,6 +239,32 @@ def _band_attributes(dataset: h5py.Dataset) -> dict[str, Any]:
         if isinstance(found := dataset.file.get(name), h5py.Dataset) and found.ndim == 1:
             attributes[name] = found[:]
     return attributes
+
+
+def stored_grid(dataset: h5py.Dataset, crs: str | int | None) -> Grid:
+    """The grid of a dataset (..., H, W) as it is stored; `crs`: that of scene.yaml, None for that of the file.
+
+    Raises ValueError for a dataset without a CRS, and without a transform and coordinates, or where these contradict each other.
+    """
+    file, origin = dataset.file, dataset_name(dataset)
+    mapping = file.get(text(dataset.attrs.get("grid_mapping", "spatial_ref")))
+    crs = crs or attribute(dataset, "crs")
+    if crs is None and mapping is not None:
+        crs = mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref"))
+    if crs is None:
+        raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
+    transform, shape = attribute(dataset, "transform"), dataset.shape[-2:]
+    if transform is not None:
+        grid = grid_from_transform(transform, crs_attribute(crs), shape, origin)
+        if "x" in file and "y" in file:
+            check_centres(grid, file["x"][:], file["y"][:], origin)
+        return grid
+    if "x" not in file or "y" not in file:
+        raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
+    grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)
+    if grid.shape != shape:
+        raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
+    return grid
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:

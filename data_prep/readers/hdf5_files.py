@@ -87,6 +87,11 @@ class WrittenParts:
         return values
 
 
+def attribute(dataset: h5py.Dataset, name: str) -> Any:
+    """An attribute of a dataset, or of its file where the dataset does not have it; None without."""
+    return dataset.attrs.get(name, dataset.file.attrs.get(name))
+
+
 def dataset_name(dataset: h5py.Dataset) -> str:
     """The path of an HDF5 file and the name of a dataset in it, for messages."""
     return f"{dataset.file.filename}{dataset.name}"

@@ -11,13 +11,14 @@ import numpy as np
 from affine import Affine
 
 from common.grid import Grid, grid_from_transform
+from common.north_up import north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
-from data_prep.readers.hdf5_files import WrittenParts, open_hdf5
+from data_prep.readers.hdf5_files import WrittenParts, attribute, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 
@@ -73,7 +74,7 @@ class Hdf5Sample:
             where = f"{path}/{dataset or sensor.name}"
             in_file = check_encoding(cf_encoding(self._data.dtype, self._data.attrs, where), sensor, where)
             self._pixels = WrittenParts(self._data, unobserved_number(self._data.dtype, sensor, where))
-            named = bands if bands is not None else self._attribute("bands")
+            named = bands if bands is not None else attribute(self._data, "bands")
             names = list(sensor.bands) if named is None else [text(name) for name in named]
             if len(names) != channels:
                 raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
@@ -89,7 +90,7 @@ class Hdf5Sample:
             self.dates = self._dates(dates, frames)
             stated = stated_offsets(offset, sensor, self.dates, path)
             self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, where)
-            self.grid = self._grid(crs, (height, width))
+            self.grid, self._flips = north_up(stored_grid(self._data, crs, path))
             check_pixel_size(self.grid, sensor, path)
             self.chunk = self._data.chunks[2:] if self._data.chunks else (height, width)
         except BaseException:
@@ -100,10 +101,16 @@ class Hdf5Sample:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
         frames, channels, *_ = self._data.shape
-        window = slice(row, row + height), slice(col, col + width)
-        # Read all dates: a sample is small, and h5py reads single dates slowly.
-        pixels = self._pixels.read((slice(0, frames), slice(0, channels), *window))[times][:, self._channels]
-        quality = None if self._quality is None else self._quality.read((slice(0, frames), *window))[times]
+
+        def read(parts: WrittenParts, *leading: slice) -> np.ndarray:
+            def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
+                # Read all dates: a sample is small, and h5py reads single dates slowly.
+                return parts.read((*leading, slice(row, row + height), slice(col, col + width)))[times]
+
+            return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
+
+        pixels = read(self._pixels, slice(0, frames), slice(0, channels))[:, self._channels]
+        quality = None if self._quality is None else read(self._quality, slice(0, frames))
         return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
@@ -120,15 +127,12 @@ class Hdf5Sample:
             raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected {shape}")
         return found
 
-    def _attribute(self, name: str) -> Any:
-        return self._data.attrs.get(name, self._file.attrs.get(name))
-
     def _dates(self, dates: str | Sequence[Any] | Mapping[str, Any], frames: int) -> np.ndarray:
         """The dates of the images, from the file or from scene.yaml."""
         where = f"{self._path}, dates"
         if isinstance(dates, str):
             axis = self._file.get(dates)
-            values = axis[()] if isinstance(axis, h5py.Dataset) else self._attribute(dates)
+            values = axis[()] if isinstance(axis, h5py.Dataset) else attribute(self._data, dates)
             if values is None:
                 raise ValueError(
                     f"{self._path}: has no dates (no dataset or attribute {dates!r}), and they are never guessed: state "
@@ -148,12 +152,15 @@ class Hdf5Sample:
             raise ValueError(f"{where}: {len(found)} dates for {frames} images")
         return found
 
-    def _grid(self, crs: str | int | None, shape: tuple[int, int]) -> Grid:
-        transform, crs = self._attribute("transform"), crs or self._attribute("crs")
-        if transform is None:
-            return Grid(crs=NOWHERE, transform=Affine.scale(1, -1), height=shape[0], width=shape[1])
-        if crs is None:
-            raise ValueError(
-                f"{self._path}: has a transform, but no coordinate reference system; give `crs: EPSG:n` in scene.yaml"
-            )
-        return grid_from_transform(transform, crs_attribute(crs), shape, self._path)
+
+def stored_grid(images: h5py.Dataset, crs: str | int | None, path: str) -> Grid:
+    """The grid of images (T, C, H, W) as they are stored; `crs`: that of scene.yaml, None for that of the file.
+
+    Raises ValueError for images with a transform and no CRS.
+    """
+    transform, crs = attribute(images, "transform"), crs or attribute(images, "crs")
+    if transform is None:
+        return Grid(crs=NOWHERE, transform=Affine.scale(1, -1), height=images.shape[-2], width=images.shape[-1])
+    if crs is None:
+        raise ValueError(f"{path}: has a transform, but no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
+    return grid_from_transform(transform, crs_attribute(crs), images.shape[-2:], path)

@@ -12,8 +12,8 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.windows import Window
 
-from common.crs import crs_text
-from common.grid import Grid, nesting_factor
+from common.grid import Grid, nesting_factor, raster_grid
+from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
@@ -36,7 +36,8 @@ class _OpenRaster:
 
     Attributes:
         dataset: rasterio dataset.
-        grid: its grid.
+        grid: its grid, north-up.
+        flips: how its pixels are flipped for that.
         factor: number of pixels of the series that one of its pixels covers along each axis.
         mask: which of its pixels were not observed.
         unobserved: number or quality code that marks them.
@@ -45,6 +46,7 @@ class _OpenRaster:
 
     dataset: Any
     grid: Grid
+    flips: Flips
     factor: int
     mask: RasterMask
     unobserved: int
@@ -87,7 +89,7 @@ class RasterSeries:
                 grids = []
                 for file in first:
                     self._first[file] = self._dataset(file)
-                    grids.append(self._grid_of(self._first[file], file))
+                    grids.append(self._grid_of(self._first[file], file)[0])
                 self.grid = min(grids, key=lambda grid: abs(grid.transform.determinant))
                 check_pixel_size(self.grid, sensor, str(folder))
                 chunks = [self._chunk(file) for file in first]
@@ -129,7 +131,7 @@ class RasterSeries:
     def _read(self, file: str, window: tuple[int, int, int, int], bilinear_nodata: int | None) -> np.ndarray:
         opened = self._open[file]
 
-        def read(row: int, col: int, height: int, width: int) -> np.ndarray:
+        def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
             try:
                 values: np.ndarray = opened.dataset.read(1, window=Window(col, row, width, height))
                 unseen = opened.mask.unobserved(row, col, values)
@@ -139,6 +141,7 @@ class RasterSeries:
                 values[unseen] = opened.unobserved
             return values
 
+        read = opened.flips.reader(stored, opened.grid.shape)
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
 
     def _offset(self, time: int, channel: int, file: str) -> int:
@@ -172,20 +175,17 @@ class RasterSeries:
             else:
                 check_quality_encoding(encoding, self.sensor, where)
                 unobserved = unobserved_code(encoding.dtype, self.sensor.quality, where)
-            grid = self._grid_of(dataset, file)
+            grid, flips = self._grid_of(dataset, file)
             factor = nesting_factor(grid, self.grid, where)
-            return _OpenRaster(dataset=dataset, grid=grid, factor=factor, mask=mask, unobserved=unobserved, offset=offset)
+            return _OpenRaster(
+                dataset=dataset, grid=grid, flips=flips, factor=factor, mask=mask, unobserved=unobserved, offset=offset
+            )
         except ValueError:
             dataset.close()
             raise
 
-    def _grid_of(self, dataset: Any, file: str) -> Grid:
-        where = self._folder.where(file)
-        if dataset.crs is None or dataset.transform.is_identity:
-            raise ValueError(f"{where}: is not georeferenced: it needs a coordinate reference system and a transform")
-        return Grid(
-            crs=crs_text(dataset.crs.to_wkt(), where), transform=dataset.transform, height=dataset.height, width=dataset.width
-        )
+    def _grid_of(self, dataset: Any, file: str) -> tuple[Grid, Flips]:
+        return north_up(raster_grid(dataset, self._folder.where(file)))
 
 
 def _attributes(dataset: Any) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from common.grid import Grid
+from common.north_up import ReadWindow
 
 RESAMPLING = ("nearest", "bilinear")
 
@@ -18,7 +17,7 @@ def check_resampling(resampling: str, origin: str) -> None:
 
 
 def read_nested(
-    read: Callable[[int, int, int, int], np.ndarray],
+    read: ReadWindow,
     coarse: Grid,
     factor: int,
     window: tuple[int, int, int, int],

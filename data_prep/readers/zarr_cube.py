@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform
+from common.north_up import ReadWindow, north_up
 from common.notes import note
 from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
@@ -110,17 +111,24 @@ class ZarrCube:
         check_stacked_bands(positions, self._band_attributes(), len(names), sensor, f"{path}/{reflectance}")
         # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
-        self.grid = self._grid(x, y, crs, (height, width))
+        self.grid, self._flips = north_up(self._grid(x, y, crs, (height, width)))
         check_pixel_size(self.grid, sensor, path)
         self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        rows, cols = slice(row, row + height), slice(col, col + width)
-        pixels = self._read(self._reflectance, (times, self._bands, rows, cols))
-        quality = self._read_quality((times, rows, cols))
-        return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+
+        def read(stored: ReadWindow) -> np.ndarray:
+            return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
+
+        def pixels(row: int, col: int, height: int, width: int) -> np.ndarray:
+            return self._read(self._reflectance, (times, self._bands, slice(row, row + height), slice(col, col + width)))
+
+        def quality(row: int, col: int, height: int, width: int) -> np.ndarray:
+            return self._read_quality((times, slice(row, row + height), slice(col, col + width)))
+
+        return harmonised_series(read(pixels), read(quality), self.dates[times], self.sensor, self._offsets[times])
 
     def __enter__(self) -> Self:
         return self

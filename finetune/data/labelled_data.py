@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from common.grid import SAME_SIZE
+from data_prep.archive.footprints import LEAST_SHARE, Footprints, overlap_text
 from data_prep.archive.scene import SPLITS, Scene, find_scenes
 from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.augmentation import Augmentation
@@ -16,7 +19,9 @@ from finetune.data.sample_windows import SampleWindows
 from finetune.data.scene_series import SceneSeries, read_classes
 from finetune.data.scene_windows import SceneWindows
 from finetune.data.window_dataset import LabelledWindows
-from finetune.task import Task
+from finetune.task import IGNORE, Task
+
+LABELS_COMPARED = 100_000
 
 
 class LabelledScenes:
@@ -143,9 +148,44 @@ def check_classes(training: LabelledWindows) -> None:
         )
 
 
+def check_splits_apart(training: LabelledWindows, validation: LabelledWindows, test_data: LabelledScenes | SampleWindows) -> None:
+    """Raises ValueError when scenes of different splits have labels of common ground, in whatever years."""
+    series: dict[str, SceneSeries] = {}
+    footprints = Footprints()
+    for split, data in zip(SPLITS, (training, validation, test_data), strict=True):
+        for one in data.series if isinstance(data, SceneWindows | LabelledScenes) else ():
+            series[one.scene.name] = one
+            footprints.add(one.scene.name, split, one.grid)
+    overlaps = (replace(found, share=common_labels(*(series[name] for name in found.scenes))) for found in footprints.overlaps())
+    too_large = [found for found in overlaps if found.share > LEAST_SHARE]
+    if too_large:
+        raise ValueError(
+            "scenes of different splits have labels of common ground, in percent of the fewer labelled pixels: "
+            f"{overlap_text(too_large)}; scores on ground that was trained on are too high: give such scenes one region and one "
+            f"split in their scene.yaml, or set their label {training.task.label!r} to no data there in one of them"
+        )
+
+
+def common_labels(one: SceneSeries, other: SceneSeries) -> float:
+    """Share of the labelled pixels of one scene that are labelled in another one, too: of the scene that has fewer of them.
+
+    It is that of LABELS_COMPARED random pixels where there are more.
+    """
+    labelled = ((read_classes(series) != IGNORE, series.grid) for series in (one, other))
+    (fewer, grid), (more, other_grid) = sorted(labelled, key=lambda of_scene: int(of_scene[0].sum()))
+    pixels = np.flatnonzero(fewer)
+    if len(pixels) > LABELS_COMPARED:
+        pixels = np.random.default_rng(0).choice(pixels, LABELS_COMPARED)
+    rows, cols = np.divmod(pixels, grid.width)
+    other_cols, other_rows = (np.floor(at) for at in other_grid.pixels_at(*grid.lon_lat(rows + 0.5, cols + 0.5)))
+    inside = (other_rows >= 0) & (other_rows < other_grid.height) & (other_cols >= 0) & (other_cols < other_grid.width)
+    found = more[other_rows[inside].astype(int), other_cols[inside].astype(int)]
+    return float(found.sum() / max(len(pixels), 1))
+
+
 def one_pixel_size(task: Task, *data: LabelledWindows | LabelledScenes) -> float:
-    """The pixel size of the labels in units of the CRS. Raises ValueError if it differs among `data`."""
-    sizes = set().union(*(one.pixel_sizes for one in data))
-    if len(sizes) > 1:
-        raise ValueError(f"labels {task.label!r} have pixels of different size: {sorted(sizes)}; all must have the same")
-    return float(sizes.pop())
+    """The pixel size of the labels in units of the CRS. Raises ValueError if it differs among `data` by more than SAME_SIZE."""
+    sizes = sorted(set().union(*(one.pixel_sizes for one in data)))
+    if sizes[-1] > sizes[0] * (1 + SAME_SIZE):
+        raise ValueError(f"labels {task.label!r} have pixels of different size: {sizes}; all must have the same")
+    return sizes[0]

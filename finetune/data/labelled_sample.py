@@ -105,7 +105,7 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
         valid=valid,
         dates=dates,
         label=label,
-        pixel_size=round(float(item.get("pixel", usual)), 6),
+        pixel_size=float(item.get("pixel", usual)),
     )
 
 

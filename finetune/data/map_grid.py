@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from common.crs import crs_name, same_crs
-from common.grid import LARGEST_FACTOR, Grid, grid_summary
+from common.crs import crs_name
+from common.grid import LARGEST_FACTOR, Grid, grid_in_crs, grid_summary
 
 # Pixel edges may differ by this share of a source pixel: grids with rounded coordinates still count as aligned.
 TOLERANCE = 0.02
@@ -35,17 +35,21 @@ def align_grids(grid: Grid, source_grid: Grid, source: str) -> GridAlignment:
 
     Raises ValueError if the grids have different coordinate reference systems, or if their pixel edges do not meet.
     """
-    if not same_crs(grid.crs, source_grid.crs):
+    placed = grid_in_crs(source_grid, grid.crs)
+    if placed is None:
         raise ValueError(
             f"the map's grid is in {crs_name(grid.crs)}, {source} in {crs_name(source_grid.crs)}; both must have one CRS: "
             "reproject one of them"
         )
-    to_source = ~source_grid.transform @ grid.transform
+    to_source = ~placed.transform @ grid.transform
     scale = tuple(Fraction(value).limit_denominator(LARGEST_FACTOR) for value in (to_source.e, to_source.a))
     offset = round(to_source.f), round(to_source.c)
-    drift = max(abs(to_source.e - scale[0]) * grid.height, abs(to_source.a - scale[1]) * grid.width)
+    drift = max(
+        *(abs(to_source.e - scale[0]) * grid.height, abs(to_source.a - scale[1]) * grid.width),
+        *(abs(to_source.b) * grid.height, abs(to_source.d) * grid.width),  # of grids that are turned against each other
+    )
     miss = max(abs(to_source.f - offset[0]), abs(to_source.c - offset[1]))
-    if abs(to_source.b) + abs(to_source.d) > 1e-9 or min(scale) <= 0 or drift > TOLERANCE or miss > TOLERANCE:
+    if min(scale) <= 0 or drift > TOLERANCE or miss > TOLERANCE:
         raise ValueError(
             f"the grid of {source} ({grid_summary(source_grid)}) is not aligned with the map's grid ({grid_summary(grid)}): "
             "their pixel edges must meet; resample one of them"

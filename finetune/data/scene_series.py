@@ -14,9 +14,9 @@ from fractions import Fraction
 from typing import Self
 
 import numpy as np
-import rasterio
 
-from common.grid import Grid, grid_summary, grid_with_pixel_size, raster_grid
+from common.grid import Grid, corner_distance_px, grid_summary, grid_with_pixel_size
+from common.rasters import Raster
 from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
@@ -80,7 +80,7 @@ class SceneSeries:
         with_images = [source for source in self.sources if len(self.seasons[source].times)]
         if not with_images:
             raise ValueError(f"scene {scene.name}: no image of any source in the season that ends in {self.year}")
-        self.finest = min(with_images, key=lambda source: abs(self.grids[source].transform.a))
+        self.finest = min(with_images, key=lambda source: self.grids[source].pixel_side)
         self.grid = self._label_grid() if pixel_size is None else grid_with_pixel_size(self.grids[self.finest], pixel_size)
         try:
             self.alignments = {source: align_grids(self.grid, grid, source) for source, grid in self.grids.items()}
@@ -106,12 +106,11 @@ class SceneSeries:
         if task.label not in scene.labels:
             raise ValueError(f"scene {scene.name} has no label {task.label!r}; it has {', '.join(scene.labels) or 'none'}")
         path = scene.labels[task.label].path
-        grid = raster_grid(path)
-        # The usual mistake is a label of another tile or of another size.
-        if not any(
-            np.allclose(grid.bounds, other.bounds, rtol=0, atol=TOLERANCE * abs(grid.transform.a))
-            for other in self.grids.values()
-        ):
+        with Raster(path, "label raster") as raster:
+            grid = raster.grid
+        # The usual mistake is a label of another tile or of another size; `align_grids` names CRSs that differ.
+        misses = [corner_distance_px(other, grid) for other in self.grids.values()]
+        if TOLERANCE < min(misses) < math.inf:
             found = "; ".join(f"{source}: {grid_summary(other)}" for source, other in self.grids.items())
             raise ValueError(
                 f"label raster {path} ({grid_summary(grid)}) covers another area than every source of the task ({found}); "
@@ -130,8 +129,8 @@ class SceneSeries:
 
     @property
     def pixel_size(self) -> float:
-        """Side of the map's pixels in units of the CRS, rounded to a millionth."""
-        return round(abs(self.grid.transform.a), 6)
+        """Side of the map's pixels in units of the CRS."""
+        return self.grid.pixel_side
 
     def open(self) -> Self:
         """Open the readers, unless they are open."""
@@ -221,8 +220,8 @@ class SceneSeries:
 def read_classes(series: SceneSeries) -> np.ndarray:
     """The label of a series' scene as class indices, int8 (H, W) on the map's grid, `IGNORE` where not labelled."""
     label = series.scene.labels[series.task.label]
-    with rasterio.open(label.path) as raster:
-        return series.task.class_indices(raster.read(1), label).astype(np.int8)
+    with Raster(label.path, "label raster") as raster:
+        return series.task.class_indices(raster.read(), label).astype(np.int8)
 
 
 def with_equal_scales(series: list[SceneSeries]) -> list[SceneSeries]:

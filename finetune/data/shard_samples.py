@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class ShardSamples:
         return {
             "file_name": entry.key,
             "scene": metadata["scene"],
-            "pixel": abs(metadata["transform"][0]),
+            "pixel": math.hypot(metadata["transform"][0], metadata["transform"][3]),
             "data": {source: _mapped(entry.shard, entry.members["pixels.npy"])},
             "valid": {source: valid},
             "dates": {source: dates},

@@ -31,6 +31,7 @@ import rasterio
 import shapely
 from pyproj import Geod
 from rasterio.features import shapes
+from shapely.geometry.polygon import orient
 
 from common.atomic_files import whole_file
 from common.grid import GEOGRAPHIC
@@ -94,12 +95,33 @@ def class_polygons(map_path: Path, class_index: int) -> Iterator[shapely.Polygon
 
 
 def polygon_table(polygons: Iterator[shapely.Polygon], crs: Any) -> geopandas.GeoDataFrame:
-    """Polygons in `crs` -> a table of `geometry` in longitude and latitude, `area` in ha and `perimeter` in m, both float32."""
+    """Polygons in `crs` -> a table of `geometry` in longitude and latitude, `area` in ha and `perimeter` in m, both float32.
+
+    A polygon across the antimeridian becomes a multipolygon that is cut there (RFC 7946, section 3.1.9).
+    """
     geometry = geopandas.GeoSeries(list(polygons), crs=crs)
-    table = geopandas.GeoDataFrame(geometry=geometry.to_crs(GEOGRAPHIC))
-    table["area"] = (geometry.to_crs(EQUAL_AREA).area / 10_000).astype(np.float32)
-    table["perimeter"] = geodesic_perimeter(table.geometry.array).astype(np.float32)
+    degrees = geometry.to_crs(GEOGRAPHIC)
+    whole = degrees.copy()
+    west, _, east, _ = degrees.bounds.to_numpy().T
+    across = east - west > 180  # no field is so wide: it crosses the antimeridian
+    whole[across] = shapely.transform(degrees[across].to_numpy(), lambda at: np.stack([at[:, 0] % 360, at[:, 1]], axis=1))
+    # A cylindrical projection gives the same area at all longitudes; its own edge is the antimeridian.
+    geometry = geometry.to_crs(EQUAL_AREA)
+    geometry[across] = whole[across].translate(-180).to_crs(EQUAL_AREA)
+    degrees[across] = [_cut_at_antimeridian(polygon) for polygon in whole[across]]
+    table = geopandas.GeoDataFrame(geometry=degrees)
+    table["area"] = (geometry.area / 10_000).astype(np.float32)
+    table["perimeter"] = geodesic_perimeter(whole.array).astype(np.float32)
     return table
+
+
+def _cut_at_antimeridian(polygon: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
+    """A polygon in longitudes 0 to 360 and latitudes -> its parts in longitudes -180 to 180."""
+    west = shapely.intersection(polygon, shapely.box(0, -90, 180, 90))
+    east = shapely.intersection(polygon, shapely.box(180, -90, 360, 90))
+    parts = [*shapely.get_parts(west), *shapely.get_parts(shapely.transform(east, lambda at: at - np.array([360, 0])))]
+    polygons = [orient(part) for part in parts if part.area > 0]
+    return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
 
 
 def geodesic_perimeter(polygons: Sequence[shapely.Polygon]) -> np.ndarray:

@@ -16,13 +16,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from rasterio.crs import CRS
+from pyproj import Geod
 from rasterio.windows import Window
 
 from common.atomic_files import whole_file
-from common.grid import raster_grid
+from common.grid import Grid, corner_distance_px
+from common.rasters import Raster
 from data_prep.archive.sensor import Sensor
 from finetune.data.image_stack import ImageStack
+from finetune.data.map_grid import TOLERANCE
 from finetune.data.scene_series import SceneSeries
 from finetune.scoring.headline import headline
 from finetune.scoring.map_scores import map_confusion
@@ -43,8 +45,7 @@ class MapPicture:
         image: true-colour image (H, W, 3) in 0..1, NaN where there is none.
         label: class indices (H, W), or None without a label; `IGNORE` where not labelled.
         predicted: class indices (H, W), `NO_DATA` where there is none.
-        pixel_size: side of a pixel in units of `crs`.
-        crs: the map's coordinate reference system; None if it is unknown.
+        pixel_m: width of a pixel on the ground in metres; None if the place of the map is unknown.
         overview: class indices (h, w) of the whole map, if the other arrays show a part of it.
         part: that part (row, column, height, width) as shares of the map's sides.
     """
@@ -53,8 +54,7 @@ class MapPicture:
     image: np.ndarray
     label: np.ndarray | None
     predicted: np.ndarray
-    pixel_size: float
-    crs: str | None
+    pixel_m: float | None
     overview: np.ndarray | None = None
     part: tuple[float, ...] = (0, 0, 1, 1)
 
@@ -91,8 +91,7 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
         image=true_color_preview(series, window),
         label=label,
         predicted=predicted,
-        pixel_size=abs(series.grid.transform.a),
-        crs=series.grid.crs,
+        pixel_m=pixel_width_m(series.grid),
         overview=overview,
         part=tuple(pixels / side for pixels, side in zip(window, series.grid.shape * 2, strict=True)),
     )
@@ -101,27 +100,26 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
 def map_figure(task: Task, picture: MapPicture) -> Figure:
     """Draw the picture of a map: one panel each for image, label, prediction and overview, and a legend of the classes."""
     matplotlib.use("Agg", force=False)
-    fine = picture.pixel_size
     image = np.where(np.isnan(picture.image), to_rgb(NO_DATA_COLOR), picture.image)
-    panels = [("satellite image, median of the season", image, fine)]
+    panels = [("satellite image, median of the season", image, 1.0)]  # with pixels of the map along a pixel of the panel
     if picture.label is not None:
-        panels.append(("label", _class_colors(picture.label, task), fine))
-    panels.append(("prediction", _class_colors(picture.predicted, task), fine))
+        panels.append(("label", _class_colors(picture.label, task), 1.0))
+    panels.append(("prediction", _class_colors(picture.predicted, task), 1.0))
     if picture.overview is not None:
-        coarse = fine * picture.predicted.shape[1] / picture.part[3] / picture.overview.shape[1]
+        coarse = picture.predicted.shape[1] / picture.part[3] / picture.overview.shape[1]
         panels.append(("prediction, all of the map", _class_colors(picture.overview, task), coarse))
     height, width = picture.predicted.shape
     inches = PANEL_INCHES * len(panels), PANEL_INCHES * min(2.0, max(0.5, height / width)) + 1.0
     figure = Figure(figsize=inches, dpi=110, layout="constrained")
-    for axes, (name, colors, pixel_size) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for axes, (name, colors, factor) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(colors, interpolation="nearest")
         axes.set_title(name, fontsize=11)
         axes.set_xticks([])
         axes.set_yticks([])
         rows, cols, _ = colors.shape
-        if picture.crs is not None and CRS.from_user_input(picture.crs).is_projected:
-            _scale_bar(axes, pixel_size, cols, rows)
-        if pixel_size != fine:
+        if picture.pixel_m is not None:
+            _scale_bar(axes, picture.pixel_m * factor, cols, rows)
+        if factor != 1:
             row, col, tall, wide = (share * side for share, side in zip(picture.part, (rows, cols) * 2, strict=True))
             axes.add_patch(Rectangle((col, row), wide, tall, fill=False, edgecolor="black", linewidth=1.5))
     patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
@@ -142,12 +140,10 @@ def preview_label(series: SceneSeries) -> np.ndarray | None:
     label = series.scene.labels.get(series.task.label)
     if label is None:
         return None
-    grid = raster_grid(label.path)
-    if grid.shape != series.grid.shape or not grid.transform.almost_equals(series.grid.transform, precision=1e-3):
-        return None
-    row, col, height, width = preview_window(*grid.shape)
-    with rasterio.open(label.path) as raster:
-        return series.task.class_indices(raster.read(1, window=Window(col, row, width, height)), label)
+    with Raster(label.path, "label raster") as raster:
+        if raster.grid.shape != series.grid.shape or corner_distance_px(raster.grid, series.grid) > TOLERANCE:
+            return None
+        return series.task.class_indices(raster.read(*preview_window(*series.grid.shape)), label)
 
 
 def preview_window(height: int, width: int) -> tuple[int, int, int, int]:
@@ -189,14 +185,22 @@ def _class_colors(classes: np.ndarray, task: Task) -> np.ndarray:
     return palette[np.where((classes >= 0) & (classes < len(task.classes)), classes, len(task.classes))]
 
 
-def _scale_bar(axes: Axes, pixel_size: float, width: int, height: int) -> None:
+def pixel_width_m(grid: Grid) -> float | None:
+    """Width of the pixel at the centre of a grid, on the WGS 84 ellipsoid in metres; None for a grid without a place."""
+    if not grid.georeferenced:
+        return None
+    lon, lat = grid.lon_lat(np.full(2, grid.height / 2), grid.width / 2 + np.array([-0.5, 0.5]))
+    return float(Geod(ellps="WGS84").inv(lon[0], lat[0], lon[1], lat[1])[2])
+
+
+def _scale_bar(axes: Axes, pixel_m: float, width: int, height: int) -> None:
     """A bar of a round length, about a quarter of the panel, at its lower left; `width` and `height` count the panel's pixels."""
-    target = width * pixel_size / 4
+    target = width * pixel_m / 4
     magnitude = 10 ** np.floor(np.log10(target))
     length = max(step * magnitude for step in (1, 2, 5) if step * magnitude <= target)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
     x, y = 0.04 * width, 0.95 * height
-    axes.plot([x, x + length / pixel_size], [y, y], color="black", linewidth=6, solid_capstyle="butt")
-    axes.plot([x, x + length / pixel_size], [y, y], color="white", linewidth=3, solid_capstyle="butt")
+    axes.plot([x, x + length / pixel_m], [y, y], color="black", linewidth=6, solid_capstyle="butt")
+    axes.plot([x, x + length / pixel_m], [y, y], color="white", linewidth=3, solid_capstyle="butt")
     outline = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
     axes.text(x, y - 0.03 * height, text, fontsize=9, va="bottom", bbox=outline)

@@ -25,7 +25,7 @@ import finetune.predict as predict_module
 from common.command_line import run_command
 from data_prep.archive.sensor import load_sensors
 from finetune.mapping.cog import NO_DATA
-from tests.support.archives import Cube, write_cube
+from tests.support.archives import Cube, west_of_scene, write_cube
 from tests.support.finetune_runs import run_arguments
 from tests.support.launching import ROOT
 from tests.support.rice_scenes import write_label, write_rice_scene
@@ -87,7 +87,7 @@ def rewrite(scene: Path, dates: np.ndarray | slice = slice(None), bands: slice =
             cube = replace(cube, pixels=pixels[:, bands])
             description["sources"][name]["bands"] = list(sensor.bands[bands])
         shutil.rmtree(scene / f"{name}.zarr")
-        write_cube(scene / f"{name}.zarr", cube, sensor, {"landsat": 30.0, "modis": 480.0}[name])
+        write_cube(scene / f"{name}.zarr", cube, sensor, {"landsat": 30.0, "modis": 480.0}[name], west_of_scene(scene))
     (scene / "scene.yaml").write_text(yaml.safe_dump(description))
 
 

@@ -12,9 +12,18 @@ import yaml
 import zarr
 from affine import Affine
 
+from data_prep.archive.scene import SPLITS
 from data_prep.archive.sensor import Sensor, load_sensors
 
 CRS = "EPSG:32631"
+# The CRS of HLS files: no name of a datum, no number in EPSG's register.
+HLS_WKT = (
+    'PROJCS["UTM Zone 10, Northern Hemisphere",GEOGCS["Unknown datum based upon the WGS 84 ellipsoid",'
+    'DATUM["Not_specified_based_on_WGS_84_spheroid",SPHEROID["WGS 84",6378137,298.257223563]],PRIMEM["Greenwich",0],'
+    'UNIT["degree",0.0174532925199433]],PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],'
+    'PARAMETER["central_meridian",-123],PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],'
+    'PARAMETER["false_northing",0],UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+)
 WEST, NORTH = 500_040.0, 5_000_040.0
 CODES = (10, 61, 130, 190, 210)  # of GLC_FCS30D
 
@@ -43,7 +52,24 @@ def make_cube(sensor: Sensor, side: int, dates: np.ndarray, rng: np.random.Gener
     return Cube(pixels, quality, dates)
 
 
-def write_cube(path: Path, cube: Cube, sensor: Sensor, gsd: float, **left_out: bool) -> None:
+def west_of(split: str) -> float:
+    """Western edge of the scenes of a split: those of different splits lie apart."""
+    return WEST + 48_000 * SPLITS.index(split)
+
+
+def west_of_scene(folder: Path) -> float:
+    """Western edge of the scene in a folder; that of training scenes without a scene.yaml."""
+    path = folder / "scene.yaml"
+    return west_of(yaml.safe_load(path.read_text()).get("split", "train") if path.is_file() else "train")
+
+
+def change_split(folder: Path, split: str) -> None:
+    """Put the scene in a folder into another split, and leave it at its place."""
+    values = yaml.safe_load((folder / "scene.yaml").read_text()) | {"split": split}
+    (folder / "scene.yaml").write_text(yaml.safe_dump(values))
+
+
+def write_cube(path: Path, cube: Cube, sensor: Sensor, gsd: float, west: float = WEST, **left_out: bool) -> None:
     """A Zarr store as the Zarr reader documents it; `time=False` leaves the time axis out."""
     group = zarr.open_group(path, mode="w")
     side = cube.pixels.shape[-1]
@@ -51,7 +77,7 @@ def write_cube(path: Path, cube: Cube, sensor: Sensor, gsd: float, **left_out: b
         "reflectance": (cube.pixels, ("time", "band", "y", "x")),
         sensor.quality.name: (cube.quality, ("time", "y", "x")),
         "time": (cube.dates.astype(np.int64), ("time",)),
-        "x": (WEST + gsd * (np.arange(side) + 0.5), ("x",)),
+        "x": (west + gsd * (np.arange(side) + 0.5), ("x",)),
         "y": (NORTH - gsd * (np.arange(side) + 0.5), ("y",)),
     }
     for name, (array, dimensions) in arrays.items():
@@ -63,12 +89,12 @@ def write_cube(path: Path, cube: Cube, sensor: Sensor, gsd: float, **left_out: b
 
 
 def write_scene(folder: Path, cubes: dict[str, Cube], gsd: dict[str, float], **description: Any) -> None:
-    """A scene folder with one Zarr store per source and its scene.yaml."""
-    sensors = load_sensors()
+    """A scene folder with one Zarr store per source and its scene.yaml, at the place of its split."""
+    sensors, west = load_sensors(), west_of(description.get("split", "train"))
     sources = {}
     for source, cube in cubes.items():
         folder.mkdir(parents=True, exist_ok=True)
-        write_cube(folder / f"{source}.zarr", cube, sensors[source], gsd[source])
+        write_cube(folder / f"{source}.zarr", cube, sensors[source], gsd[source], west)
         bands = list(sensors[source].bands)
         sources[source] = {"container": "zarr_cube", "path": f"{source}.zarr", "bands": bands}
         if sensors[source].offset_varies:
@@ -76,9 +102,9 @@ def write_scene(folder: Path, cubes: dict[str, Cube], gsd: dict[str, float], **d
     (folder / "scene.yaml").write_text(yaml.safe_dump({"name": folder.name, "sources": sources, **description}))
 
 
-def write_land_cover(path: Path, codes: np.ndarray, gsd: float = 30.0, west: float = WEST) -> None:
-    """A land-cover GeoTIFF (rows, columns) uint8 whose corner is that of the scenes."""
-    transform = Affine(gsd, 0, west, 0, -gsd, NORTH)
+def write_land_cover(path: Path, codes: np.ndarray, gsd: float = 30.0, west: float | None = None) -> None:
+    """A land-cover GeoTIFF (rows, columns) uint8 whose corner is that of the scene in its folder."""
+    transform = Affine(gsd, 0, west_of_scene(path.parent) if west is None else west, 0, -gsd, NORTH)
     height, width = codes.shape
     profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": CRS, "transform": transform}
     with rasterio.open(path, "w", height=height, width=width, **profile) as raster:

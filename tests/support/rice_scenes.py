@@ -9,15 +9,16 @@ import rasterio
 from affine import Affine
 
 from data_prep.archive.sensor import load_sensors
-from tests.support.archives import CRS, NORTH, WEST, Cube, days, write_scene
+from tests.support.archives import CRS, NORTH, Cube, days, west_of_scene, write_scene
 
 CODES = {1: "paddy_rice", 2: "maize", 3: "not_cropland"}
 MODIS_PX = 16  # Landsat pixels of 30 m along a side of a MODIS pixel of 480 m
 
 
-def write_label(path: Path, codes: np.ndarray, gsd: float = 30.0, west: float = WEST) -> None:
-    """A label GeoTIFF uint8 (rows, columns)."""
-    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": CRS, "transform": Affine(gsd, 0, west, 0, -gsd, NORTH)}
+def write_label(path: Path, codes: np.ndarray, gsd: float = 30.0, west: float | None = None) -> None:
+    """A label GeoTIFF uint8 (rows, columns) whose corner is that of the scene in its folder."""
+    transform = Affine(gsd, 0, west_of_scene(path.parent) if west is None else west, 0, -gsd, NORTH)
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": CRS, "transform": transform}
     with rasterio.open(path, "w", height=codes.shape[0], width=codes.shape[1], **profile) as raster:
         raster.write(codes.astype(np.uint8), 1)
 

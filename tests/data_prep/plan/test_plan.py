@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from data_prep.plan.plan import TABLES
+from data_prep.plan.splits import SpatialBlocks
+from tests.support.archives import change_split
 from tests.support.chunked_scene import planned, write_chunked
+from tests.support.sites import write_wide_scene
 
 
 def test_shards_end_where_chunks_end(tmp_path: Path) -> None:
@@ -38,3 +42,16 @@ def test_what_a_shard_says_is_what_the_tables_say(tmp_path: Path) -> None:
         assert set(dates.astype("datetime64[Y]").astype(str)) == {str(sample.year)}
     (group,) = plan.groups
     assert (group.shards, group.samples) == (plan.num_shards, len(samples))
+
+
+def test_scenes_on_common_ground_belong_into_one_split(tmp_path: Path) -> None:
+    for year, (name, split) in enumerate([("a", "train"), ("b", "test"), ("c", "validation")], 2019):
+        write_wide_scene(tmp_path / "scenes", name, side=24, year=year)
+        change_split(tmp_path / "scenes" / name, split)
+    pairs = r"a \(train\) and b \(test\) by 100 %; a .* c .* by 100 %; b .* c .* by 100 %"
+    said = rf"{pairs}; scores .* one region and one split .* or split by place with --split\.block_km"
+    with pytest.raises(ValueError, match=said):
+        planned(tmp_path)
+    assert not (tmp_path / "corpus").exists()
+    blocks = SpatialBlocks(block_km=50, shares={"train": 0.5, "test": 0.5})
+    assert len({sample.split for shard in planned(tmp_path, spatial_blocks=blocks).shards() for sample in shard.samples}) == 1

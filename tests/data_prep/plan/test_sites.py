@@ -17,7 +17,7 @@ from data_prep.plan.plan import Plan, PlannedSample
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.sites import load_sites
 from data_prep.plan.splits import EARTH_RADIUS_KM, EqualAreaCells, SpatialBlocks, SplitConfig
-from tests.support.archives import CRS, NORTH, WEST, write_archive
+from tests.support.archives import CRS, NORTH, WEST, change_split, west_of, write_archive
 from tests.support.sites import distances_km, write_wide_scene
 
 
@@ -153,14 +153,15 @@ def test_windows_at_sites_equal_a_plain_loop(tmp_path: Path) -> None:
 
 def test_years_sources_splits_and_doubles_of_sites(tmp_path: Path) -> None:
     write_archive(tmp_path / "scenes")  # delta: sentinel2 in 2019 (5 dates), 2020, 2021, and modis in 2021
-    lon, lat = degrees([150, 150, 150, 150, 152, 100], [150, 150, 150, 150, 151, 150])
+    coast_m = west_of("test") - WEST
+    lon, lat = degrees([150, 150, coast_m + 150, 150, 152, 100], [150, 150, 150, 150, 151, 150])
     columns = {
-        "id": ["all", "old", "new", "absent", "same", "modis"],
+        "id": ["all", "old", "coast", "absent", "same", "modis"],
         "lon": lon,
         "lat": lat,
         "year": pa.array([None, 2019, 2021, 1999, 2020, None], pa.int16()),
         "source": pa.array(["sentinel2", "sentinel2", "sentinel2", None, "sentinel2", "modis"]),
-        "split": pa.array([None, None, "test", None, None, "validation"]),
+        "split": pa.array([None, None, None, None, None, "validation"]),
     }
     pq.write_table(pa.table(columns), tmp_path / "sites.parquet")
     plan = plan_at(tmp_path, tmp_path / "sites.parquet", chip_px={"sentinel2": 12, "modis": 4}, sources=("sentinel2", "modis"))
@@ -168,12 +169,30 @@ def test_years_sources_splits_and_doubles_of_sites(tmp_path: Path) -> None:
     assert found == {
         ("all", "sentinel2", "delta", 2020, "train"),
         ("modis", "modis", "delta", 2021, "validation"),
-        ("all", "sentinel2", "coast", 2021, "test"),  # coast is the first scene that holds the window, of this year only
+        ("all", "sentinel2", "delta", 2021, "train"),
+        ("coast", "sentinel2", "coast", 2021, "test"),
     }
     reasons = {(row.source, row.key.rsplit("-", 3)[0] if "-r0" in row.key else row.key, row.reason) for row in plan.rejected()}
     assert ("sentinel2", "sentinel2-site-absent", "the scenes at the site have no image of its year") in reasons
     assert ("sentinel2", "sentinel2-delta", "fewer than 16 dates in the year") in reasons
     assert ("sentinel2", "sentinel2-delta", "another site has the same window") in reasons
+
+
+@pytest.mark.parametrize("stated", ["test", None])
+def test_scenes_on_common_ground_need_sites_with_splits(tmp_path: Path, stated: str | None) -> None:
+    for name, split, year in (("a", "train", 2021), ("b", "test", 2022)):
+        write_wide_scene(tmp_path / "scenes", name, year=year)
+        change_split(tmp_path / "scenes" / name, split)
+    lon, lat = degrees([500], [500])
+    table = pa.table({"id": ["1"], "lon": lon, "lat": lat, "split": pa.array([stated], pa.string())})
+    pq.write_table(table, tmp_path / "sites.parquet")
+    if stated is None:
+        with pytest.raises(ValueError, match=r"b \(test\) by 100 %"):
+            plan_at(tmp_path, tmp_path / "sites.parquet")
+    else:
+        assert {(sample.scene, sample.split) for sample in samples_of(plan_at(tmp_path, tmp_path / "sites.parquet"))} == {
+            ("a", "test"), ("b", "test")
+        }  # fmt: skip
 
 
 def test_a_site_in_two_scenes_is_cut_once_a_year(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import shapely
 from affine import Affine
 from pyproj import Geod
 from rasterio.features import rasterize
+from rasterio.warp import transform as reproject
 from scipy import ndimage
 
 from finetune.mapping.cog import NO_DATA
@@ -83,6 +84,27 @@ def test_areas_and_perimeters_are_those_on_the_ellipsoid(tmp_path: Path, crs: st
         assert area * 10_000 == pytest.approx(exact, rel=1e-5)
         rings = [geometry.exterior, *geometry.interiors]
         assert perimeter == pytest.approx(sum(WGS84.geometry_length(ring) for ring in rings), rel=1e-6)
+
+
+def test_fields_across_the_antimeridian(tmp_path: Path) -> None:
+    """A map of Taveuni, through which the antimeridian runs, against the same map moved away from it."""
+    classes = (ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((60, 60)), 3) > 0).astype(np.uint8)
+    (x,), (y,) = reproject("EPSG:4326", "EPSG:32760", [180.0], [-16.8])
+    tables = {}
+    for name, east in (("across", -900), ("beside", -60_900)):
+        place = Affine(30, 0, round(x) + east, 0, -30, round(y) + 900)
+        path = write_map(tmp_path / f"{name}.tif", classes, "EPSG:32760", place)
+        tables[name] = write_polygons(path, "paddy_rice", tmp_path / f"{name}.parquet")
+    across, beside = tables["across"], geopandas.read_parquet(tmp_path / "beside.parquet")
+    cut = across.geometry.geom_type == "MultiPolygon"
+    assert 0 < cut.sum() < len(across) == len(beside)
+    np.testing.assert_allclose(across["area"], beside["area"], rtol=5e-3)  # the scale of UTM differs in 60 km
+    np.testing.assert_allclose(across["perimeter"], beside["perimeter"], rtol=5e-3)
+    for geometry, area in zip(across.geometry, across["area"], strict=True):
+        parts = shapely.get_parts(geometry)
+        assert sum(WGS84.geometry_area_perimeter(part)[0] for part in parts) == pytest.approx(area * 10_000, rel=2e-5)
+        assert all(east - west < 0.1 for west, _, east, _ in shapely.bounds(parts))
+        assert geometry.is_valid
 
 
 def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from affine import Affine
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import finetune.report.map_figure as map_figure_module
+from common.grid import Grid
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.image_stack import ImageStack
@@ -27,6 +29,7 @@ from finetune.report.map_figure import (
     draw_map,
     map_figure,
     map_picture,
+    pixel_width_m,
     preview_label,
     true_color,
     write_map_picture,
@@ -48,8 +51,7 @@ def made_up(**changes: Any) -> MapPicture:
         image=image,
         label=np.array([[IGNORE, 0, 1], [1, 1, 0]], dtype=np.int8),
         predicted=np.array([[NO_DATA, 0, 1], [0, 1, 1]], dtype=np.uint8),
-        pixel_size=30.0,
-        crs="EPSG:32631",
+        pixel_m=30.0,
     )
     return replace(picture, **changes)
 
@@ -78,16 +80,30 @@ def test_panels_show_image_label_and_prediction_in_the_colours_of_the_classes() 
     assert figure.get_suptitle() == "Paddy rice, delta"
 
 
-def test_scale_bar_has_a_round_length_and_only_metres_get_one() -> None:
+def test_scale_bar_has_a_round_length_and_only_known_places_get_one() -> None:
     wide = {"image": np.zeros((50, 100, 3)), "label": None, "predicted": np.zeros((50, 100), np.uint8)}
     figure = map_figure(TASK, made_up(**wide))
     assert list(panels(figure)) == ["satellite image, median of the season", "prediction"]
     assert scale_bars(figure) == ["500 m"] * 2  # a quarter of 3 km, rounded down
     bar = figure.axes[0].lines[0].get_xdata()
     assert bar[1] - bar[0] == pytest.approx(500 / 30)
-    assert scale_bars(map_figure(TASK, made_up(**wide, pixel_size=300.0))) == ["5 km"] * 2
-    for crs in ("EPSG:4326", None):
-        assert not scale_bars(map_figure(TASK, made_up(**wide, crs=crs)))
+    assert scale_bars(map_figure(TASK, made_up(**wide, pixel_m=300.0))) == ["5 km"] * 2
+    assert not scale_bars(map_figure(TASK, made_up(**wide, pixel_m=None)))
+
+
+@pytest.mark.parametrize(
+    ("crs", "pixel", "metres"),
+    [
+        ("EPSG:32631", 30.0, 30 / 0.9996),  # on the central meridian of a UTM zone
+        ("EPSG:4326", 1 / 3600, 6378137 * np.pi / 180 / 3600 * 0.5 / np.sqrt(1 - 0.00669438 * 0.75)),  # at 60 degrees north
+        ("EPSG:2263", 100.0, 100 * 1200 / 3937),  # US survey feet, New York
+    ],
+)
+def test_width_of_a_pixel_is_that_on_the_ground(crs: str, pixel: float, metres: float) -> None:
+    corner = {"EPSG:32631": (499_985, 5_000_000), "EPSG:4326": (8.0, 60.0), "EPSG:2263": (984_250.0, 200_000.0)}[crs]
+    grid = Grid(crs=crs, transform=Affine(pixel, 0, corner[0], 0, -pixel, corner[1]), height=1, width=1)
+    assert pixel_width_m(grid) == pytest.approx(metres, rel=1e-4)
+    assert pixel_width_m(replace(grid, crs='LOCAL_CS["place not known",UNIT["pixel",1]]')) is None
 
 
 def test_the_part_is_outlined_in_the_whole_map() -> None:
