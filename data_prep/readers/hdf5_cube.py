@@ -77,9 +77,11 @@ class Hdf5Cube:
     A file with one variable per band (option `variables`) has variables (time, y, x) with the CF coordinates `time`, `x`, `y`
     and a grid mapping `spatial_ref`, or with the attributes above.
 
-    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. Chunks and datasets
-    that were never written were not observed, whatever their fill value; but chunks that were allocated when the file was made,
-    as parallel HDF5 does, cannot be told from written ones.
+    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A file does not say
+    which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
+    (common_name, center_wavelength, radiation_wavelength) state them. Chunks and datasets that were never written were not
+    observed, whatever their fill value; but chunks that were allocated when the file was made, as parallel HDF5 does, cannot be
+    told from written ones.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file.

@@ -30,8 +30,9 @@ class Hdf5Sample:
     Without a quality dataset every complete observation is valid. Without georeference the grid has the local CRS `NOWHERE` and
     pixels of size 1, and is not `georeferenced`; then a map cannot give the land cover.
 
-    The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any. Chunks
-    and datasets that were never written were not observed, whatever their fill value.
+    The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any, and so
+    must common names and wavelengths; which product a file is from, it does not say. Chunks and datasets that were never written
+    were not observed, whatever their fill value.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file; or a folder of such files, or a text file with one path per line, for a scene that

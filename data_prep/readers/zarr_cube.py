@@ -30,7 +30,9 @@ UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # Zarr raises them for 
 class ZarrCube:
     """A group with the arrays `reflectance` (time, band, y, x), quality (time, y, x), `time`, `band`, `x` and `y`.
 
-    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor.
+    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A group does not say
+    which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
+    (common_name, center_wavelength, radiation_wavelength) state them.
 
     What an absent chunk holds was not observed, whatever the fill value of the array. A quality array of which no chunk is
     stored has one code, its fill value. An absent chunk of the coordinates holds the fill value.
