@@ -35,7 +35,7 @@ class ZarrCube:
     (common_name, center_wavelength, radiation_wavelength) state them.
 
     What an absent chunk holds was not observed, whatever the fill value of the array. A quality array of which no chunk is
-    stored has one code, its fill value. An absent chunk of the coordinates holds the fill value.
+    stored has one code, its fill value, if the store can be listed. An absent chunk of the coordinates holds the fill value.
 
     Options of scene.yaml:
         path: path or fsspec URL of the group, in Zarr version 2 or 3.
@@ -95,8 +95,8 @@ class ZarrCube:
         # The array as it is stored, where its fill value may be meant: then it is a clear code.
         self._filled_quality: zarr.Array[Any] | None = None
         if absent_quality == ABSENT_QUALITY[0]:
-            fill = np.asarray(self._quality.fill_value).astype(self._quality.dtype)
-            self._filled_quality = self._quality if sensor.quality.clear(fill[None]).any() else None
+            fill = np.array([self._quality.fill_value or 0]).astype(self._quality.dtype)  # Zarr version 2 may have none: 0
+            self._filled_quality = self._quality if sensor.quality.clear(fill).any() else None
             self._quality = with_fill_value(self._quality, unobserved_code(self._quality.dtype, sensor.quality, of_quality))
         frames, _, height, width = self._reflectance.shape
         if self._quality.shape != (frames, height, width):
@@ -144,8 +144,10 @@ class ZarrCube:
         filled = self._filled_quality
         if filled is None:
             return codes
-        # Nothing tells that a chunk is absent from a shard but the code that then stands for it.
-        is_absent = filled.path in self._store.absent or (filled.shards is not None and self._quality.fill_value in codes)
+        is_absent = filled.path in self._store.absent
+        if filled.shards is not None and not is_absent and self._quality.fill_value in codes:
+            # The code may be stored. Only another fill value tells that a chunk is absent from a shard.
+            is_absent = not np.array_equal(self._read(filled, part), codes)
         if not is_absent:
             return codes
         self._filled_quality = None  # decided once
