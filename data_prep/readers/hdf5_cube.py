@@ -14,7 +14,7 @@ from common.grid import Grid, check_centres, grid_from_centres, grid_from_transf
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, dataset_name, open_hdf5
@@ -190,7 +190,7 @@ class Hdf5Cube:
 
     def _quality_layer(self, dataset: h5py.Dataset, grid: Grid) -> _Layer:
         origin = dataset_name(dataset)
-        check_quality_encoding(cf_encoding(dataset.dtype, dataset.attrs, origin), self.sensor, origin)
+        check_quality(dataset.dtype, dataset.attrs, self.sensor, origin)
         return _Layer(WrittenParts(dataset, unobserved_code(dataset.dtype, self.sensor.quality, origin)), grid)
 
     def _offsets_of_layers(self, stated: np.ndarray | None) -> np.ndarray:

@@ -14,7 +14,7 @@ from common.grid import Grid, grid_from_transform
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, open_hdf5
@@ -83,7 +83,7 @@ class Hdf5Sample:
             self._quality: WrittenParts | None = None
             if quality is not None:
                 layer, origin = self._find(quality, 3, "(T, H, W), the quality layer"), f"{path}/{quality}"
-                check_quality_encoding(cf_encoding(layer.dtype, layer.attrs, origin), sensor, origin)
+                check_quality(layer.dtype, layer.attrs, sensor, origin)
                 if layer.shape != (frames, height, width):
                     raise ValueError(f"{origin}: has shape {layer.shape}; expected {(frames, height, width)}")
                 self._quality = WrittenParts(layer, unobserved_code(layer.dtype, sensor.quality, origin))

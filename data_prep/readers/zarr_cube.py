@@ -15,7 +15,7 @@ from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
@@ -90,7 +90,7 @@ class ZarrCube:
         self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
         origin, of_quality = f"{path}/{reflectance}", f"{path}/{self._quality.basename}"
         in_file = check_encoding(cf_encoding(self._reflectance.dtype, self._reflectance.attrs, origin), sensor, origin)
-        check_quality_encoding(cf_encoding(self._quality.dtype, self._quality.attrs, of_quality), sensor, of_quality)
+        check_quality(self._quality.dtype, self._quality.attrs, sensor, of_quality)
         self._reflectance = with_fill_value(self._reflectance, unobserved_number(self._reflectance.dtype, sensor, origin))
         # The array as it is stored, where its fill value may be meant: then it is a clear code.
         self._filled_quality: zarr.Array[Any] | None = None
