@@ -15,7 +15,7 @@ SCALE_TOLERANCE = 1e-4  # relative; files state scales as float32, or rounded
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """The encoding of a band or quality layer, as its file states it; None for what it does not state.
+    """The encoding of a band, as its file states it; None for what it does not state.
 
     Attributes:
         dtype: type of the stored numbers.
@@ -38,10 +38,7 @@ def cf_encoding(dtype: np.dtype, attributes: Mapping[str, Any], origin: str) -> 
     scale, offset = (_number(attributes, name, origin) for name in ("scale_factor", "add_offset"))
     if scale in (None, 1) and offset in (None, 0):
         scale = offset = None
-    nodata = attributes.get("_FillValue", attributes.get("missing_value"))
-    if isinstance(nodata, str | bytes):  # Zarr version 3 may hold an encoded text
-        nodata = None
-    return Encoding(dtype=dtype, nodata=None if nodata is None else float(np.ravel(nodata)[0]), scale=scale, offset=offset)
+    return Encoding(dtype=dtype, nodata=_nodata(attributes), scale=scale, offset=offset)
 
 
 def hdf_eos_encoding(dtype: np.dtype, attributes: Mapping[str, Any], origin: str) -> Encoding:
@@ -92,18 +89,27 @@ def check_numbers(stated: Encoding, sensor: Sensor, origin: str) -> float | None
     return None if stated.offset is None else stated.offset / scale
 
 
-def check_quality_encoding(stated: Encoding, sensor: Sensor, origin: str) -> None:
-    """Raises ValueError unless quality codes are integers, and the code that the file states for no data is not a clear one."""
-    if not np.issubdtype(stated.dtype, np.integer):
-        raise ValueError(f"{origin}: quality codes are stored as {stated.dtype}; expected integers, never scaled or averaged")
-    if stated.nodata is None or np.isnan(stated.nodata):
+def check_quality(dtype: np.dtype, attributes: Mapping[str, Any], sensor: Sensor, origin: str) -> None:
+    """Raises ValueError unless quality codes are integers, and the code that attributes state for no data is not a clear one."""
+    if not np.issubdtype(dtype, np.integer):
+        raise ValueError(f"{origin}: quality codes are stored as {dtype}; expected integers, never scaled or averaged")
+    nodata = _nodata(attributes)
+    if nodata is None or np.isnan(nodata):
         return
-    if sensor.quality.clear(np.array([int(stated.nodata)])).any():
+    if sensor.quality.clear(np.array([int(nodata)])).any():
         raise ValueError(
-            f"{origin}: no data is {stated.nodata:g} in the file, but that code of {sensor.quality.name} is clear for source "
+            f"{origin}: no data is {nodata:g} in the file, but that code of {sensor.quality.name} is clear for source "
             f"{sensor.name}, which has {sensor.quality.nodata} for no data; correct the no-data number of the file, or describe "
             "the data as a sensor of its own"
         )
+
+
+def _nodata(attributes: Mapping[str, Any]) -> float | None:
+    """The number for no data (CF Conventions); None where none is stated."""
+    nodata = attributes.get("_FillValue", attributes.get("missing_value"))
+    if nodata is None or isinstance(nodata, str | bytes):  # Zarr version 3 may hold an encoded text
+        return None
+    return float(np.ravel(nodata)[0])
 
 
 def _number(attributes: Mapping[str, Any], name: str, origin: str) -> float | None:

@@ -40,7 +40,8 @@ class Folder:
         self.path = path
         self.local = isinstance(self._files, LocalFileSystem)
         self._failures: list[Exception] = []
-        self._with_side_cars: set[str] = set()
+        self._side_cars: set[str] = set()  # those that were listed
+        self._given_to_gdal: set[str] = set()
         if not self._files.isdir(root):
             raise ValueError(f"{path}: no such folder")
 
@@ -50,7 +51,7 @@ class Folder:
     def files(self) -> list[str]:
         """Paths of all files in the folder and its subfolders, in ascending order. From now on, side-car files are known."""
         found = sorted(path.removeprefix(self._root).lstrip("/") for path in self._files.find(self._root or "/"))
-        self._with_side_cars = {file.removesuffix(end) for file in found for end in SIDE_CARS if file.endswith(end)}
+        self._side_cars = {file for file in found if file.endswith(SIDE_CARS)}
         return found
 
     def where(self, file: str) -> str:
@@ -71,14 +72,16 @@ class Folder:
         Raises ValueError when the file is missing or not a raster, and the error of fsspec when the storage cannot be reached.
         """
         self._failures.clear()
+        self._given_to_gdal.add(file)
         try:
-            # "TRUE" tries the names of side-car files one by one, which takes a request each.
-            with rasterio.Env(**{READDIR: "TRUE"}) if file in self._with_side_cars else nullcontext():
+            with rasterio.Env(**{READDIR: "TRUE"}) if self._has_side_car(file) else nullcontext():
                 opened = rasterio.open(self.where(file)) if self.local else rasterio.open(file, opener=self._open_for_gdal)
         except RasterioIOError as error:
             raise self.unreadable(file, error) from error
-        self._failures.clear()  # of side-car files that are not there
         return opened
+
+    def _has_side_car(self, file: str) -> bool:
+        return any(f"{file}{end}" in self._side_cars for end in SIDE_CARS)
 
     def unreadable(self, file: str, error: Exception) -> Exception:
         """The exception to raise after rasterio has failed to open or read a file.
@@ -103,7 +106,8 @@ class Folder:
         return opened
 
     def _open_for_gdal(self, path: str, mode: str = "rb") -> _Handle:  # noqa: ARG002
-        if path == "test":  # rasterio tries every opener with this name; spare the storage this request
+        # rasterio tries every opener with the name `test`, GDAL many names of side-car files: spare the storage these requests.
+        if path not in self._given_to_gdal and path not in self._side_cars:
             raise FileNotFoundError(path)
         try:
             return _Handle(self._open_file(path), self._failures)

@@ -30,8 +30,9 @@ class GeoTiffScenes(RasterSeries):
     """A folder of GeoTIFFs (COGs or others) with one file per band and date, found by their names, on one grid or nested grids.
 
     Bands and quality of 20 m are resampled to the grid of bands of 10 m. The corner and the extent of all grids must be equal,
-    and pixel sizes whole multiples of the smallest. What lies under a mask (in the file, beside it as .msk, or an alpha band) was
-    not observed, nor were tiles that a sparse file without a no-data number does not store.
+    and pixel sizes whole multiples of the smallest. What lies under a mask (in the file, beside it as .msk, or an alpha band)
+    was not observed, nor were tiles that a sparse file without a no-data number does not store. A file whose tags or description
+    state another common name or wavelength than its band has is refused.
 
     Options of scene.yaml:
         path: path or fsspec URL of the folder.

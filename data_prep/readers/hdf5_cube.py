@@ -15,7 +15,7 @@ from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, open_hdf5
@@ -80,9 +80,11 @@ class Hdf5Cube:
     A file with one variable per band (option `variables`) has variables (time, y, x) with the CF coordinates `time`, `x`, `y`
     and a grid mapping `spatial_ref`, or with the attributes above.
 
-    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. Chunks and datasets
-    that were never written were not observed, whatever their fill value; but chunks that were allocated when the file was made,
-    as parallel HDF5 does, cannot be told from written ones.
+    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A file does not say
+    which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
+    (common_name, center_wavelength, radiation_wavelength) state them. Chunks and datasets that were never written were not
+    observed, whatever their fill value; but chunks that were allocated when the file was made, as parallel HDF5 does, cannot be
+    told from written ones.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file.
@@ -192,7 +194,7 @@ class Hdf5Cube:
 
     def _quality_layer(self, dataset: h5py.Dataset, grid: Grid, flips: Flips) -> _Layer:
         origin = dataset_name(dataset)
-        check_quality_encoding(cf_encoding(dataset.dtype, dataset.attrs, origin), self.sensor, origin)
+        check_quality(dataset.dtype, dataset.attrs, self.sensor, origin)
         return _Layer(WrittenParts(dataset, unobserved_code(dataset.dtype, self.sensor.quality, origin)), grid, flips)
 
     def _offsets_of_layers(self, stated: np.ndarray | None) -> np.ndarray:

@@ -15,7 +15,7 @@ from common.north_up import north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, attribute, open_hdf5
@@ -31,8 +31,9 @@ class Hdf5Sample:
     Without a quality dataset every complete observation is valid. Without georeference the grid has the local CRS `NOWHERE` and
     pixels of size 1, and is not `georeferenced`; then a map cannot give the land cover.
 
-    The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any. Chunks
-    and datasets that were never written were not observed, whatever their fill value.
+    The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any, and so
+    must common names and wavelengths; which product a file is from, it does not say. Chunks and datasets that were never written
+    were not observed, whatever their fill value.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file; or a folder of such files, or a text file with one path per line, for a scene that
@@ -83,7 +84,7 @@ class Hdf5Sample:
             self._quality: WrittenParts | None = None
             if quality is not None:
                 layer, origin = self._find(quality, 3, "(T, H, W), the quality layer"), f"{path}/{quality}"
-                check_quality_encoding(cf_encoding(layer.dtype, layer.attrs, origin), sensor, origin)
+                check_quality(layer.dtype, layer.attrs, sensor, origin)
                 if layer.shape != (frames, height, width):
                     raise ValueError(f"{origin}: has shape {layer.shape}; expected {(frames, height, width)}")
                 self._quality = WrittenParts(layer, unobserved_code(layer.dtype, sensor.quality, origin))

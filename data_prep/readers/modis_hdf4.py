@@ -19,7 +19,7 @@ from common.grid import Grid
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import check_encoding, check_quality_encoding, hdf_eos_encoding
+from data_prep.readers.encoding import check_encoding, check_quality, hdf_eos_encoding
 from data_prep.readers.file_names import Products, check_one_tile, named_pattern, parse_date
 from data_prep.readers.folder import Folder
 from data_prep.readers.georeference import check_pixel_size
@@ -196,10 +196,10 @@ class ModisHdf4:
         """Raises ValueError unless a field has the type, no-data number, scale and band of the sensor, and no offset."""
         stored = np.asarray(field.get(start=(0, 0), count=(1, 1))).dtype
         where, attributes = f"{where}, {name}", field.attributes()
-        encoding = hdf_eos_encoding(stored, attributes, where)
         if name in self._quality:
-            check_quality_encoding(encoding, self.sensor, where)
+            check_quality(stored, attributes, self.sensor, where)
             return
+        encoding = hdf_eos_encoding(stored, attributes, where)
         offset_in_effect(0, check_encoding(encoding, self.sensor, where), self.sensor, where)
         for band in (band for band, of_band in self._fields.items() if of_band == name):
             check_band(band, attributes, self.sensor, where)

@@ -38,16 +38,15 @@ class RasterMask:
         """The number of bands without the alpha band."""
         return int(self.dataset.count) - (self.alpha is not None)
 
-    def unobserved(self, row: int, col: int, values: np.ndarray) -> np.ndarray | None:
-        """Which of `values` (H, W), read from the window that begins at (row, col), were not observed; None when all were."""
-        window = Window(col, row, values.shape[1], values.shape[0])
+    def unobserved(self, window: Window, values: np.ndarray) -> np.ndarray | None:
+        """Which of the `values` (H, W) of a window were not observed; None when all were."""
         masks = []
         if self.alpha is not None:
             masks.append(self.dataset.read(self.alpha, window=window) == 0)
         elif self.has_mask:
             masks.append(self.dataset.read_masks(1, window=window) == 0)
-        if self.may_be_sparse and not values.all():
-            absent = self._absent_tiles(row, col, *values.shape)
+        if self.may_be_sparse and np.count_nonzero(values) < values.size:  # counting is the fastest way to find a 0
+            absent = self._absent_tiles(window.row_off, window.col_off, *values.shape)
             masks += [] if absent is None else [absent]
         return np.logical_or.reduce(masks) if masks else None
 

@@ -17,7 +17,7 @@ from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import GDAL_SETTINGS, Folder
 from data_prep.readers.georeference import check_pixel_size
@@ -132,9 +132,10 @@ class RasterSeries:
         opened = self._open[file]
 
         def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
+            part = Window(col, row, width, height)
             try:
-                values: np.ndarray = opened.dataset.read(1, window=Window(col, row, width, height))
-                unseen = opened.mask.unobserved(row, col, values)
+                values: np.ndarray = opened.dataset.read(1, window=part)
+                unseen = opened.mask.unobserved(part, values)
             except RasterioIOError as error:
                 raise self._folder.unreadable(file, error) from error
             if unseen is not None:
@@ -167,14 +168,14 @@ class RasterSeries:
             if mask.num_bands != 1:
                 raise ValueError(f"{where}: has {dataset.count} bands; expected one file per band, so split it")
             attributes = _attributes(dataset)
-            encoding, offset = _encoding(dataset, attributes, where), None
+            stored, offset = np.dtype(dataset.dtypes[0]), None
             if file in self._bands:
                 check_band(self._bands[file], attributes, self.sensor, where)
-                offset = check_encoding(encoding, self.sensor, where)
-                unobserved = unobserved_number(encoding.dtype, self.sensor, where)
+                offset = check_encoding(_encoding(dataset, attributes, where), self.sensor, where)
+                unobserved = unobserved_number(stored, self.sensor, where)
             else:
-                check_quality_encoding(encoding, self.sensor, where)
-                unobserved = unobserved_code(encoding.dtype, self.sensor.quality, where)
+                check_quality(stored, {"_FillValue": dataset.nodata}, self.sensor, where)
+                unobserved = unobserved_code(stored, self.sensor.quality, where)
             grid, flips = self._grid_of(dataset, file)
             factor = nesting_factor(grid, self.grid, where)
             return _OpenRaster(

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_prep.archive.sensor import Sensor
 from data_prep.archive.stac_collections import StacCollection
-from data_prep.readers.encoding import Encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import Encoding, check_encoding, check_quality
 from data_prep.readers.offsets import FIRST_BASELINE_WITH_OFFSET, baseline_number, check_offset
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def check_asset(item: Item, key: str, sensor: Sensor, is_quality: bool, origin: 
         dtype = np.dtype(sensor.dtype)
     nodata, scale, offset = (None if facts.get(name) is None else float(facts[name]) for name in ("nodata", "scale", "offset"))
     if is_quality:
-        check_quality_encoding(Encoding(dtype=dtype), sensor, where)
+        check_quality(dtype, {}, sensor, where)
         return None
     return check_encoding(Encoding(dtype=dtype, nodata=nodata, scale=scale, offset=offset), sensor, where)
 

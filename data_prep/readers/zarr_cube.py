@@ -16,7 +16,7 @@ from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality_encoding
+from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
@@ -31,10 +31,12 @@ UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # Zarr raises them for 
 class ZarrCube:
     """A group with the arrays `reflectance` (time, band, y, x), quality (time, y, x), `time`, `band`, `x` and `y`.
 
-    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor.
+    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A group does not say
+    which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
+    (common_name, center_wavelength, radiation_wavelength) state them.
 
     What an absent chunk holds was not observed, whatever the fill value of the array. A quality array of which no chunk is
-    stored has one code, its fill value. An absent chunk of the coordinates holds the fill value.
+    stored has one code, its fill value, if the store can be listed. An absent chunk of the coordinates holds the fill value.
 
     Options of scene.yaml:
         path: path or fsspec URL of the group, in Zarr version 2 or 3.
@@ -89,13 +91,13 @@ class ZarrCube:
         self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
         origin, of_quality = f"{path}/{reflectance}", f"{path}/{self._quality.basename}"
         in_file = check_encoding(cf_encoding(self._reflectance.dtype, self._reflectance.attrs, origin), sensor, origin)
-        check_quality_encoding(cf_encoding(self._quality.dtype, self._quality.attrs, of_quality), sensor, of_quality)
+        check_quality(self._quality.dtype, self._quality.attrs, sensor, of_quality)
         self._reflectance = with_fill_value(self._reflectance, unobserved_number(self._reflectance.dtype, sensor, origin))
         # The array as it is stored, where its fill value may be meant: then it is a clear code.
         self._filled_quality: zarr.Array[Any] | None = None
         if absent_quality == ABSENT_QUALITY[0]:
-            fill = np.asarray(self._quality.fill_value).astype(self._quality.dtype)
-            self._filled_quality = self._quality if sensor.quality.clear(fill[None]).any() else None
+            fill = np.array([self._quality.fill_value or 0]).astype(self._quality.dtype)  # Zarr version 2 may have none: 0
+            self._filled_quality = self._quality if sensor.quality.clear(fill).any() else None
             self._quality = with_fill_value(self._quality, unobserved_code(self._quality.dtype, sensor.quality, of_quality))
         frames, _, height, width = self._reflectance.shape
         if self._quality.shape != (frames, height, width):
@@ -150,8 +152,10 @@ class ZarrCube:
         filled = self._filled_quality
         if filled is None:
             return codes
-        # Nothing tells that a chunk is absent from a shard but the code that then stands for it.
-        is_absent = filled.path in self._store.absent or (filled.shards is not None and self._quality.fill_value in codes)
+        is_absent = filled.path in self._store.absent
+        if filled.shards is not None and not is_absent and self._quality.fill_value in codes:
+            # The code may be stored. Only another fill value tells that a chunk is absent from a shard.
+            is_absent = not np.array_equal(self._read(filled, part), codes)
         if not is_absent:
             return codes
         self._filled_quality = None  # decided once

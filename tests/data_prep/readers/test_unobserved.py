@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -143,9 +144,14 @@ def test_a_quality_layer_of_one_code_has_no_chunks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shards", [False, True])
 def test_codes_that_zarr_left_out_are_stated(tmp_path: Path, shards: bool) -> None:
     pixels, quality = clear_numbers()
-    quality[3, :8, :8] = 0  # clear, and all that the chunk holds
+    quality[5, 3, 3] = 255  # stored
     write_chunked(tmp_path / "l.zarr", 3, 0, shards, pixels, quality)
     options = {"container": "zarr_cube", "path": "l.zarr"}
+    with warnings.catch_warnings(action="error"), opened(tmp_path, **options) as reader:
+        np.testing.assert_array_equal(reader.read(*BOX, slice(None)).quality, quality)
+    quality[5, 3, 3] = 0
+    quality[3, :8, :8] = 0  # clear, and all that the chunk holds
+    write_chunked(tmp_path / "l.zarr", 3, 0, shards, pixels, quality)
     absent = NOTHING.copy()
     absent[3, :8, :8] = True
     note = r"l\.zarr/Fmask: some chunks are absent and count as not observed, .* state `absent_quality: fill_value`"
@@ -180,6 +186,20 @@ def test_a_store_that_is_gone_is_no_store_of_absent_chunks(tmp_path: Path, zarr_
         if place == "local":
             (tmp_path / "elsewhere").rename(store)
             np.testing.assert_array_equal(reader.read(*BOX, slice(None)).pixels, pixels)
+
+
+def test_a_store_of_version_2_without_fill_values(tmp_path: Path) -> None:
+    pixels, quality = clear_numbers()
+    write_chunked(tmp_path / "l.zarr", 2, 0, False, pixels, quality)
+    for name in ("reflectance", "Fmask"):
+        metadata = tmp_path / "l.zarr" / name / ".zarray"
+        metadata.write_text(metadata.read_text().replace('"fill_value": 0', '"fill_value": null'))
+    (tmp_path / "l.zarr/reflectance/2.0.1.0").unlink()
+    (tmp_path / "l.zarr/Fmask/4.0.1").unlink()
+    codes = NOTHING.copy()
+    codes[4, :8, 8:16] = True
+    with opened(tmp_path, container="zarr_cube", path="l.zarr") as reader:
+        assert_unobserved(reader, (in_chunk(slice(2, 3), slice(None), slice(8, 16), slice(0, 8)), codes), pixels, quality)
 
 
 def test_types_that_cannot_mark_what_is_not_observed() -> None:

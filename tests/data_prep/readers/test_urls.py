@@ -235,7 +235,7 @@ def test_a_network_error_is_not_a_damaged_file(tmp_path: Path, in_memory: Any, m
             reader.read(*BOX, slice(2, 3))
 
 
-def test_side_car_files_are_not_requested(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_listed_side_car_files_are_requested(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_raster(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
     folder = Folder(in_memory())
     asked = []
@@ -249,6 +249,17 @@ def test_side_car_files_are_not_requested(tmp_path: Path, in_memory: Any, monkey
     with rasterio.Env(**GDAL_SETTINGS), folder.open_raster("a.tif") as raster:
         assert raster.read(1).sum() == 64
     assert set(asked) == {"a.tif"}
+
+    # But a mask that lies beside the file is, and no other of the many names that GDAL tries.
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(tmp_path / "a.tif", "r+") as file:
+        file.write_mask(np.eye(8, dtype=np.uint8) * 255)
+    folder = Folder(in_memory())
+    assert folder.files() == ["a.tif", "a.tif.msk"]
+    asked.clear()
+    with rasterio.Env(**GDAL_SETTINGS), folder.open_raster("a.tif") as raster:
+        np.testing.assert_array_equal(raster.read_masks(1), np.eye(8) * 255)
+        assert raster.tags()["AREA_OR_POINT"] == "Area"
+    assert set(asked) == {"a.tif", "a.tif.msk"}
 
 
 def test_least_recently_used_files_are_closed() -> None:
