@@ -34,7 +34,6 @@ class Assets(Folder):
     def __init__(self, origin: str, signer: Signer, storage_options: Mapping[str, Any] | None = None) -> None:
         self.path, self.local = origin, False  # of no folder, so that of the base class is not opened
         self._failures: list[Exception] = []
-        self._side_cars, self._given_to_gdal = set(), set()
         self._sign, self._options = signer, storage_options
         self._urls: dict[str, str] = {}  # by their names for GDAL
 
@@ -53,10 +52,12 @@ class Assets(Folder):
             self._sign(file)  # an error of the signer is not one of the file
             name = file.partition("://")[2]
             self._urls[name] = file
-            self._given_to_gdal.add(name)
             return rasterio.open(name, opener=self._open_for_gdal)
         except RasterioIOError as error:
             raise self.unreadable(file, error) from error
+
+    def _is_there(self, path: str) -> bool:
+        return path in self._urls
 
     def _open_file(self, name: str) -> IO[bytes]:
         return _SignedFile(self._urls[name], self._sign, self._options)

@@ -6,11 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from common.grid import grid_summary
+from common.grid import SAME_PLACE, grid_summary
 from data_prep.readers.base import Series, SeriesReader
 
 POINTS = 65  # per side of the box, whose sides are curves in other projections
-SAME_PLACE = 0.01  # of a pixel: a box that ends at the border of a pixel, but for rounding, does not reach into the next one
 
 
 class Crop:
@@ -64,7 +63,8 @@ def _checked(bbox: Any, origin: str) -> tuple[float, float, float, float]:
 def _covered(at: np.ndarray, size: int) -> tuple[int, int]:
     """The first pixel that a box covers along an axis of `size` pixels, and the one after the last.
 
-    `at`: fractional pixels of the border of the box, infinite outside of the domain of the projection.
+    `at`: fractional pixels of the border of the box, infinite outside of the domain of the projection. A box that ends at the
+    border of a pixel, but for rounding, does not reach into the next one.
     """
     at = at[np.isfinite(at)]
     if not len(at):

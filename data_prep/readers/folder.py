@@ -101,13 +101,17 @@ class Folder:
         reason = error.__cause__ or error
         return ValueError(f"{self.where(file)}: cannot be read as a raster: it is missing, damaged or cut off: {reason}")
 
+    def _is_there(self, path: str) -> bool:
+        """Whether a name that GDAL asks for is that of a raster it was given, or of a side-car file that was listed."""
+        return path in self._given_to_gdal or path in self._side_cars
+
     def _open_file(self, file: str) -> IO[bytes]:
         opened: IO[bytes] = self._files.open(f"{self._root}/{file}", "rb")
         return opened
 
     def _open_for_gdal(self, path: str, mode: str = "rb") -> _Handle:  # noqa: ARG002
         # rasterio tries every opener with the name `test`, GDAL many names of side-car files: spare the storage these requests.
-        if path not in self._given_to_gdal and path not in self._side_cars:
+        if not self._is_there(path):
             raise FileNotFoundError(path)
         try:
             return _Handle(self._open_file(path), self._failures)
