@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from affine import Affine
 
 from common.crs import crs_name, crs_text, same_crs
+from common.storage import AnyPath
 
 GEOGRAPHIC = "EPSG:4326"  # WGS 84; rasterio orders its coordinates as longitude, latitude
 LARGEST_FACTOR = 256  # largest ratio between the pixel sizes of a source and of the map
@@ -137,19 +137,16 @@ def grid_summary(grid: Grid) -> str:
     )
 
 
-def raster_grid(path: Path) -> Grid:
+def raster_grid(path: AnyPath) -> Grid:
     """The grid of a raster file. Raises ValueError if it is missing, unreadable or has no coordinate reference system."""
     if not path.is_file():
         raise ValueError(f"label raster {path} does not exist")
-    import rasterio  # only here, so that modules that use a Grid load no rasterio
+    from common.rasters import opened_raster  # only here, so that modules that use a Grid load no rasterio
 
-    try:
-        with rasterio.open(path) as raster:
-            if raster.crs is None:
-                raise ValueError(f"label raster {path} has no coordinate reference system")
-            return Grid(crs=raster.crs.to_string(), transform=raster.transform, height=raster.height, width=raster.width)
-    except rasterio.errors.RasterioIOError as error:
-        raise ValueError(f"label raster {path} cannot be read: {error}") from error
+    with opened_raster(path) as raster:
+        if raster.crs is None:
+            raise ValueError(f"label raster {path} has no coordinate reference system")
+        return Grid(crs=raster.crs.to_string(), transform=raster.transform, height=raster.height, width=raster.width)
 
 
 def grid_with_pixel_size(source_grid: Grid, pixel_size: float) -> Grid:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from common.storage import AnyPath
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
 from finetune.model.decoder import DecoderKind
@@ -105,7 +106,7 @@ class FinetuneConfig:
     Attributes:
         task: a task of finetune/tasks/ (paddy_rice, cropland), or the path of a YAML like theirs.
         data: folder of scenes (scene.yaml gives the split of each), of HDF5 samples with lists train.txt, val.txt and test.txt
-            as published, or of shards with labels; or a dataset of your own, FILE.py:CLASS.
+            as published, or of shards with labels, each also at a URL; or a dataset of your own, FILE.py:CLASS.
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
         encoder: without a checkpoint, the shape of the encoder, as in --encoder.embed_dim 64 (its sources are those of the
@@ -138,7 +139,7 @@ class FinetuneConfig:
     """
 
     task: str
-    data: Path
+    data: AnyPath
     output: Path
     checkpoint: Path | None = None
     encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER

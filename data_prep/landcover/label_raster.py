@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from typing import Self
 
 import numpy as np
-import rasterio
 from rasterio.crs import CRS
 
 from common.grid import Grid
+from common.rasters import RasterOpener
 from data_prep.archive.scene import SCENE_FILE, Scene
 
 TOLERANCE = 0.02  # largest distance, in pixels, between edges of label and image that count as equal
@@ -25,10 +25,11 @@ class LabelRaster:
     def __init__(self, scene: Scene, name: str, grid: Grid) -> None:
         self._label, self._stack = scene.labels[name], ExitStack()
         origin = f"{scene.folder / SCENE_FILE}, label {name}"
+        self._opener = RasterOpener()
         try:
-            self._raster = self._stack.enter_context(rasterio.open(self._label.path))
-        except rasterio.errors.RasterioIOError as error:
-            raise ValueError(f"{origin}: {self._label.path} cannot be read: {error}") from error
+            self._raster = self._stack.enter_context(self._opener.open(self._label.path))
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from error
         if not np.issubdtype(np.dtype(self._raster.dtypes[0]), np.integer):
             kind = self._raster.dtypes[0]
             self.__exit__()
@@ -52,7 +53,8 @@ class LabelRaster:
         codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtypes[0])
         if rows[1] > rows[0] and cols[1] > cols[0]:
             inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
-            inside[:] = self._raster.read(1, window=(rows, cols))
+            with self._opener.reading(self._label.path):
+                inside[:] = self._raster.read(1, window=(rows, cols))
         return codes
 
     def __enter__(self) -> Self:

@@ -14,10 +14,11 @@ from rasterio.windows import Window
 
 from common.crs import crs_text
 from common.grid import Grid, nesting_factor
+from common.rasters import GDAL_SETTINGS
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_names import ImageFiles
-from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.folder import Folder
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested

@@ -10,13 +10,13 @@ import numpy as np
 import zarr
 
 from common.grid import Grid, grid_from_centres, grid_from_transform
-from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_metadata import band_positions, crs_attribute, decode_dates, text
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.radiometry import check_quality_type, check_stored, harmonised_series
 from data_prep.readers.zarr_chunks import ChunkCheckingStore
+from data_prep.readers.zarr_store import open_store
 
 DIMENSIONS = ("time", "band", "y", "x")
 UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # Zarr raises them for invalid JSON and for unknown values in it
@@ -55,13 +55,10 @@ class ZarrCube:
     ) -> None:
         self.sensor = sensor
         self._path = path
-        if is_url(path):
-            file_system(path, storage_options)  # its message for a wrong URL is clearer than that of Zarr
+        self._store = ChunkCheckingStore(open_store(path, storage_options))
         try:
             # A Zarr group unpickles only with an object codec, which is not used here; arrays of names are plain strings.
-            group = zarr.open_group(path, mode="r", storage_options=dict(storage_options or {}) if is_url(path) else None)
-            self._store = ChunkCheckingStore(group.store)
-            self._group = zarr.open_group(self._store, path=group.path, mode="r")
+            self._group = zarr.open_group(self._store, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
         except UNREADABLE_METADATA as error:

@@ -16,13 +16,14 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from common.storage import RemotePath
 from data_prep.archive.sensor import load_sensors
 from docs.generate.commands import COMMANDS, ROOT, Command, parser_of
 
 _LIBRARY_OPTIONS = ("help", "config", "print_config")  # the same for all commands; explained once
 _LONGEST_DEFAULT = 40  # characters; a longer one would make its column too wide
 _UNNAMED_GROUPS = ("positional arguments", "options")
-_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", Any: "any"}
+_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", RemotePath: "URL", Any: "any"}
 
 
 def commands() -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from common.storage import AnyPath
 from data_prep.archive.scene import SPLITS, Scene, find_scenes
 from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.augmentation import Augmentation
@@ -92,7 +92,7 @@ class SceneData:
     Raises ValueError if a split is empty.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._scenes = scenes_by_split(folder)
         self.sensors = load_sensors(folder / "sources")
 
@@ -108,7 +108,7 @@ class SceneData:
         return LabelledScenes([SceneSeries(scene, task, self.sensors, year=year) for scene in self._scenes["test"]])
 
 
-def scenes_by_split(folder: Path) -> dict[str, list[Scene]]:
+def scenes_by_split(folder: AnyPath) -> dict[str, list[Scene]]:
     """The scenes of each split. Raises ValueError if a split is empty."""
     scenes = find_scenes(folder)
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}

@@ -14,9 +14,9 @@ from fractions import Fraction
 from typing import Self
 
 import numpy as np
-import rasterio
 
 from common.grid import Grid, grid_summary, grid_with_pixel_size, raster_grid
+from common.rasters import opened_raster
 from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
@@ -221,7 +221,7 @@ class SceneSeries:
 def read_classes(series: SceneSeries) -> np.ndarray:
     """The label of a series' scene as class indices, int8 (H, W) on the map's grid, `IGNORE` where not labelled."""
     label = series.scene.labels[series.task.label]
-    with rasterio.open(label.path) as raster:
+    with opened_raster(label.path) as raster:
         return series.task.class_indices(raster.read(1), label).astype(np.int8)
 
 

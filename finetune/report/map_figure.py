@@ -21,6 +21,7 @@ from rasterio.windows import Window
 
 from common.atomic_files import whole_file
 from common.grid import raster_grid
+from common.rasters import opened_raster
 from data_prep.archive.sensor import Sensor
 from finetune.data.image_stack import ImageStack
 from finetune.data.scene_series import SceneSeries
@@ -146,7 +147,7 @@ def preview_label(series: SceneSeries) -> np.ndarray | None:
     if grid.shape != series.grid.shape or not grid.transform.almost_equals(series.grid.transform, precision=1e-3):
         return None
     row, col, height, width = preview_window(*grid.shape)
-    with rasterio.open(label.path) as raster:
+    with opened_raster(label.path) as raster:
         return series.task.class_indices(raster.read(1, window=Window(col, row, width, height)), label)
 
 

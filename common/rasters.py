@@ -1,0 +1,129 @@
+"""Rasters at paths and URLs, opened with rasterio, and the reason why one cannot be read.
+
+GDAL calls back for the bytes of a file at a URL. A storage that fails then must not look like a damaged file: a damaged file is a
+reason to reject a sample, and a lost connection is a reason to try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import rasterio
+from rasterio.errors import RasterioIOError
+
+from common.errors import is_infrastructure_error
+from common.storage import AnyPath, RemotePath
+
+GDAL_SETTINGS = {
+    # Without this GDAL lists the whole folder whenever it opens a file, to look for side-car files.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    # By default GDAL decodes JPEG 2000 in several threads; then a truncated file reads as zeros without an error, and as noise
+    # when it is read through Python. A single thread reports the error.
+    "GDAL_NUM_THREADS": "1",
+}
+
+
+class RasterOpener:
+    """Opens rasters. Use one for rasters that stay open together: rasterio keeps each opener."""
+
+    def __init__(self) -> None:
+        self._failures: list[Exception] = []
+        self._paths: dict[str, RemotePath] = {}
+
+    def open(self, path: AnyPath) -> Any:
+        """Open a raster. Side-car files of a raster at a URL are not read.
+
+        Raises ValueError when the file is missing or not a raster, and what `RemotePath.open` raises when the storage cannot be
+        reached.
+        """
+        self._failures.clear()
+        try:
+            if isinstance(path, Path):
+                return rasterio.open(path)
+            name = str(path).partition("://")[2]
+            self._paths[name] = path
+            with rasterio.Env(**GDAL_SETTINGS):
+                return rasterio.open(name, opener=self._open_for_gdal)
+        except RasterioIOError as error:
+            raise self.reason(path, error) from error
+
+    def reason(self, path: AnyPath, error: Exception) -> Exception:
+        """The exception to raise after rasterio has failed to open or read a file.
+
+        It is the error of the storage when that could not be reached, else a ValueError: the file is missing or damaged.
+        """
+        failure = self._failures.pop() if self._failures else None
+        self._failures.clear()
+        if failure is not None:
+            if is_infrastructure_error(failure):
+                return failure
+            error = failure
+        cause = error.__cause__ or error
+        return ValueError(f"{path}: cannot be read as a raster: it is missing, damaged or cut off: {cause}")
+
+    @contextmanager
+    def reading(self, path: AnyPath) -> Iterator[None]:
+        """Raise `reason` for what fails inside, also where GDAL itself takes missing bytes for an empty part of the raster."""
+        try:
+            yield
+        except RasterioIOError as error:
+            raise self.reason(path, error) from error
+        if self._failures:
+            raise self.reason(path, self._failures[-1])
+
+    def _open_for_gdal(self, name: str, mode: str = "rb") -> _Handle:
+        if name not in self._paths:  # rasterio tries every opener with a name of its own, and GDAL looks for side-car files
+            raise FileNotFoundError(name)
+        try:
+            return _Handle(self._paths[name].open(mode), self._failures)
+        except Exception as error:
+            self._failures.append(error)
+            raise
+
+
+@contextmanager
+def opened_raster(path: AnyPath) -> Iterator[Any]:
+    """Open a raster to read it inside. Raises as `RasterOpener` does."""
+    opener = RasterOpener()
+    with opener.open(path) as raster, opener.reading(path):
+        yield raster
+
+
+class _Handle:
+    """Wraps a file for rasterio, which cannot hold the file itself, for two reasons.
+
+    Two fsspec handles of one file are equal, so rasterio would lose one of them. And an exception in `read` ends the process:
+    here it is appended to `failures`, and the file looks truncated.
+    """
+
+    def __init__(self, file: IO[bytes], failures: list[Exception]) -> None:
+        self._file, self._failures, self._position = file, failures, 0
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            self._file.seek(self._position)
+            data = self._file.read(size)
+        except Exception as error:
+            self._failures.append(error)
+            return b""
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = self._file.seek(offset, whence) if whence == 2 else offset + (self._position if whence == 1 else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> _Handle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
