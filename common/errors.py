@@ -87,6 +87,8 @@ def is_refused(error: BaseException) -> bool:
     """Return True when a storage refuses access: without credentials, with wrong or expired ones, or for lack of a right."""
     if isinstance(error, PermissionError) or http_status(error) in _REFUSED_STATUS:
         return True
+    if isinstance(error, OSError) and error.errno is None and str(error).startswith("Forbidden:"):  # of gcsfs
+        return True
     # An answer to a HEAD request has no text: S3 says 400 alone where a token has expired.
     if _botocore_answer(error).get("Error", {}).get("Code") == "400":
         return True

@@ -73,6 +73,7 @@ def client_error(status: int, code: str) -> Exception:
         (of_library("azure", "ServiceRequestError"), "transient"),
         (of_library("google", "DefaultCredentialsError"), "refused"),
         (PermissionError("Forbidden"), "refused"),  # as s3fs has it
+        (OSError("Forbidden: https://storage.googleapis.com/x"), "refused"),  # as gcsfs has it
     ],
 )
 def test_what_network_libraries_say(error: Exception, kind: str) -> None:
