@@ -10,6 +10,7 @@ from typing import Literal, NoReturn
 
 from common.atomic_files import remove_leftovers
 from common.command_line import run_command
+from common.errors import while_running
 from common.executors import open_executor
 from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.storage import AnyPath, check_writable
@@ -47,7 +48,7 @@ def add_maps(
     plan, former_hash = plan_with_maps(corpus, output)
     remove_leftovers(output)
     write = partial(add_maps_to_shard, input.resolve(), corpus.resolve(), former_hash, output.resolve(), retries=retries)
-    with open_executor(engine, workers, scheduler) as map_jobs:
+    with open_executor(engine, workers, scheduler) as map_jobs, while_running(f"writing {output}"):
         unwritten = write_shards(plan, range(plan.num_shards), write, map_jobs)
         if unwritten:
             print(unwritten_report(unwritten, plan.num_shards))

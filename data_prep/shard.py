@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, run_command
+from common.errors import while_running
 from common.executors import Executor, open_executor, submit_slurm
 from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.progress import PROGRESS
@@ -116,7 +117,8 @@ def shard(config: ShardConfig) -> int:
         _submit(config, plan)
         return 0
     remove_leftovers(config.output)
-    with open_executor(config.engine, config.workers, config.scheduler) as map_jobs:
+    executor = open_executor(config.engine, config.workers, config.scheduler)
+    with executor as map_jobs, while_running(f"writing {config.output}"):
         unwritten = write_missing_shards(plan, numbers, config.input, map_jobs, config.retries, config.retry_failed)
         if unwritten:
             print(unwritten_report(unwritten, len(numbers)))
