@@ -81,9 +81,6 @@ class RemotePath:
     def __hash__(self) -> int:
         return hash(str(self))
 
-    def __lt__(self, other: RemotePath) -> bool:
-        return str(self) < str(other)
-
     def _with(self, base: str) -> RemotePath:
         return RemotePath(base + self._chain, self.storage_options)
 
@@ -213,12 +210,32 @@ class RemotePath:
         return {path.name: entry["size"] for path, entry in self._children() if entry["type"] == "file"}
 
     def walk_files(self) -> Iterator[RemotePath]:
-        """All files in a folder and in its subfolders, folder by folder in ascending order of names."""
-        for path, entry in self._children():
-            if entry["type"] == "directory":
-                yield from path.walk_files()
-            else:
-                yield path
+        """All files in a folder and in its subfolders, in ascending order of names, those of a folder before its subfolders'."""
+
+        def in_order(path: RemotePath) -> list[tuple[bool, str]]:
+            *folders, name = path.relative_to(self).parts
+            return [*((True, folder) for folder in folders), (False, name)]
+
+        return iter(sorted(self._all_files(), key=in_order))
+
+    def _all_files(self) -> Iterator[RemotePath]:
+        if self._chain or self.protocol not in _WRITABLE:
+            for child, entry in self._children():
+                if entry["type"] == "directory":
+                    yield from child._all_files()
+                else:
+                    yield child
+            return
+        files, path = self._system()  # object stores list all below a folder at once
+        folder = f"{path.strip('/')}/"
+        try:
+            found = reach(partial(files.find, path), str(self), LISTING)
+        except FileNotFoundError:
+            return
+        for name in found:
+            inside = name.lstrip("/").removeprefix(folder)
+            if inside and not inside.endswith("/") and name.lstrip("/").startswith(folder):
+                yield self._with(f"{self._base}/{inside}")
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
         """Files in a folder and in its subfolders whose names fit `pattern`."""

@@ -33,7 +33,7 @@ def sample_files(scene: Scene, source: str) -> Iterator[str]:
     """The files of one source of a scene, as URLs or as paths, which are relative to its folder if they lie in it.
 
     The files of a folder come in the order of their names, subfolder by subfolder, and only the names of one subfolder are in
-    memory; the files of a list come in its order. Raises ValueError when there is no file.
+    memory (at a URL all names); the files of a list come in its order. Raises ValueError when there is no file.
     """
     options = scene.sources[source]
     path = options.get("path")
@@ -44,7 +44,7 @@ def sample_files(scene: Scene, source: str) -> Iterator[str]:
         found = _files_of_list(_list_path(scene, source, path))
     else:
         place = joined(scene.folder, path, options.get("storage_options"))
-        found = _files_of_folder(scene.folder, path) if isinstance(place, Path) else _files_at_url(place)
+        found = _files_of_folder(scene.folder, path) if isinstance(place, Path) else _files_at_url(scene.folder, place)
     first = list(islice(found, 1))
     if not first:
         raise ValueError(f"{origin}: no HDF5 file in {path}; expected names that end in {', '.join(SUFFIXES)}")
@@ -76,8 +76,7 @@ def _files_of_folder(folder: AnyPath, path: str) -> Iterator[str]:
         yield from (str(inside / name) for name in sorted(names) if name.lower().endswith(SUFFIXES))
 
 
-def _files_at_url(root: RemotePath) -> Iterator[str]:
-    if root.name.lower().endswith(SUFFIXES):
-        yield str(root)
-    else:
-        yield from (str(path) for path in root.walk_files() if path.name.lower().endswith(SUFFIXES))
+def _files_at_url(folder: AnyPath, root: RemotePath) -> Iterator[str]:
+    for path in [root] if root.name.lower().endswith(SUFFIXES) else root.walk_files():
+        if path.name.lower().endswith(SUFFIXES):
+            yield path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
