@@ -3,8 +3,8 @@
 A command is a function with annotated parameters and a Google-style docstring, or one that takes a configuration dataclass;
 jsonargparse makes the parser, the help and the check of every YAML key from it. Options may be written with dashes
 (`--plan-only`); a boolean option without a value means true; a list may be written as words: `--sources landsat modis`. Options
-that were renamed keep their old names, on the command line and in YAML, with one line of warning. Options that accept a URL are
-texts; an option whose type is `Path` refuses one.
+that were renamed keep their old names, on the command line and in YAML, with one line of warning. An option whose type is
+`AnyPath` (`common/storage.py`) accepts a path or a URL; one whose type is `Path` refuses a URL before anything is made.
 
 An error that `common/exit_codes.py` knows becomes one line on stderr and its exit code: 2 for a user's mistake, 74 for failed
 infrastructure. Any other exception is a bug of ours and keeps its traceback. A signal that asks a command to stop, such as
@@ -33,19 +33,21 @@ from common.exit_codes import ASKED_TO_STOP, STOPPED, USER_ERROR, exit_code
 from common.lasting_output import make_output_last
 from common.notes import show_notes_as_lines
 from common.stop_signals import interrupt_when_asked
-from common.storage import is_url
+from common.storage import RemotePath, any_path
 
 _NO_PATH = "is a URL; expected a path on this machine"
 
 
 def _local_path(text: str) -> Path:
     """The value of an option that is a path. `Path` would silently make a local folder `s3:` of a URL."""
-    if is_url(str(text)):
+    path = any_path(str(text))
+    if not isinstance(path, Path):
         raise ValueError(f"{text} {_NO_PATH}")
-    return Path(text)
+    return path
 
 
 register_type(Path, str, _local_path, type_check=isinstance, fail_already_registered=False)
+register_type(RemotePath, str, RemotePath, type_check=isinstance, fail_already_registered=False)
 
 
 class _Parser(ArgumentParser):

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _PROJECT = Path(__file__).parents[1]
 _TRANSIENT_ERRNOS = frozenset(
@@ -24,7 +25,18 @@ _TRANSIENT_ERRNOS = frozenset(
     )
 )
 # The exceptions of these libraries below fsspec are not OSErrors.
-_NETWORK_LIBRARIES = frozenset({"aiohttp", "botocore", "aiobotocore", "gcsfs", "s3fs", "requests", "urllib3"})
+_NETWORK_LIBRARIES = frozenset(
+    {"aiohttp", "botocore", "aiobotocore", "gcsfs", "s3fs", "adlfs", "azure", "google", "requests", "urllib3"}
+)
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
+_REFUSED_STATUS = frozenset({401, 403, 407})
+_CONFLICT = 409  # over HTTPS, where nothing is written: Azure gives no public access
+# Names of their exceptions that no answer of a server stands for.
+_LOST_CONNECTION = re.compile(
+    r"connect|Timeout|HTTPClientError|Incomplete|Streaming|ResponseParser|Payload|ClientOSError|Transport|Service(Request|Response)",
+    re.IGNORECASE,
+)
+_NO_CREDENTIALS = re.compile(r"Credential|Token|SSO|Login|MetadataRetrieval|RefreshError|ClientAuthentication")
 # GDAL and HDF5 raise OSErrors with a text and without a number.
 _TRANSIENT_WORDS = re.compile(r"curl|http response code: (408|429|5\d\d)|timed? ?-?out|connection|temporar", re.IGNORECASE)
 _CAUSED_BY_USERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
@@ -32,6 +44,13 @@ _CAUSED_BY_USERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotAD
 
 class InfrastructureError(OSError):
     """What a run needs has failed while it ran: storage, a full disk, the network, another rank. The user made no mistake."""
+
+
+class RefusedError(PermissionError):
+    """A storage refuses access; the text names the URL, what was done, and the cause."""
+
+
+UNREACHABLE = (InfrastructureError, RefusedError)  # what accesses to a storage raise, except for missing files
 
 
 @contextmanager
@@ -55,17 +74,59 @@ def is_caused_by_user(error: OSError) -> bool:
     return isinstance(error, _CAUSED_BY_USERS)
 
 
+def http_status(error: BaseException) -> int | None:
+    """Return the HTTP status of the answer of a server from which an exception, or its cause, was made; None without one."""
+    metadata = _botocore_answer(error).get("ResponseMetadata", {})
+    found = (metadata.get("HTTPStatusCode"), *(getattr(error, name, None) for name in ("status", "status_code", "code")))
+    for status in found:
+        if isinstance(status, int | str) and str(status).isdecimal():
+            return int(status)
+    return None if error.__cause__ is None else http_status(error.__cause__)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Return True when a storage refuses access: without credentials, with wrong or expired ones, or for lack of a right."""
+    if isinstance(error, PermissionError) or http_status(error) in _REFUSED_STATUS:
+        return True
+    if type(error).__module__.split(".")[0] == "aiohttp" and http_status(error) == _CONFLICT:
+        return True
+    if isinstance(error, OSError) and error.errno is None and str(error).startswith("Forbidden:"):  # of gcsfs
+        return True
+    # An answer to a HEAD request has no text: S3 says 400 alone where a token has expired.
+    if _botocore_answer(error).get("Error", {}).get("Code") == "400":
+        return True
+    if _is_of_network_library(error) and http_status(error) is None and _has_name(error, _NO_CREDENTIALS):
+        return True
+    return error.__cause__ is not None and is_refused(error.__cause__)
+
+
 def is_transient(error: BaseException) -> bool:
     """Return True for an error of the transient class, or with such a cause: it passes by itself, like a network failure."""
-    if isinstance(error, (*_CAUSED_BY_USERS, InfrastructureError)):
+    if isinstance(error, (*_CAUSED_BY_USERS, InfrastructureError)) or is_refused(error):
         return False
-    if isinstance(error, TimeoutError | ConnectionError) or type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES:
+    if isinstance(error, TimeoutError | ConnectionError):
         return True
+    if _is_of_network_library(error):
+        return _has_name(error, _LOST_CONNECTION) or http_status(error) in _TRANSIENT_STATUS
     if isinstance(error, OSError):
         by_words = error.errno is None and _TRANSIENT_WORDS.search(str(error)) is not None
         if by_words or error.errno in _TRANSIENT_ERRNOS:
             return True
     return error.__cause__ is not None and is_transient(error.__cause__)
+
+
+def _is_of_network_library(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES
+
+
+def _has_name(error: BaseException, names: re.Pattern[str]) -> bool:
+    return any(names.search(kind.__name__) for kind in type(error).__mro__)
+
+
+def _botocore_answer(error: BaseException) -> dict[str, Any]:
+    """Return the answer that a ClientError of botocore holds; empty for other exceptions."""
+    answer = getattr(error, "response", None)
+    return answer if isinstance(answer, dict) else {}
 
 
 def is_infrastructure_error(error: Exception) -> bool:
@@ -74,7 +135,8 @@ def is_infrastructure_error(error: Exception) -> bool:
     HDF5 and GDAL raise an OSError without a number for damaged files; that one is about the data.
     """
     numbered = isinstance(error, OSError) and error.errno is not None
-    return numbered or isinstance(error, InfrastructureError | MemoryError | AssertionError) or is_transient(error)
+    lost = InfrastructureError | PermissionError | MemoryError | AssertionError
+    return numbered or isinstance(error, lost) or is_transient(error)
 
 
 def sendable(error: Exception) -> Exception:
@@ -87,12 +149,12 @@ def sendable(error: Exception) -> Exception:
     return error
 
 
-def portable_text(error: BaseException, folder: Path) -> str:
+def portable_text(error: BaseException, folder: object) -> str:
     """Return the error's text on one line, with paths relative to `folder`, so that it is the same wherever the archive lies."""
     return " ".join(str(error).split()).replace(f"{folder}/", "")
 
 
-def portable_traceback(error: BaseException, folder: Path) -> list[str]:
+def portable_traceback(error: BaseException, folder: object) -> list[str]:
     """Return the lines of a traceback, outermost call first, then the error's text; causes precede their effects.
 
     Paths of code are relative to the project or to the installed packages, paths in texts to `folder`.

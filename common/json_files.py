@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import whole_file
+from common.storage import AnyPath
 
 
 def json_bytes(values: Mapping[str, Any]) -> bytes:
@@ -17,13 +18,13 @@ def json_bytes(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: AnyPath, values: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all; NaN becomes null."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(without_nan(values), indent=2))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: AnyPath) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError that names the file when it is missing or holds no JSON object."""
     try:
         return json_object(path.read_bytes(), str(path))

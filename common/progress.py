@@ -12,6 +12,8 @@ from typing import IO, Self
 
 from tqdm import tqdm
 
+from common.storage import AnyPath
+
 PROGRESS = "progress.jsonl"  # the log in a corpus; verify.py does not check it
 _PLAIN_EVERY_S = 30.0
 _LOG_EVERY_S = 1.0
@@ -25,16 +27,17 @@ class Progress:
         total: number of units.
         done: number of units that were finished before.
         unit: name of a unit.
-        log: file to which JSON lines are appended, at most one per second and one at the end:
+        log: file on this machine to which JSON lines are appended, at most one per second and one at the end (there is none at a
+            URL, where nothing can be appended):
             time (Unix, s), stage, done, total, bytes, elapsed_s, bytes_s (bytes per second), left_s.
         stream: where the bar or the plain lines are written; default: stderr.
     """
 
     def __init__(
-        self, what: str, total: int, done: int = 0, unit: str = "shard", log: Path | None = None, stream: IO[str] | None = None
+        self, what: str, total: int, done: int = 0, unit: str = "shard", log: AnyPath | None = None, stream: IO[str] | None = None
     ) -> None:
         self.what, self.total, self.done, self.unit = what, total, done, unit
-        self._log = log
+        self._log = log if isinstance(log, Path) else None
         self._stream = stream or sys.stderr
         self._before = done
         self._bytes = 0

@@ -5,7 +5,6 @@ python data_prep/describe.py corpus/ [--output pictures/] [--json corpus.json]
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NoReturn
 
 from common.atomic_files import whole_file
@@ -13,6 +12,7 @@ from common.command_line import run_command
 from common.executors import open_executor
 from common.json_files import json_bytes
 from common.progress import Progress
+from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_overview import corpus_overview, overview_tables
 from data_prep.corpus.dataset import Corpus, load_corpus
 from data_prep.corpus.summary import ShardSummary, by_source_and_split, read_summary
@@ -24,12 +24,17 @@ DPI = 110
 
 
 def describe_corpus(
-    corpus: Path, output: Path | None = None, json: Path | None = None, samples: int = 4, frames: int = 12, workers: int = 1
+    corpus: AnyPath,
+    output: AnyPath | None = None,
+    json: AnyPath | None = None,
+    samples: int = 4,
+    frames: int = 12,
+    workers: int = 1,
 ) -> None:
     """Describe a corpus from its shard indexes; only the contact sheet reads pixels.
 
     Args:
-        corpus: corpus written by shard.py.
+        corpus: corpus written by shard.py, a folder or a URL.
         output: folder for two figures: overview.png (classes, frames, bands) and samples.png (a contact sheet).
         json: file for the same values as JSON.
         samples: samples of each source and split on the contact sheet, evenly spread.
@@ -38,6 +43,9 @@ def describe_corpus(
     """
     if samples < 1 or frames < 1 or workers < 1:
         raise ValueError(f"samples, frames and workers must be at least 1, got {samples}, {frames} and {workers}")
+    for written in (output, json):
+        if written is not None:
+            check_writable(written)
     loaded = load_corpus(corpus)
     groups = _summaries(loaded, workers)
     overview = corpus_overview(loaded, groups)
@@ -61,7 +69,7 @@ def describe_corpus(
 def _summaries(corpus: Corpus, workers: int) -> dict[tuple[str, str], ShardSummary]:
     """Read all shard indexes in `workers` processes; return one summary by source and split with samples."""
     paths = [shard.index for shard in corpus.shards]
-    found: dict[Path, ShardSummary] = {}
+    found: dict[AnyPath, ShardSummary] = {}
     with open_executor("local", workers) as map_jobs, Progress("describe", total=len(paths)) as progress:
         for path, summary in map_jobs(read_summary, paths):
             found[path] = summary

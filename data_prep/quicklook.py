@@ -10,15 +10,18 @@ from typing import NoReturn
 
 from common.atomic_files import whole_file
 from common.command_line import run_command
+from common.storage import AnyPath, check_writable
 from data_prep.corpus.dataset import load_corpus
 from data_prep.plots.contact_sheet import contact_sheet, evenly_spread_samples
 
 
-def quicklook(corpus: Path, output: Path = Path("samples.png"), samples: int = 3, frames: int = 12, split: str = "train") -> None:
+def quicklook(
+    corpus: AnyPath, output: AnyPath = Path("samples.png"), samples: int = 3, frames: int = 12, split: str = "train"
+) -> None:
     """Draw samples of each source of a corpus: their year in colour composites, and their land-cover fractions.
 
     Args:
-        corpus: corpus written by shard.py.
+        corpus: corpus written by shard.py, a folder or a URL.
         output: PNG to write.
         samples: samples of each source, evenly spread over the split.
         frames: images of each sample: the clearest in each of so many equal parts of its dates.
@@ -28,6 +31,7 @@ def quicklook(corpus: Path, output: Path = Path("samples.png"), samples: int = 3
         raise ValueError(f"samples and frames must be at least 1, got {samples} and {frames}")
     if output.suffix.lower() != ".png":
         raise ValueError(f"output is {output}; expected a name that ends in .png")
+    check_writable(output)
     loaded = load_corpus(corpus)
     chosen = {source: evenly_spread_samples(loaded, source, split, samples) for source in sorted(loaded.sensors)}
     chosen = {source: entries for source, entries in chosen.items() if entries}

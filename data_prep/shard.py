@@ -12,9 +12,11 @@ from typing import NoReturn
 
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, run_command
+from common.errors import while_running
 from common.executors import Executor, open_executor, submit_slurm
 from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.progress import PROGRESS
+from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_writer import finish_corpus, unwritten_report, write_missing_shards
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
@@ -30,8 +32,8 @@ class ShardConfig:
     """Cut scenes into samples and write them as WebDataset shards with indexes, checksums and statistics.
 
     Attributes:
-        input: folder with scenes (SCENE/scene.yaml each), or one scene.
-        output: folder of the corpus: a new one, or one that the same arguments began.
+        input: folder or URL with scenes (SCENE/scene.yaml each), or one scene.
+        output: folder of the corpus, or its URL in an object store: a new one, or one that the same arguments began.
         workers: processes that write at the same time; with --engine slurm, jobs of the array.
         sources: only these sources, as a list or separated by commas; default: all that the scenes have.
         chip_px: side of a sample in pixels, by source (--chip_px.landsat 32); default: the sensors' own.
@@ -51,19 +53,20 @@ class ShardConfig:
             dask-jobqueue documents); without it, the dask engine starts local workers.
         shards: write only these shards, first-last counted from 0, and leave finishing to a run without this option; `array`
             takes the part of one job of a SLURM array.
-        retries: how often work is tried again after a transient error, such as a network failure.
+        retries: how often work is tried again after a transient error, such as that of a network file system; requests to URLs
+            have limits of their own (common/retries.py).
         max_failed_share: the corpus is not finished when more than this share of its samples could not be read.
         retry_failed: write the shards again that lack samples which could not be read, after the archive was mended.
     """
 
-    input: Path
-    output: Path
+    input: AnyPath
+    output: AnyPath
     workers: int = 1
     sources: list[str] | str | None = None
     chip_px: dict[str, int] | None = None
     shard_mb: float = 256.0
     min_frames: int = 16
-    sites: Path | None = None
+    sites: AnyPath | None = None
     label: dict[str, str] | None = None
     land_cover_maps: bool = True
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -102,6 +105,7 @@ class ShardConfig:
 
 def shard(config: ShardConfig) -> int:
     """Make or resume the corpus; return the exit code."""
+    check_writable(config.output)
     plan = make_plan(config.input, config.output, config.plan_settings(), config.workers)
     if config.land_cover_maps and not plan.has_maps:
         print(f"{config.output} was begun without land-cover maps and stays without; data_prep/add_maps.py adds them afterwards")
@@ -113,7 +117,8 @@ def shard(config: ShardConfig) -> int:
         _submit(config, plan)
         return 0
     remove_leftovers(config.output)
-    with open_executor(config.engine, config.workers, config.scheduler) as map_jobs:
+    executor = open_executor(config.engine, config.workers, config.scheduler)
+    with executor as map_jobs, while_running(f"writing {config.output}"):
         unwritten = write_missing_shards(plan, numbers, config.input, map_jobs, config.retries, config.retry_failed)
         if unwritten:
             print(unwritten_report(unwritten, len(numbers)))
@@ -128,7 +133,8 @@ def _submit(config: ShardConfig, plan: Plan) -> None:
     finishing = replace(config, engine="local", retry_failed=False)
     tasks = min(config.workers, plan.num_shards)
     array, last = submit_slurm(as_arguments(vars(writing)), as_arguments(vars(finishing)), tasks)
-    print(f"job {array} writes {plan.num_shards} shards, job {last} finishes; progress is in {config.output / PROGRESS}")
+    progress = config.output / PROGRESS if isinstance(config.output, Path) else "the output of the jobs"
+    print(f"job {array} writes {plan.num_shards} shards, job {last} finishes; progress is in {progress}")
 
 
 def _chosen_shards(shards: str, count: int) -> range:

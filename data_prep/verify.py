@@ -5,21 +5,21 @@ python data_prep/verify.py corpus/ [--workers N]
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NoReturn
 
 from common.command_line import run_command
 from common.executors import open_executor
 from common.json_files import read_json
+from common.storage import AnyPath
 from data_prep.corpus.corpus_checks import corpus_faults
 from data_prep.corpus.dataset import DATASET
 
 
-def verify(corpus: Path, workers: int = 1) -> int:
+def verify(corpus: AnyPath, workers: int = 1) -> int:
     """Read a whole corpus and compare it with its plan, its indexes and dataset.json.
 
     Args:
-        corpus: folder that `data_prep/shard.py` wrote.
+        corpus: folder or URL that `data_prep/shard.py` wrote.
         workers: processes that read at the same time.
     """
     with open_executor("local", workers) as map_jobs:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from common.storage import AnyPath
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
 from finetune.model.decoder import DecoderKind
@@ -103,9 +104,9 @@ class FinetuneConfig:
     """Fine-tune an encoder for a mapping task, or train a baseline; score it on the test scenes and map them.
 
     Attributes:
-        task: a task of finetune/tasks/ (paddy_rice, cropland), or the path of a YAML like theirs.
+        task: a task of finetune/tasks/ (paddy_rice, cropland), or the path or URL of a YAML like theirs.
         data: folder of scenes (scene.yaml gives the split of each), of HDF5 samples with lists train.txt, val.txt and test.txt
-            as published, or of shards with labels; or a dataset of your own, FILE.py:CLASS.
+            as published, or of shards with labels, each also at a URL; or a dataset of your own, FILE.py:CLASS.
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
         encoder: without a checkpoint, the shape of the encoder, as in --encoder.embed_dim 64 (its sources are those of the
@@ -115,9 +116,9 @@ class FinetuneConfig:
             or a score of one class, as in paddy_rice.f1; or last, the last epoch. The last epoch is also kept when no validation
             window holds the task's target class.
         normalization: mean and standard deviation by which the bands are normalised: checkpoint (as in its pretraining; without
-            one, as task), task (of the clear pixels of all training windows), or a JSON file {source: {mean: [...], std: [...]}}
-            in stored numbers, which may be the dataset.json of a corpus. With the limits low and high, numbers beyond count as
-            these.
+            one, as task), task (of the clear pixels of all training windows), or the path or URL of a JSON file {source: {mean:
+            [...], std: [...]}} in stored numbers, which may be the dataset.json of a corpus. With the limits low and high,
+            numbers beyond count as these.
         statistics: those of the training windows: robust (without what is as bright as snow, and with limits four standard
             deviations from the mean), or plain (of all clear pixels without limits, as in earlier versions).
         label_fraction: fraction of the training windows that is used, at least one window, spread over the scenes and drawn by
@@ -138,7 +139,7 @@ class FinetuneConfig:
     """
 
     task: str
-    data: Path
+    data: AnyPath
     output: Path
     checkpoint: Path | None = None
     encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER

@@ -15,6 +15,7 @@ from typing import Literal, NoReturn
 
 from common.command_line import run_command
 from common.run_lock import LOCK, RunLock
+from common.storage import AnyPath
 from finetune.device import pick_device
 from finetune.mapping.cog import count_classes, probabilities_path
 from finetune.mapping.model_series import series_for_model
@@ -28,7 +29,7 @@ from finetune.task import Task
 
 def predict(
     model: Path,
-    input: Path,
+    input: AnyPath,
     output: Path,
     overlap: float = 0.5,
     batch_size: int = 16,
@@ -46,7 +47,7 @@ def predict(
 
     Args:
         model: folder that finetune/run.py wrote, or its model.safetensors.
-        input: a scene, the folder with its scene.yaml.
+        input: a scene, the folder or URL with its scene.yaml.
         output: the GeoTIFF to write; the picture gets the same name with .png.
         overlap: share of a window that its neighbour covers too, 0 to 0.9.
         batch_size: windows per batch.

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.json_files import write_json
 from common.run_lock import RunLock, is_lock
+from common.storage import any_path
 from finetune.config import FinetuneConfig
 from finetune.data.normalization import CHECKPOINT, TASK, read_json_file
 from finetune.model.initial_weights import fingerprint
@@ -41,7 +42,7 @@ def _recorded_normalization(choice: str) -> Any:
     """The choice, or the content of its file. Raises ValueError when there is no such file."""
     if choice in (CHECKPOINT, TASK):
         return choice
-    return read_json_file(Path(choice))
+    return read_json_file(any_path(choice))
 
 
 def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:

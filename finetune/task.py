@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
+from common.storage import any_path
 from common.yaml_keys import check_keys
 from data_prep.archive.scene import Label
 
@@ -222,8 +223,8 @@ def task_from_dict(values: Mapping[str, Any], origin: str = "task") -> Task:
 
 
 def load_task(name_or_path: str) -> Task:
-    """A task of `finetune/tasks/` by name, or any task by the path of its YAML."""
-    path = Path(name_or_path) if name_or_path.endswith(".yaml") else TASKS / f"{name_or_path}.yaml"
+    """A task of `finetune/tasks/` by name, or any task by the path or URL of its YAML."""
+    path = any_path(name_or_path) if name_or_path.endswith(".yaml") else TASKS / f"{name_or_path}.yaml"
     if name_or_path.endswith(".yaml") and not path.is_file():
         raise ValueError(f"there is no task file {path}")
     if not path.is_file():

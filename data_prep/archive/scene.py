@@ -21,8 +21,9 @@
 A scene may also be a collection of many files with one series each: with `{container: hdf5_sample, path: samples/}` it has all
 HDF5 files in a folder and its subfolders, and with `path: samples.txt` those that a text file lists, one per line.
 
-Paths are relative to the folder of the scene; paths of sources may be fsspec URLs. The docstring of each reader
-(`data_prep/readers/`) explains the options of its container beside `container` and `path`. With
+Paths are relative to the folder of the scene, which may lie at a URL. Paths of sources, rasters and labels may be fsspec URLs,
+with `storage_options` such as `{anon: true}` beside them. The docstring of each reader (`data_prep/readers/`) explains the
+options of its container beside `container` and `path`. With
 `compose: {every_days: 16, method: median}` any source becomes a series of regular steps (`data_prep/readers/composite.py`).
 """
 
@@ -31,10 +32,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
+
+from common.storage import AnyPath, joined, subfolders_with
 
 SCENE_FILE = "scene.yaml"
 SPLITS = ("train", "validation", "test")
@@ -54,7 +56,7 @@ class LandCover:
     """
 
     legend: str
-    rasters: tuple[Path, ...] = ()
+    rasters: tuple[AnyPath, ...] = ()
     first_year: int | None = None
     nearest_year: bool = False
     quality: str | None = None
@@ -71,7 +73,7 @@ class Label:
         nodata: code that means "not labelled".
     """
 
-    path: Path
+    path: AnyPath
     classes: Mapping[int, str]
     nodata: int
 
@@ -93,7 +95,7 @@ class Scene:
     name: str
     region: str
     split: str
-    folder: Path
+    folder: AnyPath
     sources: Mapping[str, Mapping[str, Any]]
     land_cover: LandCover | None
     labels: Mapping[str, Label]
@@ -107,7 +109,7 @@ class Scene:
             raise ValueError(f"{self.folder / SCENE_FILE}: name {self.name!r} must hold no dot or slash; it begins sample keys")
 
 
-def load_scene(folder: Path) -> Scene:
+def load_scene(folder: AnyPath) -> Scene:
     """Read the scene in `folder`. Raises ValueError that names the file and the missing or unknown key."""
     path = folder / SCENE_FILE
     if not path.is_file():
@@ -126,7 +128,11 @@ def load_scene(folder: Path) -> Scene:
         if cover is not None:
             land_cover = _land_cover(cover, folder)
         labels = {
-            name: Label(path=folder / entry["path"], classes=dict(entry["classes"]), nodata=entry.get("nodata", 0))
+            name: Label(
+                path=joined(folder, entry["path"], entry.get("storage_options")),
+                classes=dict(entry["classes"]),
+                nodata=entry.get("nodata", 0),
+            )
             for name, entry in (values.get("labels") or {}).items()
         }
         sources = {name: dict(options) for name, options in values["sources"].items()}
@@ -143,18 +149,19 @@ def load_scene(folder: Path) -> Scene:
     )
 
 
-def _land_cover(values: Mapping[str, Any], folder: Path) -> LandCover:
+def _land_cover(values: Mapping[str, Any], folder: AnyPath) -> LandCover:
     """Build a LandCover from the values in scene.yaml. Raises ValueError or KeyError for wrong values."""
-    known = {"legend", "raster", "first_year", "nearest_year", "quality", "label"}
+    known = {"legend", "raster", "first_year", "nearest_year", "quality", "label", "storage_options"}
     if set(values) - known:
         raise ValueError(f"land_cover knows {sorted(known)}; found {sorted(set(values) - known)}")
     if len({"raster", "quality", "label"} & set(values)) != 1:
         raise ValueError("land_cover needs either `raster` (a path), `quality` (a source) or `label` (a dataset)")
-    options = {name: value for name, value in values.items() if name not in ("legend", "raster")}
-    if "raster" not in values and {"first_year", "nearest_year"} & set(options):
-        raise ValueError("first_year and nearest_year of land_cover belong to a raster")
+    options = {name: value for name, value in values.items() if name not in ("legend", "raster", "storage_options")}
+    if "raster" not in values and {"first_year", "nearest_year", "storage_options"} & set(values):
+        raise ValueError("first_year, nearest_year and storage_options of land_cover belong to a raster")
     rasters = values.get("raster", ())
-    paths = tuple(folder / path for path in ([rasters] if isinstance(rasters, str) else rasters))
+    storage_options = values.get("storage_options")
+    paths = tuple(joined(folder, path, storage_options) for path in ([rasters] if isinstance(rasters, str) else rasters))
     return LandCover(legend=_legend_reference(values["legend"], folder), rasters=paths, **options)
 
 
@@ -163,19 +170,19 @@ def scene_file_sha256(scene: Scene) -> str:
     return hashlib.sha256((scene.folder / SCENE_FILE).read_bytes()).hexdigest()
 
 
-def _legend_reference(legend: str, folder: Path) -> str:
+def _legend_reference(legend: str, folder: AnyPath) -> str:
     """The name of a built-in legend, or the path of a YAML file, which is relative to the folder of the scene."""
-    return str(folder / legend) if legend.endswith(".yaml") else legend
+    return str(joined(folder, legend)) if legend.endswith(".yaml") else legend
 
 
-def find_scenes(folder: Path) -> list[Scene]:
+def find_scenes(folder: AnyPath) -> list[Scene]:
     """All scenes in `folder`, sorted by name: the folder itself, or its subfolders with a scene.yaml.
 
     Raises ValueError when there is no scene, when a name repeats, and when the scenes of a region have different splits.
     """
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} does not exist")
-    paths = [folder] if (folder / SCENE_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{SCENE_FILE}"))
+    paths = [folder] if (folder / SCENE_FILE).is_file() else subfolders_with(folder, SCENE_FILE)
     if not paths:
         raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{SCENE_FILE} (simulate.py writes such folders)")
     scenes = sorted((load_scene(path) for path in paths), key=lambda scene: scene.name)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from common.storage import AnyPath, listed
 from common.yaml_keys import check_keys
 from data_prep.archive.spectral_bands import check_spectral_bands
 
@@ -174,11 +175,10 @@ def sensor_from_dict(values: Mapping[str, Any], origin: str = "sensor") -> Senso
         ) from error
 
 
-def load_sensors(folder: Path | None = None) -> dict[str, Sensor]:
+def load_sensors(folder: AnyPath | None = None) -> dict[str, Sensor]:
     """All sensors by source name: the built-in ones and those in `folder`, which replace built-in ones of the same name."""
     sensors = {}
-    for sensors_folder in [BUILT_IN_SENSORS] + ([folder] if folder is not None and folder.is_dir() else []):
-        for path in sorted(sensors_folder.glob("*.yaml")):
-            sensor = sensor_from_dict(yaml.safe_load(path.read_text()), origin=str(path))
-            sensors[sensor.name] = sensor
+    for path in [*listed(BUILT_IN_SENSORS, "*.yaml"), *([] if folder is None else listed(folder, "*.yaml"))]:
+        sensor = sensor_from_dict(yaml.safe_load(path.read_text()), origin=str(path))
+        sensors[sensor.name] = sensor
     return sensors

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.storage import file_system, is_url
+from common.storage import AnyPath, any_path, is_url
 from data_prep.archive.stac_collections import StacCollection
 
 if TYPE_CHECKING:
     from pystac import Item
 
 TABLE_SUFFIX = ".parquet"
+ITEM_SUFFIXES = (".json", ".geojson")
 CATALOGUE_FILES = ("catalog.json", "collection.json")
 NOT_INSTALLED = "STAC needs the packages pystac, pystac-client and stac-geoparquet: pip install '.[stac]'"
 
@@ -35,11 +36,11 @@ def load_items(path: str, storage_options: Mapping[str, Any] | None = None) -> l
         import pystac  # noqa: F401
     except ImportError as error:
         raise ValueError(NOT_INSTALLED) from error
-    files, root = file_system(path, storage_options)
-    if path.lower().endswith(TABLE_SUFFIX):
-        items = list(_items_of_table(files, root, path))
-    elif not is_url(path) and Path(path).is_dir():
-        items = [item for file in _files_of_folder(Path(path)) for item in _items_of_json(file, storage_options)]
+    place, name = any_path(path, storage_options), path.lower()
+    if name.endswith(TABLE_SUFFIX):
+        items = list(_items_of_table(place))
+    elif not name.endswith(ITEM_SUFFIXES) and place.is_dir():
+        items = [item for file in _files_of_folder(place) for item in _items_of_json(str(file), storage_options)]
     else:
         items = list(_items_of_json(path, storage_options))
     if not items:
@@ -49,9 +50,8 @@ def load_items(path: str, storage_options: Mapping[str, Any] | None = None) -> l
 
 def read_json_at(href: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a JSON object at a path or URL. Raises ValueError when there is no file, or it is something else."""
-    files, name = file_system(href, storage_options)
     try:
-        values = json.loads(files.cat_file(name))
+        values = json.loads(any_path(href, storage_options).read_bytes())
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"{href}: no such file") from error
     except ValueError as error:
@@ -63,11 +63,10 @@ def read_json_at(href: str, storage_options: Mapping[str, Any] | None = None) ->
     return values
 
 
-def _files_of_folder(folder: Path) -> list[str]:
+def _files_of_folder(folder: AnyPath) -> list[AnyPath]:
     """The JSON files of a folder: its catalogue, else all in it and its subfolders."""
     catalogue = next((folder / name for name in CATALOGUE_FILES if (folder / name).is_file()), None)
-    found = [catalogue] if catalogue else sorted(path for end in ("json", "geojson") for path in folder.rglob(f"*.{end}"))
-    return [str(path) for path in found]
+    return [catalogue] if catalogue else sorted((file for end in ITEM_SUFFIXES for file in folder.rglob(f"*{end}")), key=str)
 
 
 def _items_of_json(href: str, storage_options: Mapping[str, Any] | None) -> Iterator[Item]:
@@ -97,7 +96,7 @@ def _items_of_json(href: str, storage_options: Mapping[str, Any] | None) -> Iter
         ) from error
 
 
-def _items_of_table(files: Any, name: str, path: str) -> Iterator[Item]:
+def _items_of_table(path: AnyPath) -> Iterator[Item]:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from pystac import Item, STACError, STACTypeError
@@ -107,9 +106,9 @@ def _items_of_table(files: Any, name: str, path: str) -> Iterator[Item]:
     except ImportError as error:
         raise ValueError(NOT_INSTALLED) from error
     try:
-        with files.open(name, "rb") as file:
+        with path.open("rb") as file:
             for values in stac_table_to_items(pq.read_table(file)):
-                yield with_absolute_hrefs(Item.from_dict(values), path)
+                yield with_absolute_hrefs(Item.from_dict(values), str(path))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"{path}: no such file") from error
     except (pa.ArrowException, STACError, STACTypeError, KeyError, TypeError, ValueError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from common.checksums import checksum_of
 from common.executors import MapJobs
 from common.json_files import json_bytes, read_json
 from common.progress import PROGRESS
+from common.storage import AnyPath, listed
 from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.dataset_json import dataset_json
 from data_prep.corpus.rejected import REJECTED, rejected_lines
@@ -24,7 +24,7 @@ from data_prep.plan.plan import PLAN, Plan, load_plan
 from data_prep.shards.tar_format import FAILED
 
 
-def corpus_faults(folder: Path, map_jobs: MapJobs) -> list[Fault]:
+def corpus_faults(folder: AnyPath, map_jobs: MapJobs) -> list[Fault]:
     """Return all faults of the corpus in `folder`. Raises ValueError when there is no corpus at all."""
     if not (folder / PLAN).is_file() and not (folder / DATASET).is_file():
         raise ValueError(f"{folder} holds no corpus: neither {PLAN} nor {DATASET}; `python data_prep/shard.py` writes one")
@@ -50,7 +50,7 @@ def corpus_faults(folder: Path, map_jobs: MapJobs) -> list[Fault]:
     return faults + list(_summary_faults(folder, plan, [shard.summary for shard in verified], map_jobs))
 
 
-def repeated_keys(folder: Path, plan: Plan, hashes: Sequence[np.ndarray]) -> Iterator[tuple[str, str, str]]:
+def repeated_keys(folder: AnyPath, plan: Plan, hashes: Sequence[np.ndarray]) -> Iterator[tuple[str, str, str]]:
     """Yield (key, shard, other shard) of samples that occur twice, given the `key_hashes` of each shard of the plan.
 
     Where hashes are equal, the keys themselves are read from the shard indexes and compared.
@@ -69,16 +69,16 @@ def repeated_keys(folder: Path, plan: Plan, hashes: Sequence[np.ndarray]) -> Ite
                 yield sample["key"], seen[sample["key"]], name
 
 
-def _unplanned_files(folder: Path, plan: Plan) -> Iterator[Fault]:
+def _unplanned_files(folder: AnyPath, plan: Plan) -> Iterator[Fault]:
     planned = {f"{name}{suffix}" for name in plan.names for suffix in (".tar", ".json", FAILED)}
     planned |= {PLAN, DATASET, REJECTED, PROGRESS}
     planned |= {sample_index_name(group.source, group.split) for group in plan.groups}
-    for path in sorted(path for suffix in ("tar", "json", "jsonl", "npy") for path in folder.glob(f"*.{suffix}")):
-        if path.name not in planned:
+    for path in listed(folder, "*"):
+        if path.suffix in (".tar", ".json", ".jsonl", ".npy") and path.name not in planned:
             yield Fault(path.name, "", "is not in the plan")
 
 
-def _summary_faults(folder: Path, plan: Plan, found: Sequence[ShardSummary | None], map_jobs: MapJobs) -> Iterator[Fault]:
+def _summary_faults(folder: AnyPath, plan: Plan, found: Sequence[ShardSummary | None], map_jobs: MapJobs) -> Iterator[Fault]:
     """Check dataset.json, sample indexes and rejected.jsonl, which can be compared only when all shards are sound.
 
     `found`: summaries of the plan's shards, None for a shard with faults.
@@ -97,7 +97,7 @@ def _summary_faults(folder: Path, plan: Plan, found: Sequence[ShardSummary | Non
             yield Fault(REJECTED, "", "does not fit the plan and the indexes")
 
 
-def _dataset_faults(folder: Path, plan: Plan, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> Iterator[Fault]:
+def _dataset_faults(folder: AnyPath, plan: Plan, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> Iterator[Fault]:
     """Check the sample indexes, then dataset.json, of sound shards."""
     found = read_json(folder / DATASET)
     if found.get("version") != DATASET_VERSION:
@@ -115,7 +115,7 @@ def _dataset_faults(folder: Path, plan: Plan, summaries: Sequence[ShardSummary],
             yield Fault(DATASET, key, "does not fit the shards and their indexes")
 
 
-def _consists_of(path: Path, lines: Iterable[bytes]) -> bool:
+def _consists_of(path: AnyPath, lines: Iterable[bytes]) -> bool:
     """Return True when a file consists of these lines."""
     with path.open("rb") as file:
         return all(found == line for found, line in zip_longest(file, lines))

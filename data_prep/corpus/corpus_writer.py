@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.atomic_files import remove_leftovers
 from common.errors import InfrastructureError
 from common.executors import MapJobs
 from common.progress import PROGRESS, Progress
+from common.storage import REQUESTS, AnyPath
 from data_prep.corpus.corpus_overview import overview_of_written_corpus
 from data_prep.corpus.dataset import DATASET
 from data_prep.corpus.dataset_json import write_dataset_json
@@ -25,6 +27,7 @@ from data_prep.shards.tar_format import FAILED
 
 # The output accepts no more files: no shard could be written.
 _MOST_NAMED = 5  # shards named in a message
+_MOST_IN_A_ROW = 5  # failures of the infrastructure: the storage is away, and the other shards are not tried
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -45,7 +48,7 @@ class ShardFailure:
 
 
 def write_missing_shards(
-    plan: Plan, numbers: Sequence[int], archive: Path, map_jobs: MapJobs, retries: int = 3, retry_failed: bool = False
+    plan: Plan, numbers: Sequence[int], archive: AnyPath, map_jobs: MapJobs, retries: int = 3, retry_failed: bool = False
 ) -> list[ShardFailure]:
     """Write those shards `numbers` of a corpus that do not exist yet; return those that could not be written.
 
@@ -67,17 +70,27 @@ def write_shards(plan: Plan, numbers: Sequence[int], write: Callable[[int], int]
     output accepts no more files.
     """
     output = plan.folder
-    missing = [number for number in numbers if not has_written_index(output, plan.names[number], plan.hash)]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        written_before = list(pool.map(lambda number: has_written_index(output, plan.names[number], plan.hash), numbers))
+    missing = [number for number, is_written in zip(numbers, written_before, strict=True) if not is_written]
     if missing:
         (output / DATASET).unlink(missing_ok=True)  # while shards are missing, the corpus is not a finished one
-    unwritten = []
+    unwritten: list[ShardFailure] = []
+    untried = dict.fromkeys(missing)
+    in_a_row = 0  # failures of the infrastructure
     with Progress("write", total=len(numbers), done=len(numbers) - len(missing), log=output / PROGRESS) as progress:
-        for _, written in map_jobs(partial(_try_to_write, write, output.resolve()), missing):
-            if isinstance(written, ShardFailure):
-                unwritten.append(written)
-            else:
+        for number, written in map_jobs(partial(_try_to_write, write, output.resolve()), missing):
+            del untried[number]
+            if not isinstance(written, ShardFailure):
                 progress.add(written)
-    return unwritten
+                in_a_row = 0
+                continue
+            unwritten.append(written)
+            in_a_row += written.is_infrastructure
+            if in_a_row == _MOST_IN_A_ROW:
+                break
+    reason = f"not tried, after {_MOST_IN_A_ROW} failures of the infrastructure in a row"
+    return unwritten + [ShardFailure(name=plan.names[number], reason=reason, is_infrastructure=True) for number in untried]
 
 
 def unwritten_report(unwritten: Sequence[ShardFailure], total: int) -> str:
@@ -86,7 +99,7 @@ def unwritten_report(unwritten: Sequence[ShardFailure], total: int) -> str:
     return "\n".join([*lines, f"{len(unwritten)} of {total} shards are not written; start again with the same arguments"])
 
 
-def _try_to_write(write: Callable[[int], int], output: Path, number: int) -> int | ShardFailure:
+def _try_to_write(write: Callable[[int], int], output: AnyPath, number: int) -> int | ShardFailure:
     """Return the bytes of the shard, or why it cannot be written while others can."""
     plan = cached_plan(output)
     name = plan.names[number]
@@ -98,7 +111,7 @@ def _try_to_write(write: Callable[[int], int], output: Path, number: int) -> int
             if isinstance(error, FileNotFoundError) and has_written_index(output, name, plan.hash):
                 # Another job wrote the same shard, finished the corpus and removed the unfinished file of this one.
                 return (output / f"{name}.tar").stat().st_size
-            is_in_output = error.filename is not None and Path(str(error.filename)).is_relative_to(output)
+            is_in_output = isinstance(output, Path) and bool(error.filename) and Path(str(error.filename)).is_relative_to(output)
             if is_in_output or error.errno in _OUTPUT_ERRNOS:
                 message = f"{output} takes no more: {error.strerror}; what is finished stays: mend it and start again"
                 raise InfrastructureError(message) from error

@@ -19,16 +19,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fsspec.implementations.local import LocalFileSystem
 
 from common.json_files import json_object, read_json
 from common.retries import retried
-from common.storage import file_system, is_url
+from common.storage import AnyPath, any_path
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
@@ -37,7 +35,6 @@ from data_prep.shards.shard_index import SampleEntry, sample_entries
 
 DATASET_VERSION = 3
 DATASET = "dataset.json"
-RETRIES = 3  # retries of a request to an object store
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +61,9 @@ class Shard:
         return self.path.rsplit("/", 1)[-1]
 
     @property
-    def index(self) -> Path:
-        """Path of the shard index, for a corpus on this machine."""
-        return Path(self.path).with_suffix(".json")
+    def index(self) -> AnyPath:
+        """Path or URL of the shard index."""
+        return any_path(self.path).with_suffix(".json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,30 +136,27 @@ class Corpus:
     def samples(self, source: str, split: str) -> list[SampleEntry]:
         """Read the samples of one source and split from the shard indexes, in the order of shards and members.
 
-        Each call reads all indexes and makes one Python object per sample: for figures and tests, not for training. Raises
-        ValueError for a corpus at a URL.
+        Each call reads all indexes and makes one Python object per sample: for figures, fine-tuning and tests only.
         """
-        if is_url(self.folder):
-            raise ValueError(f"indexes are read on this machine only, and the corpus is at {self.folder}: copy it")
         indexes = (read_json(shard.index) for shard in self.shards_of(source, split))
-        return [sample for index in indexes for sample in sample_entries(index, Path(self.folder))]
+        return [sample for index in indexes for sample in sample_entries(index, any_path(self.folder))]
 
 
-def load_corpus(folder: str | Path) -> Corpus:
+def load_corpus(folder: str | AnyPath) -> Corpus:
     """Read dataset.json, and no other file, of the corpus in `folder`, a path or any URL of fsspec.
 
     Raises ValueError when dataset.json is missing, damaged or of another version.
     """
-    files, root = file_system(str(folder), None)
-    folder = root if isinstance(files, LocalFileSystem) else str(folder).rstrip("/")
-    path = f"{folder}/{DATASET}"
+    place = any_path(folder) if isinstance(folder, str) else folder
+    place = place.absolute() if isinstance(place, Path) else place
+    path = place / DATASET
     try:
-        content = retried(partial(files.cat_file, f"{root.rstrip('/')}/{DATASET}"), RETRIES)
+        content = retried(path.read_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
-            f"no {DATASET} in {folder}: no finished corpus; `python data_prep/shard.py --output {folder}` writes it"
+            f"no {DATASET} in {place}: no finished corpus; `python data_prep/shard.py --output {place}` writes it"
         ) from error
-    return _corpus(json_object(content, path), folder, path)
+    return _corpus(json_object(content, str(path)), str(place), str(path))
 
 
 def check_has_maps(corpus: Corpus, sources: Iterable[str]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from common.atomic_files import whole_file
 from common.json_files import json_bytes
+from common.storage import AnyPath
 from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.sample_index import sample_index_name
 from data_prep.corpus.summary import ShardSummary, by_source_and_split, merged
@@ -18,7 +18,7 @@ from data_prep.shards.band_statistics import robust_normalization
 
 
 def dataset_json(
-    plan: Plan, output: Path, summaries: Sequence[ShardSummary], sample_indexes: Mapping[str, str]
+    plan: Plan, output: AnyPath, summaries: Sequence[ShardSummary], sample_indexes: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of dataset.json of the corpus in `output`.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from common.atomic_files import whole_file
 from common.json_files import json_bytes, read_json
+from common.storage import AnyPath, local_copy
 from data_prep.corpus.dataset import load_corpus
 from data_prep.landcover.sample_map import check_number_of_codes
 from data_prep.plan.build import check_new_output
 from data_prep.plan.plan import LAND_COVER_MAPS, PLAN, TABLES, Plan, load_plan, plan_hash
 
 
-def plan_with_maps(former: Path, output: Path) -> tuple[Plan, str]:
+def plan_with_maps(former: AnyPath, output: AnyPath) -> tuple[Plan, str]:
     """Write the plan of the corpus `former` to `output`, with maps; return it, and the hash of the former one.
 
     It is the plan that shard.py would make with maps, so it has the same shards with the same samples. Raises ValueError when
@@ -36,8 +36,8 @@ def plan_with_maps(former: Path, output: Path) -> tuple[Plan, str]:
     check_new_output(output)
     output.mkdir(parents=True, exist_ok=True)
     for table in TABLES.values():
-        with whole_file(output / table) as temporary:
-            shutil.copyfile(former / table, temporary)
+        with whole_file(output / table) as temporary, local_copy(former / table) as local:
+            shutil.copyfile(local, temporary)
     with whole_file(output / PLAN) as temporary:
         temporary.write_bytes(json_bytes(values))
     return load_plan(output), plan.hash

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from common.atomic_files import whole_file
 from common.json_files import json_bytes, read_json
+from common.storage import AnyPath
 from data_prep.corpus.summary import ShardSummary
 from data_prep.plan.plan import Plan
 
 REJECTED = "rejected.jsonl"
 
 
-def rejected_lines(plan: Plan, output: Path, summaries: Sequence[ShardSummary]) -> Iterator[bytes]:
+def rejected_lines(plan: Plan, output: AnyPath, summaries: Sequence[ShardSummary]) -> Iterator[bytes]:
     """Yield the lines of rejected.jsonl: the samples that the plan rejects, then those of each shard in order.
 
     `summaries` are those of the plan's shards in their order; the shard indexes are read from `output`.

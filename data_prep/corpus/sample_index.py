@@ -23,16 +23,14 @@ import tempfile
 import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from common.atomic_files import whole_file
 from common.checksums import checksum_of
-from common.retries import retried
-from common.storage import file_system, is_url
-from data_prep.corpus.dataset import RETRIES, Corpus, SplitSummary
+from common.storage import RemotePath, is_url
+from data_prep.corpus.dataset import Corpus, SplitSummary
 
 # Training does not read `json`. The map comes last, so that the members without it begin alike.
 INDEXED_MEMBERS = ("pixels.npy", "valid.npy", "dates.npy", "landcover.npy", "checksums.npy", "landcover_map.npy")
@@ -129,10 +127,9 @@ def _local_copy(corpus: Corpus, summary: SplitSummary, cache: Path | None) -> Pa
     with _exclusive(path.with_suffix(".lock")):
         if is_whole():
             return path
-        files, root = file_system(corpus.folder, None)
         with whole_file(path) as temporary:
             try:
-                retried(partial(files.get_file, f"{root}/{summary.sample_index}", str(temporary)), RETRIES)
+                RemotePath(f"{corpus.folder}/{summary.sample_index}").download(temporary)
             except FileNotFoundError as error:
                 raise ValueError(f"{corpus.folder}/{summary.sample_index} is missing; {_MEND}") from error
             if checksum_of(temporary) != summary.xxh3_128:

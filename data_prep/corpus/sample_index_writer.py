@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from common.checksums import checksum_of
 from common.executors import MapJobs
 from common.json_files import read_json
 from common.progress import Progress
+from common.storage import AnyPath
 from data_prep.corpus.sample_index import indexed_members, record_dtype, sample_index_name
 from data_prep.corpus.summary import ShardSummary, holds_maps
 
@@ -78,7 +78,7 @@ def sample_index_layouts(summaries: Sequence[ShardSummary]) -> list[SampleIndexL
     return [layout for layout in layouts.values() if layout.rows]
 
 
-def rows_of_shard(folder: Path, shard: str) -> np.ndarray:
+def rows_of_shard(folder: AnyPath, shard: str) -> np.ndarray:
     """Make the rows of one shard that are written into a sample index, given the name of its tar.
 
     The column `shard` is 0, and keys are as wide as the longest key of the shard.
@@ -97,7 +97,7 @@ def rows_of_shard(folder: Path, shard: str) -> np.ndarray:
 
 
 def write_sample_indexes(
-    folder: Path, summaries: Sequence[ShardSummary], map_jobs: MapJobs, log: Path | None = None
+    folder: AnyPath, summaries: Sequence[ShardSummary], map_jobs: MapJobs, log: AnyPath | None = None
 ) -> dict[str, str]:
     """Write the sample indexes of the corpus in `folder`; return the xxh3_128 of each by its file name.
 
@@ -105,9 +105,9 @@ def write_sample_indexes(
     """
     layouts = sample_index_layouts(summaries)
     with ExitStack() as stack:
-        files = {}
+        files, temporaries = {}, {}
         for layout in layouts:
-            temporary = stack.enter_context(whole_file(folder / layout.name))
+            temporaries[layout.name] = temporary = stack.enter_context(whole_file(folder / layout.name))
             files[layout.name] = file = stack.enter_context(temporary.open("wb"))
             file.write(layout.header)
         # Not through a memory map, where a full disk would kill the process instead of raising an error.
@@ -115,11 +115,13 @@ def write_sample_indexes(
             file = files[layout.name]
             file.seek(layout.byte_of(layout.first_row[shard]))
             file.write(rows.tobytes())
-    return {layout.name: checksum_of(folder / layout.name) for layout in layouts}
+        for file in files.values():
+            file.close()
+        return {name: checksum_of(temporary) for name, temporary in temporaries.items()}
 
 
 def placed_rows(
-    folder: Path, layouts: Sequence[SampleIndexLayout], map_jobs: MapJobs, log: Path | None = None
+    folder: AnyPath, layouts: Sequence[SampleIndexLayout], map_jobs: MapJobs, log: AnyPath | None = None
 ) -> Iterator[tuple[SampleIndexLayout, str, np.ndarray]]:
     """Yield the layout of the sample index, the tar and the rows of each shard, in the order in which workers finish."""
     positions = {shard: (layout, number) for layout in layouts for number, shard in enumerate(layout.first_row)}

@@ -16,9 +16,11 @@ import numpy as np
 import xxhash
 
 from common.checksums import checksum_of
+from common.errors import UNREACHABLE
 from common.executors import MapJobs
 from common.json_files import read_json
 from common.progress import PROGRESS, Progress
+from common.storage import AnyPath, local_copy
 from data_prep.corpus.summary import ShardSummary, summarise
 from data_prep.landcover.sample_map import NOT_MAPPED
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, cached_plan
@@ -39,8 +41,8 @@ class Fault:
         return f"{self.file}: {self.member + ': ' if self.member else ''}{self.what}"
 
 
-def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping[str, Any]) -> list[Fault]:
-    """Return all faults of one shard: of its index against the plan, and of its tar against both.
+def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping[str, Any], failed: AnyPath) -> list[Fault]:
+    """Return all faults of one shard: of its index against the plan, of its tar and its file of failures `failed` against both.
 
     Reads, hashes and decodes every member; memory holds one sample at a time.
     """
@@ -56,7 +58,9 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
         for name, values in content.statistics.to_dict().items():
             if not faults and index[name] != values:
                 faults.append(Fault(index_file, name, "are not those of the pixels in the tar"))
-        faults += _failure_faults(tar_path.with_suffix(FAILED), index)
+        faults += _failure_faults(failed, index)
+    except UNREACHABLE:
+        raise
     except OSError as error:
         faults.append(Fault(tar_file, "", f"cannot be read: {error}"))
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -249,7 +253,7 @@ def _metadata_faults(planned: PlannedSample, content: bytes) -> Iterator[tuple[s
         yield "json", f"cannot be decoded: {type(error).__name__} {error}"
 
 
-def _failure_faults(path: Path, index: Mapping[str, Any]) -> Iterator[Fault]:
+def _failure_faults(path: AnyPath, index: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield a fault unless the file of failures has one row for each failed sample of the index, or neither exists."""
     failed = [row["key"] for row in index["rejected"] if row["failed"]]
     try:
@@ -276,7 +280,7 @@ class CheckedShard:
     keys: np.ndarray
 
 
-def check_shards(folder: Path, plan: Plan, map_jobs: MapJobs, log: Path | None = None) -> list[CheckedShard]:
+def check_shards(folder: AnyPath, plan: Plan, map_jobs: MapJobs, log: AnyPath | None = None) -> list[CheckedShard]:
     """Read all shards of the plan, and return the results in the order of the plan. `log` receives the progress as JSON lines."""
     numbers = range(plan.num_shards)
     found: dict[int, CheckedShard] = {}
@@ -287,7 +291,7 @@ def check_shards(folder: Path, plan: Plan, map_jobs: MapJobs, log: Path | None =
     return [found[number] for number in numbers]
 
 
-def check_shard(folder: Path, shard_id: int) -> CheckedShard:
+def check_shard(folder: AnyPath, shard_id: int) -> CheckedShard:
     """Read one shard of the plan in `folder`."""
     plan = cached_plan(folder)
     shard = plan.shard(shard_id)
@@ -296,7 +300,8 @@ def check_shard(folder: Path, shard_id: int) -> CheckedShard:
     if not faults:
         try:
             index = read_json(index_path)
-            faults = shard_faults(plan, shard, tar_path, index)
+            with local_copy(tar_path) as local:
+                faults = shard_faults(plan, shard, local, index, folder / f"{shard.name}{FAILED}")
         except ValueError as error:
             faults = [Fault(index_path.name, "", str(error))]
     if faults:

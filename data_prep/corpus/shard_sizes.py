@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from pathlib import Path
 
-from common.retries import retried
-from common.storage import file_system
-from data_prep.corpus.dataset import RETRIES, Corpus
-
-_REQUESTS = 32  # requests at a time, where a folder's listing has no sizes
+from common.storage import REQUESTS, any_path
+from data_prep.corpus.dataset import Corpus
 
 
 def check_shard_sizes(corpus: Corpus, split: str) -> None:
@@ -32,21 +30,18 @@ def check_shard_sizes(corpus: Corpus, split: str) -> None:
 
 def _sizes(folder: str, names: Sequence[str]) -> dict[str, int | None]:
     """Return the bytes of at least the files `names` in a folder; missing files are left out or None."""
-    files, root = file_system(folder, None)
-    root = root.rstrip("/")
-
-    def listing() -> dict[str, int | None]:
-        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in files.ls(root or "/", detail=True)}
+    place = any_path(folder)
 
     def size(name: str) -> int | None:
         try:
-            found: int | None = retried(partial(files.size, f"{root}/{name}"), RETRIES)
+            return (place / name).stat().st_size
         except FileNotFoundError:
             return None
-        return found
 
-    files.invalidate_cache()
-    if "https" not in files.protocol:
-        return retried(listing, RETRIES)
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    if isinstance(place, Path):
+        with os.scandir(place) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries}
+    if place.lists_sizes:
+        return place.sizes()
+    with ThreadPoolExecutor(REQUESTS) as pool:
         return dict(zip(names, pool.map(size, names), strict=True))

@@ -9,12 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.json_files import read_json
+from common.storage import AnyPath
 from data_prep.archive.scene import SPLITS
 from data_prep.shards.band_statistics import SNOW, BandStatistics, statistics_from_dict
 from data_prep.shards.tar_format import LAND_COVER_MAP
@@ -99,7 +99,7 @@ def holds_maps(samples: Sequence[Mapping[str, Any]]) -> bool:
     return bool(samples) and LAND_COVER_MAP in samples[0]["members"]
 
 
-def read_summary(index: Path) -> ShardSummary:
+def read_summary(index: AnyPath) -> ShardSummary:
     """Read and summarise one shard index."""
     return summarise(read_json(index))
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from common.storage import any_path
+
 BUILT_IN_LEGENDS = Path(__file__).parent / "legends"
 
 
@@ -105,7 +107,7 @@ def load_legend(name_or_path: str) -> Legend:
 
     Raises ValueError when it does not exist or does not describe a legend.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".yaml") else BUILT_IN_LEGENDS / f"{name_or_path}.yaml"
+    path = any_path(name_or_path) if name_or_path.endswith(".yaml") else BUILT_IN_LEGENDS / f"{name_or_path}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in BUILT_IN_LEGENDS.glob("*.yaml"))
         raise ValueError(f"no legend {name_or_path!r}: give one of {known} or the path of a .yaml file like theirs")

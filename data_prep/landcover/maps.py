@@ -10,11 +10,9 @@ import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -23,6 +21,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
 from common.grid import Grid, apply, grid_summary, raster_grid
+from common.rasters import RasterOpener, opened_raster
+from common.storage import AnyPath
 from data_prep.archive.scene import LandCover, Scene
 from data_prep.landcover.base import SampleWindow
 from data_prep.landcover.legend import Legend
@@ -44,7 +44,7 @@ class Tile:
         bands: number of bands.
     """
 
-    path: Path
+    path: AnyPath
     crs: CRS
     affine: Affine
     bounds: tuple[float, float, float, float]
@@ -69,7 +69,8 @@ class LandCoverMap:
         self._bounds = np.array([tile.bounds for tile in self._tiles])
         self._by_crs = {crs: np.array(numbers) for crs, numbers in by_crs.items()}
         self._stack = ExitStack()
-        self._open: dict[Path, Any] = {}
+        self._opener = RasterOpener()
+        self._open: dict[AnyPath, Any] = {}
 
     def codes(self, window: SampleWindow, series: Series | None) -> np.ndarray:  # noqa: ARG002
         """Codes (rows, columns) in the footprint of the window, in the window's year; see `read`."""
@@ -95,7 +96,11 @@ class LandCoverMap:
         for tile, tile_shape in self._tiles_within(footprint):
             shape = shape or tile_shape
             grid = _regridded(footprint, shape)
-            with WarpedVRT(self._dataset(tile), resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped:
+            dataset = self._dataset(tile)
+            with (
+                self._opener.reading(tile.path),
+                WarpedVRT(dataset, resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped,
+            ):
                 codes = warped.read(band)
             found = codes if found is None else np.where(np.isin(found, self._legend.fill), codes, found)
             if not np.isin(found, self._legend.fill).any():
@@ -129,7 +134,7 @@ class LandCoverMap:
 
     def _dataset(self, tile: Tile) -> Any:
         if tile.path not in self._open:
-            self._open[tile.path] = self._stack.enter_context(rasterio.open(tile.path))
+            self._open[tile.path] = self._stack.enter_context(self._opener.open(tile.path))
         return self._open[tile.path]
 
     def _tiles_within(self, footprint: Grid) -> list[tuple[Tile, tuple[int, int]]]:
@@ -179,23 +184,22 @@ def map_tiles(cover: LandCover, origin: str) -> tuple[tuple[Tile, ...], tuple[in
 
 
 @lru_cache(maxsize=4)
-def _tiles(paths: tuple[Path, ...]) -> tuple[Tile, ...]:
+def _tiles(paths: tuple[AnyPath, ...]) -> tuple[Tile, ...]:
     """The rasters that `paths`, files and folders, name. Raises ValueError when one is missing or not georeferenced.
 
     The result is cached, since the scenes of an archive share the map, and opening a thousand tiles takes a second.
     """
-    files = [file for path in paths for file in (sorted(path.rglob("*.tif")) if path.is_dir() else [path])]
+    files: list[AnyPath] = []
+    for path in paths:
+        files += sorted(path.rglob("*.tif"), key=str) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"land-cover folder {paths[0]} holds no .tif")
     found = []
     for path in files:
         if not path.is_file():
             raise ValueError(f"land-cover raster {path} does not exist")
-        try:
-            with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(path) as raster:
-                # Unlike those of rasterio, the bounds of a Grid are right for rows that go north.
-                bounds = raster_grid(raster, f"land-cover raster {path}").bounds
-                found.append(Tile(path, raster.crs, raster.transform, bounds, raster.count))
-        except rasterio.RasterioIOError as error:
-            raise ValueError(f"land-cover raster {path} cannot be read: {error}") from error
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), opened_raster(path) as raster:
+            # Unlike those of rasterio, the bounds of a Grid are right for rows that go north.
+            bounds = raster_grid(raster, f"land-cover raster {path}").bounds
+            found.append(Tile(path, raster.crs, raster.transform, bounds, raster.count))
     return tuple(found)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, Self
 
-import fsspec
 import h5py
 import numpy as np
 
 from common.grid import Grid
 from common.north_up import north_up
+from common.storage import joined
 from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.landcover.base import LandCoverReader, SampleWindow
 from data_prep.landcover.legend import Legend
@@ -18,6 +19,7 @@ from data_prep.landcover.maps import LandCoverMap
 from data_prep.landcover.sample_map import counts_by_pixel
 from data_prep.readers import hdf5_cube, hdf5_sample
 from data_prep.readers.base import Series
+from data_prep.readers.hdf5_files import open_hdf5
 
 
 def open_land_cover(scene: Scene, legend: Legend) -> LandCoverReader:
@@ -72,8 +74,9 @@ class SampleLandCover:
         """The codes of the window. Raises ValueError when the dataset is missing or does not hold whole numbers (H, W)."""
         options = self._scene.sources[window.source]
         path = str(options["path"]) if window.file is None else window.file
-        path = path if "://" in path else str(self._scene.folder / path)
-        with fsspec.open(path, **options.get("storage_options", {})) as opened, h5py.File(opened) as file:
+        path = str(joined(self._scene.folder, path))
+        with ExitStack() as stack:
+            file = open_hdf5(path, options.get("storage_options"), stack)
             label = file.get(self._dataset)
             if not isinstance(label, h5py.Dataset) or label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
                 raise ValueError(f"{path}: no dataset {self._dataset!r} of whole numbers (H, W); it holds {sorted(file)}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from common.atomic_files import TEMPORARY
 from common.checksums import sha256_of
+from common.storage import AnyPath, relative_path
 from data_prep.archive.sample_files import file_list_sha256
 from data_prep.archive.scene import SCENE_FILE, Scene, find_scenes, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
@@ -23,7 +23,7 @@ from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import Surveyed, survey
 
 
-def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None, workers: int = 1) -> Plan:
+def make_plan(archive: AnyPath, output: AnyPath, settings: PlanSettings | None = None, workers: int = 1) -> Plan:
     """Return the plan of a corpus of all scenes in `archive`: the one in `output`, or a new one that is written there.
 
     Raises ValueError when `output` holds another plan or something else, and for mistakes in the archive: no scenes, unknown
@@ -57,12 +57,14 @@ def make_plan(archive: Path, output: Path, settings: PlanSettings | None = None,
     return write_plan(output, surveyed, settings, arguments, sensors, legends)
 
 
-def _arguments(archive: Path, scenes: Sequence[Scene], sensors: Mapping[str, Sensor], settings: PlanSettings) -> dict[str, Any]:
+def _arguments(
+    archive: AnyPath, scenes: Sequence[Scene], sensors: Mapping[str, Sensor], settings: PlanSettings
+) -> dict[str, Any]:
     """Return the entry `settings` of plan.json: the settings, and a digest of all scenes."""
     digest = hashlib.sha256()
     for scene in scenes:
         listed = [file_list_sha256(scene, source) for source in sorted(set(scene.sources) & set(sensors))]
-        digest.update(f"{scene.folder.relative_to(archive).as_posix()} {scene_file_sha256(scene)} {listed}\n".encode())
+        digest.update(f"{relative_path(scene.folder, archive)} {scene_file_sha256(scene)} {listed}\n".encode())
     arguments: dict[str, Any] = {
         "sources": sorted(sensors),
         "shard_mb": settings.shard_mb,
@@ -95,13 +97,13 @@ def _with_checked_labels(
         yield found
 
 
-def _sites_sha256(path: Path) -> str:
+def _sites_sha256(path: AnyPath) -> str:
     if not path.is_file():
         raise ValueError(f"table of sites {path} does not exist")
     return sha256_of(path)
 
 
-def check_new_output(output: Path) -> None:
+def check_new_output(output: AnyPath) -> None:
     """Raise ValueError when a folder without plan.json holds more than the files of a run that was killed while it planned."""
 
     def is_leftover(name: str) -> bool:
@@ -111,7 +113,7 @@ def check_new_output(output: Path) -> None:
         raise ValueError(f"{output} exists and is no corpus; give a new output folder")
 
 
-def _sensors_in_use(archive: Path, scenes: Sequence[Scene], settings: PlanSettings) -> dict[str, Sensor]:
+def _sensors_in_use(archive: AnyPath, scenes: Sequence[Scene], settings: PlanSettings) -> dict[str, Sensor]:
     """Return the sensors of the wanted sources in ascending order of names, with the chip sizes of the settings."""
     home = archive.parent if (archive / SCENE_FILE).is_file() else archive
     known = load_sensors(home / "sources")

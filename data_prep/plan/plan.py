@@ -13,10 +13,9 @@ the rows of a shard are read when they are needed. `data_prep/plan/build.py` mak
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,15 @@ import pyarrow.parquet as pq
 from affine import Affine
 
 from common.checksums import sha256_of
+from common.errors import UNREACHABLE
 from common.grid import Grid
 from common.json_files import json_bytes, read_json
+from common.storage import AnyPath, version_of
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
 from data_prep.landcover.sample_map import MapLayout, map_layout
-from data_prep.plan.tables import batches, read_rows
+from data_prep.plan.tables import batches, parquet_file, read_rows
 from data_prep.readers.base import SeriesReader
 
 PLAN = "plan.json"
@@ -196,7 +197,7 @@ class Plan:
         table_sha256: sha256 of the tables by file name.
     """
 
-    folder: Path
+    folder: AnyPath
     hash: str
     settings: Mapping[str, Any]
     sensors: Mapping[str, Sensor]
@@ -282,7 +283,10 @@ class Plan:
         for name in ("shards", "samples", "series"):
             path = self.folder / TABLES[name]
             try:
-                found[name] = pq.read_metadata(path)
+                with parquet_file(path) as file:
+                    found[name] = file.metadata
+            except UNREACHABLE:
+                raise
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{path} cannot be read: {error}; the plan is damaged: use a new output folder") from error
         return found
@@ -293,7 +297,7 @@ def plan_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json_bytes({key: value for key, value in values.items() if key != "table_sha256"})).hexdigest()
 
 
-def load_plan(folder: Path) -> Plan:
+def load_plan(folder: AnyPath) -> Plan:
     """Read plan.json in `folder`; the tables are read when they are needed.
 
     Raises ValueError when it is missing, damaged or of another version.
@@ -317,12 +321,11 @@ def load_plan(folder: Path) -> Plan:
         raise ValueError(f"{path} does not describe a plan: {type(error).__name__} {error}") from error
 
 
-def cached_plan(folder: Path) -> Plan:
+def cached_plan(folder: AnyPath) -> Plan:
     """Return the plan as `load_plan` does, but read plan.json only once per process: a worker needs it for every shard."""
-    path = folder / PLAN
-    return _cached_plan(folder, path.stat().st_mtime_ns if path.exists() else None)
+    return _cached_plan(folder, version_of(folder / PLAN))
 
 
 @lru_cache(maxsize=1)
-def _cached_plan(folder: Path, _modified_ns: int | None) -> Plan:
+def _cached_plan(folder: AnyPath, _version: Hashable) -> Plan:
     return load_plan(folder)

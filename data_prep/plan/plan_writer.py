@@ -20,6 +20,7 @@ import pyarrow as pa
 from common.atomic_files import TEMPORARY, whole_file
 from common.checksums import sha256_of
 from common.json_files import json_bytes
+from common.storage import AnyPath, scratch_folder
 from data_prep.archive.footprints import Footprints, overlap_text
 from data_prep.archive.scene import SPLITS
 from data_prep.archive.sensor import Sensor
@@ -50,7 +51,7 @@ SPLIT_BUFFER = "in the buffer beside a block of another split"
 
 
 def write_plan(
-    output: Path,
+    output: AnyPath,
     surveyed: Iterable[Surveyed | Rejection],
     settings: PlanSettings,
     arguments: Mapping[str, Any],
@@ -62,7 +63,7 @@ def write_plan(
     `arguments` is the entry `settings` of plan.json, which describes settings and scenes. A failure leaves no files, and no
     folder that did not exist before. Raises ValueError when there is nothing to write.
     """
-    is_new = not output.exists()
+    is_new = isinstance(output, Path) and not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
@@ -77,7 +78,7 @@ def write_plan(
     except BaseException:
         for file in TABLES.values():
             (output / file).unlink(missing_ok=True)
-        if is_new:
+        if is_new and isinstance(output, Path):
             output.rmdir()
         raise
     return load_plan(output)
@@ -85,13 +86,13 @@ def write_plan(
 
 def _write_tables(
     files: Mapping[str, Path],
-    output: Path,
+    output: AnyPath,
     surveyed: Iterable[Surveyed | Rejection],
     settings: PlanSettings,
     sensors: Mapping[str, Sensor],
 ) -> dict[str, Any]:
     """Write the tables to `files`; return the entries of plan.json about them."""
-    with _SampleTables(output) as samples:
+    with scratch_folder(output) as scratch, _SampleTables(scratch) as samples:
         with TableWriter(files["series"], SERIES) as series, TableWriter(files["rejected"], REJECTED) as rejected_table:
             rejected = _RejectedSamples(rejected_table)
             _write_series(surveyed, settings, sensors, series, samples, rejected)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from common.storage import AnyPath, version_of
 from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
 from data_prep.plan.plan import PlannedSeries
@@ -16,19 +16,20 @@ from data_prep.readers.base import Series, SeriesReader
 from data_prep.readers.opening import open_file_or_scene, open_reader
 
 
-def load_planned_scene(archive: Path, planned: PlannedSeries) -> Scene:
+def load_planned_scene(archive: AnyPath, planned: PlannedSeries) -> Scene:
     """Read the scene of a planned series. Raises ValueError when it is missing or its scene.yaml changed since the plan."""
     path = archive / planned.folder / SCENE_FILE
-    if not path.is_file():
+    version = version_of(path)
+    if version is None:
         raise ValueError(f"scene {path.parent} is gone since the corpus was planned; put it back, or use a new output folder")
-    scene, sha256 = _scene_and_sha256(path.parent, path.stat().st_mtime_ns)
+    scene, sha256 = _scene_and_sha256(path.parent, version)
     if sha256 != planned.scene_file_sha256:
         raise ValueError(f"{path} changed since the corpus was planned; use a new output folder")
     return scene
 
 
 @lru_cache(maxsize=8)
-def _scene_and_sha256(folder: Path, _modified_ns: int) -> tuple[Scene, str]:
+def _scene_and_sha256(folder: AnyPath, _version: Hashable) -> tuple[Scene, str]:
     """Return a scene and the sha256 of its scene.yaml; cached, because a collection of files needs it for each file."""
     scene = load_scene(folder)
     return scene, scene_file_sha256(scene)

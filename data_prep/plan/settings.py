@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from common.storage import AnyPath
 from data_prep.plan.splits import SpatialBlocks
 
 
@@ -29,7 +29,7 @@ class PlanSettings:
     shard_mb: float = 256.0
     min_frames: int = 16
     spatial_blocks: SpatialBlocks | None = None
-    sites: Path | None = None
+    sites: AnyPath | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     land_cover_maps: bool = True
 

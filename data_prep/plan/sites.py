@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from rasterio.warp import transform_bounds
 
+from common.errors import UNREACHABLE
 from common.grid import GEOGRAPHIC
+from common.storage import AnyPath, local_copy
 from data_prep.archive.scene import SPLITS
 from data_prep.plan.plan import PlannedSeries
 from data_prep.plan.windows import Windows, windows_at
@@ -62,7 +63,7 @@ class Sites:
         return len(self.lon)
 
 
-def load_sites(path: Path) -> Sites:
+def load_sites(path: AnyPath) -> Sites:
     """Read the sites of a CSV or Parquet file. Raises ValueError for missing columns and for missing or wrong values."""
     if not path.is_file():
         raise ValueError(f"table of sites {path} does not exist")
@@ -87,24 +88,27 @@ def load_sites(path: Path) -> Sites:
     )
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_table(path: AnyPath) -> pa.Table:
     """Read the known columns with their types. Raises ValueError for missing columns and values of other types."""
     columns = {**REQUIRED, **OPTIONAL}
     try:
-        if path.suffix.lower() == ".csv":
-            table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(column_types=columns))
-        else:
-            table = pq.read_table(path)
+        with local_copy(path) as local:
+            if path.suffix.lower() == ".csv":
+                table = pa_csv.read_csv(local, convert_options=pa_csv.ConvertOptions(column_types=columns))
+            else:
+                table = pq.read_table(local)
         missing = sorted(set(REQUIRED) - set(table.column_names))
         if missing:
             raise ValueError(f"{path}: columns {missing} are missing; it has {table.column_names}")
         columns = {name: kind for name, kind in columns.items() if name in table.column_names}
         return table.select(list(columns)).cast(pa.schema(list(columns.items())))
+    except UNREACHABLE:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table of sites (a CSV, or Parquet): {error}") from error
 
 
-def _check_values(table: pa.Table, path: Path) -> None:
+def _check_values(table: pa.Table, path: AnyPath) -> None:
     """Raise ValueError for a table without rows, for missing values, and for coordinates that are not degrees."""
     if not len(table):
         raise ValueError(f"{path} holds no sites")

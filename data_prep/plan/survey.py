@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from common.errors import portable_text
 from common.executors import map_local
 from common.notes import collected_notes, note
+from common.storage import AnyPath, relative_path
 from data_prep.archive.sample_files import is_file_collection, sample_files
 from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
@@ -55,7 +55,7 @@ class Surveyed:
 
 
 def survey(
-    archive: Path, scenes: Sequence[Scene], sensors: Mapping[str, Sensor], needs_location: bool, workers: int
+    archive: AnyPath, scenes: Sequence[Scene], sensors: Mapping[str, Sensor], needs_location: bool, workers: int
 ) -> Iterator[Surveyed | Rejection]:
     """Open the series of the sources in `sensors` in the order of scenes, then of sources by name, then of files.
 
@@ -76,7 +76,7 @@ def survey(
 class _Job:
     """A job of a worker: a scene, or some files of one of its sources, numbered from `first`."""
 
-    folder: Path
+    folder: AnyPath
     source: str | None = None
     first: int = 0
     files: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def _jobs(scenes: Sequence[Scene], sensors: Mapping[str, Sensor]) -> Iterator[_J
                     first += len(some)
 
 
-def _survey_job(archive: Path, sensors: Mapping[str, Sensor], needs_location: bool, job: _Job) -> list[Surveyed | Rejection]:
+def _survey_job(archive: AnyPath, sensors: Mapping[str, Sensor], needs_location: bool, job: _Job) -> list[Surveyed | Rejection]:
     """Open the series of one job in a worker."""
     scene = _SceneSurvey(archive, load_scene(job.folder), sensors, needs_location)
     if job.source is None:
@@ -108,10 +108,10 @@ def _survey_job(archive: Path, sensors: Mapping[str, Sensor], needs_location: bo
 class _SceneSurvey:
     """Opens the series of one scene. Reads legend and map once for all files of a collection."""
 
-    def __init__(self, archive: Path, scene: Scene, sensors: Mapping[str, Sensor], needs_location: bool) -> None:
+    def __init__(self, archive: AnyPath, scene: Scene, sensors: Mapping[str, Sensor], needs_location: bool) -> None:
         self.scene = scene
         self._sensors, self._needs_location = sensors, needs_location
-        self._folder = scene.folder.relative_to(archive).as_posix()
+        self._folder = relative_path(scene.folder, archive)
         self._sha256 = scene_file_sha256(scene)
         self._legend = None if scene.land_cover is None else load_legend(scene.land_cover.legend)
         self._map: LandCoverMap | None = None

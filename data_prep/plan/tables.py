@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from common.errors import UNREACHABLE
 from common.json_files import json_bytes
+from common.storage import AnyPath
 
 # A shard has some hundreds of samples. A row group holds many shards, so that columns compress well and the footer stays small.
 SAMPLES = pa.schema(
@@ -125,7 +128,7 @@ def _hash_column(column: pa.ChunkedArray, lengths: Any, values: Any) -> None:
         values.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
 
 
-def read_rows(path: Path, metadata: pq.FileMetaData, rows: np.ndarray) -> pa.Table:
+def read_rows(path: AnyPath, metadata: pq.FileMetaData, rows: np.ndarray) -> pa.Table:
     """Read the rows with the numbers `rows` (ascending) of a file that `TableWriter` wrote; reads only their row groups.
 
     Raises ValueError when the file is damaged or does not fit `metadata`, its footer.
@@ -133,13 +136,23 @@ def read_rows(path: Path, metadata: pq.FileMetaData, rows: np.ndarray) -> pa.Tab
     groups = np.unique(rows // GROUP_ROWS)
     positions = np.searchsorted(groups, rows // GROUP_ROWS) * GROUP_ROWS + rows % GROUP_ROWS
     try:
-        with pq.ParquetFile(path, metadata=metadata) as file:
+        with parquet_file(path, metadata) as file:
             return file.read_row_groups(groups.tolist()).take(positions)
+    except UNREACHABLE:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}; the plan is damaged: use a new output folder") from error
 
 
-def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+@contextmanager
+def parquet_file(path: AnyPath, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file at a path or URL, of which `metadata` may be known."""
+    with ExitStack() as stack:
+        source = path if isinstance(path, Path) else stack.enter_context(path.open("rb"))
+        yield stack.enter_context(pq.ParquetFile(source, metadata=metadata))
+
+
+def batches(path: AnyPath, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Read all rows of a file that `TableWriter` wrote, one row group at a time."""
-    with pq.ParquetFile(path) as file:
+    with parquet_file(path) as file:
         yield from file.iter_batches(batch_size=GROUP_ROWS, columns=columns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.patches import Patch
 
 from common.json_files import read_json
 from common.plot_style import INK, MUTED
+from common.storage import any_path
 from data_prep.archive.sensor import Sensor
 from data_prep.corpus.dataset import Corpus
 from data_prep.landcover.legend import Legend
@@ -168,7 +168,7 @@ def evenly_spread_samples(corpus: Corpus, source: str, split: str, count: int) -
     some = _spread([shard for shard in corpus.shards_of(source, split) if shard.samples], count)
     parts = np.diff(np.linspace(0, count, len(some) + 1).astype(int)).tolist()
     entries = [
-        _spread(sample_entries(read_json(shard.index), Path(corpus.folder)), part)
+        _spread(sample_entries(read_json(shard.index), any_path(corpus.folder)), part)
         for shard, part in zip(some, parts, strict=True)
     ]
     return [entry for of_shard in entries for entry in of_shard]

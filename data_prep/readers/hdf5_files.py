@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from common.storage import file_system, is_url
+from common.errors import is_infrastructure_error
+from common.storage import RemotePath, any_path
 
 
 def open_hdf5(path: str, storage_options: Mapping[str, Any] | None, stack: ExitStack) -> h5py.File:
     """Open an HDF5 file at a path or URL until `stack` is closed. Raises ValueError when it is missing or not HDF5."""
     try:
-        if is_url(path):
-            files, name = file_system(path, storage_options)
-            return stack.enter_context(h5py.File(stack.enter_context(files.open(name, "rb")), "r"))
-        return stack.enter_context(h5py.File(path, "r"))
+        place = any_path(path, storage_options)
+        file = place if isinstance(place, Path) else stack.enter_context(place.open("rb"))
+        return stack.enter_context(h5py.File(file, "r"))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except OSError as error:
-        if is_url(path) and error.errno is not None:  # the storage cannot be reached; errors of HDF5 itself have no number
+        if isinstance(place, RemotePath) and is_infrastructure_error(error):
             raise
         raise ValueError(f"{path}: no readable HDF5 or netCDF-4 file: {error}") from error
 
@@ -77,7 +78,7 @@ class WrittenParts:
             values = np.asarray(dataset[part])
             absent = self._absent
         except OSError as error:
-            if error.errno is not None:
+            if is_infrastructure_error(error):
                 raise
             raise ValueError(f"{dataset_name(dataset)}: cannot be read, it is damaged or cut off: {error}") from error
         if absent is not None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from common.storage import is_url
+from common.storage import AnyPath, joined
 from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
@@ -92,7 +91,7 @@ def open_reader(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Ser
         raise
 
 
-def _pop_paths(options: dict[str, Any], folder: Path, origin: str, several_allowed: bool) -> list[str]:
+def _pop_paths(options: dict[str, Any], folder: AnyPath, origin: str, several_allowed: bool) -> list[str]:
     """Remove `path` or `paths` from `options`; relative paths start at the folder of the scene, URLs stay as they are."""
     one, several = options.pop("path", None), options.pop("paths", None)
     found = [one] if isinstance(one, str) else several
@@ -100,7 +99,7 @@ def _pop_paths(options: dict[str, Any], folder: Path, origin: str, several_allow
         raise ValueError(f"{origin}: needs `path`" + (" or a list `paths`" if several_allowed else ""))
     if several is not None and not several_allowed:
         raise ValueError(f"{origin}: takes one `path`, not `paths`")
-    return [path if is_url(path) else str(folder / path) for path in map(str, found)]
+    return [str(joined(folder, path)) for path in map(str, found)]
 
 
 def _check_options(options: Mapping[str, Any], reader: Callable[..., SeriesReader], origin: str) -> None:

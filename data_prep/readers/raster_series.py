@@ -14,12 +14,13 @@ from rasterio.windows import Window
 
 from common.grid import Grid, nesting_factor, raster_grid
 from common.north_up import Flips, north_up
+from common.rasters import GDAL_SETTINGS
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_names import ImageFiles
-from data_prep.readers.folder import GDAL_SETTINGS, Folder
+from data_prep.readers.folder import Folder
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from common.retries import retried
-from common.storage import file_system
+from common.storage import RemotePath
 from data_prep.archive.stac_collections import NO_SIGNER
 
 RENEWED_BEFORE = timedelta(minutes=5)  # a token is renewed so long before it expires: a read may take minutes, clocks differ
-RETRIES = 5
 
 
 class Signer(Protocol):
@@ -55,15 +53,14 @@ class TokenSigner:
         source = self.token_url.format(**match.groupdict())
         token, expiry = self._tokens.get(source, ("", datetime.min.replace(tzinfo=UTC)))
         if datetime.now(UTC) + RENEWED_BEFORE > expiry:
-            token, expiry = self._tokens[source] = retried(lambda: _token_at(source), RETRIES)
+            token, expiry = self._tokens[source] = _token_at(source)
         return f"{url}{'&' if '?' in url else '?'}{token}"
 
 
 def _token_at(source: str) -> tuple[str, datetime]:
     """The token that a URL gives out, and when it expires."""
-    files, name = file_system(source, None)
     try:
-        values = json.loads(files.cat_file(name))
+        values = json.loads(RemotePath(source).read_bytes())
         return values["token"], datetime.fromisoformat(values["msft:expiry"])
     except FileNotFoundError as error:
         raise ValueError(f"{source}: no token there; the account and container are those in the URL of the file") from error

@@ -12,7 +12,6 @@ import zarr
 from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform
 from common.north_up import ReadWindow, north_up
 from common.notes import note
-from common.storage import file_system, is_url
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
@@ -22,6 +21,7 @@ from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.zarr_chunks import ChunkCheckingStore, with_fill_value
+from data_prep.readers.zarr_store import open_store
 
 DIMENSIONS = ("time", "band", "y", "x")
 ABSENT_QUALITY = ("unobserved", "fill_value")
@@ -76,13 +76,10 @@ class ZarrCube:
         self._path = path
         if absent_quality not in ABSENT_QUALITY:
             raise ValueError(f"{path}: absent_quality is {absent_quality!r}; expected one of {', '.join(ABSENT_QUALITY)}")
-        if is_url(path):
-            file_system(path, storage_options)  # its message for a wrong URL is clearer than that of Zarr
+        self._store = ChunkCheckingStore(open_store(path, storage_options))
         try:
             # A Zarr group unpickles only with an object codec, which is not used here; arrays of names are plain strings.
-            group = zarr.open_group(path, mode="r", storage_options=dict(storage_options or {}) if is_url(path) else None)
-            self._store = ChunkCheckingStore(group.store)
-            self._group = zarr.open_group(self._store, path=group.path, mode="r")
+            self._group = zarr.open_group(self._store, mode="r")
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
         except UNREADABLE_METADATA as error:

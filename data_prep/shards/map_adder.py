@@ -20,6 +20,7 @@ import numpy as np
 
 from common.json_files import read_json
 from common.retries import retried
+from common.storage import AnyPath, local_copy
 from data_prep.landcover.opening import open_land_cover
 from data_prep.landcover.sample_map import counts_and_map
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard
@@ -33,7 +34,9 @@ from data_prep.shards.tar_format import FAILED, LABEL, LAND_COVER_MAP, TarWriter
 _MEND = "run data_prep/verify.py on it"
 
 
-def add_maps_to_shard(archive: Path, former: Path, former_hash: str, output: Path, shard_id: int, retries: int = 3) -> int:
+def add_maps_to_shard(
+    archive: AnyPath, former: AnyPath, former_hash: str, output: AnyPath, shard_id: int, retries: int = 3
+) -> int:
     """Write shard number `shard_id` of the plan in `output` from that of the corpus `former`, unless it exists.
 
     `former_hash`: of the former plan. Returns the bytes of the tar. Raises ValueError when the former shard is missing or
@@ -43,7 +46,7 @@ def add_maps_to_shard(archive: Path, former: Path, former_hash: str, output: Pat
 
 
 def _write_tar(
-    archive: Path, former: Path, former_hash: str, retries: int, path: Path, plan: Plan, shard: PlannedShard
+    archive: AnyPath, former: AnyPath, former_hash: str, retries: int, path: Path, plan: Plan, shard: PlannedShard
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Write the tar; return the index, and the rows of the file of failures."""
     index_path, tar_path, failed = (former / f"{shard.name}{suffix}" for suffix in (".json", ".tar", FAILED))
@@ -54,7 +57,7 @@ def _write_tar(
         raise ValueError(f"{tar_path} is missing; {_MEND}")
     found = _land_cover(archive, plan, [planned[entry["key"]] for entry in index["samples"]], retries)
     entries = []
-    with path.open("wb") as file, tar_path.open("rb") as source:
+    with path.open("wb") as file, local_copy(tar_path) as local, local.open("rb") as source:
         tar = TarWriter(file)
         for entry, (counts, land_cover_map) in zip(index["samples"], found, strict=True):
             if counts.tolist() != entry["land_cover"]:
@@ -70,7 +73,7 @@ def _write_tar(
 
 
 def _land_cover(
-    archive: Path, plan: Plan, samples: Sequence[PlannedSample], retries: int
+    archive: AnyPath, plan: Plan, samples: Sequence[PlannedSample], retries: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read counts and map of each sample."""
     for planned, group in groupby(samples, key=lambda sample: sample.series):

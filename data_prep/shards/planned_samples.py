@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 
 from common.errors import is_infrastructure_error, portable_text, portable_traceback
 from common.retries import retried
+from common.storage import AnyPath
 from data_prep.archive.scene import Scene
 from data_prep.landcover.base import LandCoverReader, SampleWindow
 from data_prep.landcover.label_raster import LabelRaster
@@ -38,7 +38,7 @@ class Failure:
     traceback: list[str]
 
 
-def read_samples(archive: Path, plan: Plan, shard: PlannedShard, retries: int) -> Iterator[Sample | Rejection | Failure]:
+def read_samples(archive: AnyPath, plan: Plan, shard: PlannedShard, retries: int) -> Iterator[Sample | Rejection | Failure]:
     """Read the shard's samples from the archive, in order; yield a Rejection or Failure for those that are not written.
 
     Raises ValueError when the archive is no longer as it was planned, and errors of the infrastructure after `retries`.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.json_files import json_bytes
+from common.storage import AnyPath, read_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class SampleEntry:
     """A sample in a shard index: its key, tar, number of frames, members by name, legend and fine land-cover counts."""
 
     key: str
-    shard: Path
+    shard: AnyPath
     frames: int
     members: Mapping[str, Member]
     legend: str
     land_cover: tuple[int, ...]
 
 
-def sample_entries(index: Mapping[str, Any], folder: Path) -> list[SampleEntry]:
+def sample_entries(index: Mapping[str, Any], folder: AnyPath) -> list[SampleEntry]:
     """Return the entries of a shard index, one per sample, in the order of the tar."""
     shard = folder / index["shard"]
     return [
@@ -50,7 +50,7 @@ def sample_entries(index: Mapping[str, Any], folder: Path) -> list[SampleEntry]:
     ]
 
 
-def has_written_index(output: Path, name: str, plan_hash: str) -> bool:
+def has_written_index(output: AnyPath, name: str, plan_hash: str) -> bool:
     """Return True when the shard index of the shard `name` exists, belongs to the plan, and states the size of the tar.
 
     Canonical JSON sorts its keys, so that `bytes` and `plan` come first and the rest of the index need not be read.
@@ -58,8 +58,7 @@ def has_written_index(output: Path, name: str, plan_hash: str) -> bool:
     try:
         size = (output / f"{name}.tar").stat().st_size
         expected = json_bytes({"bytes": size, "plan": plan_hash}).removesuffix(b"}") + b","
-        with (output / f"{name}.json").open("rb") as index:
-            return index.read(len(expected)) == expected
+        return read_range(output / f"{name}.json", 0, len(expected)) == expected
     except FileNotFoundError:
         return False
 
@@ -67,8 +66,6 @@ def has_written_index(output: Path, name: str, plan_hash: str) -> bool:
 def read_array(entry: SampleEntry, name: str) -> np.ndarray:
     """Read one array of a sample from its tar, where its entry in the shard index says."""
     member = entry.members[name]
-    with entry.shard.open("rb") as tar:
-        tar.seek(member.offset)
-        content = tar.read(member.size)
+    content = read_range(entry.shard, member.offset, member.offset + member.size)
     array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     return array

@@ -22,6 +22,7 @@ from common.atomic_files import whole_file
 from common.checksums import checksum_of
 from common.errors import InfrastructureError
 from common.json_files import json_bytes
+from common.storage import AnyPath
 from data_prep.plan.plan import Plan, PlannedShard, Rejection, cached_plan
 from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.planned_samples import Failure, read_samples
@@ -30,7 +31,7 @@ from data_prep.shards.shard_index import has_written_index
 from data_prep.shards.tar_format import FAILED, INDEX_VERSION, TarWriter, tar_members
 
 
-def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) -> int:
+def write_shard(archive: AnyPath, output: AnyPath, shard_id: int, retries: int = 3) -> int:
     """Write shard number `shard_id` of the plan in `output`, unless it exists; return the bytes of its tar.
 
     Raises ValueError when the archive is no longer as it was planned, OSError when the archive still cannot be reached after
@@ -40,7 +41,7 @@ def write_shard(archive: Path, output: Path, shard_id: int, retries: int = 3) ->
 
 
 def write_once(
-    output: Path,
+    output: AnyPath,
     shard_id: int,
     write_tar: Callable[[Path, Plan, PlannedShard], tuple[dict[str, Any], list[dict[str, Any]]]],
 ) -> int:
@@ -65,7 +66,7 @@ def write_once(
 
 
 def _write_tar(
-    archive: Path, retries: int, path: Path, plan: Plan, shard: PlannedShard
+    archive: AnyPath, retries: int, path: Path, plan: Plan, shard: PlannedShard
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read the samples of a shard and write its tar; return the index, and the rows of the file of failures."""
     sensor = plan.sensors[shard.source]
@@ -116,7 +117,7 @@ def _add(tar: TarWriter, sample: Sample, bands: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _write_failures(path: Path, failures: Sequence[dict[str, Any]]) -> None:
+def _write_failures(path: AnyPath, failures: Sequence[dict[str, Any]]) -> None:
     """Write the file of failures, or remove it when there are none."""
     if failures:
         with whole_file(path) as temporary:

@@ -8,12 +8,12 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import rasterio
 from rasterio.windows import Window
 from tqdm import tqdm
 
 from common.crs import crs_text
 from common.grid import Grid
+from common.rasters import opened_raster
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.maps import Tile
 from data_prep.plan.splits import EARTH_RADIUS_KM
@@ -58,7 +58,7 @@ def read_map_pixels(tile: Tile, number: int, band: int, step: int, legend: Legen
     the raster holds codes that the legend does not have.
     """
     label_of = np.array([legend.classes.index(group) for group in legend.groups])
-    with rasterio.open(tile.path) as raster:
+    with opened_raster(tile.path) as raster:
         crs = crs_text(str(raster.crs), str(tile.path))
         grid = Grid(crs=crs, transform=raster.transform, height=raster.height, width=raster.width)
         for window in tqdm(list(_windows(raster)), desc=tile.path.name, unit="window"):

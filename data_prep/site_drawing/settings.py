@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.storage import AnyPath
 from data_prep.archive.scene import LandCover
 from data_prep.plan.splits import SplitConfig
 
@@ -30,7 +31,7 @@ class SiteSettings:
         seed: seed of the draw of the sites.
     """
 
-    land_cover: list[Path] | Path
+    land_cover: list[AnyPath] | AnyPath
     output: Path
     count: int
     legend: str = "glc_fcs30d"
@@ -52,7 +53,7 @@ class SiteSettings:
             raise ValueError(f"count and step must be at least 1 and min_distance_km at least 0; got {numbers}")
 
     @property
-    def rasters(self) -> tuple[Path, ...]:
+    def rasters(self) -> tuple[AnyPath, ...]:
         """The rasters of the map, and folders of rasters."""
         return tuple(self.land_cover) if isinstance(self.land_cover, list) else (self.land_cover,)
 

@@ -16,6 +16,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from common.storage import RemotePath
 from data_prep.archive.sensor import load_sensors
 from data_prep.archive.stac_collections import signer_of
 from data_prep.archive.stac_collections import stac_collections as known_collections
@@ -29,7 +30,7 @@ OFFSET_TEXTS = {
     "boa_offset_applied": "`earthsearch:boa_offset_applied` where it is true; else the baseline before 04.00, or you",
     "processing_baseline": "`s2:processing_baseline`",
 }
-_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", Any: "any"}
+_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", RemotePath: "URL", Any: "any"}
 
 
 def commands() -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.storage import AnyPath
 from finetune.comparison.encoders import PRETRAINED_KINDS, compared_encoders, encoder_kind
 
 
@@ -15,7 +16,7 @@ class CompareConfig:
 
     Attributes:
         tasks: tasks of finetune/tasks/, or paths of YAMLs like theirs.
-        data: as for finetune/run.py: scenes, HDF5 samples, shards with labels, or FILE.py:CLASS.
+        data: as for finetune/run.py: scenes, HDF5 samples or shards with labels, also at a URL; or FILE.py:CLASS.
         output: folder of all runs and of comparison.json, comparison.md, comparison.png, comparison_differences.png.
         checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen, linear_probe and lora.
         checkpoints: several of them by name, instead of --checkpoint, as in --checkpoints.map runs/map --checkpoints.fractions
@@ -35,7 +36,7 @@ class CompareConfig:
     """
 
     tasks: list[str]
-    data: Path
+    data: AnyPath
     output: Path
     checkpoint: Path | None = None
     checkpoints: dict[str, Path] | None = None

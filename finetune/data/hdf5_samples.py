@@ -13,12 +13,14 @@ published files do not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import h5py
 
+from common.storage import AnyPath
 from data_prep.readers.file_metadata import decode_days
+from data_prep.readers.hdf5_files import open_hdf5
 
 PUBLISHED_NAMES = {"sentinel2": ("S2",), "landsat": ("Landsat", "HLSL30"), "modis": ("Modis", "MODIS")}
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # by split
@@ -26,7 +28,7 @@ LIST_FOLDERS = ("", "data_lists", "data_list")
 SAMPLE_FOLDER = "h5_samples"
 
 
-def list_folder(folder: Path) -> Path | None:
+def list_folder(folder: AnyPath) -> AnyPath | None:
     """The folder, `folder` or one in it, that holds at least one of the lists of HDF5 samples; None if there is no list."""
     candidates = (folder / name for name in LIST_FOLDERS)
     return next((found for found in candidates if any((found / name).is_file() for name in LISTS.values())), None)
@@ -39,7 +41,7 @@ class Hdf5Samples:
     files that are missing or not HDF5.
     """
 
-    def __init__(self, folder: Path, split: str, sources: Sequence[str]) -> None:
+    def __init__(self, folder: AnyPath, split: str, sources: Sequence[str]) -> None:
         lists = list_folder(folder)
         path = (lists or folder) / LISTS[split]
         if not path.is_file():
@@ -53,7 +55,8 @@ class Hdf5Samples:
         sample_folder = folder / SAMPLE_FOLDER if (folder / SAMPLE_FOLDER).is_dir() else folder
         self.names, self.sources = names, tuple(sources)
         self.files = [sample_folder / f"{name}.h5" for name in names]
-        missing = [str(file) for file in self.files if not file.is_file()]
+        held = {path.name for path in sample_folder.iterdir()}
+        missing = [str(file) for file in self.files if file.name not in held]
         if missing:
             raise ValueError(f"list {path} names {len(missing)} samples without a file, first {missing[0]}")
 
@@ -62,10 +65,7 @@ class Hdf5Samples:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        try:
-            file = h5py.File(path)  # stays open as long as one of its datasets is in use
-        except OSError as error:
-            raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
+        file = open_hdf5(str(path), None, ExitStack())  # stays open as long as one of its datasets is in use
         data = {source: found for source in self.sources if (found := _dataset(file, source)) is not None}
         item: dict[str, Any] = {"file_name": self.names[index], "data": data or {name: file[name] for name in file}}
         if "label" not in file:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from common.grid import SAME_SIZE
+from common.storage import AnyPath
 from data_prep.archive.footprints import LEAST_SHARE, Footprints, overlap_text
 from data_prep.archive.scene import SPLITS, Scene, find_scenes
 from data_prep.archive.sensor import Sensor, load_sensors
@@ -97,7 +97,7 @@ class SceneData:
     Raises ValueError if a split is empty.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._scenes = scenes_by_split(folder)
         self.sensors = load_sensors(folder / "sources")
 
@@ -113,7 +113,7 @@ class SceneData:
         return LabelledScenes([SceneSeries(scene, task, self.sensors, year=year) for scene in self._scenes["test"]])
 
 
-def scenes_by_split(folder: Path) -> dict[str, list[Scene]]:
+def scenes_by_split(folder: AnyPath) -> dict[str, list[Scene]]:
     """The scenes of each split. Raises ValueError if a split is empty."""
     scenes = find_scenes(folder)
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}

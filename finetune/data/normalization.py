@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from common.errors import UNREACHABLE
+from common.storage import AnyPath, any_path
 from data_prep.archive.sensor import Sensor
 
 # "mean" and "std" of each band of a source, and perhaps the limits "low" and "high", in stored numbers.
@@ -37,13 +38,13 @@ def choose_normalization(
     if choice == CHECKPOINT:
         known = of_checkpoint or {}
     elif choice != TASK:
-        known = read_band_statistics(Path(choice), sensors)
+        known = read_band_statistics(any_path(choice), sensors)
     origin = "the checkpoint" if choice == CHECKPOINT else choice
     statistics = {source: known.get(source) or of_training_windows(source) for source in sensors}
     return statistics, {source: origin if known.get(source) else "the training windows" for source in sensors}
 
 
-def read_band_statistics(path: Path, sensors: Mapping[str, Sensor]) -> dict[str, BandStatistics]:
+def read_band_statistics(path: AnyPath, sensors: Mapping[str, Sensor]) -> dict[str, BandStatistics]:
     """Band statistics of each source in a JSON file {source: {"mean": [...], "std": [...]}}, or in a corpus' dataset.json.
 
     A source may also have the limits "low" and "high", beyond which numbers count as these.
@@ -67,10 +68,12 @@ def read_band_statistics(path: Path, sensors: Mapping[str, Sensor]) -> dict[str,
     return found
 
 
-def read_json_file(path: Path) -> Any:
+def read_json_file(path: AnyPath) -> Any:
     """Content of the file of `--normalization`. Raises ValueError when it cannot be read."""
     try:
         return json.loads(path.read_text())
+    except UNREACHABLE:
+        raise
     except (OSError, ValueError) as error:
         raise ValueError(f"--normalization {path} is no readable JSON ({error}); expected checkpoint, task or a file") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.storage import AnyPath, RemotePath, listed
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import DATASET, load_corpus
 from finetune.data.hdf5_samples import LISTS, SAMPLE_FOLDER, Hdf5Samples, list_folder
@@ -12,10 +13,10 @@ from finetune.data.own_dataset import own_dataset
 from finetune.data.shard_samples import ShardSamples
 
 
-def open_data(data: Path) -> LabelledData:
-    """Open labelled data in any of these forms:
+def open_data(data: AnyPath) -> LabelledData:
+    """Open labelled data, a path or URL, in any of these forms:
 
-        FILE.py:CLASS                                  a dataset of your own: CLASS(split) for train, validation and test
+        FILE.py:CLASS                                  a dataset of your own: CLASS(split) for train, validation and test; a path
         a folder with dataset.json                     shards with labels (`shard.py --label.SOURCE NAME`)
         a folder with train.txt, or data_lists/        HDF5 samples in the published layout
         any other folder                               scenes
@@ -26,12 +27,14 @@ def open_data(data: Path) -> LabelledData:
         raise ValueError(f"--data {data} names a file; name the class in it, too: {data}:CLASS")
     file, _, name = str(data).rpartition(":")
     if file.endswith(".py"):
+        if isinstance(data, RemotePath):
+            raise ValueError(f"--data {data}: code is loaded from files on this machine only; copy it")
         return SampleData(own_dataset(Path(file), name), load_sensors(Path(file).parent / "sources"))
     if (data / DATASET).is_file():
         corpus = load_corpus(data)
         return SampleData(lambda split, task: ShardSamples(corpus, split, task), corpus.sensors)
     if list_folder(data) is not None:
         return SampleData(lambda split, task: Hdf5Samples(data, split, task.sources), load_sensors(data / "sources"))
-    if (data / SAMPLE_FOLDER).is_dir() or next(data.glob("*.h5"), None) is not None:
+    if (data / SAMPLE_FOLDER).is_dir() or listed(data, "*.h5"):
         raise ValueError(f"{data} holds HDF5 samples and none of the lists {', '.join(LISTS.values())}, one name per line")
     return SceneData(data)

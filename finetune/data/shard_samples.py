@@ -6,12 +6,13 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.storage import is_url
+from common.storage import AnyPath, RemotePath, read_range
 from data_prep.archive.scene import Label
 from data_prep.corpus.dataset import Corpus
 from data_prep.shards.shard_index import Member, SampleEntry
@@ -20,16 +21,14 @@ from finetune.task import Task
 
 
 class ShardSamples:
-    """The samples of one split of a corpus on this machine; `finetune/data/labelled_sample.py` says what an item holds.
+    """The samples of one split of a corpus; `finetune/data/labelled_sample.py` says what an item holds.
 
     A sample in a shard has one source, so a task with several sources needs `missing_sources: allow`. Pixels are memory-mapped
-    and read only when they are sliced; all other members are compared with their sha256. Raises ValueError if the corpus is not
-    on this machine, lacks a label for a source of the task, or has no sample in the split.
+    and read only when they are sliced; all other members are compared with their sha256. Of a corpus at a URL, all of a sample is
+    fetched and compared. Raises ValueError if the corpus lacks a label for a source of the task, or has no sample in the split.
     """
 
     def __init__(self, corpus: Corpus, split: str, task: Task) -> None:
-        if is_url(corpus.folder):
-            raise ValueError(f"the corpus is at {corpus.folder}; fine-tuning reads shards on this machine only: copy it")
         present = [source for source in task.sources if (source, split) in corpus.splits]
         unlabelled = [source for source in present if source not in corpus.labels]
         if unlabelled:
@@ -53,30 +52,46 @@ class ShardSamples:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         source, entry = self._entries[index]
-        dates, codes, valid = (np.load(_verified(entry, name), allow_pickle=False) for name in ("dates.npy", LABEL, "valid.npy"))
-        metadata = json.load(_verified(entry, "json"))
+        names = ["dates.npy", LABEL, "valid.npy", "json"]
+        if isinstance(entry.shard, Path):
+            members = {name: _verified(entry, name, _content(entry.shard, entry.members[name])) for name in names}
+            pixels = _mapped(entry.shard, entry.members["pixels.npy"])
+        else:
+            members = _fetched(entry.shard, entry, [*names, "pixels.npy"])
+            pixels = np.load(members["pixels.npy"], allow_pickle=False)
+        dates, codes, valid = (np.load(members[name], allow_pickle=False) for name in names[:3])
+        metadata = json.load(members["json"])
         legend = self._corpus.labels[source]
         label = Label(path=entry.shard / f"{entry.key}.{LABEL}", classes=legend.classes, nodata=legend.nodata)
         return {
             "file_name": entry.key,
             "scene": metadata["scene"],
             "pixel": math.hypot(metadata["transform"][0], metadata["transform"][3]),
-            "data": {source: _mapped(entry.shard, entry.members["pixels.npy"])},
+            "data": {source: pixels},
             "valid": {source: valid},
             "dates": {source: dates},
             "label": self._task.class_indices(codes, label),
         }
 
 
-def _verified(entry: SampleEntry, name: str) -> io.BytesIO:
+def _content(shard: AnyPath, member: Member) -> bytes:
+    return read_range(shard, member.offset, member.offset + member.size)
+
+
+def _verified(entry: SampleEntry, name: str, content: bytes) -> io.BytesIO:
     """The bytes of a member. Raises ValueError if their sha256 differs from the one in the index."""
-    member = entry.members[name]
-    with entry.shard.open("rb") as shard:
-        shard.seek(member.offset)
-        content = shard.read(member.size)
-    if hashlib.sha256(content).hexdigest() != member.sha256:
+    if hashlib.sha256(content).hexdigest() != entry.members[name].sha256:
         raise ValueError(f"{entry.shard}: {entry.key}.{name} is not as it was written; run data_prep/verify.py")
     return io.BytesIO(content)
+
+
+def _fetched(shard: RemotePath, entry: SampleEntry, names: Sequence[str]) -> dict[str, io.BytesIO]:
+    """The bytes of some members, fetched by one request: the members of a sample lie together."""
+    members = [entry.members[name] for name in names]
+    first, last = min(member.offset for member in members), max(member.offset + member.size for member in members)
+    content = shard.read_range(first, last)
+    parts = (content[member.offset - first :][: member.size] for member in members)
+    return {name: _verified(entry, name, part) for name, part in zip(names, parts, strict=True)}
 
 
 def _mapped(shard: Path, member: Member) -> np.ndarray:

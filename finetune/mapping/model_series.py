@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from common.storage import AnyPath
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
 from finetune.model.recipe import Recipe
 
 
-def series_for_model(recipe: Recipe, scene: Path, year: int | None) -> SceneSeries:
+def series_for_model(recipe: Recipe, scene: AnyPath, year: int | None) -> SceneSeries:
     """The series of the scene in a folder, on the grid and with the sources of the model.
 
     Raises ValueError if a source has other bands than in training.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from common.executors import open_executor
+from common.storage import AnyPath
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.model_series import series_for_model
@@ -67,7 +68,7 @@ class BlockJob:
     """
 
     model: Path
-    scene: Path
+    scene: AnyPath
     year: int
     device: str
     missing_sources: str

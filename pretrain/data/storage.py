@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from fsspec.utils import merge_offset_ranges
 
 from common.atomic_files import TEMPORARY
+from common.byte_ranges import fetch_ranges
 from common.errors import is_transient
 from common.retries import retried
 from common.storage import is_url
-from pretrain.data.byte_ranges import RETRIES, fetch_ranges
 
 _MAX_OPEN_SHARDS = 512  # half of the usual limit of 1,024 open files a process
 # Unneeded bytes that are read to save a request: as many as a connection carries (about 40 MB/s from an object store) in the time
@@ -72,7 +72,7 @@ class OpenShard:
 
     def __init__(self, path: str | Path, first: int = 0, name: str | None = None) -> None:
         self._path, self._first, self.name = path, first, name or str(path)
-        self.fd = retried(self._open, RETRIES)
+        self.fd = retried(self._open)
         self.file = None if first else self.fd
 
     def _open(self) -> int:
@@ -90,7 +90,7 @@ class OpenShard:
         except OSError as error:
             if not is_transient(error):
                 raise
-            retried(lambda: self._fill_anew(buffer, offset), RETRIES)
+            retried(lambda: self._fill_anew(buffer, offset))
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
         while buffer:

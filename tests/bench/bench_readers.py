@@ -32,7 +32,7 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
-from data_prep.readers.folder import GDAL_SETTINGS  # noqa: E402
+from common.rasters import GDAL_SETTINGS  # noqa: E402
 from data_prep.readers.opening import open_reader  # noqa: E402
 from tests.support.archives import BAND_METRES, mcd43a4_name, safe_metadata, write_mcd43a4, write_safe  # noqa: E402
 from tests.support.series import CRS, SENSORS, coarse, scene, write_raster  # noqa: E402

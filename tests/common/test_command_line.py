@@ -47,10 +47,6 @@ def test_dashes_and_lone_booleans_say_the_same(written: list[str], underscores: 
 
 
 WRITING_COMMANDS = {
-    "data_prep.shard": ["--input", "scenes"],
-    "data_prep.add_maps": ["--input", "scenes", "--corpus", "former"],
-    "data_prep.describe": ["corpus"],
-    "data_prep.quicklook": ["corpus"],
     "data_prep.simulate": [],
     "data_prep.draw_sites": ["--land_cover", "tiles", "--count", "3"],
     "data_prep.fetch_real": [],
@@ -74,6 +70,35 @@ def test_no_command_writes_to_a_local_folder_named_like_a_url(
     assert capsys.readouterr().err == (
         "command.py: error: output: s3://bucket/results.parquet is a URL; expected a path on this machine: copy to it what is "
         "to be read, or write to it and copy the result\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("protocol", ["https", "sftp"])
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("data_prep.shard", ["--input", "scenes"]),
+        ("data_prep.add_maps", ["--input", "scenes", "--corpus", "former"]),
+        ("data_prep.describe", ["corpus"]),
+        ("data_prep.quicklook", ["corpus"]),
+    ],
+)
+def test_what_cannot_be_written_whole_is_refused_before_anything_is_made(
+    command: str,
+    given: list[str],
+    protocol: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command.py", *given, "--output", f"{protocol}://server/samples.png"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(command).main()
+    assert ended.value.code == USER_ERROR
+    assert capsys.readouterr().err.startswith(
+        f"error: {protocol}://server/samples.png cannot be written to; expected a path on this machine, or a URL of abfs://, "
     )
     assert not list(tmp_path.iterdir())
 

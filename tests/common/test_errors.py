@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from common.errors import is_transient
+from common.errors import http_status, is_infrastructure_error, is_refused, is_transient
 
 
 class ServerDisconnectedError(Exception):
@@ -34,3 +34,55 @@ def test_whether_an_error_passes(error: Exception, passing: bool) -> None:
     wrapped = ValueError("cannot be read")
     wrapped.__cause__ = error
     assert is_transient(wrapped) is passing
+
+
+def of_library(library: str, name: str, **attributes: object) -> Exception:
+    """An exception as a network library has it."""
+    error: Exception = type(name, (Exception,), {"__module__": f"{library}.exceptions"})("text")
+    vars(error).update(attributes)
+    return error
+
+
+def client_error(status: int, code: str) -> Exception:
+    """What botocore makes of an answer."""
+    return of_library(
+        "botocore", "ClientError", response={"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (of_library("botocore", "NoCredentialsError"), "refused"),
+        (of_library("botocore", "CredentialRetrievalError"), "refused"),
+        (of_library("botocore", "TokenRetrievalError"), "refused"),
+        (client_error(403, "AccessDenied"), "refused"),
+        (client_error(400, "400"), "refused"),  # of a HEAD request with an expired token
+        (client_error(400, "InvalidArgument"), "other"),
+        (client_error(503, "SlowDown"), "transient"),
+        (of_library("botocore", "EndpointConnectionError"), "transient"),
+        (of_library("botocore", "ReadTimeoutError"), "transient"),
+        (of_library("botocore", "NoRegionError"), "other"),
+        (of_library("aiohttp", "ClientResponseError", status=401), "refused"),
+        (of_library("aiohttp", "ClientResponseError", status=502), "transient"),
+        (of_library("aiohttp", "ClientResponseError", status=416), "other"),
+        (of_library("aiohttp", "ClientPayloadError"), "transient"),
+        (of_library("aiohttp", "InvalidURL"), "other"),
+        (of_library("gcsfs", "HttpError", code="429"), "transient"),
+        (of_library("azure", "ClientAuthenticationError", status_code=403), "refused"),
+        (of_library("azure", "ServiceRequestError"), "transient"),
+        (of_library("google", "DefaultCredentialsError"), "refused"),
+        (PermissionError("Forbidden"), "refused"),  # as s3fs has it
+        (OSError("Forbidden: https://storage.googleapis.com/x"), "refused"),  # as gcsfs has it
+    ],
+)
+def test_what_network_libraries_say(error: Exception, kind: str) -> None:
+    assert (is_refused(error), is_transient(error)) == (kind == "refused", kind == "transient")
+    translated = OSError(errno.EINVAL, "Bad Request")  # by s3fs
+    translated.__cause__ = error
+    assert (is_refused(translated), is_transient(translated)) == (kind == "refused", kind == "transient")
+    assert http_status(translated) == http_status(error)
+
+
+def test_a_refusal_is_no_damaged_sample() -> None:
+    assert is_infrastructure_error(PermissionError("Forbidden"))

@@ -183,7 +183,7 @@ def no_raster(scenes: Path) -> dict[str, str]:
         (other_codes, "of scene b has the codes .*; that of a .* samples of one corpus need the same"),
         (other_place, r"label crop_type: its pixels \(.* of 30 from \(500050, .* are not those of the images \(.* from \(500040"),
         (other_pixels, r"its pixels \(240 x 240 px of 10 from .* labels are not resampled"),
-        (no_raster, "crop_type.tif cannot be read"),
+        (no_raster, "crop_type.tif: cannot be read"),
         (lambda _: {"modis": "crop_type"}, r"--label names the sources \['modis'\]; this corpus has \['landsat'\]"),
     ],
 )

@@ -28,6 +28,7 @@ import finetune.predict as predict_module
 from common.command_line import run_command
 from common.exit_codes import INFRASTRUCTURE, STOPPED, USER_ERROR
 from common.run_lock import RunLock
+from common.storage import any_path
 from finetune.mapping import cog
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import NO_DATA, count_classes
@@ -36,6 +37,7 @@ from finetune.predict import predict
 from tests.support.launching import ROOT, wait_for
 from tests.support.rice_scenes import write_rice_scene
 from tests.support.stand_in_models import random_mapper
+from tests.support.web_server import web_server
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PREDICT_BLOCK = BlockPredictor.predict
@@ -73,6 +75,17 @@ def same_files(one: Path, other: Path) -> bool:
     assert names == ["map.png", "map.tif", "map.tif.aux.xml", "map_probabilities.tif"]
     assert sorted(os.listdir(other.parent)) == names
     return all((one.parent / name).read_bytes() == (other.parent / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_map_of_a_scene_at_a_url(
+    scene: Path, models: tuple[Path, Path], undisturbed: Path, tmp_path: Path, workers: int
+) -> None:
+    with web_server() as serve:
+        place = any_path(f"{serve(scene.parent, lambda _: None)}/{scene.name}")
+        options: dict[str, Any] = {"block_px": 48, "probabilities": True, "workers": workers}
+        predict(model=models[0], input=place, output=tmp_path / "map.tif", **options)
+    assert same_files(tmp_path / "map.tif", undisturbed)
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

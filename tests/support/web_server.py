@@ -12,6 +12,13 @@ from typing import Any
 from aiohttp import web
 
 
+def _list_of(folder: Path) -> web.Response:
+    """A page with a link to each file and folder, as most web servers have it: links to folders end with a slash."""
+    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    links = "".join(f'<a href="{name}">{name}</a>' for name in ("../", *names))
+    return web.Response(text=f'<html><a href="?C=N;O=D">Name</a>{links}</html>', content_type="text/html")
+
+
 @contextmanager
 def web_server() -> Iterator[Callable[..., str]]:
     """A function that serves a folder and returns its URL.
@@ -31,7 +38,8 @@ def web_server() -> Iterator[Callable[..., str]]:
         @web.middleware
         async def answer(request: web.Request, handler: Any) -> Any:
             before(request)
-            return await handler(request)
+            path = folder / request.path.lstrip("/")
+            return _list_of(path) if path.is_dir() else await handler(request)
 
         app = web.Application(middlewares=[answer])
         app.add_routes(routes)

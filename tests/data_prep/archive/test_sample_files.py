@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ import pytest
 import webdataset
 import yaml
 
+from common.storage import RemotePath
 from data_prep.archive.sample_files import sample_files
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
@@ -25,6 +28,7 @@ from data_prep.plan.plan import Plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SpatialBlocks
 from data_prep.shards.shard_writer import write_shard
+from tests.support.web_server import web_server
 
 SENSORS = load_sensors()
 SIDES = {"sentinel2": 12, "modis": 4}
@@ -71,6 +75,13 @@ def archive(tmp_path: Path) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
     return tmp_path, arrays
 
 
+@pytest.fixture
+def web() -> Iterator[Callable[[Path], str]]:
+    """A function that serves a folder and returns its URL."""
+    with web_server() as serve:
+        yield lambda folder: serve(folder, lambda _: None)
+
+
 def planned(folder: Path, **changes: Any) -> Plan:
     settings = PlanSettings(**{"chip_px": SIDES, "shard_mb": 0.2, **changes})
     return make_plan(folder / "scenes", folder / "corpus", settings)
@@ -107,6 +118,23 @@ def test_each_file_is_a_sample_of_each_source(archive: tuple[Path, dict[str, dic
     assert [sample.series.file for shard in plan.shards() for sample in shard.samples if shard.source == "modis"] == [
         f"samples/{file}" for file in GOOD
     ]
+
+
+def test_a_folder_of_samples_at_a_url_gives_the_same_shards(archive: tuple[Path, Any], web: Callable[[Path], str]) -> None:
+    folder, _ = archive
+    plan = planned(folder)
+    write_all(folder, plan)
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{folder}/scenes/", "/bucket/scenes/", recursive=True)
+    for number, place in enumerate(("memory://bucket/scenes", f"{web(folder)}/scenes")):
+        output, scenes = folder / f"corpus{number}", RemotePath(place)
+        assert make_plan(scenes, output, PlanSettings(chip_px=SIDES, shard_mb=0.2)).hash == plan.hash
+        for shard, name in enumerate(plan.names):
+            write_shard(scenes, output, shard)
+            for suffix in (".tar", ".json"):
+                assert (output / f"{name}{suffix}").read_bytes() == (folder / "corpus" / f"{name}{suffix}").read_bytes()
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
 
 
 def test_a_list_of_files_keeps_its_order(archive: tuple[Path, Any]) -> None:

@@ -123,7 +123,7 @@ def all_ones(folder: Path) -> None:
         (empty_list, r"list .*test.txt names no sample"),
         (repeated_name, r"list .*train.txt names s0 more than once"),
         (missing_file, r"list .*train.txt names 1 samples without a file, first .*nowhere.h5"),
-        (no_hdf5, r"s0.h5 is not a readable HDF5 file"),
+        (no_hdf5, r"s0.h5: no readable HDF5"),
         (no_label, r"s1.h5 has no dataset label \(H, W\); it holds \['Landsat', 'Modis'\]"),
         (other_source, r"s1: has no modis, which the task needs; it has landsat; .* --missing_sources allow"),
         (all_ones, r"hold no pixel of class other"),

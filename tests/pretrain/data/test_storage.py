@@ -15,6 +15,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
+from common.errors import InfrastructureError, RefusedError
 from data_prep.corpus.dataset import Corpus, load_corpus
 from pretrain.data import reader as sample_reader
 from pretrain.data import storage as shard_storage
@@ -160,11 +161,11 @@ def test_what_fails_is_asked_for_again(folder: Path, cached: bool, tmp_path: Pat
     assert len(calls.together) == 2
     assert calls.together[1] == 3  # only what failed
     calls.failures = [PermissionError(13, "not yours")]
-    with pytest.raises(PermissionError):
+    with pytest.raises(RefusedError, match=r"memory://published/\w+-train-000000\.tar: reading is refused: .*not yours; are th"):
         Stream(corpus, "train", config()).batch(0)
     assert not calls.failures
     calls.failures = [ConnectionResetError(104, "reset") for _ in range(10_000)]
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(InfrastructureError, match=r"memory://published/\w+-train-000000\.tar: reading failed, 7 tries in 0 s"):
         Stream(corpus, "train", config(skip_damaged=100)).batch(0)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.data.byte_ranges import fetch_ranges
+from common.byte_ranges import fetch_ranges
 
 
 def test_a_server_without_byte_ranges_is_named(tmp_path: Path) -> None:
