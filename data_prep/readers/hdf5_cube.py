@@ -16,12 +16,13 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_days, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.resampling import check_resampling, read_nested
+from data_prep.readers.same_day import ImageDays
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Hdf5Cube:
         variables: variable of each band of the sensor, `{B02: B2, B8A: B8A, ...}`.
         reflectance, dates: names of the datasets of a stacked file. Without a dataset `dates`, `time` is used.
         quality: name of the quality dataset; by default that of the sensor's quality layer.
+        same_day: what is done where several images are of one day: `mosaic` (default) takes at each pixel the first clear
+            observation; `error` raises an error.
         bands, crs: band names and coordinate reference system, for files that do not state them.
         resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default; it keeps the measured numbers)
             or `bilinear`. Quality is always resampled with nearest neighbours.
@@ -111,6 +114,7 @@ class Hdf5Cube:
         reflectance: str = "reflectance",
         quality: str | None = None,
         dates: str = "dates",
+        same_day: str = "mosaic",
         bands: Sequence[str] | None = None,
         crs: str | int | None = None,
         resampling: str = "nearest",
@@ -129,7 +133,9 @@ class Hdf5Cube:
             for path in paths:
                 self._files.append(open_hdf5(path, storage_options, self._stack))
             self._set_up(variables, reflectance, quality or sensor.quality.name, bands)
-            self._offsets = self._offsets_of_layers(stated_offsets(offset, sensor, self.dates, self._origin))
+            self._days = ImageDays(self._image_dates(), same_day, self._origin)
+            self.dates = self._days.dates
+            self._offsets = self._offsets_of_layers(stated_offsets(offset, sensor, self._days.image_dates, self._origin))
         except BaseException:
             self.__exit__()
             raise
@@ -137,11 +143,11 @@ class Hdf5Cube:
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        window = row, col, height, width
-        parts = [layer.read(window, times, self._bilinear_nodata) for layer in self._layers]
-        quality = self._quality.read(window, times)[:, 0]
+        window, images = (row, col, height, width), self._days.images(times)
+        parts = [layer.read(window, images, self._bilinear_nodata) for layer in self._layers]
+        quality = self._quality.read(window, images)[:, 0]
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, quality, self._days.image_dates[images], self.sensor, self._offsets[images])
 
     def __enter__(self) -> Self:
         return self
@@ -178,13 +184,6 @@ class Hdf5Cube:
         *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
         rows, cols = np.max([layer.chunk for layer in self._layers], axis=0).tolist()
         self.chunk = min(rows, self.grid.height), min(cols, self.grid.width)
-        all_dates = [self._dates(layer.dataset) for layer in layers]
-        self.dates = all_dates[0]
-        for layer, found in zip(layers, all_dates, strict=True):
-            if not np.array_equal(found, self.dates):
-                raise ValueError(
-                    f"{dataset_name(layer.dataset)}: its dates differ from those of {dataset_name(layers[0].dataset)}"
-                )
 
     def _reflectance_layer(self, dataset: h5py.Dataset, channels: list[int] | None = None) -> _Layer:
         origin = dataset_name(dataset)
@@ -198,9 +197,9 @@ class Hdf5Cube:
         return _Layer(WrittenParts(dataset, unobserved_code(dataset.dtype, self.sensor.quality, origin)), grid, flips)
 
     def _offsets_of_layers(self, stated: np.ndarray | None) -> np.ndarray:
-        """Offsets (T, 1) of a stacked file, or (T, C) of variables, each of which may state its own."""
+        """Offsets (N, 1) of a stacked file, or (N, C) of variables, each of which may state its own."""
         columns = [
-            offsets_in_effect(stated, layer.offset, self.sensor, self.dates, dataset_name(layer.dataset))
+            offsets_in_effect(stated, layer.offset, self.sensor, self._days.image_dates, dataset_name(layer.dataset))
             for layer in self._layers
         ]
         return np.stack(columns, axis=1)
@@ -223,12 +222,23 @@ class Hdf5Cube:
     def _placed(self, dataset: h5py.Dataset) -> tuple[Grid, Flips]:
         return north_up(stored_grid(dataset, self._crs))
 
+    def _image_dates(self) -> np.ndarray:
+        """The dates of the images, in which all layers agree."""
+        layers = [*self._layers, self._quality]
+        dates = self._dates(layers[0].dataset)
+        for layer in layers[1:]:
+            if not np.array_equal(self._dates(layer.dataset), dates):
+                raise ValueError(
+                    f"{dataset_name(layer.dataset)}: its dates differ from those of {dataset_name(layers[0].dataset)}"
+                )
+        return dates
+
     def _dates(self, dataset: h5py.Dataset) -> np.ndarray:
         name = next((name for name in (self._time_name, "time") if name in dataset.file), None)
         if name is None:
             raise ValueError(f"{dataset.file.filename}: a series without time: no dataset {self._time_name!r} nor 'time'")
         axis = dataset.file[name]
-        dates = decode_dates(axis[:], dict(axis.attrs), dataset_name(axis))
+        dates = decode_days(axis[:], dict(axis.attrs), dataset_name(axis))
         if len(dates) != dataset.shape[0]:
             raise ValueError(f"{dataset_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
         return dates

@@ -27,6 +27,7 @@ from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.raster_masks import RasterMask
 from data_prep.readers.resampling import check_resampling, read_nested
+from data_prep.readers.same_day import ImageDays
 
 MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
 
@@ -60,8 +61,8 @@ class RasterSeries:
     Args:
         folder: folder of the files.
         sensor: meaning of the numbers.
-        images: one per date, in ascending order.
-        offsets: (T,) or (T, C), added to the stored numbers. None: each file states its own.
+        images: N images in the order of dates; those of one day become one by `mosaicked`, which prefers the first.
+        offsets: (N,) or (N, C), added to the stored numbers. None: each file states its own.
         resampling: how coarser reflectance is resampled to the finest grid, `nearest` or `bilinear`; quality is always
             resampled with nearest neighbours. `nearest` is the default, since it keeps the measured numbers, does not spread
             clouds to clear neighbours, and is how most published series resample bands of 20 m to 10 m.
@@ -77,7 +78,8 @@ class RasterSeries:
     ) -> None:
         check_resampling(resampling, str(folder))
         self.sensor = sensor
-        self.dates = np.array([image.date for image in images], dtype="datetime64[D]")
+        self._days = ImageDays(np.array([image.image.date for image in images], dtype="datetime64[D]"))
+        self.dates = self._days.dates
         self._folder, self._images = folder, images
         self._offsets = None if offsets is None else np.broadcast_to(offsets.T, (len(sensor.bands), len(images))).T
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
@@ -107,7 +109,7 @@ class RasterSeries:
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        chosen = np.arange(len(self.dates))[times]
+        chosen = np.arange(len(self._images))[self._days.images(times)]
         if not len(chosen):
             raise ValueError(f"{self._folder}: no dates chosen to read")
         window = row, col, height, width
@@ -115,13 +117,13 @@ class RasterSeries:
         offsets = np.empty(pixels.shape[:2], dtype=np.int64)
         codes = []
         with rasterio.Env(**GDAL_SETTINGS):
-            for frame, time in enumerate(chosen):
-                image = self._images[time]
+            for frame, number in enumerate(chosen):
+                image = self._images[number]
                 for channel, file in enumerate(image.bands):
                     pixels[frame, channel] = self._read(file, window, self._bilinear_nodata)
-                    offsets[frame, channel] = self._offset(time, channel, file)
+                    offsets[frame, channel] = self._offset(number, channel, file)
                 codes.append(self.sensor.quality.worst([self._read(file, window, None) for file in image.quality]))
-        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, offsets)
+        return harmonised_series(pixels, np.stack(codes), self._days.image_dates[chosen], self.sensor, offsets)
 
     def __enter__(self) -> Self:
         return self
@@ -146,9 +148,9 @@ class RasterSeries:
         read = opened.flips.reader(stored, opened.grid.shape)
         return read_nested(read, opened.grid, opened.factor, window, bilinear_nodata)
 
-    def _offset(self, time: int, channel: int, file: str) -> int:
-        """The offset of a band at a date. Raises ValueError when it is not known, or the file states another."""
-        stated = None if self._offsets is None else int(self._offsets[time, channel])
+    def _offset(self, number: int, channel: int, file: str) -> int:
+        """The offset of a band of an image. Raises ValueError when it is not known, or the file states another."""
+        stated = None if self._offsets is None else int(self._offsets[number, channel])
         return offset_in_effect(stated, self._open[file].offset, self.sensor, self._folder.where(file))
 
     def _chunk(self, file: str) -> tuple[int, int]:

@@ -16,10 +16,11 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_days, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
+from data_prep.readers.same_day import ImageDays
 from data_prep.readers.zarr_chunks import ChunkCheckingStore, with_fill_value
 from data_prep.readers.zarr_store import open_store
 
@@ -50,6 +51,8 @@ class ZarrCube:
         absent_quality: what absent chunks of the quality array hold where others are stored: `unobserved` (default) or
             `fill_value`. Zarr and xarray leave out chunks that hold nothing but the fill value (write_empty_chunks=False); if
             that value is a clear code, only `fill_value` reads such a store right, and a note says so.
+        same_day: what is done where several images are of one day: `mosaic` (default) takes at each pixel the first clear
+            observation; `error` raises an error.
         bands: list of band names, for groups without an array `band`.
         crs: coordinate reference system, for groups without an attribute `crs` or a CF variable `spatial_ref`.
         storage_options: options of the file system of an fsspec URL, such as credentials.
@@ -64,6 +67,7 @@ class ZarrCube:
         reflectance: str = "reflectance",
         quality: str | None = None,
         absent_quality: str = ABSENT_QUALITY[0],
+        same_day: str = "mosaic",
         time: str = "time",
         band: str = "band",
         x: str = "x",
@@ -100,9 +104,10 @@ class ZarrCube:
         if self._quality.shape != (frames, height, width):
             raise ValueError(f"{path}: quality has shape {self._quality.shape}; expected {(frames, height, width)}")
 
-        self.dates = self._dates(time, frames)
-        stated = stated_offsets(offset, sensor, self.dates, path)
-        self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, origin)
+        self._days = self._image_days(time, frames, same_day)
+        self.dates, image_dates = self._days.dates, self._days.image_dates
+        stated = stated_offsets(offset, sensor, image_dates, path)
+        self._offsets = offsets_in_effect(stated, in_file, sensor, image_dates, origin)
         names = [str(name) for name in bands] if bands is not None else [text(name) for name in self._coordinate(band)]
         if len(names) != self._reflectance.shape[1]:
             raise ValueError(f"{path}: {len(names)} band names {names} for {self._reflectance.shape[1]} bands")
@@ -117,17 +122,19 @@ class ZarrCube:
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
+        images = self._days.images(times)
 
         def read(stored: ReadWindow) -> np.ndarray:
             return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
 
         def pixels(row: int, col: int, height: int, width: int) -> np.ndarray:
-            return self._read(self._reflectance, (times, self._bands, slice(row, row + height), slice(col, col + width)))
+            return self._read(self._reflectance, (images, self._bands, slice(row, row + height), slice(col, col + width)))
 
         def quality(row: int, col: int, height: int, width: int) -> np.ndarray:
-            return self._read_quality((times, slice(row, row + height), slice(col, col + width)))
+            return self._read_quality((images, slice(row, row + height), slice(col, col + width)))
 
-        return harmonised_series(read(pixels), read(quality), self.dates[times], self.sensor, self._offsets[times])
+        dates = self._days.image_dates[images]
+        return harmonised_series(read(pixels), read(quality), dates, self.sensor, self._offsets[images])
 
     def __enter__(self) -> Self:
         return self
@@ -205,13 +212,13 @@ class ZarrCube:
                 attributes[name] = self._coordinate(name)
         return attributes
 
-    def _dates(self, name: str, frames: int) -> np.ndarray:
+    def _image_days(self, name: str, frames: int, same_day: str) -> ImageDays:
         if name not in self._group:
             raise ValueError(f"{self._path}: a series without time: no array {name!r} with the day of each image")
-        dates = decode_dates(self._coordinate(name), dict(self._group[name].attrs), f"{self._path}/{name}")
+        dates = decode_days(self._coordinate(name), dict(self._group[name].attrs), f"{self._path}/{name}")
         if len(dates) != frames:
             raise ValueError(f"{self._path}: {len(dates)} dates for {frames} images")
-        return dates
+        return ImageDays(dates, same_day, f"{self._path}/{name}")
 
     def _grid(self, x: str, y: str, crs: Any, shape: tuple[int, int]) -> Grid:
         attributes: dict[str, Any] = dict(self._group.attrs)
