@@ -23,13 +23,11 @@ from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import Folder
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
-from data_prep.readers.open_files import OpenFiles
+from data_prep.readers.open_files import OpenFiles, most_open_files
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.raster_masks import RasterMask
 from data_prep.readers.resampling import check_resampling, read_nested
 from data_prep.readers.same_day import ImageDays
-
-MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +81,7 @@ class RasterSeries:
         self._folder, self._images = folder, images
         self._offsets = None if offsets is None else np.broadcast_to(offsets.T, (len(sensor.bands), len(images))).T
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
-        self._open = OpenFiles(self._opened, lambda opened: opened.dataset.close(), MAX_OPEN_FILES)
+        self._open = OpenFiles(self._opened, lambda opened: opened.dataset.close(), most_open_files())
         self._first: dict[str, Any] = {}  # files of the first date, which are opened once, before the grid is known
         self._bands = {file: band for image in images for band, file in zip(sensor.bands, image.bands, strict=True)}
         first = (*images[0].bands, *images[0].quality)
