@@ -16,7 +16,7 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from common.errors import is_infrastructure_error
+from common.errors import is_data_error
 from common.grid import raster_grid
 from common.north_up import north_up
 from common.storage import AnyPath, RemotePath
@@ -66,7 +66,7 @@ class RasterOpener:
         failure = self._failures.pop() if self._failures else None
         self._failures.clear()
         if failure is not None:
-            if is_infrastructure_error(failure):
+            if not is_data_error(failure):
                 return failure
             error = failure
         cause = error.__cause__ or error

@@ -30,16 +30,46 @@ options of its container beside `container` and `path`. With
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import yaml
 
+from common.errors import is_data_error, portable_text
 from common.storage import AnyPath, joined, subfolders_with
+from common.value_types import check_value
 
 SCENE_FILE = "scene.yaml"
 SPLITS = ("train", "validation", "test")
+_STORAGE_OPTIONS: Any = Mapping[str, Any] | None
+# Types of the keys of scene.yaml. Names may look like numbers or dates.
+_NAME: Any = str | int | float | date
+_KEYS: dict[str, Any] = {
+    "name": _NAME,
+    "region": _NAME,
+    "split": str,
+    "sources": Mapping[str, Mapping[str, Any]],
+    "land_cover": Mapping[str, Any] | None,
+    "labels": Mapping[str, Mapping[str, Any]] | None,
+}
+_LAND_COVER_KEYS: dict[str, Any] = {
+    "legend": str,
+    "raster": str | Sequence[str],
+    "first_year": int,
+    "nearest_year": bool,
+    "quality": str,
+    "label": str,
+    "storage_options": _STORAGE_OPTIONS,
+}
+_LABEL_KEYS: dict[str, Any] = {
+    "path": str,
+    "classes": Mapping[int, str],
+    "nodata": int,
+    "storage_options": _STORAGE_OPTIONS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,64 +140,71 @@ class Scene:
 
 
 def load_scene(folder: AnyPath) -> Scene:
-    """Read the scene in `folder`. Raises ValueError that names the file and the missing or unknown key."""
+    """Read the scene in `folder`. Raises ValueError that names the file and the missing, unknown or wrong key."""
     path = folder / SCENE_FILE
     if not path.is_file():
         raise ValueError(f"no {SCENE_FILE} in {folder}: a scene is a folder with a {SCENE_FILE} (see README, 'Your own data')")
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2021-02-30
         raise ValueError(f"{path} is not YAML: {error}") from error
-    known = {"name", "region", "split", "sources", "land_cover", "labels"}
-    if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= known:
-        found = sorted(values) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{path}: needs the keys name and sources and knows {sorted(known)}; found {found}")
-    try:
-        cover = values.get("land_cover")
-        land_cover = None
-        if cover is not None:
-            land_cover = _land_cover(cover, folder)
-        labels = {
-            name: Label(
-                path=joined(folder, entry["path"], entry.get("storage_options")),
-                classes=dict(entry["classes"]),
-                nodata=entry.get("nodata", 0),
-            )
-            for name, entry in (values.get("labels") or {}).items()
-        }
-        sources = {name: dict(options) for name, options in values["sources"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as a scene: {type(error).__name__} {error}") from error
+    if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= set(_KEYS):
+        found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path}: needs the keys name and sources and knows {sorted(_KEYS)}; found {found}")
+    origin = f"{path}:"
+    _check_types(values, _KEYS, origin)
+    for source, options in values["sources"].items():
+        check_value(options.get("storage_options"), _STORAGE_OPTIONS, f"{origin} storage_options of source {source}")
+    cover = values.get("land_cover")
     return Scene(
         name=str(values["name"]),
         region=str(values.get("region", values["name"])),
         split=values.get("split", "train"),
         folder=folder,
-        sources=sources,
-        land_cover=land_cover,
-        labels=labels,
+        sources={name: dict(options) for name, options in values["sources"].items()},
+        land_cover=None if cover is None else _land_cover(cover, folder, f"{origin} land_cover"),
+        labels={name: _label(entry, folder, f"{origin} label {name}") for name, entry in (values.get("labels") or {}).items()},
     )
 
 
-def _land_cover(values: Mapping[str, Any], folder: AnyPath) -> LandCover:
-    """Build a LandCover from the values in scene.yaml. Raises ValueError or KeyError for wrong values."""
-    known = {"legend", "raster", "first_year", "nearest_year", "quality", "label", "storage_options"}
-    if set(values) - known:
-        raise ValueError(f"land_cover knows {sorted(known)}; found {sorted(set(values) - known)}")
-    if len({"raster", "quality", "label"} & set(values)) != 1:
-        raise ValueError("land_cover needs either `raster` (a path), `quality` (a source) or `label` (a dataset)")
+def _check_types(values: Mapping[str, Any], types: Mapping[str, Any], origin: str) -> None:
+    """Raise ValueError that names the first key whose value is not of its type."""
+    for key, value in values.items():
+        if key in types:
+            check_value(value, types[key], f"{origin} {key}")
+
+
+def _land_cover(values: Mapping[str, Any], folder: AnyPath, origin: str) -> LandCover:
+    """Build a LandCover from the values in scene.yaml. Raises ValueError, which `origin` begins, for wrong values."""
+    if set(values) - set(_LAND_COVER_KEYS):
+        raise ValueError(f"{origin} knows {sorted(_LAND_COVER_KEYS)}; found {sorted(set(values) - set(_LAND_COVER_KEYS))}")
+    _check_types(values, _LAND_COVER_KEYS, origin)
+    if "legend" not in values or len({"raster", "quality", "label"} & set(values)) != 1:
+        raise ValueError(
+            f"{origin} needs `legend`, and either `raster` (a path), `quality` (a source) or `label` (a dataset); it has "
+            f"{sorted(values)}"
+        )
     options = {name: value for name, value in values.items() if name not in ("legend", "raster", "storage_options")}
     if "raster" not in values and {"first_year", "nearest_year", "storage_options"} & set(values):
-        raise ValueError("first_year, nearest_year and storage_options of land_cover belong to a raster")
+        raise ValueError(f"{origin}: first_year, nearest_year and storage_options belong to a raster")
     rasters = values.get("raster", ())
     storage_options = values.get("storage_options")
     paths = tuple(joined(folder, path, storage_options) for path in ([rasters] if isinstance(rasters, str) else rasters))
     return LandCover(legend=_legend_reference(values["legend"], folder), rasters=paths, **options)
 
 
-def scene_file_sha256(scene: Scene) -> str:
-    """sha256 of the scene.yaml of a scene: shows whether it has changed since it was planned."""
-    return hashlib.sha256((scene.folder / SCENE_FILE).read_bytes()).hexdigest()
+def _label(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Label:
+    """Build a Label from the values in scene.yaml. Raises ValueError, which `origin` begins, for wrong values."""
+    if not {"path", "classes"} <= set(values):
+        raise ValueError(f"{origin} needs `path` and `classes`; it has {sorted(values)}")
+    _check_types(values, _LABEL_KEYS, origin)
+    path = joined(folder, values["path"], values.get("storage_options"))
+    return Label(path=path, classes=dict(values["classes"]), nodata=values.get("nodata", 0))
+
+
+def scene_file_sha256(folder: AnyPath) -> str:
+    """sha256 of the bytes of the scene.yaml in `folder`: shows whether it has changed since it was planned."""
+    return hashlib.sha256((folder / SCENE_FILE).read_bytes()).hexdigest()
 
 
 def _legend_reference(legend: str, folder: AnyPath) -> str:
@@ -175,19 +212,61 @@ def _legend_reference(legend: str, folder: AnyPath) -> str:
     return str(joined(folder, legend)) if legend.endswith(".yaml") else legend
 
 
-def find_scenes(folder: AnyPath) -> list[Scene]:
-    """All scenes in `folder`, sorted by name: the folder itself, or its subfolders with a scene.yaml.
+@dataclass(frozen=True, kw_only=True)
+class UnreadableScene:
+    """A folder whose scene.yaml does not describe a scene, and why."""
 
-    Raises ValueError when there is no scene, when a name repeats, and when the scenes of a region have different splits.
+    folder: AnyPath
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundScenes:
+    """The scenes of an archive.
+
+    Attributes:
+        scenes: sorted by name.
+        unreadable: folders whose scene.yaml does not describe a scene, sorted by path.
+    """
+
+    scenes: tuple[Scene, ...]
+    unreadable: tuple[UnreadableScene, ...]
+
+
+def find_scenes(folder: AnyPath) -> list[Scene]:
+    """Find all scenes in `folder` as `scan_archive` does, sorted by name.
+
+    Raises ValueError as `scan_archive` does, and for a scene.yaml that does not describe a scene. So use it for few scenes, which
+    somebody chose: fine-tuning without one of them would give scores of other data.
+    """
+    found = scan_archive(folder)
+    for broken in found.unreadable:
+        raise ValueError(f"{broken.folder}: {broken.reason}")
+    return list(found.scenes)
+
+
+def scan_archive(folder: AnyPath) -> FoundScenes:
+    """Find all scenes in `folder`: the folder itself, or its subfolders with a scene.yaml.
+
+    A scene.yaml that does not describe a scene stops no other. Raises ValueError for what concerns all: there is no scene, a name
+    repeats, or the scenes of a region have different splits.
     """
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} does not exist")
     paths = [folder] if (folder / SCENE_FILE).is_file() else subfolders_with(folder, SCENE_FILE)
     if not paths:
         raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{SCENE_FILE} (simulate.py writes such folders)")
-    scenes = sorted((load_scene(path) for path in paths), key=lambda scene: scene.name)
-    names = [scene.name for scene in scenes]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    scenes, unreadable = [], []
+    for path in paths:
+        try:
+            scenes.append(load_scene(path))
+        except ValueError as error:
+            if not is_data_error(error):
+                raise
+            unreadable.append(UnreadableScene(folder=path, reason=portable_text(error, path)))
+    scenes.sort(key=lambda scene: scene.name)
+    counts = Counter(scene.name for scene in scenes)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
         raise ValueError(f"scene names must be unique in {folder}; repeated: {repeated}")
     splits: dict[str, set[str]] = {}
@@ -196,4 +275,4 @@ def find_scenes(folder: AnyPath) -> list[Scene]:
     torn = sorted(region for region, found in splits.items() if len(found) > 1)
     if torn:
         raise ValueError(f"regions {torn} lie in more than one split; neighbours in training and test would inflate the scores")
-    return scenes
+    return FoundScenes(scenes=tuple(scenes), unreadable=tuple(unreadable))

@@ -18,12 +18,15 @@ class LabelRaster:
     """A label raster of a scene, open for reading on the grid of a source.
 
     Labels are never resampled: the raster's pixels must coincide with those of the source, but its extent may differ.
-    Raises ValueError when they do not coincide, when the raster cannot be read, and when it holds no whole numbers.
+    Raises ValueError when the scene has no such label, when the pixels do not coincide, when the raster cannot be read, and when
+    it holds no whole numbers.
     """
 
     def __init__(self, scene: Scene, name: str, grid: Grid) -> None:
-        self._label = scene.labels[name]
         origin = f"{scene.folder / SCENE_FILE}, label {name}"
+        if name not in scene.labels:
+            raise ValueError(f"{origin}: scene {scene.name} has no label {name!r}; it has {', '.join(scene.labels) or 'none'}")
+        self._label = scene.labels[name]
         self._raster = Raster(self._label.path, f"{origin}:")
         try:
             if not np.issubdtype(self._raster.dtype, np.integer):

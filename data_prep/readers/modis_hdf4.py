@@ -15,6 +15,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from common.errors import MissingPackageError
 from common.grid import Grid
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
@@ -146,7 +147,7 @@ class ModisHdf4:
             from pyhdf.error import HDF4Error
             from pyhdf.SD import SD, SDC
         except ImportError as error:
-            raise ValueError(
+            raise MissingPackageError(
                 "container modis_hdf4 reads HDF4 with pyhdf, which is not installed: pip install '.[modis]'; "
                 "or convert the files to GeoTIFF or Zarr"
             ) from error
