@@ -13,13 +13,18 @@
 
 `land_cover` is one of
     {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS: a raster, a list, or a folder of tiles
-    {raster: tiles/, first_year: 2000, legend: ...}  a map of several years with one band per year, the first for 2000. Samples of
-                                                     other years are rejected, or use the nearest with `nearest_year: true`
+    {raster: tiles/, band_years: 2000-2022, legend: ...}  a map with a band per year; samples use the band of their year. Samples
+                                                     of other years are rejected, or use the nearest with `nearest_year: true`
     {quality: sentinel2, legend: scl}                the quality layer of a source, counted over the year
     {label: label, legend: my.yaml}                  a dataset (H, W) in the HDF5 file of the source
 
 A scene may also be a collection of many files with one series each: with `{container: hdf5_sample, path: samples/}` it has all
 HDF5 files in a folder and its subfolders, and with `path: samples.txt` those that a text file lists, one per line.
+
+The years of bands are read from the descriptions of bands (`2000`, `lc_2000`) and from names with the first and last year that
+fit the number of bands (`GLC_FCS30D_20002022_E110N30_Annual_V1.1.tif`). Otherwise `band_years` must state them: a list
+`[1985, 1990, 1995]` or `2000-2022` for all rasters, or one of these for each number of bands or pattern of names,
+`{3: [1985, 1990, 1995], 23: 2000-2022}`. `first_year: 2000` stands for one band per year from 2000 on.
 
 Paths are relative to the folder of the scene, which may lie at a URL. Paths of sources, rasters and labels may be fsspec URLs,
 with `storage_options` such as `{anon: true}` beside them. The docstring of each reader (`data_prep/readers/`) explains the
@@ -30,6 +35,7 @@ options of its container beside `container` and `path`. With
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +65,7 @@ _LAND_COVER_KEYS: dict[str, Any] = {
     "legend": str,
     "raster": str | Sequence[str],
     "first_year": int,
+    "band_years": Sequence[int] | str | Mapping[int | str, Sequence[int] | str],
     "nearest_year": bool,
     "quality": str,
     "label": str,
@@ -79,7 +86,8 @@ class LandCover:
     Attributes:
         legend: name of a built-in legend, or path of a YAML file.
         rasters: rasters of a classified map, and folders of rasters.
-        first_year: year of the first band of the rasters; None for a map without years.
+        first_year: year of the first band of each raster, if its bands are of consecutive years; None where it is not stated.
+        band_years: the years of the bands of rasters, by number of bands or by pattern of file names; empty where not stated.
         nearest_year: True when samples of years that the map lacks use the nearest year, instead of being rejected.
         quality: source whose quality layer is counted over the year.
         label: name of a dataset (H, W) in the HDF5 file of the source.
@@ -88,6 +96,7 @@ class LandCover:
     legend: str
     rasters: tuple[AnyPath, ...] = ()
     first_year: int | None = None
+    band_years: tuple[tuple[int | str, tuple[int, ...]], ...] = ()
     nearest_year: bool = False
     quality: str | None = None
     label: str | None = None
@@ -185,12 +194,40 @@ def _land_cover(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Land
             f"{sorted(values)}"
         )
     options = {name: value for name, value in values.items() if name not in ("legend", "raster", "storage_options")}
-    if "raster" not in values and {"first_year", "nearest_year", "storage_options"} & set(values):
-        raise ValueError(f"{origin}: first_year, nearest_year and storage_options belong to a raster")
+    if "raster" not in values and {"first_year", "band_years", "nearest_year", "storage_options"} & set(values):
+        raise ValueError(f"{origin}: first_year, band_years, nearest_year and storage_options belong to a raster")
+    if {"first_year", "band_years"} <= set(values):
+        raise ValueError(f"{origin} states first_year and band_years; give one of them")
+    if "band_years" in values:
+        options["band_years"] = stated_band_years(values["band_years"], f"{origin} band_years")
     rasters = values.get("raster", ())
     storage_options = values.get("storage_options")
     paths = tuple(joined(folder, path, storage_options) for path in ([rasters] if isinstance(rasters, str) else rasters))
     return LandCover(legend=_legend_reference(values["legend"], folder), rasters=paths, **options)
+
+
+def stated_band_years(
+    stated: Sequence[int] | str | Mapping[Any, Sequence[int] | str], origin: str
+) -> tuple[tuple[int | str, tuple[int, ...]], ...]:
+    """The years of bands by number of bands or pattern of file names, as `LandCover` holds them.
+
+    `stated`: the option `band_years`; without a mapping it holds for all rasters. Raises ValueError, which `origin` begins, for
+    years that repeat, and for a text other than `2000-2022`.
+    """
+    by_key = stated if isinstance(stated, Mapping) else {"*": stated}
+    found: list[tuple[int | str, tuple[int, ...]]] = []
+    for key, value in by_key.items():
+        if isinstance(value, str):
+            span = re.fullmatch(r"\s*(\d{4})\s*-\s*(\d{4})\s*", value)
+            years = list(range(int(span[1]), int(span[2]) + 1)) if span else []
+        else:
+            years = list(value)
+        if not years or len(set(years)) != len(years):
+            raise ValueError(
+                f"{origin} of {key} is {value!r}; expected a list of distinct years, or the first and last: 2000-2022"
+            )
+        found.append((int(key) if str(key).isdecimal() else str(key), tuple(years)))
+    return tuple(found)
 
 
 def _label(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Label:

@@ -33,6 +33,12 @@ class LabelRaster:
                 raise ValueError(
                     f"{origin}: {self._label.path} holds {self._raster.dtype}; expected whole numbers, the codes of classes"
                 )
+            limits = np.iinfo(self._raster.dtype)
+            if not limits.min <= self._label.nodata <= limits.max:
+                raise ValueError(
+                    f"{origin}: no data is {self._label.nodata}, a number that {self._label.path} of {self._raster.dtype} does "
+                    f"not hold; state one from {limits.min} to {limits.max}"
+                )
             self._row, self._col = _first_pixel(self._raster.grid, grid, origin)
         except ValueError:
             self.__exit__()
@@ -46,7 +52,7 @@ class LabelRaster:
         codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtype)
         if rows[1] > rows[0] and cols[1] > cols[0]:
             inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
-            inside[:] = self._raster.read(rows[0], cols[0], *inside.shape)
+            inside[:] = self._raster.read(self._label.nodata, rows[0], cols[0], *inside.shape)
         return codes
 
     def __enter__(self) -> Self:

@@ -44,14 +44,14 @@ class Surveyed:
         series: its grid, dates and origin.
         split: the split that its scene states.
         reason: why all its samples are rejected, or None.
-        cover_years: first and last year of its land-cover map when other years are rejected, else None.
+        cover_years: years of its land-cover map there when other years are rejected, else None.
         notes: notes of its reader; the process that started the survey shows them.
     """
 
     series: PlannedSeries
     split: str
     reason: str | None = None
-    cover_years: tuple[int, int] | None = None
+    cover_years: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -202,7 +202,7 @@ class _SceneSurvey:
             if file is None:
                 with self._map:
                     self._map.check(self.scene, series.grid)
-            years = None if cover.nearest_year else self._map.years
+            years = None if cover.nearest_year else self._map.years_within(series.grid)
         return Surveyed(series=series, split=self.scene.split, reason=reason, cover_years=years, notes=tuple(notes))
 
     def _open_land_cover(self) -> None:
