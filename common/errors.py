@@ -38,8 +38,10 @@ _LOST_CONNECTION = re.compile(
     re.IGNORECASE,
 )
 _NO_CREDENTIALS = re.compile(r"Credential|Token|SSO|Login|MetadataRetrieval|RefreshError|ClientAuthentication")
-# GDAL and HDF5 raise OSErrors with a text and without a number.
-_TRANSIENT_WORDS = re.compile(r"curl|http response code: (408|429|5\d\d)|timed? ?-?out|connection|temporar", re.IGNORECASE)
+# GDAL and HDF5 raise OSErrors with a text and without a number. For some damaged files HDF5 speaks of "temporary file space".
+_TRANSIENT_WORDS = re.compile(
+    r"curl|http response code: (408|429|5\d\d)|timed? ?-?out|connection|temporar(?!y file space)", re.IGNORECASE
+)
 # Libraries that decode files. What they raise is about the file, whatever its class: HDF5 has KeyErrors for damaged headers.
 _FORMAT_LIBRARIES = frozenset({"h5py", "numcodecs", "pyarrow", "pyhdf", "pystac", "rasterio", "zarr"})
 # Classes of mistakes in code. Readers check what files and scene.yaml hold, and raise ValueError for it.
