@@ -101,8 +101,14 @@ def unwrapped(lon: np.ndarray, near: np.ndarray | float) -> np.ndarray:
 
 
 def grid_from_transform(values: Any, crs: int | str, shape: tuple[int, int], origin: str) -> Grid:
-    """Grid from an attribute `transform`: six numbers (a, b, c, d, e, f) in the order of rasterio and affine."""
-    numbers = [float(value) for value in np.ravel(values)[:6]]
+    """Grid from an attribute `transform`: six numbers (a, b, c, d, e, f) in the order of rasterio and affine.
+
+    Raises ValueError, which `origin` begins, for anything else.
+    """
+    try:
+        numbers = [float(value) for value in np.ravel(values)[:6]]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{origin}: transform is {values!r}; expected the six numbers a, b, c, d, e, f") from error
     if len(numbers) != 6:
         raise ValueError(f"{origin}: transform has {len(numbers)} numbers; expected a, b, c, d, e, f as rasterio orders them")
     transform = Affine(*numbers)

@@ -22,7 +22,7 @@ from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_writer import finish_corpus, unwritten_report, write_missing_shards
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
-from data_prep.plan.plan_overview import plan_overview
+from data_prep.plan.plan_overview import plan_overview, unreadable_overview
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SplitConfig
 
@@ -117,6 +117,15 @@ def shard(config: ShardConfig) -> int:
     plan = make_plan(config.input, config.output, config.plan_settings(), config.workers)
     if config.land_cover_maps and not plan.has_maps:
         print(f"{config.output} was begun without land-cover maps and stays without; data_prep/add_maps.py adds them afterwards")
+    try:
+        return _write(config, plan)
+    finally:  # last, so that nobody overlooks it
+        if unreadable := unreadable_overview(plan):
+            print(f"\n{unreadable}")
+
+
+def _write(config: ShardConfig, plan: Plan) -> int:
+    """Write the shards of a plan and finish the corpus, as far as the configuration wants it; return the exit code."""
     if config.plan_only:
         print(plan_overview(plan))
         return 0

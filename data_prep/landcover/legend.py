@@ -111,7 +111,10 @@ def load_legend(name_or_path: str) -> Legend:
     if not path.is_file():
         known = sorted(p.stem for p in BUILT_IN_LEGENDS.glob("*.yaml"))
         raise ValueError(f"no legend {name_or_path!r}: give one of {known} or the path of a .yaml file like theirs")
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
     try:
         codes = dict(sorted(values["codes"].items()))
         return Legend(

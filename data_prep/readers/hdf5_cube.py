@@ -16,9 +16,9 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_days, text
+from data_prep.readers.file_metadata import crs_attribute, decode_days, text, texts
 from data_prep.readers.georeference import check_pixel_size
-from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, open_hdf5
+from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, held_names, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.resampling import check_resampling, read_nested
@@ -161,7 +161,7 @@ class Hdf5Cube:
             names = bands if bands is not None else attribute(dataset, "bands")
             if names is None:
                 raise ValueError(f"{self._origin}: {reflectance} has no attribute bands; name them in scene.yaml, `bands: [...]`")
-            names = [text(name) for name in names]
+            names = texts(names)
             if len(names) != dataset.shape[1]:
                 raise ValueError(f"{self._origin}: {len(names)} band names {names} for {dataset.shape[1]} bands")
             positions = band_positions(names, self.sensor, self._origin)
@@ -216,7 +216,7 @@ class Hdf5Cube:
                         f"{dataset_name(found)}: its axes are {_dimensions(found)}; expected time, y, x, so transpose it"
                     )
                 return found
-        held = sorted({key for file in self._files for key in file})
+        held = sorted({name for file in self._files for name in held_names(file)})
         raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")
 
     def _placed(self, dataset: h5py.Dataset) -> tuple[Grid, Flips]:

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from common.grid import Grid, nesting_factor, raster_grid
 from common.north_up import Flips, north_up
+from common.raster_masks import RasterMask
 from common.rasters import GDAL_SETTINGS
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
@@ -25,7 +26,6 @@ from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles, most_open_files
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
-from data_prep.readers.raster_masks import RasterMask
 from data_prep.readers.resampling import check_resampling, read_nested
 from data_prep.readers.same_day import ImageDays
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import zarr
 
+from common.errors import is_data_error
 from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform
 from common.north_up import ReadWindow, north_up
 from common.notes import note
@@ -87,6 +88,8 @@ class ZarrCube:
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
         except UNREADABLE_METADATA as error:
+            if not is_data_error(error):
+                raise
             raise ValueError(f"{path}: metadata of the group cannot be read: {error}") from error
         self._reflectance = self._array(reflectance, DIMENSIONS)
         self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
@@ -147,6 +150,8 @@ class ZarrCube:
         try:
             return np.asarray(array.oindex[part])
         except (RuntimeError, ValueError, EOFError, zlib.error) as error:  # what the codecs raise
+            if not is_data_error(error):
+                raise
             raise ValueError(
                 f"{self._path}/{array.basename}: a chunk cannot be decoded, it is damaged or cut off: {error}"
             ) from error
@@ -177,6 +182,8 @@ class ZarrCube:
         try:
             return self._group.get(name)
         except UNREADABLE_METADATA as error:
+            if not is_data_error(error):
+                raise
             raise ValueError(f"{self._path}: metadata of {name} cannot be read: {error}") from error
 
     def _held(self) -> str:
