@@ -42,11 +42,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-import yaml
-
 from common.errors import is_data_error, portable_text
 from common.storage import AnyPath, joined, subfolders_with
 from common.value_types import check_value
+from common.yaml_files import read_yaml
 
 SCENE_FILE = "scene.yaml"
 SPLITS = ("train", "validation", "test")
@@ -153,10 +152,7 @@ def load_scene(folder: AnyPath) -> Scene:
     path = folder / SCENE_FILE
     if not path.is_file():
         raise ValueError(f"no {SCENE_FILE} in {folder}: a scene is a folder with a {SCENE_FILE} (see README, 'Your own data')")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2021-02-30
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= set(_KEYS):
         found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{path}: needs the keys name and sources and knows {sorted(_KEYS)}; found {found}")

@@ -7,11 +7,13 @@ of the sample selects raster and band. What lies under a mask, and tiles that a 
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -239,7 +241,7 @@ def map_tiles(cover: LandCover, origin: str) -> tuple[Tile, ...]:
     rasters are of a year.
     """
     tiles = []
-    for raster in _rasters(cover.rasters):
+    for raster in _rasters(tuple(map(_normal, cover.rasters))):
         years = band_years(cover, raster.path.name, raster.descriptions, f"{origin}: {raster.path}")
         tiles.append(Tile(raster.path, raster.crs, raster.affine, raster.bounds, years))
     of_a_year = [tile for tile in tiles if tile.years is not None]
@@ -264,6 +266,11 @@ class _Raster:
     affine: Affine
     bounds: tuple[float, float, float, float]
     descriptions: tuple[str | None, ...]
+
+
+def _normal(path: AnyPath) -> AnyPath:
+    """A path without `..`: scenes name the map that they share from their own folders."""
+    return Path(os.path.normpath(path)) if isinstance(path, Path) else path
 
 
 @lru_cache(maxsize=4)

@@ -11,6 +11,7 @@ from typing import Any
 from common.atomic_files import TEMPORARY
 from common.checksums import sha256_of
 from common.errors import is_data_error, portable_text
+from common.executors import MapJobs, in_this_process
 from common.storage import AnyPath, relative_path
 from data_prep.archive.sample_files import file_list_sha256
 from data_prep.archive.scene import SCENE_FILE, FoundScenes, Scene, scan_archive, scene_file_sha256
@@ -24,12 +25,15 @@ from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import survey
 
 
-def make_plan(archive: AnyPath, output: AnyPath, settings: PlanSettings | None = None, workers: int = 1) -> Plan:
+def make_plan(
+    archive: AnyPath, output: AnyPath, settings: PlanSettings | None = None, map_jobs: MapJobs = in_this_process
+) -> Plan:
     """Return the plan of a corpus of all scenes in `archive`: the one in `output`, or a new one that is written there.
 
-    A scene or series that cannot be read is a row of the table of rejected samples and stops no other. Raises ValueError when
-    `output` holds another plan or something else, and for what concerns the archive as a whole: no scenes, names that repeat,
-    unknown `sources`, two legends of one name, labels with different codes, splits on common ground, nothing to write.
+    `map_jobs` opens the series of scenes. A scene or series that cannot be read is a row of the table of rejected samples and
+    stops no other. Raises ValueError when `output` holds another plan or something else, and for what concerns the archive as a
+    whole: no scenes, names that repeat, unknown `sources`, two legends of one name, labels with different codes, splits on common
+    ground, nothing to write.
     """
     settings = settings or PlanSettings()
     found = scan_archive(archive)
@@ -55,8 +59,33 @@ def make_plan(archive: AnyPath, output: AnyPath, settings: PlanSettings | None =
     check_new_output(output)
     needs_location = settings.sites is not None or settings.spatial_blocks is not None
     rejected = [*_unreadable(archive, found), *(_of_unknown_sources(found.scenes, known) if settings.sources is None else ())]
-    surveyed = survey(archive, found.scenes, sensors, settings.labels, needs_location, workers)
+    surveyed = survey(archive, found.scenes, sensors, settings.labels, needs_location, map_jobs)
     return write_plan(output, chain(rejected, surveyed), settings, arguments, sensors, legends)
+
+
+def frozen_plan(archive: AnyPath, output: AnyPath, settings: PlanSettings) -> Plan:
+    """Return the plan in `output`, for one of many jobs: opens no scene, since each is compared with the plan when it is read.
+
+    Raises ValueError when it is a plan of other settings or sensors.
+    """
+    plan = load_plan(output)
+    known = load_sensors(_home(archive) / "sources")
+    sizes = {source: sensor.chip_px for source, sensor in plan.sensors.items()} | dict(settings.chip_px)
+    same = {
+        "sources": settings.sources is None or sorted(set(settings.sources)) == sorted(plan.sensors),
+        "chip_px": sizes == {source: sensor.chip_px for source, sensor in plan.sensors.items()},
+        "label": sorted(settings.labels) == sorted(plan.labels),
+        "land_cover_maps": not plan.has_maps or settings.land_cover_maps,
+        "sensors": all(
+            source in known and replace(known[source], chip_px=sensor.chip_px) == sensor
+            for source, sensor in plan.sensors.items()
+        ),
+        **{name: plan.settings[name] == value for name, value in _shape(settings).items()},
+    }
+    different = [name for name, is_same in same.items() if not is_same]
+    if different:
+        raise ValueError(f"{output} holds a corpus of another plan: other {', '.join(different)}; give those it was begun with")
+    return plan
 
 
 def _unreadable(archive: AnyPath, found: FoundScenes) -> Iterator[Rejection]:
@@ -84,10 +113,7 @@ def _arguments(archive: AnyPath, found: FoundScenes, sensors: Mapping[str, Senso
         digest.update(f"{relative_path(broken.folder, archive)} {scene_file_sha256(broken.folder)} unreadable\n".encode())
     arguments: dict[str, Any] = {
         "sources": sorted(sensors),
-        "shard_mb": settings.shard_mb,
-        "min_frames": settings.min_frames,
-        "split_blocks": None if settings.spatial_blocks is None else asdict(settings.spatial_blocks),
-        "sites_sha256": None if settings.sites is None else _sites_sha256(settings.sites),
+        **_shape(settings),
         "scenes_sha256": digest.hexdigest(),
         SNOW_APART: True,
     }
@@ -100,6 +126,16 @@ def _arguments(archive: AnyPath, found: FoundScenes, sensors: Mapping[str, Senso
     if settings.land_cover_maps:
         arguments[LAND_COVER_MAPS] = True
     return arguments
+
+
+def _shape(settings: PlanSettings) -> dict[str, Any]:
+    """The part of the settings that shapes samples and shards, as plain values."""
+    return {
+        "shard_mb": settings.shard_mb,
+        "min_frames": settings.min_frames,
+        "split_blocks": None if settings.spatial_blocks is None else asdict(settings.spatial_blocks),
+        "sites_sha256": None if settings.sites is None else _sites_sha256(settings.sites),
+    }
 
 
 def _file_list_sha256(scene: Scene, source: str) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import InfrastructureError, is_data_error, portable_text
-from common.executors import map_local
+from common.executors import MapJobs
 from common.notes import collected_notes, note
 from common.storage import AnyPath, relative_path, version_of
 from data_prep.archive.sample_files import is_file_collection, sample_files
@@ -31,6 +31,7 @@ OTHER_QUALITY = "land cover is counted from the quality layer of another source"
 # Limits that keep the names and dates of very many files from filling the memory.
 FILES_PER_JOB = 128
 JOBS_AT_ONCE = 400
+SCENES_PER_JOB = 16  # so that few jobs are sent, and few pools of processes started, for 100,000 scenes
 
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
@@ -61,7 +62,7 @@ def survey(
     sensors: Mapping[str, Sensor],
     labels: Mapping[str, str],
     needs_location: bool,
-    workers: int,
+    map_jobs: MapJobs,
 ) -> Iterator[Surveyed | Rejection]:
     """Open the series of the sources in `sensors` in the order of scenes, then of sources by name, then of files.
 
@@ -73,7 +74,7 @@ def survey(
     with tqdm(desc="plan", unit="series") as bar:
         while some := list(islice(jobs, JOBS_AT_ONCE)):
             work = partial(_survey_job, archive, sensors, labels, needs_location)
-            for found in _in_order(map_local(work, some, workers), some):
+            for found in _in_order(map_jobs(work, some), some):
                 bar.update(len(found))
                 for text in (text for surveyed in found if isinstance(surveyed, Surveyed) for text in surveyed.notes):
                     note(text)
@@ -82,12 +83,12 @@ def survey(
 
 @dataclass(frozen=True)
 class _Job:
-    """A job of a worker: a scene, or some files of one of its sources, numbered from `first`.
+    """A job of a worker: some scenes, or some files of a source of one scene, numbered from `first`.
 
     `problem`: why the files cannot be listed.
     """
 
-    folder: AnyPath
+    folders: tuple[AnyPath, ...]
     source: str | None = None
     first: int = 0
     files: tuple[str, ...] = ()
@@ -96,35 +97,46 @@ class _Job:
 
 def _jobs(scenes: Sequence[Scene], sensors: Mapping[str, Sensor]) -> Iterator[_Job]:
     """Yield the jobs of one scene after another; the files of a collection are listed lazily."""
+    some: list[AnyPath] = []
     for scene in scenes:
         sources = sorted(set(scene.sources) & set(sensors))
-        if not all(is_file_collection(scene, source) for source in sources):
-            yield _Job(scene.folder)
-        for source in sources:
-            if is_file_collection(scene, source):
-                yield from _jobs_of_files(scene, source)
+        collections = [source for source in sources if is_file_collection(scene, source)]
+        if len(collections) < len(sources):
+            some.append(scene.folder)
+        if some and (collections or len(some) == SCENES_PER_JOB):
+            yield _Job(tuple(some))
+            some = []
+        for source in collections:
+            yield from _jobs_of_files(scene, source)
+    if some:
+        yield _Job(tuple(some))
 
 
 def _jobs_of_files(scene: Scene, source: str) -> Iterator[_Job]:
     files, first = sample_files(scene, source), 0
     try:
         while some := tuple(islice(files, FILES_PER_JOB)):
-            yield _Job(scene.folder, source, first, some)
+            yield _Job((scene.folder,), source, first, some)
             first += len(some)
     except Exception as error:
         if not _is_about(scene, error):
             raise
-        yield _Job(scene.folder, source, first, problem=portable_text(error, scene.folder))
+        yield _Job((scene.folder,), source, first, problem=portable_text(error, scene.folder))
 
 
 def _survey_job(
     archive: AnyPath, sensors: Mapping[str, Sensor], labels: Mapping[str, str], needs_location: bool, job: _Job
 ) -> list[Surveyed | Rejection]:
     """Open the series of one job in a worker."""
-    scene = _SceneSurvey(archive, load_scene(job.folder), sensors, labels, needs_location)
     if job.source is None:
-        sources = sorted(set(scene.scene.sources) & set(sensors))
-        return [scene.series(source) for source in sources if not is_file_collection(scene.scene, source)]
+        scenes = (_SceneSurvey(archive, load_scene(folder), sensors, labels, needs_location) for folder in job.folders)
+        return [
+            scene.series(source)
+            for scene in scenes
+            for source in sorted(set(scene.scene.sources) & set(sensors))
+            if not is_file_collection(scene.scene, source)
+        ]
+    scene = _SceneSurvey(archive, load_scene(job.folders[0]), sensors, labels, needs_location)
     if job.problem is not None:
         return [scene.rejection(job.source, scene.scene.name, job.problem)]
     return [scene.file(job.source, number, file) for number, file in enumerate(job.files, job.first)]
