@@ -161,8 +161,8 @@ def write_scenes(folder: Path, count: int) -> None:
     store = zarr.open_group(folder / "first" / "sentinel2.zarr", mode="r+")
     store.create_array("band", data=np.array(load_sensors()["sentinel2"].bands), dimension_names=("band",))
     text = (
-        "name: scene_{number:06d}\nregion: region_{number:06d}\nsplit: train\nsources:\n  sentinel2: {{container: zarr_cube, path: "
-        "../first/sentinel2.zarr, offset: -1000}}\nland_cover: {{raster: ../first/map.tif, legend: glc_fcs30d}}\n"
+        "name: scene_{number:06d}\nregion: region_{number:06d}\nsplit: train\nsources:\n  sentinel2: {{container: zarr_cube, "
+        "path: ../first/sentinel2.zarr, offset: -1000}}\nland_cover: {{raster: ../first/map.tif, legend: glc_fcs30d}}\n"
     )
     for number in range(count):
         scene = folder / f"{number:06d}"
