@@ -1,4 +1,4 @@
-"""Checks of shards: reads all of a shard and compares it with its index and the plan."""
+"""Checks of shards: of all of a shard, or of its index alone, against the plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,12 +99,18 @@ def _sample_list_faults(shard: PlannedShard, index: Mapping[str, Any]) -> Iterat
         yield "", "the samples are not in the order of the plan"
 
 
-def _file_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield a fault when size or checksum of the tar are not those of the index."""
+def _size_faults(tar_path: AnyPath, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a fault when the size of the tar is not that of the index."""
     size = tar_path.stat().st_size
     if size != index["bytes"]:
         yield "", f"is {size} bytes long; its index says {index['bytes']}"
-    elif checksum_of(tar_path) != index["xxh3_128"]:
+
+
+def _file_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a fault when size or checksum of the tar are not those of the index."""
+    faults = list(_size_faults(tar_path, index))
+    yield from faults
+    if not faults and checksum_of(tar_path) != index["xxh3_128"]:
         yield "", "its checksum is not the one in its index"
 
 
@@ -280,28 +286,59 @@ class CheckedShard:
     keys: np.ndarray
 
 
-def check_shards(folder: AnyPath, plan: Plan, map_jobs: MapJobs, log: AnyPath | None = None) -> list[CheckedShard]:
-    """Read all shards of the plan, and return the results in the order of the plan. `log` receives the progress as JSON lines."""
-    numbers = range(plan.num_shards)
+def check_shards(folder: AnyPath, plan: Plan, map_jobs: MapJobs) -> list[CheckedShard]:
+    """Read all shards of the plan, and return the results in the order of the plan."""
+    return _checked(check_shard, folder, plan, map_jobs, Progress("verify", total=plan.num_shards))
+
+
+def _checked(
+    check: Callable[[AnyPath, int], CheckedShard], folder: AnyPath, plan: Plan, map_jobs: MapJobs, progress: Progress
+) -> list[CheckedShard]:
     found: dict[int, CheckedShard] = {}
-    with Progress("verify", total=len(numbers), log=log) as progress:
-        for number, verified in map_jobs(partial(check_shard, folder), numbers):
-            found[number] = verified
-            progress.add(verified.summary.bytes if verified.summary is not None else 0)
-    return [found[number] for number in numbers]
+    with progress:
+        for number, checked in map_jobs(partial(check, folder), range(plan.num_shards)):
+            found[number] = checked
+            progress.add(checked.summary.bytes if checked.summary is not None else 0)
+    return [found[number] for number in range(plan.num_shards)]
 
 
 def check_shard(folder: AnyPath, shard_id: int) -> CheckedShard:
     """Read one shard of the plan in `folder`."""
     plan = cached_plan(folder)
     shard = plan.shard(shard_id)
-    tar_path, index_path = folder / f"{shard.name}.tar", folder / f"{shard.name}.json"
+
+    def faults(index: Mapping[str, Any], tar_path: AnyPath) -> list[Fault]:
+        with local_copy(tar_path) as local:
+            return shard_faults(plan, shard, local, index, folder / f"{shard.name}{FAILED}")
+
+    return _check(folder, shard.name, faults)
+
+
+def check_index(folder: AnyPath, shard_id: int) -> CheckedShard:
+    """Compare the index of one shard of the plan in `folder` with the plan, and with the size of its tar, which is not read."""
+    plan = cached_plan(folder)
+    shard = plan.shard(shard_id)
+
+    def faults(index: Mapping[str, Any], tar_path: AnyPath) -> list[Fault]:
+        try:
+            found = [*_header_faults(plan, shard, index), *_sample_list_faults(shard, index)]
+            of_index = [Fault(f"{shard.name}.json", *fault) for fault in found]
+            size = [Fault(tar_path.name, *fault) for fault in _size_faults(tar_path, index)]
+            return [*of_index, *size, *_failure_faults(folder / f"{shard.name}{FAILED}", index)]
+        except (KeyError, TypeError, AttributeError) as error:
+            return [Fault(f"{shard.name}.json", "", f"is not the index of a shard: {type(error).__name__} {error}")]
+
+    return _check(folder, shard.name, faults)
+
+
+def _check(folder: AnyPath, name: str, find: Callable[[Mapping[str, Any], AnyPath], list[Fault]]) -> CheckedShard:
+    """Read the index of a shard and find its faults by `find`, which gets the index and the path of the tar."""
+    tar_path, index_path = folder / f"{name}.tar", folder / f"{name}.json"
     faults = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
     if not faults:
         try:
             index = read_json(index_path)
-            with local_copy(tar_path) as local:
-                faults = shard_faults(plan, shard, local, index, folder / f"{shard.name}{FAILED}")
+            faults = find(index, tar_path)
         except ValueError as error:
             faults = [Fault(index_path.name, "", str(error))]
     if faults:
@@ -315,8 +352,13 @@ def key_hashes(keys: Iterable[str]) -> np.ndarray:
 
 
 def checked_summaries(plan: Plan, map_jobs: MapJobs) -> list[ShardSummary]:
-    """Read and check all shards; return their summaries in the order of the plan. Raises ValueError when a shard has faults."""
-    verified = check_shards(plan.folder, plan, map_jobs, log=plan.folder / PROGRESS)
+    """Read all shard indexes; return their summaries in the order of the plan. Raises ValueError when an index has faults.
+
+    No tar is read: each was read back when it was written, and a corpus has 61 TB. `data_prep/verify.py` reads all of it.
+    """
+    verified = _checked(
+        check_index, plan.folder, plan, map_jobs, Progress("summarise", total=plan.num_shards, log=plan.folder / PROGRESS)
+    )
     faults = [fault for shard in verified for fault in shard.faults]
     if faults:
         damaged = sorted({fault.file.split(".")[0] for fault in faults})

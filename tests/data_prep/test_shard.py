@@ -37,6 +37,7 @@ from data_prep.plan.splits import SplitConfig
 from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.shard import RENAMED, ShardConfig, shard
 from data_prep.shards.tar_format import TarWriter
+from data_prep.verify import verify
 from tests.support.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
 from tests.support.interruptions import contents
 from tests.support.sharding import run_shard, write_shard
@@ -313,19 +314,27 @@ def test_finished_shards_are_not_written_again(archive: tuple[Path, Any], tmp_pa
     assert changed == {"modis-train-000000.tar", "sentinel2-test-000000.tar"}
 
 
-def test_damage_that_keeps_the_size_is_found_at_the_end(
+def test_damage_is_found_at_the_end_or_by_verify(
     archive: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "corpus"
     arguments = ("--input", archive[0], "--output", output, *ARGUMENTS)
     run_shard(*arguments)
-    tar = output / "modis-train-000000.tar"
-    data = bytearray(tar.read_bytes())
-    data[9_000] ^= 1
-    tar.write_bytes(data)
+    index, tar = output / "modis-train-000000.json", output / "modis-train-000000.tar"
+    whole = index.read_bytes()
+    values = json.loads(whole)
+    values["samples"] = values["samples"][:-1]
+    index.write_bytes(json_bytes(values))
     capsys.readouterr()
     assert run_shard(*arguments) == 2
     assert "remove modis-train-000000.* and start again" in capsys.readouterr().err
+    index.write_bytes(whole)
+    data = bytearray(tar.read_bytes())
+    data[9_000] ^= 1  # no tar is read to finish a corpus
+    tar.write_bytes(data)
+    assert run_shard(*arguments) == 0
+    assert verify(output) == 1
+    assert "modis-train-000000.tar" in capsys.readouterr().out
 
 
 def test_another_plan_in_the_same_folder_is_refused(

@@ -384,8 +384,8 @@ def test_interrupted_and_started_again_gives_the_same_bytes(
 def test_progress_of_a_run_is_in_the_corpus(scenes: Path, tmp_path: Path) -> None:
     assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     rows = [json.loads(line) for line in (tmp_path / "corpus" / PROGRESS).read_text().splitlines()]
-    assert {(row["stage"], row["done"], row["total"]) for row in rows} >= {("write", 10, 10), ("verify", 10, 10)}
-    read = [row["bytes"] for row in rows if row["stage"] == "verify"]
+    assert {(row["stage"], row["done"], row["total"]) for row in rows} >= {("write", 10, 10), ("summarise", 10, 10)}
+    read = [row["bytes"] for row in rows if row["stage"] == "summarise"]
     assert read[-1] == sum(shard.bytes for shard in load_corpus(tmp_path / "corpus").shards)
 
 
