@@ -87,8 +87,9 @@ def _map_dask(
     from distributed.scheduler import KilledWorker
 
     address = client.scheduler.address
+    wait = _WaitForWorkers(client, slurm)
     futures = dict(zip(client.map(function, jobs, pure=False), jobs, strict=True))
-    completed, wait = as_completed(futures), _WaitForWorkers(client, slurm)
+    completed = as_completed(futures)
     try:
         while not completed.is_empty():
             if not completed.has_ready():
@@ -114,6 +115,7 @@ class _WaitForWorkers:
 
     def __init__(self, client: Any, slurm: _SlurmWorkers | None) -> None:
         self._client, self._slurm = client, slurm
+        self._had_workers = bool(client.nthreads())
         self._since = self._looked = time.monotonic()  # a worker was there, or jobs were pending in SLURM's queue
         self._next_words = self._since + _FIRST_WORDS_S
 
@@ -130,7 +132,7 @@ class _WaitForWorkers:
         self._looked = now
         try:
             if self._client.nthreads():
-                self._since, self._next_words = now, now + _FIRST_WORDS_S
+                self._had_workers, self._since, self._next_words = True, now, now + _FIRST_WORDS_S
                 return
         except OSError:  # the scheduler is gone: soon all jobs are cancelled
             return
@@ -138,15 +140,16 @@ class _WaitForWorkers:
             return
         self._next_words = now + _WORDS_EVERY_S
         address = self._client.scheduler.address
+        logs = "; their logs say why" if self._had_workers or self._slurm else ""
         if self._slurm is None:
-            waits_for = f"workers: the Dask scheduler at {address} has none (dask worker {address} starts one)"
+            lost = "has lost all of its workers" if self._had_workers else "has none"
+            waits_for = f"workers: the Dask scheduler at {address} {lost} (`dask worker {address}` starts one)"
         else:
             jobs = self._slurm.jobs()
             if "PENDING" in jobs:
                 self._since = now
             waits_for = f"Dask workers, which are SLURM jobs and connect to {address}: {jobs or 'none is in the queue'}"
         if now - self._since >= MOST_WAIT_S:
-            logs = "" if self._slurm is None else "; the logs of the jobs say why"
             raise InfrastructureError(f"waited {MOST_WAIT_S:.0f} s for {waits_for}{logs}; what is finished stays: start again")
         print(f"waiting for {waits_for}", file=sys.stderr, flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ def run_shard(*arguments: str | Path) -> int:
     with pytest.raises(SystemExit) as ended:
         run_command(shard, [str(argument) for argument in arguments], config_class=ShardConfig, renamed=RENAMED)
     return int(ended.value.code or 0)
+
+
+def without_progress(stderr: str) -> list[str]:
+    """The lines that a command wrote on stderr, without its progress."""
+    lines = re.split(r"[\r\n]+", stderr)
+    return [line for line in lines if line and not re.match(r"(plan|write|verify|index samples): ", line)]
 
 
 def write_small_corpus(folder: Path) -> Path:
