@@ -145,7 +145,7 @@ def test_a_queue_that_does_not_exist(
 @pytest.mark.slow
 def test_a_time_limit(cluster: SlurmCluster, whole_many: dict[str, bytes], command: list[str], tmp_path: Path) -> None:
     """Each job of the array, which writes four shards at a time, has time for some of its four or five."""
-    slow = slowly(tmp_path, 50) | {"SBATCH_TIMELIMIT": "2"}
+    slow = slowly(tmp_path, 30) | {"SBATCH_TIMELIMIT": "2"}  # a signal after 40 to 60 s
     array, last = submitted(cluster, tmp_path, [*command, *MANY], **slow)
     cluster.wait_for_job(last, seconds=500, JobState="COMPLETED")
     assert contents(tmp_path / "corpus") == whole_many
@@ -155,16 +155,15 @@ def test_a_time_limit(cluster: SlurmCluster, whole_many: dict[str, bytes], comma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("partition", ["batch", "abrupt"])
+@pytest.mark.parametrize(("partition", "seconds"), [("batch", 75), ("abrupt", 15)])
 def test_preemption(
-    cluster: SlurmCluster, whole_many: dict[str, bytes], command: list[str], tmp_path: Path, partition: str
+    cluster: SlurmCluster, whole_many: dict[str, bytes], command: list[str], tmp_path: Path, partition: str, seconds: float
 ) -> None:
-    """With a minute of grace, and without; the urgent job needs both nodes."""
-    slow = slowly(tmp_path, 10) | {"SBATCH_PARTITION": partition}
+    """With a minute of grace, in which no shard gets done, and without; the urgent job needs both nodes."""
+    slow = slowly(tmp_path, seconds) | {"SBATCH_PARTITION": partition}
     array, last = submitted(cluster, tmp_path, [*command, *MANY], **slow)
-    wait_for(lambda: tars(tmp_path) > 0)
-    urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
-    cluster.command("sbatch", *urgent)
+    wait_for(lambda: any((tmp_path / "corpus").glob(".*.tmp")))
+    cluster.command("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     for task in (0, 1):
         cluster.wait_for_job(f"{array}_{task}", Restarts="1")
     assert "dataset.json" not in contents(tmp_path / "corpus")
