@@ -87,10 +87,10 @@ def _map_dask(
     from distributed.scheduler import KilledWorker
 
     address = client.scheduler.address
-    wait = _WaitForWorkers(client, slurm)
-    futures = dict(zip(client.map(function, jobs, pure=False), jobs, strict=True))
-    completed = as_completed(futures)
     try:
+        wait = _WaitForWorkers(client, slurm)
+        futures = dict(zip(client.map(function, jobs, pure=False), jobs, strict=True))
+        completed = as_completed(futures)
         while not completed.is_empty():
             if not completed.has_ready():
                 wait.look()
