@@ -227,6 +227,7 @@ def dask_on_hosts(cluster: SlurmCluster, folder: Path, **more: str) -> Iterator[
         start(LOGIN, "distributed.cli.dask_scheduler", "--no-dashboard", "--port", "8786")
         for host in HOSTS:
             start(host, "distributed.cli.dask_worker", address, "--no-dashboard", "--nthreads", "1", "--death-timeout", "60")
+        wait_for(lambda: all("Registered to" in (folder / f"dask-{host}.txt").read_text() for host in HOSTS))
         yield address
     finally:
         for machine in HOSTS:
