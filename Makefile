@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 INSTALLED := $(VENV)/.installed
 
-ENGINES := slurm-wlm munge openssh-server pdsh openmpi-bin iproute2 util-linux
-
 .PHONY: install engines quickstart quickstart-real test test-slow check docs bench bench-data clean
 
 install: $(INSTALLED)
@@ -25,12 +23,9 @@ quickstart: install
 quickstart-real: install
 	$(BIN)/python launch/quickstart_real.py --output quickstart-real
 
-# Debian's packages with which tests try launchers on real hosts and a real SLURM. Without them, or root, these tests are skipped.
+# Debian's packages with which tests try launchers and executors on real hosts and a real SLURM.
 engines:
-	@dpkg-query --show $(ENGINES) > /dev/null 2>&1 \
-	    || { [ "$$(id -u)" = 0 ] && DEBIAN_FRONTEND=noninteractive \
-	        apt-get install --yes --quiet --no-install-recommends $(ENGINES); } \
-	    || echo "engines: not installed (needs root and Debian's $(ENGINES)); tests that need them are skipped"
+	.ci/packages
 
 test: install engines
 	$(BIN)/python -m pytest --durations 30

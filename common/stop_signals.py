@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import NoReturn
 
 # Schedulers send SIGTERM or SIGUSR1 some time before they end a job; Ctrl-C sends SIGINT, a closed terminal SIGHUP.
@@ -57,3 +58,9 @@ def signals_held_back(signals: Collection[signal.Signals] = TERMINAL_SIGNALS) ->
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_resource_tracker() -> None:
+    """Start multiprocessing's own process, which ignores other stop signals, so that a closed terminal does not end it either."""
+    with signals_held_back([signal.SIGHUP]):
+        resource_tracker.ensure_running()

@@ -15,10 +15,11 @@ from typing import NoReturn
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, run_command
 from common.errors import while_running
-from common.executors import Executor, MapJobs, open_executor, submit_slurm
+from common.executors import Executor, MapJobs, open_executor
 from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.memory import worker_share
 from common.progress import PROGRESS
+from common.sbatch import submit_slurm
 from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_writer import finish_corpus, unwritten_report, write_missing_shards
 from data_prep.plan.build import frozen_plan, make_plan

@@ -70,10 +70,9 @@ def frozen_plan(archive: AnyPath, output: AnyPath, settings: PlanSettings) -> Pl
     """
     plan = load_plan(output)
     known = load_sensors(_home(archive) / "sources")
-    sizes = {source: sensor.chip_px for source, sensor in plan.sensors.items()} | dict(settings.chip_px)
     same = {
         "sources": settings.sources is None or sorted(set(settings.sources)) == sorted(plan.sensors),
-        "chip_px": sizes == {source: sensor.chip_px for source, sensor in plan.sensors.items()},
+        "chip_px": all(settings.chip_px.get(source, sensor.chip_px) == sensor.chip_px for source, sensor in plan.sensors.items()),
         "label": sorted(settings.labels) == sorted(plan.labels),
         "land_cover_maps": not plan.has_maps or settings.land_cover_maps,
         "sensors": all(

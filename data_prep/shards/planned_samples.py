@@ -7,7 +7,7 @@ with the key of the sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +41,7 @@ class Failure:
 
 def read_samples(
     archive: AnyPath, plan: Plan, planned_samples: Iterable[PlannedSample], retries: int, most_bytes: int
-) -> Iterator[Sample | Rejection | Failure]:
+) -> Generator[Sample | Rejection | Failure]:
     """Read samples from the archive, in order; yield a Rejection or Failure for those that are not written.
 
     `most_bytes`: see ChunkReader. Raises ValueError when the archive is no longer as it was planned, and errors of the

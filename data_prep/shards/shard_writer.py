@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -55,7 +55,7 @@ def write_sweep(
     sweep = plan.sweep(missing)
     left = Counter(position for position, _ in sweep.samples)
     found = read_samples(archive, plan, (sample for _, sample in sweep.samples), retries, most_bytes)
-    with ExitStack() as stack:
+    with closing(found), ExitStack() as stack:  # readers end here, not when the generator is collected
         being_written: dict[int, OpenShard] = {}
         for (position, _), sample in zip(sweep.samples, found, strict=True):
             if position not in being_written:

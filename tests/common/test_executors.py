@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.executors import _slurm_seconds, map_local, open_executor
+from common.dask_executor import slurm_seconds
+from common.executors import map_local, open_executor
 from tests.support.mortal import square_or_die
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def test_dask_workers_as_slurm_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [("90", 5400), ("1:30", 90), ("02:00:00", 7200), ("1-12", 129_600), ("1-0:30", 88_200), ("1-00:00:10", 86_410)],
 )
 def test_walltimes_of_slurm(walltime: str, seconds: int) -> None:
-    assert _slurm_seconds(walltime) == seconds
+    assert slurm_seconds(walltime) == seconds
 
 
 def test_a_worker_that_dies_costs_nothing_but_time(tmp_path: Path) -> None:

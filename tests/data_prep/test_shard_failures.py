@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.exit_codes import INFRASTRUCTURE, STOPPED
+from common.exit_codes import ASKED_TO_STOP, INFRASTRUCTURE, STOPPED
 from common.progress import PROGRESS
 from data_prep.corpus import corpus_writer
 from data_prep.corpus.dataset import load_corpus
@@ -34,7 +34,7 @@ from data_prep.shards.shard_writer import write_sweep
 from data_prep.shards.tar_format import TarWriter
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import DISTURBANCES, contents, dask_cluster
-from tests.support.sharding import run_shard
+from tests.support.sharding import run_shard, without_progress
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "data_prep" / "shard.py"
@@ -188,16 +188,18 @@ def test_what_does_not_pass_is_no_part_of_the_corpus(
     assert contents(tmp_path / "corpus") == whole
 
 
+@pytest.mark.parametrize("engine", ["local", "dask"])
 def test_a_scene_that_vanishes_after_the_plan(
-    own_scenes: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_scenes: Path, whole: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str], engine: str
 ) -> None:
-    arguments = ("--input", own_scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
+    arguments = ("--input", own_scenes, "--output", tmp_path / "corpus", *ARGUMENTS, "--engine", engine)
     assert run_shard(*arguments, "--plan_only", "true") == 0
     cube = own_scenes / "coast" / "sentinel2.zarr"
     cube.rename(own_scenes / "coast" / "elsewhere.zarr")
-    capsys.readouterr()
+    capfd.readouterr()
     assert run_shard(*arguments) == 1
-    out = capsys.readouterr().out
+    out, errors = capfd.readouterr()  # of all processes
+    assert without_progress(errors) == []
     assert re.search(r"sentinel2-test-00000\d: .*sentinel2\.zarr", out)
     assert "3 of 10 shards are not written" in out
     (own_scenes / "coast" / "elsewhere.zarr").rename(cube)
@@ -208,14 +210,17 @@ def test_a_scene_that_vanishes_after_the_plan(
 # the output
 
 
-def test_a_full_disk_is_one_line_and_what_is_finished_stays(scenes: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_a_full_disk_is_one_line_and_what_is_finished_stays(
+    scenes: Path, whole: dict[str, bytes], tmp_path: Path, engine: str
+) -> None:
     """No file may grow to the size of the largest shard."""
     arguments = [sys.executable, str(SCRIPT), "--input", str(scenes), "--output", str(tmp_path / "corpus"), *ARGUMENTS]
-    arguments += ["--workers", "2"]
+    arguments += ["--workers", "2", "--engine", engine]
     largest = max(len(data) for name, data in whole.items() if name.endswith(".tar"))
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, preexec_fn=limit)
-    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    errors = without_progress(done.stderr)
     assert done.returncode == INFRASTRUCTURE
     assert len(errors) == 1
     assert re.search(r"corpus takes no more: File too large; what is finished stays", errors[0])
@@ -348,11 +353,32 @@ def test_a_dask_scheduler_that_goes_away(scenes: Path, tmp_path: Path) -> None:
         scheduler.kill()
         _, errors = client.communicate(timeout=120)
     assert client.returncode == INFRASTRUCTURE
-    assert re.search(rf"^error: the Dask scheduler at {address} went away", errors, re.MULTILINE)
+    (line,) = without_progress(errors)
+    assert line.startswith(f"error: the Dask scheduler at {address} went away")
     assert "dataset.json" not in contents(tmp_path / "corpus")
     assert run_shard(*arguments) == 0
     assert run_shard("--input", scenes, "--output", tmp_path / "undisturbed", *arguments[4:]) == 0
     assert contents(tmp_path / "corpus") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_dask_says_nothing_of_its_own_after_a_signal_to_all(scenes: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    """Ctrl-C and a closed terminal reach the command and its workers while they write."""
+    arguments = ["--input", str(scenes), "--output", str(tmp_path / "corpus"), *CHIPS, "--shard_mb", "0.02"]
+    command = [sys.executable, str(SCRIPT), *arguments, "--engine", "dask", "--workers", "2"]
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, sent, signal.SIG_DFL),
+    )
+    wait_for(lambda: list((tmp_path / "corpus").glob("*.tar")))
+    os.killpg(run.pid, sent)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == STOPPED
+    assert without_progress(errors) == [ASKED_TO_STOP]
 
 
 @pytest.mark.parametrize("kind", ["kill -9 of the run", "SIGTERM", "kill -9 of a worker"])

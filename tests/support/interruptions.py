@@ -110,7 +110,7 @@ def dask_cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         while not (file.exists() and file.read_text().endswith("}")):
             time.sleep(0.02)
         address = json.loads(file.read_text())["address"]
-        options = [address, "--no-dashboard", "--nthreads", "1", "--death-timeout", "5"]
+        options = [address, "--no-dashboard", "--nthreads", "1", "--death-timeout", "60"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         worker = subprocess.Popen([*module, "distributed.cli.dask_worker", *options], env=environment, **quiet)
         yield address, scheduler
@@ -118,7 +118,7 @@ def dask_cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         scheduler.kill()
         scheduler.wait()
         if worker is not None:
-            worker.wait(timeout=60)  # ends by itself without a scheduler
+            worker.wait(timeout=90)  # ends by itself without a scheduler
 
 
 def _wait_for_group(group: int) -> None:

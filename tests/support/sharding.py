@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def write_shard(archive: Path, output: Path, number: int) -> int:
     """Write one shard of the plan in `output` in this process; return the bytes of its tar."""
     ((_, size),) = write_sweep(archive, output, 1_000_000_000, 3, [number])
     return size
+
+
+def without_progress(stderr: str) -> list[str]:
+    """The lines that a command wrote on stderr, without its progress."""
+    lines = re.split(r"[\r\n]+", stderr)
+    return [line for line in lines if line and not re.match(r"(plan|write|summarise|verify|index samples): ", line)]
 
 
 def write_small_corpus(folder: Path) -> Path:

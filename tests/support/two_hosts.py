@@ -193,7 +193,7 @@ def skip_without(*commands: str) -> None:
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [command for command in commands if shutil.which(command, path=path) is None]
     if missing:
-        pytest.skip(f"needs {', '.join(missing)}: `make engines` installs them as root on Debian")
+        pytest.skip(f"needs {', '.join(missing)}: .ci/packages installs them as root on Debian")
     if os.geteuid() != 0:
         pytest.skip("needs root, to make network namespaces")
     made = subprocess.run(["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "true"], capture_output=True, check=False)
