@@ -48,7 +48,7 @@ class Sentinel2Safe(RasterSeries):
     Options of scene.yaml:
         path: path or fsspec URL of a folder of SAFE folders, or of one SAFE folder.
         incomplete: for dates that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
-        resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see RasterSeries. SCL is
+        resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see ImageSeries. SCL is
             always resampled with nearest neighbours.
         offset: additive offset of products whose metadata are missing or do not state it: one number, or numbers by the date
             from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. It must not contradict the metadata,

@@ -44,7 +44,7 @@ class StacScenes(RasterSeries):
             SCL: scl}`. The quality layer may have a list of keys; then the worst code counts.
         signer: what signs URLs: `planetary_computer` or `none`; by default that of the collection.
         incomplete: for items that lack an asset: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
-        resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see RasterSeries.
+        resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see ImageSeries.
             Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, where items do not state it: one number, or numbers by the date or the
             processing baseline from which they apply. Items state it by `raster:bands`, `s2:processing_baseline` or
