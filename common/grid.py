@@ -167,6 +167,26 @@ def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: int | str, origin: str)
     return Grid(crs=crs_text(crs, origin), transform=transform, height=len(y), width=len(x))
 
 
+def stated_grid(
+    transform: Any, x: np.ndarray | None, y: np.ndarray | None, crs: int | str, shape: tuple[int, int], origin: str
+) -> Grid:
+    """Grid of images of `shape` from an attribute `transform`, or from the coordinates x (W,) and y (H,) of pixel centres.
+
+    Raises ValueError when neither is there (None), and when they contradict each other or `shape`.
+    """
+    if transform is not None:
+        grid = grid_from_transform(transform, crs, shape, origin)
+        if x is not None and y is not None:
+            check_centres(grid, x, y, origin)
+        return grid
+    if x is None or y is None:
+        raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
+    grid = grid_from_centres(x, y, crs, origin)
+    if grid.shape != shape:
+        raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
+    return grid
+
+
 @lru_cache(maxsize=1024)  # files of a series are compared one by one
 def grid_in_crs(grid: Grid, crs: str) -> Grid | None:
     """The grid in another CRS, if it has the same pixels there: equal size, shape and axes, to a hundredth of a pixel; else None.

@@ -10,7 +10,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform, nesting_factor
+from common.grid import Grid, nesting_factor, stated_grid
 from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
@@ -255,18 +255,8 @@ def stored_grid(dataset: h5py.Dataset, crs: str | int | None) -> Grid:
         crs = mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref"))
     if crs is None:
         raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
-    transform, shape = attribute(dataset, "transform"), dataset.shape[-2:]
-    if transform is not None:
-        grid = grid_from_transform(transform, crs_attribute(crs), shape, origin)
-        if "x" in file and "y" in file:
-            check_centres(grid, file["x"][:], file["y"][:], origin)
-        return grid
-    if "x" not in file or "y" not in file:
-        raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
-    grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)
-    if grid.shape != shape:
-        raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
-    return grid
+    x, y = (file[name][:] if name in file else None for name in ("x", "y"))
+    return stated_grid(attribute(dataset, "transform"), x, y, crs_attribute(crs), dataset.shape[-2:], origin)
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:

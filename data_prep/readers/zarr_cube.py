@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import zarr
 
-from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform
+from common.grid import Grid, stated_grid
 from common.north_up import ReadWindow, north_up
 from common.notes import note
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
+from data_prep.readers.encoding import cf_encoding, check_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
-from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
-from data_prep.readers.zarr_chunks import ChunkCheckingStore, with_fill_value
-from data_prep.readers.zarr_store import open_store
+from data_prep.readers.radiometry import harmonised_series
+from data_prep.readers.zarr_groups import StoredArray, ZarrGroup
 
 DIMENSIONS = ("time", "band", "y", "x")
 ABSENT_QUALITY = ("unobserved", "fill_value")
-UNREADABLE_METADATA = (ValueError, TypeError, KeyError)  # Zarr raises them for invalid JSON and for unknown values in it
 
 
 class ZarrCube:
@@ -76,43 +72,38 @@ class ZarrCube:
         self._path = path
         if absent_quality not in ABSENT_QUALITY:
             raise ValueError(f"{path}: absent_quality is {absent_quality!r}; expected one of {', '.join(ABSENT_QUALITY)}")
-        self._store = ChunkCheckingStore(open_store(path, storage_options))
-        try:
-            # A Zarr group unpickles only with an object codec, which is not used here; arrays of names are plain strings.
-            self._group = zarr.open_group(self._store, mode="r")
-        except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
-            raise ValueError(f"{path}: no Zarr group there") from error
-        except UNREADABLE_METADATA as error:
-            raise ValueError(f"{path}: metadata of the group cannot be read: {error}") from error
-        self._reflectance = self._array(reflectance, DIMENSIONS)
-        self._quality = self._array(quality or sensor.quality.name, ("time", "y", "x"))
-        origin, of_quality = f"{path}/{reflectance}", f"{path}/{self._quality.basename}"
-        in_file = check_encoding(cf_encoding(self._reflectance.dtype, self._reflectance.attrs, origin), sensor, origin)
-        check_quality(self._quality.dtype, self._quality.attrs, sensor, of_quality)
-        self._reflectance = with_fill_value(self._reflectance, unobserved_number(self._reflectance.dtype, sensor, origin))
+        self._group = ZarrGroup(path, storage_options)
+        stored = self._group.array(reflectance, DIMENSIONS)
+        codes = self._group.array(quality or sensor.quality.name, ("time", "y", "x"))
+        origin = stored.where
+        in_file = check_encoding(cf_encoding(stored.array.dtype, stored.attributes, origin), sensor, origin)
+        self._reflectance = stored.reflectance(sensor)
+        self._quality = codes.quality(sensor, codes.attributes)
         # The array as it is stored, where its fill value may be meant: then it is a clear code.
-        self._filled_quality: zarr.Array[Any] | None = None
+        self._filled_quality: StoredArray | None = None
         if absent_quality == ABSENT_QUALITY[0]:
-            fill = np.array([self._quality.fill_value or 0]).astype(self._quality.dtype)  # Zarr version 2 may have none: 0
-            self._filled_quality = self._quality if sensor.quality.clear(fill).any() else None
-            self._quality = with_fill_value(self._quality, unobserved_code(self._quality.dtype, sensor.quality, of_quality))
-        frames, _, height, width = self._reflectance.shape
-        if self._quality.shape != (frames, height, width):
-            raise ValueError(f"{path}: quality has shape {self._quality.shape}; expected {(frames, height, width)}")
+            fill = np.array([codes.array.fill_value or 0]).astype(codes.array.dtype)  # Zarr version 2 may have none: 0
+            self._filled_quality = codes if sensor.quality.clear(fill).any() else None
+        else:
+            self._quality = codes
+        frames, _, height, width = stored.array.shape
+        if codes.array.shape != (frames, height, width):
+            raise ValueError(f"{path}: quality has shape {codes.array.shape}; expected {(frames, height, width)}")
 
         self.dates = self._dates(time, frames)
         stated = stated_offsets(offset, sensor, self.dates, path)
         self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, origin)
-        names = [str(name) for name in bands] if bands is not None else [text(name) for name in self._coordinate(band)]
-        if len(names) != self._reflectance.shape[1]:
-            raise ValueError(f"{path}: {len(names)} band names {names} for {self._reflectance.shape[1]} bands")
+        names = [str(name) for name in bands] if bands is not None else [text(name) for name in self._group.coordinate(band)]
+        if len(names) != stored.array.shape[1]:
+            raise ValueError(f"{path}: {len(names)} band names {names} for {stored.array.shape[1]} bands")
         positions = band_positions(names, sensor, path)
-        check_stacked_bands(positions, self._band_attributes(), len(names), sensor, f"{path}/{reflectance}")
+        check_stacked_bands(positions, self._band_attributes(), len(names), sensor, origin)
         # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
         self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
         self.grid, self._flips = north_up(self._grid(x, y, crs, (height, width)))
         check_pixel_size(self.grid, sensor, path)
-        self.chunk = min(self._reflectance.chunks[2], height), min(self._reflectance.chunks[3], width)
+        rows, cols = stored.chunk
+        self.chunk = min(rows, height), min(cols, width)
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
@@ -122,7 +113,7 @@ class ZarrCube:
             return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
 
         def pixels(row: int, col: int, height: int, width: int) -> np.ndarray:
-            return self._read(self._reflectance, (times, self._bands, slice(row, row + height), slice(col, col + width)))
+            return self._reflectance.read((times, self._bands, slice(row, row + height), slice(col, col + width)))
 
         def quality(row: int, col: int, height: int, width: int) -> np.ndarray:
             return self._read_quality((times, slice(row, row + height), slice(col, col + width)))
@@ -133,98 +124,59 @@ class ZarrCube:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._group.store.close()
-
-    def _read(self, array: zarr.Array[Any], part: tuple[Any, ...]) -> np.ndarray:
-        self._store.absent.discard(array.path)
-        try:
-            return np.asarray(array.oindex[part])
-        except (RuntimeError, ValueError, EOFError, zlib.error) as error:  # what the codecs raise
-            raise ValueError(
-                f"{self._path}/{array.basename}: a chunk cannot be decoded, it is damaged or cut off: {error}"
-            ) from error
+        self._group.close()
 
     def _read_quality(self, part: tuple[Any, ...]) -> np.ndarray:
-        codes = self._read(self._quality, part)
+        codes = self._quality.read(part)
         filled = self._filled_quality
         if filled is None:
             return codes
-        is_absent = filled.path in self._store.absent
-        if filled.shards is not None and not is_absent and self._quality.fill_value in codes:
+        array, store = filled.array, filled.store
+        is_absent = array.path in store.absent
+        if array.shards is not None and not is_absent and self._quality.array.fill_value in codes:
             # The code may be stored. Only another fill value tells that a chunk is absent from a shard.
-            is_absent = not np.array_equal(self._read(filled, part), codes)
+            is_absent = not np.array_equal(filled.read(part), codes)
         if not is_absent:
             return codes
         self._filled_quality = None  # decided once
-        if not self._store.has_chunks(filled):
+        if not store.has_chunks(array):
             self._quality = filled
-            return self._read(filled, part)
+            return filled.read(part)
         note(
-            f"{self._path}/{filled.basename}: some chunks are absent and count as not observed, though the fill value "
-            f"{filled.fill_value} is a clear code; if the store leaves out chunks of that code (write_empty_chunks=False), state "
+            f"{filled.where}: some chunks are absent and count as not observed, though the fill value {array.fill_value} is a "
+            "clear code; if the store leaves out chunks of that code (write_empty_chunks=False), state "
             "`absent_quality: fill_value`"
         )
         return codes
 
-    def _get(self, name: str) -> Any:
-        try:
-            return self._group.get(name)
-        except UNREADABLE_METADATA as error:
-            raise ValueError(f"{self._path}: metadata of {name} cannot be read: {error}") from error
-
-    def _held(self) -> str:
-        """The names of the arrays, for messages."""
-        return str(sorted(self._group.array_keys())) if self._group.store.supports_listing else "arrays that cannot be listed"
-
-    def _array(self, name: str, dimensions: tuple[str, ...]) -> zarr.Array[Any]:
-        found = self._get(name)
-        if not isinstance(found, zarr.Array):
-            raise ValueError(f"{self._path}: no array {name!r}; it holds {self._held()}")
-        # Zarr version 3 stores names of dimensions itself; for version 2, xarray writes them as an attribute.
-        names: Any = getattr(found.metadata, "dimension_names", None) or found.attrs.get("_ARRAY_DIMENSIONS")
-        if found.ndim != len(dimensions):
-            raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected the axes {dimensions}")
-        self._store.watch(found)
-        order = [dimension for dimension in names or () if dimension in dimensions]
-        if order and order != [dimension for dimension in dimensions if dimension in order]:
-            raise ValueError(f"{self._path}/{name}: axes are {tuple(names)}; expected the order {dimensions}, so transpose it")
-        return found
-
-    def _coordinate(self, name: str) -> np.ndarray:
-        found = self._get(name)
-        if not isinstance(found, zarr.Array) or found.ndim != 1:
-            raise ValueError(f"{self._path}: no one-dimensional array {name!r}; it holds {self._held()}")
-        self._store.watch(found)
-        return self._read(found, (slice(None),))
-
     def _band_attributes(self) -> dict[str, Any]:
         """Attributes of the reflectance, and the coordinates that it names (CF Conventions 1.11, section 5)."""
-        attributes: dict[str, Any] = dict(self._reflectance.attrs)
+        attributes = self._reflectance.attributes
         for name in text(attributes.get("coordinates", "")).split():
-            if isinstance(found := self._get(name), zarr.Array) and found.ndim == 1:
-                attributes[name] = self._coordinate(name)
+            if (found := self._group.find(name)) is not None and found.array.ndim == 1:
+                attributes[name] = found.read((slice(None),))
         return attributes
 
     def _dates(self, name: str, frames: int) -> np.ndarray:
-        if name not in self._group:
+        stored = self._group.find(name)
+        if stored is None:
             raise ValueError(f"{self._path}: a series without time: no array {name!r} with the day of each image")
-        dates = decode_dates(self._coordinate(name), dict(self._group[name].attrs), f"{self._path}/{name}")
+        dates = decode_dates(self._group.coordinate(name), stored.attributes, stored.where)
         if len(dates) != frames:
             raise ValueError(f"{self._path}: {len(dates)} dates for {frames} images")
         return dates
 
     def _grid(self, x: str, y: str, crs: Any, shape: tuple[int, int]) -> Grid:
-        attributes: dict[str, Any] = dict(self._group.attrs)
-        mapping: dict[str, Any] = dict(self._group["spatial_ref"].attrs) if "spatial_ref" in self._group else {}
-        crs = crs or attributes.get("crs") or mapping.get("crs_wkt") or mapping.get("spatial_ref")
+        attributes = self._group.attributes
+        mapping = self._group.find("spatial_ref")
+        crs = crs or attributes.get("crs")
+        if crs is None and mapping is not None:
+            crs = mapping.attributes.get("crs_wkt") or mapping.attributes.get("spatial_ref")
         if crs is None:
             raise ValueError(f"{self._path}: no coordinate reference system: no attribute crs; give `crs: EPSG:n` in scene.yaml")
-        if "transform" in attributes:
-            grid = grid_from_transform(attributes["transform"], crs_attribute(crs), shape, self._path)
-            if isinstance(self._get(x), zarr.Array) and isinstance(self._get(y), zarr.Array):
-                check_centres(grid, self._coordinate(x), self._coordinate(y), self._path)
-            return grid
-        grid = grid_from_centres(self._coordinate(x), self._coordinate(y), crs_attribute(crs), self._path)
-        if grid.shape != shape:
-            raise ValueError(f"{self._path}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
-        return grid
+        transform = attributes.get("transform")
+        at_x, at_y = self._coordinates(x, required=transform is None), self._coordinates(y, required=transform is None)
+        return stated_grid(transform, at_x, at_y, crs_attribute(crs), shape, self._path)
+
+    def _coordinates(self, name: str, required: bool) -> np.ndarray | None:
+        return self._group.coordinate(name) if required or self._group.find(name) is not None else None
