@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 import zarr
+from affine import Affine
 from zarr.storage import LocalStore
 
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.opening import open_reader
+from tests.support.archives import NORTH, WEST, Cube, days, write_land_cover, write_scene
 from tests.support.containers import on_fine_grid, safe_numbers
 from tests.support.eopf import ORIGIN, product_name, write_product, write_products
 from tests.support.series import DATES, SENSORS, assert_windows_equal, coarse, naive_bilinear, repeated, scene
+from tests.support.sharding import run_shard
 
 SENSOR: Sensor = SENSORS["sentinel2"]
 TIMES = DATES[:4]
@@ -341,3 +346,35 @@ def test_stores_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         reader.read(rows, 0, 2 * rows, 2 * cols, slice(None))
         assert len(asked) == len(set(asked)) == len(TIMES) * 11 * 2 * 2, opening
         assert all(re.search(r"/(b\w\w|scl)/\d\.\d$", key) for key in asked)
+
+
+def test_shards_equal_those_of_a_cube(tmp_path: Path) -> None:
+    """An archive of products, and one of the same numbers in one Zarr cube, give the same samples."""
+    rng, dates = np.random.default_rng(3), days(2021, 16)
+    pixels = rng.integers(1_001, 9_000, (len(dates), 10, 24, 24)).astype(np.uint16)
+    scl = repeated(coarse(rng.choice(np.array([4, 5, 6, 9], np.uint8), (len(dates), 24, 24))))
+    place = Affine(10.0, 0.0, WEST, 0.0, -10.0, NORTH)
+    description = {"split": "train", "land_cover": {"raster": "landcover.tif", "legend": "glc_fcs30d"}}
+    cube = Cube(on_fine_grid(pixels), scl, dates)
+    write_scene(tmp_path / "cube" / "delta", {"sentinel2": cube}, {"sentinel2": 10.0}, **description)
+    write_products(tmp_path / "eopf" / "delta" / "s2", pixels, scl, dates, origin=place, chunk=24)
+    for kind, source in (
+        ("cube", {"container": "zarr_cube", "path": "sentinel2.zarr", "bands": list(SENSOR.bands), "offset": -1000}),
+        ("eopf", {"container": "sentinel2_eopf", "path": "s2"}),
+    ):
+        here = tmp_path / kind / "delta"
+        write_land_cover(here / "landcover.tif", np.full((8, 8), 10))
+        (here / "scene.yaml").write_text(yaml.safe_dump({"name": "delta", "sources": {"sentinel2": source}, **description}))
+        assert run_shard("--input", tmp_path / kind, "--output", tmp_path / f"{kind}_corpus", "--chip_px.sentinel2", "12") == 0
+    of_cube, of_products = members(tmp_path / "cube_corpus"), members(tmp_path / "eopf_corpus")
+    assert sum(name.endswith("pixels.npy") for name in of_cube) == 4
+    assert of_products == of_cube
+
+
+def members(corpus: Path) -> dict[str, bytes]:
+    """The files in the shards of a corpus, by name."""
+    found = {}
+    for path in sorted(corpus.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+    return found
