@@ -3,29 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from common.grid import Grid, stated_grid
-from common.north_up import ReadWindow, north_up
+from common.north_up import north_up
 from common.notes import note
-from data_prep.archive.sensor import Sensor
-from data_prep.readers.band_metadata import band_positions, check_stacked_bands
-from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding
+from data_prep.archive.sensor import Quality, Sensor
+from data_prep.readers.cube_layers import (
+    Bands,
+    CubeArray,
+    CubeLayer,
+    LayeredCube,
+    Times,
+    bands_of_stack,
+    stated_offset,
+    variable_of,
+)
 from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
-from data_prep.readers.georeference import check_pixel_size
-from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
-from data_prep.readers.radiometry import harmonised_series
+from data_prep.readers.offsets import Offset
 from data_prep.readers.zarr_groups import StoredArray, ZarrGroup
 
-DIMENSIONS = ("time", "band", "y", "x")
+STACK, VARIABLE = ("time", "band", "y", "x"), ("time", "y", "x")
 ABSENT_QUALITY = ("unobserved", "fill_value")
 
 
-class ZarrCube:
+class _Array(CubeArray):
+    """An array (time, y, x), or (time, band, y, x)."""
+
+    def __init__(self, stored: StoredArray) -> None:
+        self._stored, self.where, self.chunk = stored, stored.where, stored.chunk
+
+    def read_part(self, times: Times, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
+        return self._stored.read((times, rows, cols) if bands is None else (times, bands, rows, cols))
+
+
+class _Codes(_Array):
+    """A quality array whose absent chunks were not observed, or hold the fill value where no chunk is stored.
+
+    Args:
+        stored: the array with absent chunks that read as not observed.
+        filled: the array as it is stored.
+    """
+
+    def __init__(self, stored: StoredArray, filled: StoredArray, quality: Quality) -> None:
+        super().__init__(stored)
+        fill = np.array([filled.array.fill_value or 0]).astype(filled.array.dtype)  # Zarr version 2 may have none: 0
+        self._filled = filled if quality.clear(fill).any() else None  # where its fill value may be meant: then it is a clear code
+
+    def read_part(self, times: Times, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
+        codes = super().read_part(times, bands, rows, cols)
+        filled = self._filled
+        if filled is None:
+            return codes
+        array, store = filled.array, filled.store
+        is_absent = array.path in store.absent
+        if array.shards is not None and not is_absent and self._stored.array.fill_value in codes:
+            # The code may be stored. Only another fill value tells that a chunk is absent from a shard.
+            is_absent = not np.array_equal(filled.read((times, rows, cols)), codes)
+        if not is_absent:
+            return codes
+        self._filled = None  # decided once
+        if not store.has_chunks(array):
+            self._stored = filled
+            return filled.read((times, rows, cols))
+        note(
+            f"{filled.where}: some chunks are absent and count as not observed, though the fill value {array.fill_value} is a "
+            "clear code; if the store leaves out chunks of that code (write_empty_chunks=False), state "
+            "`absent_quality: fill_value`"
+        )
+        return codes
+
+
+class ZarrCube(LayeredCube):
     """A group with the arrays `reflectance` (time, band, y, x), quality (time, y, x), `time`, `band`, `x` and `y`.
+
+    A group with one variable per band (option `variables`), as xarray writes datasets, has variables (time, y, x) instead. They
+    may lie in subgroups and on nested grids; coordinates, `spatial_ref`, `crs` and `transform` are looked for in the group of a
+    variable, then in those around it.
 
     The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A group does not say
     which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
@@ -42,6 +98,9 @@ class ZarrCube:
         reflectance, time, band, x, y: names of these arrays, when they differ from the above. `x` and `y` hold the coordinates
             of pixel centres. They may be missing if the group has an attribute `transform` (six numbers in rasterio's order), and
             must not contradict it.
+        variables: variable of each band of the sensor, `{B02: b02, B8A: r20m/b8a, ...}`.
+        resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default; it keeps the measured numbers)
+            or `bilinear`. Quality is always resampled with nearest neighbours.
         quality: name of the quality array; by default that of the sensor's quality layer.
         absent_quality: what absent chunks of the quality array hold where others are stored: `unobserved` (default) or
             `fill_value`. Zarr and xarray leave out chunks that hold nothing but the fill value (write_empty_chunks=False); if
@@ -58,6 +117,8 @@ class ZarrCube:
         *,
         offset: Offset = None,
         reflectance: str = "reflectance",
+        variables: Mapping[str, str] | None = None,
+        resampling: str = "nearest",
         quality: str | None = None,
         absent_quality: str = ABSENT_QUALITY[0],
         time: str = "time",
@@ -68,115 +129,76 @@ class ZarrCube:
         crs: str | int | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.sensor = sensor
-        self._path = path
         if absent_quality not in ABSENT_QUALITY:
             raise ValueError(f"{path}: absent_quality is {absent_quality!r}; expected one of {', '.join(ABSENT_QUALITY)}")
+        self._path, self._sensor, self._crs = path, sensor, crs
+        self._names = {"time": time, "x": x, "y": y}
+        self._read: dict[str, np.ndarray] = {}  # coordinates by path, as variables share them
         self._group = ZarrGroup(path, storage_options)
-        stored = self._group.array(reflectance, DIMENSIONS)
-        codes = self._group.array(quality or sensor.quality.name, ("time", "y", "x"))
-        origin = stored.where
-        in_file = check_encoding(cf_encoding(stored.array.dtype, stored.attributes, origin), sensor, origin)
-        self._reflectance = stored.reflectance(sensor)
-        self._quality = codes.quality(sensor, codes.attributes)
-        # The array as it is stored, where its fill value may be meant: then it is a clear code.
-        self._filled_quality: StoredArray | None = None
-        if absent_quality == ABSENT_QUALITY[0]:
-            fill = np.array([codes.array.fill_value or 0]).astype(codes.array.dtype)  # Zarr version 2 may have none: 0
-            self._filled_quality = codes if sensor.quality.clear(fill).any() else None
+        codes = self._group.array(quality or sensor.quality.name, VARIABLE)
+        if variables is None:
+            layers = [self._stack_layer(self._group.array(reflectance, STACK), band, bands)]
         else:
-            self._quality = codes
-        frames, _, height, width = stored.array.shape
-        if codes.array.shape != (frames, height, width):
-            raise ValueError(f"{path}: quality has shape {codes.array.shape}; expected {(frames, height, width)}")
-
-        self.dates = self._dates(time, frames)
-        stated = stated_offsets(offset, sensor, self.dates, path)
-        self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, origin)
-        names = [str(name) for name in bands] if bands is not None else [text(name) for name in self._group.coordinate(band)]
-        if len(names) != stored.array.shape[1]:
-            raise ValueError(f"{path}: {len(names)} band names {names} for {stored.array.shape[1]} bands")
-        positions = band_positions(names, sensor, path)
-        check_stacked_bands(positions, self._band_attributes(), len(names), sensor, origin)
-        # Where the store has the band order of the sensor, a slice is much faster than a list of indices.
-        self._bands = slice(None) if positions == list(range(len(names))) else np.array(positions)
-        self.grid, self._flips = north_up(self._grid(x, y, crs, (height, width)))
-        check_pixel_size(self.grid, sensor, path)
-        rows, cols = stored.chunk
-        self.chunk = min(rows, height), min(cols, width)
-
-    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
-        """The window that starts at (row, col), at the given indices of `dates`."""
-        self.grid.window(row, col, height, width)
-
-        def read(stored: ReadWindow) -> np.ndarray:
-            return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
-
-        def pixels(row: int, col: int, height: int, width: int) -> np.ndarray:
-            return self._reflectance.read((times, self._bands, slice(row, row + height), slice(col, col + width)))
-
-        def quality(row: int, col: int, height: int, width: int) -> np.ndarray:
-            return self._read_quality((times, slice(row, row + height), slice(col, col + width)))
-
-        return harmonised_series(read(pixels), read(quality), self.dates[times], self.sensor, self._offsets[times])
-
-    def __enter__(self) -> Self:
-        return self
+            named = variable_of(variables, sensor, path)
+            layers = [self._reflectance_layer(self._group.array(name, VARIABLE), of) for of, name in named.items()]
+        marked = codes.quality(sensor, codes.attributes)
+        array = _Codes(marked, codes, sensor.quality) if absent_quality == ABSENT_QUALITY[0] else _Array(codes)
+        self._join(path, sensor, layers, self._layer(codes, array), resampling, offset)
 
     def __exit__(self, *exception: object) -> None:
         self._group.close()
 
-    def _read_quality(self, part: tuple[Any, ...]) -> np.ndarray:
-        codes = self._quality.read(part)
-        filled = self._filled_quality
-        if filled is None:
-            return codes
-        array, store = filled.array, filled.store
-        is_absent = array.path in store.absent
-        if array.shards is not None and not is_absent and self._quality.array.fill_value in codes:
-            # The code may be stored. Only another fill value tells that a chunk is absent from a shard.
-            is_absent = not np.array_equal(filled.read(part), codes)
-        if not is_absent:
-            return codes
-        self._filled_quality = None  # decided once
-        if not store.has_chunks(array):
-            self._quality = filled
-            return filled.read(part)
-        note(
-            f"{filled.where}: some chunks are absent and count as not observed, though the fill value {array.fill_value} is a "
-            "clear code; if the store leaves out chunks of that code (write_empty_chunks=False), state "
-            "`absent_quality: fill_value`"
-        )
-        return codes
+    def _stack_layer(self, stored: StoredArray, band: str, bands: Sequence[str] | None) -> CubeLayer:
+        """The layer of an array with all bands, whose names are `bands`, or the values of the array `band`."""
+        names = [str(name) for name in bands] if bands is not None else list(map(text, self._coordinate(stored, band)))
+        count, attributes = stored.array.shape[1], self._band_attributes(stored)
+        chosen = bands_of_stack(names, count, attributes, self._sensor, self._path, stored.where)
+        return self._reflectance_layer(stored, bands=chosen)
 
-    def _band_attributes(self) -> dict[str, Any]:
+    def _reflectance_layer(self, stored: StoredArray, band: str | None = None, bands: Bands = None) -> CubeLayer:
+        offset = stated_offset(stored.array.dtype, stored.attributes, self._sensor, stored.where, band)
+        return self._layer(stored, _Array(stored.reflectance(self._sensor)), bands=bands, offset=offset)
+
+    def _layer(self, stored: StoredArray, array: CubeArray, **more: Any) -> CubeLayer:
+        grid, flips = north_up(self._grid(stored))
+        return CubeLayer(array=array, dates=self._dates(stored), grid=grid, flips=flips, **more)
+
+    def _coordinate(self, stored: StoredArray, name: str) -> np.ndarray:
+        found = self._group.coordinate(stored, name)
+        if found.where not in self._read:
+            self._read[found.where] = found.read((slice(None),))
+        return self._read[found.where]
+
+    def _band_attributes(self, stored: StoredArray) -> dict[str, Any]:
         """Attributes of the reflectance, and the coordinates that it names (CF Conventions 1.11, section 5)."""
-        attributes = self._reflectance.attributes
+        attributes = stored.attributes
         for name in text(attributes.get("coordinates", "")).split():
-            if (found := self._group.find(name)) is not None and found.array.ndim == 1:
-                attributes[name] = found.read((slice(None),))
+            if (found := self._group.nearest(stored, name)) is not None and found.array.ndim == 1:
+                attributes[name] = self._coordinate(stored, name)
         return attributes
 
-    def _dates(self, name: str, frames: int) -> np.ndarray:
-        stored = self._group.find(name)
-        if stored is None:
+    def _dates(self, stored: StoredArray) -> np.ndarray:
+        name, frames = self._names["time"], stored.array.shape[0]
+        axis = self._group.nearest(stored, name)
+        if axis is None:
             raise ValueError(f"{self._path}: a series without time: no array {name!r} with the day of each image")
-        dates = decode_dates(self._group.coordinate(name), stored.attributes, stored.where)
+        dates = decode_dates(self._coordinate(stored, name), axis.attributes, axis.where)
         if len(dates) != frames:
-            raise ValueError(f"{self._path}: {len(dates)} dates for {frames} images")
+            raise ValueError(f"{stored.where}: {len(dates)} dates for {frames} images")
         return dates
 
-    def _grid(self, x: str, y: str, crs: Any, shape: tuple[int, int]) -> Grid:
-        attributes = self._group.attributes
-        mapping = self._group.find("spatial_ref")
-        crs = crs or attributes.get("crs")
+    def _grid(self, stored: StoredArray) -> Grid:
+        """The grid of an array as it is stored."""
+        mapping = self._group.nearest(stored, text(stored.attributes.get("grid_mapping", "spatial_ref")))
+        crs = self._crs or self._group.nearest_attribute(stored, "crs")
         if crs is None and mapping is not None:
             crs = mapping.attributes.get("crs_wkt") or mapping.attributes.get("spatial_ref")
         if crs is None:
             raise ValueError(f"{self._path}: no coordinate reference system: no attribute crs; give `crs: EPSG:n` in scene.yaml")
-        transform = attributes.get("transform")
-        at_x, at_y = self._coordinates(x, required=transform is None), self._coordinates(y, required=transform is None)
-        return stated_grid(transform, at_x, at_y, crs_attribute(crs), shape, self._path)
+        transform = self._group.nearest_attribute(stored, "transform")
+        x, y = (self._pixel_centres(stored, self._names[axis], required=transform is None) for axis in ("x", "y"))
+        height, width = stored.array.shape[-2:]
+        return stated_grid(transform, x, y, crs_attribute(crs), (height, width), self._path)
 
-    def _coordinates(self, name: str, required: bool) -> np.ndarray | None:
-        return self._group.coordinate(name) if required or self._group.find(name) is not None else None
+    def _pixel_centres(self, stored: StoredArray, name: str, required: bool) -> np.ndarray | None:
+        return self._coordinate(stored, name) if required or self._group.nearest(stored, name) is not None else None

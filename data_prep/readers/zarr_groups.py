@@ -103,12 +103,22 @@ class ZarrGroup:
         check_dimensions(found, dimensions)
         return found
 
-    def coordinate(self, name: str) -> np.ndarray:
-        """The one-dimensional array `name`. Raises ValueError when there is none."""
-        found = self.find(name)
+    def coordinate(self, stored: StoredArray, name: str) -> StoredArray:
+        """The one-dimensional array `name` nearest to an array. Raises ValueError when there is none."""
+        found = self.nearest(stored, name)
         if found is None or found.array.ndim != 1:
             raise ValueError(f"{self.path}: no one-dimensional array {name!r}; it holds {self._held()}")
-        return found.read((slice(None),))
+        return found
+
+    def nearest(self, stored: StoredArray, name: str) -> StoredArray | None:
+        """The array `name` in the group of an array, else in the groups around it (CF Conventions 1.11, section 2.7); or None."""
+        found = (self.find(f"{scope}/{name}" if scope else name) for scope in _scopes(stored))
+        return next((array for array in found if array is not None), None)
+
+    def nearest_attribute(self, stored: StoredArray, name: str) -> Any:
+        """The attribute `name` of the group of an array, else of the groups around it; None where none has it."""
+        groups = (self._group[scope] if scope else self._group for scope in _scopes(stored))
+        return next((group.attrs[name] for group in groups if name in group.attrs), None)
 
     def close(self) -> None:
         self._store.close()
@@ -116,6 +126,12 @@ class ZarrGroup:
     def _held(self) -> str:
         """The names of the arrays, for messages."""
         return str(sorted(self._group.array_keys())) if self._store.supports_listing else "arrays that cannot be listed"
+
+
+def _scopes(stored: StoredArray) -> list[str]:
+    """Paths of the groups that an array lies in, the nearest first; the last is empty, the root."""
+    *groups, _ = stored.array.path.split("/")
+    return ["/".join(groups[:depth]) for depth in range(len(groups), -1, -1)]
 
 
 def check_dimensions(stored: StoredArray, dimensions: tuple[str, ...]) -> None:
