@@ -41,8 +41,8 @@ class StacCollection:
 
     Attributes:
         source: source whose product it holds.
-        item_id: regular expression of the ids of its items, with the named group `tile`, and `date` (year and day of year) where
-            items state a period instead of a day.
+        item_id: regular expression of the ids of its items, with the named groups `tile`; `date` (year and day of year) where
+            items state a period instead of a day; and `version`, where ids tell which of two processings is newer.
         assets: asset key of each band and of the quality layer, where it is not the name in the sensor. The quality layer may
             have a list of keys; then the worst code counts.
         offset: what states the additive offset of the stored numbers, one of OFFSETS; None when there is none.

@@ -19,8 +19,9 @@ from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested
+from data_prep.readers.same_day import ImageDays
 
-Times = slice | np.ndarray
+Chosen = slice | np.ndarray  # which images
 Bands = slice | np.ndarray | None  # which bands of (time, band, y, x); None for an array (time, y, x)
 
 
@@ -36,8 +37,8 @@ class CubeArray(ABC):
     chunk: tuple[int, int]
 
     @abstractmethod
-    def read_part(self, times: Times, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
-        """Read a part: (T, bands, rows, columns), without an axis of bands where `bands` is None."""
+    def read_part(self, images: Chosen, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
+        """Read a part: (N, bands, rows, columns), without an axis of bands where `bands` is None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class CubeLayer:
 
     Attributes:
         array: reads the array.
-        dates: (T,) datetime64[D].
+        image_dates: (N,) datetime64[D], the days of its images.
         grid: grid of the array, north-up.
         flips: how its pixels are flipped for that.
         bands: indices of the bands to read; None for an array without an axis of bands.
@@ -55,18 +56,18 @@ class CubeLayer:
     """
 
     array: CubeArray
-    dates: np.ndarray
+    image_dates: np.ndarray
     grid: Grid
     flips: Flips
     bands: Bands = None
     offset: float | None = None
     factor: int = 1
 
-    def read(self, window: tuple[int, int, int, int], times: Times, bilinear_nodata: int | None = None) -> np.ndarray:
-        """Read a window (row, col, height, width) of the series' grid: (T, channels, height, width)."""
+    def read(self, window: tuple[int, int, int, int], images: Chosen, bilinear_nodata: int | None = None) -> np.ndarray:
+        """Read a window (row, col, height, width) of the series' grid: (N, channels, height, width)."""
 
         def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
-            part = self.array.read_part(times, self.bands, slice(row, row + height), slice(col, col + width))
+            part = self.array.read_part(images, self.bands, slice(row, row + height), slice(col, col + width))
             return part if self.bands is not None else part[:, None]
 
         return read_nested(self.flips.reader(stored, self.grid.shape), self.grid, self.factor, window, bilinear_nodata)
@@ -76,7 +77,15 @@ class LayeredCube:
     """A series whose bands lie in one array or several, on the finest of their grids. A subclass finds the arrays."""
 
     def _join(
-        self, origin: str, sensor: Sensor, layers: Sequence[CubeLayer], quality: CubeLayer, resampling: str, offset: Offset
+        self,
+        origin: str,
+        sensor: Sensor,
+        layers: Sequence[CubeLayer],
+        quality: CubeLayer,
+        *,
+        resampling: str,
+        same_day: str,
+        offset: Offset,
     ) -> None:
         """Set the series up.
 
@@ -86,6 +95,7 @@ class LayeredCube:
             layers: one with all bands in the order of the sensor, or one for each band.
             quality: the quality layer.
             resampling: how coarser reflectance is resampled to the finest grid, `nearest` or `bilinear`.
+            same_day: what is done where several images are of one day; see ImageDays.
             offset: that of scene.yaml.
 
         Raises ValueError when grids do not nest, dates differ, and offsets are not known or contradict each other.
@@ -101,24 +111,26 @@ class LayeredCube:
         ]
         rows, cols = np.max([np.multiply(layer.array.chunk, layer.factor) for layer in self._layers], axis=0).tolist()
         self.chunk = min(rows, self.grid.height), min(cols, self.grid.width)
-        self.dates = layers[0].dates
+        image_dates = layers[0].image_dates
         for layer in every:
-            if not np.array_equal(layer.dates, self.dates):
+            if not np.array_equal(layer.image_dates, image_dates):
                 raise ValueError(f"{layer.array.where}: its dates differ from those of {layers[0].array.where}")
-        stated = stated_offsets(offset, sensor, self.dates, origin)
-        # (T, 1) of one array with all bands, or (T, C) of variables, each of which may state its own.
+        self._days = ImageDays(image_dates, same_day, origin)
+        self.dates = self._days.dates
+        stated = stated_offsets(offset, sensor, image_dates, origin)
+        # (N, 1) of one array with all bands, or (N, C) of variables, each of which may state its own.
         self._offsets = np.stack(
-            [offsets_in_effect(stated, layer.offset, sensor, self.dates, layer.array.where) for layer in self._layers], axis=1
+            [offsets_in_effect(stated, layer.offset, sensor, image_dates, layer.array.where) for layer in self._layers], axis=1
         )
 
-    def read(self, row: int, col: int, height: int, width: int, times: Times) -> Series:
+    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        window = row, col, height, width
-        parts = [layer.read(window, times, self._bilinear_nodata) for layer in self._layers]
-        quality = self._quality.read(window, times)[:, 0]
+        window, images = (row, col, height, width), self._days.images(times)
+        parts = [layer.read(window, images, self._bilinear_nodata) for layer in self._layers]
+        quality = self._quality.read(window, images)[:, 0]
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, quality, self._days.image_dates[images], self.sensor, self._offsets[images])
 
     def __enter__(self) -> Self:
         return self

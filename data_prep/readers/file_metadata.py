@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.readers.base import check_dates
-
 UNIX_EPOCH = "days since 1970-01-01"
 # Days since 1970 between the launch of Landsat 1 and 2100. A number like 20210103 or 194 does not count days since 1970, and
 # times of 0 in 1970 were never written.
@@ -44,16 +42,6 @@ def text(value: Any) -> str:
 def crs_attribute(value: Any) -> int | str:
     """A coordinate reference system in the metadata of a file, as an EPSG number or as a text."""
     return int(value) if isinstance(value, int | np.integer) else text(value)
-
-
-def decode_dates(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
-    """`decode_days` for the time axis of a series, whose dates must increase."""
-    dates = decode_days(values, attributes, origin)
-    try:
-        check_dates(dates, len(values))
-    except ValueError as error:
-        raise ValueError(f"{origin}: {error}; sort the images and mosaic those of one day first") from error
-    return dates
 
 
 def decode_days(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:

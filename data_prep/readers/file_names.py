@@ -12,6 +12,7 @@ import numpy as np
 
 from common.notes import note
 from data_prep.archive.sensor import Sensor, load_sensors
+from data_prep.readers.same_day import ImageName, chosen_images
 
 INCOMPLETE = ("refuse", "leave_out")
 
@@ -23,16 +24,14 @@ class FoundFile:
     Attributes:
         path: path relative to the folder.
         layer: name of a band or of a quality layer.
-        date: day of the image.
-        tile, baseline, product: tile, processing baseline and product; None where names do not contain them.
+        image: the image that it belongs to.
+        tile: tile; None where names do not contain it.
     """
 
     path: str
     layer: str
-    date: np.datetime64
+    image: ImageName
     tile: str | None = None
-    baseline: str | None = None
-    product: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +39,12 @@ class ImageFiles:
     """The files of one image.
 
     Attributes:
-        date: day of the image.
+        image: its day and processing.
         bands: one path per band, in the order of the sensor, relative to the folder.
         quality: paths of the quality layers; the worst code of them counts.
     """
 
-    date: np.datetime64
+    image: ImageName
     bands: tuple[str, ...]
     quality: tuple[str, ...]
 
@@ -150,48 +149,54 @@ def check_one_tile(tiles: Iterable[str | None], origin: str) -> None:
 
 
 def group_into_images(
-    files: Iterable[FoundFile], layers: Mapping[str, Sequence[str]], sensor: Sensor, incomplete: str, origin: str
+    files: Iterable[FoundFile],
+    layers: Mapping[str, Sequence[str]],
+    sensor: Sensor,
+    incomplete: str,
+    same_day: str,
+    origin: str,
 ) -> list[ImageFiles]:
-    """Group files into images by the dates and bands in their names; return the images in the order of dates.
+    """Group files into images by what their names say; return the images in the order of `chosen_images`.
 
     Args:
         files: files of all dates.
         layers: names in files of each band and of the quality layer of the sensor.
         sensor: sensor of the images.
-        incomplete: "leave_out" leaves out dates that lack a layer, with a warning; "refuse" raises ValueError for them.
+        incomplete: "leave_out" leaves out images that lack a layer, with a warning; "refuse" raises ValueError for them.
+        same_day: what is done where a day has several images; see `chosen_images`.
         origin: begins error messages.
 
-    Raises ValueError when two files have one layer and date, when there are several tiles, and when a date lacks a layer.
+    Raises ValueError when two files are one layer of an image, when there are several tiles, and when an image lacks a layer.
     """
     if incomplete not in INCOMPLETE:
         raise ValueError(f"{origin}: incomplete is {incomplete!r}; expected one of {', '.join(INCOMPLETE)}")
-    found: dict[np.datetime64, dict[str, FoundFile]] = {}
+    found: dict[ImageName, dict[str, FoundFile]] = {}
     for file in files:
-        of_date = found.setdefault(file.date, {})
-        if file.layer in of_date:
+        of_image = found.setdefault(file.image, {})
+        if file.layer in of_image:
             raise ValueError(
-                f"{origin}: two files for {file.layer} of {file.date}, {of_date[file.layer].path} and {file.path}; "
-                "mosaic overlapping orbits, keep one processing of a date, and one tile a folder"
+                f"{origin}: two files for {file.layer} of {file.image.date}, {of_image[file.layer].path} and {file.path}; "
+                "keep one, or tell images of one day apart: by the groups `time` and `baseline` of `pattern`"
             )
-        of_date[file.layer] = file
-    check_one_tile((file.tile for of_date in found.values() for file in of_date.values()), origin)
+        of_image[file.layer] = file
+    check_one_tile((file.tile for of_image in found.values() for file in of_image.values()), origin)
     images, lacking = [], []
-    for date in sorted(found):
-        of_date = found[date]
-        missing = [name for names in layers.values() for name in names if name not in of_date]
+    for image in sorted(found, key=lambda image: (image.date, image.name)):
+        of_image = found[image]
+        missing = [name for names in layers.values() for name in names if name not in of_image]
         if missing:
-            lacking.append(f"{', '.join(missing)} of {date}")
+            lacking.append(f"{', '.join(missing)} of {image}")
             continue
-        *bands, quality = [tuple(of_date[name].path for name in layers[layer]) for layer in (*sensor.bands, sensor.quality.name)]
-        images.append(ImageFiles(date=date, bands=tuple(path for paths in bands for path in paths), quality=quality))
+        *bands, quality = [tuple(of_image[name].path for name in layers[layer]) for layer in (*sensor.bands, sensor.quality.name)]
+        images.append(ImageFiles(image=image, bands=tuple(path for paths in bands for path in paths), quality=quality))
     if lacking and (incomplete == "refuse" or not images):
         raise ValueError(
-            f"{origin}: {len(lacking)} of {len(found)} dates are incomplete, missing: {'; '.join(lacking[:5])}"
-            f"{' ...' if len(lacking) > 5 else ''}; fetch the files again, or leave such dates out with `incomplete: leave_out`"
+            f"{origin}: {len(lacking)} of {len(found)} images are incomplete, missing: {'; '.join(lacking[:5])}"
+            f"{' ...' if len(lacking) > 5 else ''}; fetch the files again, or leave such images out with `incomplete: leave_out`"
         )
     if lacking:
         note(
-            f"{origin}: {len(lacking)} of {len(found)} dates left out, as `incomplete: leave_out` says, missing: "
+            f"{origin}: {len(lacking)} of {len(found)} images left out, as `incomplete: leave_out` says, missing: "
             + "; ".join(lacking)
         )
-    return images
+    return chosen_images(images, same_day, origin)

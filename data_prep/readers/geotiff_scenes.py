@@ -12,7 +12,6 @@ from common.notes import note
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.file_names import (
     FoundFile,
-    ImageFiles,
     Products,
     group_into_images,
     named_layers,
@@ -22,8 +21,13 @@ from data_prep.readers.file_names import (
 from data_prep.readers.folder import Folder
 from data_prep.readers.offsets import Offset, stated_offsets
 from data_prep.readers.raster_series import RasterSeries
+from data_prep.readers.same_day import ImageName
 
-HLS_PATTERN = r"(?P<product>HLS\.[LS]30)\.T(?P<tile>\w{5})\.(?P<date>\d{7})T\d{6}\.v\d+\.\d+\.(?P<band>\w+)\.tif"
+HLS_PATTERN = (
+    r"(?P<product>HLS\.[LS]30)\.T(?P<tile>\w{5})\.(?P<date>\d{7})T(?P<time>\d{6})\.(?P<version>v\d+\.\d+)\.(?P<band>\w+)\.tif"
+)
+# Groups of a pattern that tell images of one day apart.
+ACQUISITION, PROCESSING = ("product", "time"), ("baseline", "version")
 
 
 class GeoTiffScenes(RasterSeries):
@@ -39,7 +43,8 @@ class GeoTiffScenes(RasterSeries):
         pattern: regular expression for the paths of files relative to the folder, with the named groups `date` and `band`. By
             default it fits the names of HLS, `HLS.L30.T31TFJ.2021003T103000.v2.0.B04.tif`. With a group `product`, files of
             products other than those of the sensor (`products` in its YAML) are passed over: `landsat` reads HLS.L30,
-            `hls_s30` reads HLS.S30. With a group `tile`, a second tile in the folder is an error; a group `baseline` allows an
+            `hls_s30` reads HLS.S30. With a group `tile`, a second tile in the folder is an error. The groups `time` (of the
+            overpass) and `baseline` or `version` (of the processing) tell images of one day apart, and `baseline` allows an
             `offset` by baseline. A note says how many files were passed over.
             Sentinel-2 COGs: `S2._T?(?P<tile>\\w{5})_(?P<date>\\d{8})_\\d_L2A/(?P<band>\\w+)\\.tif` with date_format `%Y%m%d`.
             MODIS: `MCD43A4\\.A(?P<date>\\d{7})\\.(?P<tile>h\\d\\dv\\d\\d)\\.\\d+\\.\\d+_(?P<band>\\w+)\\.tif`.
@@ -47,7 +52,10 @@ class GeoTiffScenes(RasterSeries):
         band_names: name of each band and of the quality layer in file names, when it differs from that of the sensor:
             `{B04: b3, Fmask: fmask}`. The quality layer may have a list of names, as MODIS has one per band; then the worst
             code counts.
-        incomplete: for dates that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
+        incomplete: for images that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
+        same_day: what is done where a day has several images: `mosaic` (default) takes at each pixel the first
+            clear observation, newer baselines first, without those that a newer baseline of the same overpass replaces;
+            `newest_baseline` keeps the one of the newest baseline; `error` raises an error. A note tells what was done.
         resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see
             ImageSeries. Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
@@ -67,6 +75,7 @@ class GeoTiffScenes(RasterSeries):
         date_format: str = "%Y%j",
         band_names: Mapping[str, str | Sequence[str]] | None = None,
         incomplete: str = "refuse",
+        same_day: str = "mosaic",
         resampling: str = "nearest",
         offset: Offset = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -75,9 +84,11 @@ class GeoTiffScenes(RasterSeries):
         folder = Folder(path, storage_options)
         wanted = {name for names in layers.values() for name in names}
         files = _find_files(folder, named_pattern(pattern, {"date", "band"}, path), date_format, wanted, Products(sensor, path))
-        images = group_into_images(files, layers, sensor, incomplete, path)
-        dates = np.array([image.date for image in images])
-        offsets = stated_offsets(offset, sensor, dates, path, _baselines(images, files, path))
+        images = group_into_images(files, layers, sensor, incomplete, same_day, path)
+        dates = np.array([image.image.date for image in images])
+        # A `version` that is no processing baseline says nothing of offsets.
+        baselines = [image.image.baseline for image in images] if "(?P<baseline>" in pattern else None
+        offsets = stated_offsets(offset, sensor, dates, path, baselines)
         super().__init__(folder, sensor, images, offsets, resampling)
 
 
@@ -95,9 +106,7 @@ def _find_files(
         named = match.groupdict()
         if products.accept(named.get("product")) and match["band"] in bands:
             date = parse_date(match["date"], date_format, folder.where(file))
-            found.append(
-                FoundFile(path=file, layer=match["band"], date=date, tile=named.get("tile"), baseline=named.get("baseline"))
-            )
+            found.append(FoundFile(path=file, layer=match["band"], image=_image_name(date, named), tile=named.get("tile")))
     if not found:
         example = f"; one of {len(rasters)} files is {rasters[0]}" if rasters else "; there are none"
         others = products.passed_over()
@@ -111,11 +120,9 @@ def _find_files(
     return found
 
 
-def _baselines(images: Sequence[ImageFiles], files: Sequence[FoundFile], origin: str) -> list[str | None]:
-    """The processing baseline of each image. Raises ValueError when the files of one image have several."""
-    baselines = {file.path: file.baseline for file in files}
-    for image in images:
-        several = sorted({str(baselines[file]) for file in (*image.bands, *image.quality)})
-        if len(several) > 1:
-            raise ValueError(f"{origin}: files of {image.date} are of the processing baselines {', '.join(several)}; keep one")
-    return [baselines[image.bands[0]] for image in images]
+def _image_name(date: np.datetime64, named: Mapping[str, str | None]) -> ImageName:
+    """The image of a file, by the named groups of its path."""
+    acquisition = " ".join(text for group in ACQUISITION if (text := named.get(group)) is not None)
+    baseline = " ".join(text for group in PROCESSING if (text := named.get(group)) is not None)
+    name = " ".join(part for part in (str(date), acquisition) if part)
+    return ImageName(date=date, acquisition=acquisition, baseline=baseline or None, name=name)

@@ -14,16 +14,16 @@ from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.cube_layers import (
     Bands,
+    Chosen,
     CubeArray,
     CubeLayer,
     LayeredCube,
-    Times,
     bands_of_stack,
     stated_offset,
     variable_of,
 )
 from data_prep.readers.encoding import check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_days, text
 from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, open_hdf5
 from data_prep.readers.offsets import Offset
 from data_prep.readers.radiometry import unobserved_code, unobserved_number
@@ -37,10 +37,10 @@ class _Dataset(CubeArray):
         rows, cols = dataset.chunks[-2:] if dataset.chunks else (1, dataset.shape[-1])  # without chunks stored row by row
         self.chunk = rows, cols
 
-    def read_part(self, times: Times, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
+    def read_part(self, images: Chosen, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
         # h5py reads single indices slowly and only in ascending order: read the span that contains them, then choose.
         shape = self._parts.dataset.shape
-        chosen = np.arange(shape[0])[times]
+        chosen = np.arange(shape[0])[images]
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
         all_bands = () if bands is None else (slice(0, shape[1]),)
         pixels = self._parts.read((slice(first, last + 1), *all_bands, rows, cols))[chosen - first]
@@ -70,6 +70,8 @@ class Hdf5Cube(LayeredCube):
         variables: variable of each band of the sensor, `{B02: B2, B8A: r20m/B8A, ...}`.
         reflectance, dates: names of the datasets of a stacked file. Without a dataset `dates`, `time` is used.
         quality: name of the quality dataset; by default that of the sensor's quality layer.
+        same_day: what is done where several images are of one day: `mosaic` (default) takes at each pixel the first clear
+            observation; `error` raises an error.
         bands, crs: band names and coordinate reference system, for files that do not state them.
         resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default; it keeps the measured numbers)
             or `bilinear`. Quality is always resampled with nearest neighbours.
@@ -88,6 +90,7 @@ class Hdf5Cube(LayeredCube):
         reflectance: str = "reflectance",
         quality: str | None = None,
         dates: str = "dates",
+        same_day: str = "mosaic",
         bands: Sequence[str] | None = None,
         crs: str | int | None = None,
         resampling: str = "nearest",
@@ -113,7 +116,15 @@ class Hdf5Cube(LayeredCube):
             # A quality layer beside stacked reflectance has the same grid and need not state it again.
             shares_grid = stack is not None and codes.file == stack.file and codes.shape[1:] == stack.shape[2:]
             placed = (layers[0].grid, layers[0].flips) if shares_grid else self._placed(codes)
-            self._join(self._origin, sensor, layers, self._quality_layer(codes, *placed), resampling, offset)
+            self._join(
+                self._origin,
+                sensor,
+                layers,
+                self._quality_layer(codes, *placed),
+                resampling=resampling,
+                same_day=same_day,
+                offset=offset,
+            )
         except BaseException:
             self.__exit__()
             raise
@@ -135,13 +146,13 @@ class Hdf5Cube(LayeredCube):
         offset = stated_offset(dataset.dtype, dataset.attrs, self._sensor, where, band)
         array = _Dataset(dataset, unobserved_number(dataset.dtype, self._sensor, where))
         grid, flips = self._placed(dataset)
-        return CubeLayer(array=array, dates=self._dates(dataset), grid=grid, flips=flips, bands=bands, offset=offset)
+        return CubeLayer(array=array, image_dates=self._dates(dataset), grid=grid, flips=flips, bands=bands, offset=offset)
 
     def _quality_layer(self, dataset: h5py.Dataset, grid: Grid, flips: Flips) -> CubeLayer:
         where = dataset_name(dataset)
         check_quality(dataset.dtype, dataset.attrs, self._sensor, where)
         array = _Dataset(dataset, unobserved_code(dataset.dtype, self._sensor.quality, where))
-        return CubeLayer(array=array, dates=self._dates(dataset), grid=grid, flips=flips)
+        return CubeLayer(array=array, image_dates=self._dates(dataset), grid=grid, flips=flips)
 
     def _placed(self, dataset: h5py.Dataset) -> tuple[Grid, Flips]:
         return north_up(stored_grid(dataset, self._crs))
@@ -166,7 +177,7 @@ class Hdf5Cube(LayeredCube):
         axis = next((axis for axis in axes if axis is not None), None)
         if axis is None:
             raise ValueError(f"{dataset.file.filename}: a series without time: no dataset {self._time_name!r} nor 'time'")
-        dates = decode_dates(axis[:], dict(axis.attrs), dataset_name(axis))
+        dates = decode_days(axis[:], dict(axis.attrs), dataset_name(axis))
         if len(dates) != dataset.shape[0]:
             raise ValueError(f"{dataset_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
         return dates

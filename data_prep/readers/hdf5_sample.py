@@ -16,11 +16,12 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_days, text
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, attribute, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
+from data_prep.readers.same_day import ImageDays
 
 NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
 
@@ -45,6 +46,8 @@ class Hdf5Sample:
         dates: name of a dataset (T,), or of an attribute of the dataset or the file, by default `dates`. The published files
             have none; then state a list of ISO dates, or `{start: 2020-01-05, every_days: 10}` for a regular series. Dates are
             never guessed.
+        same_day: what is done where several images are of one day: `mosaic` (default) takes at each pixel the first clear
+            observation; `error` raises an error.
         crs: coordinate reference system, for files with an attribute `transform` but no `crs`.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
             date from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. Required where archives of the sensor differ in it
@@ -61,6 +64,7 @@ class Hdf5Sample:
         bands: Sequence[str] | None = None,
         quality: str | None = None,
         dates: str | Sequence[Any] | Mapping[str, Any] = "dates",
+        same_day: str = "mosaic",
         crs: str | int | None = None,
         offset: Offset = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -88,9 +92,10 @@ class Hdf5Sample:
                 if layer.shape != (frames, height, width):
                     raise ValueError(f"{origin}: has shape {layer.shape}; expected {(frames, height, width)}")
                 self._quality = WrittenParts(layer, unobserved_code(layer.dtype, sensor.quality, origin))
-            self.dates = self._dates(dates, frames)
-            stated = stated_offsets(offset, sensor, self.dates, path)
-            self._offsets = offsets_in_effect(stated, in_file, sensor, self.dates, where)
+            self._days = ImageDays(self._image_dates(dates, frames), same_day, f"{path}, dates")
+            self.dates, image_dates = self._days.dates, self._days.image_dates
+            stated = stated_offsets(offset, sensor, image_dates, path)
+            self._offsets = offsets_in_effect(stated, in_file, sensor, image_dates, where)
             self.grid, self._flips = north_up(stored_grid(self._data, crs, path))
             check_pixel_size(self.grid, sensor, path)
             self.chunk = self._data.chunks[2:] if self._data.chunks else (height, width)
@@ -102,17 +107,18 @@ class Hdf5Sample:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
         frames, channels, *_ = self._data.shape
+        images = self._days.images(times)
 
         def read(parts: WrittenParts, *leading: slice) -> np.ndarray:
             def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
                 # Read all dates: a sample is small, and h5py reads single dates slowly.
-                return parts.read((*leading, slice(row, row + height), slice(col, col + width)))[times]
+                return parts.read((*leading, slice(row, row + height), slice(col, col + width)))[images]
 
             return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
 
         pixels = read(self._pixels, slice(0, frames), slice(0, channels))[:, self._channels]
         quality = None if self._quality is None else read(self._quality, slice(0, frames))
-        return harmonised_series(pixels, quality, self.dates[times], self.sensor, self._offsets[times])
+        return harmonised_series(pixels, quality, self._days.image_dates[images], self.sensor, self._offsets[images])
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +134,7 @@ class Hdf5Sample:
             raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected {shape}")
         return found
 
-    def _dates(self, dates: str | Sequence[Any] | Mapping[str, Any], frames: int) -> np.ndarray:
+    def _image_dates(self, dates: str | Sequence[Any] | Mapping[str, Any], frames: int) -> np.ndarray:
         """The dates of the images, from the file or from scene.yaml."""
         where = f"{self._path}, dates"
         if isinstance(dates, str):
@@ -140,15 +146,15 @@ class Hdf5Sample:
                     "them in scene.yaml, `dates: [2020-01-05, ...]` or, for a regular series, "
                     "`dates: {start: 2020-01-05, every_days: 10}`"
                 )
-            found = decode_dates(np.atleast_1d(values), axis.attrs if isinstance(axis, h5py.Dataset) else {}, where)
+            found = decode_days(np.atleast_1d(values), axis.attrs if isinstance(axis, h5py.Dataset) else {}, where)
         elif isinstance(dates, Mapping):
             every_days = dates.get("every_days")
             if set(dates) != {"start", "every_days"} or not isinstance(every_days, int) or every_days < 1:
                 raise ValueError(f"{where}: {dict(dates)}; expected {{start: 2020-01-05, every_days: 10}}")
-            start = decode_dates(np.array([str(dates["start"])]), {}, where)
+            start = decode_days(np.array([str(dates["start"])]), {}, where)
             found = start + every_days * np.arange(frames)
         else:
-            found = decode_dates(np.array([str(date) for date in dates]), {}, where)
+            found = decode_days(np.array([str(date) for date in dates]), {}, where)
         if len(found) != frames:
             raise ValueError(f"{where}: {len(found)} dates for {frames} images")
         return found

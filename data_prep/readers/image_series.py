@@ -19,6 +19,7 @@ from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested
+from data_prep.readers.same_day import ImageDays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,8 @@ class ImageSeries(ABC):
     Args:
         origin: begins error messages.
         sensor: meaning of the numbers.
-        images: one per date, in ascending order.
-        offsets: (T,) or (T, C), added to the stored numbers. None: each layer states its own.
+        images: N images in the order of dates; those of one day become one by `mosaicked`, which prefers the first.
+        offsets: (N,) or (N, C), added to the stored numbers. None: each layer states its own.
         resampling: how coarser reflectance is resampled to the finest grid, `nearest` or `bilinear`; quality is always
             resampled with nearest neighbours. `nearest` is the default, since it keeps the measured numbers, does not spread
             clouds to clear neighbours, and is how most published series resample bands of 20 m to 10 m.
@@ -74,15 +75,16 @@ class ImageSeries(ABC):
     ) -> None:
         check_resampling(resampling, origin)
         self.sensor = sensor
-        self.dates = np.array([image.date for image in images], dtype="datetime64[D]")
+        self._days = ImageDays(np.array([image.image.date for image in images], dtype="datetime64[D]"))
+        self.dates = self._days.dates
         self._origin, self._images = origin, images
         self._offsets = None if offsets is None else np.broadcast_to(offsets.T, (len(sensor.bands), len(images))).T
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
         self._open = OpenFiles(self._opened, lambda layer: layer.close(), max_open)
-        self._first: dict[str, OpenLayer] = {}  # layers of the first date, which are opened once, before the grid is known
+        self._first: dict[str, OpenLayer] = {}  # layers of the first image, which are opened once, before the grid is known
         self._bands = {path: band for image in images for band, path in zip(sensor.bands, image.bands, strict=True)}
         first = (*images[0].bands, *images[0].quality)
-        try:  # the first date already shows an error that concerns all dates
+        try:  # the first image already shows an error that concerns all
             for path in first:
                 self._first[path] = self._open_layer(path, self._bands.get(path))
             self.grid = min((self._first[path].grid for path in first), key=lambda grid: abs(grid.transform.determinant))
@@ -109,20 +111,20 @@ class ImageSeries(ABC):
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        chosen = np.arange(len(self.dates))[times]
+        chosen = np.arange(len(self._images))[self._days.images(times)]
         if not len(chosen):
             raise ValueError(f"{self._origin}: no dates chosen to read")
         window = row, col, height, width
         pixels = np.empty((len(chosen), len(self.sensor.bands), height, width), dtype=self.sensor.dtype)
         offsets = np.empty(pixels.shape[:2], dtype=np.int64)
         codes = []
-        for frame, time in enumerate(chosen):
-            image = self._images[time]
+        for frame, number in enumerate(chosen):
+            image = self._images[number]
             for channel, path in enumerate(image.bands):
                 pixels[frame, channel] = self._open[path].read(window, self._bilinear_nodata)
-                offsets[frame, channel] = self._offset(time, channel, path)
+                offsets[frame, channel] = self._offset(number, channel, path)
             codes.append(self.sensor.quality.worst([self._open[path].read(window, None) for path in image.quality]))
-        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, offsets)
+        return harmonised_series(pixels, np.stack(codes), self._days.image_dates[chosen], self.sensor, offsets)
 
     def __enter__(self) -> Self:
         return self
@@ -130,9 +132,9 @@ class ImageSeries(ABC):
     def __exit__(self, *exception: object) -> None:
         self._open.close()
 
-    def _offset(self, time: int, channel: int, path: str) -> int:
-        """The offset of a band at a date. Raises ValueError when it is not known, or the layer states another."""
-        stated = None if self._offsets is None else int(self._offsets[time, channel])
+    def _offset(self, number: int, channel: int, path: str) -> int:
+        """The offset of a band of an image. Raises ValueError when it is not known, or the layer states another."""
+        stated = None if self._offsets is None else int(self._offsets[number, channel])
         return offset_in_effect(stated, self._open[path].offset, self.sensor, self._where(path))
 
     def _opened(self, path: str) -> OpenLayer:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -15,19 +15,20 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from common.grid import Grid
+from common.grid import SAME_PLACE, Grid, corner_distance_px, grid_summary
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import check_encoding, check_quality, hdf_eos_encoding
-from data_prep.readers.file_names import Products, check_one_tile, named_pattern, parse_date
+from data_prep.readers.file_names import Products, named_pattern, parse_date
 from data_prep.readers.folder import Folder
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.open_files import OpenFiles
-from data_prep.readers.radiometry import harmonised_series
+from data_prep.readers.radiometry import harmonised_series, unobserved_code
+from data_prep.readers.same_day import ImageName, chosen_images
 
-PATTERN = r"(?:.*/)?(?P<product>\w+)\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.\d{3}\.\d{13}\.hdf"
+PATTERN = r"(?:.*/)?(?P<product>\w+)\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.(?P<version>\d{3}\.\d{13})\.hdf"
 PRODUCTS = ("MCD43A4",)  # of a sensor that states none
 REFLECTANCE = "Nadir_Reflectance_Band{}"
 QUALITY = "BRDF_Albedo_Band_Mandatory_Quality_Band{}"
@@ -47,23 +48,52 @@ class _OpenGranule:
     resources: ExitStack
 
 
-class ModisHdf4:
-    """MCD43A4 (or another gridded MODIS product) of one tile, one file per day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
+@dataclass(frozen=True, kw_only=True)
+class _Granule:
+    """The file of one tile, day and processing."""
 
-    The grid comes from StructMetadata.0 of the file. The attributes scale_factor, add_offset and _FillValue of the fields must
-    agree with the sensor; files do not state wavelengths. What was never written reads as _FillValue, so it is no data; the HDF4
-    library does not tell which chunks that are. Where each band has its own quality field, the worst code counts. The
-    HDF4 library reads only local files, so a remote file is copied to this machine while it is in use. A truncated file raises
-    an error; but flipped bytes in a file can crash the HDF4 library, and the process with it. So compare checksums with those
-    of the archive after a download.
+    image: ImageName
+    file: str
+    tile: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tile:
+    """One tile of the series.
+
+    Attributes:
+        grid: its grid.
+        row, col: its upper left pixel in the grid of the series.
+        files: its file of each day.
+    """
+
+    grid: Grid
+    row: int
+    col: int
+    files: Mapping[np.datetime64, str]
+
+
+class ModisHdf4:
+    """MCD43A4 (or another gridded MODIS product), one file per tile and day: `MCD43A4.A2021001.h18v04.061.2021010041045.hdf`.
+
+    The grid comes from StructMetadata.0 of the files. Several tiles are one series on the grid that holds them all, as they lie
+    side by side in the sinusoidal projection; what no file of a day covers was not observed. The attributes scale_factor,
+    add_offset and _FillValue of the fields must agree with the sensor; files do not state wavelengths. What was never written
+    reads as _FillValue, so it is no data; the HDF4 library does not tell which chunks that are. Where each band has its own
+    quality field, the worst code counts. The HDF4 library reads only local files, so a remote file is copied to this machine
+    while it is in use. A truncated file raises an error; but flipped bytes in a file can crash the HDF4 library, and the process
+    with it. So compare checksums with those of the archive after a download.
 
     Options of scene.yaml:
         path: path or fsspec URL of the folder.
         pattern: regular expression for the paths of files relative to the folder, with the named group `date` (year and day of
-            year); with a group `tile`, a second tile in the folder is an error. By default it fits the names of all gridded
-            MODIS products; a note says how many files of products other than those of the sensor (`products` in its YAML, else
-            MCD43A4) were passed over. With a pattern without a group `product`, all files that fit are read.
+            year); a group `tile` tells the files of several tiles apart, and a group `version` which of two files of a day is
+            newer. By default it fits the names of all gridded MODIS products; a note says how many files of products other
+            than those of the sensor (`products` in its YAML, else MCD43A4) were passed over. With a pattern without a group
+            `product`, all files that fit are read.
         fields: field of each band of the sensor; by default `{b1: Nadir_Reflectance_Band1, ...}` for b1 to b7.
+        same_day: what is done where a day has several files: `newest_baseline` (default) keeps the one of the latest processing,
+            with a note; `error` raises an error.
         quality: list of the quality fields; by default `[BRDF_Albedo_Band_Mandatory_Quality_Band1, ...]` for the same bands.
         storage_options: options of the file system of an fsspec URL, such as credentials.
     """
@@ -75,6 +105,7 @@ class ModisHdf4:
         *,
         pattern: str = PATTERN,
         fields: Mapping[str, str] | None = None,
+        same_day: str = "newest_baseline",
         quality: list[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -87,20 +118,25 @@ class ModisHdf4:
             )
         self.sensor = sensor
         self._folder = Folder(path, storage_options)
-        found = _find_files(self._folder, pattern, Products(sensor, path, PRODUCTS))
-        self.dates = np.array(sorted(found), dtype="datetime64[D]")
-        self._files = [found[date] for date in self.dates]
+        if same_day not in ("newest_baseline", "error"):
+            raise ValueError(f"{path}: same_day is {same_day!r}; expected newest_baseline or error")
+        by_tile: dict[str | None, list[_Granule]] = {}
+        for granule in _find_granules(self._folder, pattern, Products(sensor, path, PRODUCTS)):
+            by_tile.setdefault(granule.tile, []).append(granule)
+        files = [
+            {granule.image.date: granule.file for granule in chosen_images(granules, same_day, path)}
+            for _, granules in sorted(by_tile.items(), key=lambda item: str(item[0]))
+        ]
+        self.dates = np.unique(np.array([date for of_tile in files for date in of_tile], dtype="datetime64[D]"))
         self._copies: tempfile.TemporaryDirectory[str] | None = None if self._folder.local else tempfile.TemporaryDirectory()
-        self._grid: Grid | None = None  # set by the first file that is opened
+        self._grids: dict[str, Grid] = {}  # of the files that were opened
         self._open = OpenFiles(self._open_granule, lambda granule: granule.resources.close(), MAX_OPEN_FILES)
         try:
-            self._open[self._files[0]]
-            assert self._grid is not None
-            check_pixel_size(self._grid, sensor, path)
+            self.grid, self._tiles = self._placed(files)
+            check_pixel_size(self.grid, sensor, path)
         except BaseException:
             self.__exit__()
             raise
-        self.grid: Grid = self._grid
         # pyhdf does not tell how a field is stored; whole rows of the tile can be read without overhead in any case.
         self.chunk = 1, self.grid.width
 
@@ -110,16 +146,25 @@ class ModisHdf4:
         chosen = np.arange(len(self.dates))[times]
         if not len(chosen):
             raise ValueError(f"{self._folder}: no dates chosen to read")
-        window = (row, col), (height, width)
-        pixels = np.empty((len(chosen), len(self.sensor.bands), height, width), dtype=self.sensor.dtype)
-        codes = []
-        for frame, time in enumerate(chosen):
-            file = self._files[time]
-            for channel, band in enumerate(self.sensor.bands):
-                pixels[frame, channel] = self._read(file, self._fields[band], *window)
-            codes.append(self.sensor.quality.worst([self._read(file, field, *window) for field in self._quality]))
+        pixels = np.full((len(chosen), len(self.sensor.bands), height, width), self.sensor.nodata, dtype=self.sensor.dtype)
+        codes = np.full((len(chosen), height, width), self._unobserved_code, dtype=self._quality_type)
+        for tile in self._tiles:
+            top, left = max(row, tile.row), max(col, tile.col)
+            rows = min(row + height, tile.row + tile.grid.height) - top
+            cols = min(col + width, tile.col + tile.grid.width) - left
+            if rows <= 0 or cols <= 0:
+                continue
+            part = (top - tile.row, left - tile.col), (rows, cols)
+            at = slice(top - row, top - row + rows), slice(left - col, left - col + cols)
+            for frame, date in enumerate(self.dates[chosen]):
+                file = tile.files.get(date)
+                if file is None:
+                    continue
+                for channel, band in enumerate(self.sensor.bands):
+                    pixels[frame, channel, *at] = self._read(file, self._fields[band], *part)
+                codes[frame, *at] = self.sensor.quality.worst([self._read(file, field, *part) for field in self._quality])
         offsets = np.zeros(len(chosen), dtype=np.int64)
-        return harmonised_series(pixels, np.stack(codes), self.dates[times], self.sensor, offsets)
+        return harmonised_series(pixels, codes, self.dates[chosen], self.sensor, offsets)
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +173,40 @@ class ModisHdf4:
         self._open.close()
         if self._copies is not None:
             self._copies.cleanup()
+
+    def _placed(self, files: Sequence[Mapping[np.datetime64, str]]) -> tuple[Grid, list[_Tile]]:
+        """The grid that holds all tiles, and the tiles in it; each must keep the grid of its first file.
+
+        Raises ValueError when their pixels are not those of one grid.
+        """
+        grids = []
+        for of_tile in files:
+            first = of_tile[min(of_tile)]
+            self._open[first]
+            grids.append(self._grids[first])
+            self._grids.update(dict.fromkeys(of_tile.values(), self._grids[first]))
+        one = grids[0]
+        places = []
+        for of_tile, grid in zip(files, grids, strict=True):
+            col, row = ~one.transform * (grid.transform.c, grid.transform.f)
+            whole = replace(
+                one, height=grid.height, width=grid.width, transform=one.transform * Affine.translation(round(col), round(row))
+            )
+            if grid.crs != one.crs or corner_distance_px(grid, whole) > SAME_PLACE:
+                raise ValueError(
+                    f"{self._folder.where(of_tile[min(of_tile)])}: lies on {grid_summary(grid)}, which is not a tile of the grid "
+                    f"{grid_summary(one)}; keep tiles of one projection and resolution"
+                )
+            places.append((round(row), round(col)))
+        top, left = min(row for row, _ in places), min(col for _, col in places)
+        tiles = [
+            _Tile(grid=grid, row=row - top, col=col - left, files=of_tile)
+            for of_tile, grid, (row, col) in zip(files, grids, places, strict=True)
+        ]
+        height = max(tile.row + tile.grid.height for tile in tiles)
+        width = max(tile.col + tile.grid.width for tile in tiles)
+        transform = one.transform * Affine.translation(left, top)
+        return Grid(crs=one.crs, transform=transform, height=height, width=width), tiles
 
     def _read(self, file: str, field: str, start: tuple[int, int], count: tuple[int, int]) -> np.ndarray:
         from pyhdf.error import HDF4Error
@@ -172,11 +251,11 @@ class ModisHdf4:
                 raise ValueError(f"{where}: cannot be read as HDF4, it is missing, damaged or cut off: {error}") from error
             for name in names:
                 grid, shape = grid_of_field(str(metadata), name, where), tuple(held[name][1])
-                self._grid = self._grid or grid
-                if grid != self._grid or shape != grid.shape:
+                expected = self._grids.setdefault(file, grid)
+                if grid != expected or shape != grid.shape:
                     raise ValueError(
                         f"{where}: {name} has {shape} pixels on the grid {grid.shape} {tuple(grid.transform)[:6]}, the series "
-                        f"{self._grid.shape} {tuple(self._grid.transform)[:6]}"
+                        f"{expected.shape} {tuple(expected.transform)[:6]}"
                     )
             return _OpenGranule(fields=fields, resources=resources.pop_all())
 
@@ -198,6 +277,7 @@ class ModisHdf4:
         where, attributes = f"{where}, {name}", field.attributes()
         if name in self._quality:
             check_quality(stored, attributes, self.sensor, where)
+            self._quality_type, self._unobserved_code = stored, unobserved_code(stored, self.sensor.quality, where)
             return
         encoding = hdf_eos_encoding(stored, attributes, where)
         offset_in_effect(0, check_encoding(encoding, self.sensor, where), self.sensor, where)
@@ -205,25 +285,19 @@ class ModisHdf4:
             check_band(band, attributes, self.sensor, where)
 
 
-def _find_files(folder: Folder, pattern: str, products: Products) -> dict[np.datetime64, str]:
-    """The file of each day, of accepted products.
-
-    Raises ValueError when no file fits, two files have one day, or they are of several tiles.
-    """
+def _find_granules(folder: Folder, pattern: str, products: Products) -> list[_Granule]:
+    """The files of accepted products. Raises ValueError when no file fits."""
     expression = named_pattern(pattern, {"date"}, str(folder))
-    found: dict[np.datetime64, str] = {}
-    tiles = []
+    found: list[_Granule] = []
     files = folder.files()
     for file in files:
         match = expression.fullmatch(file)
         if match is None or not products.accept(match.groupdict().get("product")):
             continue
         date = parse_date(match["date"], "%Y%j", folder.where(file))
-        tiles.append(match.groupdict().get("tile"))
-        check_one_tile(tiles, str(folder))
-        if date in found:
-            raise ValueError(f"{folder}: two files of {date}, {found[date]} and {file}; keep the one of the later processing")
-        found[date] = file
+        named = match.groupdict()
+        image = ImageName(date=date, baseline=named.get("version"), name=file)
+        found.append(_Granule(image=image, file=file, tile=named.get("tile")))
     if not found:
         facts = [
             f"none of its {len(files)} files fits {pattern!r}",

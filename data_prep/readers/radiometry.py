@@ -6,6 +6,7 @@ import numpy as np
 
 from data_prep.archive.sensor import Quality, Sensor
 from data_prep.readers.base import Series
+from data_prep.readers.same_day import mosaicked
 
 
 def unobserved_number(dtype: np.dtype, sensor: Sensor, origin: str) -> int:
@@ -33,13 +34,14 @@ def _holds(dtype: np.dtype, number: int) -> bool:
 
 
 def harmonised_series(
-    pixels: np.ndarray, quality: np.ndarray | None, dates: np.ndarray, sensor: Sensor, offsets: np.ndarray
+    pixels: np.ndarray, quality: np.ndarray | None, image_dates: np.ndarray, sensor: Sensor, offsets: np.ndarray
 ) -> Series:
-    """Stored pixels (T, C, H, W) and quality codes (T, H, W) -> Series. Adds the offsets (T,) or (T, C) to the pixels in place.
+    """Stored pixels (N, C, H, W) and quality codes (N, H, W) -> Series. Adds the offsets (N,) or (N, C) to the pixels in place.
 
     Observed numbers that the offset moves out of the valid range are clipped to it: dark pixels of Sentinel-2 from baseline
     04.00 on lie below 1000 and mean a reflectance of about zero. No data stays no data, and quality codes never change.
     Without quality codes (None) all complete observations are clear, and the codes of the series are "not observed".
+    Images of one day (equal `image_dates`, which ascend) become one by `mosaicked`.
     """
     pixels = pixels.astype(sensor.dtype, copy=False)
     frames, _, height, width = pixels.shape
@@ -57,7 +59,9 @@ def harmonised_series(
             _add(part, added[time, some], sensor)
             frame[0, some] = part
         valid[time] = (sensor.observed(frame) if quality is None else sensor.valid(frame, codes[time : time + 1]))[0]
-    return Series(pixels=pixels, quality=codes, valid=valid, dates=dates)
+    if (image_dates[1:] == image_dates[:-1]).any():
+        return mosaicked(pixels, codes, valid, image_dates, sensor)
+    return Series(pixels=pixels, quality=codes, valid=valid, dates=image_dates)
 
 
 def _add(frame: np.ndarray, added: np.ndarray, sensor: Sensor) -> None:

@@ -21,13 +21,14 @@ from data_prep.readers.file_metadata import crs_attribute, decode_days
 from data_prep.readers.file_names import FoundFile, ImageFiles, Products, check_one_tile, group_into_images, parse_date
 from data_prep.readers.image_series import ImageSeries, OpenLayer
 from data_prep.readers.offsets import Offset, check_baseline, stated_offsets
+from data_prep.readers.same_day import ImageName
 from data_prep.readers.zarr_groups import StoredArray, ZarrGroup, check_dimensions
 
 REFLECTANCE = "measurements/reflectance"
 QUALITY = "conditions/mask/l2a_classification"
 RESOLUTIONS = ("r10m", "r20m", "r60m")  # subgroups, the finest first
 NAME = re.compile(
-    r"S2[A-Z]_(?P<level>MSIL\d\w)_(?P<date>\d{8})T\d{6}_(?P<baseline>N\d{4})_R\d{3}_T(?P<tile>\d\d[A-Z]{3})_\d{8}T\d{6}(?:\.zarr)?"
+    r"S2[A-Z]_(?P<level>MSIL\d\w)_(?P<date>\d{8})T(?P<time>\d{6})_(?P<baseline>N\d{4})_R\d{3}_T(?P<tile>\d\d[A-Z]{3})_\d{8}T\d{6}(?:\.zarr)?"
 )
 GROUP_FILES = {".zgroup", ".zmetadata", "zarr.json"}  # each shows that a folder is a Zarr group
 LEVELS = ("MSIL2A",)  # of a sensor that states no products
@@ -44,8 +45,8 @@ class _Array:
         x, y: coordinates of its pixel centres; None where the product has none.
         attributes: its attributes; those that the product nests in `_eopf_attrs` count, too.
         crs: coordinate reference system that the product states, `EPSG:n`.
-        date: day of the image.
-        tile, baseline: tile and processing baseline; None where the name of the product does not contain them.
+        image: the product.
+        tile: tile; None where the name of the product does not contain it.
     """
 
     layer: str
@@ -54,13 +55,12 @@ class _Array:
     y: StoredArray | None
     attributes: dict[str, Any]
     crs: str
-    date: np.datetime64
+    image: ImageName
     tile: str | None
-    baseline: str | None
 
 
 class Sentinel2Eopf(ImageSeries):
-    """Sentinel-2 Level-2A products of one tile in ESA's EOPF layout, one Zarr store per product and date.
+    """Sentinel-2 Level-2A products of one tile in ESA's EOPF layout, one Zarr store per product.
 
     Each band is read at the finest resolution that the product holds, from `measurements/reflectance/r10m/b02` or `r20m/b05`,
     and the scene classification from `conditions/mask/l2a_classification/r20m/scl`. Stores may be in Zarr version 2 or 3, with
@@ -75,7 +75,10 @@ class Sentinel2Eopf(ImageSeries):
     Options of scene.yaml:
         path: path or fsspec URL of a folder of products, which may lie in subfolders, or of one product.
         paths: list of products or folders instead of `path`, for https servers whose folders cannot be listed.
-        incomplete: for dates that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
+        incomplete: for products that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a note.
+        same_day: what is done where a day has several products: `mosaic` (default) takes at each pixel the first
+            clear observation, newer baselines first, without those that a newer baseline of the same overpass replaces;
+            `newest_baseline` keeps the one of the newest baseline; `error` raises an error. A note tells what was done.
         resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see ImageSeries. SCL is
             always resampled with nearest neighbours.
         offset: additive offset of products whose arrays do not state it: one number, or numbers by the date or the processing
@@ -94,6 +97,7 @@ class Sentinel2Eopf(ImageSeries):
         sensor: Sensor,
         *,
         incomplete: str = "refuse",
+        same_day: str = "mosaic",
         resampling: str = "nearest",
         offset: Offset = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -104,10 +108,10 @@ class Sentinel2Eopf(ImageSeries):
             found = list(pool.map(lambda product: _arrays(str(product), sensor, storage_options), products))
         self._arrays = {array.stored.where: array for arrays in found for array in arrays}
         self._grids: dict[str, Grid] = {}  # by group, so that coordinates are read once
-        files = [FoundFile(path=path, layer=a.layer, date=a.date, tile=a.tile) for path, a in self._arrays.items()]
+        files = [FoundFile(path=path, layer=a.layer, image=a.image, tile=a.tile) for path, a in self._arrays.items()]
         check_one_tile((file.tile for file in files), origin)
         layers = {layer: [layer] for layer in (*sensor.bands, sensor.quality.name)}
-        images = group_into_images(files, layers, sensor, incomplete, origin)
+        images = group_into_images(files, layers, sensor, incomplete, same_day, origin)
         stated = None if offset is None else self._stated_offsets(images, sensor, offset, origin)
         super().__init__(origin, sensor, images, stated, resampling, max_open=len(self._arrays))
 
@@ -120,9 +124,9 @@ class Sentinel2Eopf(ImageSeries):
         return path
 
     def _stated_offsets(self, images: Sequence[ImageFiles], sensor: Sensor, offset: Offset, origin: str) -> np.ndarray | None:
-        """The offset of each image by scene.yaml, (T,)."""
-        dates = np.array([image.date for image in images])
-        return stated_offsets(offset, sensor, dates, origin, [self._arrays[image.bands[0]].baseline for image in images])
+        """The offset of each image by scene.yaml, (N,)."""
+        dates = np.array([image.image.date for image in images])
+        return stated_offsets(offset, sensor, dates, origin, [image.image.baseline for image in images])
 
     def _open_layer(self, path: str, band: str | None) -> OpenLayer:
         found, sensor = self._arrays[path], self.sensor
@@ -133,7 +137,7 @@ class Sentinel2Eopf(ImageSeries):
             check_band(band, found.attributes, sensor, path)
             offset = check_encoding(cf_encoding(found.stored.array.dtype, found.attributes, path), sensor, path)
             if offset is not None and self._offsets is None:
-                check_baseline(round(offset), found.baseline, sensor, found.date, path, stated_by="the array")
+                check_baseline(round(offset), found.image.baseline, sensor, found.image.date, path, stated_by="the array")
             filled = found.stored.reflectance(sensor)
         grid, flips = north_up(self._grid(found))
 
@@ -160,7 +164,7 @@ def _arrays(path: str, sensor: Sensor, storage_options: Mapping[str, Any] | None
     """
     product = ZarrGroup(path, storage_options)
     attributes, named = product.attributes, NAME.fullmatch(_name(path))
-    date, tile = _date(named and named["date"], attributes, path), named and named["tile"]
+    image, tile = _image(named, attributes, path), named and named["tile"]
     arrays = []
     for layer in (*sensor.bands, sensor.quality.name):
         group = QUALITY if layer == sensor.quality.name else REFLECTANCE
@@ -179,9 +183,8 @@ def _arrays(path: str, sensor: Sensor, storage_options: Mapping[str, Any] | None
                 y=product.find(f"{beside}/y"),
                 attributes=merged,
                 crs=_crs(attributes, merged, tile, stored.where),
-                date=date,
+                image=image,
                 tile=tile,
-                baseline=named and named["baseline"],
             )
         )
     if not arrays:
@@ -243,19 +246,22 @@ def _mapping(attributes: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return {key: value for key, value in found.items() if value not in MISSING} if isinstance(found, Mapping) else {}
 
 
-def _date(named: str | None, attributes: Mapping[str, Any], where: str) -> np.datetime64:
-    """The day in the name of a product, else that of its attributes. Raises ValueError when these contradict each other."""
+def _image(named: re.Match[str] | None, attributes: Mapping[str, Any], where: str) -> ImageName:
+    """What the name of a product says of it, else what its attributes say: then without its processing baseline.
+
+    Raises ValueError when neither contains the date, or they contradict each other.
+    """
     properties = _mapping(_mapping(attributes, "stac_discovery"), "properties")
     moment = properties.get("datetime", properties.get("start_datetime"))
     stated = None if moment is None else decode_days(np.array([str(moment)]), {}, f"{where}, stac_discovery")[0]
     if named is None:
         if stated is None:
             raise ValueError(f"{where}: neither its name nor its attributes stac_discovery contain the date of the image")
-        return stated
-    date = parse_date(named, "%Y%m%d", where)
+        return ImageName(date=stated, acquisition=str(moment), name=where)
+    date = parse_date(named["date"], "%Y%m%d", where)
     if stated is not None and abs(stated - date) > np.timedelta64(1, "D"):  # the image may begin and end on different days
         raise ValueError(f"{where}: its name is of {date}, but its attributes stac_discovery of {stated}; correct one of them")
-    return date
+    return ImageName(date=date, acquisition=named["time"], baseline=named["baseline"], name=where)
 
 
 def _crs(attributes: Mapping[str, Any], of_array: Mapping[str, Any], tile: str | None, where: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -24,21 +23,23 @@ from data_prep.readers.offsets import (
     stated_offsets,
 )
 from data_prep.readers.raster_series import RasterSeries
+from data_prep.readers.same_day import ImageName
 
 METADATA = "MTD_MSIL2A.xml"
 # Numbers of the bands, for products whose metadata do not list them (Sentinel-2 Products Specification Document).
 BAND_NUMBERS = dict(enumerate(["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"]))
 FILE = re.compile(
     r"(?P<product>(?:.*/)?)GRANULE/[^/]+/IMG_DATA/R\d\dm/"
-    r"(?:L2A_)?T(?P<tile>\w{5})_(?P<date>\d{8})T\d{6}_(?P<layer>\w+)_(?P<metres>\d\d)m\.jp2"
+    r"(?:L2A_)?T(?P<tile>\w{5})_(?P<date>\d{8})T(?P<time>\d{6})_(?P<layer>\w+)_(?P<metres>\d\d)m\.jp2"
 )
+BASELINE = re.compile(r"_(N\d{4})_[^/]*$")  # in the name of a product
 # Images of any product level; those of Level 1C have the same bands and names, but not the layout above.
 LEVEL = re.compile(r"(?:.*/)?GRANULE/(?P<level>L\d\w)_[^/]+/IMG_DATA/.+\.jp2")
 PRODUCTS = ("MSIL2A",)  # of a sensor that states none
 
 
 class Sentinel2Safe(RasterSeries):
-    """SAFE products of one tile, one per date, of any processing baselines, on the grid of the finest band.
+    """SAFE products of one tile, of any processing baselines, on the grid of the finest band.
 
     Each band and the scene classification (SCL) are read at the finest resolution that the product holds. The additive offset
     of each date and band comes from MTD_MSIL2A.xml (BOA_ADD_OFFSET; there is none before processing baseline 04.00), so a
@@ -47,7 +48,10 @@ class Sentinel2Safe(RasterSeries):
 
     Options of scene.yaml:
         path: path or fsspec URL of a folder of SAFE folders, or of one SAFE folder.
-        incomplete: for dates that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
+        incomplete: for products that lack a band: `refuse` (default) raises an error, `leave_out` leaves them out with a note.
+        same_day: what is done where a day has several products: `mosaic` (default) takes at each pixel the first
+            clear observation, newer baselines first, without those that a newer baseline of the same overpass replaces;
+            `newest_baseline` keeps the one of the newest baseline; `error` raises an error. A note tells what was done.
         resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see ImageSeries. SCL is
             always resampled with nearest neighbours.
         offset: additive offset of products whose metadata are missing or do not state it: one number, or numbers by the date
@@ -62,6 +66,7 @@ class Sentinel2Safe(RasterSeries):
         sensor: Sensor,
         *,
         incomplete: str = "refuse",
+        same_day: str = "mosaic",
         resampling: str = "nearest",
         offset: Offset = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -69,21 +74,18 @@ class Sentinel2Safe(RasterSeries):
         folder = Folder(path, storage_options)
         files = folder.files()
         layers = {layer: [layer] for layer in (*sensor.bands, sensor.quality.name)}
-        found, products = _find_layers(folder, files, set(layers), Products(sensor, path, PRODUCTS))
-        images = group_into_images(found, layers, sensor, incomplete, path)
-        in_order = [(image.date, products[image.date]) for image in images]
-        super().__init__(folder, sensor, images, _offsets(in_order, folder, set(files), sensor, offset), resampling)
+        found = _find_layers(folder, files, set(layers), Products(sensor, path, PRODUCTS))
+        images = group_into_images(found, layers, sensor, incomplete, same_day, path)
+        offsets = _offsets([image.image for image in images], folder, set(files), sensor, offset)
+        super().__init__(folder, sensor, images, offsets, resampling)
 
 
-def _find_layers(
-    folder: Folder, files: list[str], layers: set[str], levels: Products
-) -> tuple[list[FoundFile], dict[np.datetime64, str]]:
-    """The finest file of each layer and date, and the path of the product of each date.
+def _find_layers(folder: Folder, files: list[str], layers: set[str], levels: Products) -> list[FoundFile]:
+    """The finest file of each layer and product, whose path is the name of the image.
 
-    Raises ValueError when there is no product, a date has two, a layer of a product has two files, or there are several tiles.
+    Raises ValueError when there is no product, a layer of a product has two files, or there are several tiles.
     """
     found: dict[tuple[str, str, int], FoundFile] = {}
-    products: dict[np.datetime64, set[str]] = defaultdict(set)
     for file in files:
         match = FILE.fullmatch(file)
         if match is None:
@@ -93,13 +95,19 @@ def _find_layers(
         if match["layer"] not in layers:
             continue
         date = parse_date(match["date"], "%Y%m%d", folder.where(file))
-        products[date].add(match["product"])
         key = match["product"], match["layer"], int(match["metres"])
         if key in found:
             raise ValueError(
                 f"{folder}: two files for {match['layer']} of {date}, {found[key].path} and {file}; keep one granule"
             )
-        found[key] = FoundFile(path=file, layer=match["layer"], date=date, tile=match["tile"])
+        baseline = BASELINE.search(folder.where(match["product"]).rstrip("/"))
+        image = ImageName(
+            date=date,
+            acquisition=match["time"],  # of the datatake; its datastrips share it
+            baseline=None if baseline is None else baseline[1],
+            name=match["product"].rstrip("/"),
+        )
+        found[key] = FoundFile(path=file, layer=match["layer"], image=image, tile=match["tile"])
     if not found:
         others = levels.passed_over()
         raise ValueError(
@@ -108,30 +116,23 @@ def _find_layers(
         )
     levels.report()
     check_one_tile((file.tile for file in found.values()), str(folder))
-    for date, several in products.items():
-        if len(several) > 1:
-            names = ", ".join(sorted(name.rstrip("/") for name in several))
-            raise ValueError(f"{folder}: {len(several)} products of {date}: {names}; keep one per date, or mosaic them first")
     finest = {(product, layer): found[product, layer, metres] for product, layer, metres in sorted(found, reverse=True)}
-    return list(finest.values()), {date: min(names) for date, names in products.items()}
+    return list(finest.values())
 
 
-def _offsets(
-    products: list[tuple[np.datetime64, str]], folder: Folder, files: set[str], sensor: Sensor, offset: Offset
-) -> np.ndarray:
-    """Offsets (T, C) from the metadata of each product, or from scene.yaml where the metadata do not state them."""
+def _offsets(products: list[ImageName], folder: Folder, files: set[str], sensor: Sensor, offset: Offset) -> np.ndarray:
+    """Offsets (N, C) from the metadata of each product, or from scene.yaml where the metadata do not state them."""
     result = np.zeros((len(products), len(sensor.bands)), dtype=np.int64)
-    dates = np.array([date for date, _ in products])
+    dates = np.array([product.date for product in products])
     stated = None if offset is None else stated_offsets(offset, sensor, dates, str(folder))
-    for time, (date, product) in enumerate(products):
-        file = product + METADATA
-        said = None if stated is None else int(stated[time])
+    for number, product in enumerate(products):
+        file = f"{product.name}/{METADATA}".lstrip("/")
+        said = None if stated is None else int(stated[number])
         known = _offsets_in_metadata(folder.read_bytes(file), sensor, folder.where(file)) if file in files else None
         if known is None:
             if said is not None:
-                named = re.search(r"_(N\d{4})_[^/]*$", folder.where(product).rstrip("/"))
-                check_baseline(said, named and named[1], sensor, date, folder.where(product))
-                result[time] = said
+                check_baseline(said, product.baseline, sensor, product.date, folder.where(product.name))
+                result[number] = said
                 continue
             raise ValueError(
                 f"{folder.where(file)}: is missing or does not state the additive offset, so scene.yaml must: "
@@ -140,10 +141,10 @@ def _offsets(
             )
         if said is not None and (known != said).any():
             raise ValueError(
-                f"{folder.where(file)}: the offsets of {date} are {known.tolist()}, but scene.yaml states {said}; "
+                f"{folder.where(file)}: the offsets of {product.date} are {known.tolist()}, but scene.yaml states {said}; "
                 "leave `offset` out, and the metadata decide"
             )
-        result[time] = known
+        result[number] = known
     return result
 
 

@@ -1,7 +1,8 @@
-"""STAC items as the images of one source: which asset is which band, one item per day, offsets. No file is opened."""
+"""STAC items as the images of one source: which asset is which band, which images of a day, offsets. No file is opened."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from data_prep.archive.stac_items import day_of, tile_of
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.file_names import FoundFile, ImageFiles, group_into_images, named_layers
 from data_prep.readers.offsets import Offset, stated_offsets
+from data_prep.readers.same_day import ImageName
 from data_prep.readers.stac_bands import (
     BASELINE,
     UnknownOffset,
@@ -30,6 +32,7 @@ from data_prep.readers.stac_bands import (
 if TYPE_CHECKING:
     from pystac import Item
 
+DATATAKE = "s2:datatake_id"  # GS2A_20210103T103421_028892_N02.14
 STATE_IT = (
     "so scene.yaml must state what to add: `offset: {00.00: 0, 04.00: -1000}` for the numbers of Sentinel-2, "
     "`offset: {00.00: 0, 04.00: 0}` for harmonised ones"
@@ -42,9 +45,9 @@ class ItemImages:
 
     Attributes:
         collection: name of their collection among the known ones; None for another one.
-        items: the items, in the order of dates.
+        items: the items, in the order of the images.
         images: one per item.
-        offsets: (T, C), added to the stored numbers; None when only the files may state them.
+        offsets: (N, C), added to the stored numbers; None when only the files may state them.
         first_band: asset key of the first band.
     """
 
@@ -61,38 +64,38 @@ def item_images(
     collection: str | None,
     assets: Mapping[str, str | Sequence[str]] | None,
     incomplete: str,
+    same_day: str,
     offset: Offset,
     origin: str,
 ) -> ItemImages:
     """The images of one source that items describe; opens no file. For the options see StacScenes.
 
-    Raises ValueError, which `origin` begins, when the items are of several collections or tiles or two of one day, and when an
-    asset does not fit the sensor, or is missing, or its offset is unknown.
+    Raises ValueError, which `origin` begins, when the items are of several collections or tiles, and when an asset does not fit
+    the sensor, or is missing, or its offset is unknown.
     """
     name, items = _of_source(items, sensor, collection, origin)
     known = None if name is None else stac_collections()[name]
     check_one_tile(items, known, origin)
     keys = _asset_keys(items, known, assets or {}, sensor, origin)
-    of_day = one_item_a_day(items, known, origin)
+    by_image = {_image_name(item, known): item for item in items}
     files, by_raster = [], {}
-    for day, item in of_day.items():
+    for image, item in by_image.items():
         held = [(layer, key) for layer, of_layer in keys.items() for key in of_layer if key in item.assets]
         if not held:
             raise ValueError(f"{origin}: item {item.id} has no asset of source {sensor.name}, only {', '.join(item.assets)}")
         for layer, key in held:
             is_quality = layer == sensor.quality.name
-            by_raster[day, layer] = check_asset(item, key, sensor, is_quality, origin)
+            by_raster[image, layer] = check_asset(item, key, sensor, is_quality, origin)
             if known is None and not is_quality and layer not in (assets or {}):  # it was found by its name
                 check_band(layer, band_facts(item.assets[key]), sensor, f"{origin}: item {item.id}, asset {key}")
-            files.append(FoundFile(path=item.assets[key].href, layer=key, date=day))
-    images = group_into_images(files, keys, sensor, incomplete, origin)
-    days = [image.date for image in images]
-    items = [of_day[day] for day in days]
+            files.append(FoundFile(path=item.assets[key].href, layer=key, image=image))
+    images = group_into_images(files, keys, sensor, incomplete, same_day, origin)
+    items = [by_image[image.image] for image in images]
     stated = [
-        _item_offsets(item, [by_raster[day, band] for band in sensor.bands], sensor, known, offset, origin)
-        for day, item in zip(days, items, strict=True)
+        _item_offsets(item, [by_raster[image.image, band] for band in sensor.bands], sensor, known, offset, origin)
+        for image, item in zip(images, items, strict=True)
     ]
-    offsets = _offsets(items, days, stated, sensor, offset, origin)
+    offsets = _offsets(items, [image.image.date for image in images], stated, sensor, offset, origin)
     return ItemImages(collection=name, items=items, images=images, offsets=offsets, first_band=keys[sensor.bands[0]][0])
 
 
@@ -176,24 +179,18 @@ def place_of(item: Item, collection: StacCollection | None) -> str | None:
     return f"{zone}_{transform[2]:.0f}_{transform[5]:.0f}"
 
 
-def one_item_a_day(items: Sequence[Item], collection: StacCollection | None, origin: str) -> dict[np.datetime64, Item]:
-    """The item of each day in the order of days, the one place where items of one day are dealt with.
-
-    Raises ValueError that names the items when a day has several: parts of one tile, or processings of one image.
-    """
-    of_day: dict[np.datetime64, list[Item]] = {}
-    for item in items:
-        of_day.setdefault(day_of(item, collection), []).append(item)
-    several = {day: found for day, found in sorted(of_day.items()) if len(found) > 1}
-    if several:
-        day, found = next(iter(several.items()))
-        baselines = [f" (baseline {item.properties[BASELINE]})" if BASELINE in item.properties else "" for item in found]
-        named = ", ".join(f"{item.id}{baseline}" for item, baseline in zip(found, baselines, strict=True))
-        raise ValueError(
-            f"{origin}: {len(several)} of {len(of_day)} days have several items, such as {day}: {named}; keep one of a day, by "
-            "processing or coverage"
-        )
-    return {day: of_day[day][0] for day in sorted(of_day)}
+def _image_name(item: Item, collection: StacCollection | None) -> ImageName:
+    """The day of an item, the overpass that its datatake or else its time tells, and its processing."""
+    named = collection.named_in(item.id) if collection else {}
+    datatake = re.match(r"GS2\w_(\d{8}T\d{6})", str(item.properties.get(DATATAKE, "")))
+    period = item.datetime or item.common_metadata.start_datetime
+    baseline = item.properties.get(BASELINE) or named.get("version") or item.properties.get("processing:version")
+    return ImageName(
+        date=day_of(item, collection),
+        acquisition=datatake[1] if datatake else f"{item.properties.get('platform', '')} {period}",
+        baseline=None if baseline is None else str(baseline),
+        name=item.id,
+    )
 
 
 def known_asset_keys(
@@ -245,7 +242,7 @@ def _offsets(
     offset: Offset,
     origin: str,
 ) -> np.ndarray | None:
-    """Offsets (T, C) that the items state, else scene.yaml; None when neither does: then the files must.
+    """Offsets (N, C) that the items state, else scene.yaml; None when neither does: then the files must.
 
     Raises ValueError when they differ, and when some items state their offsets, others do not, and neither does scene.yaml.
     """

@@ -1,4 +1,4 @@
-"""Reader of STAC items: one item per date, with one asset per band, usually Cloud-Optimised GeoTIFFs of a cloud archive.
+"""Reader of STAC items with one asset per band, usually Cloud-Optimised GeoTIFFs of a cloud archive.
 
 They are read as all rasters are, and not with odc-stac, which gives the same numbers. Of 110 COGs on a web server, one window of
 512 x 512 pixels takes both the same time and the same requests; 16 windows of 64 x 64 pixels take odc-stac eleven times as long
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class StacScenes(RasterSeries):
-    """STAC items of one tile, one per solar day, with one raster per band, read where they are. Needs the extra `stac`.
+    """STAC items of one tile, with one raster per band, read where they are. Needs the extra `stac`.
 
     Bands of 20 m are resampled to the grid of bands of 10 m, as in `geotiff_scenes`. The grid is that of the files, which every
     file must nest in: items of known catalogues state wrong projections now and then, so theirs is only compared. Files at URLs
@@ -44,6 +44,9 @@ class StacScenes(RasterSeries):
             SCL: scl}`. The quality layer may have a list of keys; then the worst code counts.
         signer: what signs URLs: `planetary_computer` or `none`; by default that of the collection.
         incomplete: for items that lack an asset: `refuse` (default) raises an error, `leave_out` leaves them out with a warning.
+        same_day: what is done where a day has several items: `mosaic` (default) takes at each pixel the first
+            clear observation, newer baselines first, without those that a newer baseline of the same overpass replaces;
+            `newest_baseline` keeps the one of the newest baseline; `error` raises an error. A note tells what was done.
         resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see ImageSeries.
             Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, where items do not state it: one number, or numbers by the date or the
@@ -61,12 +64,13 @@ class StacScenes(RasterSeries):
         assets: Mapping[str, str | Sequence[str]] | None = None,
         signer: str | None = None,
         incomplete: str = "refuse",
+        same_day: str = "mosaic",
         resampling: str = "nearest",
         offset: Offset = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         items = load_items(path, storage_options)
-        found = item_images(items, sensor, collection, assets, incomplete, offset, path)
+        found = item_images(items, sensor, collection, assets, incomplete, same_day, offset, path)
         signer = signer or (NO_SIGNER if found.collection is None else signer_of(found.collection))
         rasters = Assets(path, signer_named(signer, path), storage_options)
         super().__init__(rasters, sensor, found.images, found.offsets, resampling)

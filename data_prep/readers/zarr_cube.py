@@ -1,4 +1,4 @@
-"""Reader of Zarr cubes: one group per source, with all bands in one array, in Zarr version 2 or 3."""
+"""Reader of Zarr cubes, in Zarr version 2 or 3: all bands in one array, or one variable per band."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from common.notes import note
 from data_prep.archive.sensor import Quality, Sensor
 from data_prep.readers.cube_layers import (
     Bands,
+    Chosen,
     CubeArray,
     CubeLayer,
     LayeredCube,
-    Times,
     bands_of_stack,
     stated_offset,
     variable_of,
 )
-from data_prep.readers.file_metadata import crs_attribute, decode_dates, text
+from data_prep.readers.file_metadata import crs_attribute, decode_days, text
 from data_prep.readers.offsets import Offset
 from data_prep.readers.zarr_groups import StoredArray, ZarrGroup
 
@@ -35,8 +35,8 @@ class _Array(CubeArray):
     def __init__(self, stored: StoredArray) -> None:
         self._stored, self.where, self.chunk = stored, stored.where, stored.chunk
 
-    def read_part(self, times: Times, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
-        return self._stored.read((times, rows, cols) if bands is None else (times, bands, rows, cols))
+    def read_part(self, images: Chosen, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
+        return self._stored.read((images, rows, cols) if bands is None else (images, bands, rows, cols))
 
 
 class _Codes(_Array):
@@ -52,8 +52,8 @@ class _Codes(_Array):
         fill = np.array([filled.array.fill_value or 0]).astype(filled.array.dtype)  # Zarr version 2 may have none: 0
         self._filled = filled if quality.clear(fill).any() else None  # where its fill value may be meant: then it is a clear code
 
-    def read_part(self, times: Times, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
-        codes = super().read_part(times, bands, rows, cols)
+    def read_part(self, images: Chosen, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
+        codes = super().read_part(images, bands, rows, cols)
         filled = self._filled
         if filled is None:
             return codes
@@ -61,13 +61,13 @@ class _Codes(_Array):
         is_absent = array.path in store.absent
         if array.shards is not None and not is_absent and self._stored.array.fill_value in codes:
             # The code may be stored. Only another fill value tells that a chunk is absent from a shard.
-            is_absent = not np.array_equal(filled.read((times, rows, cols)), codes)
+            is_absent = not np.array_equal(filled.read((images, rows, cols)), codes)
         if not is_absent:
             return codes
         self._filled = None  # decided once
         if not store.has_chunks(array):
             self._stored = filled
-            return filled.read((times, rows, cols))
+            return filled.read((images, rows, cols))
         note(
             f"{filled.where}: some chunks are absent and count as not observed, though the fill value {array.fill_value} is a "
             "clear code; if the store leaves out chunks of that code (write_empty_chunks=False), state "
@@ -105,6 +105,8 @@ class ZarrCube(LayeredCube):
         absent_quality: what absent chunks of the quality array hold where others are stored: `unobserved` (default) or
             `fill_value`. Zarr and xarray leave out chunks that hold nothing but the fill value (write_empty_chunks=False); if
             that value is a clear code, only `fill_value` reads such a store right, and a note says so.
+        same_day: what is done where several images are of one day: `mosaic` (default) takes at each pixel the first clear
+            observation; `error` raises an error.
         bands: list of band names, for groups without an array `band`.
         crs: coordinate reference system, for groups without an attribute `crs` or a CF variable `spatial_ref`.
         storage_options: options of the file system of an fsspec URL, such as credentials.
@@ -121,6 +123,7 @@ class ZarrCube(LayeredCube):
         resampling: str = "nearest",
         quality: str | None = None,
         absent_quality: str = ABSENT_QUALITY[0],
+        same_day: str = "mosaic",
         time: str = "time",
         band: str = "band",
         x: str = "x",
@@ -143,7 +146,7 @@ class ZarrCube(LayeredCube):
             layers = [self._reflectance_layer(self._group.array(name, VARIABLE), of) for of, name in named.items()]
         marked = codes.quality(sensor, codes.attributes)
         array = _Codes(marked, codes, sensor.quality) if absent_quality == ABSENT_QUALITY[0] else _Array(codes)
-        self._join(path, sensor, layers, self._layer(codes, array), resampling, offset)
+        self._join(path, sensor, layers, self._layer(codes, array), resampling=resampling, same_day=same_day, offset=offset)
 
     def __exit__(self, *exception: object) -> None:
         self._group.close()
@@ -161,7 +164,7 @@ class ZarrCube(LayeredCube):
 
     def _layer(self, stored: StoredArray, array: CubeArray, **more: Any) -> CubeLayer:
         grid, flips = north_up(self._grid(stored))
-        return CubeLayer(array=array, dates=self._dates(stored), grid=grid, flips=flips, **more)
+        return CubeLayer(array=array, image_dates=self._dates(stored), grid=grid, flips=flips, **more)
 
     def _coordinate(self, stored: StoredArray, name: str) -> np.ndarray:
         found = self._group.coordinate(stored, name)
@@ -182,7 +185,7 @@ class ZarrCube(LayeredCube):
         axis = self._group.nearest(stored, name)
         if axis is None:
             raise ValueError(f"{self._path}: a series without time: no array {name!r} with the day of each image")
-        dates = decode_dates(self._coordinate(stored, name), axis.attributes, axis.where)
+        dates = decode_days(self._coordinate(stored, name), axis.attributes, axis.where)
         if len(dates) != frames:
             raise ValueError(f"{stored.where}: {len(dates)} dates for {frames} images")
         return dates

@@ -164,7 +164,8 @@ def _problem(folder: Path, options: dict[str, Any], sensor: Sensor | None) -> st
     try:
         with collected_notes():
             items = load_items(str(folder / options["path"]))
-            item_images(items, sensor, incomplete=options.get("incomplete", "refuse"), origin=options["path"], **stated)
+            incomplete, same_day = options.get("incomplete", "refuse"), options.get("same_day", "mosaic")
+            item_images(items, sensor, incomplete=incomplete, same_day=same_day, origin=options["path"], **stated)
     except ValueError as error:
         return str(error)
     return None

@@ -224,12 +224,12 @@ def test_another_search_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_what_cannot_be_read_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     items = items_of_two_tiles()
-    again = sentinel2_item(C1, DATES[0], SHAPE, hour=12)
-    again.id = again.id.replace("S2B", "S2A")
-    write_items(tmp_path / "items.json", [*items, again])
+    items[0].assets["green"].extra_fields["raster:bands"][0]["nodata"] = 65535
+    write_items(tmp_path / "items.json", items)
     assert search(tmp_path / "scenes", tmp_path / "items.json") == 0
     said = capsys.readouterr().out
-    assert "31TFJ_2021, sentinel2 cannot be read yet: sentinel2.json: 1 of 6 days have several items" in said
+    assert "31TFJ_2021, sentinel2 cannot be read yet: sentinel2.json: item" in said
+    assert "no data is 65535 in the file, but 0 for source sentinel2" in said
     assert "31TFJ_2022" not in said
 
 

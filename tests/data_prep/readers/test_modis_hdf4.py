@@ -113,14 +113,20 @@ def test_mistakes_are_named(tmp_path: Path, written: tuple[np.ndarray, np.ndarra
 
     again = folder / mcd43a4_name(DATES[3], production="2022001000000")
     again.write_bytes(whole)
-    with pytest.raises(ValueError, match=f"two files of {DATES[3]}, {bad.name} and {again.name}; keep the one of the later"):
-        open_modis(tmp_path)
-    again.rename(folder / mcd43a4_name(DATES[3] + 1, tile="h19v04"))
-    with pytest.raises(ValueError, match=r"holds the tiles h18v04 .*, h19v04 .*; a series lies on one grid"):
-        open_modis(tmp_path)
+    both = f"{bad.name}.*, {again.name}"
+    with pytest.raises(ValueError, match=f"1 of 7 days have several images, such as {DATES[3]}: {both}.*; keep one"):
+        open_modis(tmp_path, same_day="error")
+    with pytest.raises(ValueError, match="same_day is 'mosaic'; expected newest_baseline or error"):
+        open_modis(tmp_path, same_day="mosaic")
+    write_mcd43a4(again, pixels[3] + 1, quality[3])
+    with pytest.warns(UserWarning, match="1 of 7 days have several images: 1 images are replaced by newer"):
+        opened = open_modis(tmp_path)
+    with opened as reader:
+        np.testing.assert_array_equal(reader.read(*BOX, slice(3, 4)).pixels[0], pixels[3] + 1)
+    again.unlink()
     with pytest.raises(ValueError, match=r"fields names the bands \['b1'\]"):
         open_modis(tmp_path, fields={"b1": "x"})
-    with pytest.raises(ValueError, match="none of its 9 files fits 'x"):
+    with pytest.raises(ValueError, match="none of its 8 files fits 'x"):
         open_modis(tmp_path, pattern=r"x(?P<date>\d+)")
 
 
@@ -165,3 +171,31 @@ def test_each_field_has_the_grid_it_is_listed_under() -> None:
     assert grid_of_field(metadata, "state_10", "x").transform.a == 50
     with pytest.raises(ValueError, match="places state on none of its 2 grids"):
         grid_of_field(metadata, "state", "x")
+
+
+def test_several_tiles_are_one_series(tmp_path: Path, written: tuple[np.ndarray, np.ndarray]) -> None:
+    """Of the tile to the east the first two days are missing, of that to the south all but the last; none lies between them."""
+    pixels, quality = written
+    east, south = pixels + 1, np.where(pixels == SENSOR.nodata, pixels, pixels + 2)
+    east = np.where(pixels == SENSOR.nodata, pixels, east)
+    for time in range(2, FRAMES):
+        write_mcd43a4(tmp_path / "modis" / mcd43a4_name(DATES[time], tile="h19v04"), east[time], quality[time], tile=(19, 4))
+    last = tmp_path / "modis" / mcd43a4_name(DATES[-1], tile="h18v05")
+    write_mcd43a4(last, south[-1], quality[-1], tile=(18, 5))
+    whole = np.full((FRAMES, 7, 2 * HEIGHT, 2 * WIDTH), SENSOR.nodata, np.int16)
+    codes = np.full((FRAMES, 2 * HEIGHT, 2 * WIDTH), SENSOR.quality.nodata, np.uint8)
+    whole[:, :, :HEIGHT, :WIDTH], codes[:, :HEIGHT, :WIDTH] = pixels, quality.max(axis=1)
+    whole[2:, :, :HEIGHT, WIDTH:], codes[2:, :HEIGHT, WIDTH:] = east[2:], quality[2:].max(axis=1)
+    whole[-1, :, HEIGHT:, :WIDTH], codes[-1, HEIGHT:, :WIDTH] = south[-1], quality[-1].max(axis=0)
+    with open_modis(tmp_path) as reader:
+        assert_windows_equal(reader, whole, codes)
+        corner = reader.grid.transform
+    last.unlink()
+    with open_modis(tmp_path) as reader:
+        assert reader.grid.transform == corner
+        assert_windows_equal(reader, whole[:, :, :HEIGHT], codes[:, :HEIGHT], tries=3)
+    metadata = STRUCT_METADATA.replace("6371007.181000", "6371000.000000")
+    moved = tmp_path / "modis" / mcd43a4_name(DATES[2], tile="h19v04")
+    write_mcd43a4(moved, east[2], quality[2], tile=(19, 4), metadata=metadata)
+    with pytest.raises(ValueError, match=rf"{moved.name}: lies on .*, which is not a tile of the grid"):
+        open_modis(tmp_path)

@@ -233,7 +233,7 @@ def test_dates_that_lack_a_band(tmp_path: Path) -> None:
     pixels, scl = safe_numbers()
     write_products(tmp_path / "p", pixels, scl, TIMES)
     write_product(tmp_path / "p" / product_name(TIMES[1]), pixels[1], scl[1], TIMES[1], skip=("b8a", "scl"))
-    refused(tmp_path, f"1 of 4 dates are incomplete, missing: B8A, SCL of {TIMES[1]}")
+    refused(tmp_path, f"1 of 4 images are incomplete, missing: B8A, SCL of {TIMES[1]}")
     with opened(tmp_path, incomplete="leave_out") as reader:
         np.testing.assert_array_equal(reader.dates, TIMES[[0, 2, 3]])
         np.testing.assert_array_equal(reader.read(*WHOLE, slice(1, 2)).pixels, without_offset(pixels[2:3]))
@@ -258,12 +258,32 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         assert_windows_equal(reader, without_offset(pixels), repeated(coarse(scl)), TIMES, tries=1)
 
 
-def test_two_products_of_a_day_and_two_tiles(tmp_path: Path) -> None:
+def test_several_products_of_a_day(tmp_path: Path) -> None:
     pixels, scl = safe_numbers()
-    write_products(tmp_path / "p", pixels, scl, TIMES[:2])
-    one, other = product_name(TIMES[0]), product_name(TIMES[0], orbit="R065")
-    write_product(tmp_path / "p" / other, pixels[0], scl[0], TIMES[0])
-    refused(tmp_path, rf"two files for B02 of {TIMES[0]}, .*{re.escape(other)}.* and .*{re.escape(one)}")
+    scl[:] = 4
+    scl[0, :, :60] = 9
+    # Another orbit on the first day, which sees all; and a processing of the first image that a newer one replaces.
+    write_products(tmp_path / "p", pixels, scl, TIMES[:1])
+    other = product_name(TIMES[0], orbit="R065").replace("T103329_N", "T104829_N")
+    write_product(tmp_path / "p" / other, pixels[1], scl[1], TIMES[0])
+    write_product(tmp_path / "p" / product_name(TIMES[0], "N0301"), pixels[2], scl[2], TIMES[0], offset=0)
+    write_product(tmp_path / "p" / product_name(TIMES[3]), pixels[3], scl[3], TIMES[3])
+    first, second = without_offset(pixels[:1])[0], without_offset(pixels[1:2])[0]
+    seen, also = (first != 0).all(axis=0) & (repeated(coarse(scl[0])) == 4), (second != 0).all(axis=0)
+    with opened(tmp_path) as reader:
+        np.testing.assert_array_equal(reader.dates, TIMES[[0, 3]])
+        series = reader.read(*WHOLE, slice(None))
+    np.testing.assert_array_equal(series.valid[0], seen | also)
+    # Both are of one baseline, so that the later name is preferred.
+    for mine, image in ((also, second), (seen & ~also, first)):
+        np.testing.assert_array_equal(series.pixels[0][:, mine], image[:, mine])
+    np.testing.assert_array_equal(series.pixels[1], without_offset(pixels[3:])[0])
+    refused(tmp_path, f"1 of 2 days have several images, such as {TIMES[0]}: .*N0301.*N0511", same_day="error")
+    refused(tmp_path, "2 images of .* are of the newest processing baseline", same_day="newest_baseline")
+
+
+def test_two_tiles_are_refused(tmp_path: Path) -> None:
+    pixels, scl = safe_numbers()
     write_products(tmp_path / "q", pixels, scl, TIMES[:2])
     write_product(tmp_path / "q" / product_name(TIMES[0], tile="31TGJ"), pixels[0], scl[0], TIMES[0])
     refused(tmp_path, "holds the tiles 31TFJ .* 31TGJ", "q")

@@ -393,14 +393,13 @@ def test_numbers_that_are_not_the_sensors(folder: Path, field: str, value: objec
 
 
 def test_two_items_of_one_day_are_named(folder: Path) -> None:
-    """Also where UTC has another date: orbits near 180 degrees pass at midnight in UTC."""
     items = sentinel2_items(C1, DATES, SHAPE)
     second = sentinel2_item(C1, DATES[2], SHAPE, baseline="05.10", hour=12)
     second.id = second.id.replace("S2B", "S2A")
     write_items(folder / "items.json", [*items, second])
-    both = rf"{items[2].id} \(baseline 05.09\), {second.id} \(baseline 05.10\)"
-    with pytest.raises(ValueError, match=rf"1 of 4 days have several items, such as {DATES[2]}: {both}; keep one"):
-        opened(folder / "items.json")
+    both = rf"{second.id} \(baseline 05.10\), {items[2].id} \(baseline 05.09\)"
+    with pytest.raises(ValueError, match=rf"1 of 4 days have several images, such as {DATES[2]}: {both}; keep one"):
+        opened(folder / "items.json", same_day="error")
 
 
 @pytest.mark.parametrize(
@@ -471,9 +470,9 @@ def test_an_item_that_lacks_an_asset_is_named_or_left_out(folder: Path) -> None:
     items = sentinel2_items(C1, DATES, SHAPE)
     del items[0].assets["nir08"]
     write_items(folder / "items.json", items)
-    with pytest.raises(ValueError, match=f"1 of 4 dates are incomplete, missing: nir08 of {DATES[0]}"):
+    with pytest.raises(ValueError, match=f"1 of 4 images are incomplete, missing: nir08 of {DATES[0]}"):
         opened(folder / "items.json")
-    with pytest.warns(UserWarning, match=f"1 of 4 dates left out.*nir08 of {DATES[0]}"):
+    with pytest.warns(UserWarning, match=f"1 of 4 images left out.*nir08 of {DATES[0]}"):
         reader = opened(folder / "items.json", incomplete="leave_out")
     with reader:
         np.testing.assert_array_equal(reader.dates, DATES[1:])
