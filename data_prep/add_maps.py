@@ -16,7 +16,7 @@ from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_writer import finish_corpus, unwritten_report, write_shards
 from data_prep.corpus.map_addition import plan_with_maps
-from data_prep.shards.map_adder import add_maps_to_shard
+from data_prep.shards.map_adder import add_maps_to_shards
 
 
 def add_maps(
@@ -47,7 +47,7 @@ def add_maps(
     check_writable(output)
     plan, former_hash = plan_with_maps(corpus, output)
     remove_leftovers(output)
-    write = partial(add_maps_to_shard, input.resolve(), corpus.resolve(), former_hash, output.resolve(), retries=retries)
+    write = partial(add_maps_to_shards, input.resolve(), corpus.resolve(), former_hash, output.resolve(), retries)
     with open_executor(engine, workers, scheduler) as map_jobs, while_running(f"writing {output}"):
         unwritten = write_shards(plan, range(plan.num_shards), write, map_jobs)
         if unwritten:

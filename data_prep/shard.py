@@ -6,6 +6,7 @@ python data_prep/shard.py --input scenes/ --output corpus/ [--workers N] [--chip
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +16,7 @@ from common.command_line import as_arguments, run_command
 from common.errors import while_running
 from common.executors import Executor, open_executor, submit_slurm
 from common.exit_codes import FAILED, INFRASTRUCTURE
+from common.memory import worker_share
 from common.progress import PROGRESS
 from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_writer import finish_corpus, unwritten_report, write_missing_shards
@@ -24,6 +26,7 @@ from data_prep.plan.plan_overview import plan_overview
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SplitConfig
 
+_MOST_BYTES = 4_000_000_000  # by default, of decoded images: a block of 1024 x 1024 px of a year of Sentinel-2 has 2
 RENAMED = {f"split_{name}": f"split.{name}" for name in ("block_km", "shares", "buffer_km", "seed")}
 
 
@@ -53,6 +56,8 @@ class ShardConfig:
             dask-jobqueue documents); without it, the dask engine starts local workers.
         shards: write only these shards, first-last counted from 0, and leave finishing to a run without this option; `array`
             takes the part of one job of a SLURM array.
+        memory_gb: decoded images that a worker may hold (1e9 bytes); where chunks of the archive need more, they are decoded
+            more than once. Default: half of the memory by workers, at most 4.
         retries: how often work is tried again after a transient error, such as that of a network file system; requests to URLs
             have limits of their own (common/retries.py).
         max_failed_share: the corpus is not finished when more than this share of its samples could not be read.
@@ -74,6 +79,7 @@ class ShardConfig:
     engine: Executor = "local"
     scheduler: str | None = None
     shards: str | None = None
+    memory_gb: float | None = None
     retries: int = 3
     max_failed_share: float = 0.01
     retry_failed: bool = False
@@ -81,6 +87,8 @@ class ShardConfig:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.memory_gb is not None and self.memory_gb <= 0:
+            raise ValueError(f"memory_gb must be above 0, got {self.memory_gb}")
         if self.scheduler is not None and self.engine != "dask":
             raise ValueError("--scheduler is of use only with --engine dask")
         if self.retries < 0 or not 0 <= self.max_failed_share <= 1:
@@ -112,14 +120,15 @@ def shard(config: ShardConfig) -> int:
     if config.plan_only:
         print(plan_overview(plan))
         return 0
-    numbers = range(plan.num_shards) if config.shards is None else _chosen_shards(config.shards, plan.num_shards)
+    numbers = range(plan.num_shards) if config.shards is None else _chosen_shards(config.shards, plan)
     if config.engine == "slurm":
         _submit(config, plan)
         return 0
     remove_leftovers(config.output)
     executor = open_executor(config.engine, config.workers, config.scheduler)
     with executor as map_jobs, while_running(f"writing {config.output}"):
-        unwritten = write_missing_shards(plan, numbers, config.input, map_jobs, config.retries, config.retry_failed)
+        most_bytes = int(1e9 * config.memory_gb) if config.memory_gb else min(worker_share(config.workers), _MOST_BYTES)
+        unwritten = write_missing_shards(plan, numbers, config.input, map_jobs, most_bytes, config.retries, config.retry_failed)
         if unwritten:
             print(unwritten_report(unwritten, len(numbers)))
             return INFRASTRUCTURE if any(failure.is_infrastructure for failure in unwritten) else FAILED
@@ -131,22 +140,26 @@ def _submit(config: ShardConfig, plan: Plan) -> None:
     """Submit the SLURM jobs that write and finish the corpus."""
     writing = replace(config, engine="local", shards="array")
     finishing = replace(config, engine="local", retry_failed=False)
-    tasks = min(config.workers, plan.num_shards)
+    tasks = min(config.workers, len(plan.sweeps(range(plan.num_shards))))
     array, last = submit_slurm(as_arguments(vars(writing)), as_arguments(vars(finishing)), tasks)
     progress = config.output / PROGRESS if isinstance(config.output, Path) else "the output of the jobs"
     print(f"job {array} writes {plan.num_shards} shards, job {last} finishes; progress is in {progress}")
 
 
-def _chosen_shards(shards: str, count: int) -> range:
-    """Return the numbers `first-last`, or for `array` an equal part for each job of a SLURM array by SLURM's variables."""
+def _chosen_shards(shards: str, plan: Plan) -> Sequence[int]:
+    """Return the numbers `first-last`, or for `array` the part of a job of a SLURM array by SLURM's variables.
+
+    Jobs take turns with sweeps, so that each gets as much of every source.
+    """
+    count = plan.num_shards
     if shards == "array":
         names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT")
         try:
             task, first_task, step, tasks = (int(os.environ[name]) for name in names)
         except KeyError as error:
             raise ValueError(f"--shards array is for jobs of a SLURM array, but {error} is not set; give first-last") from error
-        position = (task - first_task) // step
-        return range(position * count // tasks, (position + 1) * count // tasks)
+        sweeps = plan.sweeps(range(count))[(task - first_task) // step :: tasks]
+        return sorted(number for sweep in sweeps for number in sweep)
     first, _, last = shards.partition("-")
     if not first.isdecimal() or not (last or first).isdecimal() or not int(first) <= int(last or first) < count:
         raise ValueError(f"--shards is {shards!r}; expected first-last within 0-{count - 1}, or `array`")

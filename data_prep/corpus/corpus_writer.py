@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from common.atomic_files import remove_leftovers
 from common.errors import InfrastructureError
@@ -22,12 +23,12 @@ from data_prep.corpus.sample_index_writer import write_sample_indexes
 from data_prep.corpus.shard_checks import checked_summaries
 from data_prep.plan.plan import Plan, cached_plan
 from data_prep.shards.shard_index import has_written_index
-from data_prep.shards.shard_writer import write_shard
+from data_prep.shards.shard_writer import write_sweep
 from data_prep.shards.tar_format import FAILED
 
 # The output accepts no more files: no shard could be written.
 _MOST_NAMED = 5  # shards named in a message
-_MOST_IN_A_ROW = 5  # failures of the infrastructure: the storage is away, and the other shards are not tried
+_MOST_IN_A_ROW = 5  # sweeps with failures of the infrastructure: the storage is away, and the others are not tried
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -47,27 +48,37 @@ class ShardFailure:
     is_infrastructure: bool
 
 
+# Writes some shards of one sweep, given by their numbers; yields each number and the bytes of its tar as soon as it is written.
+WriteShards: TypeAlias = Callable[[tuple[int, ...]], Iterator[tuple[int, int]]]
+
+
 def write_missing_shards(
-    plan: Plan, numbers: Sequence[int], archive: AnyPath, map_jobs: MapJobs, retries: int = 3, retry_failed: bool = False
+    plan: Plan,
+    numbers: Sequence[int],
+    archive: AnyPath,
+    map_jobs: MapJobs,
+    most_bytes: int,
+    retries: int = 3,
+    retry_failed: bool = False,
 ) -> list[ShardFailure]:
     """Write those shards `numbers` of a corpus that do not exist yet; return those that could not be written.
 
-    `retries`: of transient errors. `retry_failed`: also write again the shards with samples that could not be read. Raises
-    InfrastructureError when the output accepts no more files.
+    `most_bytes`: of decoded images that a worker holds. `retries`: of transient errors. `retry_failed`: also write again the
+    shards with samples that could not be read. Raises InfrastructureError when the output accepts no more files.
     """
     output = plan.folder
     if retry_failed:
         for number in numbers:
             if (output / f"{plan.names[number]}{FAILED}").exists():
                 (output / f"{plan.names[number]}.json").unlink(missing_ok=True)
-    return write_shards(plan, numbers, partial(write_shard, archive.resolve(), output.resolve(), retries=retries), map_jobs)
+    write = partial(write_sweep, archive.resolve(), output.resolve(), most_bytes, retries)
+    return write_shards(plan, numbers, write, map_jobs)
 
 
-def write_shards(plan: Plan, numbers: Sequence[int], write: Callable[[int], int], map_jobs: MapJobs) -> list[ShardFailure]:
+def write_shards(plan: Plan, numbers: Sequence[int], write: WriteShards, map_jobs: MapJobs) -> list[ShardFailure]:
     """Write those shards `numbers` of the plan that do not exist yet by `write`; return those that could not be written.
 
-    `write` takes the number of a shard and returns the bytes of its tar; it runs in workers. Raises InfrastructureError when the
-    output accepts no more files.
+    `write` runs in workers. Raises InfrastructureError when the output accepts no more files.
     """
     output = plan.folder
     with ThreadPoolExecutor(REQUESTS) as pool:
@@ -77,19 +88,20 @@ def write_shards(plan: Plan, numbers: Sequence[int], write: Callable[[int], int]
         (output / DATASET).unlink(missing_ok=True)  # while shards are missing, the corpus is not a finished one
     unwritten: list[ShardFailure] = []
     untried = dict.fromkeys(missing)
-    in_a_row = 0  # failures of the infrastructure
+    in_a_row = 0  # sweeps that ended with a failure of the infrastructure
     with Progress("write", total=len(numbers), done=len(numbers) - len(missing), log=output / PROGRESS) as progress:
-        for number, written in map_jobs(partial(_try_to_write, write, output.resolve()), missing):
-            del untried[number]
-            if not isinstance(written, ShardFailure):
-                progress.add(written)
-                in_a_row = 0
-                continue
-            unwritten.append(written)
-            in_a_row += written.is_infrastructure
+        for _, written in map_jobs(partial(_try_to_write, write, output.resolve()), plan.sweeps(missing)):
+            for number, result in written.items():
+                del untried[number]
+                if isinstance(result, ShardFailure):
+                    unwritten.append(result)
+                else:
+                    progress.add(result)
+            away = [result for result in written.values() if isinstance(result, ShardFailure) and result.is_infrastructure]
+            in_a_row = in_a_row + 1 if away else 0
             if in_a_row == _MOST_IN_A_ROW:
                 break
-    reason = f"not tried, after {_MOST_IN_A_ROW} failures of the infrastructure in a row"
+    reason = f"not tried, after {_MOST_IN_A_ROW} sweeps with failures of the infrastructure in a row"
     return unwritten + [ShardFailure(name=plan.names[number], reason=reason, is_infrastructure=True) for number in untried]
 
 
@@ -99,23 +111,45 @@ def unwritten_report(unwritten: Sequence[ShardFailure], total: int) -> str:
     return "\n".join([*lines, f"{len(unwritten)} of {total} shards are not written; start again with the same arguments"])
 
 
-def _try_to_write(write: Callable[[int], int], output: AnyPath, number: int) -> int | ShardFailure:
-    """Return the bytes of the shard, or why it cannot be written while others can."""
+def _try_to_write(write: WriteShards, output: AnyPath, numbers: tuple[int, ...]) -> dict[int, int | ShardFailure]:
+    """Return the bytes of each shard of a sweep, or why it cannot be written while others can."""
+    found: dict[int, int | ShardFailure] = {}
+    try:
+        for number, size in write(numbers):
+            found[number] = size
+    except (ValueError, OSError) as error:
+        left = tuple(number for number in numbers if number not in found)
+        if len(left) == 1 or isinstance(error, OSError):
+            found[left[0]] = failed = _failure(error, output, left[0])
+            if isinstance(failed, ShardFailure):
+                reason = f"not tried, after {failed.name}, which is read in the same sweep"
+                names = cached_plan(output).names
+                found |= {n: ShardFailure(name=names[n], reason=reason, is_infrastructure=True) for n in left[1:]}
+            else:
+                found |= _try_to_write(write, output, left[1:]) if left[1:] else {}
+        else:  # a part of the archive is not as it was planned: the other shards of the sweep may be without it
+            for number in left:
+                found |= _try_to_write(write, output, (number,))
+    return found
+
+
+def _failure(error: ValueError | OSError, output: AnyPath, number: int) -> int | ShardFailure:
+    """Return why a shard could not be written, or its bytes where another job has written it.
+
+    Raises InfrastructureError when the output accepts no more files.
+    """
     plan = cached_plan(output)
     name = plan.names[number]
-    try:
-        return write(number)
-    except (ValueError, OSError) as error:
-        failure = ShardFailure(name=name, reason=" ".join(str(error).split()), is_infrastructure=isinstance(error, OSError))
-        if isinstance(error, OSError):
-            if isinstance(error, FileNotFoundError) and has_written_index(output, name, plan.hash):
-                # Another job wrote the same shard, finished the corpus and removed the unfinished file of this one.
-                return (output / f"{name}.tar").stat().st_size
-            is_in_output = isinstance(output, Path) and bool(error.filename) and Path(str(error.filename)).is_relative_to(output)
-            if is_in_output or error.errno in _OUTPUT_ERRNOS:
-                message = f"{output} takes no more: {error.strerror}; what is finished stays: mend it and start again"
-                raise InfrastructureError(message) from error
-        return failure
+    failure = ShardFailure(name=name, reason=" ".join(str(error).split()), is_infrastructure=isinstance(error, OSError))
+    if isinstance(error, OSError):
+        if isinstance(error, FileNotFoundError) and has_written_index(output, name, plan.hash):
+            # Another job wrote the same shard, finished the corpus and removed the unfinished file of this one.
+            return (output / f"{name}.tar").stat().st_size
+        is_in_output = isinstance(output, Path) and bool(error.filename) and Path(str(error.filename)).is_relative_to(output)
+        if is_in_output or error.errno in _OUTPUT_ERRNOS:
+            message = f"{output} takes no more: {error.strerror}; what is finished stays: mend it and start again"
+            raise InfrastructureError(message) from error
+    return failure
 
 
 def finish_corpus(plan: Plan, map_jobs: MapJobs, max_failed_share: float) -> bool:

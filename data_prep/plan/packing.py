@@ -1,67 +1,77 @@
-"""Packing of a stream of samples into shards of about equal size, which end between chunk groups where possible."""
+"""Packing of a stream of samples into sweeps, and of the samples of each sweep into shards of about equal size.
+
+A sweep is what one worker reads in one go: a run of whole chunk groups, so that each stored chunk is decoded once, and the shards
+that it fills, of one split or of several. No shard belongs to two sweeps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-# How far the end of a shard may move to fall between two chunk groups, as a share of a shard. Below a half, so that ends keep
-# their order.
-SLACK = 0.25
+# Shards of a sweep, on average. Many: a split with a tenth of the samples still fills whole shards. Few: a worker that dies loses
+# little, and many workers have equal work.
+SWEEP_SHARDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The samples of one shard: the first one's position in the stream, their number, and their bytes."""
+    """The samples of one shard: the first one's position in the stream, their number, their bytes, and their sweep."""
 
     first: int
     samples: int
     bytes: int
+    sweep: int
 
 
-def divide(batches: Iterable[tuple[np.ndarray, np.ndarray]], total_bytes: int, shard_bytes: float) -> Iterator[Span]:
-    """Divide a stream of samples into shards; yield them in order.
+def sweep_numbers(group_bytes: np.ndarray, before: int, sweep_bytes: float) -> np.ndarray:
+    """Return the sweep of each chunk group of a stream, int64 (n,), which never decreases.
 
-    The number of shards is the least that keeps them to `shard_bytes` on average. A shard ends at the end of a chunk group where
-    one lies within SLACK of a shard from the ideal end, else within a chunk group.
+    A sweep has `sweep_bytes` on average; chunk groups that are larger have one each, and then some numbers are left out.
 
     Args:
-        batches: pairs (sizes, groups) of int64 (n,): bytes of each sample, and the number of its chunk group, which is the same
-            for samples that are read together and never decreases over the whole stream.
-        total_bytes: sum of all sizes.
+        group_bytes: bytes of the samples of each chunk group, int64 (n,).
+        before: bytes of the chunk groups that come before these in the stream.
+    """
+    begins = before + np.cumsum(group_bytes) - group_bytes
+    return np.asarray(begins // sweep_bytes, dtype=np.int64)
+
+
+def divide(batches: Iterable[tuple[np.ndarray, np.ndarray]], shard_bytes: float) -> Iterator[Span]:
+    """Divide a stream of samples into shards; yield them in order.
+
+    The number of shards of a sweep is the least that keeps them to `shard_bytes` on average. A shard ends with the sample in
+    which its ideal end lies.
+
+    Args:
+        batches: pairs (sizes, sweeps) of int64 (n,): bytes of each sample, and its sweep, which never decreases over the stream.
         shard_bytes: largest mean size of a shard.
     """
-    count = int(np.ceil(total_bytes / shard_bytes))
-    targets = np.arange(1, count) * (total_bytes / count)
-    slack = SLACK * total_bytes / max(count, 1)
-    first = last_cut = row = done = 0
-    for sizes, groups in _whole_groups(batches):
-        ends = done + np.cumsum(sizes)
-        group_ends = np.concatenate([[done], ends[np.flatnonzero(np.diff(groups, append=groups[-1] + 1))]])
-        for target in targets[np.searchsorted(targets, done, "right") : np.searchsorted(targets, ends[-1], "right")]:
-            after = int(np.searchsorted(group_ends, target))
-            near = min(group_ends[max(after - 1, 0)], group_ends[after], key=lambda end: abs(end - target))
-            cut = int(near if abs(near - target) <= slack else ends[np.searchsorted(ends, target)])
-            if last_cut < cut < total_bytes:
-                end = row + int(np.searchsorted(ends, cut, "right"))
-                yield Span(first, end - first, cut - last_cut)
-                first, last_cut = end, cut
+    row = 0
+    for sizes, sweep in _whole_sweeps(batches):
+        ends = np.cumsum(sizes)
+        total = int(ends[-1])
+        count = int(np.ceil(total / shard_bytes))
+        targets = np.arange(1, count + 1) * (total / count)
+        stops = np.unique(np.minimum(np.searchsorted(ends, targets - 0.5) + 1, len(sizes)))
+        first, done = 0, 0
+        for stop in stops.tolist():
+            yield Span(row + first, stop - first, int(ends[stop - 1]) - done, sweep)
+            first, done = stop, int(ends[stop - 1])
         row += len(sizes)
-        done = int(ends[-1])
-    if row > first:
-        yield Span(first, row - first, done - last_cut)
 
 
-def _whole_groups(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the same samples in batches that end where a chunk group ends."""
-    sizes, groups = np.empty(0, np.int64), np.empty(0, np.int64)
-    for more_sizes, more_groups in batches:
-        sizes, groups = np.concatenate([sizes, more_sizes]), np.concatenate([groups, more_groups])
-        whole = int(np.searchsorted(groups, groups[-1])) if len(groups) else 0
-        if whole:
-            yield sizes[:whole], groups[:whole]
-        sizes, groups = sizes[whole:], groups[whole:]
+def _whole_sweeps(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the sizes of the samples of each sweep, and its number."""
+    sizes, sweeps = np.empty(0, np.int64), np.empty(0, np.int64)
+    for more_sizes, more_sweeps in batches:
+        sizes, sweeps = np.concatenate([sizes, more_sizes]), np.concatenate([sweeps, more_sweeps])
+        begins = [0, *(np.flatnonzero(np.diff(sweeps)) + 1).tolist()]
+        for first, stop in pairwise(begins):
+            yield sizes[first:stop], int(sweeps[first])
+        sizes, sweeps = sizes[begins[-1] :], sweeps[begins[-1] :]
     if len(sizes):
-        yield sizes, groups
+        yield sizes, int(sweeps[0])

@@ -1,19 +1,20 @@
 """The plan of a corpus: which sample goes into which shard, frozen and hashed before any pixel is read.
 
     plan.json               settings, sensors, legends, number of shards by source and split, hashes; written last
-    plan-shards.parquet     one row per shard: its first sample, number of samples and approximate bytes
+    plan-shards.parquet     one row per shard: its first sample, number of samples, approximate bytes, and its sweep
     plan-samples.parquet    one row per sample, shard by shard
     plan-series.parquet     one row per series of images: its scene, grid and dates
     plan-rejected.parquet   one row per sample that is not written, with the reason
 
-A sample is a window of one series with all dates of one calendar year. Opening a plan of 25 million samples reads plan.json only;
-the rows of a shard are read when they are needed. `data_prep/plan/build.py` makes plans.
+A sample is a window of one series with all dates of one calendar year. A sweep is a run of chunk groups that a worker reads in
+one go, and the shards that it fills (`data_prep/plan/packing.py`); in plans of version 2, each shard is one. Opening a plan of 25
+million samples reads plan.json only; the rows of a shard are read when they are needed. `data_prep/plan/build.py` makes plans.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -32,12 +33,14 @@ from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
 from data_prep.landcover.sample_map import MapLayout, map_layout
+from data_prep.plan.chunk_groups import chunk_group_shape
 from data_prep.plan.tables import batches, parquet_file, read_rows
 from data_prep.readers.base import SeriesReader
 
 PLAN = "plan.json"
 TABLES = {name: f"plan-{name}.parquet" for name in ("shards", "samples", "series", "rejected")}
-PLAN_VERSION = 2
+PLAN_VERSION = 3
+_READ_VERSIONS = (2, 3)
 # Settings of plans whose shards say what is as bright as snow, or hold maps; absent in earlier versions, whose plans keep their
 # hash.
 SNOW_APART, LAND_COVER_MAPS = "snow_apart", "land_cover_maps"
@@ -153,6 +156,20 @@ class PlannedShard:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedSweep:
+    """Shards of one source that are read in one go.
+
+    Attributes:
+        shards: shards in ascending order of numbers.
+        samples: the samples of all of them in the order in which they are read, each with the position of its shard in `shards`.
+            Those of one shard are in the order of its tar.
+    """
+
+    shards: tuple[PlannedShard, ...]
+    samples: tuple[tuple[int, PlannedSample], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """A sample that is not written, and why."""
 
@@ -240,18 +257,47 @@ class Plan:
 
     def shard(self, number: int) -> PlannedShard:
         """Read shard `number` of `num_shards` with its samples from the tables. Raises ValueError when they are damaged."""
+        return self._shard(number, {})
+
+    def _shard(self, number: int, known: dict[int, PlannedSeries]) -> PlannedShard:
+        """Read a shard; `known`: series by their row, of which missing ones are read and added."""
         name = self.names[number]
         source, split, _ = name.rsplit("-", 2)
-        first, count = self._spans[number].tolist()
+        first, count = self._spans[number, :2].tolist()
         rows = self._rows("samples", np.arange(first, first + count)).to_pydict()
-        series_numbers, series_of_sample = np.unique(rows.pop("series"), return_inverse=True)
-        series = [_series_from_row(row) for row in self._rows("series", series_numbers).to_pylist()]
+        series_of_sample = rows.pop("series")
+        missing = np.array(sorted(set(series_of_sample) - set(known)), dtype=np.int64)
+        if len(missing):
+            found = self._rows("series", missing).to_pylist()
+            known.update(zip(missing.tolist(), map(_series_from_row, found), strict=True))
         size = self.sensors[source].chip_px
         samples = (
-            PlannedSample(series=series[position], size=size, split=split, **dict(zip(rows, values, strict=True)))
+            PlannedSample(series=known[position], size=size, split=split, **dict(zip(rows, values, strict=True)))
             for position, *values in zip(series_of_sample, *rows.values(), strict=True)
         )
         return PlannedShard(name=name, source=source, split=split, samples=tuple(samples))
+
+    def sweeps(self, numbers: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return some shards, given by ascending numbers, sweep by sweep."""
+        chosen = np.asarray(numbers, dtype=np.int64)
+        order = np.argsort(self._spans[chosen, 2], kind="stable")
+        edges = np.flatnonzero(np.diff(self._spans[chosen[order], 2])) + 1
+        return sorted(tuple(part.tolist()) for part in np.split(chosen[order], edges) if len(part))
+
+    def sweep(self, numbers: Sequence[int]) -> PlannedSweep:
+        """Read some shards of one sweep, as `shard` does."""
+        known: dict[int, PlannedSeries] = {}
+        shards = tuple(self._shard(number, known) for number in numbers)
+        row_of = {id(series): row for row, series in known.items()}
+
+        def reading_order(found: tuple[int, PlannedSample]) -> tuple[int, ...]:
+            sample = found[1]
+            rows, cols = chunk_group_shape(sample.series.chunk, sample.size)
+            group = sample.row // rows, sample.col // cols
+            return row_of[id(sample.series)], *group, sample.year, sample.row, sample.col
+
+        samples = ((position, sample) for position, shard in enumerate(shards) for sample in shard.samples)
+        return PlannedSweep(shards=shards, samples=tuple(sorted(samples, key=reading_order)))
 
     def shards(self) -> Iterator[PlannedShard]:
         """Read all shards in the order of their numbers, one at a time."""
@@ -269,9 +315,10 @@ class Plan:
 
     @cached_property
     def _spans(self) -> np.ndarray:
-        """First sample and number of samples of each shard, int64 (num_shards, 2)."""
+        """First sample, number of samples, and sweep of each shard, int64 (num_shards, 3)."""
         table = self._rows("shards", np.arange(self.num_shards))
-        return np.stack([table["first"].to_numpy(), table["samples"].to_numpy()], axis=1)
+        sweeps = table["sweep"].to_numpy() if "sweep" in table.column_names else np.arange(self.num_shards)
+        return np.stack([table["first"].to_numpy(), table["samples"].to_numpy(), sweeps], axis=1)
 
     def _rows(self, table: str, rows: np.ndarray) -> pa.Table:
         return read_rows(self.folder / TABLES[table], self._footers[table], rows)
@@ -304,8 +351,8 @@ def load_plan(folder: AnyPath) -> Plan:
     """
     path = folder / PLAN
     values = read_json(path)
-    if values.get("version") != PLAN_VERSION:
-        raise ValueError(f"{path} has version {values.get('version')!r}; this code knows version {PLAN_VERSION}")
+    if values.get("version") not in _READ_VERSIONS:
+        raise ValueError(f"{path} has version {values.get('version')!r}; this code knows the versions {_READ_VERSIONS}")
     try:
         return Plan(
             folder=folder,

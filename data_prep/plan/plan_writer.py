@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from data_prep.archive.sensor import Sensor
 from data_prep.landcover.legend import Legend
 from data_prep.plan.candidates import candidate_splits, candidates
 from data_prep.plan.chunk_groups import chunk_group_numbers, chunk_group_shape
-from data_prep.plan.packing import Span, divide
+from data_prep.plan.packing import SWEEP_SHARDS, Span, divide, sweep_numbers
 from data_prep.plan.plan import (
     PLAN,
     PLAN_VERSION,
@@ -92,7 +92,7 @@ def _write_tables(
     sensors: Mapping[str, Sensor],
 ) -> dict[str, Any]:
     """Write the tables to `files`; return the entries of plan.json about them."""
-    with scratch_folder(output) as scratch, _SampleTables(scratch) as samples:
+    with scratch_folder(output) as scratch, _SampleTables(scratch, settings.shard_mb * 1e6) as samples:
         with TableWriter(files["series"], SERIES) as series, TableWriter(files["rejected"], REJECTED) as rejected_table:
             rejected = _RejectedSamples(rejected_table)
             _write_series(surveyed, settings, sensors, series, samples, rejected)
@@ -101,7 +101,7 @@ def _write_tables(
                 reasons = "; ".join(sorted({reason for _, reason in rejected.counts}))
                 raise ValueError(f"nothing to write: all {rejected.counts.total()} windows are rejected: {reasons}")
         with TableWriter(files["samples"], SAMPLES) as samples_table, TableWriter(files["shards"], SHARDS) as shards:
-            groups = _write_shards(samples, settings.shard_mb * 1e6, samples_table, shards)
+            groups = _write_shards(samples, samples_table, shards)
             content |= {"samples": samples_table.digest(), "shards": shards.digest()}
     return {"groups": groups, "rejected_groups": rejected.groups(), "content_sha256": content}
 
@@ -133,11 +133,11 @@ def _write_series(
             splits = candidate_splits(found, sensor.chip_px, windows, settings.spatial_blocks, cutter)
             if settings.spatial_blocks is None and (cutter is None or (cutter.splits(windows.sites) == ANY).any()):
                 footprints.add(series.scene, found.split, series.grid)
-            rejected.add_windows(series, windows.take(splits == IN_BUFFER), SPLIT_BUFFER)
-            for index, split in enumerate(SPLITS):
-                of_split = windows.take(splits == index)
-                samples.add(number, split, of_split, series, sensor, cutter)
-                planned += len(of_split)
+            in_buffer = splits == IN_BUFFER
+            rejected.add_windows(series, windows.take(in_buffer), SPLIT_BUFFER)
+            windows, splits = windows.take(~in_buffer), splits[~in_buffer]
+            samples.add(number, windows, splits, series, sensor, cutter)
+            planned += len(windows)
         if planned:
             series_table.add({column: [value] for column, value in series.to_row().items()})
     if cutter is not None:
@@ -152,19 +152,18 @@ def _write_series(
         )
 
 
-def _write_shards(
-    samples: _SampleTables, shard_bytes: float, samples_table: TableWriter, shards_table: TableWriter
-) -> list[dict[str, Any]]:
+def _write_shards(samples: _SampleTables, samples_table: TableWriter, shards_table: TableWriter) -> list[dict[str, Any]]:
     """Divide the samples of each source and split into shards, and write both tables; return the groups of plan.json."""
     groups = []
     for source, split in samples.groups():
         first = samples_table.rows
-        spans = list(samples.divided(source, split, samples_table, shard_bytes))
+        spans = list(samples.divided(source, split, samples_table))
         shards_table.add(
             {
                 "first": np.array([first + span.first for span in spans]),
                 "samples": np.array([span.samples for span in spans]),
                 "bytes": np.array([span.bytes for span in spans]),
+                "sweep": np.array([span.sweep for span in spans]),
             }
         )
         size = sum(span.bytes for span in spans)
@@ -173,73 +172,118 @@ def _write_shards(
 
 
 class _SampleTables:
-    """Temporary tables of planned samples in `folder`, one per source and split: first written, then divided into shards."""
+    """Temporary tables of planned samples in `folder`: first written, then divided into shards of `shard_bytes`.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Chunk groups that feed one split make sweeps of their own, so that these hold whole shards of it; so do those that feed
+    the same several splits. A stream is the chunk groups of one source that feed the same splits.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: float) -> None:
+        self._folder, self._shard_bytes = folder, shard_bytes
         self._run = uuid.uuid4().hex  # unique, because two runs may plan the same corpus at a time
-        self._writers: dict[tuple[str, str], TableWriter] = {}
-        self._bytes: Counter[tuple[str, str]] = Counter()
-        self._chunk_groups: Counter[tuple[str, str]] = Counter()
+        self._writers: dict[tuple[str, str, int], TableWriter] = {}  # by source, split, and the splits of the stream as bits
+        self._bytes: Counter[tuple[str, int]] = Counter()  # by stream
         self._stack = ExitStack()
 
     def groups(self) -> list[tuple[str, str]]:
         """Return the (source, split) of all tables in ascending order."""
-        return sorted(self._writers)
+        return sorted({(source, split) for source, split, _ in self._writers})
 
     def add(
-        self, number: int, split: str, windows: Windows, series: PlannedSeries, sensor: Sensor, cutter: SiteCutter | None
+        self,
+        number: int,
+        windows: Windows,
+        splits: np.ndarray,
+        series: PlannedSeries,
+        sensor: Sensor,
+        cutter: SiteCutter | None,
     ) -> None:
-        """Append samples of the series with the row `number` in the table of series."""
-        count = len(windows)
-        if not count:
+        """Append all samples of the series with the row `number` in the table of series; `splits`: indices into SPLITS (n,)."""
+        if not len(windows):
             return
-        group = (series.source, split)
-        if group not in self._writers:
-            schema = SAMPLES.append(pa.field("bytes", pa.int64())).append(pa.field("chunk_group", pa.int64()))
-            self._writers[group] = self._stack.enter_context(TableWriter(self._path(group), schema))
         sizes = _sample_bytes(windows.stops - windows.starts, sensor)
-        shape = chunk_group_shape(series.chunk, sensor.chip_px)
-        chunk_groups = self._chunk_groups[group] + chunk_group_numbers(windows.rows, windows.cols, shape)
-        self._writers[group].add(
+        groups = chunk_group_numbers(windows.rows, windows.cols, chunk_group_shape(series.chunk, sensor.chip_px))
+        begins = np.flatnonzero(np.diff(groups, prepend=-1))
+        group_bytes = np.add.reduceat(sizes, begins)
+        fed = np.bitwise_or.reduceat(1 << splits.astype(np.int64), begins)
+        sweeps = np.empty(len(begins), np.int64)
+        for splits_fed in np.unique(fed).tolist():
+            of_stream, stream = fed == splits_fed, (series.source, splits_fed)
+            sweeps[of_stream] = sweep_numbers(group_bytes[of_stream], self._bytes[stream], self._sweep_bytes)
+            self._bytes[stream] += int(group_bytes[of_stream].sum())
+            for index, split in enumerate(SPLITS):
+                chosen = of_stream[groups] & (splits == index)
+                if chosen.any():
+                    self._append(
+                        (series.source, split, splits_fed),
+                        number,
+                        windows.take(chosen),
+                        cutter,
+                        sizes[chosen],
+                        sweeps[groups][chosen],
+                    )
+
+    def _append(
+        self,
+        table: tuple[str, str, int],
+        number: int,
+        windows: Windows,
+        cutter: SiteCutter | None,
+        sizes: np.ndarray,
+        sweeps: np.ndarray,
+    ) -> None:
+        if table not in self._writers:
+            schema = SAMPLES.append(pa.field("bytes", pa.int64())).append(pa.field("sweep", pa.int64()))
+            self._writers[table] = self._stack.enter_context(TableWriter(self._path(table), schema))
+        self._writers[table].add(
             {
-                "series": np.full(count, number),
+                "series": np.full(len(windows), number),
                 "year": windows.years,
                 "row": windows.rows,
                 "col": windows.cols,
                 "start": windows.starts,
                 "stop": windows.stops,
-                "site": pa.nulls(count, pa.string()) if cutter is None else cutter.ids(windows.sites),
+                "site": pa.nulls(len(windows), pa.string()) if cutter is None else cutter.ids(windows.sites),
                 "bytes": sizes,
-                "chunk_group": chunk_groups,
+                "sweep": sweeps,
             }
         )
-        self._bytes[group] += int(sizes.sum())
-        self._chunk_groups[group] = int(chunk_groups[-1]) + 1
 
-    def divided(self, source: str, split: str, table: TableWriter, shard_bytes: float) -> Iterator[Span]:
+    def divided(self, source: str, split: str, table: TableWriter) -> Iterator[Span]:
         """Append the samples of one source and split to `table`; yield the shards into which they are divided."""
-        path = self._path((source, split))
-        self._writers[source, split].close()
+        rows = 0
+        for key in sorted(key for key in self._writers if key[:2] == (source, split)):
+            path, first_sweep = self._path(key), self._first_sweep((source, key[2]))
+            self._writers[key].close()
 
-        def sizes_and_chunk_groups() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for batch in batches(path):
-                table.add_table(pa.Table.from_batches([batch.select(SAMPLES.names)]))
-                yield batch["bytes"].to_numpy(), batch["chunk_group"].to_numpy()
+            def sizes_and_sweeps(path: Path = path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                for batch in batches(path):
+                    table.add_table(pa.Table.from_batches([batch.select(SAMPLES.names)]))
+                    yield batch["bytes"].to_numpy(), batch["sweep"].to_numpy()
 
-        yield from divide(sizes_and_chunk_groups(), self._bytes[source, split], shard_bytes)
-        path.unlink()
+            for span in divide(sizes_and_sweeps(), self._shard_bytes):
+                yield replace(span, first=rows + span.first, sweep=first_sweep + span.sweep)
+            rows += self._writers[key].rows
+            path.unlink()
+
+    @property
+    def _sweep_bytes(self) -> float:
+        return SWEEP_SHARDS * self._shard_bytes
+
+    def _first_sweep(self, stream: tuple[str, int]) -> int:
+        """Number of the first sweep of a stream: those of all streams are distinct."""
+        return sum(int(size // self._sweep_bytes) + 1 for other, size in self._bytes.items() if other < stream)
 
     def __enter__(self) -> _SampleTables:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
-        for group in self._writers:
-            self._path(group).unlink(missing_ok=True)
+        for table in self._writers:
+            self._path(table).unlink(missing_ok=True)
 
-    def _path(self, group: tuple[str, str]) -> Path:
-        return self._folder / f".{'-'.join(group)}.{self._run}{TEMPORARY}"
+    def _path(self, table: tuple[str, str, int]) -> Path:
+        return self._folder / f".{'-'.join(map(str, table))}.{self._run}{TEMPORARY}"
 
 
 def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:

@@ -50,7 +50,7 @@ SERIES = pa.schema(
         ("dates", pa.list_(pa.int32())),  # days since 1970-01-01
     ]
 )
-SHARDS = pa.schema([("first", pa.int64()), ("samples", pa.int64()), ("bytes", pa.int64())])
+SHARDS = pa.schema([("first", pa.int64()), ("samples", pa.int64()), ("bytes", pa.int64()), ("sweep", pa.int64())])
 REJECTED = pa.schema([("key", pa.string()), ("source", pa.string()), ("scene", pa.string()), ("reason", pa.string())])
 GROUP_ROWS = 16_384
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from data_prep.readers.file_names import Products, named_pattern, parse_date
 from data_prep.readers.folder import Folder
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.offsets import offset_in_effect
-from data_prep.readers.open_files import OpenFiles
+from data_prep.readers.open_files import OpenFiles, most_open_files
 from data_prep.readers.radiometry import harmonised_series, unobserved_code
 from data_prep.readers.same_day import ImageName, chosen_images
 
@@ -32,7 +33,8 @@ PATTERN = r"(?:.*/)?(?P<product>\w+)\.A(?P<date>\d{7})\.(?P<tile>h\d\dv\d\d)\.(?
 PRODUCTS = ("MCD43A4",)  # of a sensor that states none
 REFLECTANCE = "Nadir_Reflectance_Band{}"
 QUALITY = "BRDF_Albedo_Band_Mandatory_Quality_Band{}"
-MAX_OPEN_FILES = 64  # for each open remote file there is a local copy of some 100 MB
+_SHARE_OF_DISK = 0.25  # of what is free for temporary files, for local copies of open remote files
+_GRANULE_BYTES = 200_000_000  # at most, of a MCD43A4 file of one day
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ class ModisHdf4:
         self.dates = np.unique(np.array([date for of_tile in files for date in of_tile], dtype="datetime64[D]"))
         self._copies: tempfile.TemporaryDirectory[str] | None = None if self._folder.local else tempfile.TemporaryDirectory()
         self._grids: dict[str, Grid] = {}  # of the files that were opened
-        self._open = OpenFiles(self._open_granule, lambda granule: granule.resources.close(), MAX_OPEN_FILES)
+        self._open = OpenFiles(self._open_granule, lambda granule: granule.resources.close(), self._most_open())
         try:
             self.grid, self._tiles = self._placed(files)
             check_pixel_size(self.grid, sensor, path)
@@ -258,6 +260,13 @@ class ModisHdf4:
                         f"{expected.shape} {tuple(expected.transform)[:6]}"
                     )
             return _OpenGranule(fields=fields, resources=resources.pop_all())
+
+    def _most_open(self) -> int:
+        """How many files may be open: of remote files, as many as their local copies have room for."""
+        if self._copies is None:
+            return most_open_files()
+        room = shutil.disk_usage(self._copies.name).free * _SHARE_OF_DISK
+        return min(most_open_files(), max(16, int(room // _GRANULE_BYTES)))
 
     def _local(self, file: str, resources: ExitStack) -> str:
         """The local path of a file; a remote file is copied, and `resources` removes the copy."""

@@ -22,10 +22,9 @@ from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, ch
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import Folder
 from data_prep.readers.image_series import ImageSeries, OpenLayer
+from data_prep.readers.open_files import most_open_files
 from data_prep.readers.radiometry import unobserved_code, unobserved_number
 from data_prep.readers.raster_masks import RasterMask
-
-MAX_OPEN_FILES = 512  # a process may usually have 1,024 open file descriptors
 
 
 class RasterSeries(ImageSeries):
@@ -46,7 +45,7 @@ class RasterSeries(ImageSeries):
     ) -> None:
         self._folder = folder
         with rasterio.Env(**GDAL_SETTINGS):
-            super().__init__(str(folder), sensor, images, offsets, resampling, MAX_OPEN_FILES)
+            super().__init__(str(folder), sensor, images, offsets, resampling, most_open_files())
 
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""

@@ -1,4 +1,4 @@
-"""Reads a series by chunk groups, so that no stored chunk is read twice for the samples of a shard.
+"""Reads a series by chunk groups, so that no stored chunk is read twice for the samples of a sweep.
 
 A chunk group is some whole chunks that are read at once (`data_prep/plan/windows.py: chunk_group_shape`).
 """
@@ -16,9 +16,6 @@ from data_prep.archive.sensor import Sensor
 from data_prep.plan.chunk_groups import chunk_group_shape
 from data_prep.plan.plan import PlannedSample
 from data_prep.readers.base import Series, SeriesReader
-
-# Most bytes of chunk groups that a reader holds at a time. The peak memory of a worker is about one and a half times as much.
-MOST_BYTES = 256_000_000
 
 Key = tuple[int, int, int]  # a chunk group, or a part of it: first row, first column, and year (0: all years)
 
@@ -49,19 +46,19 @@ class ChunkGroup:
 class ChunkReader:
     """Reads the windows of `samples`, all of one series; reads each chunk group once and keeps it until its last window is cut.
 
-    Read the samples in their planned order, which goes by chunk groups: then no more than MOST_BYTES are held and each chunk is
-    read once. Where the part of a chunk group that the samples need is larger than that, chunk groups are divided by years, then
-    by rows, then by columns, and each chunk is read once per part. Chunks are also read again where windows reach into more
-    chunk groups than memory holds.
+    Read the samples in their planned order, which goes by chunk groups: then no more than `most_bytes` are held and each chunk
+    is read once. The peak memory of a worker is about one and a half times as much. Where the part of a chunk group that the
+    samples need is larger than that, chunk groups are divided by years, then by rows, then by columns, and each chunk is read
+    once per part. Chunks are also read again where windows reach into more chunk groups than memory holds.
     """
 
-    def __init__(self, reader: SeriesReader, samples: Sequence[PlannedSample]) -> None:
-        self._reader = reader
+    def __init__(self, reader: SeriesReader, samples: Sequence[PlannedSample], most_bytes: int) -> None:
+        self._reader, self._most_bytes = reader, most_bytes
         size = samples[0].size
         self._group_rows, self._group_cols = chunk_group_shape(reader.chunk, size)
         self._part_rows, self._part_cols, self._is_by_year = self._group_rows, self._group_cols, False
         self._groups = self._needed(samples)
-        while max(group.num_bytes(reader.sensor) for group in self._groups.values()) > MOST_BYTES:
+        while max(group.num_bytes(reader.sensor) for group in self._groups.values()) > most_bytes:
             if not self._is_by_year:
                 self._is_by_year = True
             elif self._part_rows > size:
@@ -126,7 +123,7 @@ class ChunkReader:
     def _make_room(self, num_bytes: int) -> None:
         """Drop the chunk groups that were used longest ago until `num_bytes` more fit."""
         held = sum(self._groups[key].num_bytes(self._reader.sensor) for key in self._held)
-        while self._held and held + num_bytes > MOST_BYTES:
+        while self._held and held + num_bytes > self._most_bytes:
             oldest, _ = self._held.popitem(last=False)
             held -= self._groups[oldest].num_bytes(self._reader.sensor)
 

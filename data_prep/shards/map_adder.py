@@ -32,17 +32,19 @@ from data_prep.shards.shard_writer import write_once
 from data_prep.shards.tar_format import FAILED, LABEL, LAND_COVER_MAP, TarWriter, member_names, npy_buffers
 
 _MEND = "run data_prep/verify.py on it"
+_MOST_BYTES = 1_000_000_000  # of images that a worker holds
 
 
-def add_maps_to_shard(
-    archive: AnyPath, former: AnyPath, former_hash: str, output: AnyPath, shard_id: int, retries: int = 3
-) -> int:
-    """Write shard number `shard_id` of the plan in `output` from that of the corpus `former`, unless it exists.
+def add_maps_to_shards(
+    archive: AnyPath, former: AnyPath, former_hash: str, output: AnyPath, retries: int, numbers: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Write the shards `numbers` of the plan in `output` from those of the corpus `former`, except those that exist.
 
-    `former_hash`: of the former plan. Returns the bytes of the tar. Raises ValueError when the former shard is missing or
-    damaged, and when scenes or their land cover are no longer as they were; OSError as `write_shard`.
+    `former_hash`: of the former plan. Yields the number of each shard and the bytes of its tar. Raises ValueError when a former
+    shard is missing or damaged, and when scenes or their land cover are no longer as they were; OSError as `write_sweep`.
     """
-    return write_once(output, shard_id, partial(_write_tar, archive, former, former_hash, retries))
+    for number in numbers:
+        yield number, write_once(output, number, partial(_write_tar, archive, former, former_hash, retries))
 
 
 def _write_tar(
@@ -83,7 +85,7 @@ def _land_cover(
             land_cover = stack.enter_context(retried(partial(open_land_cover, scene, legend), retries))
             if land_cover.needs_images:
                 reader = stack.enter_context(retried(partial(open_planned_reader, scene, planned, plan.sensors), retries))
-                chunks = ChunkReader(reader, of_series)
+                chunks = ChunkReader(reader, of_series, _MOST_BYTES)
             for sample in of_series:
                 series = None if chunks is None else retried(partial(chunks.read, sample), retries)
                 read = partial(counts_and_map, land_cover, legend, layout, sample_window(sample), series)

@@ -1,4 +1,4 @@
-"""Reads the planned samples of a shard from the archive.
+"""Reads planned samples from the archive.
 
 Three kinds of errors are kept apart. Transient errors are tried again. Errors of the infrastructure are raised and never become
 part of a corpus. Errors in a sample's data reject this sample only, with the traceback of the error.
@@ -6,7 +6,7 @@ part of a corpus. Errors in a sample's data reject this sample only, with the tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.opening import open_land_cover
 from data_prep.landcover.sample_map import MapLayout, counts_and_map
-from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, Rejection
+from data_prep.plan.plan import Plan, PlannedSample, Rejection
 from data_prep.plan.planned_reader import load_planned_scene, open_planned_reader
 from data_prep.shards.chunk_reader import ChunkReader
 from data_prep.shards.sample import Sample
@@ -38,22 +38,25 @@ class Failure:
     traceback: list[str]
 
 
-def read_samples(archive: AnyPath, plan: Plan, shard: PlannedShard, retries: int) -> Iterator[Sample | Rejection | Failure]:
-    """Read the shard's samples from the archive, in order; yield a Rejection or Failure for those that are not written.
+def read_samples(
+    archive: AnyPath, plan: Plan, planned_samples: Iterable[PlannedSample], retries: int, most_bytes: int
+) -> Iterator[Sample | Rejection | Failure]:
+    """Read samples from the archive, in order; yield a Rejection or Failure for those that are not written.
 
-    Raises ValueError when the archive is no longer as it was planned, and errors of the infrastructure after `retries`.
+    `most_bytes`: see ChunkReader. Raises ValueError when the archive is no longer as it was planned, and errors of the
+    infrastructure after `retries`.
     """
-    for planned, group in groupby(shard.samples, key=lambda sample: sample.series):
+    for planned, group in groupby(planned_samples, key=lambda sample: sample.series):
         scene = load_planned_scene(archive, planned)
-        legend, label = plan.legends[planned.legend], plan.labels.get(shard.source)
+        legend, label = plan.legends[planned.legend], plan.labels.get(planned.source)
         with (
             nullcontext() if label is None else retried(partial(LabelRaster, scene, label.name, planned.grid), retries) as labels,
             retried(partial(open_planned_reader, scene, planned, plan.sensors), retries) as reader,
             retried(partial(open_land_cover, scene, legend), retries) as land_cover,
         ):
             samples = list(group)
-            chunks = ChunkReader(reader, samples)
-            layout = plan.map_layout(shard.source, planned.legend)
+            chunks = ChunkReader(reader, samples, most_bytes)
+            layout = plan.map_layout(planned.source, planned.legend)
             series = _OpenSeries(
                 scene=scene, legend=legend, chunks=chunks, land_cover=land_cover, map_layout=layout, labels=labels
             )

@@ -1,4 +1,4 @@
-"""Writes one shard: reads its samples, writes the tar, reads the tar back, and writes the index.
+"""Writes the shards of a sweep: reads each chunk of the archive once, and fills the tars of all shards that need it.
 
 A shard exists when its index exists. The tar is written under a temporary name, read back, synced and renamed; the index follows
 in the same way. A kill at any moment leaves temporary files and whole shards, and the same plan gives the same bytes. Several
@@ -10,11 +10,13 @@ contains line numbers of libraries, which must not change the index and so the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,13 +33,94 @@ from data_prep.shards.shard_index import has_written_index
 from data_prep.shards.tar_format import FAILED, INDEX_VERSION, TarWriter, tar_members
 
 
-def write_shard(archive: AnyPath, output: AnyPath, shard_id: int, retries: int = 3) -> int:
-    """Write shard number `shard_id` of the plan in `output`, unless it exists; return the bytes of its tar.
+def write_sweep(
+    archive: AnyPath, output: AnyPath, most_bytes: int, retries: int, numbers: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Write the shards `numbers` of one sweep of the plan in `output`, except those that exist.
+
+    Yields the number of each shard and the bytes of its tar, as soon as it exists. `most_bytes`: of decoded images that are held.
 
     Raises ValueError when the archive is no longer as it was planned, OSError when the archive still cannot be reached after
     `retries`, or when the output cannot be written.
     """
-    return write_once(output, shard_id, partial(_write_tar, archive, retries))
+    plan = cached_plan(output)
+    missing = []
+    for number in numbers:
+        if has_written_index(output, plan.names[number], plan.hash):
+            yield number, (output / f"{plan.names[number]}.tar").stat().st_size
+        else:
+            missing.append(number)
+    if not missing:
+        return
+    sweep = plan.sweep(missing)
+    left = Counter(position for position, _ in sweep.samples)
+    found = read_samples(archive, plan, (sample for _, sample in sweep.samples), retries, most_bytes)
+    with ExitStack() as stack:
+        being_written: dict[int, OpenShard] = {}
+        for (position, _), sample in zip(sweep.samples, found, strict=True):
+            if position not in being_written:
+                being_written[position] = stack.enter_context(OpenShard(plan, output, sweep.shards[position]))
+            being_written[position].add(sample)
+            left[position] -= 1
+            if not left[position]:
+                yield missing[position], being_written.pop(position).finish()
+
+
+class OpenShard:
+    """A shard that is being written; without `finish` it leaves nothing."""
+
+    def __init__(self, plan: Plan, output: AnyPath, shard: PlannedShard) -> None:
+        self._plan, self._output, self._shard = plan, output, shard
+        sensor = plan.sensors[shard.source]
+        self._bands = sensor.bands
+        self._statistics = ShardStatistics(sensor, keeps_snow_apart=plan.keeps_snow_apart)
+        self._entries: list[dict[str, Any]] = []
+        self._rejected: list[dict[str, Any]] = []
+        self._failures: list[dict[str, Any]] = []
+        self._stack = ExitStack()
+
+    def add(self, sample: Sample | Rejection | Failure) -> None:
+        """Append a sample, or note why it is not written."""
+        match sample:
+            case Sample():
+                self._entries.append(_add(self._tar, sample, self._bands))
+                self._statistics.add(sample.pixels, sample.valid)
+            case Rejection():
+                self._rejected.append({**asdict(sample), "failed": False})
+            case Failure(rejection, traceback):
+                self._rejected.append({**asdict(rejection), "failed": True})
+                self._failures.append({**asdict(rejection), "traceback": traceback})
+
+    def finish(self) -> int:
+        """Make the shard appear; return the bytes of its tar."""
+        tar, name = self._tar, self._shard.name
+        tar.end()
+        self._file.close()
+        index = {
+            "version": INDEX_VERSION,
+            "shard": f"{name}.tar",
+            "source": self._shard.source,
+            "split": self._shard.split,
+            "bytes": tar.size,
+            "xxh3_128": tar.checksum,
+            "plan": self._plan.hash,
+            "samples": self._entries,
+            "rejected": self._rejected,
+            **self._statistics.to_dict(),
+        }
+        _check_what_was_written(self._temporary, index, name)
+        self._stack.close()
+        write_index(self._output, name, index, self._failures)
+        return tar.size
+
+    def __enter__(self) -> Self:
+        self._temporary = self._stack.enter_context(whole_file(self._output / f"{self._shard.name}.tar"))
+        self._file = self._stack.enter_context(self._temporary.open("wb"))
+        self._tar = TarWriter(self._file)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, traceback)
 
 
 def write_once(
@@ -51,56 +134,26 @@ def write_once(
     """
     plan = cached_plan(output)
     name = plan.names[shard_id]
-    tar_path, index_path = output / f"{name}.tar", output / f"{name}.json"
+    tar_path = output / f"{name}.tar"
     if has_written_index(output, name, plan.hash):
         return tar_path.stat().st_size
-    shard = plan.shard(shard_id)
     with whole_file(tar_path) as temporary:
-        index, failures = write_tar(temporary, plan, shard)
-        if checksum_of(temporary) != index["xxh3_128"]:
-            raise InfrastructureError(f"{tar_path.name}: what was read back is not what was written; is the disk sound?")
-    _write_failures(output / f"{name}{FAILED}", failures)
-    with whole_file(index_path) as temporary:
-        temporary.write_bytes(json_bytes(index))
+        index, failures = write_tar(temporary, plan, plan.shard(shard_id))
+        _check_what_was_written(temporary, index, name)
+    write_index(output, name, index, failures)
     return int(index["bytes"])
 
 
-def _write_tar(
-    archive: AnyPath, retries: int, path: Path, plan: Plan, shard: PlannedShard
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Read the samples of a shard and write its tar; return the index, and the rows of the file of failures."""
-    sensor = plan.sensors[shard.source]
-    bands = sensor.bands
-    statistics = ShardStatistics(sensor, keeps_snow_apart=plan.keeps_snow_apart)
-    entries: list[dict[str, Any]] = []
-    rejected: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
-    with path.open("wb") as file:
-        tar = TarWriter(file)
-        for sample in read_samples(archive, plan, shard, retries):
-            match sample:
-                case Sample():
-                    entries.append(_add(tar, sample, bands))
-                    statistics.add(sample.pixels, sample.valid)
-                case Rejection():
-                    rejected.append({**asdict(sample), "failed": False})
-                case Failure(rejection, traceback):
-                    rejected.append({**asdict(rejection), "failed": True})
-                    failures.append({**asdict(rejection), "traceback": traceback})
-        tar.end()
-    index = {
-        "version": INDEX_VERSION,
-        "shard": f"{shard.name}.tar",
-        "source": shard.source,
-        "split": shard.split,
-        "bytes": tar.size,
-        "xxh3_128": tar.checksum,
-        "plan": plan.hash,
-        "samples": entries,
-        "rejected": rejected,
-        **statistics.to_dict(),
-    }
-    return index, failures
+def _check_what_was_written(temporary: Path, index: dict[str, Any], name: str) -> None:
+    if checksum_of(temporary) != index["xxh3_128"]:
+        raise InfrastructureError(f"{name}.tar: what was read back is not what was written; is the disk sound?")
+
+
+def write_index(output: AnyPath, name: str, index: dict[str, Any], failures: Sequence[dict[str, Any]]) -> None:
+    """Write the file of failures of a shard, and then its index, which makes the shard exist."""
+    _write_failures(output / f"{name}{FAILED}", failures)
+    with whole_file(output / f"{name}.json") as temporary:
+        temporary.write_bytes(json_bytes(index))
 
 
 def _add(tar: TarWriter, sample: Sample, bands: Sequence[str]) -> dict[str, Any]:

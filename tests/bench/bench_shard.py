@@ -2,7 +2,7 @@
 
     python tests/bench/bench_shard.py --output tests/bench/results/shard.json
 
-`from_memory`: `write_shard` with samples that are in memory already (it hashes, gathers statistics, reads back, syncs and writes
+`from_memory`: `OpenShard` with samples that are in memory already (it hashes, gathers statistics, reads back, syncs and writes
 the index) beside `tarfile` writing the same arrays, without any of that and without a sync: once the arrays as they are
 (`numpy.save`, then `addfile`), once `.npy` bytes made before. And beside a loop that writes the published layout, an HDF5 file
 a sample with gzip. All take turns in one process; shares are medians of the ratios of a round.
@@ -43,10 +43,9 @@ from data_prep.archive.sensor import load_sensors  # noqa: E402
 from data_prep.plan.build import make_plan  # noqa: E402
 from data_prep.plan.plan import Plan, load_plan  # noqa: E402
 from data_prep.plan.settings import PlanSettings  # noqa: E402
-from data_prep.shards import shard_writer  # noqa: E402
 from data_prep.shards.planned_samples import read_samples  # noqa: E402
 from data_prep.shards.sample import Sample  # noqa: E402
-from data_prep.shards.shard_writer import write_shard  # noqa: E402
+from data_prep.shards.shard_writer import OpenShard, write_sweep  # noqa: E402
 from data_prep.simulate import simulate  # noqa: E402
 from tests.support.archives import days, make_cube, write_land_cover, write_scene  # noqa: E402
 from tests.support.memory import peak_kilobytes  # noqa: E402
@@ -54,6 +53,7 @@ from tests.support.memory import peak_kilobytes  # noqa: E402
 CORPUS = {"modis": 1_500_000, "landsat": 13_400_000, "sentinel2": 10_300_000}  # samples of the published corpus
 WORKERS = 100  # of the projection
 MEMORY_BYTES = 100_000_000  # of samples that are written from memory
+MOST_BYTES = 4_000_000_000  # of decoded images: the default of shard.py
 SMALL_SHARD_MB = {"modis": 4.0, "landsat": 4.0, "sentinel2": 8.0}  # some forty shards each
 
 
@@ -94,7 +94,8 @@ def write_hdf5(folder: Path, samples: list[Sample]) -> None:
 def from_memory(scenes: Path, folder: Path, source: str, rounds: int) -> dict[str, Any]:
     """The writer against tar and HDF5, all from the same arrays."""
     plan = make_plan(scenes, folder / "corpus", PlanSettings(sources=(source,), shard_mb=256))
-    held = list(read_samples(scenes, plan, plan.shard(0), 0))
+    shard = plan.shard(0)
+    held = list(read_samples(scenes, plan, shard.samples, 0, MOST_BYTES))
     samples = [sample for sample in held if isinstance(sample, Sample)]
     copies = -(-MEMORY_BYTES // sum(sample.pixels.nbytes for sample in samples))
     samples = [
@@ -109,20 +110,19 @@ def from_memory(scenes: Path, folder: Path, source: str, rounds: int) -> dict[st
 
     def write() -> None:
         (folder / "corpus" / f"{name}.json").unlink(missing_ok=True)
-        write_shard(scenes, folder / "corpus", 0)
+        with OpenShard(plan, folder / "corpus", shard) as being_written:
+            for sample in samples:
+                being_written.add(sample)
+            being_written.finish()
 
-    original, shard_writer.read_samples = shard_writer.read_samples, lambda *_: iter(samples)
     tar = folder / "plain.tar"
     times = []
-    try:
-        write()
-        for number in range(rounds):
-            row = [timed(write), timed(partial(write_tar, tar, arrays, npy)), timed(partial(write_tar, tar, ready, bytes))]
-            if number == 0:  # it takes long, and its ratio is far from any limit
-                hdf5 = timed(partial(write_hdf5, folder, samples))
-            times.append(row)
-    finally:
-        shard_writer.read_samples = original
+    write()
+    for number in range(rounds):
+        row = [timed(write), timed(partial(write_tar, tar, arrays, npy)), timed(partial(write_tar, tar, ready, bytes))]
+        if number == 0:  # it takes long, and its ratio is far from any limit
+            hdf5 = timed(partial(write_hdf5, folder, samples))
+        times.append(row)
     ours, _, _ = (statistics.median(column) for column in zip(*times, strict=True))
     return {
         "samples": len(samples),
@@ -153,13 +153,18 @@ def bytes_in(scenes: Path, source: str) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
+def write_whole(scenes: Path, output: Path, numbers: tuple[int, ...]) -> list[int]:
+    """Write the shards of a sweep; return the bytes of each."""
+    return [size for _, size in write_sweep(scenes, output, MOST_BYTES, 3, numbers)]
+
+
 def steady_rate(scenes: Path, output: Path, plan: Plan, workers: int) -> tuple[float, float]:
-    """(bytes, shards) a second between the first and the last finished shard."""
+    """(bytes, sweeps) a second between the first and the last finished sweep."""
     for name in plan.names:
         (output / f"{name}.json").unlink(missing_ok=True)
     finished = []
-    for _, size in map_local(partial(write_shard, scenes, output), range(plan.num_shards), workers):
-        finished.append((time.perf_counter(), size))
+    for _, written in map_local(partial(write_whole, scenes, output), plan.sweeps(range(plan.num_shards)), workers):
+        finished.append((time.perf_counter(), sum(written)))
     elapsed = finished[-1][0] - finished[0][0]
     return sum(size for _, size in finished[1:]) / elapsed, (len(finished) - 1) / elapsed
 
@@ -169,7 +174,8 @@ def peak_of_worker(scenes: Path, output: Path) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         before: int = pool.apply(peak_kilobytes)
-        pool.starmap(write_shard, [(scenes, output, number) for number in range(load_plan(output).num_shards)], chunksize=1)
+        plan = load_plan(output)
+        pool.starmap(write_whole, [(scenes, output, numbers) for numbers in plan.sweeps(range(plan.num_shards))], chunksize=1)
         return {"imports_mb": round(before / 1e3), "peak_mb": round(pool.apply(peak_kilobytes) / 1e3)}
 
 
@@ -183,9 +189,10 @@ def from_archive(scenes: Path, folder: Path, source: str, rounds: int) -> dict[s
     large_plan = make_plan(scenes, large, PlanSettings(sources=(source,), shard_mb=256))
 
     def write_large() -> None:
-        for number, name in enumerate(large_plan.names):
+        for name in large_plan.names:
             (large / f"{name}.json").unlink(missing_ok=True)
-            write_shard(scenes, large, number)
+        for numbers in large_plan.sweeps(range(large_plan.num_shards)):
+            write_whole(scenes, large, numbers)
 
     rates, seconds = [], []
     for _ in range(rounds):

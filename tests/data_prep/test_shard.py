@@ -34,11 +34,10 @@ from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SplitConfig
 from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.shard import RENAMED, ShardConfig, shard
-from data_prep.shards.shard_writer import write_shard
 from data_prep.shards.tar_format import TarWriter
 from tests.support.archives import CHIPS, Cube, days, make_cube, write_archive, write_land_cover, write_scene
 from tests.support.interruptions import contents
-from tests.support.sharding import run_shard
+from tests.support.sharding import run_shard, write_shard
 
 SCRIPT = Path(__file__).parents[2] / "data_prep" / "shard.py"
 ARGUMENTS = [*CHIPS, "--shard_mb", "0.1"]

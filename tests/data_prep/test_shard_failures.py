@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from data_prep.corpus import corpus_writer
 from data_prep.corpus.dataset import load_corpus
 from data_prep.plan.plan import load_plan
 from data_prep.readers.zarr_cube import ZarrCube
-from data_prep.shards.shard_writer import write_shard
+from data_prep.shards.shard_writer import write_sweep
 from data_prep.shards.tar_format import TarWriter
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import DISTURBANCES, contents, dask_cluster
@@ -251,11 +251,12 @@ def test_a_shard_that_another_job_wrote_is_written(
 ) -> None:
     """The other job finished the corpus and removed all unfinished files, also that of this one."""
 
-    def write(*arguments: Any, **options: Any) -> int:
-        write_shard(*arguments, **options)
+    def write(*arguments: Any) -> Iterator[tuple[int, int]]:
+        list(write_sweep(*arguments))
+        yield from ()
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "corpus" / ".a.tar.tmp"))
 
-    monkeypatch.setattr(corpus_writer, "write_shard", write)
+    monkeypatch.setattr(corpus_writer, "write_sweep", write)
     assert run_shard("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS) == 0
     assert contents(tmp_path / "corpus") == whole
 
@@ -324,7 +325,7 @@ def test_slurm_array_and_a_last_job(
     assert run_shard(*arguments) == 0
     assert "job 1 writes 10 shards, job 2 finishes" in capsys.readouterr().out
     assert (tmp_path / "jobs").read_text() == "--parsable --array=0-2\n--parsable --dependency=afterany:1\n"
-    for task, count in enumerate((3, 3, 4)):
+    for task, count in enumerate((1, 3, 6)):  # a sweep each
         assert f"write: {count} of {count} shards" in (tmp_path / f"jobs.1.{task}.log").read_text()
     assert "write: 10 of 10 shards" in (tmp_path / "jobs.2.None.log").read_text()
     assert contents(tmp_path / "corpus") == whole

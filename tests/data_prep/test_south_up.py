@@ -20,11 +20,11 @@ from data_prep.landcover.opening import open_land_cover
 from data_prep.plan.build import make_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.readers.opening import open_reader
-from data_prep.shards.map_adder import add_maps_to_shard
-from data_prep.shards.shard_writer import write_shard
+from data_prep.shards.map_adder import add_maps_to_shards
 from tests.support.archives import CODES, days, make_cube, write_land_cover, write_scene
 from tests.support.rice_scenes import write_label
 from tests.support.series import CRS, SENSORS
+from tests.support.sharding import write_shard
 from tests.support.stored_orders import store_cube_south_up, store_raster_south_up
 
 SETTINGS = PlanSettings(chip_px={"sentinel2": 12}, labels={"sentinel2": "crop_type"})
@@ -96,5 +96,5 @@ def test_maps_are_added_to_a_corpus_of_south_up_land_cover(tmp_path: Path) -> No
     without = make_plan(scenes, tmp_path / "former", PlanSettings(**{**vars(SETTINGS), "land_cover_maps": False}))
     write_shard(scenes, tmp_path / "former", 0)
     make_plan(scenes, tmp_path / "added", SETTINGS)
-    add_maps_to_shard(scenes, tmp_path / "former", without.hash, tmp_path / "added", 0)
+    list(add_maps_to_shards(scenes, tmp_path / "former", without.hash, tmp_path / "added", 0, [0]))
     assert [(tmp_path / "added" / f"{without.names[0]}.tar").read_bytes()] == expected

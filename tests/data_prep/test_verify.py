@@ -27,8 +27,8 @@ from data_prep.corpus.shard_checks import key_hashes
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import TABLES, load_plan
 from data_prep.plan.settings import PlanSettings
-from data_prep.shards.shard_writer import write_shard
 from tests.support.archives import write_archive
+from tests.support.sharding import write_shard
 
 SCRIPT = Path(__file__).parents[2] / "data_prep" / "verify.py"
 SHARD = "sentinel2-train-000001"

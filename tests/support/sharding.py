@@ -10,6 +10,7 @@ import webdataset
 
 from common.command_line import run_command
 from data_prep.shard import RENAMED, ShardConfig, shard
+from data_prep.shards.shard_writer import write_sweep
 from tests.support.archives import CHIPS, write_archive
 
 
@@ -18,6 +19,12 @@ def run_shard(*arguments: str | Path) -> int:
     with pytest.raises(SystemExit) as ended:
         run_command(shard, [str(argument) for argument in arguments], config_class=ShardConfig, renamed=RENAMED)
     return int(ended.value.code or 0)
+
+
+def write_shard(archive: Path, output: Path, number: int) -> int:
+    """Write one shard of the plan in `output` in this process; return the bytes of its tar."""
+    ((_, size),) = write_sweep(archive, output, 1_000_000_000, 3, [number])
+    return size
 
 
 def write_small_corpus(folder: Path) -> Path:

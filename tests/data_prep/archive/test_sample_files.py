@@ -27,7 +27,7 @@ from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SpatialBlocks
-from data_prep.shards.shard_writer import write_shard
+from tests.support.sharding import write_shard
 from tests.support.web_server import web_server
 
 SENSORS = load_sensors()

@@ -19,10 +19,10 @@ from data_prep.landcover.maps import LandCoverMap
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
 from data_prep.plan.settings import PlanSettings
-from data_prep.shards.shard_writer import write_shard
 from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
 from tests.support.land_cover_maps import MAP_STEP, write_map
 from tests.support.series import SENSORS
+from tests.support.sharding import write_shard
 
 LEGEND = load_legend("glc_fcs30d")
 UTM = Grid(crs=CRS, transform=Affine(10, 0, WEST, 0, -10, NORTH), height=64, width=64)

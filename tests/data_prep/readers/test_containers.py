@@ -286,7 +286,7 @@ def test_geotiff_windows_equal_slicing(tmp_path: Path, monkeypatch: pytest.Monke
         assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
         assert reader.chunk == (HEIGHT, WIDTH)  # one strip: GDAL makes strips of some 8 kB
         assert_windows_equal(reader, pixels, quality)
-    monkeypatch.setattr("data_prep.readers.raster_series.MAX_OPEN_FILES", 3)  # fewer than one date needs
+    monkeypatch.setattr("data_prep.readers.raster_series.most_open_files", lambda: 3)  # fewer than one date needs
     with open_reader(here, "landsat", SENSORS) as reader:
         assert_windows_equal(reader, pixels, quality)
 

@@ -42,7 +42,7 @@ def test_windows_equal_slicing(tmp_path: Path, written: tuple[np.ndarray, np.nda
     pixels, quality = written
     with open_modis(tmp_path) as reader:
         assert_windows_equal(reader, pixels, quality.max(axis=1))
-    monkeypatch.setattr("data_prep.readers.modis_hdf4.MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("data_prep.readers.modis_hdf4.most_open_files", lambda: 2)
     with open_modis(tmp_path) as reader:
         assert_windows_equal(reader, pixels, quality.max(axis=1), tries=3)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from affine import Affine
@@ -14,22 +16,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.grid import Grid
-from data_prep.archive.scene import load_scene
+from data_prep.archive.scene import SPLITS, load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.plan.plan import Plan, PlannedSample, PlannedSeries
 from data_prep.plan.windows import windows_at
 from data_prep.readers.base import Series
 from data_prep.readers.opening import open_reader
-from data_prep.shards import chunk_reader
 from data_prep.shards.chunk_reader import ChunkReader
-from tests.support.archives import Cube, days, make_cube
+from tests.support.archives import NORTH, WEST, Cube, days, make_cube
 from tests.support.chunked_scene import planned, write_chunked
 
 SENSOR = load_sensors()["sentinel2"]
 
 
-def read_counting(folder: Path, plan: Plan, cube: Cube, monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
-    """Read all samples, compare them with what was written, and count how often each chunk was fetched, shard by shard."""
+def read_counting(
+    folder: Path, plan: Plan, cube: Cube, monkeypatch: pytest.MonkeyPatch, most_bytes: int = 256_000_000
+) -> list[Counter[str]]:
+    """Read all samples, compare them with what was written, and count how often each chunk was fetched, sweep by sweep."""
     fetched: Counter[str] = Counter()
     original = zarr.storage.LocalStore.get
 
@@ -39,11 +42,12 @@ def read_counting(folder: Path, plan: Plan, cube: Cube, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(zarr.storage.LocalStore, "get", count)
     found = []
-    for shard in plan.shards():
+    for numbers in plan.sweeps(range(plan.num_shards)):
+        samples = [sample for _, sample in plan.sweep(numbers).samples]
         with open_reader(load_scene(folder / "scenes" / "delta"), "sentinel2", plan.sensors) as reader:
             fetched.clear()
-            chunks = ChunkReader(reader, shard.samples)
-            for sample in shard.samples:
+            chunks = ChunkReader(reader, samples, most_bytes)
+            for sample in samples:
                 rows, cols = (slice(start, start + sample.size) for start in (sample.row, sample.col))
                 series = chunks.read(sample)
                 np.testing.assert_array_equal(series.pixels, cube.pixels[sample.start : sample.stop, :, rows, cols])
@@ -56,27 +60,48 @@ def read_counting(folder: Path, plan: Plan, cube: Cube, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("chunk", "shard_mb"),
+    ("chunk", "shard_mb", "nests"),
     [
-        ((35, 24, 24), 100.0),  # windows nest in chunks
-        ((5, 12, 36), 1.0),
-        ((35, 6, 4), 0.7),  # chunks nest in windows
-        ((1, 1, 50), 1.0),  # rows of a raster that is not tiled
-        ((10, 20, 20), 3.0),  # neither: windows straddle
-        ((35, 31, 17), 1.0),
-        ((35, 50, 50), 0.5),  # one chunk for all
+        ((35, 24, 24), 100.0, True),  # windows nest in chunks
+        ((35, 24, 24), 0.05, True),
+        ((5, 12, 36), 0.05, True),
+        ((35, 6, 4), 0.05, True),  # chunks nest in windows
+        ((1, 1, 50), 0.05, True),  # rows of a raster that is not tiled
+        ((10, 20, 20), 0.05, False),  # neither: windows straddle
+        ((35, 31, 17), 0.05, False),
+        ((35, 50, 50), 0.05, True),  # one chunk for all, larger than many shards
     ],
 )
-def test_each_chunk_is_read_once_per_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: tuple[int, int, int], shard_mb: float
+def test_each_chunk_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: tuple[int, int, int], shard_mb: float, nests: bool
 ) -> None:
+    """Whatever the size of shards; where windows straddle chunk groups, at most once in each sweep."""
     cube = write_chunked(tmp_path / "scenes", 50, chunk)
     plan = planned(tmp_path, shard_mb=shard_mb)
     samples = [sample for shard in plan.shards() for sample in shard.samples]
     assert len({sample.key for sample in samples}) == len(samples) == 2 * 16
     fetched = read_counting(tmp_path, plan, cube, monkeypatch)
-    assert len(fetched) == plan.num_shards > (1 if shard_mb < 3 else 0)
+    assert plan.num_shards > (10 if shard_mb < 1 else 0)
+    assert len(fetched) > (1 if shard_mb < 1 and chunk[1] < 50 else 0)
     assert all(set(counts.values()) == {1} for counts in fetched)
+    if nests:
+        assert set(sum(fetched, Counter()).values()) == {1}
+
+
+def test_a_chunk_group_that_feeds_three_splits_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cube = write_chunked(tmp_path / "scenes", 48, (35, 24, 24))
+    grid = Grid(crs="EPSG:32631", transform=Affine(10, 0, WEST, 0, -10, NORTH), height=48, width=48)
+    rows, cols = (index.ravel() * 12 for index in np.indices((4, 4)))
+    lon, lat = grid.lon_lat(rows + 6, cols + 6)
+    splits = np.array(SPLITS)[np.arange(16) % 3]
+    table = pa.table({"id": [f"s{n}" for n in range(16)], "lon": lon, "lat": lat, "split": splits})
+    pq.write_table(table, tmp_path / "sites.parquet")
+    plan = planned(tmp_path, sites=tmp_path / "sites.parquet", shard_mb=0.1)
+    assert {group.split for group in plan.groups} == set(SPLITS)
+    fetched = read_counting(tmp_path, plan, cube, monkeypatch)
+    assert set(sum(fetched, Counter()).values()) == {1}
+    found = [number for numbers in plan.sweeps(range(plan.num_shards)) for number in numbers]
+    assert sorted(found) == list(range(plan.num_shards))
 
 
 class CountingReader:
@@ -143,16 +168,14 @@ def test_windows_at_any_positions_with_any_chunks(
     ]
     first, last = sorted(int(share * len(samples)) for share in part)  # of several shards, any
     samples = samples[first:last] or samples
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunk_reader, "MOST_BYTES", limit)
-        chunks = ChunkReader(reader, samples)
-        for sample in samples:
-            found = chunks.read(sample)
-            there = np.s_[sample.start : sample.stop, ..., sample.row : sample.row + size, sample.col : sample.col + size]
-            np.testing.assert_array_equal(found.pixels, CUBE.pixels[there])
-            np.testing.assert_array_equal(found.quality, CUBE.quality[there])
-            np.testing.assert_array_equal(found.valid, CUBE.quality[there] < 7)
-            np.testing.assert_array_equal(found.dates, CUBE.dates[sample.start : sample.stop])
+    chunks = ChunkReader(reader, samples, limit)
+    for sample in samples:
+        found = chunks.read(sample)
+        there = np.s_[sample.start : sample.stop, ..., sample.row : sample.row + size, sample.col : sample.col + size]
+        np.testing.assert_array_equal(found.pixels, CUBE.pixels[there])
+        np.testing.assert_array_equal(found.quality, CUBE.quality[there])
+        np.testing.assert_array_equal(found.valid, CUBE.quality[there] < 7)
+        np.testing.assert_array_equal(found.dates, CUBE.dates[sample.start : sample.stop])
     assert not chunks._held
     if limit == 10**9:
         assert set(reader.touched.values()) == {1}
@@ -162,7 +185,6 @@ def test_windows_at_any_positions_with_any_chunks(
 def test_chunk_groups_larger_than_memory_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     cube = write_chunked(tmp_path / "scenes", 60, (5, 60, 60))
     plan = planned(tmp_path)
-    monkeypatch.setattr(chunk_reader, "MOST_BYTES", limit)
     largest = 0
     original = ChunkReader._read_group
 
@@ -173,7 +195,7 @@ def test_chunk_groups_larger_than_memory_are_divided(tmp_path: Path, monkeypatch
         return group
 
     monkeypatch.setattr(ChunkReader, "_read_group", held)
-    (counts,) = read_counting(tmp_path, plan, cube, monkeypatch)
+    (counts,) = read_counting(tmp_path, plan, cube, monkeypatch, limit)
     one_window = 18 * 12 * 12 * (10 * 2 + 2)
     assert largest <= max(limit, one_window)
     assert max(counts.values()) > 1
