@@ -1,7 +1,8 @@
 """Classes of errors, and their texts without paths of this machine.
 
 An error is either transient (the work is tried again), or of the infrastructure (it is raised), or of the data (it is recorded
-as a rejected sample). `common/exit_codes.py` has the exit code of each class.
+as a rejected sample, series or scene), or a bug of ours (it is raised with its traceback). `common/exit_codes.py` has the exit
+code of each class.
 """
 
 from __future__ import annotations
@@ -37,8 +38,17 @@ _LOST_CONNECTION = re.compile(
     re.IGNORECASE,
 )
 _NO_CREDENTIALS = re.compile(r"Credential|Token|SSO|Login|MetadataRetrieval|RefreshError|ClientAuthentication")
-# GDAL and HDF5 raise OSErrors with a text and without a number.
-_TRANSIENT_WORDS = re.compile(r"curl|http response code: (408|429|5\d\d)|timed? ?-?out|connection|temporar", re.IGNORECASE)
+# GDAL and HDF5 raise OSErrors with a text and without a number. For some damaged files HDF5 speaks of "temporary file space".
+_TRANSIENT_WORDS = re.compile(
+    r"curl|http response code: (408|429|5\d\d)|timed? ?-?out|connection|temporar(?!y file space)", re.IGNORECASE
+)
+# Libraries that decode files. What they raise is about the file, whatever its class: HDF5 has KeyErrors for damaged headers.
+_FORMAT_LIBRARIES = frozenset({"h5py", "numcodecs", "pyarrow", "pyhdf", "pystac", "rasterio", "zarr"})
+# Classes of mistakes in code. Readers check what files and scene.yaml hold, and raise ValueError for it.
+_BUGS = (
+    *(ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, NameError, NotImplementedError),
+    *(RecursionError, ReferenceError, StopAsyncIteration, StopIteration, SystemError, TypeError),
+)
 _CAUSED_BY_USERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
@@ -48,6 +58,10 @@ class InfrastructureError(OSError):
 
 class RefusedError(PermissionError):
     """A storage refuses access; the text names the URL, what was done, and the cause."""
+
+
+class MissingPackageError(ValueError):
+    """A package that a file format or a storage needs is not installed: no reason to reject data."""
 
 
 UNREACHABLE = (InfrastructureError, RefusedError)  # what accesses to a storage raise, except for missing files
@@ -129,14 +143,37 @@ def _botocore_answer(error: BaseException) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def is_infrastructure_error(error: Exception) -> bool:
-    """Return True for an error that is not about the data being read: too little memory, a lost mount, a bug of ours.
+def is_infrastructure_error(error: BaseException) -> bool:
+    """Return True for an error that is neither about the data being read nor a bug: too little memory, a lost mount.
 
     HDF5 and GDAL raise an OSError without a number for damaged files; that one is about the data.
     """
     numbered = isinstance(error, OSError) and error.errno is not None
-    lost = InfrastructureError | PermissionError | MemoryError | AssertionError
-    return numbered or isinstance(error, lost) or is_transient(error)
+    return numbered or isinstance(error, InfrastructureError | PermissionError | MemoryError) or is_transient(error)
+
+
+def is_data_error(error: BaseException) -> bool:
+    """Return True for an error about the data being read, the only one that may reject a sample, a series or a scene.
+
+    Such are ValueErrors, which readers raise on purpose; OSErrors without a number and EOFErrors, for damaged files; errors that
+    libraries define; and all that a library raises that decodes files. A TypeError or KeyError of this code is a bug.
+    """
+    if is_infrastructure_error(error) or isinstance(error, MissingPackageError) or not isinstance(error, Exception):
+        return False
+    if isinstance(error, ValueError | OSError | EOFError) or _raised_in(error) in _FORMAT_LIBRARIES:
+        return True
+    of_library = type(error).__module__.split(".")[0] not in ("builtins", "common", "data_prep", "pretrain", "finetune")
+    return of_library and not isinstance(error, _BUGS)
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the name of the top-level package whose code raised an error; empty for an error that was not raised."""
+    place = error.__traceback__
+    if place is None:
+        return ""
+    while place.tb_next is not None:
+        place = place.tb_next
+    return str(place.tb_frame.f_globals.get("__name__", "")).split(".")[0]
 
 
 def sendable(error: Exception) -> Exception:

@@ -75,6 +75,11 @@ def _close(cluster: Any) -> None:
         cluster.close()
 
 
+def in_this_process(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
+    """Run jobs in this process; yield pairs of job and result in order."""
+    return ((job, function(job)) for job in jobs)
+
+
 def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Result]]:
     """Run jobs in spawned processes; yield pairs of job and result in the order in which jobs finish.
 
@@ -82,7 +87,7 @@ def map_local(function: Callable[[Job], Result], jobs: Sequence[Job], workers: i
     worker dies, its pool ends and a new pool takes the remaining jobs. Raises OSError when workers keep dying.
     """
     if workers == 1 or len(jobs) < 2:
-        yield from ((job, function(job)) for job in jobs)
+        yield from in_this_process(function, jobs)
         return
     remaining = dict(enumerate(jobs))
     deaths = 0

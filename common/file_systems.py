@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.config import conf
 
-from common.errors import UNREACHABLE, InfrastructureError, RefusedError, http_status, is_refused, is_transient
+from common.errors import (
+    UNREACHABLE,
+    InfrastructureError,
+    MissingPackageError,
+    RefusedError,
+    http_status,
+    is_refused,
+    is_transient,
+)
 from common.retries import CONNECT_S, PATIENCE_S, READ_S, RETRIES, Tries, one_line, retried, retried_async, without_queries
 
 Result = TypeVar("Result")
@@ -53,7 +61,8 @@ def file_system(path: str, storage_options: Mapping[str, Any] | None) -> tuple[A
     except (ImportError, ValueError, TypeError) as error:
         missing = isinstance(error, ImportError) and protocol in _EXTRAS
         advice = f"; pip install '.[{_EXTRAS[protocol]}]'" if missing else ""
-        raise ValueError(f"{path}: cannot be reached by fsspec: {error}{advice}") from error
+        kind = MissingPackageError if isinstance(error, ImportError) else ValueError
+        raise kind(f"{path}: cannot be reached by fsspec: {error}{advice}") from error
     if protocol in ("s3", "s3a"):
         files.retries = 1  # `reach` tries again; tries within tries would multiply
     return files, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -101,8 +102,14 @@ def unwrapped(lon: np.ndarray, near: np.ndarray | float) -> np.ndarray:
 
 
 def grid_from_transform(values: Any, crs: int | str, shape: tuple[int, int], origin: str) -> Grid:
-    """Grid from an attribute `transform`: six numbers (a, b, c, d, e, f) in the order of rasterio and affine."""
-    numbers = [float(value) for value in np.ravel(values)[:6]]
+    """Grid from an attribute `transform`: six numbers (a, b, c, d, e, f) in the order of rasterio and affine.
+
+    Raises ValueError, which `origin` begins, for anything else.
+    """
+    try:
+        numbers = [float(value) for value in np.ravel(values)[:6]]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{origin}: transform is {values!r}; expected the six numbers a, b, c, d, e, f") from error
     if len(numbers) != 6:
         raise ValueError(f"{origin}: transform has {len(numbers)} numbers; expected a, b, c, d, e, f as rasterio orders them")
     transform = Affine(*numbers)
@@ -168,14 +175,20 @@ def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: int | str, origin: str)
 
 
 def stated_grid(
-    transform: Any, x: np.ndarray | None, y: np.ndarray | None, crs: int | str, shape: tuple[int, int], origin: str
+    attributes: Mapping[str, Any],
+    x: np.ndarray | None,
+    y: np.ndarray | None,
+    crs: int | str,
+    shape: tuple[int, int],
+    origin: str,
+    name: str = "transform",
 ) -> Grid:
-    """Grid of images of `shape` from an attribute `transform`, or from the coordinates x (W,) and y (H,) of pixel centres.
+    """Grid of images of `shape` from the attribute `name`, or from the coordinates x (W,) and y (H,) of pixel centres.
 
-    Raises ValueError when neither is there (None), and when they contradict each other or `shape`.
+    Raises ValueError when neither is there, and when they contradict each other or `shape`.
     """
-    if transform is not None:
-        grid = grid_from_transform(transform, crs, shape, origin)
+    if name in attributes:
+        grid = grid_from_transform(attributes[name], crs, shape, origin)
         if x is not None and y is not None:
             check_centres(grid, x, y, origin)
         return grid

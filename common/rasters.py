@@ -16,9 +16,10 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from common.errors import is_infrastructure_error
+from common.errors import is_data_error
 from common.grid import raster_grid
 from common.north_up import north_up
+from common.raster_masks import RasterMask
 from common.storage import AnyPath, RemotePath
 
 _READDIR = "GDAL_DISABLE_READDIR_ON_OPEN"
@@ -41,13 +42,16 @@ class RasterOpener:
         self._failures: list[Exception] = []
         self._paths: dict[str, RemotePath] = {}
 
-    def open(self, path: AnyPath, side_cars: Sequence[AnyPath] = ()) -> Any:
-        """Open a raster. `side_cars`: its side-car files; of a raster at a URL no others are read.
+    def open(self, path: AnyPath, side_cars: Sequence[AnyPath] | None = None) -> Any:
+        """Open a raster. `side_cars`: its side-car files; of a raster at a URL no others are read. None looks for them.
 
         Raises ValueError when the file is missing or not a raster, and what `RemotePath.open` raises when the storage cannot be
         reached.
         """
         self._failures.clear()
+        if side_cars is None:  # GDAL finds those beside a local file
+            beside = () if isinstance(path, Path) else (path.parent / f"{path.name}{end}" for end in SIDE_CARS)
+            side_cars = [file for file in beside if file.is_file()]
         try:
             with rasterio.Env(**{_READDIR: "TRUE"}) if side_cars else nullcontext():
                 if isinstance(path, Path):
@@ -66,7 +70,7 @@ class RasterOpener:
         failure = self._failures.pop() if self._failures else None
         self._failures.clear()
         if failure is not None:
-            if is_infrastructure_error(failure):
+            if not is_data_error(failure):
                 return failure
             error = failure
         cause = error.__cause__ or error
@@ -129,13 +133,23 @@ class Raster:
             self._dataset.close()
             raise
         self.dtype = np.dtype(self._dataset.dtypes[0])
+        self._mask = RasterMask.of(self._dataset)
 
-    def read(self, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None) -> np.ndarray:
-        """A window (height, width) of the band; by default all of it."""
+    def read(
+        self, unobserved: int, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None
+    ) -> np.ndarray:
+        """A window (height, width) of the band; by default all of it.
+
+        `unobserved`: the number for pixels under a mask (in the file, beside it as .msk, or an alpha band), and for tiles that a
+        sparse file does not store.
+        """
 
         def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
+            window = Window(col, row, width, height)
             with self._opener.reading(self._path):
-                return np.asarray(self._dataset.read(1, window=Window(col, row, width, height)))
+                values = np.asarray(self._dataset.read(1, window=window))
+                hidden = self._mask.unobserved(window, values)
+            return values if hidden is None else np.where(hidden, np.array(unobserved), values)
 
         height, width = height or self.grid.height, width or self.grid.width
         return self._flips.reader(stored, self.grid.shape)(row, col, height, width)

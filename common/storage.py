@@ -375,6 +375,11 @@ def subfolders_with(folder: AnyPath, name: str) -> list[AnyPath]:
     return [child for child, holds in zip(children, held, strict=True) if holds]
 
 
+def raise_error(error: OSError) -> None:
+    """Raise what `os.walk` would pass over, as its `onerror`: a folder that cannot be listed must not look empty."""
+    raise error
+
+
 def listed(folder: AnyPath, pattern: str) -> list[AnyPath]:
     """Return the files in a folder whose names fit `pattern`, in ascending order; none without the folder."""
     return sorted(folder.glob(pattern), key=str)

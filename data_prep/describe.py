@@ -16,6 +16,8 @@ from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_overview import corpus_overview, overview_tables
 from data_prep.corpus.dataset import Corpus, load_corpus
 from data_prep.corpus.summary import ShardSummary, by_source_and_split, read_summary
+from data_prep.plan.plan import load_plan
+from data_prep.plan.plan_overview import unreadable_overview
 from data_prep.plots.contact_sheet import contact_sheet, evenly_spread_samples
 from data_prep.plots.corpus_figure import corpus_figure
 from data_prep.shards.shard_index import SampleEntry
@@ -50,6 +52,9 @@ def describe_corpus(
     groups = _summaries(loaded, workers)
     overview = corpus_overview(loaded, groups)
     print(overview_tables(overview))
+    plan = load_plan(corpus)
+    if unreadable := unreadable_overview(plan):
+        print(f"\n{unreadable}")
     if json is not None:
         with whole_file(json) as temporary:
             temporary.write_bytes(json_bytes(overview) + b"\n")

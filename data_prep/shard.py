@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -14,15 +15,15 @@ from typing import NoReturn
 from common.atomic_files import remove_leftovers
 from common.command_line import as_arguments, run_command
 from common.errors import while_running
-from common.executors import Executor, open_executor, submit_slurm
+from common.executors import Executor, MapJobs, open_executor, submit_slurm
 from common.exit_codes import FAILED, INFRASTRUCTURE
 from common.memory import worker_share
 from common.progress import PROGRESS
 from common.storage import AnyPath, check_writable
 from data_prep.corpus.corpus_writer import finish_corpus, unwritten_report, write_missing_shards
-from data_prep.plan.build import make_plan
-from data_prep.plan.plan import Plan
-from data_prep.plan.plan_overview import plan_overview
+from data_prep.plan.build import frozen_plan, make_plan
+from data_prep.plan.plan import PLAN, Plan
+from data_prep.plan.plan_overview import plan_overview, unreadable_overview
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SplitConfig
 
@@ -114,9 +115,31 @@ class ShardConfig:
 def shard(config: ShardConfig) -> int:
     """Make or resume the corpus; return the exit code."""
     check_writable(config.output)
-    plan = make_plan(config.input, config.output, config.plan_settings(), config.workers)
-    if config.land_cover_maps and not plan.has_maps:
-        print(f"{config.output} was begun without land-cover maps and stays without; data_prep/add_maps.py adds them afterwards")
+    with _executor(config) as map_jobs:
+        if config.shards is not None and (config.output / PLAN).is_file():
+            plan = frozen_plan(config.input, config.output, config.plan_settings())
+        else:
+            plan = make_plan(config.input, config.output, config.plan_settings(), map_jobs)
+        if config.land_cover_maps and not plan.has_maps:
+            print(
+                f"{config.output} was begun without land-cover maps and stays without; data_prep/add_maps.py adds them afterwards"
+            )
+        try:
+            return _write(config, plan, map_jobs)
+        finally:  # last, so that nobody overlooks it
+            if unreadable := unreadable_overview(plan):
+                print(f"\n{unreadable}")
+
+
+def _executor(config: ShardConfig) -> AbstractContextManager[MapJobs]:
+    """The executor of planning and writing; SLURM's jobs only write, so this machine plans, with no more processes than cores."""
+    if config.engine == "slurm":
+        return open_executor("local", min(config.workers, os.cpu_count() or 1))
+    return open_executor(config.engine, config.workers, config.scheduler)
+
+
+def _write(config: ShardConfig, plan: Plan, map_jobs: MapJobs) -> int:
+    """Write the shards of a plan and finish the corpus, as far as the configuration wants it; return the exit code."""
     if config.plan_only:
         print(plan_overview(plan))
         return 0
@@ -125,8 +148,7 @@ def shard(config: ShardConfig) -> int:
         _submit(config, plan)
         return 0
     remove_leftovers(config.output)
-    executor = open_executor(config.engine, config.workers, config.scheduler)
-    with executor as map_jobs, while_running(f"writing {config.output}"):
+    with while_running(f"writing {config.output}"):
         most_bytes = int(1e9 * config.memory_gb) if config.memory_gb else min(worker_share(config.workers), _MOST_BYTES)
         unwritten = write_missing_shards(plan, numbers, config.input, map_jobs, most_bytes, config.retries, config.retry_failed)
         if unwritten:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import yaml
 
 from common.storage import any_path
+from common.yaml_files import read_yaml
 from common.yaml_keys import check_keys
 from data_prep.archive.scene import Label
 
@@ -235,10 +235,7 @@ def load_task(name_or_path: str) -> Task:
             + (f", did you mean {near[0]}?" if near else ";")
             + f" known tasks: {', '.join(known)}; or give the path of a .yaml file"
         )
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not describe a task: it holds {type(values).__name__}, expected keys and values")
     task = task_from_dict(values, origin=str(path))

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from common.checksums import sha256_of
-from common.storage import AnyPath, RemotePath, joined
+from common.storage import AnyPath, RemotePath, joined, raise_error
 from data_prep.archive.scene import SCENE_FILE, Scene
 
 COLLECTION_CONTAINERS = ("hdf5_sample",)  # containers of one series per file, whose path may be a folder or a list of files
@@ -68,7 +68,9 @@ def _files_of_folder(folder: AnyPath, path: str) -> Iterator[str]:
     root = joined(folder, path)
     if root.is_file():
         yield path
-    for parent, folders, names in os.walk(str(root)):
+    if not root.is_dir():
+        return
+    for parent, folders, names in os.walk(str(root), onerror=raise_error):
         folders.sort()
         inside = (
             Path(parent).relative_to(folder) if isinstance(folder, Path) and Path(parent).is_relative_to(folder) else Path(parent)

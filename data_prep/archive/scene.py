@@ -13,13 +13,18 @@
 
 `land_cover` is one of
     {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS: a raster, a list, or a folder of tiles
-    {raster: tiles/, first_year: 2000, legend: ...}  a map of several years with one band per year, the first for 2000. Samples of
-                                                     other years are rejected, or use the nearest with `nearest_year: true`
+    {raster: tiles/, band_years: 2000-2022, legend: ...}  a map with a band per year; samples use the band of their year. Samples
+                                                     of other years are rejected, or use the nearest with `nearest_year: true`
     {quality: sentinel2, legend: scl}                the quality layer of a source, counted over the year
     {label: label, legend: my.yaml}                  a dataset (H, W) in the HDF5 file of the source
 
 A scene may also be a collection of many files with one series each: with `{container: hdf5_sample, path: samples/}` it has all
 HDF5 files in a folder and its subfolders, and with `path: samples.txt` those that a text file lists, one per line.
+
+The years of bands are read from the descriptions of bands (`2000`, `lc_2000`) and from names with the first and last year that
+fit the number of bands (`GLC_FCS30D_20002022_E110N30_Annual_V1.1.tif`). Otherwise `band_years` must state them: a list
+`[1985, 1990, 1995]` or `2000-2022` for all rasters, or one of these for each number of bands or pattern of names,
+`{3: [1985, 1990, 1995], 23: 2000-2022}`. `first_year: 2000` stands for one band per year from 2000 on.
 
 Paths are relative to the folder of the scene, which may lie at a URL. Paths of sources, rasters and labels may be fsspec URLs,
 with `storage_options` such as `{anon: true}` beside them. The docstring of each reader (`data_prep/readers/`) explains the
@@ -30,16 +35,47 @@ options of its container beside `container` and `path`. With
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
-import yaml
-
+from common.errors import is_data_error, portable_text
 from common.storage import AnyPath, joined, subfolders_with
+from common.value_types import check_value
+from common.yaml_files import read_yaml
 
 SCENE_FILE = "scene.yaml"
 SPLITS = ("train", "validation", "test")
+_STORAGE_OPTIONS: Any = Mapping[str, Any] | None
+# Types of the keys of scene.yaml. Names may look like numbers or dates.
+_NAME: Any = str | int | float | date
+_KEYS: dict[str, Any] = {
+    "name": _NAME,
+    "region": _NAME,
+    "split": str,
+    "sources": Mapping[str, Mapping[str, Any]],
+    "land_cover": Mapping[str, Any] | None,
+    "labels": Mapping[str, Mapping[str, Any]] | None,
+}
+_LAND_COVER_KEYS: dict[str, Any] = {
+    "legend": str,
+    "raster": str | Sequence[str],
+    "first_year": int,
+    "band_years": Sequence[int] | str | Mapping[int | str, Sequence[int] | str],
+    "nearest_year": bool,
+    "quality": str,
+    "label": str,
+    "storage_options": _STORAGE_OPTIONS,
+}
+_LABEL_KEYS: dict[str, Any] = {
+    "path": str,
+    "classes": Mapping[int, str],
+    "nodata": int,
+    "storage_options": _STORAGE_OPTIONS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +85,8 @@ class LandCover:
     Attributes:
         legend: name of a built-in legend, or path of a YAML file.
         rasters: rasters of a classified map, and folders of rasters.
-        first_year: year of the first band of the rasters; None for a map without years.
+        first_year: year of the first band of each raster, if its bands are of consecutive years; None where it is not stated.
+        band_years: the years of the bands of rasters, by number of bands or by pattern of file names; empty where not stated.
         nearest_year: True when samples of years that the map lacks use the nearest year, instead of being rejected.
         quality: source whose quality layer is counted over the year.
         label: name of a dataset (H, W) in the HDF5 file of the source.
@@ -58,6 +95,7 @@ class LandCover:
     legend: str
     rasters: tuple[AnyPath, ...] = ()
     first_year: int | None = None
+    band_years: tuple[tuple[int | str, tuple[int, ...]], ...] = ()
     nearest_year: bool = False
     quality: str | None = None
     label: str | None = None
@@ -110,64 +148,96 @@ class Scene:
 
 
 def load_scene(folder: AnyPath) -> Scene:
-    """Read the scene in `folder`. Raises ValueError that names the file and the missing or unknown key."""
+    """Read the scene in `folder`. Raises ValueError that names the file and the missing, unknown or wrong key."""
     path = folder / SCENE_FILE
     if not path.is_file():
         raise ValueError(f"no {SCENE_FILE} in {folder}: a scene is a folder with a {SCENE_FILE} (see README, 'Your own data')")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    known = {"name", "region", "split", "sources", "land_cover", "labels"}
-    if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= known:
-        found = sorted(values) if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{path}: needs the keys name and sources and knows {sorted(known)}; found {found}")
-    try:
-        cover = values.get("land_cover")
-        land_cover = None
-        if cover is not None:
-            land_cover = _land_cover(cover, folder)
-        labels = {
-            name: Label(
-                path=joined(folder, entry["path"], entry.get("storage_options")),
-                classes=dict(entry["classes"]),
-                nodata=entry.get("nodata", 0),
-            )
-            for name, entry in (values.get("labels") or {}).items()
-        }
-        sources = {name: dict(options) for name, options in values["sources"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as a scene: {type(error).__name__} {error}") from error
+    values = read_yaml(path)
+    if not isinstance(values, dict) or not {"name", "sources"} <= set(values) <= set(_KEYS):
+        found = sorted(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path}: needs the keys name and sources and knows {sorted(_KEYS)}; found {found}")
+    origin = f"{path}:"
+    _check_types(values, _KEYS, origin)
+    for source, options in values["sources"].items():
+        check_value(options.get("storage_options"), _STORAGE_OPTIONS, f"{origin} storage_options of source {source}")
+    cover = values.get("land_cover")
     return Scene(
         name=str(values["name"]),
         region=str(values.get("region", values["name"])),
         split=values.get("split", "train"),
         folder=folder,
-        sources=sources,
-        land_cover=land_cover,
-        labels=labels,
+        sources={name: dict(options) for name, options in values["sources"].items()},
+        land_cover=None if cover is None else _land_cover(cover, folder, f"{origin} land_cover"),
+        labels={name: _label(entry, folder, f"{origin} label {name}") for name, entry in (values.get("labels") or {}).items()},
     )
 
 
-def _land_cover(values: Mapping[str, Any], folder: AnyPath) -> LandCover:
-    """Build a LandCover from the values in scene.yaml. Raises ValueError or KeyError for wrong values."""
-    known = {"legend", "raster", "first_year", "nearest_year", "quality", "label", "storage_options"}
-    if set(values) - known:
-        raise ValueError(f"land_cover knows {sorted(known)}; found {sorted(set(values) - known)}")
-    if len({"raster", "quality", "label"} & set(values)) != 1:
-        raise ValueError("land_cover needs either `raster` (a path), `quality` (a source) or `label` (a dataset)")
+def _check_types(values: Mapping[str, Any], types: Mapping[str, Any], origin: str) -> None:
+    """Raise ValueError that names the first key whose value is not of its type."""
+    for key, value in values.items():
+        if key in types:
+            check_value(value, types[key], f"{origin} {key}")
+
+
+def _land_cover(values: Mapping[str, Any], folder: AnyPath, origin: str) -> LandCover:
+    """Build a LandCover from the values in scene.yaml. Raises ValueError, which `origin` begins, for wrong values."""
+    if set(values) - set(_LAND_COVER_KEYS):
+        raise ValueError(f"{origin} knows {sorted(_LAND_COVER_KEYS)}; found {sorted(set(values) - set(_LAND_COVER_KEYS))}")
+    _check_types(values, _LAND_COVER_KEYS, origin)
+    if "legend" not in values or len({"raster", "quality", "label"} & set(values)) != 1:
+        raise ValueError(
+            f"{origin} needs `legend`, and either `raster` (a path), `quality` (a source) or `label` (a dataset); it has "
+            f"{sorted(values)}"
+        )
     options = {name: value for name, value in values.items() if name not in ("legend", "raster", "storage_options")}
-    if "raster" not in values and {"first_year", "nearest_year", "storage_options"} & set(values):
-        raise ValueError("first_year, nearest_year and storage_options of land_cover belong to a raster")
+    if "raster" not in values and {"first_year", "band_years", "nearest_year", "storage_options"} & set(values):
+        raise ValueError(f"{origin}: first_year, band_years, nearest_year and storage_options belong to a raster")
+    if {"first_year", "band_years"} <= set(values):
+        raise ValueError(f"{origin} states first_year and band_years; give one of them")
+    if "band_years" in values:
+        options["band_years"] = stated_band_years(values["band_years"], f"{origin} band_years")
     rasters = values.get("raster", ())
     storage_options = values.get("storage_options")
     paths = tuple(joined(folder, path, storage_options) for path in ([rasters] if isinstance(rasters, str) else rasters))
     return LandCover(legend=_legend_reference(values["legend"], folder), rasters=paths, **options)
 
 
-def scene_file_sha256(scene: Scene) -> str:
-    """sha256 of the scene.yaml of a scene: shows whether it has changed since it was planned."""
-    return hashlib.sha256((scene.folder / SCENE_FILE).read_bytes()).hexdigest()
+def stated_band_years(
+    stated: Sequence[int] | str | Mapping[Any, Sequence[int] | str], origin: str
+) -> tuple[tuple[int | str, tuple[int, ...]], ...]:
+    """The years of bands by number of bands or pattern of file names, as `LandCover` holds them.
+
+    `stated`: the option `band_years`; without a mapping it holds for all rasters. Raises ValueError, which `origin` begins, for
+    years that repeat, and for a text other than `2000-2022`.
+    """
+    by_key = stated if isinstance(stated, Mapping) else {"*": stated}
+    found: list[tuple[int | str, tuple[int, ...]]] = []
+    for key, value in by_key.items():
+        if isinstance(value, str):
+            span = re.fullmatch(r"\s*(\d{4})\s*-\s*(\d{4})\s*", value)
+            years = list(range(int(span[1]), int(span[2]) + 1)) if span else []
+        else:
+            years = list(value)
+        if not years or len(set(years)) != len(years):
+            raise ValueError(
+                f"{origin} of {key} is {value!r}; expected a list of distinct years, or the first and last: 2000-2022"
+            )
+        found.append((int(key) if str(key).isdecimal() else str(key), tuple(years)))
+    return tuple(found)
+
+
+def _label(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Label:
+    """Build a Label from the values in scene.yaml. Raises ValueError, which `origin` begins, for wrong values."""
+    if not {"path", "classes"} <= set(values):
+        raise ValueError(f"{origin} needs `path` and `classes`; it has {sorted(values)}")
+    _check_types(values, _LABEL_KEYS, origin)
+    path = joined(folder, values["path"], values.get("storage_options"))
+    return Label(path=path, classes=dict(values["classes"]), nodata=values.get("nodata", 0))
+
+
+def scene_file_sha256(folder: AnyPath) -> str:
+    """sha256 of the bytes of the scene.yaml in `folder`: shows whether it has changed since it was planned."""
+    return hashlib.sha256((folder / SCENE_FILE).read_bytes()).hexdigest()
 
 
 def _legend_reference(legend: str, folder: AnyPath) -> str:
@@ -175,19 +245,61 @@ def _legend_reference(legend: str, folder: AnyPath) -> str:
     return str(joined(folder, legend)) if legend.endswith(".yaml") else legend
 
 
-def find_scenes(folder: AnyPath) -> list[Scene]:
-    """All scenes in `folder`, sorted by name: the folder itself, or its subfolders with a scene.yaml.
+@dataclass(frozen=True, kw_only=True)
+class UnreadableScene:
+    """A folder whose scene.yaml does not describe a scene, and why."""
 
-    Raises ValueError when there is no scene, when a name repeats, and when the scenes of a region have different splits.
+    folder: AnyPath
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundScenes:
+    """The scenes of an archive.
+
+    Attributes:
+        scenes: sorted by name.
+        unreadable: folders whose scene.yaml does not describe a scene, sorted by path.
+    """
+
+    scenes: tuple[Scene, ...]
+    unreadable: tuple[UnreadableScene, ...]
+
+
+def find_scenes(folder: AnyPath) -> list[Scene]:
+    """Find all scenes in `folder` as `scan_archive` does, sorted by name.
+
+    Raises ValueError as `scan_archive` does, and for a scene.yaml that does not describe a scene. So use it for few scenes, which
+    somebody chose: fine-tuning without one of them would give scores of other data.
+    """
+    found = scan_archive(folder)
+    for broken in found.unreadable:
+        raise ValueError(f"{broken.folder}: {broken.reason}")
+    return list(found.scenes)
+
+
+def scan_archive(folder: AnyPath) -> FoundScenes:
+    """Find all scenes in `folder`: the folder itself, or its subfolders with a scene.yaml.
+
+    A scene.yaml that does not describe a scene stops no other. Raises ValueError for what concerns all: there is no scene, a name
+    repeats, or the scenes of a region have different splits.
     """
     if not folder.is_dir():
         raise ValueError(f"input folder {folder} does not exist")
     paths = [folder] if (folder / SCENE_FILE).is_file() else subfolders_with(folder, SCENE_FILE)
     if not paths:
         raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{SCENE_FILE} (simulate.py writes such folders)")
-    scenes = sorted((load_scene(path) for path in paths), key=lambda scene: scene.name)
-    names = [scene.name for scene in scenes]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    scenes, unreadable = [], []
+    for path in paths:
+        try:
+            scenes.append(load_scene(path))
+        except ValueError as error:
+            if not is_data_error(error):
+                raise
+            unreadable.append(UnreadableScene(folder=path, reason=portable_text(error, path)))
+    scenes.sort(key=lambda scene: scene.name)
+    counts = Counter(scene.name for scene in scenes)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
         raise ValueError(f"scene names must be unique in {folder}; repeated: {repeated}")
     splits: dict[str, set[str]] = {}
@@ -196,4 +308,4 @@ def find_scenes(folder: AnyPath) -> list[Scene]:
     torn = sorted(region for region, found in splits.items() if len(found) > 1)
     if torn:
         raise ValueError(f"regions {torn} lie in more than one split; neighbours in training and test would inflate the scores")
-    return scenes
+    return FoundScenes(scenes=tuple(scenes), unreadable=tuple(unreadable))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from common.storage import AnyPath, listed
+from common.yaml_files import read_yaml
 from common.yaml_keys import check_keys
 from data_prep.archive.spectral_bands import check_spectral_bands
 
@@ -179,6 +179,6 @@ def load_sensors(folder: AnyPath | None = None) -> dict[str, Sensor]:
     """All sensors by source name: the built-in ones and those in `folder`, which replace built-in ones of the same name."""
     sensors = {}
     for path in [*listed(BUILT_IN_SENSORS, "*.yaml"), *([] if folder is None else listed(folder, "*.yaml"))]:
-        sensor = sensor_from_dict(yaml.safe_load(path.read_text()), origin=str(path))
+        sensor = sensor_from_dict(read_yaml(path), origin=str(path))
         sensors[sensor.name] = sensor
     return sensors

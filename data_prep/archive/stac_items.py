@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.errors import MissingPackageError, is_data_error
 from common.storage import AnyPath, any_path, is_url
 from data_prep.archive.stac_collections import StacCollection
 
@@ -35,7 +36,7 @@ def load_items(path: str, storage_options: Mapping[str, Any] | None = None) -> l
     try:
         import pystac  # noqa: F401
     except ImportError as error:
-        raise ValueError(NOT_INSTALLED) from error
+        raise MissingPackageError(NOT_INSTALLED) from error
     place, name = any_path(path, storage_options), path.lower()
     if name.endswith(TABLE_SUFFIX):
         items = list(_items_of_table(place))
@@ -91,6 +92,8 @@ def _items_of_json(href: str, storage_options: Mapping[str, Any] | None) -> Iter
         else:
             raise ValueError(f"type is {kind!r}")
     except (STACError, STACTypeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        if not is_data_error(error):
+            raise
         raise ValueError(
             f"{href}: is not a STAC item, ItemCollection, catalogue or collection: {type(error).__name__} {error}"
         ) from error
@@ -104,7 +107,7 @@ def _items_of_table(path: AnyPath) -> Iterator[Item]:
     try:
         from stac_geoparquet.arrow import stac_table_to_items
     except ImportError as error:
-        raise ValueError(NOT_INSTALLED) from error
+        raise MissingPackageError(NOT_INSTALLED) from error
     try:
         with path.open("rb") as file:
             for values in stac_table_to_items(pq.read_table(file)):
@@ -112,6 +115,8 @@ def _items_of_table(path: AnyPath) -> Iterator[Item]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"{path}: no such file") from error
     except (pa.ArrowException, STACError, STACTypeError, KeyError, TypeError, ValueError) as error:
+        if not is_data_error(error):
+            raise
         raise ValueError(f"{path}: is not a stac-geoparquet table: {type(error).__name__} {error}") from error
 
 

@@ -22,7 +22,8 @@ def overview_of_written_corpus(plan: Plan, summaries: Sequence[ShardSummary]) ->
     """Return two tables about a corpus that was just written.
 
     The first: samples, frames, valid share and size by source and split. The second: rejected samples by reason.
-    `summaries` are those of all shards of the plan.
+    `summaries` are those of all shards of the plan. Series and scenes that cannot be read have a table of their own
+    (`unreadable_overview`).
     """
     shards = Counter((summary.source, summary.split) for summary in summaries)
     groups = by_source_and_split(summaries)
@@ -32,7 +33,7 @@ def overview_of_written_corpus(plan: Plan, summaries: Sequence[ShardSummary]) ->
         size = f"{group.bytes / 1e6:.1f}"
         rows.append([source, split, shards[source, split], group.samples, group.total_frames, share, size])
     tables = [tabulate(rows, ["source", "split", "shards", "samples", "frames", "valid", "MB"], disable_numparse=True)]
-    reasons = Counter({(group.source, group.reason): group.samples for group in plan.rejected_groups})
+    reasons = Counter({(group.source, group.reason): group.samples for group in plan.rejected_groups if not group.example})
     for (source, _), group in groups.items():
         for (reason, _), count in group.rejected.items():
             reasons[source, reason] += count

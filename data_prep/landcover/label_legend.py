@@ -36,17 +36,16 @@ def label_legend_from_dict(values: Mapping[str, Any]) -> LabelLegend:
 
 
 def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str, LabelLegend]:
-    """The legend of each source's label. `labels`: name of the label by source.
+    """The legend of each source's label. `labels`: name of the label by source. Scenes without the label do not count.
 
-    Raises ValueError when a scene has the source but not the label, or gives the label other codes than another scene.
+    Raises ValueError when no scene with the source has the label, and when two scenes give it different codes.
     """
     found: dict[str, tuple[LabelLegend, str]] = {}
     for source, name in labels.items():
-        for scene in scenes:
-            if source not in scene.sources:
-                continue
+        with_source = [scene for scene in scenes if source in scene.sources]
+        for scene in with_source:
             if name not in scene.labels:
-                raise ValueError(f"scene {scene.name} has no label {name!r}; it has {', '.join(scene.labels) or 'none'}")
+                continue
             label = scene.labels[name]
             here = LabelLegend(name=name, classes=dict(label.classes), nodata=label.nodata)
             first, other = found.setdefault(source, (here, scene.name))
@@ -56,5 +55,6 @@ def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[st
                     f"{other} {dict(first.classes)} and {first.nodata}: samples of one corpus need the same"
                 )
         if source not in found:
-            raise ValueError(f"--label.{source} {name}: no scene has the source {source}")
+            held = sorted({label for scene in with_source for label in scene.labels})
+            raise ValueError(f"--label.{source} {name}: no scene with {source} has this label; they have {held or 'none'}")
     return {source: legend for source, (legend, _) in found.items()}

@@ -18,17 +18,26 @@ class LabelRaster:
     """A label raster of a scene, open for reading on the grid of a source.
 
     Labels are never resampled: the raster's pixels must coincide with those of the source, but its extent may differ.
-    Raises ValueError when they do not coincide, when the raster cannot be read, and when it holds no whole numbers.
+    Raises ValueError when the scene has no such label, when the pixels do not coincide, when the raster cannot be read, and when
+    it holds no whole numbers.
     """
 
     def __init__(self, scene: Scene, name: str, grid: Grid) -> None:
-        self._label = scene.labels[name]
         origin = f"{scene.folder / SCENE_FILE}, label {name}"
+        if name not in scene.labels:
+            raise ValueError(f"{origin}: scene {scene.name} has no label {name!r}; it has {', '.join(scene.labels) or 'none'}")
+        self._label = scene.labels[name]
         self._raster = Raster(self._label.path, f"{origin}:")
         try:
             if not np.issubdtype(self._raster.dtype, np.integer):
                 raise ValueError(
                     f"{origin}: {self._label.path} holds {self._raster.dtype}; expected whole numbers, the codes of classes"
+                )
+            limits = np.iinfo(self._raster.dtype)
+            if not limits.min <= self._label.nodata <= limits.max:
+                raise ValueError(
+                    f"{origin}: no data is {self._label.nodata}, a number that {self._label.path} of {self._raster.dtype} does "
+                    f"not hold; state one from {limits.min} to {limits.max}"
                 )
             self._row, self._col = _first_pixel(self._raster.grid, grid, origin)
         except ValueError:
@@ -43,7 +52,7 @@ class LabelRaster:
         codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtype)
         if rows[1] > rows[0] and cols[1] > cols[0]:
             inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
-            inside[:] = self._raster.read(rows[0], cols[0], *inside.shape)
+            inside[:] = self._raster.read(self._label.nodata, rows[0], cols[0], *inside.shape)
         return codes
 
     def __enter__(self) -> Self:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from common.storage import any_path
+from common.storage import AnyPath, any_path, version_of
+from common.yaml_files import read_yaml
 
 BUILT_IN_LEGENDS = Path(__file__).parent / "legends"
 
@@ -111,7 +112,13 @@ def load_legend(name_or_path: str) -> Legend:
     if not path.is_file():
         known = sorted(p.stem for p in BUILT_IN_LEGENDS.glob("*.yaml"))
         raise ValueError(f"no legend {name_or_path!r}: give one of {known} or the path of a .yaml file like theirs")
-    values = yaml.safe_load(path.read_text())
+    return _legend_at(path, version_of(path))
+
+
+@lru_cache(maxsize=64)
+def _legend_at(path: AnyPath, _version: Hashable) -> Legend:
+    """Read a legend; cached, because all scenes of an archive share a few."""
+    values = read_yaml(path)
     try:
         codes = dict(sorted(values["codes"].items()))
         return Legend(

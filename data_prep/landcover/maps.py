@@ -1,15 +1,19 @@
 """Classified land-cover maps.
 
 A map is one raster or several, in any CRS and at any resolution. Rasters may overlap: the first one that maps a pixel counts.
-A map of several years has one band per year (GLC_FCS30D: band 1 is 2000); the year of the sample selects the band.
+A map of several years has one band per year, and rasters may hold different years (`data_prep/landcover/band_years.py`); the year
+of the sample selects raster and band. What lies under a mask, and tiles that a sparse file does not store, are not mapped.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,11 +23,14 @@ from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
+from rasterio.windows import Window
 
 from common.grid import Grid, apply, grid_summary, raster_grid
+from common.raster_masks import RasterMask
 from common.rasters import RasterOpener, opened_raster
 from common.storage import AnyPath
 from data_prep.archive.scene import LandCover, Scene
+from data_prep.landcover.band_years import STATE_THEM, band_years
 from data_prep.landcover.base import SampleWindow
 from data_prep.landcover.legend import Legend
 from data_prep.readers.base import Series
@@ -41,28 +48,35 @@ class Tile:
         crs: coordinate reference system.
         affine: transform from (column, row) to the CRS.
         bounds: (left, bottom, right, top) in units of the CRS.
-        bands: number of bands.
+        years: year of each band; None for a raster of one band without a year.
     """
 
     path: AnyPath
     crs: CRS
     affine: Affine
     bounds: tuple[float, float, float, float]
-    bands: int
+    years: tuple[int, ...] | None
+
+    def band_of(self, year: int) -> int | None:
+        """The number of the band of a year, 1 for a raster without years; None for a year that the raster does not have."""
+        if self.years is None:
+            return 1
+        return self.years.index(year) + 1 if year in self.years else None
 
 
 class LandCoverMap:
     """A classified map, read within footprints at about its own pixel size.
 
     Attributes:
-        years: first and last year that have a band; None for a map without years.
+        years: years that have a band, ascending; None for a map without years.
     """
 
     needs_images = False
 
     def __init__(self, cover: LandCover, legend: Legend, origin: str) -> None:
         self._cover, self._legend = cover, legend
-        self._tiles, self.years = map_tiles(cover, origin)
+        self._tiles = map_tiles(cover, origin)
+        self.years = map_years(self._tiles)
         by_crs: dict[CRS, list[int]] = {}
         for number, tile in enumerate(self._tiles):
             by_crs.setdefault(tile.crs, []).append(number)
@@ -70,7 +84,7 @@ class LandCoverMap:
         self._by_crs = {crs: np.array(numbers) for crs, numbers in by_crs.items()}
         self._stack = ExitStack()
         self._opener = RasterOpener()
-        self._open: dict[AnyPath, Any] = {}
+        self._open: dict[AnyPath, tuple[Any, RasterMask]] = {}
 
     def codes(self, window: SampleWindow, series: Series | None) -> np.ndarray:  # noqa: ARG002
         """Codes (rows, columns) in the footprint of the window, in the window's year; see `read`."""
@@ -83,29 +97,52 @@ class LandCoverMap:
     def read(self, footprint: Grid, year: int) -> np.ndarray:
         """Codes (rows, columns) within `footprint` at about the map's pixel size, nearest neighbour; fill where it maps nothing.
 
-        A footprint of 500 m holds some 280 pixels of a 30 m map. For a year beyond those of the map the nearest one is read;
-        planning has already rejected the samples for which this is not wanted.
+        A footprint of 500 m holds some 280 pixels of a 30 m map. For a year that the map lacks, nothing is mapped; with
+        `nearest_year`, each pixel has the code of the nearest year in which it is mapped, the earlier of two.
         """
         return self._read(footprint, year)
 
-    def _read(self, footprint: Grid, year: int, shape: tuple[int, int] | None = None) -> np.ndarray:
+    def years_within(self, grid: Grid) -> tuple[int, ...] | None:
+        """The years of the rasters that a grid touches, ascending; None for a map without years."""
+        return map_years([tile for tile, _ in self._tiles_within(grid)])
+
+    def _read(self, footprint: Grid, year: int, shape: tuple[int, int] | None = None, nearest: bool = False) -> np.ndarray:
         """Codes of `shape` cells that fill `footprint`; by default about as many as the map has there."""
-        band = 1 if self.years is None else min(max(year, self.years[0]), self.years[1]) - self.years[0] + 1
         found: np.ndarray | None = None
         fill = self._legend.fill[0]
-        for tile, tile_shape in self._tiles_within(footprint):
+        for tile, of_tile, tile_shape in self._tiles_of_year(footprint, year, nearest or self._cover.nearest_year):
             shape = shape or tile_shape
-            grid = _regridded(footprint, shape)
-            dataset = self._dataset(tile)
-            with (
-                self._opener.reading(tile.path),
-                WarpedVRT(dataset, resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped,
-            ):
-                codes = warped.read(band)
+            band = tile.band_of(of_tile)
+            assert band is not None, tile
+            codes = self._warped(tile, band, _regridded(footprint, shape))
             found = codes if found is None else np.where(np.isin(found, self._legend.fill), codes, found)
             if not np.isin(found, self._legend.fill).any():
                 break
         return np.full(shape or (1, 1), fill) if found is None else found
+
+    def _tiles_of_year(self, footprint: Grid, year: int, nearest: bool) -> list[tuple[Tile, int, tuple[int, int]]]:
+        """The tiles that the footprint touches and that hold a year, as (tile, year, rows and columns); see `_tiles_within`.
+
+        With `nearest`, all tiles with the nearest year of each, those with the nearest year first.
+        """
+        found = []
+        for tile, shape in self._tiles_within(footprint):
+            of_tile = year if tile.years is None else min(tile.years, key=lambda other: (abs(other - year), other))
+            if nearest or of_tile == year:
+                found.append((tile, of_tile, shape))
+        return sorted(found, key=lambda of_year: (abs(of_year[1] - year), of_year[1]))  # stable: in the order of the tiles
+
+    def _warped(self, tile: Tile, band: int, grid: Grid) -> np.ndarray:
+        """Codes of a band of a tile on a grid, nearest neighbour; fill where the tile maps nothing."""
+        dataset, mask = self._dataset(tile)
+        fill = self._legend.fill[0]
+        with self._opener.reading(tile.path):
+            with WarpedVRT(dataset, resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped:
+                codes: np.ndarray = warped.read(band)
+            # GDAL's warping knows no mask beside the no-data number.
+            may_be_hidden = mask.has_mask or mask.alpha is not None or (mask.may_be_sparse and (codes == 0).any())
+            hidden = _hidden(tile, dataset, mask, band, grid) if may_be_hidden else None
+        return codes if hidden is None else np.where(hidden, np.array(fill), codes)
 
     def check(self, scene: Scene, grid: Grid) -> None:
         """Check a few parts of the map within the scene.
@@ -121,7 +158,7 @@ class LandCoverMap:
         for row in np.linspace(0, grid.height - height, CHECKED_PARTS).astype(int).tolist():
             for col in np.linspace(0, grid.width - width, CHECKED_PARTS).astype(int).tolist():
                 try:
-                    self._legend.count(self.read(grid.window(row, col, height, width), 0))
+                    self._legend.count(self._read(grid.window(row, col, height, width), 0, nearest=True))
                 except ValueError as error:
                     raise ValueError(f"{self._cover.rasters[0]}: {error}") from error
 
@@ -132,9 +169,10 @@ class LandCoverMap:
         self._open.clear()
         self._stack.close()
 
-    def _dataset(self, tile: Tile) -> Any:
+    def _dataset(self, tile: Tile) -> tuple[Any, RasterMask]:
         if tile.path not in self._open:
-            self._open[tile.path] = self._stack.enter_context(self._opener.open(tile.path))
+            dataset = self._stack.enter_context(self._opener.open(tile.path))
+            self._open[tile.path] = dataset, RasterMask.of(dataset)
         return self._open[tile.path]
 
     def _tiles_within(self, footprint: Grid) -> list[tuple[Tile, tuple[int, int]]]:
@@ -164,27 +202,79 @@ def _regridded(footprint: Grid, shape: tuple[int, int]) -> Grid:
     return Grid(crs=footprint.crs, transform=affine, height=height, width=width)
 
 
-def map_tiles(cover: LandCover, origin: str) -> tuple[tuple[Tile, ...], tuple[int, int] | None]:
-    """The rasters of a map, and the first and last year that have a band; None for a map without years.
+def _hidden(tile: Tile, dataset: Any, mask: RasterMask, band: int, grid: Grid) -> np.ndarray | None:
+    """Which pixels of a grid have their centres in pixels of a tile that were not observed; None for none."""
+    col, row = (at.ravel() for at in np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5))
+    x, y = (np.array(at) for at in transform(grid.crs, tile.crs, *apply(grid.transform, col, row)))
+    if tile.crs.is_geographic:
+        middle = (tile.bounds[0] + tile.bounds[2]) / 2
+        x = middle + (x - middle + 180) % 360 - 180
+    cols, rows = (np.floor(at) for at in apply(~tile.affine, x, y))
+    inside = (rows >= 0) & (rows < dataset.height) & (cols >= 0) & (cols < dataset.width)
+    if not inside.any():
+        return None
+    rows, cols = rows[inside].astype(np.int64), cols[inside].astype(np.int64)
+    top, left = int(rows.min()), int(cols.min())
+    window = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
+    unobserved = mask.unobserved(window, dataset.read(band, window=window), band)
+    if unobserved is None:
+        return None
+    hidden = np.zeros(len(inside), dtype=np.bool_)
+    hidden[inside] = unobserved[rows - top, cols - left]
+    return hidden.reshape(grid.shape)
 
-    Raises ValueError that begins with `origin` when the numbers of bands differ or do not fit `cover`.
+
+def stored_codes(dataset: Any, mask: RasterMask, band: int, window: Window, fill: int) -> np.ndarray:
+    """The codes of a window of a raster as they are stored; `fill` for no data and for what was not observed."""
+    codes: np.ndarray = dataset.read(band, window=window)
+    unobserved = mask.unobserved(window, codes, band)
+    if dataset.nodata is not None:
+        no_data = codes == dataset.nodata
+        unobserved = no_data if unobserved is None else unobserved | no_data
+    return codes if unobserved is None else np.where(unobserved, np.array(fill), codes)
+
+
+def map_tiles(cover: LandCover, origin: str) -> tuple[Tile, ...]:
+    """The rasters of a map, with the years of their bands.
+
+    Raises ValueError that begins with `origin` when the years of bands are not known or contradict each other, and when only some
+    rasters are of a year.
     """
-    tiles = _tiles(cover.rasters)
-    counts = sorted({tile.bands for tile in tiles})
-    if len(counts) > 1:
-        raise ValueError(f"{origin}: the rasters of land cover have {counts} bands; expected the same number in each")
-    if cover.first_year is not None:
-        return tiles, (cover.first_year, cover.first_year + counts[0] - 1)
-    if counts[0] > 1:
-        raise ValueError(
-            f"{origin}: {tiles[0].path} has {counts[0]} bands; if they are years, say which year the first one is, "
-            "`first_year: 2000`, else give a raster of one band"
-        )
-    return tiles, None
+    tiles = []
+    for raster in _rasters(tuple(map(_normal, cover.rasters))):
+        years = band_years(cover, raster.path.name, raster.descriptions, f"{origin}: {raster.path}")
+        tiles.append(Tile(raster.path, raster.crs, raster.affine, raster.bounds, years))
+    of_a_year = [tile for tile in tiles if tile.years is not None]
+    if of_a_year and len(of_a_year) < len(tiles):
+        other = next(tile for tile in tiles if tile.years is None)
+        raise ValueError(f"{origin}: {of_a_year[0].path} has years, but the year of {other.path} is not known; {STATE_THEM}")
+    return tuple(tiles)
+
+
+def map_years(tiles: Sequence[Tile]) -> tuple[int, ...] | None:
+    """All years of some tiles, ascending; None for a map without years."""
+    found = {year for tile in tiles for year in tile.years or ()}
+    return tuple(sorted(found)) if found else None
+
+
+@dataclass(frozen=True)
+class _Raster:
+    """What a file says of itself; see Tile. `descriptions`: of each band."""
+
+    path: AnyPath
+    crs: CRS
+    affine: Affine
+    bounds: tuple[float, float, float, float]
+    descriptions: tuple[str | None, ...]
+
+
+def _normal(path: AnyPath) -> AnyPath:
+    """A path without `..`: scenes name the map that they share from their own folders."""
+    return Path(os.path.normpath(path)) if isinstance(path, Path) else path
 
 
 @lru_cache(maxsize=4)
-def _tiles(paths: tuple[AnyPath, ...]) -> tuple[Tile, ...]:
+def _rasters(paths: tuple[AnyPath, ...]) -> tuple[_Raster, ...]:
     """The rasters that `paths`, files and folders, name. Raises ValueError when one is missing or not georeferenced.
 
     The result is cached, since the scenes of an archive share the map, and opening a thousand tiles takes a second.
@@ -201,5 +291,6 @@ def _tiles(paths: tuple[AnyPath, ...]) -> tuple[Tile, ...]:
         with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), opened_raster(path) as raster:
             # Unlike those of rasterio, the bounds of a Grid are right for rows that go north.
             bounds = raster_grid(raster, f"land-cover raster {path}").bounds
-            found.append(Tile(path, raster.crs, raster.transform, bounds, raster.count))
+            descriptions = tuple(raster.descriptions[: RasterMask.of(raster).num_bands])
+            found.append(_Raster(path, raster.crs, raster.transform, bounds, descriptions))
     return tuple(found)

@@ -19,7 +19,7 @@ from data_prep.landcover.maps import LandCoverMap
 from data_prep.landcover.sample_map import counts_by_pixel
 from data_prep.readers import hdf5_cube, hdf5_sample
 from data_prep.readers.base import Series
-from data_prep.readers.hdf5_files import open_hdf5
+from data_prep.readers.hdf5_files import held_names, open_hdf5
 
 
 def open_land_cover(scene: Scene, legend: Legend) -> LandCoverReader:
@@ -79,7 +79,7 @@ class SampleLandCover:
             file = open_hdf5(path, options.get("storage_options"), stack)
             label = file.get(self._dataset)
             if not isinstance(label, h5py.Dataset) or label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
-                raise ValueError(f"{path}: no dataset {self._dataset!r} of whole numbers (H, W); it holds {sorted(file)}")
+                raise ValueError(f"{path}: no dataset {self._dataset!r} of whole numbers (H, W); it holds {held_names(file)}")
             _, flips = north_up(_stored_grid(file, window.source, options, path))
             (row, end_row), (col, end_col) = (
                 (round(start * extent / whole), round((start + window.size) * extent / whole))

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.archive.scene import SPLITS
+from data_prep.landcover.band_years import years_in_words
 from data_prep.plan.sites import ANY, SAME_WINDOW, SiteCutter
 from data_prep.plan.splits import SpatialBlocks
 from data_prep.plan.survey import Surveyed
 from data_prep.plan.windows import Windows, grid_windows, windows_at
 
 FEW_FRAMES = "fewer than {} dates in the year"
-OTHER_YEARS = "the land-cover map is of {} to {}; take its nearest year with nearest_year"
+OTHER_YEARS = "the land-cover map is of {}; take its nearest year with nearest_year"
 WINDOW_TOO_LARGE = "a window of {size} x {size} px is larger than the scene, {height} x {width} px"
 
 
@@ -35,9 +36,8 @@ def candidates(found: Surveyed, size: int, min_frames: int, cutter: SiteCutter |
         yield windows, reason
         return
     if found.cover_years is not None:
-        first, last = found.cover_years
-        outside = (windows.years < first) | (windows.years > last)
-        yield windows.take(outside), OTHER_YEARS.format(first, last)
+        outside = ~np.isin(windows.years, found.cover_years)
+        yield windows.take(outside), OTHER_YEARS.format(years_in_words(found.cover_years))
         windows = windows.take(~outside)
     few = windows.stops - windows.starts < min_frames
     yield windows.take(few), FEW_FRAMES.format(min_frames)

@@ -4,7 +4,7 @@
     plan-shards.parquet     one row per shard: its first sample, number of samples, approximate bytes, and its sweep
     plan-samples.parquet    one row per sample, shard by shard
     plan-series.parquet     one row per series of images: its scene, grid and dates
-    plan-rejected.parquet   one row per sample that is not written, with the reason
+    plan-rejected.parquet   one row per sample, series or scene that is not written, with the reason
 
 A sample is a window of one series with all dates of one calendar year. A sweep is a run of chunk groups that a worker reads in
 one go, and the shards that it fills (`data_prep/plan/packing.py`); in plans of version 2, each shard is one. Opening a plan of 25
@@ -41,6 +41,7 @@ PLAN = "plan.json"
 TABLES = {name: f"plan-{name}.parquet" for name in ("shards", "samples", "series", "rejected")}
 PLAN_VERSION = 3
 _READ_VERSIONS = (2, 3)
+CANNOT_BE_READ = "cannot be read: "  # begins the reasons of samples, series and scenes whose data are at fault
 # Settings of plans whose shards say what is as bright as snow, or hold maps; absent in earlier versions, whose plans keep their
 # hash.
 SNOW_APART, LAND_COVER_MAPS = "snow_apart", "land_cover_maps"
@@ -171,7 +172,14 @@ class PlannedSweep:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A sample that is not written, and why."""
+    """A sample that is not written, or a series or scene that cannot be read, and why.
+
+    Attributes:
+        key: key of the sample; for a series `SOURCE-KEY_PREFIX`, for a scene that cannot be read its folder.
+        source: source name; empty for a scene.
+        scene: name of the scene, or its folder where scene.yaml does not tell.
+        reason: why it is not written.
+    """
 
     key: str
     source: str
@@ -192,11 +200,19 @@ class ShardGroup:
 
 @dataclass(frozen=True, slots=True)
 class RejectedGroup:
-    """The number of samples of a source that the plan rejects for one reason."""
+    """The number of samples, series or scenes of a source that the plan rejects for one reason.
+
+    Attributes:
+        source: source name; empty for whole scenes.
+        reason: the reason; for series and scenes that cannot be read, what many have in common (`common_reason`).
+        samples: number of rows in the table of rejected samples.
+        example: scene and whole reason of the first one, for series and scenes that cannot be read; else empty.
+    """
 
     source: str
     reason: str
     samples: int
+    example: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +262,11 @@ class Plan:
     def map_layout(self, source: str, legend: str) -> MapLayout | None:
         """Return the form of the land-cover maps of a source with a legend; None for samples without a map."""
         return map_layout(self.sensors[source], self.legends[legend]) if self.has_maps else None
+
+    @property
+    def unreadable_groups(self) -> list[RejectedGroup]:
+        """Return the groups of series and scenes that cannot be read."""
+        return [group for group in self.rejected_groups if group.example]
 
     @property
     def num_shards(self) -> int:

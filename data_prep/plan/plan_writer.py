@@ -6,6 +6,7 @@ once more and divided into shards. Nothing is ever sorted as a whole.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,6 +48,11 @@ from data_prep.plan.survey import Surveyed
 from data_prep.plan.tables import REJECTED, SAMPLES, SERIES, SHARDS, TableWriter, batches
 from data_prep.plan.windows import Windows
 
+OTHER_REASONS = "cannot be read, for other reasons"
+_MOST_REASONS = 5  # in a message
+_MOST_GROUPS = 200  # of series and scenes that cannot be read, in plan.json; the table of rejected samples has all reasons
+# What differs from one scene to another in a reason: texts in quotes and brackets, paths, names of files, numbers.
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^]]*\]|\{[^}]*\}|\([^)]*\)|[^\s,;:]*(?:[\d/]|\w\.\w)[^\s,;:]*")
 SPLIT_BUFFER = "in the buffer beside a block of another split"
 
 
@@ -98,8 +104,9 @@ def _write_tables(
             _write_series(surveyed, settings, sensors, series, samples, rejected)
             content = {"series": series.digest(), "rejected": rejected_table.digest()}
             if not series.rows:
-                reasons = "; ".join(sorted({reason for _, reason in rejected.counts}))
-                raise ValueError(f"nothing to write: all {rejected.counts.total()} windows are rejected: {reasons}")
+                raise ValueError(
+                    f"nothing to write: all {rejected.counts.total()} windows or series are rejected: {rejected.why()}"
+                )
         with TableWriter(files["samples"], SAMPLES) as samples_table, TableWriter(files["shards"], SHARDS) as shards:
             groups = _write_shards(samples, samples_table, shards)
             content |= {"samples": samples_table.digest(), "shards": shards.digest()}
@@ -286,6 +293,11 @@ class _SampleTables:
         return self._folder / f".{'-'.join(map(str, table))}.{self._run}{TEMPORARY}"
 
 
+def common_reason(reason: str) -> str:
+    """Return the reason of a series that cannot be read, with `...` for what differs from scene to scene: reasons to count."""
+    return re.sub(r"\.\.\.(?:[,\s]+\.\.\.)+", "...", _VARYING.sub("...", reason))
+
+
 def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:
     """Return the approximate bytes of samples in a tar: pixels, valid, dates, and some 6 kB of headers, counts and JSON.
 
@@ -296,18 +308,34 @@ def _sample_bytes(frames: np.ndarray, sensor: Sensor) -> np.ndarray:
 
 
 class _RejectedSamples:
-    """Writes the table of rejected samples, and counts them by source and reason."""
+    """Writes the table of rejected samples, series and scenes, and counts them by source and reason."""
 
     def __init__(self, table: TableWriter) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], str] = {}
         self._table = table
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the rejected groups of plan.json."""
-        return [asdict(RejectedGroup(source, reason, count)) for (source, reason), count in sorted(self.counts.items())]
+        groups = []
+        for (source, reason), count in sorted(self.counts.items()):
+            group = asdict(RejectedGroup(source, reason, count, self._examples.get((source, reason), "")))
+            # Without an example the key is left out, so that plans of earlier versions keep their hash.
+            groups.append({name: value for name, value in group.items() if name != "example" or value})
+        return groups
+
+    def why(self) -> str:
+        """Return the most frequent reasons for a message."""
+        most = [self._examples.get(key, key[1]) for key, _ in self.counts.most_common(_MOST_REASONS)]
+        return "; ".join(sorted(set(most)))
 
     def add(self, rejection: Rejection) -> None:
-        self._add([rejection.key], rejection.source, rejection.scene, rejection.reason)
+        """Add a series or scene that cannot be read."""
+        common = common_reason(rejection.reason)
+        if (rejection.source, common) not in self.counts and len(self._examples) >= _MOST_GROUPS:
+            common = OTHER_REASONS
+        self._examples.setdefault((rejection.source, common), f"{rejection.scene}: {rejection.reason}")
+        self._add([rejection.key], rejection.source, rejection.scene, rejection.reason, common)
 
     def add_windows(self, series: PlannedSeries, windows: Windows, reason: str) -> None:
         positions = zip(windows.years.tolist(), windows.rows.tolist(), windows.cols.tolist(), strict=True)
@@ -317,8 +345,8 @@ class _RejectedSamples:
     def add_sites(self, source: str, reason: str, ids: pa.Array) -> None:
         self._add([f"{source}-site-{text}" for text in ids.to_pylist()], source, "", reason)
 
-    def _add(self, keys: list[str], source: str, scene: str, reason: str) -> None:
+    def _add(self, keys: list[str], source: str, scene: str, reason: str, counted_as: str | None = None) -> None:
         count = len(keys)
         if count:
-            self.counts[source, reason] += count
+            self.counts[source, counted_as or reason] += count
             self._table.add({"key": keys, "source": [source] * count, "scene": [scene] * count, "reason": [reason] * count})

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from common.errors import is_data_error
 from common.storage import AnyPath, version_of
 from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
@@ -32,7 +33,7 @@ def load_planned_scene(archive: AnyPath, planned: PlannedSeries) -> Scene:
 def _scene_and_sha256(folder: AnyPath, _version: Hashable) -> tuple[Scene, str]:
     """Return a scene and the sha256 of its scene.yaml; cached, because a collection of files needs it for each file."""
     scene = load_scene(folder)
-    return scene, scene_file_sha256(scene)
+    return scene, scene_file_sha256(folder)
 
 
 def open_planned_reader(scene: Scene, planned: PlannedSeries, sensors: Mapping[str, Sensor]) -> SeriesReader:
@@ -45,8 +46,8 @@ def open_planned_reader(scene: Scene, planned: PlannedSeries, sensors: Mapping[s
     else:
         try:
             reader = open_file_or_scene(scene, planned.source, planned.file, sensors)
-        except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+        except Exception as error:
+            if not (is_data_error(error) or isinstance(error, FileNotFoundError)):
                 raise
             return _UnreadableFile(planned, sensors[planned.source], error)
     if planned.matches(reader):

@@ -11,16 +11,17 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import portable_text
-from common.executors import map_local
+from common.errors import InfrastructureError, is_data_error, portable_text
+from common.executors import MapJobs
 from common.notes import collected_notes, note
-from common.storage import AnyPath, relative_path
+from common.storage import AnyPath, relative_path, version_of
 from data_prep.archive.sample_files import is_file_collection, sample_files
 from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
 from data_prep.archive.sensor import Sensor
-from data_prep.landcover.legend import load_legend
+from data_prep.landcover.label_raster import LabelRaster
+from data_prep.landcover.legend import Legend, load_legend
 from data_prep.landcover.maps import LandCoverMap
-from data_prep.plan.plan import PlannedSeries, Rejection
+from data_prep.plan.plan import CANNOT_BE_READ, PlannedSeries, Rejection
 from data_prep.readers.opening import open_file_or_scene
 
 NO_LAND_COVER = "the scene has no land cover"
@@ -30,6 +31,7 @@ OTHER_QUALITY = "land cover is counted from the quality layer of another source"
 # Limits that keep the names and dates of very many files from filling the memory.
 FILES_PER_JOB = 128
 JOBS_AT_ONCE = 400
+SCENES_PER_JOB = 16  # so that few jobs are sent, and few pools of processes started, for 100,000 scenes
 
 Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
@@ -43,29 +45,36 @@ class Surveyed:
         series: its grid, dates and origin.
         split: the split that its scene states.
         reason: why all its samples are rejected, or None.
-        cover_years: first and last year of its land-cover map when other years are rejected, else None.
+        cover_years: years of its land-cover map there when other years are rejected, else None.
         notes: notes of its reader; the process that started the survey shows them.
     """
 
     series: PlannedSeries
     split: str
     reason: str | None = None
-    cover_years: tuple[int, int] | None = None
+    cover_years: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
 
 
 def survey(
-    archive: AnyPath, scenes: Sequence[Scene], sensors: Mapping[str, Sensor], needs_location: bool, workers: int
+    archive: AnyPath,
+    scenes: Sequence[Scene],
+    sensors: Mapping[str, Sensor],
+    labels: Mapping[str, str],
+    needs_location: bool,
+    map_jobs: MapJobs,
 ) -> Iterator[Surveyed | Rejection]:
     """Open the series of the sources in `sensors` in the order of scenes, then of sources by name, then of files.
 
-    Rejects a file that cannot be read where the scene is a collection of files. `needs_location`: also reject series whose
-    location on the globe is unknown. Raises ValueError for a scene that cannot be read.
+    Rejects a series that cannot be read, or whose land cover or label cannot be used: those of the source, `labels` has their
+    names. `needs_location`: also reject series whose location on the globe is unknown. Raises errors of the infrastructure, and
+    bugs.
     """
     jobs = _jobs(scenes, sensors)
     with tqdm(desc="plan", unit="series") as bar:
         while some := list(islice(jobs, JOBS_AT_ONCE)):
-            for found in _in_order(map_local(partial(_survey_job, archive, sensors, needs_location), some, workers), some):
+            work = partial(_survey_job, archive, sensors, labels, needs_location)
+            for found in _in_order(map_jobs(work, some), some):
                 bar.update(len(found))
                 for text in (text for surveyed in found if isinstance(surveyed, Surveyed) for text in surveyed.notes):
                     note(text)
@@ -74,56 +83,114 @@ def survey(
 
 @dataclass(frozen=True)
 class _Job:
-    """A job of a worker: a scene, or some files of one of its sources, numbered from `first`."""
+    """A job of a worker: some scenes, or some files of a source of one scene, numbered from `first`.
 
-    folder: AnyPath
+    `problem`: why the files cannot be listed.
+    """
+
+    folders: tuple[AnyPath, ...]
     source: str | None = None
     first: int = 0
     files: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 def _jobs(scenes: Sequence[Scene], sensors: Mapping[str, Sensor]) -> Iterator[_Job]:
     """Yield the jobs of one scene after another; the files of a collection are listed lazily."""
+    some: list[AnyPath] = []
     for scene in scenes:
         sources = sorted(set(scene.sources) & set(sensors))
-        if not all(is_file_collection(scene, source) for source in sources):
-            yield _Job(scene.folder)
-        for source in sources:
-            if is_file_collection(scene, source):
-                files, first = sample_files(scene, source), 0
-                while some := tuple(islice(files, FILES_PER_JOB)):
-                    yield _Job(scene.folder, source, first, some)
-                    first += len(some)
+        collections = [source for source in sources if is_file_collection(scene, source)]
+        if len(collections) < len(sources):
+            some.append(scene.folder)
+        if some and (collections or len(some) == SCENES_PER_JOB):
+            yield _Job(tuple(some))
+            some = []
+        for source in collections:
+            yield from _jobs_of_files(scene, source)
+    if some:
+        yield _Job(tuple(some))
 
 
-def _survey_job(archive: AnyPath, sensors: Mapping[str, Sensor], needs_location: bool, job: _Job) -> list[Surveyed | Rejection]:
+def _jobs_of_files(scene: Scene, source: str) -> Iterator[_Job]:
+    files, first = sample_files(scene, source), 0
+    try:
+        while some := tuple(islice(files, FILES_PER_JOB)):
+            yield _Job((scene.folder,), source, first, some)
+            first += len(some)
+    except Exception as error:
+        if not _is_about(scene, error):
+            raise
+        yield _Job((scene.folder,), source, first, problem=portable_text(error, scene.folder))
+
+
+def _survey_job(
+    archive: AnyPath, sensors: Mapping[str, Sensor], labels: Mapping[str, str], needs_location: bool, job: _Job
+) -> list[Surveyed | Rejection]:
     """Open the series of one job in a worker."""
-    scene = _SceneSurvey(archive, load_scene(job.folder), sensors, needs_location)
     if job.source is None:
-        sources = sorted(set(scene.scene.sources) & set(sensors))
-        return [scene.series(source) for source in sources if not is_file_collection(scene.scene, source)]
+        scenes = (_SceneSurvey(archive, load_scene(folder), sensors, labels, needs_location) for folder in job.folders)
+        return [
+            scene.series(source)
+            for scene in scenes
+            for source in sorted(set(scene.scene.sources) & set(sensors))
+            if not is_file_collection(scene.scene, source)
+        ]
+    scene = _SceneSurvey(archive, load_scene(job.folders[0]), sensors, labels, needs_location)
+    if job.problem is not None:
+        return [scene.rejection(job.source, scene.scene.name, job.problem)]
     return [scene.file(job.source, number, file) for number, file in enumerate(job.files, job.first)]
 
 
 class _SceneSurvey:
     """Opens the series of one scene. Reads legend and map once for all files of a collection."""
 
-    def __init__(self, archive: AnyPath, scene: Scene, sensors: Mapping[str, Sensor], needs_location: bool) -> None:
+    def __init__(
+        self, archive: AnyPath, scene: Scene, sensors: Mapping[str, Sensor], labels: Mapping[str, str], needs_location: bool
+    ) -> None:
         self.scene = scene
-        self._sensors, self._needs_location = sensors, needs_location
+        self._archive, self._sensors, self._labels, self._needs_location = archive, sensors, labels, needs_location
         self._folder = relative_path(scene.folder, archive)
-        self._sha256 = scene_file_sha256(scene)
-        self._legend = None if scene.land_cover is None else load_legend(scene.land_cover.legend)
+        self._sha256 = scene_file_sha256(scene.folder)
+        self._legend: Legend | None = None
         self._map: LandCoverMap | None = None
-        if scene.land_cover is not None and self._legend is not None and scene.land_cover.rasters:
-            self._map = LandCoverMap(scene.land_cover, self._legend, str(scene.folder / SCENE_FILE))
+        self._problem: Exception | None = None  # of the land cover, the same for all series
+        try:
+            self._open_land_cover()
+        except Exception as error:
+            if not _is_about(scene, error):
+                raise
+            self._problem = error
 
-    def series(self, source: str, file: str | None = None, key_prefix: str | None = None) -> Surveyed:
-        """Open one source of the scene, or one of its files. Raises ValueError when it cannot be read."""
+    def series(self, source: str) -> Surveyed | Rejection:
+        """Open one source of the scene, or reject it with the reason why it cannot be read."""
+        return self._series(source, None, self.scene.name)
+
+    def file(self, source: str, number: int, file: str) -> Surveyed | Rejection:
+        """Open one file of a collection, or reject it with the reason why it cannot be read."""
+        return self._series(source, file, f"{self.scene.name}_{number:08d}")
+
+    def rejection(self, source: str, key_prefix: str, problem: str) -> Rejection:
+        """Reject a series of the scene."""
+        return Rejection(f"{source}-{key_prefix}", source, self.scene.name, CANNOT_BE_READ + problem)
+
+    def _series(self, source: str, file: str | None, key_prefix: str) -> Surveyed | Rejection:
+        try:
+            return self._opened(source, file, key_prefix)
+        except Exception as error:
+            if not _is_about(self.scene, error):
+                raise
+            text = portable_text(error, self.scene.folder).replace(f"{self._archive}/", "")
+            return self.rejection(source, key_prefix, text)
+
+    def _opened(self, source: str, file: str | None, key_prefix: str) -> Surveyed:
+        """Open a series. Raises ValueError when it cannot be read."""
+        if self._problem is not None:
+            raise ValueError(str(self._problem)) from self._problem
         with collected_notes() as notes, open_file_or_scene(self.scene, source, file, self._sensors) as reader:
             series = PlannedSeries(
                 scene=self.scene.name,
-                key_prefix=key_prefix or self.scene.name,
+                key_prefix=key_prefix,
                 folder=self._folder,
                 scene_file_sha256=self._sha256,
                 source=source,
@@ -133,6 +200,9 @@ class _SceneSurvey:
                 chunk=reader.chunk,
                 dates=tuple(reader.dates.astype(np.int64).tolist()),
             )
+        if source in self._labels:
+            with LabelRaster(self.scene, self._labels[source], series.grid):
+                pass  # opening it compares the grids
         cover, reason, years = self.scene.land_cover, None, None
         if cover is None:
             reason = NO_LAND_COVER
@@ -144,19 +214,32 @@ class _SceneSurvey:
             if file is None:
                 with self._map:
                     self._map.check(self.scene, series.grid)
-            years = None if cover.nearest_year else self._map.years
+            years = None if cover.nearest_year else self._map.years_within(series.grid)
         return Surveyed(series=series, split=self.scene.split, reason=reason, cover_years=years, notes=tuple(notes))
 
-    def file(self, source: str, number: int, file: str) -> Surveyed | Rejection:
-        """Open one file of a collection, or reject it with the reason why it cannot be read."""
-        key_prefix = f"{self.scene.name}_{number:08d}"
-        try:
-            return self.series(source, file, key_prefix)
-        except (ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
-                raise
-            reason = portable_text(error, self.scene.folder)
-            return Rejection(f"{source}-{key_prefix}", source, self.scene.name, f"cannot be read: {reason}")
+    def _open_land_cover(self) -> None:
+        """Read legend and map. Raises ValueError when the land cover of the scene cannot be used."""
+        cover = self.scene.land_cover
+        if cover is None:
+            return
+        if cover.quality is not None and cover.quality not in self.scene.sources:
+            raise ValueError(f"{SCENE_FILE}: land cover from the quality layer of {cover.quality!r}, which the scene lacks")
+        self._legend = load_legend(cover.legend)
+        if cover.rasters:
+            self._map = LandCoverMap(cover, self._legend, str(self.scene.folder / SCENE_FILE))
+
+
+def _is_about(scene: Scene, error: Exception) -> bool:
+    """Return True when an error is about the data of one scene, and rejects it.
+
+    Raises InfrastructureError when the scene itself is gone, as after a lost mount. Names the scene in a bug.
+    """
+    if not (is_data_error(error) or isinstance(error, FileNotFoundError)):
+        error.add_note(f"while reading scene {scene.folder}")
+        return False
+    if version_of(scene.folder / SCENE_FILE) is None:
+        raise InfrastructureError(f"{scene.folder / SCENE_FILE} is gone while the archive is read: {error}") from error
+    return True
 
 
 def _in_order(pairs: Iterable[tuple[Job, Result]], jobs: Sequence[Job]) -> Iterator[Result]:

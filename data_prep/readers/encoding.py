@@ -38,7 +38,7 @@ def cf_encoding(dtype: np.dtype, attributes: Mapping[str, Any], origin: str) -> 
     scale, offset = (_number(attributes, name, origin) for name in ("scale_factor", "add_offset"))
     if scale in (None, 1) and offset in (None, 0):
         scale = offset = None
-    return Encoding(dtype=dtype, nodata=_nodata(attributes), scale=scale, offset=offset)
+    return Encoding(dtype=dtype, nodata=_nodata(attributes, origin), scale=scale, offset=offset)
 
 
 def hdf_eos_encoding(dtype: np.dtype, attributes: Mapping[str, Any], origin: str) -> Encoding:
@@ -93,7 +93,7 @@ def check_quality(dtype: np.dtype, attributes: Mapping[str, Any], sensor: Sensor
     """Raises ValueError unless quality codes are integers, and the code that attributes state for no data is not a clear one."""
     if not np.issubdtype(dtype, np.integer):
         raise ValueError(f"{origin}: quality codes are stored as {dtype}; expected integers, never scaled or averaged")
-    nodata = _nodata(attributes)
+    nodata = _nodata(attributes, origin)
     if nodata is None or np.isnan(nodata):
         return
     if sensor.quality.clear(np.array([int(nodata)])).any():
@@ -104,12 +104,15 @@ def check_quality(dtype: np.dtype, attributes: Mapping[str, Any], sensor: Sensor
         )
 
 
-def _nodata(attributes: Mapping[str, Any]) -> float | None:
-    """The number for no data (CF Conventions); None where none is stated."""
+def _nodata(attributes: Mapping[str, Any], origin: str) -> float | None:
+    """The number for no data (CF Conventions); None where none is stated. Raises ValueError for anything but numbers."""
     nodata = attributes.get("_FillValue", attributes.get("missing_value"))
     if nodata is None or isinstance(nodata, str | bytes):  # Zarr version 3 may hold an encoded text
         return None
-    return float(np.ravel(nodata)[0])
+    try:
+        return float(np.ravel(nodata)[0])
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{origin}: _FillValue or missing_value is {nodata!r}; expected a number") from error
 
 
 def _number(attributes: Mapping[str, Any], name: str, origin: str) -> float | None:

@@ -39,6 +39,11 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def texts(values: Any) -> list[str]:
+    """A list or an attribute of texts, such as names of bands; a single value is a list of one."""
+    return [text(value) for value in np.ravel(values)]
+
+
 def crs_attribute(value: Any) -> int | str:
     """A coordinate reference system in the metadata of a file, as an EPSG number or as a text."""
     return int(value) if isinstance(value, int | np.integer) else text(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.rasters import SIDE_CARS, RasterOpener
-from common.storage import AnyPath, any_path
+from common.storage import AnyPath, any_path, raise_error
 
 
 class Folder:
@@ -38,7 +38,7 @@ class Folder:
     def files(self) -> list[str]:
         """Paths of all files in the folder and its subfolders, in ascending order. From now on, side-car files are known."""
         if isinstance(self._root, Path):
-            paths = (Path(parent, name) for parent, _, names in os.walk(self._root) for name in names)
+            paths = (Path(parent, name) for parent, _, names in os.walk(self._root, onerror=raise_error) for name in names)
             found = sorted(str(path.relative_to(self._root)) for path in paths)
         else:
             found = sorted(str(path.relative_to(self._root)) for path in self._root.walk_files())

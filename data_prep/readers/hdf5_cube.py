@@ -23,8 +23,8 @@ from data_prep.readers.cube_layers import (
     variable_of,
 )
 from data_prep.readers.encoding import check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_days, text
-from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, open_hdf5
+from data_prep.readers.file_metadata import crs_attribute, decode_days, text, texts
+from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, held_names, open_hdf5
 from data_prep.readers.offsets import Offset
 from data_prep.readers.radiometry import unobserved_code, unobserved_number
 
@@ -137,7 +137,7 @@ class Hdf5Cube(LayeredCube):
         names, where = bands if bands is not None else attribute(dataset, "bands"), dataset_name(dataset)
         if names is None:
             raise ValueError(f"{where}: has no attribute bands; name them in scene.yaml, `bands: [...]`")
-        names = [text(name) for name in names]
+        names = texts(names)
         chosen = bands_of_stack(names, dataset.shape[1], _band_attributes(dataset), self._sensor, self._origin, where)
         return self._reflectance_layer(dataset, bands=chosen)
 
@@ -169,7 +169,7 @@ class Hdf5Cube(LayeredCube):
                         f"{dataset_name(found)}: its axes are {_dimensions(found)}; expected time, y, x, so transpose it"
                     )
                 return found
-        held = sorted({key for file in self._files for key in file})
+        held = sorted({name for file in self._files for name in held_names(file)})
         raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")
 
     def _dates(self, dataset: h5py.Dataset) -> np.ndarray:
@@ -214,7 +214,7 @@ def stored_grid(dataset: h5py.Dataset, crs: str | int | None) -> Grid:
     if crs is None:
         raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
     x, y = (None if (found := _nearest(dataset, name)) is None else found[:] for name in ("x", "y"))
-    return stated_grid(attribute(dataset, "transform"), x, y, crs_attribute(crs), dataset.shape[-2:], origin)
+    return stated_grid({**dataset.file.attrs, **dataset.attrs}, x, y, crs_attribute(crs), dataset.shape[-2:], origin)
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:

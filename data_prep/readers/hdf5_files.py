@@ -93,6 +93,11 @@ def attribute(dataset: h5py.Dataset, name: str) -> Any:
     return dataset.attrs.get(name, dataset.file.attrs.get(name))
 
 
+def held_names(file: h5py.File) -> list[str]:
+    """Sorted names of what an HDF5 file holds, for messages; h5py gives names that are not text as bytes."""
+    return sorted(name.decode(errors="replace") if isinstance(name, bytes) else name for name in file)
+
+
 def dataset_name(dataset: h5py.Dataset) -> str:
     """The path of an HDF5 file and the name of a dataset in it, for messages."""
     return f"{dataset.file.filename}{dataset.name}"

@@ -16,9 +16,9 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
 from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_days, text
+from data_prep.readers.file_metadata import crs_attribute, decode_days, texts
 from data_prep.readers.georeference import check_pixel_size
-from data_prep.readers.hdf5_files import WrittenParts, attribute, open_hdf5
+from data_prep.readers.hdf5_files import WrittenParts, attribute, held_names, open_hdf5
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
 from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
 from data_prep.readers.same_day import ImageDays
@@ -80,7 +80,7 @@ class Hdf5Sample:
             in_file = check_encoding(cf_encoding(self._data.dtype, self._data.attrs, where), sensor, where)
             self._pixels = WrittenParts(self._data, unobserved_number(self._data.dtype, sensor, where))
             named = bands if bands is not None else attribute(self._data, "bands")
-            names = list(sensor.bands) if named is None else [text(name) for name in named]
+            names = list(sensor.bands) if named is None else texts(named)
             if len(names) != channels:
                 raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
             self._channels = band_positions(names, sensor, where)
@@ -129,7 +129,7 @@ class Hdf5Sample:
     def _find(self, name: str, ndim: int, shape: str) -> h5py.Dataset:
         found = self._file.get(name)
         if not isinstance(found, h5py.Dataset):
-            raise ValueError(f"{self._path}: no dataset {name!r} {shape}; it holds {sorted(self._file)}")
+            raise ValueError(f"{self._path}: no dataset {name!r} {shape}; it holds {held_names(self._file)}")
         if found.ndim != ndim:
             raise ValueError(f"{self._path}/{name}: has shape {found.shape}; expected {shape}")
         return found

@@ -16,6 +16,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from common.errors import MissingPackageError
 from common.grid import SAME_PLACE, Grid, corner_distance_px, grid_summary
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
@@ -227,7 +228,7 @@ class ModisHdf4:
             from pyhdf.error import HDF4Error
             from pyhdf.SD import SD, SDC
         except ImportError as error:
-            raise ValueError(
+            raise MissingPackageError(
                 "container modis_hdf4 reads HDF4 with pyhdf, which is not installed: pip install '.[modis]'; "
                 "or convert the files to GeoTIFF or Zarr"
             ) from error

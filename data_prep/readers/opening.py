@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from common.storage import AnyPath, joined
+from common.value_types import check_value
 from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import SeriesReader
@@ -116,7 +117,7 @@ def _pop_paths(options: dict[str, Any], folder: AnyPath, origin: str, several_al
 
 
 def _check_options(options: Mapping[str, Any], reader: Callable[..., SeriesReader], origin: str) -> None:
-    """Raises ValueError that names the valid options unless the reader knows all of `options`."""
+    """Raises ValueError that names the valid options unless the reader knows all of `options`, and their values fit its types."""
     parameters = inspect.signature(reader).parameters.values()
     known = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     unknown = sorted(set(options) - known)
@@ -124,6 +125,9 @@ def _check_options(options: Mapping[str, Any], reader: Callable[..., SeriesReade
         raise ValueError(
             f"{origin}: unknown options {unknown}; valid ones: container, path, bbox, compose, {', '.join(sorted(known))}"
         )
+    types = get_type_hints(reader.__init__)
+    for name, value in options.items():
+        check_value(value, types[name], f"{origin}: option {name}")
 
 
 def open_file_or_scene(scene: Scene, source: str, file: str | None, sensors: Mapping[str, Sensor]) -> SeriesReader:

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from common.grid import raster_grid
 from common.north_up import north_up
+from common.raster_masks import RasterMask
 from common.rasters import GDAL_SETTINGS
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
@@ -24,7 +25,6 @@ from data_prep.readers.folder import Folder
 from data_prep.readers.image_series import ImageSeries, OpenLayer
 from data_prep.readers.open_files import most_open_files
 from data_prep.readers.radiometry import unobserved_code, unobserved_number
-from data_prep.readers.raster_masks import RasterMask
 
 
 class RasterSeries(ImageSeries):

@@ -40,10 +40,11 @@ def read_nested(
     bottom = min(-(-(row + height) // factor) + margin, coarse.height)
     right = min(-(-(col + width) // factor) + margin, coarse.width)
     pixels = read(top, left, bottom - top, right - left)
-    rows, cols = np.arange(row, row + height), np.arange(col, col + width)
-    covering = pixels[..., (rows // factor - top)[:, None], cols // factor - left]
+    fine = pixels.repeat(factor, axis=-1).repeat(factor, axis=-2)  # several times as fast as indices
+    covering = fine[..., row - top * factor :, col - left * factor :][..., :height, :width]
     if bilinear_nodata is None:
         return covering
+    rows, cols = np.arange(row, row + height), np.arange(col, col + width)
     # Along each axis: the two coarse pixels whose centres enclose that of the fine pixel, each with its weight.
     total, weights = np.zeros(covering.shape), np.zeros(covering.shape)
     for r, weight_r in _enclosing(rows, factor, top, bottom):

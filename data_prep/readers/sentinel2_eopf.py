@@ -153,7 +153,7 @@ class Sentinel2Eopf(ImageSeries):
         key = f"{where.rpartition('/')[0]} {height} {width} {transform} {found.crs}"
         if key not in self._grids:
             x, y = (None if axis is None else axis.read((slice(None),)) for axis in (found.x, found.y))
-            self._grids[key] = stated_grid(transform, x, y, found.crs, (height, width), where)
+            self._grids[key] = stated_grid(found.attributes, x, y, found.crs, (height, width), where, "proj:transform")
         return self._grids[key]
 
 

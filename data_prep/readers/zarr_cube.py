@@ -193,15 +193,15 @@ class ZarrCube(LayeredCube):
     def _grid(self, stored: StoredArray) -> Grid:
         """The grid of an array as it is stored."""
         mapping = self._group.nearest(stored, text(stored.attributes.get("grid_mapping", "spatial_ref")))
-        crs = self._crs or self._group.nearest_attribute(stored, "crs")
+        attributes = self._group.nearest_attributes(stored)
+        crs = self._crs or attributes.get("crs")
         if crs is None and mapping is not None:
             crs = mapping.attributes.get("crs_wkt") or mapping.attributes.get("spatial_ref")
         if crs is None:
             raise ValueError(f"{self._path}: no coordinate reference system: no attribute crs; give `crs: EPSG:n` in scene.yaml")
-        transform = self._group.nearest_attribute(stored, "transform")
-        x, y = (self._pixel_centres(stored, self._names[axis], required=transform is None) for axis in ("x", "y"))
+        x, y = (self._pixel_centres(stored, self._names[axis], "transform" not in attributes) for axis in ("x", "y"))
         height, width = stored.array.shape[-2:]
-        return stated_grid(transform, x, y, crs_attribute(crs), (height, width), self._path)
+        return stated_grid(attributes, x, y, crs_attribute(crs), (height, width), self._path)
 
     def _pixel_centres(self, stored: StoredArray, name: str, required: bool) -> np.ndarray | None:
         return self._coordinate(stored, name) if required or self._group.nearest(stored, name) is not None else None

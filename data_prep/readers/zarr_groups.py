@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from common.errors import is_data_error
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.encoding import check_quality
 from data_prep.readers.radiometry import unobserved_code, unobserved_number
@@ -47,6 +48,8 @@ class StoredArray:
         try:
             return np.asarray(self.array.oindex[part])
         except (RuntimeError, ValueError, EOFError, zlib.error) as error:  # what the codecs raise
+            if not is_data_error(error):
+                raise
             raise ValueError(f"{self.where}: a chunk cannot be decoded, it is damaged or cut off: {error}") from error
 
     def filled_with(self, number: int) -> StoredArray:
@@ -81,6 +84,8 @@ class ZarrGroup:
         except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
             raise ValueError(f"{path}: no Zarr group there") from error
         except UNREADABLE_METADATA as error:
+            if not is_data_error(error):
+                raise
             raise ValueError(f"{path}: metadata of the group cannot be read: {error}") from error
 
     @property
@@ -92,6 +97,8 @@ class ZarrGroup:
         try:
             found = self._group.get(name)
         except UNREADABLE_METADATA as error:
+            if not is_data_error(error):
+                raise
             raise ValueError(f"{self.path}: metadata of {name} cannot be read: {error}") from error
         return StoredArray(found, self._store, f"{self.path}/{name}") if isinstance(found, zarr.Array) else None
 
@@ -115,10 +122,10 @@ class ZarrGroup:
         found = (self.find(f"{scope}/{name}" if scope else name) for scope in _scopes(stored))
         return next((array for array in found if array is not None), None)
 
-    def nearest_attribute(self, stored: StoredArray, name: str) -> Any:
-        """The attribute `name` of the group of an array, else of the groups around it; None where none has it."""
-        groups = (self._group[scope] if scope else self._group for scope in _scopes(stored))
-        return next((group.attrs[name] for group in groups if name in group.attrs), None)
+    def nearest_attributes(self, stored: StoredArray) -> dict[str, Any]:
+        """Attributes of the group of an array, and of the groups around it, of which the nearest counts."""
+        groups = (self._group[scope] if scope else self._group for scope in reversed(_scopes(stored)))
+        return {name: value for group in groups for name, value in group.attrs.items()}
 
     def close(self) -> None:
         self._store.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import is_infrastructure_error
+from common.errors import is_data_error
 from data_prep.archive.sensor import Sensor
 from data_prep.plan.chunk_groups import chunk_group_shape
 from data_prep.plan.plan import PlannedSample
@@ -115,7 +115,7 @@ class ChunkReader:
         try:
             series = self._reader.read(group.top, group.left, height, width, slice(group.start, group.stop))
         except Exception as error:
-            if is_infrastructure_error(error):
+            if not is_data_error(error):
                 raise
         self._held[key] = series
         return series

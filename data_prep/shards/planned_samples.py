@@ -1,7 +1,8 @@
 """Reads planned samples from the archive.
 
-Three kinds of errors are kept apart. Transient errors are tried again. Errors of the infrastructure are raised and never become
-part of a corpus. Errors in a sample's data reject this sample only, with the traceback of the error.
+Four kinds of errors are kept apart. Transient errors are tried again. Errors of the infrastructure are raised and never become
+part of a corpus. Errors in a sample's data reject this sample only, with the traceback of the error. Bugs of this code are raised
+with the key of the sample.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from common.errors import is_infrastructure_error, portable_text, portable_traceback
+from common.errors import is_data_error, portable_text, portable_traceback
 from common.retries import retried
 from common.storage import AnyPath
 from data_prep.archive.scene import Scene
@@ -21,7 +22,7 @@ from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.opening import open_land_cover
 from data_prep.landcover.sample_map import MapLayout, counts_and_map
-from data_prep.plan.plan import Plan, PlannedSample, Rejection
+from data_prep.plan.plan import CANNOT_BE_READ, Plan, PlannedSample, Rejection
 from data_prep.plan.planned_reader import load_planned_scene, open_planned_reader
 from data_prep.shards.chunk_reader import ChunkReader
 from data_prep.shards.sample import Sample
@@ -83,9 +84,10 @@ class _OpenSeries:
         try:
             return self._sample(planned)
         except Exception as error:  # codecs raise errors of all kinds for damaged chunks
-            if is_infrastructure_error(error):
+            if not is_data_error(error):
+                error.add_note(f"while reading sample {planned.key} of scene {planned.scene}")
                 raise
-            reason = "cannot be read: " + portable_text(error, self.scene.folder)
+            reason = CANNOT_BE_READ + portable_text(error, self.scene.folder)
             return Failure(_reject(planned, reason), portable_traceback(error, self.scene.folder))
 
     def _sample(self, planned: PlannedSample) -> Sample | Rejection:

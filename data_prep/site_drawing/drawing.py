@@ -8,14 +8,16 @@ no area and no class dominates, however much of the map is forest or sea.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import dist
 
 import numpy as np
 
+from data_prep.landcover.band_years import years_in_words
 from data_prep.landcover.legend import Legend, load_legend
-from data_prep.landcover.maps import Tile, map_tiles
+from data_prep.landcover.maps import Tile, map_tiles, map_years
 from data_prep.plan.splits import EARTH_RADIUS_KM, IN_BUFFER, EqualAreaCells
 from data_prep.site_drawing.map_pixels import MapPixels, concatenate, pixel_draws, read_map_pixels
 from data_prep.site_drawing.settings import SiteSettings
@@ -44,10 +46,10 @@ class DrawnSites:
 def draw(settings: SiteSettings) -> DrawnSites:
     """Draw sites. Raises ValueError for unknown classes, for maps that cannot be read, and when there is no site to draw."""
     legend = load_legend(settings.legend)
-    tiles, band = _tiles_and_band(settings)
+    tiles = _tiles_and_bands(settings)
     cells = EqualAreaCells(side_km=settings.cell_km)
     blocks = settings.split.spatial_blocks()
-    pixels, area_km2 = _candidates(settings, legend, tiles, band, cells)
+    pixels, area_km2 = _candidates(settings, legend, tiles, cells)
     splits = np.zeros(len(pixels), np.int8) if blocks is None else blocks.of_places(pixels.lon, pixels.lat)
     pixels, splits = pixels.take(splits != IN_BUFFER), splits[splits != IN_BUFFER]
     chosen = _choose(pixels, cells.of_places(pixels.lon, pixels.lat), settings.count, settings.min_distance_km, settings.seed)
@@ -59,20 +61,22 @@ def draw(settings: SiteSettings) -> DrawnSites:
     )
 
 
-def _tiles_and_band(settings: SiteSettings) -> tuple[tuple[Tile, ...], int]:
-    """The rasters of the map, and the band of its year. Raises ValueError when the map does not have the year."""
-    tiles, years = map_tiles(settings.map, "land_cover")
-    year = settings.year
-    if year is None:
-        return tiles, 1
-    if years is None or not years[0] <= year <= years[1]:
-        held = "no years: give first_year" if years is None else f"the years {years[0]} to {years[1]}"
-        raise ValueError(f"year is {year}; the land-cover map has {held}")
-    return tiles, year - years[0] + 1
+def _tiles_and_bands(settings: SiteSettings) -> list[tuple[Tile, int]]:
+    """The rasters of the map that hold the year, each with its band. Raises ValueError when none does."""
+    tiles = map_tiles(settings.map, "land_cover")
+    years, year = map_years(tiles), settings.year
+    if years is None:
+        if year is not None:
+            raise ValueError(f"year is {year}; the land-cover map has no years: give band_years or first_year")
+        return [(tile, 1) for tile in tiles]
+    year = years[0] if year is None else year
+    if year not in years:
+        raise ValueError(f"year is {year}; the land-cover map has the years {years_in_words(years)}")
+    return [(tile, band) for tile in tiles if (band := tile.band_of(year)) is not None]
 
 
 def _candidates(
-    settings: SiteSettings, legend: Legend, tiles: tuple[Tile, ...], band: int, cells: EqualAreaCells
+    settings: SiteSettings, legend: Legend, tiles: Sequence[tuple[Tile, int]], cells: EqualAreaCells
 ) -> tuple[MapPixels, np.ndarray]:
     """The candidates of the wanted classes, and the mapped area of each class of the legend in square kilometres."""
     unknown = sorted(set(settings.classes or ()) - set(legend.classes))
@@ -81,7 +85,7 @@ def _candidates(
     wanted = np.array([settings.classes is None or name in settings.classes for name in legend.classes])
     area_km2 = np.zeros(len(legend.classes))
     candidates = Candidates(settings.count, len(legend.classes))
-    for number, tile in enumerate(tiles):
+    for number, (tile, band) in enumerate(tiles):
         for pixels in read_map_pixels(tile, number, band, settings.step, legend, settings.seed):
             area_km2 += np.bincount(pixels.label, pixels.area_km2, len(area_km2))
             pixels = pixels.take(wanted[pixels.label])

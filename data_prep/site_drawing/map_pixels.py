@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from common.crs import crs_text
 from common.grid import Grid
+from common.raster_masks import RasterMask
 from common.rasters import opened_raster
 from data_prep.landcover.legend import Legend
-from data_prep.landcover.maps import Tile
+from data_prep.landcover.maps import Tile, stored_codes
 from data_prep.plan.splits import EARTH_RADIUS_KM
 
 WINDOW_PIXELS = 2_000_000  # pixels of the map that are read at a time
@@ -60,9 +61,10 @@ def read_map_pixels(tile: Tile, number: int, band: int, step: int, legend: Legen
     label_of = np.array([legend.classes.index(group) for group in legend.groups])
     with opened_raster(tile.path) as raster:
         crs = crs_text(str(raster.crs), str(tile.path))
+        mask = RasterMask.of(raster)
         grid = Grid(crs=crs, transform=raster.transform, height=raster.height, width=raster.width)
         for window in tqdm(list(_windows(raster)), desc=tile.path.name, unit="window"):
-            codes = raster.read(band, window=window)
+            codes = stored_codes(raster, mask, band, window, legend.fill[0])
             try:
                 legend.count(codes)
             except ValueError as error:

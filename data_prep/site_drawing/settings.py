@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.storage import AnyPath
-from data_prep.archive.scene import LandCover
+from data_prep.archive.scene import LandCover, stated_band_years
 from data_prep.plan.splits import SplitConfig
 
 
@@ -24,8 +24,10 @@ class SiteSettings:
         min_distance_km: smallest distance between two sites in kilometres.
         classes: draw only sites of these classes; default: all classes of the legend.
         step: use only every step-th pixel of every step-th row.
-        first_year: year of the first band of the map, when it has one band per year.
-        year: year of the map to draw from, with first_year; default: its first band.
+        first_year: year of the first band of each raster, when it has one band per year.
+        band_years: years of bands by number of bands or pattern of file names, where the files do not state them
+            (--band_years.23 2000-2022).
+        year: year of the map to draw from; default: its first year.
         years: give each site one of these years, in turn.
         split: give each site a split by location, with the same spatial blocks as shard.py.
         seed: seed of the draw of the sites.
@@ -40,6 +42,7 @@ class SiteSettings:
     classes: list[str] | None = None
     step: int = 1
     first_year: int | None = None
+    band_years: dict[str, list[int] | str] | None = None
     year: int | None = None
     years: list[int] | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -52,6 +55,9 @@ class SiteSettings:
             numbers = f"{self.count}, {self.step} and {self.min_distance_km}"
             raise ValueError(f"count and step must be at least 1 and min_distance_km at least 0; got {numbers}")
 
+        if self.first_year is not None and self.band_years:
+            raise ValueError("first_year and band_years both state the years of bands; give one of them")
+
     @property
     def rasters(self) -> tuple[AnyPath, ...]:
         """The rasters of the map, and folders of rasters."""
@@ -60,4 +66,5 @@ class SiteSettings:
     @property
     def map(self) -> LandCover:
         """The map to draw from."""
-        return LandCover(legend=self.legend, rasters=self.rasters, first_year=self.first_year)
+        band_years = stated_band_years(self.band_years or {}, "band_years")
+        return LandCover(legend=self.legend, rasters=self.rasters, first_year=self.first_year, band_years=band_years)

@@ -21,7 +21,9 @@ class LandCoverSettings:
     Attributes:
         raster: classified map in any CRS: rasters and folders of rasters.
         legend: name of a built-in legend, or path of a YAML file.
-        first_year: year of the first band, for a map with one band per year.
+        first_year: year of the first band of each raster, for a map with one band per year.
+        band_years: years of bands by number of bands or pattern of file names, where the files do not state them
+            (--land_cover.band_years.23 2000-2022).
         nearest_year: samples of years that the map lacks use the nearest year.
         quality: source whose quality layer is counted over the year, instead of a map.
     """
@@ -29,6 +31,7 @@ class LandCoverSettings:
     raster: list[str] | None = None
     legend: str = "glc_fcs30d"
     first_year: int | None = None
+    band_years: dict[str, list[int] | str] | None = None
     nearest_year: bool = False
     quality: str | None = None
 
@@ -41,7 +44,7 @@ class LandCoverSettings:
         legend = _absolute(self.legend) if self.legend.endswith(".yaml") else self.legend
         if self.raster is None:
             return {"quality": self.quality, "legend": legend}
-        years = {"first_year": self.first_year, "nearest_year": self.nearest_year or None}
+        years = {"first_year": self.first_year, "band_years": self.band_years, "nearest_year": self.nearest_year or None}
         return {
             "raster": [_absolute(path) for path in self.raster],
             "legend": legend,

@@ -114,7 +114,7 @@ class SceneData:
 
 
 def scenes_by_split(folder: AnyPath) -> dict[str, list[Scene]]:
-    """The scenes of each split. Raises ValueError if a split is empty."""
+    """The scenes of each split. Raises ValueError if a split is empty, and for any scene.yaml that cannot be read."""
     scenes = find_scenes(folder)
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
     empty = [split for split in SPLITS if not splits[split]]

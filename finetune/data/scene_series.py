@@ -221,7 +221,7 @@ def read_classes(series: SceneSeries) -> np.ndarray:
     """The label of a series' scene as class indices, int8 (H, W) on the map's grid, `IGNORE` where not labelled."""
     label = series.scene.labels[series.task.label]
     with Raster(label.path, "label raster") as raster:
-        return series.task.class_indices(raster.read(), label).astype(np.int8)
+        return series.task.class_indices(raster.read(label.nodata), label).astype(np.int8)
 
 
 def with_equal_scales(series: list[SceneSeries]) -> list[SceneSeries]:

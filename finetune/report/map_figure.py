@@ -143,7 +143,7 @@ def preview_label(series: SceneSeries) -> np.ndarray | None:
     with Raster(label.path, "label raster") as raster:
         if raster.grid.shape != series.grid.shape or corner_distance_px(raster.grid, series.grid) > TOLERANCE:
             return None
-        return series.task.class_indices(raster.read(*preview_window(*series.grid.shape)), label)
+        return series.task.class_indices(raster.read(label.nodata, *preview_window(*series.grid.shape)), label)
 
 
 def preview_window(height: int, width: int) -> tuple[int, int, int, int]:

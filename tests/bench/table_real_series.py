@@ -30,7 +30,7 @@ import yaml  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from data_prep.archive.scene import SCENE_FILE  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
-from data_prep.readers.file_metadata import decode_dates, text  # noqa: E402
+from data_prep.readers.file_metadata import decode_days, text  # noqa: E402
 from finetune.data.hdf5_samples import LISTS  # noqa: E402
 from launch.steps import PYTHON, pretraining, run_steps  # noqa: E402
 
@@ -155,7 +155,7 @@ def _lay_out_patch(data: Path, folder: Path) -> None:
     fine, coarse, labels = (next(data.glob(pattern)) for pattern in ("*S2_L2A_10m*.nc", "*S2_L2A_20m*.nc", "*OUTPUT_POLY*.nc"))
     with h5py.File(fine) as file10, h5py.File(coarse) as file20, h5py.File(labels) as label_file:
         axis = file10["timestamp"]
-        dates = decode_dates(axis[()], axis.attrs, str(fine))
+        dates = decode_days(axis[()], axis.attrs, str(fine))
         planes = [file10[band][()] if band in file10 else _twice(file20[band][()]) for band in sensor.bands]
         pixels, quality, codes = np.stack(planes, axis=1), _twice(file20["SCL"][()]), label_file["CT"][()]
         assert text(label_file["CT"].attrs["crs"]) == text(file10["B02"].attrs["crs"])

@@ -1,12 +1,18 @@
-"""Which errors are transient."""
+"""Which errors are transient, of the infrastructure, about the data, or bugs."""
 
 from __future__ import annotations
 
 import errno
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
+import rasterio
 
-from common.errors import http_status, is_infrastructure_error, is_refused, is_transient
+from common.errors import MissingPackageError, http_status, is_data_error, is_infrastructure_error, is_refused, is_transient
 
 
 class ServerDisconnectedError(Exception):
@@ -86,3 +92,46 @@ def test_what_network_libraries_say(error: Exception, kind: str) -> None:
 
 def test_a_refusal_is_no_damaged_sample() -> None:
     assert is_infrastructure_error(PermissionError("Forbidden"))
+
+
+def raised_by(work: Callable[[], Any]) -> Exception:
+    """The error that a call raises, with its traceback."""
+    try:
+        work()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("damage", [b"", b"not HDF5 at all", b"\x89HDF\r\n\x1a\n" + bytes(200)])
+def test_what_libraries_raise_for_damaged_files_is_about_the_data(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "a").write_bytes(damage)
+    for work in (lambda: h5py.File(tmp_path / "a", "r"), lambda: rasterio.open(tmp_path / "a"), lambda: zlib.decompress(damage)):
+        error = raised_by(work)
+        assert is_data_error(error), repr(error)
+
+
+def test_a_key_error_of_a_format_library_is_about_the_data(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        error = raised_by(lambda: file["none"])
+        assert isinstance(error, KeyError)
+        assert is_data_error(error)
+    assert not is_data_error(raised_by(lambda: {}["none"])), "in this code it is a bug"
+
+
+@pytest.mark.parametrize(
+    "bug", [TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, AssertionError, NotImplementedError, RuntimeError]
+)
+def test_a_bug_is_neither_about_the_data_nor_of_the_infrastructure(bug: type[Exception]) -> None:
+    def fail() -> None:
+        raise bug("no")
+
+    error = raised_by(fail)
+    assert (is_data_error(error), is_infrastructure_error(error)) == (False, False)
+
+
+def test_a_package_that_is_missing_rejects_nothing() -> None:
+    assert not is_data_error(MissingPackageError("pip install '.[modis]'"))
+    assert not is_data_error(MemoryError())
+    assert not is_data_error(OSError(errno.EIO, "lost"))
+    assert is_data_error(OSError("Unable to synchronously open file (attempting I/O in temporary file space)"))  # of HDF5

@@ -182,7 +182,7 @@ def run_to_exit(*arguments: Any) -> int:
         ({"legend": "mcd12q1"}, "land cover holds codes .* is it the right legend"),
         ({"classes": ["bare"]}, "no site to draw"),
         ({"land_cover": Path("none.tif")}, "none.tif does not exist"),
-        ({"year": 2003}, "no years: give first_year"),
+        ({"year": 2003}, "no years: give band_years or first_year"),
         ({"split": SplitConfig(buffer_km=3.0)}, "only with block_km"),
     ],
 )

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import yaml
 import zarr
 
 from common.command_line import parse
+from common.executors import map_local
 from common.exit_codes import INFRASTRUCTURE
 from common.json_files import json_bytes
 from data_prep.archive.scene import load_scene
@@ -176,7 +178,7 @@ def test_plan_is_frozen_hashed_and_reads_no_pixels(
 
     monkeypatch.setattr(ZarrCube, "read", no_pixels)
     settings = PlanSettings(chip_px={"sentinel2": 12, "modis": 4}, shard_mb=0.1)
-    plan = make_plan(archive[0], tmp_path / "again", settings, workers=2)
+    plan = make_plan(archive[0], tmp_path / "again", settings, partial(map_local, workers=2))
     for name in (PLAN, *TABLES.values()):
         assert (tmp_path / "again" / name).read_bytes() == (corpus / name).read_bytes()
     assert load_plan(corpus).hash == plan.hash == make_plan(archive[0], corpus, settings).hash

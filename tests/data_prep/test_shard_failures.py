@@ -27,6 +27,7 @@ from common.exit_codes import INFRASTRUCTURE, STOPPED
 from common.progress import PROGRESS
 from data_prep.corpus import corpus_writer
 from data_prep.corpus.dataset import load_corpus
+from data_prep.plan import planned_reader
 from data_prep.plan.plan import load_plan
 from data_prep.readers.zarr_cube import ZarrCube
 from data_prep.shards.shard_writer import write_sweep
@@ -386,3 +387,29 @@ def test_progress_of_a_run_is_in_the_corpus(scenes: Path, tmp_path: Path) -> Non
     assert {(row["stage"], row["done"], row["total"]) for row in rows} >= {("write", 10, 10), ("verify", 10, 10)}
     read = [row["bytes"] for row in rows if row["stage"] == "verify"]
     assert read[-1] == sum(shard.bytes for shard in load_corpus(tmp_path / "corpus").shards)
+
+
+def test_a_job_of_an_array_opens_no_scene_but_those_it_writes(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 100,000 scenes each of 100 jobs would parse them all; a scene that changed is noticed by the job that reads it."""
+    own = tmp_path / "scenes"
+    shutil.copytree(scenes, own)
+    arguments = ("--input", own, "--output", tmp_path / "corpus", *ARGUMENTS)
+    assert run_shard(*arguments, "--plan_only", "true") == 0
+    plan = load_plan(tmp_path / "corpus")
+    of_delta, of_coast = (plan.names.index(f"sentinel2-{split}-000000") for split in ("train", "test"))
+    opened = []
+    load = planned_reader.load_scene
+    monkeypatch.setattr(planned_reader, "load_scene", lambda folder: opened.append(folder.name) or load(folder))
+    monkeypatch.setattr("data_prep.plan.build.scan_archive", None)
+    assert run_shard(*arguments, "--shards", f"{of_coast}") == 0
+    assert opened == ["coast"]
+    with (own / "delta" / "scene.yaml").open("a") as file:
+        file.write("# changed\n")
+    assert run_shard(*arguments, "--shards", f"{of_delta}") == 1
+    assert "delta/scene.yaml changed since the corpus was planned" in capsys.readouterr().out
+    for option in (("--min_frames", "3"), ("--shard_mb", "7"), ("--chip_px.modis", "8"), ("--sources", "modis")):
+        assert run_shard(*arguments, *option, "--shards", "0") == 2
+        name = option[0].removeprefix("--").partition(".")[0]
+        assert f"holds a corpus of another plan: other {name}" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from dataclasses import replace
@@ -17,6 +18,8 @@ import yaml
 
 from data_prep.archive.scene import load_scene
 from data_prep.corpus.dataset import load_corpus
+from data_prep.plan.build import make_plan
+from data_prep.plan.settings import PlanSettings
 from data_prep.shard import ShardConfig, shard
 from data_prep.shards.tar_format import LABEL, MEMBERS
 from data_prep.verify import verify
@@ -177,17 +180,35 @@ def no_raster(scenes: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
+    ("spoil", "scene", "reason"),
+    [
+        (no_label, "b", "scene b has no label 'crop_type'; it has none"),
+        (other_place, "b", r"its pixels \(.* of 30 from \(500050, .* are not those of the images \(.* from \(500040"),
+        (other_pixels, "b", r"its pixels \(240 x 240 px of 10 from .* labels are not resampled"),
+        (no_raster, "c", "crop_type.tif: cannot be read"),
+    ],
+)
+def test_a_label_that_does_not_fit_rejects_the_series_of_its_scene(
+    corpora: tuple[Path, Path, Path], tmp_path: Path, spoil: Any, scene: str, reason: str
+) -> None:
+    scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))
+    settings = PlanSettings(sources=("landsat",), chip_px={"landsat": CHIP}, labels=spoil(scenes))
+    plan = make_plan(scenes, tmp_path / "corpus", settings)
+    (rejected,) = plan.rejected()
+    assert (rejected.key, rejected.scene, rejected.source) == (f"landsat-{scene}", scene, "landsat")
+    assert re.search(rf"cannot be read: scene\.yaml, label crop_type: .*{reason}", rejected.reason), rejected.reason
+    assert scene not in {sample.scene for shard in plan.shards() for sample in shard.samples}
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (no_label, "scene b has no label 'crop_type'; it has none"),
         (other_codes, "of scene b has the codes .*; that of a .* samples of one corpus need the same"),
-        (other_place, r"label crop_type: its pixels \(.* of 30 from \(500050, .* are not those of the images \(.* from \(500040"),
-        (other_pixels, r"its pixels \(240 x 240 px of 10 from .* labels are not resampled"),
-        (no_raster, "crop_type.tif: cannot be read"),
+        (lambda _: {"landsat": "crop"}, r"--label.landsat crop: no scene with landsat has this label; they have \['crop_type'"),
         (lambda _: {"modis": "crop_type"}, r"--label names the sources \['modis'\]; this corpus has \['landsat'\]"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused_before_anything_is_written(
+def test_labels_that_fit_no_corpus_are_refused_before_anything_is_written(
     corpora: tuple[Path, Path, Path], tmp_path: Path, spoil: Any, message: str
 ) -> None:
     scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))

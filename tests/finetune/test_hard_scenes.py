@@ -169,7 +169,7 @@ def test_a_task_that_is_no_yaml(scenes: Path, tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "task.yaml").write_text("name: [rice")
     arguments = [*SETTINGS, "--task", tmp_path / "task.yaml", "--data", scenes, "--output", tmp_path / "run"]
     assert exit_code(run_arguments, *arguments) == 2
-    assert "task.yaml is no YAML" in capsys.readouterr().err
+    assert "task.yaml is not YAML" in capsys.readouterr().err
 
 
 def test_a_list_of_classes_that_the_labels_do_not_fit(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import webdataset
 import yaml
 
+from common.executors import map_local
 from common.storage import RemotePath
 from data_prep.archive.sample_files import sample_files
 from data_prep.archive.scene import load_scene
@@ -214,7 +216,7 @@ def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
     monkeypatch.setattr(survey, "FILES_PER_JOB", 2)
     monkeypatch.setattr(survey, "JOBS_AT_ONCE", 2)
     settings = PlanSettings(chip_px=SIDES, shard_mb=0.2)
-    assert make_plan(folder / "scenes", folder / "other", settings, workers=2).hash == plan.hash
+    assert make_plan(folder / "scenes", folder / "other", settings, partial(map_local, workers=2)).hash == plan.hash
 
 
 @pytest.mark.parametrize(

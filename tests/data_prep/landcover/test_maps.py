@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from affine import Affine
+from rasterio.enums import ColorInterp
 from rasterio.warp import transform
+from rasterio.windows import Window
 
 from common.grid import Grid
+from common.rasters import Raster
+from common.storage import any_path
 from data_prep.archive.scene import LandCover, load_scene
 from data_prep.landcover.legend import load_legend
-from data_prep.landcover.maps import LandCoverMap
+from data_prep.landcover.maps import LandCoverMap, map_tiles
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
 from data_prep.plan.settings import PlanSettings
+from data_prep.site_drawing.map_pixels import read_map_pixels
 from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
 from tests.support.land_cover_maps import MAP_STEP, write_map
 from tests.support.series import SENSORS
 from tests.support.sharding import write_shard
+from tests.support.web_server import web_server
 
 LEGEND = load_legend("glc_fcs30d")
 UTM = Grid(crs=CRS, transform=Affine(10, 0, WEST, 0, -10, NORTH), height=64, width=64)
@@ -132,15 +141,179 @@ def test_over_the_antimeridian(tmp_path: Path) -> None:
 def test_years_choose_bands(tmp_path: Path) -> None:
     codes = np.stack([np.full((64, 64), code) for code in CODES])
     write_map(tmp_path / "map.tif", codes, (WEST, NORTH), step=10, crs=CRS)
+    years = (1998, 2000, 2003, 2004, 2021)
+    with open_map(tmp_path / "map.tif", first_year=2000, nearest_year=True) as land_cover:
+        assert land_cover.years == (2000, 2001, 2002, 2003, 2004)
+        assert codes_of_years(land_cover, *years) == [{CODES[0]}, {CODES[0]}, {CODES[3]}, {CODES[4]}, {CODES[4]}]
     with open_map(tmp_path / "map.tif", first_year=2000) as land_cover:
-        assert land_cover.years == (2000, 2004)
-        found = [int(np.unique(land_cover.read(UTM, year))[0]) for year in (1998, 2000, 2003, 2004, 2021)]
-    assert found == [CODES[0], CODES[0], CODES[3], CODES[4], CODES[4]]
-    with pytest.raises(ValueError, match=r"map\.tif has 5 bands; if they are years, say which"):
+        assert codes_of_years(land_cover, *years) == [{0}, {CODES[0]}, {CODES[3]}, {CODES[4]}, {0}]
+    with pytest.raises(ValueError, match=r"map\.tif has 5 bands; if they are years, state the years .*band_years: \{3: "):
         open_map(tmp_path / "map.tif")
-    write_map(tmp_path / "other.tif", codes[:2], (WEST, NORTH), step=10, crs=CRS)
-    with pytest.raises(ValueError, match=r"\[2, 5\] bands; expected the same number"):
-        open_map(tmp_path, first_year=2000)
+
+
+def codes_of_years(land_cover: LandCoverMap, *years: int) -> list[set[int]]:
+    """The codes at the upper left pixels of UTM in each year."""
+    return [set(np.unique(land_cover.read(UTM.window(0, 0, 8, 8), year)).tolist()) for year in years]
+
+
+FIVE_YEARS, ANNUAL = (1985, 1990, 1995), tuple(range(2000, 2023))
+RELEASED = [  # names of both files of a tile as they were released
+    ("GLC_FCS30D_19851995_5years_E110N30.tif", "GLC_FCS30D_20002022_E110N30.tif"),
+    ("GLC_FCS30D_19851995_E110N30_5years_V1.1.tif", "GLC_FCS30D_20002022_E110N30_Annual_V1.1.tif"),
+]
+STATED = ((3, FIVE_YEARS), (23, ANNUAL))
+
+
+def write_tile(folder: Path, names: tuple[str, str], descriptions: bool = False) -> None:
+    """Both files of a tile of GLC_FCS30D: the code of a year is 10 for 1985, 11 for 1990, ..., 12 + the number of the year."""
+    folder.mkdir(parents=True)
+    for name, years in zip(names, (FIVE_YEARS, ANNUAL), strict=True):
+        codes = np.array([code_of_year(year) for year in years])[:, None, None] * np.ones((1, 64, 64), int)
+        write_map(folder / name, codes, (WEST, NORTH), step=10, crs=CRS)
+        if descriptions:
+            with rasterio.open(folder / name, "r+") as raster:
+                raster.descriptions = [f"lc_{year}" for year in years]
+
+
+def code_of_year(year: int) -> int:
+    return LEGEND.codes[(*FIVE_YEARS, *ANNUAL).index(year)]
+
+
+@pytest.mark.parametrize(
+    ("names", "stated", "descriptions"),
+    [
+        (RELEASED[0], (), False),
+        (RELEASED[1], (), False),
+        (("a.tif", "b.tif"), (), True),
+        (("a.tif", "b.tif"), STATED, False),
+        (("GLC_FCS30D_19852000_E110N30_5years_V1.1.tif", RELEASED[1][1]), STATED, False),
+        (("a.tif", "b.tif"), (("a*", FIVE_YEARS), ("b*", ANNUAL)), False),
+    ],
+)
+def test_two_files_of_a_tile_are_one_map_of_their_years(tmp_path: Path, names: Any, stated: Any, descriptions: bool) -> None:
+    write_tile(tmp_path / "glc", names, descriptions)
+    with open_map(tmp_path / "glc", band_years=stated) as land_cover:
+        assert land_cover.years == land_cover.years_within(UTM) == (*FIVE_YEARS, *ANNUAL)
+        found = codes_of_years(land_cover, 1985, 1990, 1995, 1998, 2000, 2022, 2023)
+    assert found == [{code_of_year(year)} if year else {0} for year in (1985, 1990, 1995, None, 2000, 2022, None)]
+    with open_map(tmp_path / "glc", band_years=stated, nearest_year=True) as land_cover:
+        found = codes_of_years(land_cover, 1972, 1987, 1988, 1997, 1998, 2030)
+    assert found == [{code_of_year(year)} for year in (1985, 1985, 1990, 1995, 2000, 2022)]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "descriptions", "message"),
+    [
+        (("a.tif", "b.tif"), {}, False, r"a\.tif has 3 bands; if they are years, state the years in `land_cover`"),
+        (("GLC_19852000_5years.tif", "b.tif"), {}, False, "3 bands, and its name says 1985 to 2000, which does not tell"),
+        (RELEASED[1], {"first_year": 2000}, False, "contradict each other: scene.yaml 2000 to 2002; its name 1985, 1990, 1995"),
+        (("19852000.tif", "b.tif"), {"first_year": 2000}, False, "would be of 2000 to 2002, but its name says 1985 to 2000"),
+        (RELEASED[0][::-1], {}, True, "its 23 bands would be of 2000 to 2022, but its name says 1985 to 1995"),
+        (("a.tif", "b.tif"), {"band_years": (("*", FIVE_YEARS),)}, False, r"b\.tif: has 23 bands, but band_years states 3 years"),
+        (("a.tif", "b.tif"), {"band_years": ((3, FIVE_YEARS), ("a*", (1, 2, 3)))}, False, r"keys \[3, 'a\*'\] .* other years"),
+        (
+            ("a_2000_2004.tif", "b.tif"),
+            {"band_years": STATED},
+            False,
+            "would be of 1985, 1990, 1995, but its name says 2000 to 2004",
+        ),
+    ],
+)
+def test_unknown_and_contradictory_years_are_refused(
+    tmp_path: Path, names: Any, options: dict[str, Any], descriptions: bool, message: str
+) -> None:
+    write_tile(tmp_path / "glc", names, descriptions)
+    with pytest.raises(ValueError, match=message):
+        open_map(tmp_path / "glc", **options)
+
+
+def test_rasters_with_and_without_years_are_no_map(tmp_path: Path) -> None:
+    write_tile(tmp_path / "glc", RELEASED[1])
+    write_map(tmp_path / "glc" / "other.tif", np.full((1, 64, 64), 10), (WEST, NORTH), step=10, crs=CRS)
+    with pytest.raises(ValueError, match=r"has years, but the year of .*other\.tif is not known; state"):
+        open_map(tmp_path / "glc")
+    with open_map(tmp_path / "glc", band_years=((1, (1979,)),)) as land_cover:
+        assert codes_of_years(land_cover, 1979, 1985) == [{10}, {code_of_year(1985)}]
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_samples_of_two_files_have_the_codes_of_their_year(tmp_path: Path, nearest: bool) -> None:
+    cube = make_cube(
+        SENSORS["sentinel2"], 12, np.concatenate([days(1995, 17), days(1998, 17), days(2021, 18)]), np.random.default_rng(0)
+    )
+    stated = {"raster": "glc", "legend": "glc_fcs30d", "band_years": {3: [1985, 1990, 1995], "*Annual*": "2000-2022"}}
+    land_cover = stated | ({"nearest_year": True} if nearest else {})
+    write_scene(tmp_path / "scenes" / "delta", {"sentinel2": cube}, {"sentinel2": 10.0}, land_cover=land_cover)
+    write_tile(tmp_path / "scenes" / "delta" / "glc", ("GLC_FCS30D_19852000_E110N30_5years_V1.1.tif", RELEASED[1][1]))
+    plan, (index,) = written(tmp_path)
+    seen = [
+        [code for code, count in zip(LEGEND.codes, sample["land_cover"], strict=True) if count] for sample in index["samples"]
+    ]
+    assert seen == [[code_of_year(year)] for year in ((1995, 2000, 2021) if nearest else (1995, 2021))]
+    said = "the land-cover map is of 1985, 1990, 1995, 2000 to 2022; take its nearest year with nearest_year"
+    assert [group.reason for group in plan.rejected_groups] == ([] if nearest else [said])
+
+
+@pytest.fixture
+def web() -> Iterator[Callable[[Path], str]]:
+    """A function that serves a folder and returns its URL."""
+    with web_server() as serve:
+        yield lambda folder: serve(folder, lambda _: None)
+
+
+def write_unmapped(path: Path, kind: str, codes: np.ndarray) -> None:
+    """Codes (64, 64) with the upper left 16 x 16 pixels unmapped by a mask, an alpha band, or tiles that are not stored."""
+    profile = {"driver": "GTiff", "dtype": "uint8", "crs": CRS, "transform": UTM.transform, "height": 64, "width": 64}
+    mapped = np.full((64, 64), 255, np.uint8)
+    mapped[:16, :16] = 0
+    profile |= {"count": 2 if kind == "alpha" else 1, "tiled": True, "blockxsize": 16, "blockysize": 16}
+    if kind == "alpha":
+        profile["alpha"] = "yes"
+    if kind == "sparse":
+        profile["sparse_ok"] = True
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"), rasterio.open(path, "w", **profile) as raster:
+        if kind == "sparse":
+            for row, col in ((0, 16), (16, 0), (16, 16)):
+                part = codes[row : 64 if row else 16, col : 64 if col else 16]
+                raster.write(part.astype(np.uint8), 1, window=Window(col, row, part.shape[1], part.shape[0]))
+        else:
+            raster.write(codes.astype(np.uint8), 1)
+        if kind == "alpha":
+            raster.write(mapped, 2)
+        elif kind != "sparse":
+            raster.write_mask(mapped)
+
+
+@pytest.mark.parametrize("kind", ["mask", "side_car", "alpha", "sparse"])
+@pytest.mark.parametrize("place", ["local", "url"])
+def test_unmapped_ground_is_no_class(tmp_path: Path, web: Callable[[Path], str], kind: str, place: str) -> None:
+    legend = replace(
+        LEGEND, codes=(0, *LEGEND.codes), code_names=("other", *LEGEND.code_names), groups=("bare", *LEGEND.groups), fill=(250,)
+    )
+    codes = np.random.default_rng(0).choice(np.array([0, 10, 61]), (64, 64))
+    write_unmapped(tmp_path / "map.tif", kind, codes)
+    assert (tmp_path / "map.tif.msk").exists() == (kind == "side_car")
+    expected = codes.copy()
+    expected[:16, :16] = 250
+    path = tmp_path / "map.tif" if place == "local" else any_path(f"{web(tmp_path)}/map.tif")
+    cover = LandCover(legend="own", rasters=(path,))
+    with LandCoverMap(cover, legend, "scene.yaml") as land_cover:
+        np.testing.assert_array_equal(land_cover.read(UTM, 2021), expected)
+        np.testing.assert_array_equal(land_cover.read(UTM.window(8, 4, 20, 20), 2021), expected[8:28, 4:24])
+    (tile,) = map_tiles(cover, "scene.yaml")
+    pixels = list(read_map_pixels(tile, 0, 1, 1, legend, 0))
+    assert sum(len(part) for part in pixels) == 64 * 64 - 16 * 16
+    with Raster(path, "label") as raster:
+        np.testing.assert_array_equal(raster.read(250), expected)
+
+
+def test_four_bands_of_bytes_are_no_alpha_band(tmp_path: Path) -> None:
+    codes = np.stack([np.full((64, 64), code) for code in CODES[:4]])
+    write_map(tmp_path / "map.tif", codes, (WEST, NORTH), step=10, crs=CRS)
+    with rasterio.open(tmp_path / "map.tif") as raster:
+        assert raster.colorinterp[3] == ColorInterp.alpha
+    with open_map(tmp_path / "map.tif", first_year=2000) as land_cover:
+        assert codes_of_years(land_cover, *range(2000, 2004)) == [{code} for code in CODES[:4]]
 
 
 def write_small(folder: Path, land_cover: dict[str, Any], side: int = 24) -> None:

@@ -249,7 +249,7 @@ def test_offset_by_date_and_by_baseline_in_file_names(tmp_path: Path) -> None:
         reader({str(DATES[2]): -1000})
     with pytest.raises(ValueError, match="keys must all be dates like 2022-01-25, or baselines"):
         reader({"04.00": -1000, "2015-06-23": 0})
-    with pytest.raises(ValueError, match="offset is 'none'; expected a whole number"):
+    with pytest.raises(ValueError, match=r"offset is .*'none'.*; expected a whole number"):
         reader({"04.00": "none"})
     with pytest.raises(ValueError, match="file names give none; `pattern` needs a group baseline"):
         reader({"00.00": 0}, pattern=r"(?P<date>[\d-]+)_N\d+_(?P<band>\w+)\.tif")
