@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -171,6 +172,32 @@ def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: int | str, origin: str)
     dx, dy = steps
     transform = Affine(dx, 0.0, float(x[0]) - dx / 2, 0.0, dy, float(y[0]) - dy / 2)
     return Grid(crs=crs_text(crs, origin), transform=transform, height=len(y), width=len(x))
+
+
+def stated_grid(
+    attributes: Mapping[str, Any],
+    x: np.ndarray | None,
+    y: np.ndarray | None,
+    crs: int | str,
+    shape: tuple[int, int],
+    origin: str,
+    name: str = "transform",
+) -> Grid:
+    """Grid of images of `shape` from the attribute `name`, or from the coordinates x (W,) and y (H,) of pixel centres.
+
+    Raises ValueError when neither is there, and when they contradict each other or `shape`.
+    """
+    if name in attributes:
+        grid = grid_from_transform(attributes[name], crs, shape, origin)
+        if x is not None and y is not None:
+            check_centres(grid, x, y, origin)
+        return grid
+    if x is None or y is None:
+        raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
+    grid = grid_from_centres(x, y, crs, origin)
+    if grid.shape != shape:
+        raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
+    return grid
 
 
 @lru_cache(maxsize=1024)  # files of a series are compared one by one

@@ -77,10 +77,11 @@ class Products:
         sensor: the sensor, which may state `products`.
         default: products that a container accepts for a sensor that states none. Without any, it accepts files of one product.
         origin: begins notes and error messages.
+        what: what is counted.
     """
 
-    def __init__(self, sensor: Sensor, origin: str, default: tuple[str, ...] = ()) -> None:
-        self._sensor, self._origin = sensor, origin
+    def __init__(self, sensor: Sensor, origin: str, default: tuple[str, ...] = (), what: str = "files") -> None:
+        self._sensor, self._origin, self._what = sensor, origin, what
         self._products = sensor.products or default
         self._accepted: Counter[str] = Counter()
         self._passed_over: Counter[str] = Counter()
@@ -117,9 +118,8 @@ class Products:
         facts = "; ".join(fact for fact in (reads, *homes) if fact)
         return f"{self._origin}: passed over {self._listed(self._passed_over)}; {facts}"
 
-    @staticmethod
-    def _listed(counts: Counter[str]) -> str:
-        return ", ".join(f"{count} files of {product}" for product, count in sorted(counts.items()))
+    def _listed(self, counts: Counter[str]) -> str:
+        return ", ".join(f"{count} {self._what} of {product}" for product, count in sorted(counts.items()))
 
 
 def named_layers(

@@ -57,7 +57,7 @@ class GeoTiffScenes(RasterSeries):
             clear observation, newer baselines first, without those that a newer baseline of the same overpass replaces;
             `newest_baseline` keeps the one of the newest baseline; `error` raises an error. A note tells what was done.
         resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see
-            RasterSeries. Quality is always resampled with nearest neighbours.
+            ImageSeries. Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, -1000 for Sentinel-2 from processing baseline 04.00 on; or numbers by the
             date or the processing baseline from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}` or
             `{00.00: 0, 04.00: -1000}`. Required where archives of the sensor differ in it and files do not state it. It must not

@@ -4,82 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 
-from common.grid import Grid, check_centres, grid_from_centres, grid_from_transform, nesting_factor
+from common.grid import Grid, stated_grid
 from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.band_metadata import band_positions, check_band, check_stacked_bands
-from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
+from data_prep.readers.cube_layers import (
+    Bands,
+    Chosen,
+    CubeArray,
+    CubeLayer,
+    LayeredCube,
+    bands_of_stack,
+    stated_offset,
+    variable_of,
+)
+from data_prep.readers.encoding import check_quality
 from data_prep.readers.file_metadata import crs_attribute, decode_days, text, texts
-from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, attribute, dataset_name, held_names, open_hdf5
-from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
-from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
-from data_prep.readers.resampling import check_resampling, read_nested
-from data_prep.readers.same_day import ImageDays
+from data_prep.readers.offsets import Offset
+from data_prep.readers.radiometry import unobserved_code, unobserved_number
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """Some channels of the series, stored in one dataset.
+class _Dataset(CubeArray):
+    """A dataset (time, y, x), or (time, band, y, x); `unobserved` marks what was never written."""
 
-    Attributes:
-        parts: reads parts of the dataset (time, y, x), or (time, band, y, x).
-        grid: grid of the dataset, north-up.
-        flips: how its pixels are flipped for that.
-        channels: indices of the bands to read from (time, band, y, x); None for (time, y, x).
-        offset: additive offset of the stored numbers that the dataset states; None where it states none.
-        factor: number of pixels of the series' grid that one of its pixels covers along each axis.
-    """
+    def __init__(self, dataset: h5py.Dataset, unobserved: int) -> None:
+        self._parts, self.where = WrittenParts(dataset, unobserved), dataset_name(dataset)
+        rows, cols = dataset.chunks[-2:] if dataset.chunks else (1, dataset.shape[-1])  # without chunks stored row by row
+        self.chunk = rows, cols
 
-    parts: WrittenParts
-    grid: Grid
-    flips: Flips
-    channels: list[int] | None = None
-    offset: float | None = None
-    factor: int = 1
-
-    @property
-    def dataset(self) -> h5py.Dataset:
-        return self.parts.dataset
-
-    @property
-    def chunk(self) -> tuple[int, int]:
-        """(rows, columns) of the series' grid that one chunk covers; a dataset without chunks is stored row by row."""
-        rows, cols = self.dataset.chunks[-2:] if self.dataset.chunks else (1, self.dataset.shape[-1])
-        return rows * self.factor, cols * self.factor
-
-    def read(
-        self, window: tuple[int, int, int, int], times: slice | np.ndarray, bilinear_nodata: int | None = None
-    ) -> np.ndarray:
-        """Read a window (row, col, height, width) of the series' grid: (T, channels, height, width)."""
+    def read_part(self, images: Chosen, bands: Bands, rows: slice, cols: slice) -> np.ndarray:
         # h5py reads single indices slowly and only in ascending order: read the span that contains them, then choose.
-        chosen = np.arange(self.dataset.shape[0])[times]
+        shape = self._parts.dataset.shape
+        chosen = np.arange(shape[0])[images]
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
-
-        def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
-            bands = () if self.channels is None else (slice(0, self.dataset.shape[1]),)
-            span = (slice(first, last + 1), *bands, slice(row, row + height), slice(col, col + width))
-            pixels = self.parts.read(span)[chosen - first]
-            return np.asarray(pixels[:, None] if self.channels is None else pixels[:, self.channels])
-
-        return read_nested(self.flips.reader(stored, self.grid.shape), self.grid, self.factor, window, bilinear_nodata)
+        all_bands = () if bands is None else (slice(0, shape[1]),)
+        pixels = self._parts.read((slice(first, last + 1), *all_bands, rows, cols))[chosen - first]
+        return pixels if bands is None else np.asarray(pixels[:, bands])
 
 
-class Hdf5Cube:
+class Hdf5Cube(LayeredCube):
     """One HDF5 or netCDF-4 file, or several on nested grids, as one series on the finest of their grids.
 
     A stacked file has a dataset `reflectance` (T, C, H, W), a dataset `dates` (T,), and the attributes `crs`, `transform` (six
     numbers in rasterio's order) and `bands`, on the dataset or on the file.
 
     A file with one variable per band (option `variables`) has variables (time, y, x) with the CF coordinates `time`, `x`, `y`
-    and a grid mapping `spatial_ref`, or with the attributes above.
+    and a grid mapping `spatial_ref`, or with the attributes above. Variables may lie in groups; coordinates and the grid mapping
+    are looked for in the group of a variable, then in those around it.
 
     The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A file does not say
     which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
@@ -91,7 +67,7 @@ class Hdf5Cube:
         path: path or fsspec URL of the file.
         paths: list of files or URLs instead of `path`. A variable is read from the first file that has it. The grids of coarser
             files must nest in the finest one.
-        variables: variable of each band of the sensor, `{B02: B2, B8A: B8A, ...}`.
+        variables: variable of each band of the sensor, `{B02: B2, B8A: r20m/B8A, ...}`.
         reflectance, dates: names of the datasets of a stacked file. Without a dataset `dates`, `time` is used.
         quality: name of the quality dataset; by default that of the sensor's quality layer.
         same_day: what is done where several images are of one day: `mosaic` (default) takes at each pixel the first clear
@@ -121,10 +97,7 @@ class Hdf5Cube:
         offset: Offset = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.sensor = sensor
-        self._origin = ", ".join(paths)
-        check_resampling(resampling, self._origin)
-        self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
+        self._sensor, self._origin = sensor, ", ".join(paths)
         self._crs = crs
         self._time_name = dates
         self._stack = ExitStack()
@@ -132,77 +105,57 @@ class Hdf5Cube:
         try:
             for path in paths:
                 self._files.append(open_hdf5(path, storage_options, self._stack))
-            self._set_up(variables, reflectance, quality or sensor.quality.name, bands)
-            self._days = ImageDays(self._image_dates(), same_day, self._origin)
-            self.dates = self._days.dates
-            self._offsets = self._offsets_of_layers(stated_offsets(offset, sensor, self._days.image_dates, self._origin))
+            stack = None
+            if variables is None:
+                stack = self._find(reflectance, "(T, C, H, W); or give `variables` for files with one variable per band", 4)
+                layers = [self._stack_layer(stack, bands)]
+            else:
+                named = variable_of(variables, sensor, self._origin)
+                layers = [self._reflectance_layer(self._find(name, "(time, y, x)", 3), band) for band, name in named.items()]
+            codes = self._find(quality or sensor.quality.name, "(time, y, x), the quality layer", 3)
+            # A quality layer beside stacked reflectance has the same grid and need not state it again.
+            shares_grid = stack is not None and codes.file == stack.file and codes.shape[1:] == stack.shape[2:]
+            placed = (layers[0].grid, layers[0].flips) if shares_grid else self._placed(codes)
+            self._join(
+                self._origin,
+                sensor,
+                layers,
+                self._quality_layer(codes, *placed),
+                resampling=resampling,
+                same_day=same_day,
+                offset=offset,
+            )
         except BaseException:
             self.__exit__()
             raise
 
-    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
-        """The window that starts at (row, col), at the given indices of `dates`."""
-        self.grid.window(row, col, height, width)
-        window, images = (row, col, height, width), self._days.images(times)
-        parts = [layer.read(window, images, self._bilinear_nodata) for layer in self._layers]
-        quality = self._quality.read(window, images)[:, 0]
-        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return harmonised_series(pixels, quality, self._days.image_dates[images], self.sensor, self._offsets[images])
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _set_up(self, variables: Mapping[str, str] | None, reflectance: str, quality: str, bands: Sequence[str] | None) -> None:
-        if variables is None:
-            dataset = self._find(reflectance, "(T, C, H, W); or give `variables` for files with one variable per band", 4)
-            names = bands if bands is not None else attribute(dataset, "bands")
-            if names is None:
-                raise ValueError(f"{self._origin}: {reflectance} has no attribute bands; name them in scene.yaml, `bands: [...]`")
-            names = texts(names)
-            if len(names) != dataset.shape[1]:
-                raise ValueError(f"{self._origin}: {len(names)} band names {names} for {dataset.shape[1]} bands")
-            positions = band_positions(names, self.sensor, self._origin)
-            check_stacked_bands(positions, _band_attributes(dataset), len(names), self.sensor, dataset_name(dataset))
-            layers = [self._reflectance_layer(dataset, positions)]
-        else:
-            band_positions(list(variables), self.sensor, f"{self._origin}, option variables")
-            datasets = [self._find(variables[band], "(time, y, x)", 3) for band in self.sensor.bands]
-            for band, dataset in zip(self.sensor.bands, datasets, strict=True):
-                check_band(band, dataset.attrs, self.sensor, dataset_name(dataset))
-            layers = [self._reflectance_layer(dataset) for dataset in datasets]
-        quality_set = self._find(quality, "(time, y, x), the quality layer", 3)
-        # A quality layer beside stacked reflectance has the same grid and need not state it again.
-        shares_grid = variables is None and quality_set.file == dataset.file and quality_set.shape[1:] == dataset.shape[2:]
-        placed = (layers[0].grid, layers[0].flips) if shares_grid else self._placed(quality_set)
-        layers.append(self._quality_layer(quality_set, *placed))
+    def _stack_layer(self, dataset: h5py.Dataset, bands: Sequence[str] | None) -> CubeLayer:
+        """The layer of a dataset with all bands, whose names are `bands`, or in its attribute of this name."""
+        names, where = bands if bands is not None else attribute(dataset, "bands"), dataset_name(dataset)
+        if names is None:
+            raise ValueError(f"{where}: has no attribute bands; name them in scene.yaml, `bands: [...]`")
+        names = texts(names)
+        chosen = bands_of_stack(names, dataset.shape[1], _band_attributes(dataset), self._sensor, self._origin, where)
+        return self._reflectance_layer(dataset, bands=chosen)
 
-        self.grid = min((layer.grid for layer in layers), key=lambda grid: abs(grid.transform.determinant))
-        check_pixel_size(self.grid, self.sensor, self._origin)
-        *self._layers, self._quality = [_nested(layer, self.grid) for layer in layers]
-        rows, cols = np.max([layer.chunk for layer in self._layers], axis=0).tolist()
-        self.chunk = min(rows, self.grid.height), min(cols, self.grid.width)
+    def _reflectance_layer(self, dataset: h5py.Dataset, band: str | None = None, bands: Bands = None) -> CubeLayer:
+        where = dataset_name(dataset)
+        offset = stated_offset(dataset.dtype, dataset.attrs, self._sensor, where, band)
+        array = _Dataset(dataset, unobserved_number(dataset.dtype, self._sensor, where))
+        grid, flips = self._placed(dataset)
+        return CubeLayer(array=array, image_dates=self._dates(dataset), grid=grid, flips=flips, bands=bands, offset=offset)
 
-    def _reflectance_layer(self, dataset: h5py.Dataset, channels: list[int] | None = None) -> _Layer:
-        origin = dataset_name(dataset)
-        offset = check_encoding(cf_encoding(dataset.dtype, dataset.attrs, origin), self.sensor, origin)
-        parts = WrittenParts(dataset, unobserved_number(dataset.dtype, self.sensor, origin))
-        return _Layer(parts, *self._placed(dataset), channels, offset)
+    def _quality_layer(self, dataset: h5py.Dataset, grid: Grid, flips: Flips) -> CubeLayer:
+        where = dataset_name(dataset)
+        check_quality(dataset.dtype, dataset.attrs, self._sensor, where)
+        array = _Dataset(dataset, unobserved_code(dataset.dtype, self._sensor.quality, where))
+        return CubeLayer(array=array, image_dates=self._dates(dataset), grid=grid, flips=flips)
 
-    def _quality_layer(self, dataset: h5py.Dataset, grid: Grid, flips: Flips) -> _Layer:
-        origin = dataset_name(dataset)
-        check_quality(dataset.dtype, dataset.attrs, self.sensor, origin)
-        return _Layer(WrittenParts(dataset, unobserved_code(dataset.dtype, self.sensor.quality, origin)), grid, flips)
-
-    def _offsets_of_layers(self, stated: np.ndarray | None) -> np.ndarray:
-        """Offsets (N, 1) of a stacked file, or (N, C) of variables, each of which may state its own."""
-        columns = [
-            offsets_in_effect(stated, layer.offset, self.sensor, self._days.image_dates, dataset_name(layer.dataset))
-            for layer in self._layers
-        ]
-        return np.stack(columns, axis=1)
+    def _placed(self, dataset: h5py.Dataset) -> tuple[Grid, Flips]:
+        return north_up(stored_grid(dataset, self._crs))
 
     def _find(self, name: str, shape: str, ndim: int) -> h5py.Dataset:
         for file in self._files:
@@ -219,36 +172,31 @@ class Hdf5Cube:
         held = sorted({name for file in self._files for name in held_names(file)})
         raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")
 
-    def _placed(self, dataset: h5py.Dataset) -> tuple[Grid, Flips]:
-        return north_up(stored_grid(dataset, self._crs))
-
-    def _image_dates(self) -> np.ndarray:
-        """The dates of the images, in which all layers agree."""
-        layers = [*self._layers, self._quality]
-        dates = self._dates(layers[0].dataset)
-        for layer in layers[1:]:
-            if not np.array_equal(self._dates(layer.dataset), dates):
-                raise ValueError(
-                    f"{dataset_name(layer.dataset)}: its dates differ from those of {dataset_name(layers[0].dataset)}"
-                )
-        return dates
-
     def _dates(self, dataset: h5py.Dataset) -> np.ndarray:
-        name = next((name for name in (self._time_name, "time") if name in dataset.file), None)
-        if name is None:
+        axes = (_nearest(dataset, name) for name in (self._time_name, "time"))
+        axis = next((axis for axis in axes if axis is not None), None)
+        if axis is None:
             raise ValueError(f"{dataset.file.filename}: a series without time: no dataset {self._time_name!r} nor 'time'")
-        axis = dataset.file[name]
         dates = decode_days(axis[:], dict(axis.attrs), dataset_name(axis))
         if len(dates) != dataset.shape[0]:
             raise ValueError(f"{dataset_name(dataset)}: {len(dates)} dates for {dataset.shape[0]} images")
         return dates
 
 
+def _nearest(dataset: h5py.Dataset, name: str) -> h5py.Dataset | None:
+    """The dataset `name` in the group of a dataset, else in the groups around it (CF Conventions 1.11, section 2.7); or None."""
+    group = dataset.parent
+    while name not in group and group.name != "/":
+        group = group.parent
+    found = group.get(name)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
 def _band_attributes(dataset: h5py.Dataset) -> dict[str, Any]:
     """Attributes of a dataset, and the coordinates that it names (CF Conventions 1.11, section 5)."""
     attributes = dict(dataset.attrs)
     for name in text(attributes.get("coordinates", "")).split():
-        if isinstance(found := dataset.file.get(name), h5py.Dataset) and found.ndim == 1:
+        if (found := _nearest(dataset, name)) is not None and found.ndim == 1:
             attributes[name] = found[:]
     return attributes
 
@@ -258,32 +206,17 @@ def stored_grid(dataset: h5py.Dataset, crs: str | int | None) -> Grid:
 
     Raises ValueError for a dataset without a CRS, and without a transform and coordinates, or where these contradict each other.
     """
-    file, origin = dataset.file, dataset_name(dataset)
-    mapping = file.get(text(dataset.attrs.get("grid_mapping", "spatial_ref")))
+    origin = dataset_name(dataset)
+    mapping = _nearest(dataset, text(dataset.attrs.get("grid_mapping", "spatial_ref")))
     crs = crs or attribute(dataset, "crs")
     if crs is None and mapping is not None:
         crs = mapping.attrs.get("crs_wkt", mapping.attrs.get("spatial_ref"))
     if crs is None:
         raise ValueError(f"{origin}: no coordinate reference system; give `crs: EPSG:n` in scene.yaml")
-    transform, shape = attribute(dataset, "transform"), dataset.shape[-2:]
-    if transform is not None:
-        grid = grid_from_transform(transform, crs_attribute(crs), shape, origin)
-        if "x" in file and "y" in file:
-            check_centres(grid, file["x"][:], file["y"][:], origin)
-        return grid
-    if "x" not in file or "y" not in file:
-        raise ValueError(f"{origin}: neither an attribute transform nor coordinates x and y of the pixel centres")
-    grid = grid_from_centres(file["x"][:], file["y"][:], crs_attribute(crs), origin)
-    if grid.shape != shape:
-        raise ValueError(f"{origin}: {grid.height} y and {grid.width} x coordinates for images of {shape}")
-    return grid
+    x, y = (None if (found := _nearest(dataset, name)) is None else found[:] for name in ("x", "y"))
+    return stated_grid({**dataset.file.attrs, **dataset.attrs}, x, y, crs_attribute(crs), dataset.shape[-2:], origin)
 
 
 def _dimensions(dataset: h5py.Dataset) -> list[str]:
     """Names of the dimension scales of the axes, as netCDF-4 writes them; empty without scales."""
     return [scale[0].name.rsplit("/", 1)[-1] for scale in dataset.dims if len(scale)]
-
-
-def _nested(layer: _Layer, finest: Grid) -> _Layer:
-    """`layer` with its factor to the grid `finest`. Raises ValueError when its grid does not nest in it."""
-    return replace(layer, factor=nesting_factor(layer.grid, finest, dataset_name(layer.dataset)))

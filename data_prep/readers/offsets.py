@@ -89,9 +89,15 @@ def _offset_keys(
 
 
 def check_baseline(
-    offset: int, baseline: str | None, sensor: Sensor, date: np.datetime64, origin: str, by_baseline: bool = False
+    offset: int,
+    baseline: str | None,
+    sensor: Sensor,
+    date: np.datetime64,
+    origin: str,
+    by_baseline: bool = False,
+    stated_by: str = "scene.yaml",
 ) -> None:
-    """Raises ValueError when the offset that scene.yaml states for an image contradicts its processing baseline.
+    """Raises ValueError when the offset that is stated for an image contradicts its processing baseline.
 
     An archive may have removed the offset of later baselines; but whoever means that states it by baseline (`by_baseline`).
     """
@@ -103,7 +109,7 @@ def check_baseline(
     expected = "-1000 from" if later else "none before"
     removed = ", or `offset: {00.00: 0, 04.00: 0}` if this archive has removed it" if later else ""
     raise ValueError(
-        f"{origin}: scene.yaml states the offset {offset} for {date}, but its processing baseline is {baseline}, and the offset "
+        f"{origin}: {stated_by} states the offset {offset} for {date}, but its processing baseline is {baseline}, and the offset "
         f"is {expected} {FIRST_BASELINE_WITH_OFFSET}; state it by baseline, `offset: {{00.00: 0, 04.00: -1000}}`{removed}"
     )
 

@@ -19,8 +19,17 @@ from data_prep.readers.base import SeriesReader
 from data_prep.readers.composite import Composite
 from data_prep.readers.crop import Crop
 
-CONTAINERS = ("zarr_cube", "geotiff_scenes", "sentinel2_safe", "stac", "modis_hdf4", "hdf5_cube", "hdf5_sample")
-TAKES_SEVERAL_PATHS = ("hdf5_cube",)
+CONTAINERS = (
+    "zarr_cube",
+    "geotiff_scenes",
+    "sentinel2_safe",
+    "sentinel2_eopf",
+    "stac",
+    "modis_hdf4",
+    "hdf5_cube",
+    "hdf5_sample",
+)
+TAKES_SEVERAL_PATHS = ("sentinel2_eopf", "hdf5_cube")
 
 
 def reader_class(container: str) -> Callable[..., Any]:
@@ -38,6 +47,10 @@ def reader_class(container: str) -> Callable[..., Any]:
             from data_prep.readers.sentinel2_safe import Sentinel2Safe
 
             return Sentinel2Safe
+        case "sentinel2_eopf":
+            from data_prep.readers.sentinel2_eopf import Sentinel2Eopf
+
+            return Sentinel2Eopf
         case "stac":
             from data_prep.readers.stac_scenes import StacScenes
 

@@ -52,7 +52,7 @@ class Sentinel2Safe(RasterSeries):
         same_day: what is done where a day has several products: `mosaic` (default) takes at each pixel the first
             clear observation, newer baselines first, without those that a newer baseline of the same overpass replaces;
             `newest_baseline` keeps the one of the newest baseline; `error` raises an error. A note tells what was done.
-        resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see RasterSeries. SCL is
+        resampling: how reflectance of 20 m is resampled to 10 m: `nearest` (default) or `bilinear`; see ImageSeries. SCL is
             always resampled with nearest neighbours.
         offset: additive offset of products whose metadata are missing or do not state it: one number, or numbers by the date
             from which they apply, `{2015-06-23: 0, 2022-01-25: -1000}`. It must not contradict the metadata,

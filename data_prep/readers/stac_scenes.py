@@ -47,7 +47,7 @@ class StacScenes(RasterSeries):
         same_day: what is done where a day has several items: `mosaic` (default) takes at each pixel the first
             clear observation, newer baselines first, without those that a newer baseline of the same overpass replaces;
             `newest_baseline` keeps the one of the newest baseline; `error` raises an error. A note tells what was done.
-        resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see RasterSeries.
+        resampling: how coarser reflectance is resampled to the finest grid: `nearest` (default) or `bilinear`; see ImageSeries.
             Quality is always resampled with nearest neighbours.
         offset: number to add to the stored numbers, where items do not state it: one number, or numbers by the date or the
             processing baseline from which they apply. Items state it by `raster:bands`, `s2:processing_baseline` or

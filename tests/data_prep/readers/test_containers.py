@@ -21,6 +21,7 @@ from data_prep.readers.opening import CONTAINERS, open_reader
 from data_prep.readers.radiometry import harmonised_series
 from tests.support.containers import X, Y, write_hls, write_stacked, write_zarr
 from tests.support.series import (
+    BOX,
     CRS,
     DATES,
     DAYS,
@@ -30,8 +31,10 @@ from tests.support.series import (
     TRANSFORM,
     WIDTH,
     assert_windows_equal,
+    coarse,
     naive_bilinear,
     numbers,
+    repeated,
     scene,
     write_raster,
 )
@@ -496,3 +499,85 @@ def test_open_reader_names_what_is_wrong(tmp_path: Path) -> None:
         open_reader(scene(tmp_path, "modis", container="hdf5_cube"), "modis", SENSORS)
     with pytest.raises(ValueError, match="takes one `path`"):
         open_reader(scene(tmp_path, "modis", container="zarr_cube", paths=["a"]), "modis", SENSORS)
+
+
+def write_variables(folder: Path, pixels: np.ndarray, quality: np.ndarray, zarr_format: int, days: np.ndarray = DAYS) -> None:
+    """Write a Zarr store as xarray writes datasets: bands of 30 m in the root group, those of 60 m in the group r20m."""
+    root = zarr.open_group(str(folder), mode="w", zarr_format=zarr_format)
+    root.create_array("spatial_ref", shape=(), dtype="i4").attrs["crs_wkt"] = rasterio.crs.CRS.from_string(CRS).to_wkt()
+    fine = {name.lower(): pixels[:, i] for i, name in enumerate(BANDS[:4])} | {"scl": quality}
+    half = {name.lower(): coarse(pixels[:, 4 + i]) for i, name in enumerate(BANDS[4:])}
+    for group, layers, step in ((root, fine, 30.0), (root.create_group("r20m"), half, 60.0)):
+        height, width = next(iter(layers.values())).shape[1:]
+        axes = {"x": 500_000 + step * (np.arange(width) + 0.5), "y": 4_000_000 - step * (np.arange(height) + 0.5)}
+        if group is root or days is not DAYS:
+            axes["time"] = DAYS if group is root else days
+        for name, values in (layers | axes).items():
+            dimensions = ["time", "y", "x"] if values.ndim == 3 else [name]
+            chunks = (3, 8, 6) if values.ndim == 3 else values.shape
+            old = {"attributes": {"_ARRAY_DIMENSIONS": dimensions}}
+            names: Any = {"dimension_names": dimensions} if zarr_format == 3 else old
+            group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, **names)[...] = values
+    root["b03"].attrs.update({"scale_factor": 0.0001, "add_offset": -0.1, "_FillValue": 0})
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr_variables_in_groups_of_two_resolutions(tmp_path: Path, zarr_format: int) -> None:
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    write_variables(tmp_path / "s2.zarr", pixels, quality, zarr_format)
+    variables = {band: f"r20m/{band.lower()}" if band in BANDS[4:] else band.lower() for band in reversed(BANDS)}
+    options: dict[str, Any] = {"container": "zarr_cube", "path": "s2.zarr", "variables": variables, "quality": "scl"}
+
+    def opened(**more: Any) -> Any:
+        return open_reader(scene(tmp_path, "sentinel2", **options | more), "sentinel2", SENSORS)
+
+    def refused(message: str, **more: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            opened(**more)
+
+    refused(r"s2\.zarr/b02: archives of sentinel2 differ in an additive offset, and the file states none")
+    refused(r"s2\.zarr/b03: the file states the offset -1000, but scene.yaml", offset=0)
+    fine = np.concatenate([pixels[:, :4], repeated(coarse(pixels[:, 4:]))], axis=1).astype(int)
+    expected = np.where(fine == 0, 0, np.maximum(fine - 1000, 1)).astype(np.uint16)
+    with opened(offset=-1000) as reader:
+        assert (reader.grid.crs, reader.grid.transform, reader.grid.shape) == (CRS, TRANSFORM, (HEIGHT, WIDTH))
+        assert reader.chunk == (16, 12)  # a chunk of the coarser variables
+        assert_windows_equal(reader, expected, quality)
+    with opened(offset=-1000, resampling="bilinear") as reader:
+        got = reader.read(2, 3, 9, 8, slice(1, 2)).pixels[0, 4].astype(int)
+    smooth = naive_bilinear(coarse(pixels[1, 4]), 2, 0)[2:11, 3:11].astype(int)
+    np.testing.assert_array_equal(got, np.where(smooth == 0, 0, np.maximum(smooth - 1000, 1)))
+    chunk = tmp_path / "s2.zarr" / ("r20m/b05/c/0/1/0" if zarr_format == 3 else "r20m/b05/0.1.0")
+    chunk.unlink()  # frames 0 to 2, rows 16 to 23 and columns 0 to 11 of the fine grid
+    expected[:3, 4, 16:, :12] = 0
+    with opened(offset=-1000) as reader:
+        np.testing.assert_array_equal(reader.read(*BOX, slice(None)).pixels, expected)
+
+    short = {band: name for band, name in variables.items() if band != "B12"}
+    refused(r"option variables: has 9 bands .* misses \['B12'\]", variables=short, offset=-1000)
+    refused(r"no array 'b2'; it holds \['b02'", variables=variables | {"B02": "b2"}, offset=-1000)
+    refused(r"b02: has shape \(7, 24, 20\); expected the axes", variables=None, reflectance="b02", offset=-1000)
+    refused("expected one of nearest, bilinear", resampling="cubic", offset=-1000)
+    root = zarr.open_group(str(tmp_path / "s2.zarr"), mode="r+")
+    root["r20m/b05"].attrs["common_name"] = "red"
+    refused("r20m/b05: the file says that this band is red, but B05 of source sentinel2 is rededge071", offset=-1000)
+    write_variables(tmp_path / "s2.zarr", pixels, quality, zarr_format, days=DAYS + 1)
+    refused(r"r20m/b05: its dates differ from those of .*s2\.zarr/b02", offset=-1000)
+
+
+def test_hdf5_variables_in_groups(tmp_path: Path) -> None:
+    """Variables of a group have the coordinates of that group, and what it lacks from the root."""
+    sensor = SENSORS["sentinel2"]
+    pixels, quality = numbers(sensor)
+    names = list(VARIABLES.values())
+    write_netcdf(tmp_path / "s2.nc", {name: pixels[:, i] for i, name in enumerate(names[:4])} | {"SCL": quality}, 30.0, DAYS)
+    write_netcdf(tmp_path / "20m.nc", {n: coarse(pixels[:, 4 + i]) for i, n in enumerate(names[4:])}, 60.0, DAYS)
+    with h5py.File(tmp_path / "s2.nc", "a") as file, h5py.File(tmp_path / "20m.nc") as other:
+        for name in (*names[4:], "x", "y"):
+            other.copy(name, file.require_group("r20m"), expand_refs=False)
+    variables = {band: name if band in BANDS[:4] else f"r20m/{name}" for band, name in VARIABLES.items()}
+    options: dict[str, Any] = {"container": "hdf5_cube", "path": "s2.nc", "variables": variables, "offset": 0}
+    expected = np.concatenate([pixels[:, :4], repeated(coarse(pixels[:, 4:]))], axis=1)
+    with open_reader(scene(tmp_path, "sentinel2", **options), "sentinel2", SENSORS) as reader:
+        assert_windows_equal(reader, expected, quality)

@@ -87,8 +87,8 @@ def test_dates_are_stated_or_read_never_guessed(tmp_path: Path) -> None:
 
     refused(r"has no dates .*, and they are never guessed: state them in scene.yaml, `dates: \[2020", dates="dates")
     refused("6 dates for 7 images", dates=STATED[:6])
-    refused("dates must increase strictly: .* sort the images", dates=STATED[::-1])
-    refused("dates must increase strictly: 2021-01-03 is followed by 2021-01-03", dates=[STATED[0], *STATED[:6]])
+    refused("date 2021-10-30 is followed by 2021-02-28; sort the images", dates=STATED[::-1])
+    refused("1 of 6 days have several images, such as 2021-01-03", dates=[STATED[0], *STATED[:6]], same_day="error")
     refused("expected {start: 2020-01-05, every_days: 10}", dates={"start": "2020-01-05"})
     refused("expected {start: 2020-01-05, every_days: 10}", dates={"start": "2020-01-05", "every_days": 0})
     refused("ISO 8601", dates={"start": "spring", "every_days": 10})

@@ -27,6 +27,7 @@ from tests.support.archives import mcd43a4_name, write_mcd43a4
 from tests.support.containers import (
     SAFE_BASELINES,
     expected_of_safe,
+    on_fine_grid,
     safe_numbers,
     write_hls,
     write_safe_products,
@@ -34,6 +35,7 @@ from tests.support.containers import (
     write_stacked,
     write_zarr,
 )
+from tests.support.eopf import write_products
 from tests.support.series import (
     BOX,
     DATES,
@@ -105,6 +107,25 @@ def test_safe(tmp_path: Path, published: Any) -> None:
         assert_windows_equal(reader, expected_of_safe(pixels), repeated(coarse(scl)), DATES[:4], tries=3)
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+@pytest.mark.parametrize(("zarr_format", "consolidated"), [(2, True), (2, False), (3, True)])
+def test_eopf(tmp_path: Path, published: Any, zarr_format: int, consolidated: bool) -> None:
+    pixels, scl = safe_numbers()
+    options: Any = {"zarr_format": zarr_format, "consolidated": consolidated}
+    products = write_products(tmp_path / "s2" / "01", pixels[:2], scl[:2], DATES[:2], **options)
+    at = published()
+    fine = on_fine_grid(pixels[:2]).astype(int)
+    expected = np.where(fine == 0, 0, np.maximum(fine - 1000, 1)).astype(np.uint16)
+    with opened(f"{at}/s2", "sentinel2", "sentinel2_eopf") as reader:
+        assert_windows_equal(reader, expected, repeated(coarse(scl[:2])), DATES[:2], tries=1)
+    with opened(f"{at}/s2/01/{products[1].name}/", "sentinel2", "sentinel2_eopf") as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 180, 120, slice(None)).pixels, expected[1:])
+    with pytest.raises(ValueError, match="no such folder"):
+        opened(f"{at}/s3", "sentinel2", "sentinel2_eopf")
+    with pytest.raises(ValueError, match="no Zarr group there"):
+        opened(f"{at}/s2/none.zarr", "sentinel2", "sentinel2_eopf")
+
+
 @pytest.mark.filterwarnings("ignore")  # zarr: strings have no version 3 specification yet
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_zarr(tmp_path: Path, published: Any, zarr_format: int) -> None:
@@ -158,6 +179,7 @@ def test_a_file_url_is_a_local_file(tmp_path: Path) -> None:
 CONTAINERS = [
     ("landsat", "geotiff_scenes"),
     ("sentinel2", "sentinel2_safe"),
+    ("sentinel2", "sentinel2_eopf"),
     ("sentinel2", "zarr_cube"),
     ("landsat", "hdf5_cube"),
     ("landsat", "hdf5_sample"),
