@@ -72,6 +72,7 @@ def test_what_sbatch_says(said: str, expected: int) -> None:
 
 def test_dask_workers_as_slurm_jobs_without_sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import dask
+    import dask_jobqueue  # noqa: F401  (before `set`, which would take its defaults away again)
 
     monkeypatch.setenv("PATH", str(tmp_path))
     settings = {"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "1GB"}
