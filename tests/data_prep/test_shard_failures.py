@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from common.exit_codes import ASKED_TO_STOP, INFRASTRUCTURE, STOPPED
@@ -439,3 +440,17 @@ def test_a_job_of_an_array_opens_no_scene_but_those_it_writes(
         assert run_shard(*arguments, *option, "--shards", "0") == 2
         name = option[0].removeprefix("--").partition(".")[0]
         assert f"holds a corpus of another plan: other {name}" in capsys.readouterr().err
+
+
+def test_a_plan_of_the_former_version_is_resumed(scenes: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """It has no sweeps, so each shard is read on its own; the samples and their bytes are the same."""
+    arguments = ("--input", scenes, "--output", tmp_path / "corpus", *ARGUMENTS)
+    assert run_shard(*arguments, "--plan_only", "true") == 0
+    shards, plan_json = tmp_path / "corpus" / "plan-shards.parquet", tmp_path / "corpus" / "plan.json"
+    pq.write_table(pq.read_table(shards).drop_columns(["sweep"]), shards)
+    plan_json.write_text(json.dumps({**json.loads(plan_json.read_text()), "version": 2}))
+    plan = load_plan(tmp_path / "corpus")
+    assert plan.sweeps(range(plan.num_shards)) == [(number,) for number in range(plan.num_shards)]
+    assert run_shard(*arguments) == 0
+    for name in plan.names:
+        assert (tmp_path / "corpus" / f"{name}.tar").read_bytes() == whole[f"{name}.tar"]
