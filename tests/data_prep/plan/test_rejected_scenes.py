@@ -241,7 +241,7 @@ BUGS = [TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, NotI
 
 
 @pytest.mark.parametrize("bug", BUGS)
-@pytest.mark.parametrize("place", [(ZarrCube, "_image_days"), (LandCoverMap, "check")], ids=["reader", "map"])
+@pytest.mark.parametrize("place", [(ZarrCube, "_dates"), (LandCoverMap, "check")], ids=["reader", "map"])
 def test_a_bug_is_no_reason_to_reject_a_series(
     scenes: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str], bug: type[Exception]
 ) -> None:
@@ -258,7 +258,7 @@ def test_a_bug_is_no_reason_to_reject_a_series(
 @pytest.mark.parametrize("bug", BUGS)
 @pytest.mark.parametrize(
     "place",
-    ["data_prep.readers.zarr_cube.harmonised_series", "data_prep.landcover.maps.LandCoverMap._read"],
+    ["data_prep.readers.cube_layers.harmonised_series", "data_prep.landcover.maps.LandCoverMap._read"],
     ids=["reader", "map"],
 )
 def test_a_bug_is_no_reason_to_reject_a_sample(
