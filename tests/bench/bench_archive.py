@@ -47,8 +47,8 @@ from data_prep.plan.build import make_plan  # noqa: E402
 from data_prep.plan.chunk_groups import chunk_group_shape  # noqa: E402
 from data_prep.plan.plan import Plan, load_plan  # noqa: E402
 from data_prep.plan.settings import PlanSettings  # noqa: E402
+from data_prep.readers.folder import Folder  # noqa: E402
 from data_prep.readers.modis_hdf4 import ModisHdf4  # noqa: E402
-from data_prep.readers.raster_series import RasterSeries  # noqa: E402
 from data_prep.shards.shard_writer import write_sweep  # noqa: E402
 from tests.support.archives import (  # noqa: E402
     BAND_METRES,
@@ -230,7 +230,7 @@ class Counted:
 @contextmanager
 def counting(counts: Counter[str]) -> Iterator[None]:
     """Count opens and decoded bytes of all readers inside."""
-    dataset, granule, field = RasterSeries._dataset, ModisHdf4._open_granule, ModisHdf4._read
+    raster, granule, field = Folder.open_raster, ModisHdf4._open_granule, ModisHdf4._read
     get = zarr.storage.LocalStore.get
 
     def counted_granule(self: Any, file: str) -> Any:
@@ -248,13 +248,13 @@ def counting(counts: Counter[str]) -> Iterator[None]:
             counts["bytes"] += 10 * 512 * 512 * 2 if key.startswith("reflectance") else 1024 * 1024
         return await get(self, key, *arguments, **options)
 
-    RasterSeries._dataset = lambda self, file: Counted(dataset(self, file), counts)  # type: ignore[method-assign]
+    Folder.open_raster = lambda self, file: Counted(raster(self, file), counts)  # type: ignore[method-assign]
     ModisHdf4._open_granule, ModisHdf4._read = counted_granule, counted_field  # type: ignore[method-assign]
     zarr.storage.LocalStore.get = counted_get  # type: ignore[method-assign]
     try:
         yield
     finally:
-        RasterSeries._dataset = dataset  # type: ignore[method-assign]
+        Folder.open_raster = raster  # type: ignore[method-assign]
         ModisHdf4._open_granule, ModisHdf4._read = granule, field  # type: ignore[method-assign]
         zarr.storage.LocalStore.get = get  # type: ignore[method-assign]
 
