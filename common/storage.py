@@ -423,8 +423,8 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
     if isinstance(path, Path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="agrifm-") as folder:
-        copy = Path(folder, path.name)
+    with scratch_folder(path) as folder:
+        copy = folder / path.name
         path.download(copy)
         yield copy
 
