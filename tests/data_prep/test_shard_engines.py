@@ -215,24 +215,35 @@ def test_dask_workers_as_slurm_jobs(cluster: SlurmCluster, whole: dict[str, byte
 def dask_on_hosts(cluster: SlurmCluster, folder: Path, **more: str) -> Iterator[str]:
     """A Dask scheduler on the login machine and a worker with its nanny on each host; yields the address."""
     module, own = [str(BIN / "python"), "-m"], environment(cluster, **more)
-    started: list[subprocess.Popen[bytes]] = []
+    started: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(machine: str, *words: str) -> None:
-        with (folder / f"dask-{machine}.txt").open("wb") as log:
+        with log(machine).open("wb") as file:
             command = [*MORTAL, *cluster.hosts.on(machine, folder), *module, *words]
-            started.append(subprocess.Popen(command, env=own, stdout=log, stderr=log))
+            started[machine] = subprocess.Popen(command, env=own, stdout=file, stderr=file)
 
-    address = f"tcp://{ADDRESSES[LOGIN]}:8786"
+    def log(machine: str) -> Path:
+        return folder / f"dask-{machine}.txt"
+
+    def all_say(words: str, *machines: str) -> bool:
+        texts = {machine: log(machine).read_text() for machine in machines}
+        ended = [machine for machine in machines if started[machine].poll() is not None]
+        assert not ended, f"Dask ended on {ended}: {texts}"
+        return all(words in text for text in texts.values())
+
     try:
-        start(LOGIN, "distributed.cli.dask_scheduler", "--no-dashboard", "--port", "8786")
+        start(LOGIN, "distributed.cli.dask_scheduler", "--no-dashboard", "--host", ADDRESSES[LOGIN], "--port", "0")
+        wait_for(lambda: all_say("Scheduler at:", LOGIN), explain=log(LOGIN).read_text)
+        found = re.search(r"Scheduler at:\s*(tcp://\S+)", log(LOGIN).read_text())
+        assert found
         for host in HOSTS:
-            start(host, "distributed.cli.dask_worker", address, "--no-dashboard", "--nthreads", "1", "--death-timeout", "60")
-        wait_for(lambda: all("Registered to" in (folder / f"dask-{host}.txt").read_text() for host in HOSTS))
-        yield address
+            start(host, "distributed.cli.dask_worker", found[1], "--no-dashboard", "--nthreads", "1", "--death-timeout", "60")
+        wait_for(lambda: all_say("Registered to", *HOSTS), explain=lambda: str([log(one).read_text() for one in started]))
+        yield found[1]
     finally:
         for machine in HOSTS:
             cluster.hosts.run(machine, "pkill", "-KILL", "-f", "distributed.cli.dask_worker|spawn_main", check=False)
-        for process in started:
+        for process in started.values():
             process.kill()
             process.wait()
 

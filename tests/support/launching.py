@@ -175,9 +175,9 @@ def of(environments: list[dict[str, Any]], name: str) -> list[str | None]:
     return [each["environment"].get(name) for each in environments]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 180) -> None:
-    """Wait until `condition` holds. Raises AssertionError after so many seconds."""
+def wait_for(condition: Callable[[], bool], seconds: float = 180, explain: Callable[[], str] = lambda: "") -> None:
+    """Wait until `condition` holds. After so many seconds raises AssertionError with what `explain` returns."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"waited in vain. {explain()}"
         time.sleep(0.02)
