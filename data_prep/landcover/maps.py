@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,11 +106,11 @@ class LandCoverMap:
         """The years of the rasters that a grid touches, ascending; None for a map without years."""
         return map_years([tile for tile, _ in self._tiles_within(grid)])
 
-    def _read(self, footprint: Grid, year: int, shape: tuple[int, int] | None = None, nearest: bool = False) -> np.ndarray:
+    def _read(self, footprint: Grid, year: int, shape: tuple[int, int] | None = None) -> np.ndarray:
         """Codes of `shape` cells that fill `footprint`; by default about as many as the map has there."""
         found: np.ndarray | None = None
         fill = self._legend.fill[0]
-        for tile, of_tile, tile_shape in self._tiles_of_year(footprint, year, nearest or self._cover.nearest_year):
+        for tile, of_tile, tile_shape in self._tiles_of_year(footprint, year):
             shape = shape or tile_shape
             band = tile.band_of(of_tile)
             assert band is not None, tile
@@ -120,15 +120,15 @@ class LandCoverMap:
                 break
         return np.full(shape or (1, 1), fill) if found is None else found
 
-    def _tiles_of_year(self, footprint: Grid, year: int, nearest: bool) -> list[tuple[Tile, int, tuple[int, int]]]:
+    def _tiles_of_year(self, footprint: Grid, year: int) -> list[tuple[Tile, int, tuple[int, int]]]:
         """The tiles that the footprint touches and that hold a year, as (tile, year, rows and columns); see `_tiles_within`.
 
-        With `nearest`, all tiles with the nearest year of each, those with the nearest year first.
+        With `nearest_year`, all tiles with the nearest year of each, those with the nearest year first.
         """
         found = []
         for tile, shape in self._tiles_within(footprint):
             of_tile = year if tile.years is None else min(tile.years, key=lambda other: (abs(other - year), other))
-            if nearest or of_tile == year:
+            if self._cover.nearest_year or of_tile == year:
                 found.append((tile, of_tile, shape))
         return sorted(found, key=lambda of_year: (abs(of_year[1] - year), of_year[1]))  # stable: in the order of the tiles
 
@@ -151,16 +151,40 @@ class LandCoverMap:
         are not checked may hold such codes, too; the samples with these codes are rejected later. Checking everything would
         read the whole map once more for each scene.
         """
-        if not self._tiles_within(grid):
+        tiles = self._tiles_within(grid)
+        if not tiles:
             names = ", ".join(str(path) for path in self._cover.rasters[:3])
             raise ValueError(f"{names} maps nothing of scene {scene.name}, {grid_summary(grid)}: does it lie elsewhere?")
-        height, width = (min(CHECKED_PX, extent) for extent in grid.shape)
-        for row in np.linspace(0, grid.height - height, CHECKED_PARTS).astype(int).tolist():
-            for col in np.linspace(0, grid.width - width, CHECKED_PARTS).astype(int).tolist():
-                try:
-                    self._legend.count(self._read(grid.window(row, col, height, width), 0, nearest=True))
-                except ValueError as error:
-                    raise ValueError(f"{self._cover.rasters[0]}: {error}") from error
+        try:
+            for tile, shape in tiles:
+                for codes in self._checked_codes(tile, grid, shape):
+                    self._legend.count(codes)
+        except ValueError as error:
+            raise ValueError(f"{self._cover.rasters[0]}: {error}") from error
+
+    def _checked_codes(self, tile: Tile, grid: Grid, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        """Yield the codes (N,) of a few parts of `grid`, in which a tile has about `shape` pixels; those of its first band.
+
+        Reads pixels as they are stored: to warp each part would take as long as opening the series.
+        """
+        dataset, mask = self._dataset(tile)
+        centres = []  # rows and columns of the cells of all parts, in pixels of the grid: (parts, cells)
+        for extent, pixels in zip(grid.shape, shape, strict=True):
+            side = min(CHECKED_PX, extent)
+            cells = max(1, round(pixels * side / extent))
+            firsts = np.linspace(0, extent - side, CHECKED_PARTS).astype(int)
+            centres.append(firsts[:, None] + (np.arange(cells) + 0.5) * side / cells)
+        row, col = np.meshgrid(*(axis.ravel() for axis in centres), indexing="ij")
+        rows, cols = _stored_pixels(tile, grid, row.ravel(), col.ravel())
+        parts = [size for axis in centres for size in axis.shape]
+        for part_rows, part_cols in zip(*(_parts(of.reshape(parts)) for of in (rows, cols)), strict=True):
+            inside = _inside(dataset, part_rows, part_cols)
+            if inside.any():
+                at = part_rows[inside].astype(np.int64), part_cols[inside].astype(np.int64)
+                window = _window_around(*at)
+                with self._opener.reading(tile.path):
+                    stored = stored_codes(dataset, mask, 1, window, self._legend.fill[0])
+                yield stored[at[0] - window.row_off, at[1] - window.col_off]
 
     def __enter__(self) -> Self:
         return self
@@ -205,23 +229,44 @@ def _regridded(footprint: Grid, shape: tuple[int, int]) -> Grid:
 def _hidden(tile: Tile, dataset: Any, mask: RasterMask, band: int, grid: Grid) -> np.ndarray | None:
     """Which pixels of a grid have their centres in pixels of a tile that were not observed; None for none."""
     col, row = (at.ravel() for at in np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5))
+    rows, cols = _stored_pixels(tile, grid, row, col)
+    inside = _inside(dataset, rows, cols)
+    if not inside.any():
+        return None
+    rows, cols = rows[inside].astype(np.int64), cols[inside].astype(np.int64)
+    window = _window_around(rows, cols)
+    unobserved = mask.unobserved(window, dataset.read(band, window=window), band)
+    if unobserved is None:
+        return None
+    hidden = np.zeros(len(inside), dtype=np.bool_)
+    hidden[inside] = unobserved[rows - window.row_off, cols - window.col_off]
+    return hidden.reshape(grid.shape)
+
+
+def _stored_pixels(tile: Tile, grid: Grid, row: np.ndarray, col: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels of a tile, whole numbers at places (row, col) of a grid; float64, whole, may lie outside."""
     x, y = (np.array(at) for at in transform(grid.crs, tile.crs, *apply(grid.transform, col, row)))
     if tile.crs.is_geographic:
         middle = (tile.bounds[0] + tile.bounds[2]) / 2
         x = middle + (x - middle + 180) % 360 - 180
     cols, rows = (np.floor(at) for at in apply(~tile.affine, x, y))
-    inside = (rows >= 0) & (rows < dataset.height) & (cols >= 0) & (cols < dataset.width)
-    if not inside.any():
-        return None
-    rows, cols = rows[inside].astype(np.int64), cols[inside].astype(np.int64)
+    return rows, cols
+
+
+def _inside(dataset: Any, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    inside: np.ndarray = (rows >= 0) & (rows < dataset.height) & (cols >= 0) & (cols < dataset.width)
+    return inside
+
+
+def _window_around(rows: np.ndarray, cols: np.ndarray) -> Window:
+    """The smallest window with all of these pixels."""
     top, left = int(rows.min()), int(cols.min())
-    window = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
-    unobserved = mask.unobserved(window, dataset.read(band, window=window), band)
-    if unobserved is None:
-        return None
-    hidden = np.zeros(len(inside), dtype=np.bool_)
-    hidden[inside] = unobserved[rows - top, cols - left]
-    return hidden.reshape(grid.shape)
+    return Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
+
+
+def _parts(cells: np.ndarray) -> np.ndarray:
+    """(parts, rows, parts, columns) as (parts, cells)."""
+    return cells.swapaxes(1, 2).reshape(cells.shape[0] * cells.shape[2], -1)
 
 
 def stored_codes(dataset: Any, mask: RasterMask, band: int, window: Window, fill: int) -> np.ndarray:

@@ -78,6 +78,7 @@ class ZarrGroup:
     def __init__(self, path: str, storage_options: Mapping[str, Any] | None) -> None:
         self.path = path
         self._store = ChunkCheckingStore(open_store(path, storage_options))
+        self._found: dict[str, StoredArray | None] = {}  # opening an array takes a millisecond, at a URL a request
         try:
             # A Zarr group unpickles only with an object codec, which is not used here; arrays of names are plain strings.
             self._group = zarr.open_group(self._store, mode="r")
@@ -94,6 +95,11 @@ class ZarrGroup:
 
     def find(self, name: str) -> StoredArray | None:
         """The array `name`, which may lie in a subgroup (`r10m/b02`); None where there is none."""
+        if name not in self._found:
+            self._found[name] = self._opened(name)
+        return self._found[name]
+
+    def _opened(self, name: str) -> StoredArray | None:
         try:
             found = self._group.get(name)
         except UNREADABLE_METADATA as error:
