@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from tempfile import TemporaryFile
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from data_prep.corpus.sample_index import sample_index_name
 from data_prep.corpus.sample_index_checks import sample_index_faults
 from data_prep.corpus.sample_index_writer import sample_index_layouts
 from data_prep.corpus.shard_checks import Fault, check_shards
-from data_prep.corpus.summary import ShardSummary
+from data_prep.corpus.shard_contents import CorpusContents
 from data_prep.plan.plan import PLAN, Plan, load_plan
 from data_prep.shards.tar_format import FAILED
 
@@ -42,12 +42,20 @@ def corpus_faults(folder: AnyPath, map_jobs: MapJobs) -> list[Fault]:
     damaged = plan.damaged_tables()
     if damaged:
         return [Fault(name, "", "is missing, or is not the table that the plan was written with") for name in damaged]
-    verified = check_shards(folder, plan, map_jobs)
-    faults = [fault for shard in verified for fault in shard.faults]
-    faults += _unplanned_files(folder, plan)
-    for key, shard, other in repeated_keys(folder, plan, [shard.keys for shard in verified]):
-        faults.append(Fault(f"{other}.tar", key, f"is in {shard}.tar already"))
-    return faults + list(_summary_faults(folder, plan, [shard.summary for shard in verified], map_jobs))
+    with TemporaryFile() as file:
+        contents = CorpusContents(file)
+        faults: list[Fault] = []
+        keys: dict[str, np.ndarray] = {}
+        for checked in check_shards(plan, map_jobs, contents):
+            faults += checked.faults
+            keys |= checked.keys
+        are_sound = not faults
+        order = {name: number for number, name in enumerate(plan.names)}
+        faults.sort(key=lambda fault: order[fault.file.split(".")[0]])
+        faults += _unplanned_files(folder, plan)
+        for key, shard, other in repeated_keys(folder, plan, [keys[name] for name in plan.names]):
+            faults.append(Fault(f"{other}.tar", key, f"is in {shard}.tar already"))
+        return faults + list(_summary_faults(folder, plan, contents if are_sound else None))
 
 
 def repeated_keys(folder: AnyPath, plan: Plan, hashes: Sequence[np.ndarray]) -> Iterator[tuple[str, str, str]]:
@@ -78,44 +86,42 @@ def _unplanned_files(folder: AnyPath, plan: Plan) -> Iterator[Fault]:
             yield Fault(path.name, "", "is not in the plan")
 
 
-def _summary_faults(folder: AnyPath, plan: Plan, found: Sequence[ShardSummary | None], map_jobs: MapJobs) -> Iterator[Fault]:
+def _summary_faults(folder: AnyPath, plan: Plan, contents: CorpusContents | None) -> Iterator[Fault]:
     """Check dataset.json, sample indexes and rejected.jsonl, which can be compared only when all shards are sound.
 
-    `found`: summaries of the plan's shards, None for a shard with faults.
+    `contents`: of all shards; None when a shard has faults.
     """
-    summaries = [summary for summary in found if summary is not None]
-    are_sound = len(summaries) == len(found)
     if not (folder / DATASET).is_file():
         yield Fault(DATASET, "", "is missing: the corpus is unfinished; start shard.py again with the same arguments")
-    elif are_sound:
-        yield from _dataset_faults(folder, plan, summaries, map_jobs)
-    if are_sound:
+    elif contents is not None:
+        yield from _dataset_faults(folder, plan, contents)
+    if contents is not None:
         path = folder / REJECTED
         if not path.is_file():
             yield Fault(REJECTED, "", "is missing")
-        elif not _consists_of(path, rejected_lines(plan, folder, summaries)):
+        elif not _consists_of(path, rejected_lines(plan, contents)):
             yield Fault(REJECTED, "", "does not fit the plan and the indexes")
 
 
-def _dataset_faults(folder: AnyPath, plan: Plan, summaries: Sequence[ShardSummary], map_jobs: MapJobs) -> Iterator[Fault]:
+def _dataset_faults(folder: AnyPath, plan: Plan, contents: CorpusContents) -> Iterator[Fault]:
     """Check the sample indexes, then dataset.json, of sound shards."""
     found = read_json(folder / DATASET)
     if found.get("version") != DATASET_VERSION:
         what = f"is {found.get('version')!r}, expected {DATASET_VERSION}: start shard.py again with the same arguments"
         yield Fault(DATASET, "version", what)
         return
-    damaged = list(sample_index_faults(folder, summaries, map_jobs))
+    damaged = list(sample_index_faults(folder, contents))
     yield from damaged
     if damaged:
         return
-    sample_indexes = {layout.name: checksum_of(folder / layout.name) for layout in sample_index_layouts(summaries)}
-    expected = dataset_json(plan, folder, summaries, sample_indexes)
+    layouts = sample_index_layouts(contents.groups).values()
+    expected = dataset_json(plan, contents, {layout.name: checksum_of(folder / layout.name) for layout in layouts})
     for key in sorted(set(expected) | set(found)):
         if json_bytes({key: found.get(key)}) != json_bytes({key: expected.get(key)}):
             yield Fault(DATASET, key, "does not fit the shards and their indexes")
 
 
-def _consists_of(path: AnyPath, lines: Iterable[bytes]) -> bool:
-    """Return True when a file consists of these lines."""
+def _consists_of(path: AnyPath, parts: Iterable[bytes]) -> bool:
+    """Return True when a file consists of these parts."""
     with path.open("rb") as file:
-        return all(found == line for found, line in zip_longest(file, lines))
+        return all(file.read(len(part)) == part for part in parts) and not file.read(1)

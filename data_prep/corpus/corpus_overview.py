@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,21 @@ from tabulate import tabulate
 
 from data_prep.corpus.dataset import Corpus
 from data_prep.corpus.rejected import REJECTED
-from data_prep.corpus.summary import ShardSummary, by_source_and_split
+from data_prep.corpus.summary import ShardSummary
 from data_prep.landcover.legend import Legend
 from data_prep.plan.plan import Plan
 
 _MOST_REASONS = 30  # lines of the table of reasons; rejected.jsonl has all reasons
 
 
-def overview_of_written_corpus(plan: Plan, summaries: Sequence[ShardSummary]) -> str:
+def overview_of_written_corpus(plan: Plan, groups: Mapping[tuple[str, str], ShardSummary]) -> str:
     """Return two tables about a corpus that was just written.
 
     The first: samples, frames, valid share and size by source and split. The second: rejected samples by reason.
-    `summaries` are those of all shards of the plan. Series and scenes that cannot be read have a table of their own
+    `groups`: the summary of each source and split. Series and scenes that cannot be read have a table of their own
     (`unreadable_overview`).
     """
-    shards = Counter((summary.source, summary.split) for summary in summaries)
-    groups = by_source_and_split(summaries)
+    shards = {(group.source, group.split): group.shards for group in plan.groups}
     rows = []
     for (source, split), group in groups.items():
         share = f"{group.valid_share(plan.sensors[source].chip_px):.0%}"
@@ -38,7 +37,7 @@ def overview_of_written_corpus(plan: Plan, summaries: Sequence[ShardSummary]) ->
         for (reason, _), count in group.rejected.items():
             reasons[source, reason] += count
     if reasons:
-        shown = sorted(reasons.most_common(_MOST_REASONS))
+        shown = sorted(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:_MOST_REASONS])
         lines = [[source, str(count), reason] for (source, reason), count in shown]
         if len(reasons) > len(shown):
             lines.append(["...", "", f"{len(reasons) - len(shown)} more reasons in {REJECTED}"])

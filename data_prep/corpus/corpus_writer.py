@@ -20,7 +20,8 @@ from data_prep.corpus.dataset import DATASET
 from data_prep.corpus.dataset_json import write_dataset_json
 from data_prep.corpus.rejected import REJECTED, write_rejected
 from data_prep.corpus.sample_index_writer import write_sample_indexes
-from data_prep.corpus.shard_checks import checked_summaries
+from data_prep.corpus.shard_checks import checked_contents
+from data_prep.corpus.shard_contents import CorpusContents
 from data_prep.plan.plan import Plan, cached_plan
 from data_prep.shards.shard_index import has_written_index
 from data_prep.shards.shard_writer import write_sweep
@@ -159,11 +160,15 @@ def finish_corpus(plan: Plan, map_jobs: MapJobs, max_failed_share: float) -> boo
 
     Raises ValueError when a shard is damaged, or when every sample was rejected.
     """
-    summaries = checked_summaries(plan, map_jobs)
+    with checked_contents(plan, map_jobs) as contents:
+        return _finish(plan, contents, max_failed_share)
+
+
+def _finish(plan: Plan, contents: CorpusContents, max_failed_share: float) -> bool:
     remove_leftovers(plan.folder, everything=True)
-    write_rejected(plan, summaries)
-    print(overview_of_written_corpus(plan, summaries))
-    samples, failed = sum(summary.samples for summary in summaries), sum(summary.failed for summary in summaries)
+    write_rejected(plan, contents)
+    print(overview_of_written_corpus(plan, contents.groups))
+    samples, failed = (sum(getattr(group, name) for group in contents.groups.values()) for name in ("samples", "failed"))
     if failed > max_failed_share * (samples + failed):
         print(
             f"{failed} of {samples + failed} samples could not be read, more than --max_failed_share {max_failed_share}; "
@@ -172,7 +177,6 @@ def finish_corpus(plan: Plan, map_jobs: MapJobs, max_failed_share: float) -> boo
         return False
     if not samples:
         raise ValueError(f"every sample was rejected; the reasons are in {plan.folder / REJECTED}")
-    sample_indexes = write_sample_indexes(plan.folder, summaries, map_jobs, log=plan.folder / PROGRESS)
-    write_dataset_json(plan, summaries, sample_indexes)
+    write_dataset_json(plan, contents, write_sample_indexes(plan.folder, contents))
     print(f"{plan.folder / DATASET} describes the corpus")
     return True

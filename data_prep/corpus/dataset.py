@@ -33,7 +33,8 @@ from data_prep.landcover.legend import Legend, legend_from_dict
 from data_prep.landcover.sample_map import MapLayout, map_layout_from_dict
 from data_prep.shards.shard_index import SampleEntry, sample_entries
 
-DATASET_VERSION = 3
+DATASET_VERSION = 4
+_READ_VERSIONS = (3, 4)  # 3: the fingerprint is the sha256 over the shard indexes
 DATASET = "dataset.json"
 
 
@@ -92,7 +93,7 @@ class Corpus:
 
     Attributes:
         folder: path or URL of the corpus.
-        fingerprint: sha256 over all shard indexes; equal fingerprints mean equal pixels in equal order.
+        fingerprint: sha256 over the plan's hash and the checksums of all shards; equal ones mean equal pixels in equal order.
         sensors: by source name.
         shapes: (C, H, W) of a frame, by source name.
         mean, std: float64 (C,) in digital numbers over valid pixels of the training split, by source name.
@@ -175,8 +176,8 @@ def _corpus(values: Mapping[str, Any], folder: str, path: str) -> Corpus:
         raise ValueError(
             f"{path} has version 2, without sample indexes; start shard.py again with the same arguments: its shards stay"
         )
-    if values.get("version") != DATASET_VERSION:
-        raise ValueError(f"{path} has version {values.get('version')!r}; this code reads version {DATASET_VERSION}: shard again")
+    if values.get("version") not in _READ_VERSIONS:
+        raise ValueError(f"{path} has version {values.get('version')!r}; this code reads {DATASET_VERSION}: shard again")
     try:
         sources, fingerprint = values["sources"], values["fingerprint"]
         if not re.fullmatch("[0-9a-f]{64}", fingerprint):

@@ -1,30 +1,26 @@
-"""The content of dataset.json, from the plan and the summaries of shards, and its file."""
+"""The content of dataset.json, from the plan and the contents of shards, and its file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from common.atomic_files import whole_file
 from common.json_files import json_bytes
-from common.storage import AnyPath
 from data_prep.corpus.dataset import DATASET, DATASET_VERSION
 from data_prep.corpus.sample_index import sample_index_name
-from data_prep.corpus.summary import ShardSummary, by_source_and_split, merged
+from data_prep.corpus.shard_contents import CorpusContents, WrittenShard
+from data_prep.corpus.summary import ShardSummary, merged
 from data_prep.landcover.sample_map import map_layout
 from data_prep.plan.plan import Plan
 from data_prep.shards.band_statistics import robust_normalization
 
 
-def dataset_json(
-    plan: Plan, output: AnyPath, summaries: Sequence[ShardSummary], sample_indexes: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the content of dataset.json of the corpus in `output`.
-
-    `summaries` are those of the plan's shards in their order; `sample_indexes` the xxh3_128 of each sample index by file name.
-    """
-    groups = by_source_and_split(summaries)
+def dataset_json(plan: Plan, contents: CorpusContents, sample_indexes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of dataset.json; `sample_indexes` are the xxh3_128 of each sample index by file name."""
+    groups, shards = contents.groups, contents.shards
     sources: dict[str, dict[str, Any]] = {}
     for name, sensor in plan.sensors.items():
         of_source = {split: group for (source, split), group in groups.items() if source == name and group.samples}
@@ -39,17 +35,16 @@ def dataset_json(
                 legends = sorted({legend for group in of_source.values() for legend in group.counted})
                 layouts = {legend: map_layout(sensor, plan.legends[legend]).to_dict() for legend in legends}
                 sources[name]["land_cover_maps"] = layouts
-    columns = ("shard", "source", "split", "bytes", "xxh3_128", "samples")
     labels = {source: legend.to_dict() for source, legend in plan.labels.items() if source in sources}
     return {
         "version": DATASET_VERSION,
         "plan": plan.hash,
-        "fingerprint": corpus_fingerprint((output / f"{name}.json").read_bytes() for name in plan.names),
+        "fingerprint": corpus_fingerprint(plan.hash, shards),
         "sources": sources,
         "legends": {name: legend.to_dict() for name, legend in plan.legends.items()},
-        "shards": [{column: getattr(summary, column) for column in columns} for summary in summaries],
-        "rejected": plan.num_rejected + sum(summary.rejected.total() for summary in summaries),
-        "failed": sum(summary.failed for summary in summaries),
+        "shards": [asdict(shard) for shard in shards],
+        "rejected": plan.num_rejected + sum(group.rejected.total() for group in groups.values()),
+        "failed": sum(group.failed for group in groups.values()),
         **({"labels": labels} if labels else {}),
     }
 
@@ -75,19 +70,17 @@ def _split(group: ShardSummary, sample_indexes: Mapping[str, str]) -> dict[str, 
         "xxh3_128": sample_indexes[name],
         "samples": group.samples,
         "frames": {"shortest": min(group.frames), "longest": max(group.frames)},
-        "mean_shares": {legend: (sums / group.counted[legend]).tolist() for legend, sums in group.shares.items()},
+        "mean_shares": group.mean_shares(),
     }
 
 
-def corpus_fingerprint(indexes: Iterable[bytes]) -> str:
-    """Return the fingerprint in dataset.json: the sha256 over the contents of all shard indexes in the order of shards."""
-    digest = hashlib.sha256()
-    for content in indexes:
-        digest.update(content)
-    return digest.hexdigest()
+def corpus_fingerprint(plan_hash: str, shards: Iterable[WrittenShard]) -> str:
+    """Return the fingerprint in dataset.json: the sha256 over the hash of the plan, and name, bytes and XXH3 of each tar."""
+    lines = (f"{shard.shard} {shard.bytes} {shard.xxh3_128}" for shard in shards)
+    return hashlib.sha256("\n".join([plan_hash, *lines]).encode()).hexdigest()
 
 
-def write_dataset_json(plan: Plan, summaries: Sequence[ShardSummary], sample_indexes: Mapping[str, str]) -> None:
-    """Write dataset.json, which finishes the corpus. `summaries` and `sample_indexes`: see `dataset_json`."""
+def write_dataset_json(plan: Plan, contents: CorpusContents, sample_indexes: Mapping[str, str]) -> None:
+    """Write dataset.json, which finishes the corpus. `sample_indexes`: see `dataset_json`."""
     with whole_file(plan.folder / DATASET) as temporary:
-        temporary.write_bytes(json_bytes(dataset_json(plan, plan.folder, summaries, sample_indexes)))
+        temporary.write_bytes(json_bytes(dataset_json(plan, contents, sample_indexes)))

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from common.atomic_files import whole_file
-from common.json_files import json_bytes, read_json
-from common.storage import AnyPath
-from data_prep.corpus.summary import ShardSummary
+from common.json_files import json_bytes
+from data_prep.corpus.shard_contents import CorpusContents
 from data_prep.plan.plan import Plan
 
 REJECTED = "rejected.jsonl"
 
 
-def rejected_lines(plan: Plan, output: AnyPath, summaries: Sequence[ShardSummary]) -> Iterator[bytes]:
-    """Yield the lines of rejected.jsonl: the samples that the plan rejects, then those of each shard in order.
-
-    `summaries` are those of the plan's shards in their order; the shard indexes are read from `output`.
-    """
+def rejected_lines(plan: Plan, contents: CorpusContents) -> Iterator[bytes]:
+    """Yield the lines of rejected.jsonl, some at a time: the samples that the plan rejects, then those of each shard in order."""
     for rejection in plan.rejected():
         yield json_bytes({**asdict(rejection), "failed": False}) + b"\n"
-    for name, summary in zip(plan.names, summaries, strict=True):
-        if summary.rejected:
-            for row in read_json(output / f"{name}.json")["rejected"]:
-                yield json_bytes(row) + b"\n"
+    yield from contents.rejected()
 
 
-def write_rejected(plan: Plan, summaries: Sequence[ShardSummary]) -> None:
-    """Write rejected.jsonl. `summaries`: of all shards in the order of the plan."""
+def write_rejected(plan: Plan, contents: CorpusContents) -> None:
+    """Write rejected.jsonl. `contents`: of all shards."""
     with whole_file(plan.folder / REJECTED) as temporary, temporary.open("wb") as file:
-        file.writelines(rejected_lines(plan, plan.folder, summaries))
+        file.writelines(rejected_lines(plan, contents))

@@ -1,51 +1,29 @@
-"""Writes the sample indexes from the shard indexes, and compares them, with the memory of one shard.
-
-Workers turn a shard index into rows. The driver knows from the summaries where the rows of each shard belong and writes them
-there, so that the bytes depend neither on the number of workers nor on the order in which they finish.
-"""
+"""Writes the sample indexes of a corpus from the contents of its shards, with the memory of some shards."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from common.atomic_files import whole_file
 from common.checksums import checksum_of
-from common.executors import MapJobs
-from common.json_files import read_json
-from common.progress import Progress
 from common.storage import AnyPath
-from data_prep.corpus.sample_index import indexed_members, record_dtype, sample_index_name
-from data_prep.corpus.summary import ShardSummary, holds_maps
+from data_prep.corpus.sample_index import record_dtype, sample_index_name
+from data_prep.corpus.shard_contents import CorpusContents
+from data_prep.corpus.summary import ShardSummary
 
 
-@dataclass
+@dataclass(frozen=True)
 class SampleIndexLayout:
-    """Layout of a sample index.
-
-    Attributes:
-        name: file name.
-        key_bytes: bytes of the longest key.
-        rows: number of rows.
-        has_maps: True when the samples hold a land-cover map.
-        first_row: first row of each shard by the name of its tar, in the order of shards.
-    """
+    """Layout of a sample index: its file name, the dtype of its records, and their number."""
 
     name: str
-    key_bytes: int = 1
-    rows: int = 0
-    has_maps: bool = False
-    first_row: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return record_dtype(self.key_bytes, self.has_maps)
+    dtype: np.dtype
+    rows: int
 
     @property
     def header(self) -> bytes:
@@ -58,77 +36,27 @@ class SampleIndexLayout:
     @property
     def bytes(self) -> int:
         """Size of the file."""
-        return self.byte_of(self.rows)
-
-    def byte_of(self, row: int) -> int:
-        """Return the byte offset of a row in the file."""
-        return len(self.header) + row * self.dtype.itemsize
+        return len(self.header) + self.rows * self.dtype.itemsize
 
 
-def sample_index_layouts(summaries: Sequence[ShardSummary]) -> list[SampleIndexLayout]:
-    """Return the layouts of all sample indexes, given the shards in order; a source and split without samples has none."""
-    layouts: dict[str, SampleIndexLayout] = {}
-    for summary in summaries:
-        name = sample_index_name(summary.source, summary.split)
-        layout = layouts.setdefault(name, SampleIndexLayout(name))
-        layout.first_row[summary.shard] = layout.rows
-        layout.rows += summary.samples
-        layout.key_bytes = max(layout.key_bytes, summary.key_bytes)
-        layout.has_maps |= summary.has_maps
-    return [layout for layout in layouts.values() if layout.rows]
+def sample_index_layouts(groups: Mapping[tuple[str, str], ShardSummary]) -> dict[tuple[str, str], SampleIndexLayout]:
+    """Return the layout of the sample index of each source and split that has samples."""
+    return {
+        group: SampleIndexLayout(sample_index_name(*group), record_dtype(summary.key_bytes, summary.has_maps), summary.samples)
+        for group, summary in groups.items()
+        if summary.samples
+    }
 
 
-def rows_of_shard(folder: AnyPath, shard: str) -> np.ndarray:
-    """Make the rows of one shard that are written into a sample index, given the name of its tar.
-
-    The column `shard` is 0, and keys are as wide as the longest key of the shard.
-    """
-    samples = read_json((folder / shard).with_suffix(".json"))["samples"]
-    keys = [sample["key"].encode() for sample in samples]
-    has_maps = holds_maps(samples)
-    rows = np.zeros(len(samples), record_dtype(max(map(len, keys), default=1), has_maps))
-    members = [[sample["members"][name] for name in indexed_members(has_maps)] for sample in samples]
-    rows["key"] = keys
-    rows["frames"] = [sample["frames"] for sample in samples]
-    for column in ("offset", "size"):
-        values = np.array([[member[column] for member in row] for row in members], np.int64)
-        rows[f"{column}s"] = values.reshape(len(samples), len(indexed_members(has_maps)))
-    return rows
-
-
-def write_sample_indexes(
-    folder: AnyPath, summaries: Sequence[ShardSummary], map_jobs: MapJobs, log: AnyPath | None = None
-) -> dict[str, str]:
-    """Write the sample indexes of the corpus in `folder`; return the xxh3_128 of each by its file name.
-
-    `summaries` are those of the shards in the order of the plan; `log` receives the progress as JSON lines.
-    """
-    layouts = sample_index_layouts(summaries)
-    with ExitStack() as stack:
-        files, temporaries = {}, {}
-        for layout in layouts:
-            temporaries[layout.name] = temporary = stack.enter_context(whole_file(folder / layout.name))
-            files[layout.name] = file = stack.enter_context(temporary.open("wb"))
-            file.write(layout.header)
-        # Not through a memory map, where a full disk would kill the process instead of raising an error.
-        for layout, shard, rows in placed_rows(folder, layouts, map_jobs, log):
-            file = files[layout.name]
-            file.seek(layout.byte_of(layout.first_row[shard]))
-            file.write(rows.tobytes())
-        for file in files.values():
-            file.close()
-        return {name: checksum_of(temporary) for name, temporary in temporaries.items()}
-
-
-def placed_rows(
-    folder: AnyPath, layouts: Sequence[SampleIndexLayout], map_jobs: MapJobs, log: AnyPath | None = None
-) -> Iterator[tuple[SampleIndexLayout, str, np.ndarray]]:
-    """Yield the layout of the sample index, the tar and the rows of each shard, in the order in which workers finish."""
-    positions = {shard: (layout, number) for layout in layouts for number, shard in enumerate(layout.first_row)}
-    with Progress("index samples", total=len(positions), log=log) as progress:
-        for shard, found in map_jobs(partial(rows_of_shard, folder), list(positions)):
-            layout, number = positions[shard]
-            rows = found.astype(layout.dtype) if len(found) else np.zeros(0, layout.dtype)
-            rows["shard"] = number
-            yield layout, shard, rows
-            progress.add(rows.nbytes)
+def write_sample_indexes(folder: AnyPath, contents: CorpusContents) -> dict[str, str]:
+    """Write the sample indexes of the corpus in `folder`; return the xxh3_128 of each by its file name."""
+    checksums = {}
+    for group, layout in sample_index_layouts(contents.groups).items():
+        with whole_file(folder / layout.name) as temporary:
+            # Not through a memory map, where a full disk would kill the process instead of raising an error.
+            with temporary.open("wb") as file:
+                file.write(layout.header)
+                for rows in contents.rows(group):
+                    file.write(rows.tobytes())
+            checksums[layout.name] = checksum_of(temporary)
+    return checksums

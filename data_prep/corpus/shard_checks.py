@@ -6,10 +6,12 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from common.executors import MapJobs
 from common.json_files import read_json
 from common.progress import PROGRESS, Progress
 from common.storage import AnyPath, local_copy
-from data_prep.corpus.summary import ShardSummary, summarise
+from data_prep.corpus.shard_contents import CorpusContents, ShardContents, contents_of, joined, shards_together
 from data_prep.landcover.sample_map import NOT_MAPPED
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, cached_plan
 from data_prep.shards.band_statistics import ShardStatistics
@@ -47,9 +49,10 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
     Reads, hashes and decodes every member; memory holds one sample at a time.
     """
     index_file, tar_file = f"{shard.name}.json", f"{shard.name}.tar"
-    faults = [Fault(index_file, *fault) for fault in _header_faults(plan, shard, index)]
+    faults = [Fault(index_file, *fault) for fault in _header_faults(plan, shard.name, index)]
     try:
-        faults += [Fault(index_file, *fault) for fault in _sample_list_faults(shard, index)]
+        planned = [sample.key for sample in shard.samples]
+        faults += [Fault(index_file, *fault) for fault in _sample_list_faults(planned, index)]
         faults += [Fault(tar_file, *fault) for fault in _file_faults(tar_path, index)]
         faults += [Fault(tar_file, *fault) for fault in _structure_faults(tar_path, index)]
         content = _ContentCheck(plan, shard)
@@ -68,30 +71,28 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
     return faults
 
 
-def _header_faults(plan: Plan, shard: PlannedShard, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (key, fault) for entries of the index that the plan determines."""
-    planned = {
-        "version": INDEX_VERSION,
-        "shard": f"{shard.name}.tar",
-        "plan": plan.hash,
-        "source": shard.source,
-        "split": shard.split,
-    }
+def _header_faults(plan: Plan, name: str, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, fault) for entries of the index of the shard `name` that the plan determines."""
+    source, split, _ = name.rsplit("-", 2)
+    planned = {"version": INDEX_VERSION, "shard": f"{name}.tar", "plan": plan.hash, "source": source, "split": split}
     for key, value in planned.items():
         if index.get(key) != value:
             yield key, f"is {index.get(key)!r}; the plan says {value!r}"
 
 
-def _sample_list_faults(shard: PlannedShard, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (key, fault) unless each planned sample is either written or rejected, once and in order, and no other sample is."""
+def _sample_list_faults(planned: Sequence[str], index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, fault) unless each planned sample is either written or rejected, once and in order, and no other sample is.
+
+    `planned`: the keys of the shard's samples in the plan.
+    """
     written = [entry["key"] for entry in index["samples"]]
     rejected = {rejection["key"] for rejection in index["rejected"]}
-    expected = [sample.key for sample in shard.samples if sample.key not in rejected]
-    if written == expected and rejected <= {sample.key for sample in shard.samples}:
+    expected = [key for key in planned if key not in rejected]
+    if written == expected and rejected <= set(planned):
         return
     for key in sorted(set(expected) - set(written)):
         yield key, "is planned here, and neither written nor rejected"
-    for key in sorted((set(written) | rejected) - {sample.key for sample in shard.samples}):
+    for key in sorted((set(written) | rejected) - set(planned)):
         yield key, "is not planned here"
     for key in sorted({key for key in written if written.count(key) > 1 or key in rejected}):
         yield key, "occurs more than once"
@@ -272,67 +273,85 @@ def _failure_faults(path: AnyPath, index: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedShard:
-    """Result of reading a whole shard.
+class CheckedShards:
+    """Result of reading consecutive shards.
 
     Attributes:
-        faults: all faults of the shard.
-        summary: summary of its index; None when it has faults.
-        keys: XXH3 of the key of each sample, uint64 (samples,); empty when it has faults.
+        faults: all faults of the shards.
+        contents: what their indexes say; None when one has faults.
+        keys: XXH3 of the key of each sample, uint64 (samples,), by the name of the shard, where shards were read whole.
     """
 
     faults: list[Fault]
-    summary: ShardSummary | None
-    keys: np.ndarray
+    contents: ShardContents | None
+    keys: dict[str, np.ndarray]
 
 
-def check_shards(folder: AnyPath, plan: Plan, map_jobs: MapJobs) -> list[CheckedShard]:
-    """Read all shards of the plan, and return the results in the order of the plan."""
-    return _checked(check_shard, folder, plan, map_jobs, Progress("verify", total=plan.num_shards))
+def check_shards(plan: Plan, map_jobs: MapJobs, contents: CorpusContents) -> Iterator[CheckedShards]:
+    """Read all shards of the plan; yield the results in any order. `contents` gets those of sound shards."""
+    numbers = [range(number, number + 1) for number in range(plan.num_shards)]
+    return _checked(check_shard, plan, numbers, map_jobs, Progress("verify", total=plan.num_shards), contents)
 
 
 def _checked(
-    check: Callable[[AnyPath, int], CheckedShard], folder: AnyPath, plan: Plan, map_jobs: MapJobs, progress: Progress
-) -> list[CheckedShard]:
-    found: dict[int, CheckedShard] = {}
+    check: Callable[[AnyPath, range], CheckedShards],
+    plan: Plan,
+    jobs: Sequence[range],
+    map_jobs: MapJobs,
+    progress: Progress,
+    contents: CorpusContents,
+) -> Iterator[CheckedShards]:
     with progress:
-        for number, checked in map_jobs(partial(check, folder), range(plan.num_shards)):
-            found[number] = checked
-            progress.add(checked.summary.bytes if checked.summary is not None else 0)
-    return [found[number] for number in range(plan.num_shards)]
+        for numbers, checked in map_jobs(partial(check, plan.folder), jobs):
+            if checked.contents is not None:
+                contents.add(numbers.start, checked.contents)
+            progress.add(0 if checked.contents is None else checked.contents.summary.bytes, units=len(numbers))
+            yield checked
 
 
-def check_shard(folder: AnyPath, shard_id: int) -> CheckedShard:
+def check_shard(folder: AnyPath, numbers: range) -> CheckedShards:
     """Read one shard of the plan in `folder`."""
     plan = cached_plan(folder)
-    shard = plan.shard(shard_id)
+    shard = plan.shard(numbers.start)
 
     def faults(index: Mapping[str, Any], tar_path: AnyPath) -> list[Fault]:
         with local_copy(tar_path) as local:
             return shard_faults(plan, shard, local, index, folder / f"{shard.name}{FAILED}")
 
-    return _check(folder, shard.name, faults)
+    found, contents = _check(folder, shard.name, faults)
+    keys = np.empty(0, np.uint64) if contents is None else key_hashes(contents.rows["key"])
+    return CheckedShards(faults=found, contents=contents, keys={shard.name: keys})
 
 
-def check_index(folder: AnyPath, shard_id: int) -> CheckedShard:
-    """Compare the index of one shard of the plan in `folder` with the plan, and with the size of its tar, which is not read."""
+def check_indexes(folder: AnyPath, numbers: range) -> CheckedShards:
+    """Compare the indexes of shards of the plan in `folder` with the plan and the sizes of their tars, which are not read."""
     plan = cached_plan(folder)
-    shard = plan.shard(shard_id)
-
-    def faults(index: Mapping[str, Any], tar_path: AnyPath) -> list[Fault]:
-        try:
-            found = [*_header_faults(plan, shard, index), *_sample_list_faults(shard, index)]
-            of_index = [Fault(f"{shard.name}.json", *fault) for fault in found]
-            size = [Fault(tar_path.name, *fault) for fault in _size_faults(tar_path, index)]
-            return [*of_index, *size, *_failure_faults(folder / f"{shard.name}{FAILED}", index)]
-        except (KeyError, TypeError, AttributeError) as error:
-            return [Fault(f"{shard.name}.json", "", f"is not the index of a shard: {type(error).__name__} {error}")]
-
-    return _check(folder, shard.name, faults)
+    faults, contents = [], []
+    for number, planned in zip(numbers, plan.sample_keys(numbers), strict=True):
+        name = plan.names[number]
+        found, of_shard = _check(folder, name, partial(_index_faults, plan, name, planned))
+        faults += found
+        contents += [] if of_shard is None else [of_shard]
+    return CheckedShards(faults=faults, contents=None if faults else joined(contents), keys={})
 
 
-def _check(folder: AnyPath, name: str, find: Callable[[Mapping[str, Any], AnyPath], list[Fault]]) -> CheckedShard:
-    """Read the index of a shard and find its faults by `find`, which gets the index and the path of the tar."""
+def _index_faults(plan: Plan, name: str, planned: Sequence[str], index: Mapping[str, Any], tar_path: AnyPath) -> list[Fault]:
+    try:
+        found = [*_header_faults(plan, name, index), *_sample_list_faults(planned, index)]
+        of_index = [Fault(f"{name}.json", *fault) for fault in found]
+        size = [Fault(tar_path.name, *fault) for fault in _size_faults(tar_path, index)]
+        return [*of_index, *size, *_failure_faults(tar_path.with_name(f"{name}{FAILED}"), index)]
+    except (KeyError, TypeError, AttributeError) as error:
+        return [Fault(f"{name}.json", "", f"is not the index of a shard: {type(error).__name__} {error}")]
+
+
+def _check(
+    folder: AnyPath, name: str, find: Callable[[Mapping[str, Any], AnyPath], list[Fault]]
+) -> tuple[list[Fault], ShardContents | None]:
+    """Read the index of a shard, and return its faults, or else what it says.
+
+    `find` gets the index and the path of the tar, and finds the faults.
+    """
     tar_path, index_path = folder / f"{name}.tar", folder / f"{name}.json"
     faults = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
     if not faults:
@@ -341,26 +360,27 @@ def _check(folder: AnyPath, name: str, find: Callable[[Mapping[str, Any], AnyPat
             faults = find(index, tar_path)
         except ValueError as error:
             faults = [Fault(index_path.name, "", str(error))]
-    if faults:
-        return CheckedShard(faults=faults, summary=None, keys=np.empty(0, np.uint64))
-    return CheckedShard(faults=[], summary=summarise(index), keys=key_hashes(sample["key"] for sample in index["samples"]))
+    return faults, None if faults else contents_of(index)
 
 
-def key_hashes(keys: Iterable[str]) -> np.ndarray:
+def key_hashes(keys: Iterable[bytes]) -> np.ndarray:
     """Return the XXH3 of each key, uint64: with 8 bytes per key, the hashes of a whole corpus fit in memory."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(key.encode()) for key in keys), np.uint64)
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64)
 
 
-def checked_summaries(plan: Plan, map_jobs: MapJobs) -> list[ShardSummary]:
-    """Read all shard indexes; return their summaries in the order of the plan. Raises ValueError when an index has faults.
+@contextmanager
+def checked_contents(plan: Plan, map_jobs: MapJobs) -> Iterator[CorpusContents]:
+    """Read all shard indexes, and yield what they say. Raises ValueError when an index has faults.
 
     No tar is read: each was read back when it was written, and a corpus has 61 TB. `data_prep/verify.py` reads all of it.
     """
-    verified = _checked(
-        check_index, plan.folder, plan, map_jobs, Progress("summarise", total=plan.num_shards, log=plan.folder / PROGRESS)
-    )
-    faults = [fault for shard in verified for fault in shard.faults]
-    if faults:
-        damaged = sorted({fault.file.split(".")[0] for fault in faults})
-        raise ValueError(f"{len(faults)} faults, first {faults[0]}; remove {', '.join(damaged[:3])}.* and start again")
-    return [shard.summary for shard in verified if shard.summary is not None]
+    jobs = shards_together([group.shards for group in plan.groups])
+    progress = Progress("summarise", total=plan.num_shards, log=plan.folder / PROGRESS)
+    with TemporaryFile(dir=plan.folder if isinstance(plan.folder, Path) else None) as file:
+        contents = CorpusContents(file)
+        faults = [fault for found in _checked(check_indexes, plan, jobs, map_jobs, progress, contents) for fault in found.faults]
+        if faults:
+            faults.sort(key=lambda fault: fault.file)
+            damaged = sorted({fault.file.split(".")[0] for fault in faults})
+            raise ValueError(f"{len(faults)} faults, first {faults[0]}; remove {', '.join(damaged[:3])}.* and start again")
+        yield contents

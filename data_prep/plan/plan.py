@@ -298,6 +298,20 @@ class Plan:
         )
         return PlannedShard(name=name, source=source, split=split, samples=tuple(samples))
 
+    def sample_keys(self, numbers: range) -> list[list[str]]:
+        """Read the keys of the samples of consecutive shards; much faster than `shard`."""
+        spans = self._spans[numbers.start : numbers.stop]
+        begin, end = int(spans[0, 0]), int(spans[-1, :2].sum())
+        samples = self._rows("samples", np.arange(begin, end), ["series", "year", "row", "col"])
+        wanted, which = np.unique(samples["series"].to_numpy(), return_inverse=True)
+        series = self._rows("series", wanted, ["source", "place"]).to_pydict()
+        columns = (samples[name].to_pylist() for name in ("year", "row", "col"))
+        keys = [
+            sample_key(series["source"][n], series["place"][n], year, row, col)
+            for n, year, row, col in zip(which.tolist(), *columns, strict=True)
+        ]
+        return [keys[first - begin : first - begin + count] for first, count in spans[:, :2].tolist()]
+
     def sweeps(self, numbers: Sequence[int]) -> list[tuple[int, ...]]:
         """Return some shards, given by ascending numbers, sweep by sweep."""
         chosen = np.asarray(numbers, dtype=np.int64)
@@ -341,8 +355,8 @@ class Plan:
         sweeps = table["sweep"].to_numpy() if "sweep" in table.column_names else np.arange(self.num_shards)
         return np.stack([table["first"].to_numpy(), table["samples"].to_numpy(), sweeps], axis=1)
 
-    def _rows(self, table: str, rows: np.ndarray) -> pa.Table:
-        return read_rows(self.folder / TABLES[table], self._footers[table], rows)
+    def _rows(self, table: str, rows: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        return read_rows(self.folder / TABLES[table], self._footers[table], rows, columns)
 
     @cached_property
     def _footers(self) -> dict[str, pq.FileMetaData]:

@@ -128,8 +128,10 @@ def _hash_column(column: pa.ChunkedArray, lengths: Any, values: Any) -> None:
         values.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
 
 
-def read_rows(path: AnyPath, metadata: pq.FileMetaData, rows: np.ndarray) -> pa.Table:
+def read_rows(path: AnyPath, metadata: pq.FileMetaData, rows: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
     """Read the rows with the numbers `rows` (ascending) of a file that `TableWriter` wrote; reads only their row groups.
+
+    `columns`: default all.
 
     Raises ValueError when the file is damaged or does not fit `metadata`, its footer.
     """
@@ -137,7 +139,7 @@ def read_rows(path: AnyPath, metadata: pq.FileMetaData, rows: np.ndarray) -> pa.
     positions = np.searchsorted(groups, rows // GROUP_ROWS) * GROUP_ROWS + rows % GROUP_ROWS
     try:
         with parquet_file(path, metadata) as file:
-            return file.read_row_groups(groups.tolist()).take(positions)
+            return file.read_row_groups(groups.tolist(), columns).take(positions)
     except UNREACHABLE:
         raise
     except (pa.ArrowException, OSError) as error:

@@ -157,7 +157,7 @@ def test_a_corpus_of_version_2_gets_tables_and_keeps_its_shards(arguments: list[
     with pytest.raises(ValueError, match=r"version 2.*start shard.py again with the same arguments: its shards stay"):
         load_corpus(corpus)
     (fault,) = corpus_faults(corpus, partial(map_local, workers=1))
-    assert str(fault) == "dataset.json: version: is 2, expected 3: start shard.py again with the same arguments"
+    assert str(fault) == "dataset.json: version: is 2, expected 4: start shard.py again with the same arguments"
     shards = {path.name: path.stat().st_mtime_ns for path in corpus.glob("*-0*")}
     assert len(shards) >= 2 * 5
     assert run_shard(*arguments, "--output", corpus) == 0
@@ -179,24 +179,30 @@ def test_shards_that_are_written_anew_leave_no_finished_corpus(arguments: list[s
 def test_tables_are_written_and_proven_in_constant_memory(tmp_path: Path) -> None:
     """A process of its own: a table of 5 million rows, 620 MB, that are made up when they are asked for."""
     script = """
-import sys, types, numpy as np
+import sys, tempfile, numpy as np
 from pathlib import Path
-from data_prep.corpus import sample_index_checks, sample_index_writer
 from data_prep.corpus.sample_index import record_dtype
+from data_prep.corpus.sample_index_checks import sample_index_faults
+from data_prep.corpus.sample_index_writer import write_sample_indexes
+from data_prep.corpus.shard_contents import CorpusContents, ShardContents, WrittenShard
+from data_prep.corpus.summary import summarise
 from tests.support.memory import peak_kilobytes
-KEYS = np.array([f"modis-{n:029d}".encode() for n in range(2_500)])
-def made_up(folder, shard):
-    rows = np.zeros(2_500, record_dtype(36, has_maps=False))
-    rows["key"], rows["offsets"] = KEYS, int(shard[-10:-4])
-    return rows
-sample_index_writer.rows_of_shard = made_up
-shards = [f"modis-train-{n:06d}.tar" for n in range(2_000)]
-about = dict(source="modis", split="train", samples=2_500, key_bytes=36, has_maps=False)
-summaries = [types.SimpleNamespace(shard=shard, **about) for shard in shards]
-one_by_one = lambda function, jobs: ((job, function(job)) for job in jobs)
+sample = {"frames": 20, "days": [0, 1], "members": {}, "legend": "a", "land_cover": [1]}
+samples = [{"key": f"modis-{n:029d}", **sample} for n in range(2_500)]
+numbers = {"count": [1], "total": [1], "squares": [1]}
+about = dict(source="modis", split="train", bytes=1)
+summary = summarise({**about, "samples": samples, "rejected": [], "statistics": numbers})
+keys = np.array([sample["key"].encode() for sample in samples])
 before = peak_kilobytes()
-sample_index_writer.write_sample_indexes(Path(sys.argv[1]), summaries, one_by_one)
-assert list(sample_index_checks.sample_index_faults(Path(sys.argv[1]), summaries, one_by_one)) == []
+with tempfile.TemporaryFile() as file:
+    contents = CorpusContents(file)
+    for n in range(2_000):
+        rows = np.zeros(2_500, record_dtype(35, has_maps=False))
+        rows["key"], rows["offsets"] = keys, n
+        shard = WrittenShard(shard=f"modis-train-{n:06d}.tar", xxh3_128="", samples=2_500, **about)
+        contents.add(n, ShardContents(shards=(shard,), summary=summary, rows=rows, rejected=b""))
+    write_sample_indexes(Path(sys.argv[1]), contents)
+    assert list(sample_index_faults(Path(sys.argv[1]), contents)) == []
 print(peak_kilobytes() - before)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
