@@ -21,6 +21,7 @@ from data_prep.corpus.sample_index_writer import sample_index_layouts
 from data_prep.corpus.shard_checks import Fault, check_shards
 from data_prep.corpus.shard_contents import CorpusContents
 from data_prep.plan.plan import PLAN, Plan, load_plan
+from data_prep.shards.shard_index import read_index
 from data_prep.shards.tar_format import FAILED
 
 
@@ -72,7 +73,7 @@ def repeated_keys(folder: AnyPath, plan: Plan, hashes: Sequence[np.ndarray]) -> 
     for name, of_shard in zip(plan.names, hashes, strict=True):
         if not np.isin(of_shard, suspects).any():
             continue
-        for sample, suspected in zip(read_json(folder / f"{name}.json")["samples"], np.isin(of_shard, suspects), strict=True):
+        for sample, suspected in zip(read_index(folder / f"{name}.json")["samples"], np.isin(of_shard, suspects), strict=True):
             if suspected and seen.setdefault(sample["key"], name) != name:
                 yield sample["key"], seen[sample["key"]], name
 

@@ -4,7 +4,7 @@
       plan.json, plan-*.parquet     the plan, frozen before any pixel was read
       rejected.jsonl                one line per rejected sample, with the reason
       <source>-<split>-000000.tar   a shard, a plain WebDataset tar
-      <source>-<split>-000000.json  its shard index: offset, size and sha256 of each member, counts and statistics
+      <source>-<split>-000000.json  its shard index: place and checksum of each member, counts and statistics
       <source>-<split>-000000.failed.jsonl  only where samples could not be read: one line each, with the traceback of the error
       <source>-<split>.samples.npy  the sample index, one record per sample (`data_prep/corpus/sample_index.py`)
       dataset.json                  written last
@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from common.json_files import json_object, read_json
+from common.json_files import json_object
 from common.retries import retried
 from common.storage import AnyPath, any_path
 from data_prep.archive.sensor import Sensor, sensor_from_dict
 from data_prep.landcover.label_legend import LabelLegend, label_legend_from_dict
 from data_prep.landcover.legend import Legend, legend_from_dict
 from data_prep.landcover.sample_map import MapLayout, map_layout_from_dict
-from data_prep.shards.shard_index import SampleEntry, sample_entries
+from data_prep.shards.shard_index import SampleEntry, read_index, sample_entries
 
 DATASET_VERSION = 4
 _READ_VERSIONS = (3, 4)  # 3: the fingerprint is the sha256 over the shard indexes
@@ -139,7 +139,7 @@ class Corpus:
 
         Each call reads all indexes and makes one Python object per sample: for figures, fine-tuning and tests only.
         """
-        indexes = (read_json(shard.index) for shard in self.shards_of(source, split))
+        indexes = (read_index(shard.index) for shard in self.shards_of(source, split))
         return [sample for index in indexes for sample in sample_entries(index, any_path(self.folder))]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -20,7 +19,6 @@ import xxhash
 from common.checksums import checksum_of
 from common.errors import UNREACHABLE
 from common.executors import MapJobs
-from common.json_files import read_json
 from common.progress import PROGRESS, Progress
 from common.storage import AnyPath, local_copy
 from data_prep.corpus.shard_contents import CorpusContents, ShardContents, contents_of, joined, shards_together
@@ -28,7 +26,8 @@ from data_prep.landcover.sample_map import NOT_MAPPED
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, cached_plan
 from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.frame_checksums import frame_checksums
-from data_prep.shards.tar_format import FAILED, INDEX_VERSION, LABEL, LAND_COVER_MAP, member_names
+from data_prep.shards.shard_index import READ_INDEX_VERSIONS, Member, read_index
+from data_prep.shards.tar_format import FAILED, LABEL, LAND_COVER_MAP, member_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,9 @@ def shard_faults(plan: Plan, shard: PlannedShard, tar_path: Path, index: Mapping
 def _header_faults(plan: Plan, name: str, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, fault) for entries of the index of the shard `name` that the plan determines."""
     source, split, _ = name.rsplit("-", 2)
-    planned = {"version": INDEX_VERSION, "shard": f"{name}.tar", "plan": plan.hash, "source": source, "split": split}
+    planned = {"shard": f"{name}.tar", "plan": plan.hash, "source": source, "split": split}
+    if index.get("version") not in READ_INDEX_VERSIONS:
+        yield "version", f"is {index.get('version')!r}; expected {' or '.join(map(str, READ_INDEX_VERSIONS))}"
     for key, value in planned.items():
         if index.get(key) != value:
             yield key, f"is {index.get(key)!r}; the plan says {value!r}"
@@ -160,8 +161,8 @@ class _ContentCheck:
                 for name, place in entry["members"].items():
                     tar.seek(place["offset"])
                     members[name] = tar.read(place["size"])
-                    if hashlib.sha256(members[name]).hexdigest() != place["sha256"]:
-                        yield f"{entry['key']}.{name}", "its sha256 is not the one in the index"
+                    if not Member(**place).holds(members[name]):
+                        yield f"{entry['key']}.{name}", "its checksum is not the one in the index"
                 if entry["key"] in self._planned:
                     arrays, wrong = _sample_faults(self._plan, self._planned[entry["key"]], entry, members)
                     yield from ((f"{entry['key']}.{name}", what) for name, what in wrong)
@@ -356,7 +357,7 @@ def _check(
     faults = [Fault(path.name, "", "is missing") for path in (tar_path, index_path) if not path.is_file()]
     if not faults:
         try:
-            index = read_json(index_path)
+            index = read_index(index_path)
             faults = find(index, tar_path)
         except ValueError as error:
             faults = [Fault(index_path.name, "", str(error))]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from common.json_files import read_json
 from common.storage import AnyPath
 from data_prep.archive.scene import SPLITS
 from data_prep.shards.band_statistics import SNOW, BandStatistics, statistics_from_dict
+from data_prep.shards.shard_index import read_index
 from data_prep.shards.tar_format import LAND_COVER_MAP
 
 _SHARE_BITS = 60  # a share of one still fits in an int64
@@ -105,7 +105,7 @@ def holds_maps(samples: Sequence[Mapping[str, Any]]) -> bool:
 
 def read_summary(index: AnyPath) -> ShardSummary:
     """Read and summarise one shard index."""
-    return summarise(read_json(index))
+    return summarise(read_index(index))
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

@@ -11,13 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from common.json_files import read_json
 from common.plot_style import INK, MUTED
 from common.storage import any_path
 from data_prep.archive.sensor import Sensor
 from data_prep.corpus.dataset import Corpus
 from data_prep.landcover.legend import Legend
-from data_prep.shards.shard_index import SampleEntry, read_array, sample_entries
+from data_prep.shards.shard_index import SampleEntry, read_array, read_index, sample_entries
 
 Item = TypeVar("Item")
 
@@ -168,7 +167,7 @@ def evenly_spread_samples(corpus: Corpus, source: str, split: str, count: int) -
     some = _spread([shard for shard in corpus.shards_of(source, split) if shard.samples], count)
     parts = np.diff(np.linspace(0, count, len(some) + 1).astype(int)).tolist()
     entries = [
-        _spread(sample_entries(read_json(shard.index), any_path(corpus.folder)), part)
+        _spread(sample_entries(read_index(shard.index), any_path(corpus.folder)), part)
         for shard, part in zip(some, parts, strict=True)
     ]
     return [entry for of_shard in entries for entry in of_shard]

@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from common.json_files import read_json
 from common.retries import retried
 from common.storage import AnyPath, local_copy
 from data_prep.landcover.opening import open_land_cover
@@ -28,6 +27,7 @@ from data_prep.plan.planned_reader import load_planned_scene, open_planned_reade
 from data_prep.shards.chunk_reader import ChunkReader
 from data_prep.shards.frame_checksums import Buffer, frame_checksums
 from data_prep.shards.planned_samples import sample_window
+from data_prep.shards.shard_index import INDEX_VERSION, Member, read_index
 from data_prep.shards.shard_writer import write_once
 from data_prep.shards.tar_format import FAILED, LABEL, LAND_COVER_MAP, TarWriter, member_names, npy_buffers
 
@@ -52,7 +52,7 @@ def _write_tar(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Write the tar; return the index, and the rows of the file of failures."""
     index_path, tar_path, failed = (former / f"{shard.name}{suffix}" for suffix in (".json", ".tar", FAILED))
-    index, planned = read_json(index_path), {sample.key: sample for sample in shard.samples}
+    index, planned = read_index(index_path), {sample.key: sample for sample in shard.samples}
     if index.get("plan") != former_hash or any(entry["key"] not in planned for entry in index["samples"]):
         raise ValueError(f"{index_path} does not fit the plan of its corpus; {_MEND}")
     if not tar_path.is_file():
@@ -69,7 +69,7 @@ def _write_tar(
                 )
             entries.append(_add(tar, entry, _read_members(source, entry), counts, land_cover_map))
         tar.end()
-    changed = {"bytes": tar.size, "xxh3_128": tar.checksum, "plan": plan.hash, "samples": entries}
+    changed = {"version": INDEX_VERSION, "bytes": tar.size, "xxh3_128": tar.checksum, "plan": plan.hash, "samples": entries}
     failures = [json.loads(line) for line in failed.read_bytes().splitlines()] if failed.is_file() else []
     return {**index, **changed}, failures
 
@@ -115,10 +115,10 @@ def _add(
     contents["checksums.npy"] = npy_buffers(frame_checksums(key, counts, days, pixels, valid, land_cover_map))
     contents[LAND_COVER_MAP] = npy_buffers(land_cover_map)
     names = member_names(has_map=True, has_label=LABEL in former)
-    members = {name: tar.add(f"{key}.{name}", contents[name]) for name in names}
     for name, place in entry["members"].items():
-        if name != "checksums.npy" and members[name]["sha256"] != place["sha256"]:
+        if name != "checksums.npy" and not Member(**place).holds(former[name]):
             raise ValueError(f"{key}.{name} of the former corpus is not as it was written; {_MEND}")
+    members = {name: tar.add(f"{key}.{name}", contents[name]) for name in names}
     return {**entry, "members": members}
 
 

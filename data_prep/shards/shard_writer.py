@@ -29,8 +29,8 @@ from data_prep.plan.plan import Plan, PlannedShard, Rejection, cached_plan
 from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.planned_samples import Failure, read_samples
 from data_prep.shards.sample import Sample
-from data_prep.shards.shard_index import has_written_index
-from data_prep.shards.tar_format import FAILED, INDEX_VERSION, TarWriter, tar_members
+from data_prep.shards.shard_index import INDEX_VERSION, has_written_index, index_json
+from data_prep.shards.tar_format import FAILED, TarWriter, tar_members
 
 
 def write_sweep(
@@ -153,7 +153,7 @@ def write_index(output: AnyPath, name: str, index: dict[str, Any], failures: Seq
     """Write the file of failures of a shard, and then its index, which makes the shard exist."""
     _write_failures(output / f"{name}{FAILED}", failures)
     with whole_file(output / f"{name}.json") as temporary:
-        temporary.write_bytes(json_bytes(index))
+        temporary.write_bytes(index_json(index))
 
 
 def _add(tar: TarWriter, sample: Sample, bands: Sequence[str]) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """The format of a shard: the members of a sample, and the tar around them.
 
-Every byte is hashed once on its way into the file, and no array is copied.
+Every byte is hashed on its way into the file, and no array is copied.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from common.json_files import json_bytes
 from data_prep.shards.frame_checksums import Buffer, frame_checksums
 from data_prep.shards.sample import Sample
 
-INDEX_VERSION = 2
 FAILED = ".failed.jsonl"  # suffix of the file that lists the samples of a shard that could not be read
 LAND_COVER_MAP = "landcover_map.npy"  # not of shards of earlier versions; before the pixels, so that one read gets all but frames
 MEMBERS = ("checksums.npy", "dates.npy", "json", "landcover.npy", LAND_COVER_MAP, "pixels.npy", "valid.npy")  # as in the tar
@@ -89,18 +87,18 @@ class TarWriter:
         return self._digest.hexdigest()
 
     def add(self, name: str, content: Sequence[Buffer]) -> dict[str, Any]:
-        """Append a member; return the byte offset, size and sha256 of its content."""
+        """Append a member; return the byte offset, size and XXH3 (64 bits) of its content."""
         size = sum(map(len, content))
         info = tarfile.TarInfo(name)
         info.size = size
         self._write(info.tobuf(tarfile.GNU_FORMAT))
         offset = self.size
-        sha256 = hashlib.sha256()
+        digest = xxhash.xxh3_64()
         for part in content:
             self._write(part)
-            sha256.update(part)
+            digest.update(part)
         self._write(bytes(-size % tarfile.BLOCKSIZE))
-        return {"offset": offset, "size": size, "sha256": sha256.hexdigest()}
+        return {"offset": offset, "size": size, "xxh3_64": digest.hexdigest()}
 
     def end(self) -> None:
         """Write the zeros that end a tar."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -24,8 +23,9 @@ class ShardSamples:
     """The samples of one split of a corpus; `finetune/data/labelled_sample.py` says what an item holds.
 
     A sample in a shard has one source, so a task with several sources needs `missing_sources: allow`. Pixels are memory-mapped
-    and read only when they are sliced; all other members are compared with their sha256. Of a corpus at a URL, all of a sample is
-    fetched and compared. Raises ValueError if the corpus lacks a label for a source of the task, or has no sample in the split.
+    and read only when they are sliced; all other members are compared with their checksums. Of a corpus at a URL, all of a sample
+    is fetched and compared. Raises ValueError if the corpus lacks a label for a source of the task, or has no sample in the
+    split.
     """
 
     def __init__(self, corpus: Corpus, split: str, task: Task) -> None:
@@ -79,8 +79,8 @@ def _content(shard: AnyPath, member: Member) -> bytes:
 
 
 def _verified(entry: SampleEntry, name: str, content: bytes) -> io.BytesIO:
-    """The bytes of a member. Raises ValueError if their sha256 differs from the one in the index."""
-    if hashlib.sha256(content).hexdigest() != entry.members[name].sha256:
+    """The bytes of a member. Raises ValueError if their checksum differs from the one in the index."""
+    if not entry.members[name].holds(content):
         raise ValueError(f"{entry.shard}: {entry.key}.{name} is not as it was written; run data_prep/verify.py")
     return io.BytesIO(content)
 

@@ -6,6 +6,8 @@ The scenes are made up (grids and dates of MGRS and MODIS tiles, no files), sinc
 real run adds is opening each scene once. Two plans are made: of all windows of a grid, and at millions of sites in five years,
 of each source that has a scene there. Splits are blocks of 50 km with a buffer, so that every window is placed on the globe.
 
+`finish`: the first plan is resumed and finished, from made-up shard indexes beside empty tars of the right size.
+
 `archive`: 100,000 scenes with a scene.yaml each, which all name one small Zarr store and one land-cover map, are planned by four
 workers; then a job of an array begins, and a run without --shards resumes.
 
@@ -16,6 +18,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import shutil
 import sys
 import tempfile
 import time
@@ -39,13 +43,19 @@ from common.command_line import run_command  # noqa: E402
 from common.executors import map_local  # noqa: E402
 from common.grid import Grid  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
+from data_prep.corpus.corpus_writer import finish_corpus, write_missing_shards  # noqa: E402
+from data_prep.corpus.dataset import DATASET  # noqa: E402
+from data_prep.corpus.shard_contents import shards_together  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
 from data_prep.plan.build import frozen_plan, make_plan  # noqa: E402
-from data_prep.plan.plan import TABLES, PlannedSeries, load_plan  # noqa: E402
+from data_prep.plan.plan import TABLES, PlannedSeries, cached_plan, load_plan  # noqa: E402
 from data_prep.plan.plan_writer import write_plan  # noqa: E402
 from data_prep.plan.settings import PlanSettings  # noqa: E402
 from data_prep.plan.splits import SpatialBlocks  # noqa: E402
 from data_prep.plan.survey import Surveyed  # noqa: E402
+from data_prep.shards.band_statistics import SNOW  # noqa: E402
+from data_prep.shards.shard_index import INDEX_VERSION, index_json  # noqa: E402
+from data_prep.shards.tar_format import member_names  # noqa: E402
 from tests.support.archives import make_cube, write_land_cover, write_scene  # noqa: E402
 from tests.support.memory import peak_kilobytes  # noqa: E402
 
@@ -144,6 +154,54 @@ def read_shards(folder: Path, count: int) -> dict[str, float]:
     }
 
 
+def write_index_and_tar(folder: Path, numbers: range) -> int:
+    """Made-up indexes of consecutive shards, and tars that are sparse files; returns the bytes of the indexes."""
+    plan, written = cached_plan(folder), 0
+    for number, keys in zip(numbers, plan.sample_keys(numbers), strict=True):
+        name = plan.names[number]
+        source, split, _ = name.rsplit("-", 2)
+        codes, bands = len(next(iter(plan.legends.values())).codes), len(plan.sensors[source].bands)
+        place = {"offset": 123_456_789, "size": 41_344, "xxh3_64": f"{number:016x}"}
+        sample = {"frames": 46, "days": [18_628, 18_992], "legend": "glc_fcs30d", "land_cover": [*[0] * (codes - 2), 100, 180]}
+        members = dict.fromkeys(member_names(plan.has_maps, has_label=False), place)
+        numbers_of_bands = {column: [123_456_789_012] * bands for column in ("count", "total", "squares")}
+        index = {
+            "version": INDEX_VERSION,
+            "shard": f"{name}.tar",
+            "source": source,
+            "split": split,
+            "bytes": 256_000_000,
+            "xxh3_128": f"{number:032x}",
+            "plan": plan.hash,
+            "samples": [{"key": key, **sample, "members": members} for key in keys],
+            "rejected": [],
+            "statistics": numbers_of_bands,
+            SNOW: dict.fromkeys(numbers_of_bands, [0] * bands),
+        }
+        content = index_json(index)
+        (folder / f"{name}.json").write_bytes(content)
+        (folder / f"{name}.tar").touch()
+        os.truncate(folder / f"{name}.tar", 256_000_000)
+        written += len(content)
+    return written
+
+
+def finish(folder: Path, workers: int) -> dict[str, float]:
+    plan, map_jobs = load_plan(folder), partial(map_local, workers=workers)
+    begin = time.perf_counter()
+    assert write_missing_shards(plan, range(plan.num_shards), folder, map_jobs, most_bytes=0) == []
+    resumed = time.perf_counter()
+    assert finish_corpus(plan, map_jobs, max_failed_share=0.0)
+    return {
+        "shards": plan.num_shards,
+        "workers": workers,
+        "looking_for_missing_shards_s": round(resumed - begin, 1),
+        "finishing_s": round(time.perf_counter() - resumed, 1),
+        "peak_mb": round(peak_mb()),
+        "dataset_json_mb": round((folder / DATASET).stat().st_size / 1e6, 1),
+    }
+
+
 def check(folder: Path) -> dict[str, float]:
     begin = time.perf_counter()
     assert load_plan(folder).damaged_tables() == []
@@ -196,7 +254,7 @@ def bench_plan(output: Path | None = None, scale: float = 1.0, scenes: int = 100
         output: JSON file to write; default: print only.
         scale: share of the made-up scenes, to try the script.
         scenes: scenes of `archive`.
-        workers: processes that plan them.
+        workers: processes that plan them, and that finish the corpus.
     """
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -205,6 +263,13 @@ def bench_plan(output: Path | None = None, scale: float = 1.0, scenes: int = 100
         results["file_mb"] = {name: round((folder / name).stat().st_size / 1e6, 1) for name in TABLES.values()}
         results["read"] = in_own_process(partial(read_shards, folder, 100))
         results["verify"] = in_own_process(partial(check, folder))
+        numbers = shards_together([group.shards for group in load_plan(folder).groups])
+        size = sum(size for _, size in map_local(partial(write_index_and_tar, folder), numbers, workers=workers))
+        results["finish"] = {
+            "indexes_gb": round(size / 1e9, 2),
+            **in_own_process(partial(finish, folder, workers)),
+        }
+        shutil.rmtree(folder)
         table = Path(scratch, "sites.parquet")
         results["sites"] = in_own_process(partial(write_sites, table, scale))
         results["plan_at_sites"] = in_own_process(partial(plan_all, Path(scratch, "at_sites"), scale, table))

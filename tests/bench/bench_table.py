@@ -32,11 +32,12 @@ from report import write_report  # noqa: E402
 
 from common.checksums import checksum_of  # noqa: E402
 from common.command_line import run_command  # noqa: E402
-from common.json_files import json_bytes, read_json  # noqa: E402
+from common.json_files import json_bytes  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
 from data_prep.corpus.dataset import load_corpus  # noqa: E402
 from data_prep.corpus.sample_index import record_dtype, sample_index_name  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
+from data_prep.shards.shard_index import index_json, read_index  # noqa: E402
 from data_prep.shards.tar_format import MEMBERS  # noqa: E402
 from pretrain.data.sample_table import SampleTable  # noqa: E402
 from pretrain.data.shuffling import shuffled  # noqa: E402
@@ -67,7 +68,7 @@ def write_made_up_corpus(folder: Path, samples: int, shards: int) -> dict[str, f
             rows["offsets"] = np.arange(stop - first)[:, None] * stride + 512 * np.array([6, 3, 1, 2, 0])
             file.write(rows.tobytes())
             if shard < INDEXES:
-                (folder / f"{SOURCE}-{SPLIT}-{shard:06d}.json").write_bytes(json_bytes({"samples": index_of(rows, legend.codes)}))
+                (folder / f"{SOURCE}-{SPLIT}-{shard:06d}.json").write_bytes(index_json({"samples": index_of(rows, legend.codes)}))
     counts = np.diff(edges).tolist()
     about = {
         "table": path.name,
@@ -106,7 +107,7 @@ def write_made_up_corpus(folder: Path, samples: int, shards: int) -> dict[str, f
 
 def index_of(rows: np.ndarray, codes: tuple[int, ...]) -> list[dict[str, Any]]:
     """The samples of an index as shard.py writes them."""
-    place = {"offset": 123_456_789, "size": 41_344, "sha256": "0" * 64}
+    place = {"offset": 123_456_789, "size": 41_344, "xxh3_64": "0" * 16}
     return [
         {
             "key": key.decode(),
@@ -166,7 +167,7 @@ def parse_indexes(folder: Path, samples: int) -> dict[str, float]:
     """What JSON indexes cost, carried forward to all samples."""
     paths = sorted(folder.glob(f"{SOURCE}-{SPLIT}-*.json"))
     begin = time.perf_counter()
-    share = samples / sum(len(read_json(path)["samples"]) for path in paths)
+    share = samples / sum(len(read_index(path)["samples"]) for path in paths)
     return {
         "indexes": len(paths),
         "gb_of_all": round(sum(path.stat().st_size for path in paths) * share / 1e9, 1),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import signal
@@ -30,6 +28,7 @@ from data_prep.describe import describe_corpus
 from data_prep.plan.plan import PLAN, load_plan
 from data_prep.readers.base import Series
 from data_prep.readers.zarr_cube import ZarrCube
+from data_prep.shards.shard_index import index_json, read_index
 from tests.support.archives import CHIPS, write_archive
 from tests.support.interruptions import contents
 from tests.support.sharding import run_shard
@@ -168,7 +167,7 @@ def test_damage_of_the_former_corpus_is_named(
     scenes: Path, former: Path, anew: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = shutil.copytree(former, tmp_path / "former")
-    entry = read_json(damaged / "sentinel2-train-000001.json")["samples"][0]
+    entry = read_index(damaged / "sentinel2-train-000001.json")["samples"][0]
     data = bytearray((damaged / "sentinel2-train-000001.tar").read_bytes())
     data[entry["members"]["pixels.npy"]["offset"] + 500] ^= 1
     (damaged / "sentinel2-train-000001.tar").write_bytes(data)
@@ -192,14 +191,14 @@ def test_damage_of_the_former_corpus_is_named(
 def test_verify_finds_a_changed_map_whose_sums_agree(anew: Path, tmp_path: Path) -> None:
     """A byte of a map beyond the legend, in a shard whose index agrees: the checksums of frames do not."""
     corpus = shutil.copytree(anew, tmp_path / "corpus")
-    index = read_json(corpus / "sentinel2-train-000000.json")
+    index = read_index(corpus / "sentinel2-train-000000.json")
     place = index["samples"][0]["members"]["landcover_map.npy"]
     data = bytearray((corpus / "sentinel2-train-000000.tar").read_bytes())
     data[place["offset"] + place["size"] - 1] = 35  # of 35 codes
     (corpus / "sentinel2-train-000000.tar").write_bytes(data)
-    place["sha256"] = hashlib.sha256(data[place["offset"] : place["offset"] + place["size"]]).hexdigest()
+    place["xxh3_64"] = xxhash.xxh3_64_hexdigest(data[place["offset"] : place["offset"] + place["size"]])
     index["xxh3_128"] = xxhash.xxh3_128(bytes(data)).hexdigest()
-    (corpus / "sentinel2-train-000000.json").write_text(json.dumps(index, sort_keys=True, separators=(",", ":")))
+    (corpus / "sentinel2-train-000000.json").write_bytes(index_json(index))
     found = "\n".join(map(str, corpus_faults(corpus, ONE)))
     assert "checksums.npy: are not those of the frames" in found
     assert "landcover_map.npy: has positions beyond the 35 codes of legend glc_fcs30d" in found

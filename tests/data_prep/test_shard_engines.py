@@ -225,20 +225,25 @@ def dask_on_hosts(cluster: SlurmCluster, folder: Path, **more: str) -> Iterator[
     def log(machine: str) -> Path:
         return folder / f"dask-{machine}.txt"
 
-    def all_say(words: str, *machines: str) -> bool:
-        texts = {machine: log(machine).read_text() for machine in machines}
-        ended = [machine for machine in machines if started[machine].poll() is not None]
-        assert not ended, f"Dask ended on {ended}: {texts}"
-        return all(words in text for text in texts.values())
+    def said() -> str:
+        return "".join(f"{machine}: {log(machine).read_text()}\n" for machine in started)
+
+    def wait_for_scheduler_to_say(*words: str) -> None:
+        def has_said_all() -> bool:
+            assert all(process.poll() is None for process in started.values()), said()
+            return all(text in log(LOGIN).read_text() for text in words)
+
+        wait_for(has_said_all, explain=said)
 
     try:
         start(LOGIN, "distributed.cli.dask_scheduler", "--no-dashboard", "--host", ADDRESSES[LOGIN], "--port", "0")
-        wait_for(lambda: all_say("Scheduler at:", LOGIN), explain=log(LOGIN).read_text)
+        wait_for_scheduler_to_say("Scheduler at:")
         found = re.search(r"Scheduler at:\s*(tcp://\S+)", log(LOGIN).read_text())
         assert found
         for host in HOSTS:
             start(host, "distributed.cli.dask_worker", found[1], "--no-dashboard", "--nthreads", "1", "--death-timeout", "60")
-        wait_for(lambda: all_say("Registered to", *HOSTS), explain=lambda: str([log(one).read_text() for one in started]))
+        # the scheduler, since workers do not always log that they are registered
+        wait_for_scheduler_to_say(*(f"Register worker addr: tcp://{ADDRESSES[host]}:" for host in HOSTS))
         yield found[1]
     finally:
         for machine in HOSTS:

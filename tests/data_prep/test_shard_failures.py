@@ -84,9 +84,9 @@ def test_index_holds_days_and_counts(whole: dict[str, bytes]) -> None:
         if re.fullmatch(r"[\w-]+\d\.json", name):
             index = json.loads(data)
             with tarfile.open(fileobj=io.BytesIO(whole[index["shard"]])) as tar:
-                for sample in index["samples"]:
-                    days = np.load(io.BytesIO(tar.extractfile(f"{sample['key']}.dates.npy").read()))  # type: ignore[union-attr]
-                    assert sample["days"] == [days[0], days[-1]]
+                for key, ends in zip(index["samples"]["key"], index["samples"]["days"], strict=True):
+                    days = np.load(io.BytesIO(tar.extractfile(f"{key}.dates.npy").read()))  # type: ignore[union-attr]
+                    assert ends == [days[0], days[-1]]
 
 
 def test_what_is_read_back_must_be_what_was_written(

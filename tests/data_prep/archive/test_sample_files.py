@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,6 +28,7 @@ from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.splits import SpatialBlocks
+from data_prep.shards.shard_index import read_index
 from tests.support.sharding import write_shard
 from tests.support.web_server import web_server
 
@@ -92,7 +92,7 @@ def planned(folder: Path, **changes: Any) -> Plan:
 def write_all(folder: Path, plan: Plan) -> list[dict[str, Any]]:
     for number in range(plan.num_shards):
         write_shard(folder / "scenes", folder / "corpus", number)
-    return [json.loads((folder / "corpus" / f"{name}.json").read_text()) for name in plan.names]
+    return [read_index(folder / "corpus" / f"{name}.json") for name in plan.names]
 
 
 def test_each_file_is_a_sample_of_each_source(archive: tuple[Path, dict[str, dict[str, np.ndarray]]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from data_prep.landcover.maps import LandCoverMap, map_tiles
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import Plan
 from data_prep.plan.settings import PlanSettings
+from data_prep.shards.shard_index import read_index
 from data_prep.site_drawing.map_pixels import read_map_pixels
 from tests.support.archives import CODES, CRS, NORTH, WEST, days, make_cube, write_scene
 from tests.support.land_cover_maps import MAP_STEP, write_map
@@ -326,7 +326,7 @@ def written(folder: Path) -> tuple[Plan, list[dict[str, Any]]]:
     plan = make_plan(folder / "scenes", folder / "corpus", PlanSettings(chip_px={"sentinel2": 12}))
     for number in range(plan.num_shards):
         write_shard(folder / "scenes", folder / "corpus", number)
-    return plan, [json.loads((folder / "corpus" / f"{name}.json").read_text()) for name in plan.names]
+    return plan, [read_index(folder / "corpus" / f"{name}.json") for name in plan.names]
 
 
 @pytest.mark.parametrize("nearest", [False, True])
