@@ -33,6 +33,7 @@ def test_dask_workers_as_slurm_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "flags").mkdir()
     settings_ = {"cores": 1, "memory": "1GB", "walltime": "0:40:00", "death-timeout": "30", "log-directory": str(tmp_path)}
     import dask
+    import dask_jobqueue  # noqa: F401  (before `set`, which would take its defaults away again)
 
     with (
         dask.config.set({f"jobqueue.slurm.{name}": value for name, value in settings_.items()}),

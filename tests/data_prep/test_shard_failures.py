@@ -189,7 +189,7 @@ def test_what_does_not_pass_is_no_part_of_the_corpus(
     assert contents(tmp_path / "corpus") == whole
 
 
-@pytest.mark.parametrize("engine", ["local", "dask"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.slow)])
 def test_a_scene_that_vanishes_after_the_plan(
     own_scenes: Path, whole: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str], engine: str
 ) -> None:
@@ -211,7 +211,7 @@ def test_a_scene_that_vanishes_after_the_plan(
 # the output
 
 
-@pytest.mark.parametrize("engine", ["local", "dask"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line_and_what_is_finished_stays(
     scenes: Path, whole: dict[str, bytes], tmp_path: Path, engine: str
 ) -> None:

@@ -77,7 +77,7 @@ def same_files(one: Path, other: Path) -> bool:
     return all((one.parent / name).read_bytes() == (other.parent / name).read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_map_of_a_scene_at_a_url(
     scene: Path, models: tuple[Path, Path], undisturbed: Path, tmp_path: Path, workers: int
 ) -> None:
