@@ -85,6 +85,7 @@ class LandCoverMap:
         self._stack = ExitStack()
         self._opener = RasterOpener()
         self._open: dict[AnyPath, tuple[Any, RasterMask]] = {}
+        self._last: tuple[Grid, list[tuple[Tile, tuple[int, int]]]] | None = None
 
     def codes(self, window: SampleWindow, series: Series | None) -> np.ndarray:  # noqa: ARG002
         """Codes (rows, columns) in the footprint of the window, in the window's year; see `read`."""
@@ -109,16 +110,16 @@ class LandCoverMap:
     def _read(self, footprint: Grid, year: int, shape: tuple[int, int] | None = None) -> np.ndarray:
         """Codes of `shape` cells that fill `footprint`; by default about as many as the map has there."""
         found: np.ndarray | None = None
-        fill = self._legend.fill[0]
         for tile, of_tile, tile_shape in self._tiles_of_year(footprint, year):
+            unmapped = True if found is None else np.isin(found, self._legend.fill)
+            if not np.any(unmapped):
+                break
             shape = shape or tile_shape
             band = tile.band_of(of_tile)
             assert band is not None, tile
             codes = self._warped(tile, band, _regridded(footprint, shape))
-            found = codes if found is None else np.where(np.isin(found, self._legend.fill), codes, found)
-            if not np.isin(found, self._legend.fill).any():
-                break
-        return np.full(shape or (1, 1), fill) if found is None else found
+            found = codes if found is None else np.where(unmapped, codes, found)
+        return np.full(shape or (1, 1), self._legend.fill[0]) if found is None else found
 
     def _tiles_of_year(self, footprint: Grid, year: int) -> list[tuple[Tile, int, tuple[int, int]]]:
         """The tiles that the footprint touches and that hold a year, as (tile, year, rows and columns); see `_tiles_within`.
@@ -201,6 +202,11 @@ class LandCoverMap:
 
     def _tiles_within(self, footprint: Grid) -> list[tuple[Tile, tuple[int, int]]]:
         """The tiles that the footprint touches, each with about the (rows, columns) of its pixels that fill the footprint."""
+        if self._last is None or self._last[0] != footprint:  # counts and map of a sample have the same footprint
+            self._last = footprint, self._found_within(footprint)
+        return self._last[1]
+
+    def _found_within(self, footprint: Grid) -> list[tuple[Tile, tuple[int, int]]]:
         col, row = (at.ravel() for at in np.meshgrid(*(np.linspace(0, extent, 3) for extent in footprint.shape[::-1])))
         points = apply(footprint.transform, col, row)
         found = []

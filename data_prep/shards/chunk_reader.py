@@ -140,7 +140,10 @@ def _pieces(start: int, size: int, group: int, part: int) -> Iterator[tuple[int,
 
 
 def _cut(sample: PlannedSample, groups: Sequence[tuple[ChunkGroup, Series]]) -> Series:
-    """Put the window together from the chunk groups that it overlaps; from a single one it is a view."""
+    """Put the window together from the chunk groups that it overlaps.
+
+    It is a copy, in the order of its axes: checksums, statistics and the tar would each make one of a view.
+    """
     size, frames = sample.size, sample.stop - sample.start
     parts: list[tuple[slice, slice, Series]] = []
     for group, series in groups:
@@ -157,7 +160,8 @@ def _cut(sample: PlannedSample, groups: Sequence[tuple[ChunkGroup, Series]]) -> 
         parts.append((slice(top - sample.row, bottom - sample.row), slice(left - sample.col, right - sample.col), part))
     first = parts[0][2]
     if len(parts) == 1:
-        return first
+        pixels, quality, valid = map(np.ascontiguousarray, (first.pixels, first.quality, first.valid))
+        return Series(pixels=pixels, quality=quality, valid=valid, dates=first.dates)
     pixels = np.empty((frames, first.pixels.shape[1], size, size), first.pixels.dtype)
     quality = np.empty((frames, size, size), first.quality.dtype)
     valid = np.empty((frames, size, size), np.bool_)
