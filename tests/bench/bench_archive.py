@@ -6,10 +6,14 @@ The archives are made here: Sentinel-2 SAFE products (lossless JPEG 2000 with ti
 1024 px of a whole tile, HLS L30 with Fmask, MCD43A4 as HDF4, and a Zarr cube. Each has 16 dates; the files of all dates are the
 same bytes under other names, since encoding takes long. Of each archive the first sweep is written, eight shards on average.
 
-Three variants take turns: `sweep`, as shard.py writes; `shard_by_shard`, which reads each shard on its own with 256 MB of decoded
-images, as shard.py did before there were sweeps; and `bare`, which reads every block of the chunk groups of the sweep once and
-keeps nothing. Shares are medians of the ratios of a round. `amplification` is the bytes of all blocks that reads touched by the
-bytes of the blocks that hold samples. All run in one process; the page cache holds the archive.
+Three variants take turns: `sweep`, as shard.py writes; `shard_by_shard`, which reads each of two shards of the sweep on its own
+with 256 MB of decoded images, as shard.py did before there were sweeps; and `bare`, which reads every block of the chunk groups
+of the sweep once and keeps nothing. Shares are medians of the ratios of a round. `amplification` is the bytes of all blocks that
+reads touched by the bytes of the blocks that hold samples. All run in one process; the page cache holds the archive.
+
+`two_workers_faster`: two sweeps of a quarter of the size by one worker process and by two, in turn. `projection`: days that one
+core, and 64 cores of which each writes what one of two does, need for the samples of a source at these rates; the corpus of 25
+million samples has as many of each as `bench_plan.py` plans.
 """
 
 from __future__ import annotations
@@ -67,7 +71,11 @@ from tests.support.memory import peak_kilobytes  # noqa: E402
 DATES = np.datetime64("2021-03-01") + 8 * np.arange(16)
 SENSORS = load_sensors()
 SWEEP_BYTES, FORMER_BYTES = 4_000_000_000, 256_000_000  # of decoded images
+FORMER_SHARDS = 2
 SHARD_MB = 256.0
+# Million samples of each source in a corpus of 25 million (bench_plan.py), and an archive of this benchmark that is delivered so.
+CORPUS = {"landsat": (13.4, "hls_l30"), "modis": (1.8, "mcd43a4"), "sentinel2": (9.8, "safe_1024")}
+CORES = 64
 QUALITY_LEGEND = {
     "name": "quality",
     "title": "inversions",
@@ -324,6 +332,27 @@ def peak_of(work: Callable[[], None]) -> int:
         return round(pool.apply(peak_kilobytes) / 1e3)
 
 
+def scaling(scenes: Path, output: Path, source: str, rounds: int) -> float:
+    """How much faster two worker processes are than one, which is a process of its own, too."""
+    plan = make_plan(scenes, output, PlanSettings(sources=(source,), shard_mb=SHARD_MB / 4))
+    sweeps = plan.sweeps(range(plan.num_shards))[:2]
+    for numbers in sweeps:  # reads what the disk has to the page cache, and what a process imports
+        write(scenes, output, numbers, SWEEP_BYTES, False)
+    work = partial(_write_one, scenes, output)
+    ratios = []
+    for _ in range(rounds):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            one = timed(lambda: pool.map(work, sweeps, chunksize=1))
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            two = timed(lambda: pool.map(work, sweeps, chunksize=1))
+        ratios.append(one / two)
+    return statistics.median(ratios)
+
+
+def _write_one(scenes: Path, output: Path, numbers: tuple[int, ...]) -> None:
+    write(scenes, output, numbers, SWEEP_BYTES, False)
+
+
 def timed(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
@@ -340,13 +369,14 @@ def measured(scenes: Path, output: Path, rounds: int) -> dict[str, Any]:
     windows = chunk_groups(plan, numbers)
     series = plan.shard(numbers[0]).samples[0].series
     sweep = partial(write, scenes, output, numbers, SWEEP_BYTES, False)
-    former = partial(write, scenes, output, numbers, FORMER_BYTES, True)
+    former = partial(write, scenes, output, numbers[:FORMER_SHARDS], FORMER_BYTES, True)
+    former_share = sum(len(plan.shard(number).samples) for number in numbers[:FORMER_SHARDS]) / samples  # of the sweep
     bare = bare_reader(scene, options, windows, series.grid.pixel_side)
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("sweep", "shard_by_shard")}
     for name, work in (("sweep", sweep), ("shard_by_shard", former)):
         with counting(counts[name]):
             work()
-    times = [[timed(sweep), timed(former), timed(bare)] for _ in range(rounds)]
+    times = [[timed(sweep), timed(former) / former_share, timed(bare)] for _ in range(rounds)]
     ours, by_shard, decoding = (statistics.median(column) for column in zip(*times, strict=True))
     needed = needed_bytes(source, options["container"], windows)
     tars = sum((output / f"{plan.names[number]}.tar").stat().st_size for number in numbers)
@@ -361,11 +391,12 @@ def measured(scenes: Path, output: Path, rounds: int) -> dict[str, Any]:
         "former_share_of_bare_decoding": round(statistics.median(c / b for _, b, c in times), 3),
         "bare_s": round(decoding, 2),
         "amplification": round(counts["sweep"]["bytes"] / needed, 2),
-        "former_amplification": round(counts["shard_by_shard"]["bytes"] / needed, 2),
+        "former_amplification": round(counts["shard_by_shard"]["bytes"] / former_share / needed, 2),
         "opens": counts["sweep"]["opens"],
-        "former_opens": counts["shard_by_shard"]["opens"],
+        "former_opens": round(counts["shard_by_shard"]["opens"] / former_share),
         "peak_mb": peak_of(sweep),
         "former_peak_mb": peak_of(former),
+        "two_workers_faster": round(scaling(scenes, output.with_name("quarter"), source, rounds), 2),
         "load_average": round(os.getloadavg()[0], 1),
     }
 
@@ -378,6 +409,18 @@ def needed_bytes(source: str, container: str, windows: list[tuple[int, int, int,
         return len(DATES) * (chunks * 10 * 512 * 512 * 2 + len(windows) * 1024 * 1024)
     a_pixel = {"sentinel2": 4 * 2 + (6 * 2 + 1) / 4, "landsat": 6 * 2 + 1, "modis": 7 * (2 + 1)}[source]
     return round(len(DATES) * pixels * a_pixel)
+
+
+def projected(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Days to write 25 million samples at the rates of the archives that were measured, by source and together."""
+    days: dict[str, dict[str, float]] = {}
+    for source, (millions, name) in CORPUS.items():
+        if name in results:
+            one = millions * 1e6 / results[name]["samples_s"] / 86_400
+            days[source] = {"samples": millions * 1e6, "one_core": one}
+            days[source]["64_cores"] = one / (CORES * results[name]["two_workers_faster"] / 2)
+    together = {key: sum(of[key] for of in days.values()) for key in ("samples", "one_core", "64_cores")}
+    return {name: {key: round(value, 1) for key, value in of.items()} for name, of in {**days, "together": together}.items()}
 
 
 def bench_archive(output: Path | None = None, rounds: int = 3, side: int = 10980, archives: list[str] = list(ARCHIVES)) -> None:  # noqa: B006
@@ -407,7 +450,10 @@ def bench_archive(output: Path | None = None, rounds: int = 3, side: int = 10980
             (scene / "scene.yaml").write_text(yaml.safe_dump(description))
             results[name] = measured(scene.parent, Path(place, "corpus"), rounds)
             print(name, json.dumps(results[name]), flush=True)
-    write_report(output, ["numpy", "rasterio", "zarr"], {"rounds": rounds, "side": side, "dates": len(DATES), "results": results})
+    projection = projected(results)
+    print(json.dumps(projection, indent=1))
+    content = {"projection": projection, "results": results}
+    write_report(output, ["numpy", "rasterio", "zarr"], {"rounds": rounds, "side": side, "dates": len(DATES), **content})
 
 
 if __name__ == "__main__":
