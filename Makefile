@@ -28,7 +28,7 @@ engines:
 	.ci/packages
 
 test: install engines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 30
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 30
 
 test-slow: install engines
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[spectra]"

@@ -19,8 +19,8 @@ from finetune.mapping.scene import MapOptions, predict_scene
 from finetune.model.recipe import Recipe
 from finetune.report.map_figure import MapPicture, draw_map, preview_label, true_color, write_map_picture
 from finetune.scoring.headline import headline
-from finetune.scoring.map_scores import MapScores, map_confusion
-from finetune.scoring.metrics import scores
+from finetune.scoring.map_scores import MapScores
+from finetune.scoring.metrics import confusion, scores
 from finetune.task import IGNORE, Task
 
 MOST_PICTURES = 12  # there may be thousands of samples
@@ -121,7 +121,7 @@ def _sample_maps(model: nn.Module, windows: SampleWindows, device: torch.device)
 def _sample_picture(task: Task, windows: SampleWindows, number: int, label: np.ndarray, predicted: np.ndarray) -> MapPicture:
     """The picture of one sample; its title holds the headline score of the sample."""
     names = [c.name for c in task.classes]
-    score, value = headline(scores(map_confusion(label, predicted, len(names)), names), task.target)
+    score, value = headline(scores(confusion(label, predicted, len(names)), names), task.target)
     return MapPicture(
         title=f"{task.title}, {windows.names[number]}: {score} {100 * value:.1f} %",
         image=_sample_image(windows, number),

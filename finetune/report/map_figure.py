@@ -27,8 +27,7 @@ from finetune.data.image_stack import ImageStack
 from finetune.data.map_grid import TOLERANCE
 from finetune.data.scene_series import SceneSeries
 from finetune.scoring.headline import headline
-from finetune.scoring.map_scores import map_confusion
-from finetune.scoring.metrics import scores
+from finetune.scoring.metrics import confusion, scores
 from finetune.task import Task
 
 NO_DATA_COLOR = "#8a8a8a"
@@ -83,7 +82,7 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
     title = f"{task.title}, {series.scene.name}, season ending {series.year}"
     if label is not None:
         names = [c.name for c in task.classes]
-        result = scores(map_confusion(label, predicted, len(names)), names)
+        result = scores(confusion(label, predicted, len(names)), names)
         name, score = headline(result, task.target)
         title += f": {name} {100 * score:.1f} %, overall accuracy {100 * result['overall_accuracy']:.1f} %"
     return MapPicture(

@@ -10,7 +10,7 @@ import numpy as np
 from finetune.scoring.bootstrap import with_intervals
 from finetune.scoring.boundaries import boundary_counts, boundary_scores
 from finetune.scoring.headline import headline
-from finetune.scoring.metrics import scored_pixels, scores
+from finetune.scoring.metrics import confusion, scores
 from finetune.scoring.objects import object_counts, object_scores
 from finetune.task import Task
 
@@ -38,7 +38,7 @@ class MapScores:
             predicted: map uint8 (H, W), `NO_DATA` where there is none.
         """
         count, names, objects = len(self._names), self._names, self._task.objects
-        _add(self._pixels, scene, map_confusion(label, predicted, count))
+        _add(self._pixels, scene, confusion(label, predicted, count))
         _add(self._boundaries, scene, boundary_counts(label, predicted, count))
         if objects is not None:
             counts = object_counts(label, predicted, names.index(objects), count, minimum_px=SMALLEST_OBJECT_PX)
@@ -58,13 +58,6 @@ class MapScores:
         if self._task.objects is not None:
             result["objects"] = {self._task.objects: with_intervals(list(self._objects.values()), object_scores)}
         return result
-
-
-def map_confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Confusion matrix int64 (classes, classes) of a map against a label, integer (H, W) each; see `scored_pixels`."""
-    scored = scored_pixels(label, predicted, num_classes)
-    pairs = label[scored].astype(np.int64) * num_classes + predicted[scored]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def pixel_counts(matrix: np.ndarray) -> dict[str, list[int]]:

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torchmetrics.classification import MulticlassConfusionMatrix
-
-from finetune.task import IGNORE
 
 OVER_CLASSES = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")  # scores that stand for all classes together
 
 
-def confusion(num_classes: int) -> MulticlassConfusionMatrix:
-    """An empty confusion matrix; rows are labels, columns predictions, and pixels labelled `IGNORE` do not count."""
-    # All callers pass valid indices, and checking them would read each batch twice.
-    return MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
+def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Confusion matrix int64 (classes, classes) of maps against labels, integers (..., H, W), whose rows are labels.
+
+    See `scored_pixels`.
+    """
+    scored = scored_pixels(label, predicted, num_classes)
+    pairs = label[scored].astype(np.int64) * num_classes + predicted[scored]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def scores(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Scores from a confusion matrix (classes, classes) of pixel counts, whose rows are labels.
 
     Per class: f1, precision, recall, iou, accuracy (this class against the rest) and the number of labelled pixels. Over classes:
@@ -59,11 +59,11 @@ def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[str]) -> dict[st
 
 
 def scored_pixels(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """The pixels that are scored: label and prediction, integer (H, W), both hold a class 0..num_classes-1. Gives bool (H, W).
+    """The pixels that are scored: label and prediction, integers (..., H, W), both hold a class 0..num_classes-1. Gives bool.
 
     `IGNORE` in a label and no data in a map lie outside this range. Raises ValueError for arrays of different shape.
     """
-    if label.shape != predicted.shape or label.ndim != 2:
+    if label.shape != predicted.shape or label.ndim < 2:
         raise ValueError(
             f"label has shape {label.shape} and prediction {predicted.shape}; expected two maps (H, W) on the same grid"
         )

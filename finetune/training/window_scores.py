@@ -32,7 +32,8 @@ def score_windows(
     """
     rank, world_size = ranks.rank_and_world_size()
     model.eval()
-    matrix = confusion(len(windows.task.classes)).to(device)
+    names = [c.name for c in windows.task.classes]
+    matrix = np.zeros((len(names), len(names)), np.int64)
     losses: list[tuple[int, float, int]] = []  # (first window, loss, labelled pixels) of each batch
     for first in range(0, len(windows), world_size * batch_size):
         before_batches()
@@ -42,9 +43,9 @@ def score_windows(
         batch = windows.batch(range(start, min(start + batch_size, len(windows))))
         label = batch["label"].to(device)
         class_scores = model({k: v.to(device) for k, v in batch["data"].items()}, (label.shape[-2], label.shape[-1]))
-        matrix.update(class_scores.argmax(dim=1), label)
+        matrix += confusion(batch["label"].numpy(), class_scores.argmax(dim=1).cpu().numpy(), len(names))
         losses.append((start, loss_of(class_scores, label).item(), int((label != IGNORE).sum())))
-    # torchmetrics sums the matrices of all ranks.
-    found = scores(matrix.compute().cpu(), [c.name for c in windows.task.classes])
-    _, values, pixels = zip(*sorted(batch for of_rank in ranks.gather(losses) for batch in of_rank), strict=True)
+    matrices, of_ranks = zip(*ranks.gather((matrix, losses)), strict=True)
+    _, values, pixels = zip(*sorted(batch for of_rank in of_ranks for batch in of_rank), strict=True)
+    found = scores(sum(matrices), names)
     return found | {"loss": float(np.average(values, weights=pixels))}

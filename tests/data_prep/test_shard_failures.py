@@ -362,7 +362,8 @@ def test_a_dask_scheduler_that_goes_away(scenes: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "corpus") == contents(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGHUP])
 def test_dask_says_nothing_of_its_own_after_a_signal_to_all(scenes: Path, tmp_path: Path, sent: signal.Signals) -> None:
     """Ctrl-C and a closed terminal reach the command and its workers while they write."""
     arguments = ["--input", str(scenes), "--output", str(tmp_path / "corpus"), *CHIPS, "--shard_mb", "0.02"]

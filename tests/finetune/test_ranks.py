@@ -47,6 +47,7 @@ def assert_same_runs(one: Path, other: Path) -> None:
         assert epoch == pytest.approx(same, abs=1e-5)
 
 
+@pytest.mark.slow  # `training/test_data_parallel.py` compares a few steps
 def test_two_ranks_learn_what_one_process_learns(scenes: Path, tmp_path: Path) -> None:
     chosen = options(SMALL_ENCODER, "encoder")
     finish(start([*SETTINGS, "--data", str(scenes), "--output", str(tmp_path / "one"), *chosen], ranks=1))

@@ -74,6 +74,7 @@ def check_skipping_and_resuming(corpus: Path, tmp_path: Path, stage: int, precis
         assert (copy / "skipped_steps.jsonl").read_text() == (run / "skipped_steps.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_skipped_steps_change_no_bit_of_a_run_that_resumes(corpus: Path, tmp_path: Path) -> None:
     check_skipping_and_resuming(corpus, tmp_path, stage=2, precision="bf16", resumed_after=[4])
 

@@ -67,7 +67,7 @@ class Run:
                     start_new_session=True,
                 )
             self._engines.callback(self._end)
-        wait_for(lambda: self.step > 11, _WAIT_S)
+        wait_for(lambda: self.step > 11, _WAIT_S, lambda: self.log)
 
     def _end(self) -> None:
         assert self.process is not None
@@ -229,7 +229,7 @@ class SlurmRun(Run):
         arguments = ["--data", "corpus", "--output", str(self.output)]
         script = ROOT / "launch/pretrain.sbatch"
         self.job = self.cluster.submit(script, *arguments, options=(*size, log, *options), AGRIFM_PROJECT=str(ROOT))
-        wait_for(lambda: self.step > 11, _WAIT_S)
+        wait_for(lambda: self.step > 11, _WAIT_S, lambda: f"{self.cluster.job(self.job)}\n{self.log}")
 
     def ends(self) -> str:
         """`again` when the job is queued again, `cancelled`, or its exit code."""

@@ -50,6 +50,7 @@ def trained(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_the_published_layout_trains_and_is_scored_on_its_test_list(published: Path, trained: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["score"]["value"] > 0.9  # the seasons tell the classes apart; half of the pixels are rice

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
 from finetune.mapping.cog import NO_DATA
-from finetune.scoring.map_scores import MapScores, map_confusion
+from finetune.scoring.map_scores import MapScores
+from finetune.scoring.metrics import confusion
 from finetune.task import IGNORE, load_task
 
 TASK = replace(load_task("paddy_rice"), objects="paddy_rice")
@@ -28,7 +29,7 @@ def test_confusion_of_a_map_is_that_of_scikit_learn() -> None:
     label, predicted = label_and_map(0)
     scored = (label != IGNORE) & (predicted != NO_DATA)
     expected = confusion_matrix(label[scored], predicted[scored], labels=[0, 1, 2])
-    np.testing.assert_array_equal(map_confusion(label, predicted, 3), expected)
+    np.testing.assert_array_equal(confusion(label, predicted, 3), expected)
 
 
 def test_scores_are_over_all_pixels_and_the_headline_is_by_scene() -> None:
