@@ -3,13 +3,11 @@
     python tests/bench/bench_plan.py --output tests/bench/results/plan.json
 
 The scenes are made up (grids and dates of MGRS and MODIS tiles, no files), since a plan looks at nothing else of them; what a
-real run adds is opening each scene once. Two plans are made: of all windows of a grid, and at millions of sites in five years,
-of each source that has a scene there. Splits are blocks of 50 km with a buffer, so that every window is placed on the globe.
+real run adds is opening each scene once (`bench_survey.py`). Two plans are made: of all windows of a grid, and at millions of
+sites in five years, of each source that has a scene there. Splits are blocks of 50 km with a buffer, so that every window is
+placed on the globe.
 
 `finish`: the first plan is resumed and finished, from made-up shard indexes beside empty tars of the right size.
-
-`archive`: 100,000 scenes with a scene.yaml each, which all name one small Zarr store and one land-cover map, are planned by four
-workers; then a job of an array begins, and a run without --shards resumes.
 
 Each step runs in a process of its own, whose peak is what the operating system says, imports included.
 """
@@ -17,14 +15,12 @@ Each step runs in a process of its own, whose peak is what the operating system 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +28,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 from affine import Affine
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
@@ -47,7 +42,6 @@ from data_prep.corpus.corpus_writer import finish_corpus, write_missing_shards  
 from data_prep.corpus.dataset import DATASET  # noqa: E402
 from data_prep.corpus.shard_contents import shards_together  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
-from data_prep.plan.build import frozen_plan, make_plan  # noqa: E402
 from data_prep.plan.plan import TABLES, PlannedSeries, cached_plan, load_plan  # noqa: E402
 from data_prep.plan.plan_writer import write_plan  # noqa: E402
 from data_prep.plan.settings import PlanSettings  # noqa: E402
@@ -56,8 +50,7 @@ from data_prep.plan.survey import Surveyed  # noqa: E402
 from data_prep.shards.band_statistics import SNOW  # noqa: E402
 from data_prep.shards.shard_index import INDEX_VERSION, index_json  # noqa: E402
 from data_prep.shards.tar_format import member_names  # noqa: E402
-from tests.support.archives import make_cube, write_land_cover, write_scene  # noqa: E402
-from tests.support.memory import peak_kilobytes  # noqa: E402
+from tests.support.memory import in_own_process, peak_kilobytes  # noqa: E402
 
 YEARS = range(2017, 2022)
 SITES = 3_600_000  # each in five years, some of two sources
@@ -208,53 +201,13 @@ def check(folder: Path) -> dict[str, float]:
     return {"sha256_of_tables_s": round(time.perf_counter() - begin, 2)}
 
 
-def write_scenes(folder: Path, count: int) -> None:
-    """Scenes that share one store of 64 x 64 px with 16 dates, and one land-cover map."""
-    rng = np.random.default_rng(0)
-    cube = make_cube(load_sensors()["sentinel2"], 64, np.datetime64("2021-01-03") + 20 * np.arange(16), rng)
-    write_scene(
-        folder / "first", {"sentinel2": cube}, {"sentinel2": 10.0}, land_cover={"raster": "map.tif", "legend": "glc_fcs30d"}
-    )
-    write_land_cover(folder / "first" / "map.tif", np.full((22, 22), 10))
-    store = zarr.open_group(folder / "first" / "sentinel2.zarr", mode="r+")
-    store.create_array("band", data=np.array(load_sensors()["sentinel2"].bands), dimension_names=("band",))
-    text = (
-        "name: scene_{number:06d}\nregion: region_{number:06d}\nsplit: train\nsources:\n  sentinel2: {{container: zarr_cube, "
-        "path: ../first/sentinel2.zarr, offset: -1000}}\nland_cover: {{raster: ../first/map.tif, legend: glc_fcs30d}}\n"
-    )
-    for number in range(count):
-        scene = folder / f"{number:06d}"
-        scene.mkdir()
-        (scene / "scene.yaml").write_text(text.format(number=number))
-
-
-def plan_scenes(folder: Path, output: Path, workers: int) -> dict[str, float]:
-    begin = time.perf_counter()
-    plan = make_plan(folder, output, PlanSettings(), partial(map_local, workers=workers))
-    seconds = time.perf_counter() - begin
-    return {"samples": sum(group.samples for group in plan.groups), "s": round(seconds, 1), "peak_mb": round(peak_mb())}
-
-
-def begin_job(folder: Path, output: Path) -> dict[str, float]:
-    begin = time.perf_counter()
-    plan = frozen_plan(folder, output, PlanSettings())
-    plan.sweep(plan.sweeps(range(plan.num_shards))[0])
-    return {"s": round(time.perf_counter() - begin, 2), "peak_mb": round(peak_mb())}
-
-
-def in_own_process(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work).result()
-
-
-def bench_plan(output: Path | None = None, scale: float = 1.0, scenes: int = 100_000, workers: int = 4) -> None:
+def bench_plan(output: Path | None = None, scale: float = 1.0, workers: int = 4) -> None:
     """Measure planning and reading plans.
 
     Args:
         output: JSON file to write; default: print only.
         scale: share of the made-up scenes, to try the script.
-        scenes: scenes of `archive`.
-        workers: processes that plan them, and that finish the corpus.
+        workers: processes that finish the corpus.
     """
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -273,18 +226,6 @@ def bench_plan(output: Path | None = None, scale: float = 1.0, scenes: int = 100
         table = Path(scratch, "sites.parquet")
         results["sites"] = in_own_process(partial(write_sites, table, scale))
         results["plan_at_sites"] = in_own_process(partial(plan_all, Path(scratch, "at_sites"), scale, table))
-        archive, planned = Path(scratch, "scenes"), Path(scratch, "planned")
-        write_scenes(archive, scenes)
-        steps = {
-            "plan": partial(plan_scenes, archive, planned, workers),
-            "begin_job": partial(begin_job, archive, planned),
-            "resume": partial(plan_scenes, archive, planned, workers),
-        }
-        results["archive"] = {
-            "scenes": scenes,
-            "workers": workers,
-            **{name: in_own_process(step) for name, step in steps.items()},
-        }
     print(json.dumps(results, indent=1))
     write_report(output, ["numpy", "pyarrow"], {"results": results})
 
