@@ -73,9 +73,10 @@ def repeated_keys(folder: AnyPath, plan: Plan, hashes: Sequence[np.ndarray]) -> 
     for name, of_shard in zip(plan.names, hashes, strict=True):
         if not np.isin(of_shard, suspects).any():
             continue
-        for sample, suspected in zip(read_index(folder / f"{name}.json")["samples"], np.isin(of_shard, suspects), strict=True):
-            if suspected and seen.setdefault(sample["key"], name) != name:
-                yield sample["key"], seen[sample["key"]], name
+        keys = read_index(folder / f"{name}.json")["samples"]["key"]
+        for key, suspected in zip(keys, np.isin(of_shard, suspects), strict=True):
+            if suspected and seen.setdefault(key, name) != name:
+                yield key, seen[key], name
 
 
 def _unplanned_files(folder: AnyPath, plan: Plan) -> Iterator[Fault]:

@@ -26,7 +26,7 @@ from data_prep.landcover.sample_map import NOT_MAPPED
 from data_prep.plan.plan import Plan, PlannedSample, PlannedShard, cached_plan
 from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.frame_checksums import frame_checksums
-from data_prep.shards.shard_index import READ_INDEX_VERSIONS, Member, read_index
+from data_prep.shards.shard_index import READ_INDEX_VERSIONS, Member, read_index, sample_rows
 from data_prep.shards.tar_format import FAILED, LABEL, LAND_COVER_MAP, member_names
 
 
@@ -86,7 +86,7 @@ def _sample_list_faults(planned: Sequence[str], index: Mapping[str, Any]) -> Ite
 
     `planned`: the keys of the shard's samples in the plan.
     """
-    written = [entry["key"] for entry in index["samples"]]
+    written = index["samples"]["key"]
     rejected = {rejection["key"] for rejection in index["rejected"]}
     expected = [key for key in planned if key not in rejected]
     if written == expected and rejected <= set(planned):
@@ -121,7 +121,8 @@ def _structure_faults(tar_path: Path, index: Mapping[str, Any]) -> Iterator[tupl
 
     A stock reader does not notice when a tar is cut off between two members.
     """
-    expected = {f"{entry['key']}.{name}": p["offset"] for entry in index["samples"] for name, p in entry["members"].items()}
+    entries = sample_rows(index["samples"])
+    expected = {f"{entry['key']}.{name}": p["offset"] for entry in entries for name, p in entry["members"].items()}
     found: dict[str, int] = {}
     try:
         with tarfile.open(tar_path, "r:") as tar:
@@ -156,7 +157,7 @@ class _ContentCheck:
     def faults(self, tar_path: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Read all members; yield (member, fault)."""
         with tar_path.open("rb") as tar:
-            for entry in index["samples"]:
+            for entry in sample_rows(index["samples"]):
                 members = {}
                 for name, place in entry["members"].items():
                     tar.seek(place["offset"])

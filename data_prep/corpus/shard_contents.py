@@ -82,15 +82,14 @@ def joined(contents: Sequence[ShardContents]) -> ShardContents:
     )
 
 
-def _rows(samples: Sequence[Mapping[str, Any]], summary: ShardSummary) -> np.ndarray:
-    rows = np.zeros(len(samples), record_dtype(summary.key_bytes, summary.has_maps))
-    names = indexed_members(summary.has_maps)
-    members = [[sample["members"][name] for name in names] for sample in samples]
-    rows["key"] = [sample["key"].encode() for sample in samples]
-    rows["frames"] = [sample["frames"] for sample in samples]
-    for column in ("offset", "size"):
-        values = np.array([[member[column] for member in row] for row in members], np.int64)
-        rows[f"{column}s"] = values.reshape(len(samples), len(names))
+def _rows(samples: Mapping[str, Sequence[Any]], summary: ShardSummary) -> np.ndarray:
+    rows = np.zeros(summary.samples, record_dtype(summary.key_bytes, summary.has_maps))
+    if summary.samples:
+        members = [samples["members"].index(name) for name in indexed_members(summary.has_maps)]
+        rows["key"] = [key.encode() for key in samples["key"]]
+        rows["frames"] = samples["frames"]
+        rows["offsets"] = np.array(samples["offsets"], np.int64)[:, members]
+        rows["sizes"] = np.array(samples["sizes"], np.int64)[:, members]
     return rows
 
 

@@ -78,15 +78,15 @@ def summarise(index: Mapping[str, Any]) -> ShardSummary:
     """Summarise one shard index."""
     samples = index["samples"]
     by_legend: dict[str, list[list[int]]] = {}
-    for sample in samples:
-        by_legend.setdefault(sample["legend"], []).append(sample["land_cover"])
+    for legend, land_cover in zip(samples["legend"], samples["land_cover"], strict=True):
+        by_legend.setdefault(legend, []).append(land_cover)
     counts = {legend: np.array(rows, dtype=np.int64) for legend, rows in by_legend.items()}
-    days = [day for sample in samples for day in sample["days"]]
+    days = [day for ends in samples["days"] for day in ends]
     return ShardSummary(
         **{name: index[name] for name in ("source", "split", "bytes")},
-        samples=len(samples),
-        frames=Counter(sample["frames"] for sample in samples),
-        key_bytes=max((len(sample["key"].encode()) for sample in samples), default=0),
+        samples=len(samples["key"]),
+        frames=Counter(samples["frames"]),
+        key_bytes=max((len(key.encode()) for key in samples["key"]), default=0),
         days=(min(days), max(days)) if days else None,
         land_cover={legend: rows.sum(axis=0) for legend, rows in counts.items()},
         shares={legend: _shares(rows).sum(axis=0) for legend, rows in counts.items()},
@@ -94,13 +94,8 @@ def summarise(index: Mapping[str, Any]) -> ShardSummary:
         statistics=statistics_from_dict(index["statistics"]),
         snow=statistics_from_dict(index[SNOW]) if SNOW in index else None,
         rejected=Counter((row["reason"], row["failed"]) for row in index["rejected"]),
-        has_maps=holds_maps(samples),
+        has_maps=LAND_COVER_MAP in samples["members"],
     )
-
-
-def holds_maps(samples: Sequence[Mapping[str, Any]]) -> bool:
-    """Return True when the samples of a shard index hold a land-cover map; all samples of a corpus do, or none."""
-    return bool(samples) and LAND_COVER_MAP in samples[0]["members"]
 
 
 def read_summary(index: AnyPath) -> ShardSummary:

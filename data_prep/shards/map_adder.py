@@ -27,7 +27,7 @@ from data_prep.plan.planned_reader import load_planned_scene, open_planned_reade
 from data_prep.shards.chunk_reader import ChunkReader
 from data_prep.shards.frame_checksums import Buffer, frame_checksums
 from data_prep.shards.planned_samples import sample_window
-from data_prep.shards.shard_index import INDEX_VERSION, Member, read_index
+from data_prep.shards.shard_index import INDEX_VERSION, Member, read_index, sample_columns, sample_rows
 from data_prep.shards.shard_writer import write_once
 from data_prep.shards.tar_format import FAILED, LABEL, LAND_COVER_MAP, TarWriter, member_names, npy_buffers
 
@@ -53,15 +53,16 @@ def _write_tar(
     """Write the tar; return the index, and the rows of the file of failures."""
     index_path, tar_path, failed = (former / f"{shard.name}{suffix}" for suffix in (".json", ".tar", FAILED))
     index, planned = read_index(index_path), {sample.key: sample for sample in shard.samples}
-    if index.get("plan") != former_hash or any(entry["key"] not in planned for entry in index["samples"]):
+    samples = sample_rows(index["samples"])
+    if index.get("plan") != former_hash or any(entry["key"] not in planned for entry in samples):
         raise ValueError(f"{index_path} does not fit the plan of its corpus; {_MEND}")
     if not tar_path.is_file():
         raise ValueError(f"{tar_path} is missing; {_MEND}")
-    found = _land_cover(archive, plan, [planned[entry["key"]] for entry in index["samples"]], retries)
+    found = _land_cover(archive, plan, [planned[entry["key"]] for entry in samples], retries)
     entries = []
     with path.open("wb") as file, local_copy(tar_path) as local, local.open("rb") as source:
         tar = TarWriter(file)
-        for entry, (counts, land_cover_map) in zip(index["samples"], found, strict=True):
+        for entry, (counts, land_cover_map) in zip(samples, found, strict=True):
             if counts.tolist() != entry["land_cover"]:
                 raise ValueError(
                     f"{entry['key']}: the land cover in {archive} is not the one that {tar_path} was written from; put the "
@@ -69,7 +70,8 @@ def _write_tar(
                 )
             entries.append(_add(tar, entry, _read_members(source, entry), counts, land_cover_map))
         tar.end()
-    changed = {"version": INDEX_VERSION, "bytes": tar.size, "xxh3_128": tar.checksum, "plan": plan.hash, "samples": entries}
+    changed = {"version": INDEX_VERSION, "plan": plan.hash, "samples": sample_columns(entries)}
+    changed |= {"bytes": tar.size, "xxh3_128": tar.checksum}
     failures = [json.loads(line) for line in failed.read_bytes().splitlines()] if failed.is_file() else []
     return {**index, **changed}, failures
 

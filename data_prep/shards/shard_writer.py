@@ -29,7 +29,7 @@ from data_prep.plan.plan import Plan, PlannedShard, Rejection, cached_plan
 from data_prep.shards.band_statistics import ShardStatistics
 from data_prep.shards.planned_samples import Failure, read_samples
 from data_prep.shards.sample import Sample
-from data_prep.shards.shard_index import INDEX_VERSION, has_written_index, index_json
+from data_prep.shards.shard_index import INDEX_VERSION, has_written_index, sample_columns
 from data_prep.shards.tar_format import FAILED, TarWriter, tar_members
 
 
@@ -104,7 +104,7 @@ class OpenShard:
             "bytes": tar.size,
             "xxh3_128": tar.checksum,
             "plan": self._plan.hash,
-            "samples": self._entries,
+            "samples": sample_columns(self._entries),
             "rejected": self._rejected,
             **self._statistics.to_dict(),
         }
@@ -153,7 +153,7 @@ def write_index(output: AnyPath, name: str, index: dict[str, Any], failures: Seq
     """Write the file of failures of a shard, and then its index, which makes the shard exist."""
     _write_failures(output / f"{name}{FAILED}", failures)
     with whole_file(output / f"{name}.json") as temporary:
-        temporary.write_bytes(index_json(index))
+        temporary.write_bytes(json_bytes(index))
 
 
 def _add(tar: TarWriter, sample: Sample, bands: Sequence[str]) -> dict[str, Any]:

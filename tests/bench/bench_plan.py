@@ -37,6 +37,7 @@ from report import write_report  # noqa: E402
 from common.command_line import run_command  # noqa: E402
 from common.executors import map_local  # noqa: E402
 from common.grid import Grid  # noqa: E402
+from common.json_files import json_bytes  # noqa: E402
 from data_prep.archive.sensor import load_sensors  # noqa: E402
 from data_prep.corpus.corpus_writer import finish_corpus, write_missing_shards  # noqa: E402
 from data_prep.corpus.dataset import DATASET  # noqa: E402
@@ -48,7 +49,7 @@ from data_prep.plan.settings import PlanSettings  # noqa: E402
 from data_prep.plan.splits import SpatialBlocks  # noqa: E402
 from data_prep.plan.survey import Surveyed  # noqa: E402
 from data_prep.shards.band_statistics import SNOW  # noqa: E402
-from data_prep.shards.shard_index import INDEX_VERSION, index_json  # noqa: E402
+from data_prep.shards.shard_index import INDEX_VERSION, sample_columns  # noqa: E402
 from data_prep.shards.tar_format import member_names  # noqa: E402
 from tests.support.memory import in_own_process, peak_kilobytes  # noqa: E402
 
@@ -166,12 +167,12 @@ def write_index_and_tar(folder: Path, numbers: range) -> int:
             "bytes": 256_000_000,
             "xxh3_128": f"{number:032x}",
             "plan": plan.hash,
-            "samples": [{"key": key, **sample, "members": members} for key in keys],
+            "samples": sample_columns([{"key": key, **sample, "members": members} for key in keys]),
             "rejected": [],
             "statistics": numbers_of_bands,
             SNOW: dict.fromkeys(numbers_of_bands, [0] * bands),
         }
-        content = index_json(index)
+        content = json_bytes(index)
         (folder / f"{name}.json").write_bytes(content)
         (folder / f"{name}.tar").touch()
         os.truncate(folder / f"{name}.tar", 256_000_000)

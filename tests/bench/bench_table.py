@@ -37,7 +37,7 @@ from data_prep.archive.sensor import load_sensors  # noqa: E402
 from data_prep.corpus.dataset import load_corpus  # noqa: E402
 from data_prep.corpus.sample_index import record_dtype, sample_index_name  # noqa: E402
 from data_prep.landcover.legend import load_legend  # noqa: E402
-from data_prep.shards.shard_index import index_json, read_index  # noqa: E402
+from data_prep.shards.shard_index import INDEX_VERSION, read_index, sample_columns  # noqa: E402
 from data_prep.shards.tar_format import MEMBERS  # noqa: E402
 from pretrain.data.sample_table import SampleTable  # noqa: E402
 from pretrain.data.shuffling import shuffled  # noqa: E402
@@ -68,7 +68,8 @@ def write_made_up_corpus(folder: Path, samples: int, shards: int) -> dict[str, f
             rows["offsets"] = np.arange(stop - first)[:, None] * stride + 512 * np.array([6, 3, 1, 2, 0])
             file.write(rows.tobytes())
             if shard < INDEXES:
-                (folder / f"{SOURCE}-{SPLIT}-{shard:06d}.json").write_bytes(index_json({"samples": index_of(rows, legend.codes)}))
+                index = {"version": INDEX_VERSION, "samples": sample_columns(index_of(rows, legend.codes))}
+                (folder / f"{SOURCE}-{SPLIT}-{shard:06d}.json").write_bytes(json_bytes(index))
     counts = np.diff(edges).tolist()
     about = {
         "table": path.name,
@@ -167,7 +168,7 @@ def parse_indexes(folder: Path, samples: int) -> dict[str, float]:
     """What JSON indexes cost, carried forward to all samples."""
     paths = sorted(folder.glob(f"{SOURCE}-{SPLIT}-*.json"))
     begin = time.perf_counter()
-    share = samples / sum(len(read_index(path)["samples"]) for path in paths)
+    share = samples / sum(len(read_index(path)["samples"]["key"]) for path in paths)
     return {
         "indexes": len(paths),
         "gb_of_all": round(sum(path.stat().st_size for path in paths) * share / 1e9, 1),

@@ -26,7 +26,7 @@ from data_prep.corpus.shard_checks import key_hashes
 from data_prep.plan.build import make_plan
 from data_prep.plan.plan import TABLES, load_plan
 from data_prep.plan.settings import PlanSettings
-from data_prep.shards.shard_index import index_json, read_index
+from data_prep.shards.shard_index import read_index, sample_columns, sample_rows
 from tests.support.archives import write_archive
 from tests.support.sharding import write_shard
 
@@ -53,7 +53,8 @@ def corpus(sound: Path, tmp_path: Path) -> Path:
 
 
 def index(corpus: Path, shard: str = SHARD) -> dict[str, Any]:
-    return read_index(corpus / f"{shard}.json")
+    values = read_index(corpus / f"{shard}.json")
+    return {**values, "samples": sample_rows(values["samples"])}
 
 
 def members(corpus: Path, shard: str = SHARD) -> list[tuple[str, int, int]]:
@@ -68,10 +69,10 @@ def rewrite(path: Path, change: Callable[[bytearray], None]) -> None:
     path.write_bytes(data)
 
 
-def reindex(corpus: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    values = index(corpus)
+def reindex(corpus: Path, change: Callable[[dict[str, Any]], None], shard: str = SHARD) -> None:
+    values = index(corpus, shard)
     change(values)
-    (corpus / f"{SHARD}.json").write_bytes(index_json(values))
+    (corpus / f"{shard}.json").write_bytes(json_bytes({**values, "samples": sample_columns(values["samples"])}))
 
 
 def faults(corpus: Path) -> str:
@@ -216,7 +217,7 @@ def test_land_cover_counts_that_are_not_the_member(corpus: Path) -> None:
 
 def test_index_that_is_no_index(corpus: Path) -> None:
     (corpus / f"{SHARD}.json").write_text('{"version": 2}')
-    assert f"{SHARD}.json: is not the index of a shard" in faults(corpus)
+    assert f"{SHARD}.json is not the index of a shard" in faults(corpus)
     (corpus / f"{SHARD}.json").write_text('{"version": 2')
     assert f"{SHARD}.json: " in faults(corpus)
     assert "is no JSON" in faults(corpus)
@@ -290,9 +291,7 @@ def test_keys_twice_in_the_corpus_are_found_by_their_hashes(corpus: Path) -> Non
     assert list(repeated_keys(corpus, plan, collided)) == []
 
     name, other = plan.names[0], plan.names[-1]
-    values = index(corpus, other)
-    values["samples"][-1]["key"] = keys[0][0]
-    (corpus / f"{other}.json").write_bytes(json_bytes(values))
+    reindex(corpus, lambda values: values["samples"][-1].update(key=keys[0][0]), other)
     assert list(repeated_keys(corpus, plan, collided)) == [(keys[0][0], name, other)]
 
 
@@ -302,7 +301,7 @@ def test_twenty_five_million_keys_are_compared_in_bounded_memory() -> None:
     script = """
 import types, numpy as np
 from pathlib import Path
-from data_prep.shards.shard_index import index_json, read_index
+from data_prep.shards.shard_index import read_index, sample_columns, sample_rows
 from data_prep.corpus.corpus_checks import repeated_keys
 from tests.support.memory import peak_kilobytes
 rng = np.random.default_rng(0)

@@ -101,7 +101,14 @@ def write_corpus(
                     members["json"] = {"offset": tar.offset + 512, "size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
                     tar.addfile(info, io.BytesIO(text))
                     entries.append(
-                        {"key": key, "frames": length, "members": members, "legend": legend.name, "land_cover": counts.tolist()}
+                        {
+                            "key": key,
+                            "frames": length,
+                            "days": arrays["dates.npy"][[0, -1]].tolist(),
+                            "members": members,
+                            "legend": legend.name,
+                            "land_cover": counts.tolist(),
+                        }
                     )
             of_source += [(number, entry) for entry in entries]
             data = (folder / f"{name}.tar").read_bytes()

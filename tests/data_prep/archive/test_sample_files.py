@@ -150,7 +150,7 @@ def test_a_list_of_files_keeps_its_order(archive: tuple[Path, Any]) -> None:
     plan = planned(folder, sources=("sentinel2",), chip_px={"sentinel2": 12})
     assert [sample.series.file for shard in plan.shards() for sample in shard.samples] == listed
     (index,) = write_all(folder, plan)
-    assert len(index["samples"]) == 3
+    assert len(index["samples"]["key"]) == 3
     (scene / "files.txt").write_text("\n".join(listed[:2]))
     with pytest.raises(ValueError, match="another plan"):
         planned(folder, sources=("sentinel2",), chip_px={"sentinel2": 12})
@@ -188,7 +188,7 @@ def test_files_that_go_or_change_after_the_plan_do_not_stop_a_shard(archive: tup
         del file["label"]
     modis, sentinel2 = write_all(folder, plan)
     for source, index in (("modis", modis), ("sentinel2", sentinel2)):
-        assert [sample["key"].split("-")[1][-1] for sample in index["samples"]] == ["3", "5"]
+        assert [key.split("-")[1][-1] for key in index["samples"]["key"]] == ["3", "5"]
         reasons = {row["key"].split("-")[1][-1]: row["reason"] for row in index["rejected"]}
         assert set(reasons) == {"0", "1", "2", "4"}, source
         assert all(reason.startswith("cannot be read: ") and str(folder) not in reason for reason in reasons.values()), reasons

@@ -186,13 +186,14 @@ from data_prep.corpus.sample_index_checks import sample_index_faults
 from data_prep.corpus.sample_index_writer import write_sample_indexes
 from data_prep.corpus.shard_contents import CorpusContents, ShardContents, WrittenShard
 from data_prep.corpus.summary import summarise
+from data_prep.shards.shard_index import sample_columns
 from tests.support.memory import peak_kilobytes
 sample = {"frames": 20, "days": [0, 1], "members": {}, "legend": "a", "land_cover": [1]}
-samples = [{"key": f"modis-{n:029d}", **sample} for n in range(2_500)]
+samples = sample_columns([{"key": f"modis-{n:029d}", **sample} for n in range(2_500)])
 numbers = {"count": [1], "total": [1], "squares": [1]}
 about = dict(source="modis", split="train", bytes=1)
 summary = summarise({**about, "samples": samples, "rejected": [], "statistics": numbers})
-keys = np.array([sample["key"].encode() for sample in samples])
+keys = np.array([key.encode() for key in samples["key"]])
 before = peak_kilobytes()
 with tempfile.TemporaryFile() as file:
     contents = CorpusContents(file)

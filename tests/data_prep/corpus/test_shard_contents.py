@@ -64,7 +64,7 @@ def test_any_order_and_any_division_give_the_same(corpus: Path, together: int, m
 def test_mean_shares_are_those_of_numpy(corpus: Path) -> None:
     loaded = load_corpus(corpus)
     summary = read_summary(loaded.shards[0].index)
-    samples = read_index(loaded.shards[0].index)["samples"]
-    shares = [np.array(sample["land_cover"]) / sum(sample["land_cover"]) for sample in samples]
+    land_cover = read_index(loaded.shards[0].index)["samples"]["land_cover"]
+    shares = [np.array(counts) / sum(counts) for counts in land_cover]
     (found,) = summary.mean_shares().values()
     np.testing.assert_allclose(found, np.mean(shares, axis=0), rtol=1e-14)

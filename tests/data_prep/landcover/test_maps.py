@@ -247,7 +247,8 @@ def test_samples_of_two_files_have_the_codes_of_their_year(tmp_path: Path, neare
     write_tile(tmp_path / "scenes" / "delta" / "glc", ("GLC_FCS30D_19852000_E110N30_5years_V1.1.tif", RELEASED[1][1]))
     plan, (index,) = written(tmp_path)
     seen = [
-        [code for code, count in zip(LEGEND.codes, sample["land_cover"], strict=True) if count] for sample in index["samples"]
+        [code for code, count in zip(LEGEND.codes, land_cover, strict=True) if count]
+        for land_cover in index["samples"]["land_cover"]
     ]
     assert seen == [[code_of_year(year)] for year in ((1995, 2000, 2021) if nearest else (1995, 2021))]
     said = "the land-cover map is of 1985, 1990, 1995, 2000 to 2022; take its nearest year with nearest_year"
@@ -336,7 +337,7 @@ def test_years_beyond_the_map_are_rejected_or_use_the_nearest(tmp_path: Path, ne
     codes = np.stack([np.full((30, 30), code) for code in CODES[:4]])  # 2019 to 2022
     write_map(tmp_path / "scenes" / "delta" / "glc" / "tile.tif", codes, (WEST - 30, NORTH + 30), step=10, crs=CRS)
     plan, (index,) = written(tmp_path)
-    counts = [dict(zip(LEGEND.codes, sample["land_cover"], strict=True)) for sample in index["samples"]]
+    counts = [dict(zip(LEGEND.codes, land_cover, strict=True)) for land_cover in index["samples"]["land_cover"]]
     seen = [{code for code, count in of_sample.items() if count} for of_sample in counts]
     assert seen == ([{CODES[2]}] * 4 + [{CODES[3]}] * 4 if nearest else [{CODES[2]}] * 4)
     reasons = [(group.reason, group.samples) for group in plan.rejected_groups]
@@ -350,7 +351,7 @@ def test_a_foreign_code_outside_the_checked_parts_rejects_its_samples(tmp_path: 
     codes[0, 5, 17] = 99
     write_map(tmp_path / "scenes" / "delta" / "map.tif", codes, (WEST, NORTH), step=10, crs=CRS)
     _, (index,) = written(tmp_path)
-    assert len(index["samples"]) == 6
+    assert len(index["samples"]["key"]) == 6
     assert [row["key"].rsplit("-", 3)[1:] for row in index["rejected"]] == [[y, "r00000", "c00012"] for y in ("2021", "2023")]
     assert all("land cover holds codes [99]" in row["reason"] for row in index["rejected"])
 

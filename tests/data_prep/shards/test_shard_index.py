@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import xxhash
 
-from data_prep.shards.shard_index import index_json, read_index, sample_entries
+from common.json_files import json_bytes
+from data_prep.shards.shard_index import read_index, sample_columns, sample_entries, sample_rows
 
 CONTENTS = {"pixels.npy": b"pixels" * 7, "valid.npy": b"valid"}
 
@@ -26,10 +27,13 @@ def index(samples: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("samples", [0, 1, 105])
-def test_what_is_written_is_read(tmp_path: Path, samples: int) -> None:
+def test_columns_are_the_rows(tmp_path: Path, samples: int) -> None:
+    rows = index(samples)["samples"]
     path = tmp_path / "a.json"
-    path.write_bytes(index_json(index(samples)))
-    assert read_index(path) == index(samples)
+    path.write_bytes(json_bytes({**index(samples), "samples": sample_columns(rows)}))
+    found = read_index(path)
+    assert sample_rows(found["samples"]) == rows
+    assert {**found, "samples": rows} == index(samples)
     stored = json.loads(path.read_bytes())
     assert stored["samples"]["key"] == [f"modis-{n}" for n in range(samples)]
     assert stored["samples"]["sizes"] == [[42, 5]] * samples
@@ -37,7 +41,7 @@ def test_what_is_written_is_read(tmp_path: Path, samples: int) -> None:
 
 def test_an_index_has_less_than_half_of_the_bytes_of_rows() -> None:
     values = index(105)
-    assert len(index_json(values)) < len(json.dumps(values, separators=(",", ":"))) / 2
+    assert len(json_bytes({**values, "samples": sample_columns(values["samples"])})) < len(json_bytes(values)) / 2
 
 
 def test_members_of_both_versions_know_their_content(tmp_path: Path) -> None:
@@ -47,7 +51,7 @@ def test_members_of_both_versions_know_their_content(tmp_path: Path) -> None:
         del place["xxh3_64"]
         place["sha256"] = hashlib.sha256(CONTENTS[name]).hexdigest()
     (tmp_path / "former.json").write_text(json.dumps(former))
-    (tmp_path / "now.json").write_bytes(index_json(index(1)))
+    (tmp_path / "now.json").write_bytes(json_bytes({**index(1), "samples": sample_columns(index(1)["samples"])}))
     for name in ("former", "now"):
         (entry,) = sample_entries(read_index(tmp_path / f"{name}.json"), tmp_path)
         assert {member: (place.offset, place.size) for member, place in entry.members.items()} == {
@@ -62,7 +66,8 @@ def test_members_of_both_versions_know_their_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["key", "days", "offsets", "members"])
 def test_columns_that_do_not_fit_are_one_error(tmp_path: Path, column: str) -> None:
     path = tmp_path / "a.json"
-    values = json.loads(index_json(index(2)))
+    values = index(2)
+    values["samples"] = sample_columns(values["samples"])
     values["samples"][column] = values["samples"][column][:-1]
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"a\.json is not the index of a shard"):
