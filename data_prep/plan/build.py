@@ -23,6 +23,7 @@ from data_prep.plan.plan import CANNOT_BE_READ, LAND_COVER_MAPS, PLAN, SNOW_APAR
 from data_prep.plan.plan_writer import write_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import survey
+from data_prep.plan.survey_journal import JOURNAL, SurveyJournal
 
 
 def make_plan(
@@ -30,10 +31,10 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a corpus of all scenes in `archive`: the one in `output`, or a new one that is written there.
 
-    `map_jobs` opens the series of scenes. A scene or series that cannot be read is a row of the table of rejected samples and
-    stops no other. Raises ValueError when `output` holds another plan or something else, and for what concerns the archive as a
-    whole: no scenes, names that repeat, unknown `sources`, two legends of one name, labels with different codes, splits on common
-    ground, nothing to write.
+    `map_jobs` opens the series of scenes, without those that a killed run has opened. A scene or series that cannot be read is a
+    row of the table of rejected samples and stops no other. Raises ValueError when `output` holds another plan or something else,
+    and for what concerns the archive as a whole: no scenes, names that repeat, unknown `sources`, two legends of one name, labels
+    with different codes, splits on common ground, nothing to write.
     """
     settings = settings or PlanSettings()
     found = scan_archive(archive)
@@ -59,8 +60,10 @@ def make_plan(
     check_new_output(output)
     needs_location = settings.sites is not None or settings.spatial_blocks is not None
     rejected = [*_unreadable(archive, found), *(_of_unknown_sources(found.scenes, known) if settings.sources is None else ())]
-    surveyed = survey(archive, found.scenes, sensors, settings.labels, needs_location, map_jobs)
-    return write_plan(output, chain(rejected, surveyed), settings, arguments, sensors, legends)
+    described = {name: sensor.to_dict() for name, sensor in sensors.items()}
+    with SurveyJournal(output, {"settings": arguments, "sensors": described}) as journal:
+        surveyed = survey(archive, found.scenes, sensors, settings.labels, needs_location, map_jobs, journal)
+        return write_plan(output, chain(rejected, surveyed), settings, arguments, sensors, legends)
 
 
 def frozen_plan(archive: AnyPath, output: AnyPath, settings: PlanSettings) -> Plan:
@@ -157,7 +160,7 @@ def check_new_output(output: AnyPath) -> None:
     """Raise ValueError when a folder without plan.json holds more than the files of a run that was killed while it planned."""
 
     def is_leftover(name: str) -> bool:
-        return name.endswith(TEMPORARY) or name in TABLES.values()
+        return name.endswith(TEMPORARY) or name in (JOURNAL, *TABLES.values())
 
     if output.exists() and (not output.is_dir() or any(not is_leftover(path.name) for path in output.iterdir())):
         raise ValueError(f"{output} exists and is no corpus; give a new output folder")

@@ -91,14 +91,14 @@ class PlannedSeries:
         return self.grid == reader.grid and self.dates == tuple(reader.dates.astype(np.int64).tolist())
 
     def to_row(self) -> dict[str, Any]:
-        """Return the row of the table of series; `_series_from_row` is the inverse."""
+        """Return the row of the table of series; `series_from_row` is the inverse."""
         row = {column: getattr(self, name) for name, column in _SERIES_COLUMNS.items()}
         row |= {"crs": self.grid.crs, "transform": list(self.grid.transform)[:6]}
         row |= {"height": self.grid.height, "width": self.grid.width}
         return row | {"chunk_rows": self.chunk[0], "chunk_cols": self.chunk[1], "dates": list(self.dates)}
 
 
-def _series_from_row(row: Mapping[str, Any]) -> PlannedSeries:
+def series_from_row(row: Mapping[str, Any]) -> PlannedSeries:
     """Inverse of `PlannedSeries.to_row`."""
     return PlannedSeries(
         **{name: row[column] for name, column in _SERIES_COLUMNS.items()},
@@ -290,7 +290,7 @@ class Plan:
         missing = np.array(sorted(set(series_of_sample) - set(known)), dtype=np.int64)
         if len(missing):
             found = self._rows("series", missing).to_pylist()
-            known.update(zip(missing.tolist(), map(_series_from_row, found), strict=True))
+            known.update(zip(missing.tolist(), map(series_from_row, found), strict=True))
         size = self.sensors[source].chip_px
         samples = (
             PlannedSample(series=known[position], size=size, split=split, **dict(zip(rows, values, strict=True)))

@@ -84,7 +84,7 @@ def write_plan(
     except BaseException:
         for file in TABLES.values():
             (output / file).unlink(missing_ok=True)
-        if is_new and isinstance(output, Path):
+        if is_new and isinstance(output, Path) and not any(output.iterdir()):  # the journal of the survey may stay
             output.rmdir()
         raise
     return load_plan(output)

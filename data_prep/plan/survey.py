@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 import numpy as np
+import xxhash
 from tqdm import tqdm
 
 from common.errors import InfrastructureError, is_data_error, portable_text
@@ -22,6 +23,8 @@ from data_prep.landcover.label_raster import LabelRaster
 from data_prep.landcover.legend import Legend, load_legend
 from data_prep.landcover.maps import LandCoverMap
 from data_prep.plan.plan import CANNOT_BE_READ, PlannedSeries, Rejection
+from data_prep.plan.survey_journal import SurveyJournal
+from data_prep.plan.surveyed import Surveyed
 from data_prep.readers.opening import open_file_or_scene
 
 NO_LAND_COVER = "the scene has no land cover"
@@ -37,25 +40,6 @@ Job = TypeVar("Job", bound=Hashable)
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surveyed:
-    """One series that was opened.
-
-    Attributes:
-        series: its grid, dates and origin.
-        split: the split that its scene states.
-        reason: why all its samples are rejected, or None.
-        cover_years: years of its land-cover map there when other years are rejected, else None.
-        notes: notes of its reader; the process that started the survey shows them.
-    """
-
-    series: PlannedSeries
-    split: str
-    reason: str | None = None
-    cover_years: tuple[int, ...] | None = None
-    notes: tuple[str, ...] = ()
-
-
 def survey(
     archive: AnyPath,
     scenes: Sequence[Scene],
@@ -63,18 +47,19 @@ def survey(
     labels: Mapping[str, str],
     needs_location: bool,
     map_jobs: MapJobs,
+    journal: SurveyJournal,
 ) -> Iterator[Surveyed | Rejection]:
     """Open the series of the sources in `sensors` in the order of scenes, then of sources by name, then of files.
 
     Rejects a series that cannot be read, or whose land cover or label cannot be used: those of the source, `labels` has their
-    names. `needs_location`: also reject series whose location on the globe is unknown. Raises errors of the infrastructure, and
-    bugs.
+    names. `needs_location`: also reject series whose location on the globe is unknown. `journal` has what an earlier run found.
+    Raises errors of the infrastructure, and bugs.
     """
     jobs = _jobs(scenes, sensors)
     with tqdm(desc="plan", unit="series") as bar:
         while some := list(islice(jobs, JOBS_AT_ONCE)):
             work = partial(_survey_job, archive, sensors, labels, needs_location)
-            for found in _in_order(map_jobs(work, some), some):
+            for found in _in_order(_done(work, some, map_jobs, journal), some):
                 bar.update(len(found))
                 for text in (text for surveyed in found if isinstance(surveyed, Surveyed) for text in surveyed.notes):
                     note(text)
@@ -93,6 +78,30 @@ class _Job:
     first: int = 0
     files: tuple[str, ...] = ()
     problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """A name by which the journal knows the job."""
+        words = (*map(str, self.folders), str(self.source), str(self.first), *self.files, str(self.problem))
+        return xxhash.xxh3_128_hexdigest("\0".join(words).encode())
+
+
+def _done(
+    work: Callable[[_Job], list[Surveyed | Rejection]], jobs: Sequence[_Job], map_jobs: MapJobs, journal: SurveyJournal
+) -> Iterator[tuple[_Job, list[Surveyed | Rejection]]]:
+    """Yield jobs and what they find: first those that the journal has, then the others as they finish."""
+    left = []
+    for job in jobs:
+        known = journal.find(job.name)
+        if known is None:
+            left.append(job)
+        else:
+            yield job, [*known]
+    for job, found in map_jobs(work, left):
+        surveyed = [one for one in found if isinstance(one, Surveyed)]
+        if len(surveyed) == len(found):
+            journal.add(job.name, surveyed)
+        yield job, found
 
 
 def _jobs(scenes: Sequence[Scene], sensors: Mapping[str, Sensor]) -> Iterator[_Job]:
