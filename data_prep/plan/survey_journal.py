@@ -62,16 +62,17 @@ class SurveyJournal:
     def __enter__(self) -> Self:
         if self._path is not None and self._path.is_file():
             self._file = self._path.open("rb+")
-            if self._file.readline() != self._head:
+            end = len(self._head)
+            if self._file.read(end) == self._head:
+                for line in self._file:
+                    try:
+                        self._lines[json.loads(line)["job"]] = end, len(line)
+                    except (ValueError, KeyError, TypeError):
+                        break
+                    end += len(line)
+            else:
                 self._file.seek(0)
                 self._file.write(self._head)
-            end = self._file.tell()
-            for line in self._file:
-                try:
-                    self._lines[json.loads(line)["job"]] = end, len(line)
-                except (ValueError, KeyError, TypeError):
-                    break
-                end += len(line)
             self._file.truncate(end)
         return self
 
