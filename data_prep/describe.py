@@ -73,13 +73,13 @@ def describe_corpus(
 
 def _summaries(corpus: Corpus, workers: int) -> dict[tuple[str, str], ShardSummary]:
     """Read all shard indexes in `workers` processes; return one summary by source and split with samples."""
-    paths = [shard.index for shard in corpus.shards]
-    found: dict[AnyPath, ShardSummary] = {}
+    paths = [shard.index for shard in corpus.shards if shard.samples]
+    groups: dict[tuple[str, str], ShardSummary] = {}
     with open_executor("local", workers) as map_jobs, Progress("describe", total=len(paths)) as progress:
-        for path, summary in map_jobs(read_summary, paths):
-            found[path] = summary
+        for _, summary in map_jobs(read_summary, paths):
+            groups = by_source_and_split((*groups.values(), summary))
             progress.add(summary.bytes)
-    return by_source_and_split(found[path] for path in paths if found[path].samples)
+    return groups
 
 
 def main() -> NoReturn:
