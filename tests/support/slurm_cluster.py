@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +60,8 @@ class SlurmCluster:
 
     def __init__(self, hosts: TwoHosts) -> None:
         self.hosts = hosts
-        self._folder = hosts.folder / "slurm"
+        # Not in the folder of the test: slurmd refuses jobs when the path of a socket has more than 108 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {**os.environ, "SLURM_CONF": str(self._folder / "slurm.conf")}
 
@@ -128,6 +131,7 @@ class SlurmCluster:
         for daemon in reversed(self._daemons.values()):
             daemon.kill()
             daemon.wait()
+        shutil.rmtree(self._folder)
 
     def _daemon(self, name: str, machine: str, command: list[str]) -> None:
         with self._log_file(name).open("wb") as log:
