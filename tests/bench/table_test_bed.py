@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2])]
@@ -57,31 +58,20 @@ def table_test_bed(
         raise ValueError(f"--label_fraction has {unknown}; expected some of {', '.join(map(str, STEPS))}")
     for setting in settings:
         checkpoints = {objective: output / "pretraining" / f"{objective}_{setting}" for objective in OBJECTIVES}
-        comparison = output / setting
+        comparison_folder = output / setting
         for baseline in BASELINES:  # the runs of the first setting
             for finished in sorted((output / settings[0]).glob(f"*/{baseline}")):
-                copy = comparison / finished.relative_to(output / settings[0])
+                copy = comparison_folder / finished.relative_to(output / settings[0])
                 if not copy.exists():
                     shutil.copytree(finished, copy)
-        command = ["finetune/compare.py", "--tasks", *TASKS, "--data", bed / "scenes" / scenes, "--output", comparison]
-        for name, checkpoint in checkpoints.items():
-            command += [f"--checkpoints.{name}", checkpoint]
-        command += ["--encoders", *encoders, "--label_fraction", *label_fraction, "--seeds", seeds, "--jobs", jobs]
-        command += ["--run.training.batch_size", 4, "--run.training.epochs", 4, "--run.overlap", 0, "--run.maps", "false"]
-        for fraction in label_fraction:
-            command += [f"--only.{in_percent(fraction)}.training.steps", STEPS[fraction]]
-        command += ["--only.unet.decoder.channels", 16, "--only.temporal_cnn.decoder.channels", 16]
-        command += ["--only.scratch.decoder.kind", "map", "--run.augmentation.shift_days", SHIFT_DAYS]
-        command += ["--run.training.learning_rate", RATE]
-        for baseline in ("scratch", "unet", "temporal_cnn"):
-            command += [f"--only.{baseline}.training.learning_rate", RATE_FROM_SCRATCH]
+        command = comparison(bed / "scenes" / scenes, checkpoints, encoders, label_fraction, seeds, jobs, comparison_folder)
         run_steps(
             [
                 *(
-                    (f"pretrain: {name}, {setting}", _pretraining(bed / "corpus" / setting, name, run))
+                    (f"pretrain: {name}, {setting}", pretraining_of(bed / "corpus" / setting, name, run, PRETRAINING_STEPS))
                     for name, run in checkpoints.items()
                 ),
-                (f"compare: {setting}", [PYTHON, *map(str, command)]),
+                (f"compare: {setting}", command),
             ]
         )
     joined = [str(output / setting) for setting in settings]
@@ -89,14 +79,40 @@ def table_test_bed(
     run_steps([("join", join)])
 
 
-def _pretraining(corpus: Path, objective: str, output: Path) -> list[str]:
-    """The command that pretrains the tiny encoder; all cores share a batch of 16 samples."""
-    steps = PRETRAINING_STEPS
+def comparison(
+    scenes: Path,
+    checkpoints: Mapping[str, Path],
+    encoders: list[str],
+    label_fraction: list[float],
+    seeds: int,
+    jobs: int,
+    output: Path,
+) -> list[str]:
+    """The command that fine-tunes checkpoints and trains baselines on the six tasks."""
+    command = ["finetune/compare.py", "--tasks", *TASKS, "--data", scenes, "--output", output]
+    for name, checkpoint in checkpoints.items():
+        command += [f"--checkpoints.{name}", checkpoint]
+    command += ["--encoders", *encoders, "--label_fraction", *label_fraction, "--seeds", seeds, "--jobs", jobs]
+    command += ["--run.training.batch_size", 4, "--run.training.epochs", 4, "--run.overlap", 0, "--run.maps", "false"]
+    for fraction in label_fraction:
+        command += [f"--only.{in_percent(fraction)}.training.steps", STEPS[fraction]]
+    command += ["--run.augmentation.shift_days", SHIFT_DAYS, "--run.training.learning_rate", RATE]
+    if "scratch" in encoders:
+        command += ["--only.scratch.decoder.kind", "map"]
+    for baseline in ("unet", "temporal_cnn"):
+        command += [f"--only.{baseline}.decoder.channels", 16] if baseline in encoders else []
+    for baseline in ("scratch", "unet", "temporal_cnn"):
+        command += [f"--only.{baseline}.training.learning_rate", RATE_FROM_SCRATCH] if baseline in encoders else []
+    return [PYTHON, *map(str, command)]
+
+
+def pretraining_of(corpus: Path, objective: str, output: Path, steps: int, *more: object) -> list[str]:
+    """The command that pretrains the tiny encoder; all cores share a batch of 16 samples. `more`: options that come last."""
     options = ["--num_steps", steps, "--validate_every", steps // 2, "--save_every", steps // 4, "--log_every", 20]
     options += ["--stream.num_workers", 0, "--stream.num_frames", 12, "--stream.global_batch_size", 16]
     options += ["--stream.frame_draw", "stratified", "--objective.predict", objective]
     options += ["--objective.groupings.glc_fcs30d", "glc_fcs30d_fine"]
-    return pretraining("pretrain/configs/tiny.yaml", corpus, output, *map(str, options))
+    return pretraining("pretrain/configs/tiny.yaml", corpus, output, *map(str, [*options, *more]))
 
 
 if __name__ == "__main__":
