@@ -250,7 +250,7 @@ def _hidden(tile: Tile, dataset: Any, mask: RasterMask, band: int, grid: Grid) -
 
 
 def _stored_pixels(tile: Tile, grid: Grid, row: np.ndarray, col: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels of a tile, whole numbers at places (row, col) of a grid; float64, whole, may lie outside."""
+    """Rows and columns of the pixels of a tile, at places (row, col) of a grid: whole numbers in float64, maybe outside."""
     x, y = (np.array(at) for at in transform(grid.crs, tile.crs, *apply(grid.transform, col, row)))
     if tile.crs.is_geographic:
         middle = (tile.bounds[0] + tile.bounds[2]) / 2

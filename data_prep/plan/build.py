@@ -45,6 +45,7 @@ def make_plan(
     for legend in legends.values() if settings.land_cover_maps else ():
         check_number_of_codes(legend)
     if (output / PLAN).is_file():
+        (output / JOURNAL).unlink(missing_ok=True)  # of a run that was killed just after it had written the plan
         plan = load_plan(output)
         # A plan that an earlier version began, or one without maps, is frozen and stays as it is.
         if not plan.keeps_snow_apart:

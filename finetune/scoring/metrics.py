@@ -11,7 +11,7 @@ OVER_CLASSES = ("mean_f1", "mean_iou", "overall_accuracy", "kappa")  # scores th
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Confusion matrix int64 (classes, classes) of maps against labels, integers (..., H, W), whose rows are labels.
+    """Confusion matrix int64 (classes, classes) of a map against a label, integer (H, W) each; rows are labels.
 
     See `scored_pixels`.
     """
@@ -59,11 +59,11 @@ def scores(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def scored_pixels(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """The pixels that are scored: label and prediction, integers (..., H, W), both hold a class 0..num_classes-1. Gives bool.
+    """The pixels that are scored: label and prediction, integer (H, W), both hold a class 0..num_classes-1. Gives bool (H, W).
 
     `IGNORE` in a label and no data in a map lie outside this range. Raises ValueError for arrays of different shape.
     """
-    if label.shape != predicted.shape or label.ndim < 2:
+    if label.shape != predicted.shape or label.ndim != 2:
         raise ValueError(
             f"label has shape {label.shape} and prediction {predicted.shape}; expected two maps (H, W) on the same grid"
         )

@@ -4,7 +4,7 @@
     python tests/bench/ablate_test_bed.py --bed bed/ --output bed/ablations
 
 Each variant is pretrained for as many steps, and fine-tuned to the six tasks with 5 % of the labels. Started again, it resumes,
-and keeps what has finished. A variant takes an hour on two cores.
+and keeps what has finished.
 """
 
 from __future__ import annotations

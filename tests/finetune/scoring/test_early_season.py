@@ -91,7 +91,9 @@ def test_a_model_is_good_from_the_date_on_that_tells_the_classes_apart(tmp_path:
         with test.ended_after(count):
             batch = test.batch(range(len(test)))
         predicted = model(batch["data"], (32, 32)).argmax(dim=1)
-        return scores(confusion(batch["label"].numpy(), predicted.numpy(), 2), [c.name for c in RICE.classes])
+        return scores(
+            confusion(batch["label"].flatten(0, 1).numpy(), predicted.flatten(0, 1).numpy(), 2), [c.name for c in RICE.classes]
+        )
 
     season = score_season(score, replace(RICE, season_share=0.9), 2021)
     mean = season.f1["mean"]

@@ -79,7 +79,7 @@ def test_scores_equal_scikit_learn(seed: int) -> None:
     predicted = rng.choice([0, 1, 2, 4], 500)
     if seed == 5:
         label, predicted = np.where(label == 2, 1, label), np.where(predicted == 2, 0, predicted)
-    batches = (maps.reshape(2, 5, 10, 5) for maps in (label, predicted))
+    batches = (maps.reshape(2, 50, 5) for maps in (label, predicted))
     matrix = sum(confusion(of_label, of_map, classes) for of_label, of_map in zip(*batches, strict=True))
     found = scores(matrix, [f"c{i}" for i in range(classes)])
 
