@@ -73,7 +73,7 @@ SENSORS = load_sensors()
 SWEEP_BYTES, FORMER_BYTES = 4_000_000_000, 256_000_000  # of decoded images
 FORMER_SHARDS = 2
 SHARD_MB = 256.0
-# Million samples of each source in a corpus of 25 million, in the proportions of bench_plan.py, and an archive of this benchmark that is delivered so.
+# Million samples of each source in a corpus of 25 million, in the proportions of bench_plan.py, and the archive it is like.
 CORPUS = {"landsat": (13.1, "hls_l30"), "modis": (1.6, "mcd43a4"), "sentinel2": (10.3, "safe_1024")}
 CORES = 64
 QUALITY_LEGEND = {
