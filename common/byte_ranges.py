@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.errors import is_refused, is_transient
-from common.file_systems import READING, file_system, named_error, storage_tries
+from common.file_systems import READING, file_system, raise_named, storage_tries
 from common.retries import retried, without_queries
 
 
@@ -38,7 +38,7 @@ def fetch_ranges(ranges: Sequence[tuple[str, int, int]], storage_options: Mappin
     try:
         retried(fetch_missing, tries)
     except Exception as error:
-        raise named_error(error, url, READING, tries) from error
+        raise_named(error, url, READING, tries)
     for i, (url, start, stop) in enumerate(ranges):
         if len(found[i]) > stop - start:
             raise ValueError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import fsspec
 from fsspec.config import conf
@@ -113,7 +113,7 @@ def reach(work: Callable[[], Result], url: str, doing: str) -> Result:
     try:
         return retried(lambda: _honest(work), tries)
     except Exception as error:
-        raise named_error(error, url, doing, tries) from error
+        raise_named(error, url, doing, tries)
 
 
 async def reach_async(work: Callable[[], Awaitable[Result]], url: str, doing: str) -> Result:
@@ -122,7 +122,7 @@ async def reach_async(work: Callable[[], Awaitable[Result]], url: str, doing: st
     try:
         return await retried_async(work, tries)
     except Exception as error:
-        raise named_error(error, url, doing, tries) from error
+        raise_named(error, url, doing, tries)
 
 
 def storage_tries(url: str, doing: str) -> Tries:
@@ -141,8 +141,15 @@ def _honest(work: Callable[[], Result]) -> Result:
         raise
 
 
-def named_error(error: Exception, url: str, doing: str, tries: Tries) -> Exception:
-    """Return the exception to raise after the last of `tries`; see `reach`."""
+def raise_named(error: Exception, url: str, doing: str, tries: Tries) -> NoReturn:
+    """Raise what `reach` raises after the last of `tries`, with `error` as its cause unless it is `error` itself."""
+    named = _named(error, url, doing, tries)
+    if named is error:
+        raise error
+    raise named from error
+
+
+def _named(error: Exception, url: str, doing: str, tries: Tries) -> Exception:
     if isinstance(error, UNREACHABLE):
         return error  # of a `reach` within this one
     url = without_queries(url)

@@ -6,6 +6,7 @@ reason to reject a sample, and a lost connection is a reason to try again.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -36,11 +37,14 @@ _READ_AHEAD = 64 * 1024
 
 
 class RasterOpener:
-    """Opens rasters. Use one for rasters that stay open together: rasterio keeps each opener."""
+    """Opens rasters. Use one for rasters that stay open together: rasterio keeps each opener.
+
+    Threads may share it (`common/threads.py`), as long as each raster is used by one thread at a time.
+    """
 
     def __init__(self) -> None:
-        self._failures: list[Exception] = []
-        self._paths: dict[str, RemotePath] = {}
+        self._failures: defaultdict[AnyPath, list[Exception]] = defaultdict(list)  # by raster
+        self._paths: dict[str, tuple[RemotePath, AnyPath]] = {}  # of each file: its URL, and the raster that it belongs to
 
     def open(self, path: AnyPath, side_cars: Sequence[AnyPath] | None = None) -> Any:
         """Open a raster. `side_cars`: its side-car files; of a raster at a URL no others are read. None looks for them.
@@ -48,7 +52,7 @@ class RasterOpener:
         Raises ValueError when the file is missing or not a raster, and what `RemotePath.open` raises when the storage cannot be
         reached.
         """
-        self._failures.clear()
+        self._failures[path].clear()
         if side_cars is None:  # GDAL finds those beside a local file
             beside = () if isinstance(path, Path) else (path.parent / f"{path.name}{end}" for end in SIDE_CARS)
             side_cars = [file for file in beside if file.is_file()]
@@ -57,7 +61,7 @@ class RasterOpener:
                 if isinstance(path, Path):
                     return rasterio.open(path)
                 with nullcontext() if side_cars else rasterio.Env(**GDAL_SETTINGS):
-                    self._paths.update((_name(at), at) for at in (path, *side_cars) if isinstance(at, RemotePath))
+                    self._paths.update((_name(at), (at, path)) for at in (path, *side_cars) if isinstance(at, RemotePath))
                     return rasterio.open(_name(path), opener=self._open_for_gdal)
         except RasterioIOError as error:
             raise self.reason(path, error) from error
@@ -67,8 +71,9 @@ class RasterOpener:
 
         It is the error of the storage when that could not be reached, else a ValueError: the file is missing or damaged.
         """
-        failure = self._failures.pop() if self._failures else None
-        self._failures.clear()
+        failures = self._failures[path]
+        failure = failures[-1] if failures else None
+        failures.clear()
         if failure is not None:
             if not is_data_error(failure):
                 return failure
@@ -83,16 +88,18 @@ class RasterOpener:
             yield
         except RasterioIOError as error:
             raise self.reason(path, error) from error
-        if self._failures:
-            raise self.reason(path, self._failures[-1])
+        if failures := self._failures[path]:
+            raise self.reason(path, failures[-1])
 
     def _open_for_gdal(self, name: str, mode: str = "rb") -> _Handle:
         if name not in self._paths:  # rasterio tries every opener with a name of its own, and GDAL looks for side-car files
             raise FileNotFoundError(name)
+        path, raster = self._paths[name]
+        failures = self._failures[raster]
         try:
-            return _Handle(self._paths[name].open(mode, buffering=_READ_AHEAD), self._failures)
+            return _Handle(path.open(mode, buffering=_READ_AHEAD), failures)
         except Exception as error:
-            self._failures.append(error)
+            failures.append(error)
             raise
 
 

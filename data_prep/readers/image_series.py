@@ -11,6 +11,7 @@ import numpy as np
 
 from common.grid import Grid, nesting_factor
 from common.north_up import Flips, ReadWindow
+from common.threads import in_threads
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.file_names import ImageFiles
@@ -20,6 +21,8 @@ from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.radiometry import harmonised_series
 from data_prep.readers.resampling import check_resampling, read_nested
 from data_prep.readers.same_day import ImageDays
+
+AT_ONCE = 16  # images that are read at the same time from a storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class ImageSeries(ABC):
             resampled with nearest neighbours. `nearest` is the default, since it keeps the measured numbers, does not spread
             clouds to clear neighbours, and is how most published series resample bands of 20 m to 10 m.
         max_open: number of layers that stay open between reads.
+        at_once: number of images that are read at the same time: 1 where reading takes this processor's time, `AT_ONCE` where it
+            waits for a storage.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class ImageSeries(ABC):
         offsets: np.ndarray | None,
         resampling: str,
         max_open: int,
+        at_once: int,
     ) -> None:
         check_resampling(resampling, origin)
         self.sensor = sensor
@@ -80,7 +86,7 @@ class ImageSeries(ABC):
         self._origin, self._images = origin, images
         self._offsets = None if offsets is None else np.broadcast_to(offsets.T, (len(sensor.bands), len(images))).T
         self._bilinear_nodata = sensor.nodata if resampling == "bilinear" else None
-        self._open = OpenFiles(self._opened, lambda layer: layer.close(), max_open)
+        self._open, self._at_once = OpenFiles(self._opened, lambda layer: layer.close(), max_open), at_once
         self._first: dict[str, OpenLayer] = {}  # layers of the first image, which are opened once, before the grid is known
         self._bands = {path: band for image in images for band, path in zip(sensor.bands, image.bands, strict=True)}
         first = (*images[0].bands, *images[0].quality)
@@ -89,9 +95,12 @@ class ImageSeries(ABC):
                 self._first[path] = self._open_layer(path, self._bands.get(path))
             self.grid = min((self._first[path].grid for path in first), key=lambda grid: abs(grid.transform.determinant))
             check_pixel_size(self.grid, sensor, origin)
-            chunks = [np.multiply(layer.chunk, layer.factor) for layer in (self._open[path] for path in first)]
-            for channel, path in enumerate(images[0].bands):
-                self._offset(0, channel, path)
+            chunks = []
+            for channel, path in enumerate(first):
+                with self._open.using(path) as layer:
+                    chunks.append(np.multiply(layer.chunk, layer.factor))
+                    if channel < len(sensor.bands):
+                        self._offset(0, channel, path, layer)
         except ValueError:
             for layer in self._first.values():
                 layer.close()
@@ -117,14 +126,25 @@ class ImageSeries(ABC):
         window = row, col, height, width
         pixels = np.empty((len(chosen), len(self.sensor.bands), height, width), dtype=self.sensor.dtype)
         offsets = np.empty(pixels.shape[:2], dtype=np.int64)
-        codes = []
-        for frame, number in enumerate(chosen):
-            image = self._images[number]
-            for channel, path in enumerate(image.bands):
-                pixels[frame, channel] = self._open[path].read(window, self._bilinear_nodata)
-                offsets[frame, channel] = self._offset(number, channel, path)
-            codes.append(self.sensor.quality.worst([self._open[path].read(window, None) for path in image.quality]))
+
+        def read(frame: int) -> np.ndarray:
+            return self._read_image(chosen[frame], window, pixels[frame], offsets[frame])
+
+        codes = in_threads(read, range(len(chosen)), self._at_once)
         return harmonised_series(pixels, np.stack(codes), self._days.image_dates[chosen], self.sensor, offsets)
+
+    def _read_image(self, number: int, window: tuple[int, int, int, int], pixels: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Read a window of an image into `pixels` (C, H, W), and its offsets into `offsets` (C,); return quality codes (H, W)."""
+        image = self._images[number]
+        for channel, path in enumerate(image.bands):
+            with self._open.using(path) as layer:
+                pixels[channel] = layer.read(window, self._bilinear_nodata)
+                offsets[channel] = self._offset(number, channel, path, layer)
+        codes = []
+        for path in image.quality:
+            with self._open.using(path) as layer:
+                codes.append(layer.read(window, None))
+        return self.sensor.quality.worst(codes)
 
     def __enter__(self) -> Self:
         return self
@@ -132,10 +152,10 @@ class ImageSeries(ABC):
     def __exit__(self, *exception: object) -> None:
         self._open.close()
 
-    def _offset(self, number: int, channel: int, path: str) -> int:
+    def _offset(self, number: int, channel: int, path: str, layer: OpenLayer) -> int:
         """The offset of a band of an image. Raises ValueError when it is not known, or the layer states another."""
         stated = None if self._offsets is None else int(self._offsets[number, channel])
-        return offset_in_effect(stated, self._open[path].offset, self.sensor, self._where(path))
+        return offset_in_effect(stated, layer.offset, self.sensor, self._where(path))
 
     def _opened(self, path: str) -> OpenLayer:
         """Open a layer. Raises ValueError unless its grid nests in that of the series."""

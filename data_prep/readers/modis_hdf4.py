@@ -185,8 +185,8 @@ class ModisHdf4:
         grids = []
         for of_tile in files:
             first = of_tile[min(of_tile)]
-            self._open[first]
-            grids.append(self._grids[first])
+            with self._open.using(first):
+                grids.append(self._grids[first])
             self._grids.update(dict.fromkeys(of_tile.values(), self._grids[first]))
         one = grids[0]
         places = []
@@ -215,8 +215,8 @@ class ModisHdf4:
         from pyhdf.error import HDF4Error
 
         try:
-            # pyhdf drops axes of length one.
-            return np.asarray(self._open[file].fields[field].get(start=start, count=count)).reshape(count)
+            with self._open.using(file) as granule:  # pyhdf drops axes of length one
+                return np.asarray(granule.fields[field].get(start=start, count=count)).reshape(count)
         except HDF4Error as error:
             raise ValueError(
                 f"{self._folder.where(file)}: field {field} cannot be read, it is damaged or cut off: {error}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Opened = TypeVar("Opened")
@@ -29,22 +31,30 @@ def most_open_files() -> int:
 class OpenFiles(Generic[Opened]):
     """Files that stay open between reads, at most `limit`: beyond it, the least recently used file is closed.
 
-    Opening a file takes about forty times as long as reading a window from an open one.
+    Opening a file takes about forty times as long as reading a window from an open one. Threads may share them.
     """
 
     def __init__(self, open_file: Callable[[str], Opened], close: Callable[[Opened], object], limit: int) -> None:
         self._open_file, self._close, self._limit = open_file, close, limit
-        self._open: OrderedDict[str, Opened] = OrderedDict()
+        self._open: OrderedDict[str, Opened] = OrderedDict()  # without those that are used at this moment
+        self._lock = threading.Lock()
 
-    def __getitem__(self, file: str) -> Opened:
-        if file in self._open:
-            self._open.move_to_end(file)
-            return self._open[file]
-        opened = self._open_file(file)
-        self._open[file] = opened
-        if len(self._open) > self._limit:
-            self._close(self._open.popitem(last=False)[1])
-        return opened
+    @contextmanager
+    def using(self, file: str) -> Iterator[Opened]:
+        """The open file, which stays open inside. Where two threads use a file at the same time, each opens it."""
+        with self._lock:
+            found = self._open.pop(file, None)
+        opened = self._open_file(file) if found is None else found
+        try:
+            yield opened
+        finally:
+            with self._lock:
+                surplus = [self._open.pop(file)] if file in self._open else []
+                self._open[file] = opened
+                if len(self._open) > self._limit:
+                    surplus.append(self._open.popitem(last=False)[1])
+            for other in surplus:
+                self._close(other)
 
     def close(self) -> None:
         while self._open:

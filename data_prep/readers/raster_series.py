@@ -18,11 +18,10 @@ from common.raster_masks import RasterMask
 from common.rasters import GDAL_SETTINGS
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
-from data_prep.readers.base import Series
 from data_prep.readers.encoding import Encoding, cf_encoding, check_encoding, check_quality
 from data_prep.readers.file_names import ImageFiles
 from data_prep.readers.folder import Folder
-from data_prep.readers.image_series import ImageSeries, OpenLayer
+from data_prep.readers.image_series import AT_ONCE, ImageSeries, OpenLayer
 from data_prep.readers.open_files import most_open_files
 from data_prep.readers.radiometry import unobserved_code, unobserved_number
 
@@ -45,12 +44,12 @@ class RasterSeries(ImageSeries):
     ) -> None:
         self._folder = folder
         with rasterio.Env(**GDAL_SETTINGS):
-            super().__init__(str(folder), sensor, images, offsets, resampling, most_open_files())
+            at_once = 1 if folder.local else AT_ONCE
+            super().__init__(str(folder), sensor, images, offsets, resampling, most_open_files(), at_once)
 
-    def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
-        """The window that starts at (row, col), at the given indices of `dates`."""
-        with rasterio.Env(**GDAL_SETTINGS):
-            return super().read(row, col, height, width, times)
+    def _read_image(self, number: int, window: tuple[int, int, int, int], pixels: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        with rasterio.Env(**GDAL_SETTINGS):  # of this thread
+            return super()._read_image(number, window, pixels, offsets)
 
     def _where(self, path: str) -> str:
         return self._folder.where(path)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from common.crs import crs_text
+from common.file_systems import is_url
 from common.grid import Grid, stated_grid
 from common.north_up import north_up
 from common.storage import REQUESTS, AnyPath, any_path, listed
+from common.threads import in_threads
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.band_metadata import check_band
 from data_prep.readers.encoding import cf_encoding, check_encoding
 from data_prep.readers.file_metadata import crs_attribute, decode_days
 from data_prep.readers.file_names import FoundFile, ImageFiles, Products, check_one_tile, group_into_images, parse_date
-from data_prep.readers.image_series import ImageSeries, OpenLayer
+from data_prep.readers.image_series import AT_ONCE, ImageSeries, OpenLayer
 from data_prep.readers.offsets import Offset, check_baseline, stated_offsets
 from data_prep.readers.same_day import ImageName
 from data_prep.readers.zarr_groups import StoredArray, ZarrGroup, check_dimensions
@@ -104,8 +105,8 @@ class Sentinel2Eopf(ImageSeries):
     ) -> None:
         origin = ", ".join(paths)
         products = _products(paths, sensor, storage_options)
-        with ThreadPoolExecutor(REQUESTS) as pool:  # each reads the metadata of a store, once
-            found = list(pool.map(lambda product: _arrays(str(product), sensor, storage_options), products))
+        # Each reads the metadata of a store, once.
+        found = in_threads(lambda product: _arrays(str(product), sensor, storage_options), products, REQUESTS)
         self._arrays = {array.stored.where: array for arrays in found for array in arrays}
         self._grids: dict[str, Grid] = {}  # by group, so that coordinates are read once
         files = [FoundFile(path=path, layer=a.layer, image=a.image, tile=a.tile) for path, a in self._arrays.items()]
@@ -113,7 +114,7 @@ class Sentinel2Eopf(ImageSeries):
         layers = {layer: [layer] for layer in (*sensor.bands, sensor.quality.name)}
         images = group_into_images(files, layers, sensor, incomplete, same_day, origin)
         stated = None if offset is None else self._stated_offsets(images, sensor, offset, origin)
-        super().__init__(origin, sensor, images, stated, resampling, max_open=len(self._arrays))
+        super().__init__(origin, sensor, images, stated, resampling, len(self._arrays), AT_ONCE if any(map(is_url, paths)) else 1)
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)

@@ -6,10 +6,11 @@ The archives are made here: Sentinel-2 SAFE products (lossless JPEG 2000 with ti
 1024 px of a whole tile, HLS L30 with Fmask, MCD43A4 as HDF4, and a Zarr cube. Each has 16 dates; the files of all dates are the
 same bytes under other names, since encoding takes long. Of each archive the first sweep is written, eight shards on average.
 
-Three variants take turns: `sweep`, as shard.py writes; `shard_by_shard`, which reads each of two shards of the sweep on its own
-with 256 MB of decoded images, as shard.py did before there were sweeps; and `bare`, which reads every block of the chunk groups
-of the sweep once and keeps nothing. Shares are medians of the ratios of a round. `amplification` is the bytes of all blocks that
-reads touched by the bytes of the blocks that hold samples. All run in one process; the page cache holds the archive.
+Four variants take turns: `sweep`, as shard.py writes; `shard_by_shard`, which reads each of two shards of the sweep on its own
+with 256 MB of decoded images, as shard.py did before there were sweeps; `bare`, which reads every block of the chunk groups
+of the sweep once and keeps nothing; and `copy`, which writes the bytes of the sweep's tars, syncs them, and does nothing else.
+Shares are medians of the ratios of a round. `amplification` is the bytes of all blocks that reads touched by the bytes of the
+blocks that hold samples. All run in one process; the page cache holds the archive.
 
 `two_workers_faster`: two sweeps of a quarter of the size by one worker process and by two, in turn. `projection`: days that one
 core, and 64 cores of which each writes what one of two does, need for the samples of a source at these rates; the corpus of 25
@@ -325,11 +326,26 @@ def write(scenes: Path, output: Path, numbers: tuple[int, ...], most_bytes: int,
         list(write_sweep(scenes, output, most_bytes, 0, part))
 
 
-def peak_of(work: Callable[[], None]) -> int:
-    """Peak memory in MB of a fresh process that does the work."""
+def copy(tars: list[Path]) -> None:
+    """Write the bytes of tars beside them, synced, and remove the copies."""
+    for tar in tars:
+        content = tar.read_bytes()
+        with tempfile.NamedTemporaryFile(dir=tar.parent) as file:
+            file.write(content)
+            os.fsync(file.fileno())
+
+
+def observed(work: Callable[[], None]) -> tuple[Counter[str], int]:
+    """What a fresh process that does the work opens and decodes, and its peak memory in MB."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.apply(work)
-        return round(pool.apply(peak_kilobytes) / 1e3)
+        return pool.apply(_observed, (work,))
+
+
+def _observed(work: Callable[[], None]) -> tuple[Counter[str], int]:
+    counts: Counter[str] = Counter()
+    with counting(counts):
+        work()
+    return counts, round(peak_kilobytes() / 1e3)
 
 
 def scaling(scenes: Path, output: Path, source: str, rounds: int) -> float:
@@ -338,7 +354,7 @@ def scaling(scenes: Path, output: Path, source: str, rounds: int) -> float:
     sweeps = plan.sweeps(range(plan.num_shards))[:2]
     for numbers in sweeps:  # reads what the disk has to the page cache, and what a process imports
         write(scenes, output, numbers, SWEEP_BYTES, False)
-    work = partial(_write_one, scenes, output)
+    work = partial(write, scenes, output, most_bytes=SWEEP_BYTES, by_shard=False)
     ratios = []
     for _ in range(rounds):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -347,10 +363,6 @@ def scaling(scenes: Path, output: Path, source: str, rounds: int) -> float:
             two = timed(lambda: pool.map(work, sweeps, chunksize=1))
         ratios.append(one / two)
     return statistics.median(ratios)
-
-
-def _write_one(scenes: Path, output: Path, numbers: tuple[int, ...]) -> None:
-    write(scenes, output, numbers, SWEEP_BYTES, False)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -372,30 +384,30 @@ def measured(scenes: Path, output: Path, rounds: int) -> dict[str, Any]:
     former = partial(write, scenes, output, numbers[:FORMER_SHARDS], FORMER_BYTES, True)
     former_share = sum(len(plan.shard(number).samples) for number in numbers[:FORMER_SHARDS]) / samples  # of the sweep
     bare = bare_reader(scene, options, windows, series.grid.pixel_side)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("sweep", "shard_by_shard")}
-    for name, work in (("sweep", sweep), ("shard_by_shard", former)):
-        with counting(counts[name]):
-            work()
-    times = [[timed(sweep), timed(former) / former_share, timed(bare)] for _ in range(rounds)]
-    ours, by_shard, decoding = (statistics.median(column) for column in zip(*times, strict=True))
+    (former_counts, former_peak), (counts, peak) = observed(former), observed(sweep)
+    tars = [output / f"{plan.names[number]}.tar" for number in numbers]
+    copying = partial(copy, tars)
+    times = [[timed(sweep), timed(former) / former_share, timed(bare), timed(copying)] for _ in range(rounds)]
+    ours, by_shard, decoding, written = (statistics.median(column) for column in zip(*times, strict=True))
     needed = needed_bytes(source, options["container"], windows)
-    tars = sum((output / f"{plan.names[number]}.tar").stat().st_size for number in numbers)
     return {
         "samples": samples,
         "shards": len(numbers),
-        "mb_out": round(tars / 1e6),
+        "mb_out": round(sum(tar.stat().st_size for tar in tars) / 1e6),
         "samples_s": round(samples / ours, 1),
         "former_samples_s": round(samples / by_shard, 1),
-        "times_faster": round(statistics.median(b / a for a, b, _ in times), 2),
-        "share_of_bare_decoding": round(statistics.median(c / a for a, _, c in times), 3),
-        "former_share_of_bare_decoding": round(statistics.median(c / b for _, b, c in times), 3),
+        "times_faster": round(statistics.median(b / a for a, b, _, _ in times), 2),
+        "share_of_bare_decoding": round(statistics.median(c / a for a, _, c, _ in times), 3),
+        "former_share_of_bare_decoding": round(statistics.median(c / b for _, b, c, _ in times), 3),
+        "share_of_bare_decoding_and_copy": round(statistics.median((c + d) / a for a, _, c, d in times), 3),
         "bare_s": round(decoding, 2),
-        "amplification": round(counts["sweep"]["bytes"] / needed, 2),
-        "former_amplification": round(counts["shard_by_shard"]["bytes"] / former_share / needed, 2),
-        "opens": counts["sweep"]["opens"],
-        "former_opens": round(counts["shard_by_shard"]["opens"] / former_share),
-        "peak_mb": peak_of(sweep),
-        "former_peak_mb": peak_of(former),
+        "copy_s": round(written, 2),
+        "amplification": round(counts["bytes"] / needed, 2),
+        "former_amplification": round(former_counts["bytes"] / former_share / needed, 2),
+        "opens": counts["opens"],
+        "former_opens": round(former_counts["opens"] / former_share),
+        "peak_mb": peak,
+        "former_peak_mb": former_peak,
         "two_workers_faster": round(scaling(scenes, output.with_name("quarter"), source, rounds), 2),
         "load_average": round(os.getloadavg()[0], 1),
     }
@@ -433,6 +445,7 @@ def bench_archive(output: Path | None = None, rounds: int = 3, side: int = 10980
         archives: which of them.
     """
     results: dict[str, Any] = {}
+    content: dict[str, Any] = {"rounds": rounds, "side": side, "dates": len(DATES), "results": results}
     for name in archives:
         with tempfile.TemporaryDirectory() as place:
             scene = Path(place, "scenes", "scene")
@@ -450,10 +463,9 @@ def bench_archive(output: Path | None = None, rounds: int = 3, side: int = 10980
             (scene / "scene.yaml").write_text(yaml.safe_dump(description))
             results[name] = measured(scene.parent, Path(place, "corpus"), rounds)
             print(name, json.dumps(results[name]), flush=True)
-    projection = projected(results)
-    print(json.dumps(projection, indent=1))
-    content = {"projection": projection, "results": results}
-    write_report(output, ["numpy", "rasterio", "zarr"], {"rounds": rounds, "side": side, "dates": len(DATES), **content})
+        content["projection"] = projected(results)
+        write_report(output, ["numpy", "rasterio", "zarr"], content)  # after each: a run takes most of an hour
+    print(json.dumps(content["projection"], indent=1))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from aiohttp import web
 from fsspec.implementations.memory import MemoryFileSystem
 
 from common.atomic_files import whole_file
-from common.errors import InfrastructureError, RefusedError
+from common.errors import InfrastructureError, RefusedError, is_refused, is_transient
 from common.exit_codes import INFRASTRUCTURE, USER_ERROR, exit_code
 from common.storage import RemotePath, any_path, joined, listed, local_copy, read_range, subfolders_with, version_of
 from tests.support.web_server import web_server
@@ -177,6 +177,25 @@ def test_a_failure_is_named_and_never_a_missing_file(
     assert "\n" not in str(caught.value)
     assert exit_code(caught.value) == (USER_ERROR if answer == 403 else INFRASTRUCTURE)
     assert len(asked) <= (2 if answer == 403 else 14)  # fsspec asks for a size twice, by HEAD and by GET
+
+
+@pytest.mark.parametrize("action", ["is_file", "read_bytes", "open"])
+def test_an_error_that_is_no_failure_of_the_storage_stays_as_it_is(
+    action: str, memory: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug = RuntimeError("a bug")
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise bug
+
+    for name in ("info", "cat_file", "cat_ranges"):
+        monkeypatch.setattr(MemoryFileSystem, name, fail)
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        ACTIONS[action](memory)
+    assert caught.value is bug
+    assert bug.__cause__ is None
+    assert not is_transient(bug)
+    assert not is_refused(bug)
 
 
 @pytest.mark.parametrize("action", ACTIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from common.errors import InfrastructureError
 from common.rasters import GDAL_SETTINGS
+from common.threads import in_threads
 from data_prep.readers.folder import Folder
 from data_prep.readers.open_files import OpenFiles
 from data_prep.readers.opening import open_reader
@@ -163,8 +165,8 @@ def test_modis(tmp_path: Path, published: Any) -> None:
     pixels, _ = numbers(SENSORS["modis"])
     quality = np.random.default_rng(0).integers(0, 2, pixels.shape).astype(np.uint8)
     (tmp_path / "m").mkdir()
-    for time, date in enumerate(DATES):
-        write_mcd43a4(tmp_path / "m" / mcd43a4_name(date), pixels[time], quality[time])
+    for frame, date in enumerate(DATES):
+        write_mcd43a4(tmp_path / "m" / mcd43a4_name(date), pixels[frame], quality[frame])
     with opened(published() + "/m", "modis", "modis_hdf4") as reader:
         assert_windows_equal(reader, pixels, quality.max(axis=1), tries=3)
 
@@ -286,11 +288,72 @@ def test_only_listed_side_car_files_are_requested(tmp_path: Path, in_memory: Any
     assert set(asked) == {"a.tif", "a.tif.msk"}
 
 
+def test_images_at_urls_are_read_at_the_same_time(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request waits until a second one comes."""
+    pixels, quality = numbers(SENSORS["landsat"])
+    write_hls(tmp_path / "hls", pixels, quality)
+    cat_file, has_second, waiting = MemoryFileSystem.cat_file, threading.Event(), threading.Lock()
+
+    def wait_for_second(*arguments: Any, **options: Any) -> Any:
+        if not waiting.acquire(blocking=False):
+            has_second.set()
+        elif not has_second.wait(timeout=20):
+            raise AssertionError("no second request came")
+        return cat_file(*arguments, **options)
+
+    with opened(f"{in_memory()}/hls", "landsat", "geotiff_scenes") as reader:
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", wait_for_second)
+        np.testing.assert_array_equal(reader.read(*BOX, slice(None)).pixels, pixels)
+
+
+def test_of_several_damaged_images_the_first_is_named(tmp_path: Path, in_memory: Any) -> None:
+    pixels, quality = numbers(SENSORS["landsat"])
+    write_hls(tmp_path / "hls", pixels, quality)
+    files = sorted((tmp_path / "hls").glob("*.B04.tif"))
+    assert len(files) > 2
+    for file in files[1:]:
+        file.write_bytes(file.read_bytes()[:200])
+    at = in_memory()
+    for _ in range(5):
+        with opened(f"{at}/hls", "landsat", "geotiff_scenes") as reader:
+            with pytest.raises(ValueError, match=f"{files[1].name}: cannot be read as a raster"):
+                reader.read(*BOX, slice(None))
+            np.testing.assert_array_equal(reader.read(*BOX, slice(0, 1)).pixels, pixels[:1])
+
+
+def test_files_that_threads_use_stay_open() -> None:
+    class File:
+        is_open = True
+
+        def close(self) -> None:
+            assert self.is_open
+            self.is_open = False
+
+    made: list[File] = []
+
+    def open_file(_: str) -> File:
+        made.append(File())
+        return made[-1]
+
+    files = OpenFiles(open_file, File.close, 3)
+
+    def use(number: int) -> bool:
+        with files.using(f"{number % 7}") as file:
+            time.sleep(0.001)
+            return file.is_open
+
+    assert all(in_threads(use, range(400), 8))
+    assert sum(file.is_open for file in made) == 3
+    files.close()
+    assert not any(file.is_open for file in made)
+
+
 def test_least_recently_used_files_are_closed() -> None:
     events: list[str] = []
     files = OpenFiles(lambda file: events.append(f"+{file}") or file, lambda file: events.append(f"-{file}"), 2)  # type: ignore[func-returns-value]
     for file in "aabacab":
-        assert files[file] == file
+        with files.using(file) as opened_file:
+            assert opened_file == file
     assert events == ["+a", "+b", "+c", "-b", "+b", "-c"]
     files.close()
     assert sorted(events[-2:]) == ["-a", "-b"]
