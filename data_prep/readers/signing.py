@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from common.storage import RemotePath
 from data_prep.archive.stac_collections import NO_SIGNER
 
 RENEWED_BEFORE = timedelta(minutes=5)  # a token is renewed so long before it expires: a read may take minutes, clocks differ
+_ASKING = threading.Lock()  # of threads that need a token, one asks for it
 
 
 class Signer(Protocol):
@@ -51,9 +53,10 @@ class TokenSigner:
         if match is None:
             raise ValueError(f"{url}: signer {self.name} has no token for this host; give `signer: {NO_SIGNER}` in scene.yaml")
         source = self.token_url.format(**match.groupdict())
-        token, expiry = self._tokens.get(source, ("", datetime.min.replace(tzinfo=UTC)))
-        if datetime.now(UTC) + RENEWED_BEFORE > expiry:
-            token, expiry = self._tokens[source] = _token_at(source)
+        with _ASKING:
+            token, expiry = self._tokens.get(source, ("", datetime.min.replace(tzinfo=UTC)))
+            if datetime.now(UTC) + RENEWED_BEFORE > expiry:
+                token, expiry = self._tokens[source] = _token_at(source)
         return f"{url}{'&' if '?' in url else '?'}{token}"
 
 

@@ -23,8 +23,8 @@ def _list_of(folder: Path) -> web.Response:
 def web_server() -> Iterator[Callable[..., str]]:
     """A function that serves a folder and returns its URL.
 
-    Its second argument is called with each request; a web.HTTPException that it raises is the answer. Further arguments are
-    routes that come before the files of the folder.
+    Its second argument is called with each request; a web.HTTPException that it raises is the answer, and the seconds that it may
+    return are by how much the answer is late. Further arguments are routes that come before the files of the folder.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -34,10 +34,10 @@ def web_server() -> Iterator[Callable[..., str]]:
     def run(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
 
-    def start(folder: Path, before: Callable[[web.Request], None], *routes: web.RouteDef) -> str:
+    def start(folder: Path, before: Callable[[web.Request], float | None], *routes: web.RouteDef) -> str:
         @web.middleware
         async def answer(request: web.Request, handler: Any) -> Any:
-            before(request)
+            await asyncio.sleep(before(request) or 0)
             path = folder / request.path.lstrip("/")
             return _list_of(path) if path.is_dir() else await handler(request)
 
