@@ -100,8 +100,18 @@ def _as(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where rows and lines of some shards wait: the offset of both, bytes of the rows, their dtype, and bytes of the lines."""
+    """Where rows and lines of some shards wait.
 
+    Attributes:
+        group: source and split of the shards.
+        shards: number of them.
+        offset: of the rows; the lines follow.
+        row_bytes, dtype: size and type of the rows.
+        line_bytes: size of the lines.
+    """
+
+    group: tuple[str, str]
+    shards: int
     offset: int
     row_bytes: int
     dtype: np.dtype
@@ -119,16 +129,17 @@ class CorpusContents:
         """Begin without contents. `file`: an empty temporary file, for reading and writing."""
         self._file = file
         self._shards: dict[int, WrittenShard] = {}
-        self._places: dict[int, tuple[tuple[str, str], int, _Place]] = {}  # group, shards and place, by the first shard
+        self._places: dict[int, _Place] = {}  # by the first shard
         self.groups: dict[tuple[str, str], ShardSummary] = {}
 
     def add(self, first: int, contents: ShardContents) -> None:
         """Add the contents of shards, of which the first has the number `first` in the plan; in any order."""
         rows, group = contents.rows.tobytes(), (contents.summary.source, contents.summary.split)
-        place = _Place(self._file.seek(0, 2), len(rows), contents.rows.dtype, len(contents.rejected))
+        self._places[first] = _Place(
+            group, len(contents.shards), self._file.seek(0, 2), len(rows), contents.rows.dtype, len(contents.rejected)
+        )
         self._file.write(rows)
         self._file.write(contents.rejected)
-        self._places[first] = group, len(contents.shards), place
         self._shards |= dict(enumerate(contents.shards, first))
         self.groups = by_source_and_split((*self.groups.values(), contents.summary))
 
@@ -139,7 +150,7 @@ class CorpusContents:
 
     def rejected(self) -> Iterator[bytes]:
         """Yield lines of rejected.jsonl, some at a time, in the order of the plan."""
-        for _, (_, _, place) in sorted(self._places.items()):
+        for _, place in sorted(self._places.items()):
             if place.line_bytes:
                 self._file.seek(place.offset + place.row_bytes)
                 yield self._file.read(place.line_bytes)
@@ -148,12 +159,12 @@ class CorpusContents:
         """Yield the rows of the sample index of a source and split, some at a time, in order."""
         summary = self.groups[group]
         dtype = record_dtype(summary.key_bytes, summary.has_maps)
-        first_of_group = min(number for number, (of, _, _) in self._places.items() if of == group)
-        for first, (of, count, place) in sorted(self._places.items()):
-            if of != group or not place.row_bytes:
+        first_of_group = min(number for number, place in self._places.items() if place.group == group)
+        for first, place in sorted(self._places.items()):
+            if place.group != group or not place.row_bytes:
                 continue
             self._file.seek(place.offset)
             rows = _as(np.frombuffer(self._file.read(place.row_bytes), place.dtype), dtype)
-            numbers = np.arange(first, first + count)
+            numbers = np.arange(first, first + place.shards)
             rows["shard"] = np.repeat(numbers - first_of_group, [self._shards[number].samples for number in numbers.tolist()])
             yield rows

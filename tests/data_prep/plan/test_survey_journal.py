@@ -70,6 +70,18 @@ def test_what_was_opened_is_not_opened_again(scenes: Path, tmp_path: Path, error
     assert number_of_jobs(scenes, tmp_path / "plan") == 0
 
 
+def test_a_journal_beside_a_finished_plan_goes(scenes: Path, tmp_path: Path) -> None:
+    """A kill came after the plan was written, and before its journal was removed."""
+    with pytest.raises(Stopped):
+        make_plan(scenes, tmp_path / "plan", SETTINGS, Jobs(2))
+    journal = (tmp_path / "plan" / JOURNAL).read_bytes()
+    assert number_of_jobs(scenes, tmp_path / "plan") > 0
+    whole = contents(tmp_path / "plan")
+    (tmp_path / "plan" / JOURNAL).write_bytes(journal)
+    assert number_of_jobs(scenes, tmp_path / "plan") == 0
+    assert contents(tmp_path / "plan") == whole
+
+
 @pytest.mark.parametrize("damage", [b'{"job": "00', b"\x00\x00\n", b'{"found": []}\n'])
 def test_a_last_line_that_is_damaged_is_forgotten(scenes: Path, tmp_path: Path, damage: bytes) -> None:
     whole = number_of_jobs(scenes, tmp_path / "whole")
