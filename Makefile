@@ -28,11 +28,11 @@ engines:
 	.ci/packages
 
 test: install engines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 30
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --durations 30
 
 test-slow: install engines
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[spectra]"
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 4 --durations 30
 
 # Scenes of all three sources with the labels of the six tasks, and their corpus of small chips.
 bench-data: install

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 # Variables of a job, a launcher or a cluster's login node around the tests, which would tell the code under test of ranks, queues
 # and hosts that are not those of the test.
@@ -24,11 +27,19 @@ def pytest_configure() -> None:
             del os.environ[name]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the processes of pytest-xdist take whole files, whose tests share fixtures, and one of them all clusters in turn."""
-    for item in items:
-        group = "clusters" if item.path.stem in _ON_CLUSTERS else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Processes of pytest-xdist take whole files, whose tests share fixtures, and one of them takes all clusters in turn.
+
+    The groups of `--dist loadgroup` are lost with pytest 9.2 and pytest-xdist 3.8.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "clusters" if Path(file).stem in _ON_CLUSTERS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    return _ByFile(config, log)
 
 
 @pytest.fixture

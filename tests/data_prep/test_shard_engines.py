@@ -152,7 +152,7 @@ def test_a_queue_that_does_not_exist(
 
 @pytest.mark.slow
 def test_a_time_limit(cluster: SlurmCluster, whole_many: dict[str, bytes], command: list[str], tmp_path: Path) -> None:
-    """Each job of the array, which writes four shards at a time, has time for some of its four or five."""
+    """Each job of the array, which writes four shards at a time, has time for some of its own."""
     slow = slowly(tmp_path, 25) | {"SBATCH_TIMELIMIT": "2"}  # a signal after 40 to 60 s
     array, last = submitted(cluster, tmp_path, [*command, *MANY], **slow)
     wait_until_queued_again(cluster, f"{array}_1")
@@ -160,7 +160,8 @@ def test_a_time_limit(cluster: SlurmCluster, whole_many: dict[str, bytes], comma
     assert contents(tmp_path / "corpus") == whole_many
     log = (tmp_path / f"shard-{array}_1.log").read_text()
     assert "asked to stop: what is finished stays" in log
-    assert "write: 5 of 5 shards" in log, "queued again, the job did the rest"
+    done, of = re.findall(r"write: (\d) of (\d) shards", log)[-1]
+    assert done == of > "4", "queued again, the job did the rest"
 
 
 @pytest.mark.slow
