@@ -391,6 +391,7 @@ def measured(scenes: Path, output: Path, rounds: int) -> dict[str, Any]:
     ours, by_shard, decoding, written = (statistics.median(column) for column in zip(*times, strict=True))
     needed = needed_bytes(source, options["container"], windows)
     return {
+        "rounds": rounds,
         "samples": samples,
         "shards": len(numbers),
         "mb_out": round(sum(tar.stat().st_size for tar in tars) / 1e6),
@@ -439,13 +440,14 @@ def bench_archive(output: Path | None = None, rounds: int = 3, side: int = 10980
     """Measure the sharding of archives as they are delivered.
 
     Args:
-        output: JSON file to write; default: print only.
+        output: JSON file to write, in which figures of other archives stay; default: print only.
         rounds: rounds in which variants take turns.
         side: pixels of the Sentinel-2 tile; those of Landsat and MODIS are smaller by their resolution.
         archives: which of them.
     """
-    results: dict[str, Any] = {}
-    content: dict[str, Any] = {"rounds": rounds, "side": side, "dates": len(DATES), "results": results}
+    former = json.loads(output.read_text()) if output is not None and output.is_file() else {}
+    results: dict[str, Any] = former.get("results", {}) if former.get("side") == side else {}
+    content: dict[str, Any] = {"side": side, "dates": len(DATES), "results": results}
     for name in archives:
         with tempfile.TemporaryDirectory() as place:
             scene = Path(place, "scenes", "scene")
@@ -464,7 +466,7 @@ def bench_archive(output: Path | None = None, rounds: int = 3, side: int = 10980
             results[name] = measured(scene.parent, Path(place, "corpus"), rounds)
             print(name, json.dumps(results[name]), flush=True)
         content["projection"] = projected(results)
-        write_report(output, ["numpy", "rasterio", "zarr"], content)  # after each: a run takes most of an hour
+        write_report(output, ["numpy", "rasterio", "zarr"], content)  # after each, since a run takes most of an hour
     print(json.dumps(content["projection"], indent=1))
 
 
