@@ -70,7 +70,9 @@ class Folder:
         try:
             return self._rasters.open(self._at(file), side_cars)
         except ValueError as error:
-            raise self._lost() or error from error
+            if (lost := self._lost()) is None:
+                raise
+            raise lost from error
 
     def unreadable(self, file: str, error: Exception) -> Exception:
         """The exception to raise after rasterio has failed to read a file; see `RasterOpener.reason`."""

@@ -19,7 +19,7 @@ import rasterio
 from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from common.errors import InfrastructureError
+from common.errors import InfrastructureError, is_data_error
 from common.rasters import GDAL_SETTINGS
 from common.threads import in_threads
 from data_prep.readers.folder import Folder
@@ -286,6 +286,15 @@ def test_only_listed_side_car_files_are_requested(tmp_path: Path, in_memory: Any
         np.testing.assert_array_equal(raster.read_masks(1), np.eye(8) * 255)
         assert raster.tags()["AREA_OR_POINT"] == "Area"
     assert set(asked) == {"a.tif", "a.tif.msk"}
+
+
+def test_a_raster_that_cannot_be_opened_is_about_the_data(tmp_path: Path, published: Any) -> None:
+    (tmp_path / "a.tif").write_bytes(b"II*\0nonsense")
+    for folder in (Folder(str(tmp_path)), Folder(published())):
+        with rasterio.Env(**GDAL_SETTINGS), pytest.raises(ValueError, match=r"a\.tif: cannot be read as a raster") as caught:
+            folder.open_raster("a.tif")
+        assert caught.value.__cause__ is not caught.value
+        assert is_data_error(caught.value)
 
 
 def test_images_at_urls_are_read_at_the_same_time(tmp_path: Path, in_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
