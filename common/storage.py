@@ -20,7 +20,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Hashable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,6 +31,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from common.byte_ranges import fetch_ranges
 from common.file_systems import ASKING, LISTING, READING, REMOVING, WRITING, file_system, is_url, reach
+from common.threads import in_threads
 
 # Files appear whole there. Memory is that of this process, for tests.
 _WRITABLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "memory"})
@@ -370,8 +370,7 @@ def joined(folder: AnyPath, text: str, storage_options: Mapping[str, Any] | None
 def subfolders_with(folder: AnyPath, name: str) -> list[AnyPath]:
     """Return the subfolders of a folder that hold a file `name`, in ascending order."""
     children = listed(folder, "*")
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        held = list(pool.map(lambda child: child.is_dir() and (child / name).is_file(), children))
+    held = in_threads(lambda child: child.is_dir() and (child / name).is_file(), children, REQUESTS)
     return [child for child, holds in zip(children, held, strict=True) if holds]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from common.errors import InfrastructureError
 from common.executors import MapJobs
 from common.progress import PROGRESS, Progress
 from common.storage import REQUESTS, AnyPath
+from common.threads import in_threads
 from data_prep.corpus.corpus_overview import overview_of_written_corpus
 from data_prep.corpus.dataset import DATASET
 from data_prep.corpus.dataset_json import write_dataset_json
@@ -82,8 +82,7 @@ def write_shards(plan: Plan, numbers: Sequence[int], write: WriteShards, map_job
     `write` runs in workers. Raises InfrastructureError when the output accepts no more files.
     """
     output = plan.folder
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        written_before = list(pool.map(lambda number: has_written_index(output, plan.names[number], plan.hash), numbers))
+    written_before = in_threads(lambda number: has_written_index(output, plan.names[number], plan.hash), numbers, REQUESTS)
     missing = [number for number, is_written in zip(numbers, written_before, strict=True) if not is_written]
     if missing:
         (output / DATASET).unlink(missing_ok=True)  # while shards are missing, the corpus is not a finished one

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.storage import REQUESTS, any_path
+from common.threads import in_threads
 from data_prep.corpus.dataset import Corpus
 
 
@@ -43,5 +43,4 @@ def _sizes(folder: str, names: Sequence[str]) -> dict[str, int | None]:
             return {entry.name: entry.stat().st_size for entry in entries}
     if place.lists_sizes:
         return place.sizes()
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        return dict(zip(names, pool.map(size, names), strict=True))
+    return dict(zip(names, in_threads(size, names, REQUESTS), strict=True))
