@@ -25,8 +25,8 @@ from bench_encoder import device_and_threads, peak_bytes, timed  # noqa: E402
 from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
+from pretrain.model.attention.home import window_attention  # noqa: E402
 from pretrain.model.attention.layout import Size, window_layout  # noqa: E402
-from pretrain.model.attention.operators import window_attention  # noqa: E402
 
 WINDOW = (8, 7, 7)
 # Maps of the four stages at 224 x 224 and 16 or 32 frames, with their channels; heads have 32 channels.
@@ -35,7 +35,8 @@ Attention = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def ours(size: Size, qkv: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return window_attention(qkv, qkv.new_zeros(qkv.shape[-1]), [bias], window_layout(size, WINDOW, False, qkv.device))
+    layout = window_layout(size, WINDOW, False, qkv.device)
+    return window_attention(qkv, qkv.new_zeros(qkv.shape[-1]), bias.flatten(1), layout)
 
 
 def split(size: Size, qkv: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -13,12 +13,20 @@ included, take part in the attention. Here a window holds its real tokens only, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
 Size = tuple[int, int, int]  # frames, rows, columns, in tokens
+
+
+def as_size(sides: Sequence[int]) -> Size:
+    """Three numbers as a Size."""
+    frames, rows, columns = sides
+    return frames, rows, columns
+
 
 # Added to the scores between regions that only the cyclic shift made neighbours. The published code adds -100, but
 # exp(-100) = 4e-44 is a denormal number, with which CPUs compute about ten times more slowly. In a softmax both vanish; ours is

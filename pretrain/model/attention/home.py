@@ -1,0 +1,33 @@
+"""Attention within windows where the tensors are: `cpu.py` or, on a GPU with Triton, `cuda.py`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from pretrain.model.attention import cpu
+from pretrain.model.attention.layout import WindowLayout
+
+
+def window_attention(qkv: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
+    """softmax(Q K^T / sqrt(H) + bias) V within each window of `layout`: (B, L, C).
+
+    Args:
+        qkv: (B, L, 3C), queries, keys and values of the map's tokens, each with heads outer.
+        padding: (3C,), those of a padding token.
+        bias: (A, R), for each group of windows in turn its N x M numbers; M is N, and one more for the padding if it has any.
+        layout: how the map is divided into windows.
+    """
+    if runs_in_kernels(qkv.device):
+        from pretrain.model.attention import cuda
+
+        return cuda.window_attention(qkv, padding, bias, layout)
+    return cpu.window_attention(qkv, padding, bias, layout)
+
+
+@cache
+def runs_in_kernels(device: torch.device) -> bool:
+    """Whether attention runs in the kernels of `cuda.py`: on GPUs with Triton, which PyTorch for Linux brings along."""
+    return device.type == "cuda" and find_spec("triton") is not None
