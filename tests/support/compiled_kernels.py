@@ -22,15 +22,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pretrain.model.attention import cuda
+from pretrain.model.attention import cuda, cuda_bias
 
 ARCHITECTURES = (80, 90, 100)
 # Tokens of a window of the published model (8, 7, 7) on maps of 16, 8, 4 and 2 frames.
 WINDOWS = (392, 196, 98, 49)
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-POINTERS_TO_NUMBERS = {"qkv", "padding", "bias", "out", "grad", "grad_qkv"}
+POINTERS_TO_NUMBERS = {"qkv", "padding", "bias", "out", "grad", "grad_qkv", "table", "grad_table"}
 FLOATS = {"lse", "delta", "of_padding", "grad_bias", "grad_padding"}
-POINTERS_TO_INDICES = {"places", "windows", "groups"}
+POINTERS_TO_INDICES = {"places", "windows", "groups", "pairs", "queries", "padding_pairs", "uses", "first_use"}
 REGISTERS, SHARED, THREADS = 65_536, {80: 167_936, 90: 233_472, 100: 233_472}, 2_048  # of an SM
 
 
@@ -38,6 +38,8 @@ def compiled(kernel: Any, architecture: int, number: str, tokens: int) -> Any:
     """A kernel for windows of so many tokens."""
     constants = cuda.constants(32, TYPES[number])
     constants |= {"TILES": triton.cdiv(tokens, constants["TILE"]), "ROUNDS": 128, "SLICES": cuda.SLICES}
+    constants |= {"NUMBERS": cuda_bias.NUMBERS, "QUERIES": cuda_bias.QUERIES, "USES": cuda_bias.USES}
+    constants |= {"PADDING": cuda_bias.PADDING, "MOST_PADDING": tokens}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature = {name: _type(name, number) for name in kernel.arg_names} | dict.fromkeys(constants, "constexpr")
     aligned = {
@@ -46,7 +48,8 @@ def compiled(kernel: Any, architecture: int, number: str, tokens: int) -> Any:
         if signature[name].startswith("*") or name in ("channels", "bias_size")
     }
     source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=cuda.OPTIONS)
+    options = cuda_bias.OPTIONS if kernel in cuda_bias.KERNELS else cuda.OPTIONS
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
 def _type(name: str, number: str) -> str:
@@ -70,7 +73,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 def rows(architectures: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    for kernel in cuda.KERNELS:
+    for kernel in (*cuda.KERNELS, *cuda_bias.KERNELS):
         for architecture in architectures:
             for number in TYPES:
                 for tokens in WINDOWS:

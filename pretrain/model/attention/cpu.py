@@ -19,9 +19,26 @@ from pretrain.model.attention.layout import WindowLayout, as_size, window_layout
 SCORE_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 
 
-def window_attention(qkv: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
+def window_attention(qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
     """See `pretrain/model/attention/home.py`."""
+    bias = bias_of(table, layout).to(qkv.dtype)
     return attend(qkv, padding, bias, list(layout.size), list(layout.window), layout.shifted)
+
+
+def bias_of(table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
+    """Position bias and mask, to be added to the scores of all groups of windows: (A, R), for each group N x M numbers."""
+    pairs = (table[layout.bias_rows] + layout.mask).t().contiguous()
+    if not any(group.num_padding for group in layout.groups):
+        return pairs
+    biases = []
+    for group in layout.groups:
+        tokens, padding = group.index.shape[1], group.num_padding
+        real, padded, pairs = pairs.split([tokens**2, tokens * padding, pairs.shape[1] - tokens * (tokens + padding)], dim=1)
+        if padding:
+            of_padding = padded.view(-1, tokens, padding).logsumexp(-1, keepdim=True)
+            real = torch.cat([real.view(-1, tokens, tokens), of_padding], dim=-1).flatten(1)
+        biases.append(real)
+    return torch.cat(biases, dim=1)
 
 
 # The two functions below are registered as operators, so that torch.compile calls them as they are and its graph has no break.

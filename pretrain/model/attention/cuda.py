@@ -3,8 +3,8 @@
 Windows are gathered by index while they are read, so no token is moved. A program computes a tile of queries of one window and
 head: the softmax runs over tiles of keys (online, as in FlashAttention, Dao et al., 2022), so windows of any size fit. It begins
 with the key that stands for the padding. The gradient is computed in three passes: of the queries and the padding, of keys and
-values, and of the bias. Each number of it has one program that writes it, and sums over programs are taken in a fixed order: two
-runs give the same bits.
+values, and of the bias (whose own kernels are in `cuda_bias.py`). Each number of it has one program that writes it, and sums over
+programs are taken in a fixed order: two runs give the same bits.
 
 The kernels also run in Triton's interpreter on a CPU (TRITON_INTERPRET=1, Triton 3.8 or newer).
 
@@ -16,74 +16,20 @@ biases of all groups for a head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from pretrain.model.attention.layout import Size, WindowLayout, as_size, window_layout
+from pretrain.model.attention.cuda_bias import bias_of, gradient_of_table
+from pretrain.model.attention.cuda_tables import Tables, aligned, tables
+from pretrain.model.attention.layout import WindowLayout, as_size
 
 # Queries and keys of a program. Products of float32 in full precision take several times the registers.
 TILES = {torch.float32: 16, torch.bfloat16: 64, torch.float16: 64}
 OPTIONS = {"num_warps": 4, "num_stages": 2}  # warps of a program, and stages of its pipeline
 SLICES = 16  # programs that share the windows of a group for the gradient of a tile of its bias
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What the kernels know of a layout.
-
-    Attributes:
-        tokens: int32 (L,), positions of the tokens in the map, window by window.
-        windows: int32 (W, 4), for each window: its first entry in `tokens`, N, M, and the offset of its bias.
-        groups: int32 (G, 5), for each group: its first window, number of windows, N, M, and the offset of its bias, whose rows
-            have the length of a multiple of 16.
-        most_tokens: N of the largest window.
-        most_windows: number of windows of the largest group.
-        bias_size: R.
-        has_padding: whether any window has padding.
-    """
-
-    tokens: torch.Tensor
-    windows: torch.Tensor
-    groups: torch.Tensor
-    most_tokens: int
-    most_windows: int
-    bias_size: int
-    has_padding: bool
-
-
-def _columns(keys: int) -> int:
-    """The stride of a bias in memory, as `_stride` has it."""
-    return -(-keys // 16) * 16
-
-
-@lru_cache(maxsize=64)
-def tables(size: Size, window: Size, shifted: bool, device: torch.device) -> Tables:
-    """The tables of `window_layout(size, window, shifted)`."""
-    windows: list[tuple[int, ...]] = []
-    groups: list[tuple[int, ...]] = []
-    place = offset = 0
-    layout = window_layout(size, window, shifted, device)
-    for group in layout.groups:
-        count, tokens = group.index.shape
-        keys = tokens + bool(group.num_padding)
-        groups.append((len(windows), count, tokens, keys, offset))
-        windows += [(place + number * tokens, tokens, keys, offset) for number in range(count)]
-        place += count * tokens
-        offset += tokens * _columns(keys)
-    return Tables(
-        tokens=torch.cat([group.index.flatten() for group in layout.groups]).to(torch.int32),
-        windows=torch.tensor(windows, dtype=torch.int32, device=device),
-        groups=torch.tensor(groups, dtype=torch.int32, device=device),
-        most_tokens=max(group[2] for group in groups),
-        most_windows=max(group[1] for group in groups),
-        bias_size=offset,
-        has_padding=any(group.num_padding for group in layout.groups),
-    )
 
 
 @triton.jit
@@ -94,7 +40,7 @@ def _rows_of(tensor, places, real, channels, first, HEAD: tl.constexpr):
 
 @triton.jit
 def _stride(keys):
-    """Numbers from one row of a bias to the next, so that rows begin where many numbers can be loaded at once."""
+    """`cuda_tables.aligned`."""
     return (keys + 15) // 16 * 16
 
 
@@ -159,7 +105,7 @@ def _gradient_of_queries(
     grad, out, qkv, padding, bias, lse, delta, of_padding, grad_qkv, grad_padding, places, windows, length, channels, scale,
     bias_size, num_windows, num_heads, TILE: tl.constexpr, HEAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Also of the padding's key and value in each tile: `grad_padding` (tiles, B * W, 2C).
+    """Also of the padding's key and value in each tile of a window that has any: `grad_padding` (tiles, B * W, 2C).
 
     For the other two passes it writes `delta`, the products of result and its gradient, and `of_padding`, the gradients of the
     padding's scores; both (B, A, L).
@@ -302,25 +248,33 @@ def constants(head: int, dtype: torch.dtype) -> dict[str, Any]:
     return {"TILE": TILES[dtype], "HEAD": head, "PRECISION": "ieee"}
 
 
-def window_attention(qkv: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
+def window_attention(qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
     """See `pretrain/model/attention/home.py`."""
-    arranged, offset = [], 0
-    for group in layout.groups:
-        tokens = group.index.shape[1]
-        keys = tokens + bool(group.num_padding)
-        of_group = bias[:, offset : offset + tokens * keys].view(len(bias), tokens, keys)
-        arranged.append(F.pad(of_group, (0, _columns(keys) - keys)).flatten(1))
-        offset += tokens * keys
-    return attend(qkv, padding, torch.cat(arranged, dim=1), list(layout.size), list(layout.window), layout.shifted)[0]
+    tokens = [group.index.shape[1] for group in layout.groups]
+    keys = [count + bool(group.num_padding) for count, group in zip(tokens, layout.groups, strict=True)]
+    bias_size = sum(count * aligned(of_window) for count, of_window in zip(tokens, keys, strict=True))
+    return attend(qkv, padding, table, list(layout.size), list(layout.window), layout.shifted, bias_size)[0]
 
 
 # Operators of PyTorch, so that torch.compile calls them as they are and its graph has no break. An operator takes plain lists.
 @torch.library.custom_op("agrifm::attend_in_kernels", mutates_args=())
 def attend(
-    qkv: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor, size: list[int], window: list[int], shifted: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The result (B, L, C), and the logarithm of the sum of each query's exponentiated scores, float32 (B, A, L)."""
+    qkv: torch.Tensor,
+    padding: torch.Tensor,
+    table: torch.Tensor,
+    size: list[int],
+    window: list[int],
+    shifted: bool,
+    bias_size: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The result (B, L, C), and for its gradient the following.
+
+    The logarithm of the sum of each query's exponentiated scores, float32 (B, A, L), and the bias (A, R), in the dtype of `qkv`.
+    `bias_size` is R.
+    """
     known = tables(as_size(size), as_size(window), shifted, qkv.device)
+    assert known.bias_size == bias_size
+    bias = bias_of(table, known, qkv.dtype)
     call = _Call.of(qkv, bias, known)
     out = qkv.new_empty(*qkv.shape[:2], call.channels)
     lse = qkv.new_empty(len(qkv), call.heads, qkv.shape[1], dtype=torch.float32)
@@ -328,7 +282,7 @@ def attend(
         qkv, padding, bias, out, lse, known.tokens, known.windows, *call.numbers, call.windows, call.heads,
         **call.constants, **OPTIONS,
     )  # fmt: skip
-    return out, lse
+    return out, lse, bias
 
 
 @torch.library.custom_op("agrifm::attend_in_kernels_backward", mutates_args=())
@@ -336,35 +290,39 @@ def attend_backward(
     grad: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
+    bias: torch.Tensor,
     qkv: torch.Tensor,
     padding: torch.Tensor,
-    bias: torch.Tensor,
+    table: torch.Tensor,
     size: list[int],
     window: list[int],
     shifted: bool,
 ) -> list[torch.Tensor]:
-    """The gradients with respect to qkv, padding and bias, from that of the result."""
+    """The gradients with respect to qkv, padding and table, from that of the result."""
     known = tables(as_size(size), as_size(window), shifted, qkv.device)
     call = _Call.of(qkv, bias, known)
     grad_qkv, delta, of_padding = torch.empty_like(qkv), torch.empty_like(lse), torch.empty_like(lse)
     tiles, rounds = call.grid[2], triton.cdiv(known.most_windows * len(qkv), SLICES)
-    rows = tiles * len(qkv) * call.windows if known.has_padding else 0
-    grad_padding = qkv.new_zeros(rows, 2 * call.channels, dtype=torch.float32)
+    rows = tiles * len(qkv) * call.windows if known.most_padding else 0
+    parts_of_padding = qkv.new_zeros(rows, 2 * call.channels, dtype=torch.float32)
     _gradient_of_queries[call.grid](
-        grad, out, qkv, padding, bias, lse, delta, of_padding, grad_qkv, grad_padding, known.tokens, known.windows,
+        grad, out, qkv, padding, bias, lse, delta, of_padding, grad_qkv, parts_of_padding, known.tokens, known.windows,
         *call.numbers, call.windows, call.heads, **call.constants, **OPTIONS,
     )  # fmt: skip
     _gradient_of_keys[call.grid](
         grad, qkv, bias, lse, delta, grad_qkv, known.tokens, known.windows, *call.numbers, call.windows, call.heads,
         **call.constants, **OPTIONS,
     )  # fmt: skip
-    parts = qkv.new_zeros(SLICES, *bias.shape, dtype=torch.float32)
+    parts = qkv.new_empty(SLICES, *bias.shape, dtype=torch.float32)
     _gradient_of_bias[(len(known.groups) * tiles * tiles, call.heads, SLICES)](
         grad, qkv, bias, lse, delta, of_padding, parts, known.tokens, known.windows, known.groups, *call.numbers, len(qkv),
         call.heads, TILES=tiles, ROUNDS=rounds, SLICES=SLICES, **call.constants, **OPTIONS,
     )  # fmt: skip
-    of_queries = padding.new_zeros(call.channels)  # the padding asks nothing
-    return [grad_qkv, torch.cat([of_queries, grad_padding.sum(0).to(padding)]), parts.sum(0).to(bias)]
+    grad_table = gradient_of_table(table, bias, parts.sum(0), known)
+    grad_padding = torch.zeros_like(padding)
+    if known.most_padding:
+        grad_padding[call.channels :] = parts_of_padding.sum(0)  # the padding asks nothing
+    return [grad_qkv, grad_padding, grad_table]
 
 
 @dataclass(frozen=True)
@@ -400,24 +358,26 @@ class _Call:
 
 
 @attend.register_fake
-def _(qkv, padding, bias, size, window, shifted):  # noqa: ARG001
-    batch, length, channels = qkv.shape
-    return qkv.new_empty(batch, length, channels // 3), qkv.new_empty(batch, len(bias), length, dtype=torch.float32)
+def _(qkv, padding, table, size, window, shifted, bias_size):  # noqa: ARG001
+    (batch, length, channels), heads = qkv.shape, table.shape[1]
+    lse = qkv.new_empty(batch, heads, length, dtype=torch.float32)
+    return qkv.new_empty(batch, length, channels // 3), lse, qkv.new_empty(heads, bias_size)
 
 
 @attend_backward.register_fake
-def _(grad, out, lse, qkv, padding, bias, size, window, shifted):  # noqa: ARG001
-    return [torch.empty_like(qkv), torch.empty_like(padding), torch.empty_like(bias)]
+def _(grad, out, lse, bias, qkv, padding, table, size, window, shifted):  # noqa: ARG001
+    return [torch.empty_like(qkv), torch.empty_like(padding), torch.empty_like(table)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    qkv, padding, bias, *ctx.layout = inputs
-    ctx.save_for_backward(*output, qkv, padding, bias)
+    qkv, padding, table, *ctx.layout, _ = inputs
+    ctx.save_for_backward(*output, qkv, padding, table)
+    ctx.set_materialize_grads(False)  # only the result has a gradient
 
 
-def _gradients(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+def _gradients(ctx: Any, grad: torch.Tensor, *_: None) -> tuple[Any, ...]:
     gradients = attend_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.layout)
-    return *gradients, None, None, None
+    return *gradients, None, None, None, None
 
 
 attend.register_autograd(_gradients, setup_context=_keep)

@@ -11,20 +11,20 @@ from pretrain.model.attention import cpu
 from pretrain.model.attention.layout import WindowLayout
 
 
-def window_attention(qkv: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
-    """softmax(Q K^T / sqrt(H) + bias) V within each window of `layout`: (B, L, C).
+def window_attention(qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
+    """softmax(Q K^T / sqrt(H) + bias) V within each window of `layout`: (B, L, C); the bias is that of relative positions.
 
     Args:
         qkv: (B, L, 3C), queries, keys and values of the map's tokens, each with heads outer.
         padding: (3C,), those of a padding token.
-        bias: (A, R), for each group of windows in turn its N x M numbers; M is N, and one more for the padding if it has any.
+        table: (T, A), biases of relative positions, of which `layout.bias_rows` are rows.
         layout: how the map is divided into windows.
     """
     if runs_in_kernels(qkv.device):
         from pretrain.model.attention import cuda
 
-        return cuda.window_attention(qkv, padding, bias, layout)
-    return cpu.window_attention(qkv, padding, bias, layout)
+        return cuda.window_attention(qkv, padding, table, layout)
+    return cpu.window_attention(qkv, padding, table, layout)
 
 
 @cache

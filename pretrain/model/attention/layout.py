@@ -33,8 +33,8 @@ def as_size(sides: Sequence[int]) -> Size:
 # exactly 0.
 MASKED = -10_000.0
 
-# All windows of a small map are joined to one, with a mask between them, as long as this gives fewer than `_JOINED` times the
-# pairs: starting an operator costs more than the additional pairs.
+# On a CPU all windows of a small map are joined to one, with a mask between them, as long as this gives fewer than `_JOINED`
+# times the pairs: starting an operator costs more than the additional pairs. A kernel for GPUs takes windows of all kinds.
 _JOINED = 4
 
 
@@ -100,7 +100,7 @@ def window_layout(size: Size, window: Size, shifted: bool, device: torch.device)
 
     offset = inner[:, None] - inner[None] + torch.tensor(window) - 1  # (N + P, N + P, 3), from key to query, from 0 on
     bias_rows = (offset[..., 0] * (2 * window[1] - 1) + offset[..., 1]) * (2 * window[2] - 1) + offset[..., 2]
-    if math.prod(size) ** 2 < _JOINED * int(real.sum(1).square().sum()):
+    if device.type == "cpu" and math.prod(size) ** 2 < _JOINED * int(real.sum(1).square().sum()):
         parts = [(token[real][None], real, region)]
     else:
         parts = []

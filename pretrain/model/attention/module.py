@@ -34,22 +34,6 @@ class WindowAttention(nn.Module):
     def forward(self, tokens: torch.Tensor, norm: nn.LayerNorm, layout: WindowLayout) -> torch.Tensor:
         """Attention over `norm(tokens)`: (B, L, C) -> (B, L, C), L the tokens of the map that `layout` divides."""
         qkv = norm_linear(tokens, norm, self.qkv)
-        bias = self._bias(layout).to(qkv.dtype)
         # The published code pads with zeros after the norm and before the projection, so a padding token projects to the bias.
         padding = self.qkv.bias.to(qkv.dtype)
-        return self.proj(window_attention(qkv, padding, bias, layout))
-
-    def _bias(self, layout: WindowLayout) -> torch.Tensor:
-        """Position bias and mask of the windows of all groups, to be added to the scores: float32 (A, R)."""
-        pairs = (self.relative_position_bias_table[layout.bias_rows] + layout.mask).t().contiguous()  # (A, R)
-        if not any(group.num_padding for group in layout.groups):
-            return pairs
-        biases = []
-        for group in layout.groups:
-            tokens, padding = group.index.shape[1], group.num_padding
-            real, padded, pairs = pairs.split([tokens**2, tokens * padding, pairs.shape[1] - tokens * (tokens + padding)], dim=1)
-            if padding:
-                of_padding = padded.view(-1, tokens, padding).logsumexp(-1, keepdim=True)
-                real = torch.cat([real.view(-1, tokens, tokens), of_padding], dim=-1).flatten(1)
-            biases.append(real)
-        return torch.cat(biases, dim=1)
+        return self.proj(window_attention(qkv, padding, self.relative_position_bias_table, layout))
