@@ -76,7 +76,7 @@ def _forward(
     if tl.program_id(2) * TILE < tokens:
         place = tl.load(places + first + row, mask=is_row, other=0)
         query = _rows_of(qkv, place, is_row, 3 * channels, head * HEAD, HEAD)
-        query = (query * scale).to(query.dtype)
+        query = (query.to(tl.float32) * scale).to(query.dtype)
         # The softmax begins with the padding, if there is any.
         highest = _score_of_padding(query, padding, bias, row, tokens, keys, channels, head, HEAD)
         total = tl.where(highest > float("-inf"), 1.0, 0.0)
@@ -123,7 +123,7 @@ def _gradient_of_queries(
     if tl.program_id(2) * TILE < tokens:
         place = tl.load(places + first + row, mask=is_row, other=0)
         query = _rows_of(qkv, place, is_row, 3 * channels, head * HEAD, HEAD)
-        query = (query * scale).to(query.dtype)
+        query = (query.to(tl.float32) * scale).to(query.dtype)
         upstream = _rows_of(grad, place, is_row, channels, head * HEAD, HEAD)
         attended = _rows_of(out, place, is_row, channels, head * HEAD, HEAD)
         product = tl.sum(upstream.to(tl.float32) * attended.to(tl.float32), 1)
@@ -182,7 +182,7 @@ def _gradient_of_keys(
             is_row = row < tokens
             place = tl.load(places + first + row, mask=is_row, other=0)
             query = _rows_of(qkv, place, is_row, 3 * channels, head * HEAD, HEAD)
-            query = (query * scale).to(query.dtype)
+            query = (query.to(tl.float32) * scale).to(query.dtype)
             upstream = _rows_of(grad, place, is_row, channels, head * HEAD, HEAD)
             normaliser = tl.load(lse + of_head + place, mask=is_row, other=0.0)
             product = tl.load(delta + of_head + place, mask=is_row, other=0.0)
@@ -224,7 +224,7 @@ def _gradient_of_bias(
                 place = tl.load(places + first + row, mask=is_row, other=0)
                 at = tl.load(places + first + column, mask=is_key, other=0)
                 query = _rows_of(qkv + of_sample * 3 * channels, place, is_row, 3 * channels, head * HEAD, HEAD)
-                query = (query * scale).to(query.dtype)
+                query = (query.to(tl.float32) * scale).to(query.dtype)
                 key = _rows_of(qkv + of_sample * 3 * channels, at, is_key, 3 * channels, channels + head * HEAD, HEAD)
                 normaliser = tl.load(lse + of_head + place, mask=is_row, other=0.0)
                 of_group = bias + head * bias_size + bias_offset
