@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from pretrain.model.recompute import norm_linear
@@ -27,7 +28,7 @@ class PatchMerging(nn.Module):
         padding = (0, 0, 0, width % 2, 0, height % 2, 0, depth % 2)
         if any(padding):
             tokens = F.pad(tokens, padding)
-        tokens = (tokens[:, 0::2] + tokens[:, 1::2]) * 0.5
+        tokens = tokens.unflatten(1, (-1, 2)).mean(dim=2)
         # the order of the published weights: (row, column) offsets (0, 0), (1, 0), (0, 1), (1, 1)
-        neighbours = [tokens[:, :, row::2, col::2] for col in (0, 1) for row in (0, 1)]
-        return norm_linear(torch.cat(neighbours, dim=-1), self.norm, self.reduction)
+        neighbours = rearrange(tokens, "b d (h row) (w col) c -> b d h w (col row c)", row=2, col=2)
+        return norm_linear(neighbours, self.norm, self.reduction)

@@ -90,9 +90,13 @@ class _NormMlp(torch.autograd.Function):
             normed, mean, rstd = torch.native_layer_norm(flat[rows], flat.shape[-1:], norm_weight, norm_bias, ctx.eps)
             upstream = flat_grad[rows]
             grad_hidden = torch.ops.aten.gelu_backward(upstream @ weight2, hidden[rows])
-            grad_tokens[rows], grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
+            of_rows, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
                 grad_hidden @ weight1, flat[rows], flat.shape[-1:], mean, rstd, norm_weight, norm_bias, [True, True, True]
             )
+            if len(of_rows) == len(flat):
+                grad_tokens = of_rows  # without a copy
+            else:
+                grad_tokens[rows] = of_rows
             sums = _added(
                 sums,
                 grad_norm_weight,
