@@ -1,6 +1,6 @@
-"""What a pretraining costs: parameters, FLOPs, memory, bytes read, and the time of an epoch. This needs no GPU.
+"""What a pretraining costs: parameters, FLOPs, memory, bytes read, and the time of a step and of an epoch. This needs no GPU.
 
-python -m pretrain.cost --config pretrain/configs/agrifm.yaml --gpus 64 --gpu h100 --utilisation 0.25
+python -m pretrain.cost --config pretrain/configs/agrifm.yaml --gpus 64 --gpu h100
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.log.duration import duration
 from pretrain.model import EncoderConfig, VideoSwin
 from pretrain.model.flops import forward_flops, recomputed_flops
-from pretrain.model.gpus import GPUS
+from pretrain.model.gpus import GPUS, LAUNCH_SECONDS
 from pretrain.model.memory import activation_bytes, model_bytes
+from pretrain.model.roofline import Kernels, roofline, step_kernels, update_kernels
 
 # Samples of each source in the paper.
 PUBLISHED_SAMPLES = {"modis": 1_500_000, "landsat": 13_400_000, "sentinel2": 10_300_000}
 
 Shape = tuple[int, int, int]  # bands, rows and columns of a frame
+PREDICTED_ON = ("a100", "h100", "h200")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostConfig(PretrainConfig):
-    """State what a pretraining costs: parameters, FLOPs, memory, bytes read, time of an epoch.
+    """State what a pretraining costs: parameters, FLOPs, memory, bytes read, time of a step and of an epoch.
 
     The command accepts every option of pretraining, and those below. Options that do not change the costs are ignored.
 
@@ -43,7 +45,9 @@ class CostConfig(PretrainConfig):
         chip_px: side of a sample in pixels, by source; default: that of the sensor.
         gpus: number of GPUs.
         gpu: kind of GPU: a100, h100, h200, l40, l40s or v100.
-        utilisation: share of the datasheet's rate of matrix products that the training reaches (MFU), 0 to 1.
+        utilisation: share of the datasheet's rate of matrix products that the training was measured to reach (MFU), 0 to 1;
+            default: what a roofline model predicts for each source, an upper bound that was never measured.
+        storage_gb_s: GB per second that storage gives each GPU; the default is an assumption.
     """
 
     data: str | None = None  # type: ignore[assignment]
@@ -52,26 +56,35 @@ class CostConfig(PretrainConfig):
     chip_px: dict[str, int] = field(default_factory=dict)
     gpus: int = 8
     gpu: str = "h100"
-    utilisation: float = 0.25
+    utilisation: float | None = None
+    storage_gb_s: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gpu not in GPUS:
             raise ValueError(f"gpu is {self.gpu!r}; known are {', '.join(GPUS)}")
-        if self.gpus < 1 or not 0 < self.utilisation <= 1:
-            raise ValueError(f"gpus is {self.gpus} and utilisation {self.utilisation}; expected at least 1, and above 0 up to 1")
+        if self.gpus < 1:
+            raise ValueError(f"gpus is {self.gpus}; expected at least 1")
+        if self.utilisation is not None and not 0 < self.utilisation <= 1:
+            raise ValueError(f"utilisation is {self.utilisation}; expected above 0 up to 1")
+        if not self.storage_gb_s > 0:
+            raise ValueError(f"storage_gb_s is {self.storage_gb_s}; expected above 0")
 
 
 def cost(config: CostConfig) -> None:
-    """Print parameters, costs by source, memory by ZeRO stage, and time and bytes of an epoch."""
+    """Print parameters, costs and predicted times by source, memory by ZeRO stage, and time and bytes of an epoch."""
     shapes, samples = _shapes_and_samples(config)
     encoder_config = replace(config.encoder, sources={source: shape[0] for source, shape in shapes.items()})
     with torch.device("meta"):
         encoder = VideoSwin(encoder_config)
     print(tabulate(_parameter_rows(encoder), ["parameters", "M"], floatfmt=".2f"), end="\n\n")
-    costs = {source: _source_cost(config, encoder_config, shape, samples[source]) for source, shape in shapes.items()}
-    _print_sources(config, costs)
     parameters = sum(p.numel() for p in encoder.parameters())
+    costs = {
+        source: _source_cost(config, encoder_config, parameters, source, shape, samples[source])
+        for source, shape in shapes.items()
+    }
+    _print_sources(config, costs)
+    _print_steps(config, costs)
     _print_zero_stages(config, parameters, max(each.kept for each in costs.values()))
     _print_epoch(config, costs)
 
@@ -83,41 +96,79 @@ class _SourceCost:
     Attributes:
         pixels: frames, bands, rows and columns of a sample.
         samples: samples of an epoch.
+        batch: samples of a micro-batch, or of a part of it with gradient accumulation, on one GPU.
         forward: FLOPs of a forward pass of one sample.
         step: FLOPs of a training step for one sample, with the teacher and the blocks that are computed again.
         recomputed: FLOPs of the blocks that activation checkpointing computes again.
         published: FLOPs of a forward and backward pass in the published code.
         kept, read: bytes of one sample that are kept for the gradient, and that are read.
-        seconds: time of an epoch on all GPUs.
+        kernels: those of a micro-batch on one GPU, by part; with its share of the teacher's update.
     """
 
     pixels: tuple[int, int, int, int]
     samples: int
+    batch: int
     forward: float
     step: float
     recomputed: float
     published: float
     kept: int
     read: int
-    seconds: float
+    kernels: dict[str, list[Kernels]]
+
+    def predicted_times(self, config: CostConfig, gpu: str) -> dict[str, float]:
+        """Seconds that a micro-batch takes on one GPU at least, by what bounds it."""
+        storage = self.batch * self.read / config.stream.data_echoing / (config.storage_gb_s * 1e9)
+        predicted = roofline((kernel for part in self.kernels.values() for kernel in part), gpu)
+        return {"kernels": predicted.gpu_seconds, "launches": predicted.launch_seconds, "storage": storage}
+
+    def times(self, config: CostConfig) -> dict[str, float]:
+        """The same on the GPU that is asked for, at the utilisation that was measured, if it is given."""
+        times = self.predicted_times(config, config.gpu)
+        if config.utilisation is None:
+            return times
+        return {"utilisation": self.model_flops / (GPUS[config.gpu][0] * config.utilisation), "storage": times["storage"]}
+
+    def epoch_seconds(self, config: CostConfig) -> float:
+        """Time of an epoch on all GPUs."""
+        return self.samples / (config.gpus * self.batch) * max(self.times(config).values())
+
+    @property
+    def model_flops(self) -> float:
+        """FLOPs of a micro-batch that count in MFU: not those that are computed again."""
+        return self.batch * (self.step - self.recomputed)
 
 
-def _source_cost(config: CostConfig, encoder: EncoderConfig, shape: Shape, samples: int) -> _SourceCost:
+def _source_cost(
+    config: CostConfig, encoder: EncoderConfig, parameters: int, source: str, shape: Shape, samples: int
+) -> _SourceCost:
     (bands, rows, cols), frames = shape, config.stream.num_frames
     flops = forward_flops(encoder, bands, frames, rows, cols)
     recomputed = recomputed_flops(encoder, (frames, rows, cols), config.activation_checkpointing)
     step = flops.training + recomputed + (flops.forward if _has_teacher(config) else 0)
     item = 2 if config.precision == "bf16" else 4
+    size = config.stream.global_batch_size
+    in_all = size.get(source, 1) if isinstance(size, dict) else size
+    batch = max(1, in_all // (config.gpus * config.gradient_accumulation_steps))
+    pixels = frames, bands, rows, cols
+    kernels = step_kernels(encoder, pixels, batch, item, _has_teacher(config), config.activation_checkpointing)
+    micro_batches = (config.micro_steps or len(encoder.sources)) * config.gradient_accumulation_steps
+    # One update follows all micro-batches of a step; a share of its launches and bytes counts for each.
+    kernels["teacher's update"] = [
+        Kernels(nbytes=each.nbytes / micro_batches, launches=round(each.launches / micro_batches))
+        for each in update_kernels(encoder, parameters, item)
+    ]
     return _SourceCost(
-        pixels=(frames, bands, rows, cols),
+        pixels=pixels,
         samples=samples,
+        batch=batch,
         forward=flops.forward,
         step=step,
         recomputed=recomputed,
         published=forward_flops(encoder, bands, frames, rows, cols, padded=True).training,
         kept=activation_bytes(encoder, bands, frames, rows, cols, item, config.activation_checkpointing),
         read=frames * rows * cols * (2 * bands + 1),  # 16-bit pixels and a byte of validity
-        seconds=samples * step / (config.gpus * GPUS[config.gpu][0] * config.utilisation),
+        kernels=kernels,
     )
 
 
@@ -136,15 +187,47 @@ def _print_sources(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
             each.read / 1e6,
             each.samples / 1e6,
         ]
-        rows.append([source, " x ".join(map(str, each.pixels)), *numbers, duration(each.seconds)])
-    header = ["source", "sample", "GFLOP forward", "a step", "published", "MB kept", "MB read", "M samples", "an epoch"]
-    print(tabulate(rows, header, floatfmt=".2f"))
+        times = each.times(config)
+        reached = [f"{each.model_flops / GPUS[config.gpu][0] / max(times.values()):.2%}", max(times, key=times.__getitem__)]
+        rows.append([source, " x ".join(map(str, each.pixels)), *numbers, *reached, duration(each.epoch_seconds(config))])
+    header = ["source", "sample", "GFLOP forward", "a step", "published", "MB kept", "MB read", "M samples"]
+    print(tabulate(rows, [*header, "MFU", "bound by", "an epoch"], floatfmt=".2f"))
     teacher = ", the teacher" if _has_teacher(config) else ""
     again = ", checkpointed blocks again" if any(each.recomputed for each in costs.values()) else ""
     print(
         f"a step: forward, backward{teacher}{again}; "
         "published: forward and backward with windows padded as the published code does\n"
     )
+
+
+def _print_steps(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
+    """The roofline of each source: work of each part, times on three kinds of GPU, and the utilisation that they allow."""
+    for source, each in costs.items():
+        modules = [part.split(",")[0] for part in each.kernels]
+        rows: list[list[str | float | None]] = []
+        for module in dict.fromkeys(modules):
+            parts = (part for of, part in zip(modules, each.kernels.values(), strict=True) if of == module)
+            rows.append(_roofline_row(module, [kernel for part in parts for kernel in part]))
+        rows.append(_roofline_row("kernels", [kernel for part in each.kernels.values() for kernel in part]))
+        times = {gpu: each.predicted_times(config, gpu) for gpu in PREDICTED_ON}
+        for bound in ("launches", "storage"):
+            rows.append([bound, None, None, None, *(1e3 * of_gpu[bound] for of_gpu in times.values())])
+        rows.append(["the longest", None, None, None, *(1e3 * max(of_gpu.values()) for of_gpu in times.values())])
+        for name, bounds in (("MFU, %", ("kernels", "launches", "storage")), ("MFU, % by kernels alone", ("kernels",))):
+            longest = {gpu: max(times[gpu][bound] for bound in bounds) for gpu in PREDICTED_ON}
+            rows.append([name, None, None, None, *(100 * each.model_flops / GPUS[g][0] / longest[g] for g in PREDICTED_ON)])
+        header = [f"{source}, {each.batch} a GPU", "GFLOP", "GB moved", "launches", *(f"ms {gpu}" for gpu in PREDICTED_ON)]
+        print(tabulate(rows, header, floatfmt=".2f"), end="\n\n")
+    print(
+        "predicted by a roofline model, never measured, an upper bound of the utilisation: kernels at the datasheet's peaks,\n"
+        f"{LAUNCH_SECONDS * 1e6:.0f} us for each launch, without torch.compile; without AdamW, DeepSpeed and communication\n"
+    )
+
+
+def _roofline_row(name: str, kernels: list[Kernels]) -> list[str | float | None]:
+    by_gpu = [roofline(kernels, gpu) for gpu in PREDICTED_ON]
+    work = by_gpu[0]
+    return [name, work.flops / 1e9, work.nbytes / 1e9, work.launches, *(1e3 * each.gpu_seconds for each in by_gpu)]
 
 
 def _print_zero_stages(config: CostConfig, parameters: int, largest: int) -> None:
@@ -159,11 +242,16 @@ def _print_zero_stages(config: CostConfig, parameters: int, largest: int) -> Non
 
 
 def _print_epoch(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
-    seconds, samples = sum(each.seconds for each in costs.values()), sum(each.samples for each in costs.values())
-    bytes_read = sum(each.samples * each.read for each in costs.values())
+    seconds = sum(each.epoch_seconds(config) for each in costs.values())
+    samples = sum(each.samples for each in costs.values())
+    bytes_read = sum(each.samples * each.read for each in costs.values()) / config.stream.data_echoing
+    model_flops = sum(each.samples * (each.step - each.recomputed) for each in costs.values())
+    reached = model_flops / (seconds * config.gpus * GPUS[config.gpu][0])
+    told = "predicted, never measured" if config.utilisation is None else "as given, or less where storage is slower"
     print(
-        f"\nan epoch of {samples / 1e6:.1f} M samples on {config.gpus} x {config.gpu} at {config.utilisation:.0%} "
-        f"of {GPUS[config.gpu][0] / 1e12:.0f} TFLOP/s: {duration(seconds)}, {config.gpus * seconds / 3600:.1f} GPU-hours; "
+        f"\nan epoch of {samples / 1e6:.1f} M samples on {config.gpus} x {config.gpu} at {reached:.1%} "
+        f"of {GPUS[config.gpu][0] / 1e12:.0f} TFLOP/s ({told}), storage of {config.storage_gb_s:g} GB/s a GPU: "
+        f"{duration(seconds)}, {config.gpus * seconds / 3600:.1f} GPU-hours; "
         f"{bytes_read / 1e12:.2f} TB are read, {bytes_read / seconds / config.gpus / 1e9:.2f} GB/s a GPU"
     )
 

@@ -46,7 +46,7 @@ def forward_flops(config: EncoderConfig, bands: int, frames: int, rows: int, col
         channels = config.embed_dim * 2**stage
         tokens = math.prod(size)
         for block in range(depth):
-            attended, pairs = _windows(size, config.window_size, block % 2 == 1, padded)
+            attended, pairs = count_windows(size, config.window_size, block % 2 == 1, padded)
             projections += 2 * attended * 4 * channels**2  # qkv and output
             projections += 2 * tokens * 2 * config.mlp_ratio * channels**2
             attention += 2 * pairs * 2 * channels  # scores and weighted sums
@@ -67,7 +67,7 @@ def training_flops(
     return {source: each.training + (each.forward if has_teacher else 0) for source, each in flops.items()}
 
 
-def _windows(size: Size, window: Size, shifted: bool, padded: bool) -> tuple[int, int]:
+def count_windows(size: Size, window: Size, shifted: bool, padded: bool) -> tuple[int, int]:
     """Tokens in all windows of a map, and pairs of tokens in the same window. Both are products over the three axes."""
     fitted, shift = fit_window(size, window, shifted)
     tokens = pairs = 1

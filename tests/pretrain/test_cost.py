@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 from pretrain.cost import CostConfig, cost
+from pretrain.data.config import StreamConfig
 from pretrain.log.duration import duration
 from pretrain.model import EncoderConfig, build_encoder
 from pretrain.model.flops import forward_flops
+from pretrain.model.roofline import roofline, step_kernels, update_kernels
 from tests.support.pretraining import ROOT
 
 
 def test_card_states_parameters_and_an_epoch(capsys):
-    cost(CostConfig(samples={"sentinel2": 1000}, chip_px={"sentinel2": 128}, gpus=2, gpu="a100", utilisation=0.5))
+    cost(
+        CostConfig(samples={"sentinel2": 1000}, chip_px={"sentinel2": 128}, gpus=2, gpu="a100", utilisation=0.5, storage_gb_s=1e3)
+    )
     printed = capsys.readouterr().out
     total = sum(p.numel() for p in build_encoder(EncoderConfig(sources={"sentinel2": 10})).parameters())
     assert f"{total / 1e6:.2f}" in printed
@@ -23,9 +28,45 @@ def test_card_states_parameters_and_an_epoch(capsys):
     assert duration(1000 * (flops.training + flops.forward) / (2 * 312e12 * 0.5)) in printed
 
 
+def printed_by(capsys: pytest.CaptureFixture[str], **options: object) -> str:
+    cost(CostConfig(samples={"sentinel2": 10**6}, chip_px={"sentinel2": 128}, gpus=8, gpu="h100", **options))  # type: ignore[arg-type]
+    return capsys.readouterr().out
+
+
+def test_the_time_is_that_of_the_roofline_of_launches_or_of_storage(capsys: pytest.CaptureFixture[str]) -> None:
+    """32 samples of 5.5 MB on a GPU take 0.18 s at 1 GB/s, and some thousands of launches more than 10 ms."""
+    encoder = EncoderConfig(sources={"sentinel2": 10})
+    stream = StreamConfig(global_batch_size=256)
+    update = update_kernels(encoder, sum(p.numel() for p in build_encoder(encoder).parameters()), 2)
+    kernels = [*(k for part in step_kernels(encoder, (16, 10, 128, 128), 32, 2).values() for k in part), *update]
+    predicted, steps = roofline(kernels, "h100"), 10**6 / 256
+    read = 32 * 16 * 128 * 128 * 21
+    bounds = {"storage": 1.0, "launches": 1000.0}
+    for bound, storage in bounds.items():
+        seconds = max(predicted.gpu_seconds, predicted.launch_seconds, read / (storage * 1e9))
+        printed = printed_by(capsys, stream=stream, storage_gb_s=storage)
+        assert re.search(rf"{bound} +{re.escape(duration(steps * seconds))}", printed)
+        assert "predicted, never measured" in printed
+    reached = 32 * (forward_flops(encoder, 10, 16, 128, 128).training + forward_flops(encoder, 10, 16, 128, 128).forward)
+    assert f"at {reached / 989.4e12 / predicted.seconds:.1%} of 989 TFLOP/s" in printed_by(
+        capsys, stream=stream, storage_gb_s=1e3
+    )
+
+
+def test_a_utilisation_that_was_measured_is_told_as_given(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = printed_by(capsys, utilisation=0.3, storage_gb_s=1000.0)
+    assert "at 30.0% of 989 TFLOP/s (as given" in printed
+    slow = printed_by(capsys, utilisation=0.3, storage_gb_s=0.01)
+    assert "at 30.0%" not in slow
+    assert "0.01 GB/s a GPU" in slow
+
+
 def test_mistakes_name_what_is_known():
     with pytest.raises(ValueError, match="known are a100"):
         CostConfig(gpu="tpu")
+    for wrong in ({"gpus": 0}, {"utilisation": 0.0}, {"utilisation": 1.1}, {"storage_gb_s": 0.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*expected"):
+            CostConfig(**wrong)
     with pytest.raises(ValueError, match="sentinel1"):
         cost(CostConfig(samples={"sentinel1": 3}))
     assert [duration(s) for s in (3, 200, 8000, 200_000)] == ["3 s", "3.3 min", "2.2 h", "2.3 d"]
