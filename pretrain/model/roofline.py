@@ -199,7 +199,7 @@ class _Stage:
     def _layouts(self) -> Iterator[WindowLayout]:
         """The windows of each block."""
         for block in range(self.config.depths[self.number]):
-            yield window_layout(self.size, self.config.window_size, block % 2 == 1, torch.device("cpu"))
+            yield window_layout(self.size, self.config.window_size, block % 2 == 1, torch.device("meta"))
 
     def forward(self, is_scaled: bool) -> Iterator[Kernels]:
         """All blocks; `is_scaled`: with stochastic depth."""
@@ -260,17 +260,12 @@ class _Stage:
         return Kernels(flops=flops, nbytes=passes * self.rows * self.channels * self.item + known)
 
     def _bias(self, layout: WindowLayout) -> Kernels:
-        """The bias of all groups of windows from its table: many small kernels, more where windows are padded."""
-        groups, padded = _groups(layout)
-        launches = 4 + 2 * groups + 10 * padded + bool(padded) + (self.item == 2)
-        return Kernels(nbytes=self._bias_bytes(layout, 52), launches=launches)
+        """The bias of all groups of windows from its table, in a kernel for pairs of tokens and one for padding."""
+        return Kernels(nbytes=self._bias_bytes(layout, self.item), launches=2 if _is_padded(layout) else 1)
 
     def _bias_backward(self, layout: WindowLayout) -> Kernels:
-        """From its slices to the table, and the gradient of the padding."""
-        groups, padded = _groups(layout)
-        several = 3 * groups - 1 if groups > 1 else 0
-        launches = 18 + 4 * (self.item == 2) + 2 * groups + several + (5 * padded + 1 + (groups > 1) if padded else 0)
-        return Kernels(nbytes=self._bias_bytes(layout, 52 + 8 * SLICES), launches=launches)
+        """The sum of its slices, the gradient of the table, and that of the padding: zeros, and a sum of parts."""
+        return Kernels(nbytes=self._bias_bytes(layout, 8 * SLICES + 8 + self.item), launches=6 if _is_padded(layout) else 3)
 
     def _bias_bytes(self, layout: WindowLayout, a_number: float) -> float:
         return a_number * _bias_numbers(layout) * self.config.num_heads[self.number]
@@ -302,9 +297,9 @@ class _Stage:
         return [self._passes_over(3, 2)] if any(side % 2 for side in self.size) else []
 
 
-def _groups(layout: WindowLayout) -> tuple[int, int]:
-    """Groups of windows, and how many of them have padding."""
-    return len(layout.groups), sum(group.num_padding > 0 for group in layout.groups)
+def _is_padded(layout: WindowLayout) -> bool:
+    """Whether any window has padding."""
+    return any(group.num_padding for group in layout.groups)
 
 
 def _bias_numbers(layout: WindowLayout) -> int:

@@ -22,7 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pretrain.model.attention import cpu, cuda, home
+from pretrain.model.attention import cpu, cuda, cuda_bias, home
 
 ATTENTION = "attention: "  # begins the names of what the operators of the attention launch
 aten = torch.ops.aten
@@ -168,8 +168,10 @@ class _CountedKernel:
 
 @contextlib.contextmanager
 def _counted_kernels(counter: KernelCounter) -> Iterator[None]:
-    counted = {kernel.__name__: _CountedKernel(kernel, counter) for kernel in cuda.KERNELS}
-    with mock.patch.multiple(cuda, **counted):
+    with contextlib.ExitStack() as patches:
+        for module in (cuda, cuda_bias):
+            counted = {kernel.__name__: _CountedKernel(kernel, counter) for kernel in module.KERNELS}
+            patches.enter_context(mock.patch.multiple(module, **counted))
         yield
 
 

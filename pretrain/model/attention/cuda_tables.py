@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-from pretrain.model.attention.layout import Size, WindowLayout, window_layout
+from pretrain.model.attention.layout import Size, WindowLayout, layout_on_cpu
 
 _ALIGNMENT = 16
 
@@ -63,7 +63,7 @@ class Tables:
 @lru_cache(maxsize=64)
 def tables(size: Size, window: Size, shifted: bool, device: torch.device) -> Tables:
     """The tables of `window_layout(size, window, shifted)`."""
-    layout = window_layout(size, window, shifted, device)
+    layout = layout_on_cpu(size, window, shifted, may_join=device.type == "cpu")
     windows: list[tuple[int, ...]] = []
     groups: list[tuple[int, ...]] = []
     pairs, padding = [], []
@@ -106,7 +106,7 @@ def tables(size: Size, window: Size, shifted: bool, device: torch.device) -> Tab
 
 def _rows_by_group(layout: WindowLayout) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Rows of the table for the pairs of tokens (N, N), and of tokens and padding (N, P), of each group; -1 where masked."""
-    rows = torch.where(layout.mask.flatten() == 0, layout.bias_rows, -1).cpu()
+    rows = torch.where(layout.mask.flatten() == 0, layout.bias_rows, -1)
     of_pairs, of_padding = [], []
     for group in layout.groups:
         tokens, padding = group.index.shape[1], group.num_padding

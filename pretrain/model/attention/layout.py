@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -70,6 +70,11 @@ class WindowLayout:
     bias_rows: torch.Tensor
     mask: torch.Tensor
 
+    def to(self, device: torch.device) -> WindowLayout:
+        """The layout with its tensors on `device`."""
+        groups = tuple(replace(group, index=group.index.to(device)) for group in self.groups)
+        return replace(self, groups=groups, bias_rows=self.bias_rows.to(device), mask=self.mask.to(device))
+
 
 def fit_window(size: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
     """Window and shift for a feature map of `size`. A side that is no longer than the window becomes the window, unshifted."""
@@ -85,6 +90,12 @@ def window_layout(size: Size, window: Size, shifted: bool, device: torch.device)
     `window`: sides that the bias table covers; `shifted`: move the windows by half of their sides. The 64 most recently used
     layouts are kept, so that series of another length or size cost one construction each.
     """
+    return layout_on_cpu(size, window, shifted, may_join=device.type == "cpu").to(device)
+
+
+@lru_cache(maxsize=64)
+def layout_on_cpu(size: Size, window: Size, shifted: bool, may_join: bool) -> WindowLayout:
+    """`window_layout` in the memory of the CPU; `may_join`: whether all windows of a small map may be joined to one."""
     fitted, shift = fit_window(size, window, shifted)
     padded = tuple(-(-s // w) * w for s, w in zip(size, fitted, strict=True))
     inner = torch.cartesian_prod(*[torch.arange(w) for w in fitted])  # (N + P, 3): positions in a window
@@ -100,7 +111,7 @@ def window_layout(size: Size, window: Size, shifted: bool, device: torch.device)
 
     offset = inner[:, None] - inner[None] + torch.tensor(window) - 1  # (N + P, N + P, 3), from key to query, from 0 on
     bias_rows = (offset[..., 0] * (2 * window[1] - 1) + offset[..., 1]) * (2 * window[2] - 1) + offset[..., 2]
-    if device.type == "cpu" and math.prod(size) ** 2 < _JOINED * int(real.sum(1).square().sum()):
+    if may_join and math.prod(size) ** 2 < _JOINED * int(real.sum(1).square().sum()):
         parts = [(token[real][None], real, region)]
     else:
         parts = []
@@ -109,7 +120,7 @@ def window_layout(size: Size, window: Size, shifted: bool, device: torch.device)
             parts.append((token[kind_of == number][:, is_real], is_real[None], regions[None]))
     groups, rows, masks = [], [], []
     for index, is_real, regions in parts:
-        groups.append(WindowGroup(index.contiguous().to(device), int((~is_real).sum(1).max())))
+        groups.append(WindowGroup(index.contiguous(), int((~is_real).sum(1).max())))
         for pair_rows, strangers in _pairs(is_real, regions, bias_rows):
             rows.append(pair_rows.flatten())
             masks.append(strangers.flatten())
@@ -119,8 +130,8 @@ def window_layout(size: Size, window: Size, shifted: bool, device: torch.device)
         window=window,
         shifted=shifted,
         groups=tuple(groups),
-        bias_rows=torch.cat(rows).to(device),
-        mask=(torch.cat(masks)[:, None] * MASKED).to(device),
+        bias_rows=torch.cat(rows),
+        mask=torch.cat(masks)[:, None] * MASKED,
     )
 
 

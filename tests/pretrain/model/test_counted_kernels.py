@@ -46,30 +46,29 @@ def test_operators_are_counted_as_by_hand(program: Callable[[], object], launche
     assert counter.total("") == (launches, nbytes)
 
 
-def test_attention_launches_one_kernel_forward_and_three_backward() -> None:
-    """Beside them, by reading the code: three tensors of zeros, two sums, two conversions of these, and one joining."""
+def test_attention_launches_three_kernels_forward_and_four_backward() -> None:
+    """Beside them, by reading the code: two tensors of zeros, two sums, and one of these copied in another type."""
     layout = window_layout((2, 5, 5), (2, 3, 3), False, META)
     length, channels = 50, 32
-    pairs = sum(group.index.shape[1] * (group.index.shape[1] + bool(group.num_padding)) for group in layout.groups)
-    qkv, padding, bias = (t.bfloat16().requires_grad_() for t in (numbers(3, length, 96), numbers(96), numbers(1, pairs)))
+    qkv, padding, table = (t.bfloat16().requires_grad_() for t in (numbers(3, length, 96), numbers(96), numbers(75, 1)))
     with attention_in(kernels=True):
         with KernelCounter():  # makes the tables of the layout, which are kept
-            window_attention(qkv, padding, bias, layout)
+            window_attention(qkv, padding, table, layout)
         with KernelCounter() as counter:
             counter.part = "forward"
-            out = window_attention(qkv, padding, bias, layout)
+            out = window_attention(qkv, padding, table, layout)
             counter.part = "backward"
             out.sum().backward()
     assert {name: n for (part, name), n in counter.launches.items() if part == "forward" and name.startswith(ATTENTION)} == {
-        f"{ATTENTION}_forward": 1
+        f"{ATTENTION}{name}": 1 for name in ("_pairs", "_padding", "_forward")
     }
     launches = {
         name.removeprefix(ATTENTION): n
         for (part, name), n in counter.launches.items()
         if part == "backward" and name.startswith(ATTENTION)
     }
-    kernels = {"_gradient_of_queries": 1, "_gradient_of_keys": 1, "_gradient_of_bias": 1}
-    assert launches == kernels | {"new_zeros": 3, "sum": 2, "_to_copy": 2, "cat": 1}
+    kernels = dict.fromkeys(("_gradient_of_queries", "_gradient_of_keys", "_gradient_of_bias", "_gradient_of_table"), 1)
+    assert launches == kernels | {"new_zeros": 1, "zeros_like": 1, "sum": 2, "copy_": 1}
     # In: queries, keys and values, those of the padding, the bias in rows of multiples of 16, int32 places of the tokens, and
     # four numbers of each window. Out: the result, and a normaliser in float32 for each query.
     known = cuda.tables((2, 5, 5), (2, 3, 3), False, META)
@@ -79,7 +78,6 @@ def test_attention_launches_one_kernel_forward_and_three_backward() -> None:
 
 def test_attention_in_operators_launches_many() -> None:
     layout = window_layout((2, 5, 5), (2, 3, 3), False, META)
-    pairs = sum(group.index.shape[1] * (group.index.shape[1] + bool(group.num_padding)) for group in layout.groups)
     with attention_in(kernels=False), torch.no_grad(), KernelCounter() as counter:
-        window_attention(numbers(3, 50, 96), numbers(96), numbers(1, pairs), layout)
+        window_attention(numbers(3, 50, 96), numbers(96), numbers(75, 1), layout)
     assert counter.total("", ATTENTION)[0] > 10 * len(layout.groups)
