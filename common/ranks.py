@@ -150,6 +150,12 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def gather_tensors(gathered: torch.Tensor, mine: torch.Tensor) -> None:
+    """Set the rows of `gathered`, (ranks, n), to the tensors `mine`, (n,), of all ranks. With one rank `mine` is its row."""
+    if rank_and_world_size()[1] > 1:
+        dist.all_gather_into_tensor(gathered.view(-1), mine)
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if joined():

@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -20,6 +19,7 @@ from pretrain.config import OptimizerConfig, PretrainConfig, read_zero_json
 from pretrain.model.patch_merging import PatchMerging
 from pretrain.model.video_swin import Block
 from pretrain.model.weight_decay import has_weight_decay
+from pretrain.model.weight_shards import WeightShards
 from pretrain.objective.model import LandCoverModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, by PyTorch's names
@@ -57,7 +57,6 @@ def _uncompiled(function: Any = None, **_options: Any) -> Any:
 with _quiet_stderr(), mock.patch("torch.compile", _uncompiled):
     import deepspeed
     import deepspeed.runtime.zero.muon.muon_optimizer
-    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import (
         safe_get_full_fp32_param,
         safe_get_full_optimizer_state,
@@ -137,10 +136,26 @@ def _create_moments(engine: Any) -> None:
         zero._lazy_init_hp_params_optimizer_state()  # links each parameter to its moments in the flat pieces
 
 
-def whole_weights(engine: Any) -> AbstractContextManager[None]:
-    """A context in which every rank can read the whole weights, even when ZeRO-3 shards them. Every rank calls this."""
-    sharded = list(engine.module.parameters()) if engine.zero_optimization_stage() == 3 else []
-    return GatheredParameters(sharded, enabled=bool(sharded))
+def master_weights(engine: Any) -> WeightShards:
+    """The fp32 weights that the optimizer updates: this rank's pieces, which all stages of ZeRO shard over the ranks."""
+    names = {parameter: name for name, parameter in engine.module.named_parameters()}
+    pieces: dict[str, tuple[int, torch.Tensor]] = {}
+    if engine.zero_optimization_stage() == 3:
+        shapes = {name: parameter.ds_shape for parameter, name in names.items()}
+        zero = engine.optimizer
+        for group, flat in zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True):
+            # Each parameter is divided into equal pieces; the last ones are padded.
+            for parameter, padded in zip(group, flat.detach().split([p.partition_numel() for p in group]), strict=True):
+                place = dist.get_rank() * padded.numel()
+                piece = padded[: max(0, parameter.ds_numel - place)]
+                if piece.numel():
+                    pieces[names[parameter]] = place, piece
+    else:
+        shapes = {name: parameter.shape for parameter, name in names.items()}
+        for parameter, name in names.items():
+            if (link := parameter._hp_mapping) is not None:
+                pieces[name] = link.lp_fragment_address.start, link.hp_fragment.detach()
+    return WeightShards(shapes, pieces)
 
 
 def gather_state(engine: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -35,10 +35,10 @@ class Saver:
         begin = time.perf_counter()
         self._skipped.list_new()
         weights, moments = engine.gather_state(self._run.engine)
+        average = self._run.teacher.gather()
 
         def start() -> None:
             self._run.lock.check()
-            average = {name: tensor.to("cpu", copy=True) for name, tensor in self._run.teacher.average.state_dict().items()}
             files = {checkpoint.STUDENT: weights, checkpoint.TEACHER: average, checkpoint.OPTIMIZER: moments}
             self._writer.start(step, files, self._run.skipped_steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
@@ -128,14 +129,15 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
         weights, moments = (checkpoint.read_tensors(found, name) for name in (checkpoint.STUDENT, checkpoint.OPTIMIZER))
         model.load_state_dict(weights)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    teacher = MeanTeacher(model.to(device), config.objective.teacher_decay, dtype)
+    model_of_teacher = copy.deepcopy(model.to(device)).to(dtype)
     if config.compile:
-        _compile(model, teacher, dtype, config, stream, statistics, targets)
+        _compile(model, model_of_teacher, dtype, config, stream, statistics, targets)
     micro_steps = config.micro_steps or len(stream.draws.sources)
     wrapped = engine.wrap(model, config, micro_steps * config.gradient_accumulation_steps, device)
     first_step, skipped_steps = (0, 0) if found is None else (checkpoint.step_of(found), checkpoint.skipped_steps_of(found))
+    teacher = MeanTeacher(model_of_teacher, engine.master_weights(wrapped), config.objective.teacher_decay)
     if found is not None:
-        teacher.load_state_dict(checkpoint.read_tensors(found, checkpoint.TEACHER))
+        teacher.load(checkpoint.read_tensors(found, checkpoint.TEACHER))
         engine.restore_state(wrapped, first_step - skipped_steps, weights, moments)
     return TrainingRun(
         config=config,
@@ -200,7 +202,7 @@ def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_cl
 
 def _compile(
     model: LandCoverModel,
-    teacher: MeanTeacher,
+    model_of_teacher: LandCoverModel,
     dtype: torch.dtype,
     config: PretrainConfig,
     stream: Stream,
@@ -215,7 +217,7 @@ def _compile(
     for line in compile_compared(model, dtype, config.seed, examples):
         if ranks.rank_and_world_size()[0] == 0:
             print(line, flush=True)
-    teacher.model.encoder.compile_blocks()
+    model_of_teacher.encoder.compile_blocks()
 
 
 def _claim(config: PretrainConfig, corpus: Corpus, lock: RunLock) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import socket
@@ -23,7 +24,6 @@ from common.json_files import write_json
 from common.rank_process import StopSignals, end_when_asked, end_with, read_arguments
 from common.run_lock import LOCK, RunLock
 from common.seeding import seed_everything
-from pretrain import engine
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.data.batch import Batch
 from pretrain.dry_run import dry_run
@@ -167,8 +167,7 @@ def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> bool:
     for group in run.engine.optimizer.param_groups:
         group["lr"] = learning_rate
     run.engine.step()
-    with engine.whole_weights(run.engine):
-        run.teacher.update(run.engine.module, step)
+    run.teacher.update(step)
     return bool(run.engine.was_step_applied())
 
 
@@ -237,12 +236,10 @@ def _new_validation(run: TrainingRun) -> Validation:
 
 def _optimizer_scalars(run: TrainingRun) -> dict[str, float]:
     """Learning rate, gradient norm and the teacher's distance after the last optimizer step. Every rank calls this."""
-    with engine.whole_weights(run.engine):
-        distance = run.teacher.distance(run.engine.module)
     scalars = {
         "optimizer/learning_rate": run.engine.optimizer.param_groups[0]["lr"],
         "optimizer/skipped_steps": float(run.skipped_steps),
-        "teacher/distance": distance,
+        "teacher/distance": run.teacher.distance(),
     }
     if math.isfinite(run.gradient_norm):  # one infinite norm would hide all others in means over steps
         scalars["optimizer/gradient_norm"] = run.gradient_norm
@@ -273,8 +270,8 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
     """
     output, num_steps = run.config.output, run.config.num_steps
     if run.first_step < num_steps or not ranks.gather(has_final_files(output, num_steps))[0]:
-        model = run.teacher.average
-        _write_final_file(run, ENCODER_FILE, lambda path: save_encoder(model.encoder, path, model.decoder))
+        weights = run.teacher.gather()
+        _write_final_file(run, ENCODER_FILE, lambda path: _save_average(run, weights, path))
         scores = _validate(run, validation, monitor, num_steps, skipped)
         metrics = {"steps": num_steps, "skipped_steps": run.skipped_steps, "validation": scores}
         _write_final_file(run, METRICS_FILE, lambda path: write_json(path, metrics))
@@ -291,6 +288,13 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
         header = ["validation", *columns.values(), "samples"]
         print(tabulate(rows, header, floatfmt=".4f") if rows else "no validation split in the corpus")
         print(f"encoder: {output / ENCODER_FILE}\nTensorBoard: tensorboard --logdir {output}", flush=True)
+
+
+def _save_average(run: TrainingRun, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Write the teacher's encoder and decoder, with its whole averaged weights in fp32."""
+    model = copy.deepcopy(run.teacher.model).float()
+    model.load_state_dict(weights)
+    save_encoder(model.encoder, path, model.decoder)
 
 
 def _write_final_file(run: TrainingRun, name: str, write: Callable[[Path], None]) -> None:

@@ -5,45 +5,61 @@ Sources: Tarvainen & Valpola (NeurIPS 2017); AgriFM (arXiv 2505.21357), which pr
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
+from common import ranks
 from pretrain.data.batch import Batch, orient
+from pretrain.model.weight_shards import WeightShards
 from pretrain.objective.model import MAP, LandCoverModel, Prediction
 
 
 class MeanTeacher:
     """Exponential moving average of the student's weights. It sees samples without flips, rotations and stochastic depth.
 
+    The average is that of the fp32 weights of the optimizer: a step that is small against its weight is lost in bf16. Each rank
+    averages the pieces that its optimizer updates; only the model that computes is whole.
+
     Attributes:
-        average: the model with the averaged weights, fp32, as bf16 would lose small steps to rounding.
-        model: the model that computes: `average`, or a copy of it in the precision of training.
+        model: the model that computes, with the averaged weights in the precision of training.
+        average: this rank's pieces of the averaged weights, float32, like the pieces of `student`.
+
+    Args:
+        model: a copy of the student in the precision of training, which becomes the teacher's model.
+        student: the student's weights. Every rank gives its own pieces.
+        decay: of the average, per step; see `update`.
     """
 
-    def __init__(self, student: LandCoverModel, decay: float, dtype: torch.dtype = torch.float32):
-        self.average = copy.deepcopy(student).float().eval().requires_grad_(False)
-        self.model = self.average if dtype == torch.float32 else copy.deepcopy(self.average).to(dtype)
-        self.decay = decay
+    def __init__(self, model: LandCoverModel, student: WeightShards, decay: float) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.average = [piece.clone() for piece in student.pieces]
+        self._student, self._decay, self._refresh_model = student, decay, student.refresher(model)
 
     @torch.no_grad()
-    def update(self, student: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Set weights = decay * weights + (1 - decay) * student's weights, after optimizer step `step` (from 0).
 
         Also after a step that was skipped: the student is then the one of the step before, and the decay depends on the step
-        alone, so a run that resumes has the same teacher.
+        alone, so a run that resumes has the same teacher. Every rank calls this.
         """
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for mine, theirs in zip(self.average.parameters(), student.parameters(), strict=True):
-            mine.lerp_(theirs.to(mine.dtype), 1 - decay)
-        self._refresh()
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, self._student.pieces, 1 - decay)
+        self._refresh_model(self.average)
 
-    def load_state_dict(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Load averaged weights, by the names of `LandCoverModel`."""
-        self.average.load_state_dict(dict(weights))
-        self._refresh()
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Set the average to whole weights, by the names of `LandCoverModel`. Every rank calls this."""
+        for piece, loaded in zip(self.average, self._student.cut(weights), strict=True):
+            piece.copy_(loaded)
+        self._refresh_model(self.average)
+
+    @torch.no_grad()
+    def gather(self) -> dict[str, torch.Tensor]:
+        """The whole averaged weights by name, float32 on the CPU of rank 0; other ranks get nothing. Every rank calls this."""
+        is_main = ranks.rank_and_world_size()[0] == 0
+        whole = self._student.gather(self.average, self._device)
+        return {name: weight.to("cpu", copy=True) for name, weight in whole if is_main}
 
     @torch.no_grad()
     def __call__(self, pixels: torch.Tensor, source: str) -> Prediction:
@@ -56,18 +72,20 @@ class MeanTeacher:
         return self.model.features(pixels.to(self.model.head.weight.dtype), source).float()
 
     @torch.no_grad()
-    def distance(self, student: nn.Module) -> float:
-        """Distance of the averaged weights from the student's: ||average - student|| / ||student||, L2 over all parameters."""
-        pairs = zip(student.parameters(), self.average.parameters(), strict=True)
-        norms = [torch.stack(((t.float() - s.float()).norm(), s.float().norm())) for s, t in pairs]
-        distance, size = torch.stack(norms).double().norm(dim=0).tolist()
+    def distance(self) -> float:
+        """Distance of the averaged weights from the student's: ||average - student|| / ||student||, L2 over all parameters.
+
+        Every rank calls this. It waits for the device.
+        """
+        pairs = zip(self.average, self._student.pieces, strict=True)
+        norms = [torch.stack(((mine - theirs).norm(), theirs.norm())).double() for mine, theirs in pairs]
+        squares = torch.stack([torch.zeros(2, dtype=torch.float64, device=self._device), *(n.to(self._device) for n in norms)])
+        distance, size = ranks.sum_over_ranks(squares.square().sum(dim=0)).sqrt().tolist()
         return float(distance / size)
 
-    @torch.no_grad()
-    def _refresh(self) -> None:
-        if self.model is not self.average:
-            for run, averaged in zip(self.model.parameters(), self.average.parameters(), strict=True):
-                run.copy_(averaged)
+    @property
+    def _device(self) -> torch.device:
+        return self.model.head.weight.device
 
 
 def views(

@@ -12,6 +12,7 @@ differences are taken seed by seed.
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from pretrain.config import ObjectiveConfig, OptimizerConfig  # noqa: E402
 from pretrain.data.batch import Batch  # noqa: E402
 from pretrain.engine import adamw  # noqa: E402
 from pretrain.model import EncoderConfig, build_encoder  # noqa: E402
+from pretrain.model.weight_shards import WeightShards  # noqa: E402
 from pretrain.objective.losses import LossWeights, land_cover_loss  # noqa: E402
 from pretrain.objective.mean_teacher import MeanTeacher, views  # noqa: E402
 from pretrain.objective.model import FRACTIONS, LandCoverModel  # noqa: E402
@@ -185,7 +187,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
     optimizer_config = OptimizerConfig(learning_rate=setting.learning_rate)
     torch.manual_seed(seed)
     student = LandCoverModel(build_encoder(replace(ENCODER, drop_path_rate=setting.drop_path_rate)), len(CLASSES))
-    teacher = MeanTeacher(student, setting.teacher_decay)
+    teacher = MeanTeacher(copy.deepcopy(student), WeightShards.whole(student), setting.teacher_decay)
     optimizer = adamw(student, optimizer_config, CPU)
     rng = np.random.default_rng((seed, 3))
     order = np.concatenate([rng.permutation(len(shown)) for _ in range(math.ceil(setting.steps * setting.batch / len(shown)))])
@@ -202,7 +204,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
         weights = LossWeights(loss=setting.loss, consistency_weight=weight)
         loss, *_ = land_cover_loss(predicted, {FRACTIONS: torch.from_numpy(shown[which])}, taught, weights)
         plain_step(loss, student, optimizer, optimizer_config, step, setting.steps)
-        teacher.update(student, step)
+        teacher.update(step)
         if (step + 1) % (setting.steps // 10) == 0:
             along.append(error(student, test, unseen, statistics))
     return {

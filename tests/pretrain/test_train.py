@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from data_prep.corpus.dataset import load_corpus
 from pretrain.config import OptimizerConfig
 from pretrain.data.stream import Stream
 from pretrain.model import EncoderConfig, MapDecoder, MapDecoderConfig, build_encoder, load_decoder, load_encoder
+from pretrain.model.weight_shards import WeightShards
 from pretrain.objective.losses import LossWeights, land_cover_loss
 from pretrain.objective.mean_teacher import MeanTeacher, as_student_sees, views
 from pretrain.objective.model import LandCoverModel
@@ -56,7 +58,7 @@ def one_process(
     shape = MapDecoderConfig(frames=STREAM.num_frames, num_classes=len(targets.classes), channels=16)
     decoder = MapDecoder(encoder, tuple(sources), shape) if predict == "map" else None
     model = LandCoverModel(encoder, len(targets.classes), decoder)
-    teacher = MeanTeacher(model, 0.99)
+    teacher = MeanTeacher(copy.deepcopy(model), WeightShards.whole(model), 0.99)
     matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "bias_table" not in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "bias_table" not in n)]
     optimizer = torch.optim.AdamW(
@@ -80,7 +82,7 @@ def one_process(
             micro_step += 1
         torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.gradient_clipping)
         optimizer.step()
-        teacher.update(model, step)
+        teacher.update(step)
     return model, teacher
 
 
@@ -119,7 +121,7 @@ def test_two_zero2_ranks_equal_one_process_over_three_sources(run: Path, corpus:
     """They predict maps; the teacher sees dates of its own, and each rank's batches leave the decoders of two sources idle."""
     model, teacher = one_process(corpus)
     assert_same_weights(saved(run), model.state_dict())
-    assert_same_weights(saved(run, "teacher"), teacher.average.state_dict())
+    assert_same_weights(saved(run, "teacher"), teacher.gather())
     torch.manual_seed(0)
     start = LandCoverModel(build_encoder(model.encoder.config), model.head.out_features).state_dict()
     assert all(not torch.equal(start[n], v) for n, v in model.state_dict().items() if n.startswith("encoder.patch_embeds"))
@@ -149,7 +151,7 @@ def test_two_ranks_of_any_zero_stage_equal_one_process(zero: str, corpus: Path, 
     assert finished.returncode == 0, finished.stderr[-3000:]
     model, teacher = one_process(corpus)
     assert_same_weights(saved(tmp_path / "run"), model.state_dict())
-    assert_same_weights(saved(tmp_path / "run", "teacher"), teacher.average.state_dict())
+    assert_same_weights(saved(tmp_path / "run", "teacher"), teacher.gather())
 
 
 def test_run_leaves_an_encoder_logs_and_metrics(run: Path):
