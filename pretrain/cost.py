@@ -84,6 +84,7 @@ def cost(config: CostConfig) -> None:
         for source, shape in shapes.items()
     }
     _print_sources(config, costs)
+    print(_batch_sizes_line(config, {source: each.step for source, each in costs.items()}) + "\n")
     _print_steps(config, costs)
     _print_zero_stages(config, parameters, max(each.kept for each in costs.values()))
     _print_epoch(config, costs)
@@ -228,6 +229,21 @@ def _roofline_row(name: str, kernels: list[Kernels]) -> list[str | float | None]
     by_gpu = [roofline(kernels, gpu) for gpu in PREDICTED_ON]
     work = by_gpu[0]
     return [name, work.flops / 1e9, work.nbytes / 1e9, work.launches, *(1e3 * each.gpu_seconds for each in by_gpu)]
+
+
+def _batch_sizes_line(config: CostConfig, flops: dict[str, float]) -> str:
+    """Sizes with which micro-batches of all sources cost as much as those of the source with the most FLOPs for a sample.
+
+    They are only recommended. The size is a hyperparameter, and the draws depend on it: a run must not get another one when it
+    moves to other GPUs, or when the FLOPs are counted in another way.
+    """
+    costliest = max(flops, key=lambda source: flops[source])
+    sizes = config.stream.global_batch_size
+    size = sizes[costliest] if isinstance(sizes, dict) else sizes
+    equal_parts = config.gpus * config.gradient_accumulation_steps
+    alike = {s: max(1, round(size * flops[costliest] / of_s / equal_parts)) * equal_parts for s, of_s in flops.items()}
+    shown = ", ".join(f"{source}: {number}" for source, number in alike.items())
+    return f"micro-batches that cost alike: --stream.global_batch_size '{{{shown}}}'"
 
 
 def _print_zero_stages(config: CostConfig, parameters: int, largest: int) -> None:

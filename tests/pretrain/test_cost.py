@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from pretrain.cost import CostConfig, cost
 from pretrain.data.config import StreamConfig
@@ -59,6 +60,22 @@ def test_a_utilisation_that_was_measured_is_told_as_given(capsys: pytest.Capture
     slow = printed_by(capsys, utilisation=0.3, storage_gb_s=0.01)
     assert "at 30.0%" not in slow
     assert "0.01 GB/s a GPU" in slow
+
+
+def test_recommended_batches_cost_alike_and_are_shared_equally(capsys):
+    sides = {"modis": 8, "landsat": 64, "sentinel2": 128}
+    stream = StreamConfig(global_batch_size={"modis": 16, "landsat": 16, "sentinel2": 64})
+    config = CostConfig(samples=dict.fromkeys(sides, 1000), chip_px=sides, gpus=4, gradient_accumulation_steps=2, stream=stream)
+    cost(config)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("micro-batches that cost alike"))
+    sizes = yaml.safe_load(line.split("'")[1])
+    flops = {
+        source: forward_flops(EncoderConfig(sources={source: 10}), 10, 16, side, side).forward for source, side in sides.items()
+    }
+    assert sizes["sentinel2"] == 64
+    assert all(size % 8 == 0 for size in sizes.values())
+    for source in ("modis", "landsat"):
+        assert sizes[source] * flops[source] == pytest.approx(64 * flops["sentinel2"], rel=0.1)
 
 
 def test_mistakes_name_what_is_known():
