@@ -40,7 +40,7 @@ def main() -> None:
             ("shard", [PYTHON, "data_prep/shard.py", "--input", str(scenes), "--output", str(corpus), "--workers", "2"]),
             ("verify", [PYTHON, "data_prep/verify.py", str(corpus)]),
             (
-                "pretrain on land-cover maps, two ranks, ZeRO-2",
+                "pretrain on land-cover maps, two ranks, ZeRO-1",
                 pretraining("pretrain/configs/tiny.yaml", corpus, run, "--objective.predict", "map", *FINE_CLASSES, *STEPS),
             ),
             (f"fine-tune for {TASK}, with few labels and with all, and map", comparing(scenes, run, comparison)),

@@ -34,7 +34,7 @@ def main() -> None:
             ("shard", [PYTHON, "data_prep/shard.py", "--input", str(scenes), "--output", str(corpus), "--workers", "2"]),
             ("verify", [PYTHON, "data_prep/verify.py", str(corpus)]),
             ("draw samples", [PYTHON, "data_prep/quicklook.py", str(corpus), "--output", str(picture)]),
-            ("pretrain, two ranks, ZeRO-2", pretraining("pretrain/configs/tiny.yaml", corpus, run, *OVERRIDES)),
+            ("pretrain, two ranks, ZeRO-1", pretraining("pretrain/configs/tiny.yaml", corpus, run, *OVERRIDES)),
         ]
     )
     loaded = load_corpus(corpus)

@@ -97,7 +97,8 @@ class PretrainConfig:
         micro_steps: micro-batches per optimizer step, each of one source; 0: as many as the mixture has sources.
         gradient_accumulation_steps: equal parts into which a rank divides its share of a micro-batch, one after the other, adding
             up their gradients; more parts need less memory, so that a run can resume on fewer or smaller GPUs.
-        zero: DeepSpeed JSON with the ZeRO stage, or the name of one in launch/ (zero3); it may change when a run resumes.
+        zero: DeepSpeed JSON with the ZeRO stage, or the name of one in launch/ (zero3); it may change when a run resumes. ZeRO-1
+            is the fastest where the model fits: it reduces gradients once per optimizer step, ZeRO-2 in each micro-batch.
         precision: of parameters and activations of the model; the optimizer keeps fp32.
         activation_checkpointing: stages of the encoder (1 to 4) whose blocks keep only their input and are computed again for the
             gradient; stage 1 uses most of the memory. `python -m pretrain.cost` tells how much this saves.
@@ -128,7 +129,7 @@ class PretrainConfig:
     num_steps: int = 100_000
     micro_steps: int = 0
     gradient_accumulation_steps: int = 1
-    zero: Path = LAUNCH / "zero2.json"
+    zero: Path = LAUNCH / "zero1.json"
     precision: Literal["fp32", "bf16"] = "bf16"
     activation_checkpointing: tuple[int, ...] = ()
     compile: bool = False
