@@ -150,10 +150,14 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def gather_tensors(gathered: torch.Tensor, mine: torch.Tensor) -> None:
-    """Set the rows of `gathered`, (ranks, n), to the tensors `mine`, (n,), of all ranks. With one rank `mine` is its row."""
-    if rank_and_world_size()[1] > 1:
-        dist.all_gather_into_tensor(gathered.view(-1), mine)
+def gather_tensors(values: torch.Tensor) -> torch.Tensor:
+    """The tensors `values` (n,) of all ranks, (ranks, n), on each of them."""
+    world_size = rank_and_world_size()[1]
+    if world_size == 1:
+        return values[None]
+    gathered = values.new_empty(world_size * len(values))
+    dist.all_gather_into_tensor(gathered, values)
+    return gathered.view(world_size, -1)
 
 
 def barrier() -> None:

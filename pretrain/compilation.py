@@ -14,7 +14,8 @@ from pretrain.objective.model import LandCoverModel, Prediction
 # Relative differences of loss and gradient norm that rounding in another order explains; measured on CPUs, with a margin.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
-Example = tuple[str, torch.Tensor, Prediction]  # source, pixels (B, T, C, H, W) normalised, targets
+# Source; pixels (B, T, C, H, W) as normalised without and with compiled code; targets.
+Example = tuple[str, tuple[torch.Tensor, torch.Tensor], Prediction]
 
 
 def compile_compared(model: LandCoverModel, dtype: torch.dtype, seed: int, examples: Iterable[Example]) -> list[str]:
@@ -30,7 +31,8 @@ def compile_compared(model: LandCoverModel, dtype: torch.dtype, seed: int, examp
     compiled.encoder.compile_blocks()
     lines = []
     for source, pixels, target in examples:
-        expected, found = (_loss_and_gradient_norm(m, seed, source, pixels.to(dtype), target) for m in (eager, compiled))
+        pairs = zip((eager, compiled), pixels, strict=True)
+        expected, found = (_loss_and_gradient_norm(m, seed, source, seen.to(dtype), target) for m, seen in pairs)
         differences = [abs(f - e) / max(abs(e), 1e-12) for e, f in zip(expected, found, strict=True)]
         line = f"{source}: compiled and eager loss differ by {differences[0]:.1e}, gradient norm by {differences[1]:.1e}"
         if not max(differences) < TOLERANCE[dtype]:  # NaN fails, too

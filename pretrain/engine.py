@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 from unittest import mock
 
@@ -57,6 +58,7 @@ def _uncompiled(function: Any = None, **_options: Any) -> Any:
 with _quiet_stderr(), mock.patch("torch.compile", _uncompiled):
     import deepspeed
     import deepspeed.runtime.zero.muon.muon_optimizer
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.utils import (
         safe_get_full_fp32_param,
         safe_get_full_optimizer_state,
@@ -86,26 +88,40 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over two groups of parameters, with and without weight decay; fused on a GPU."""
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over two groups of parameters, with and without weight decay.
+
+    It is fused, on CPUs, too: the fused kernel skips a step and clips the gradient by tensors on the device.
+    """
     groups = _parameter_groups(model, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=device.type == "cuda")
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def wrap(model: LandCoverModel, config: PretrainConfig, micro_batches: int, device: torch.device) -> Any:
     """The DeepSpeed engine: ZeRO by `config.zero`; gradients are averaged over ranks and `micro_batches`, and clipped.
 
+    Its step is skipped on all ranks when the gradient is not finite; then `get_global_grad_norm()` is not finite either. With
+    ZeRO 1 and 2 the device decides that, and the host never waits for it in forward pass, backward pass and step. Elsewhere
+    DeepSpeed decides, and waits: with an offloaded optimizer, as the gradient must come to the CPU; with ZeRO-3 once in each
+    step, to read the norm, once after each backward pass, until the gradients are reduced, and before weights are fetched, while
+    too many are on their way. With `overlap_comm` ZeRO 2 waits, too, before each bucket of gradients.
+
     Raises ValueError when the JSON is unreadable or sets something that the run's own configuration decides.
     """
     settings = read_zero_json(config.zero)
+    zero, clipping = settings["zero_optimization"], config.optimizer.gradient_clipping
+    device_decides = zero["stage"] < 3 and zero.get("offload_optimizer", {}).get("device", "none") == "none"
+    if device_decides and not (zero["stage"] == 1 and config.precision == "bf16"):  # that optimizer has no such option
+        zero["compute_grad_norm"] = False
     settings |= {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed uses it only in its reports; the stream makes the batches
         "gradient_accumulation_steps": micro_batches,
-        "gradient_clipping": config.optimizer.gradient_clipping,
-        "bf16": {"enabled": config.precision == "bf16"},
+        "gradient_clipping": 0.0 if device_decides else clipping,
+        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": not device_decides},
         # A sum of many micro-batches in bf16 loses those that are small against it.
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 1_000_000_000,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice in each micro-step
         "zero_allow_untested_optimizer": True,
         # For an offloaded optimizer DeepSpeed prefers its own Adam, which it compiles at the first start; PyTorch's fused Adam
         # runs on CPUs, too.
@@ -114,10 +130,66 @@ def wrap(model: LandCoverModel, config: PretrainConfig, micro_batches: int, devi
     # ZeRO-3 fetches a layer's weights when the layer is called. These modules give the weights of their layers to operators
     # without calling the layers, so ZeRO-3 must fetch the weights of a whole block or merging at a time.
     set_z3_leaf_modules(model, [Block, PatchMerging])
-    optimizer = adamw(model, config.optimizer, device)
+    optimizer = adamw(model, config.optimizer)
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=settings)
     _create_moments(engine)
+    if device_decides:
+        _let_device_decide(engine.optimizer, clipping)
+    elif zero["stage"] < 3:
+        _forget_skipped_gradients(engine.optimizer)
     return engine
+
+
+def backward(engine: Any, loss: torch.Tensor) -> None:
+    """Add up the gradient of a rank's loss. A loss that is not finite makes it NaN, so that all ranks skip the step."""
+    engine.backward(loss * (1 + 0 * loss.detach()))  # times 1, or times NaN
+
+
+def _let_device_decide(zero: Any, clipping: float) -> None:
+    """Replace the step of a ZeRO optimizer by one that does not read the norm of the gradient.
+
+    Fused AdamW gets two tensors on the device: if `found_inf` is 1, weights, moments and the number of steps stay as they are;
+    the gradient is divided by `grad_scale`.
+    """
+    adam, is_bf16 = zero.optimizer, isinstance(zero, BF16_Optimizer)
+    step_of_zero = zero.step
+
+    def step() -> None:
+        pieces = zero.fp32_groups_gradient_flat_partition if is_bf16 else [*chain(*zero.averaged_gradients.values())]
+        norm = _norm_over_ranks(pieces)
+        adam.found_inf = norm.isfinite().logical_not().float()
+        adam.grad_scale = ((norm + 1e-6) / clipping).clamp_min(1) if clipping else None
+        if is_bf16:  # its own step does nothing else, but waits for three results
+            for weights, gradient in zip(zero.fp32_groups_flat_partition, pieces, strict=True):
+                weights.grad = gradient
+            adam.step()
+            zero.update_lp_params()
+            zero.clear_hp_grads()
+        else:
+            step_of_zero()
+        zero._global_grad_norm = norm
+
+    zero.step = torch.no_grad()(step)
+
+
+def _forget_skipped_gradients(zero: Any) -> None:
+    """Let a ZeRO optimizer that is offloaded forget the gradient of a step that it skips.
+
+    DeepSpeed 0.19.8 would add all later ones to it, so that no step would be taken any more.
+    """
+    step_of_zero = zero.step
+
+    def step() -> None:
+        step_of_zero()
+        if zero.overflow:
+            zero.averaged_gradients.clear()
+
+    zero.step = step
+
+
+def _norm_over_ranks(pieces: list[torch.Tensor]) -> torch.Tensor:
+    """Norm of a gradient of which each rank holds pieces, a scalar on the device."""
+    return ranks.sum_over_ranks(torch.stack(torch._foreach_norm(pieces)).square().sum()).sqrt()
 
 
 def _create_moments(engine: Any) -> None:
@@ -130,8 +202,7 @@ def _create_moments(engine: Any) -> None:
     # DeepSpeed gives AdamW flat pieces of the fp32 weights instead of parameters.
     pieces = zero.fp32_partitioned_groups_flat if is_stage3 else [p for group in adam.param_groups for p in group["params"]]
     for piece in pieces:
-        on = piece.device if adam.defaults["fused"] else None
-        adam.state[piece] = {"step": torch.tensor(0.0, device=on), **{m: torch.zeros_like(piece) for m in MOMENTS}}
+        adam.state[piece] = {"step": torch.zeros((), device=piece.device), **{m: torch.zeros_like(piece) for m in MOMENTS}}
     if not is_stage3:
         zero._lazy_init_hp_params_optimizer_state()  # links each parameter to its moments in the flat pieces
 

@@ -19,13 +19,13 @@ from data_prep.corpus.shard_sizes import check_shard_sizes
 from pretrain import checkpoint, engine
 from pretrain.compilation import compile_compared
 from pretrain.config import PretrainConfig, read_zero_json
-from pretrain.data.batch import Statistics
+from pretrain.data.batch import Batch, Statistics, normalize
 from pretrain.data.stream import Stream
 from pretrain.model import MapDecoder, MapDecoderConfig, VideoSwin, build_encoder, load_encoder
 from pretrain.model.encoder_files import CHECKPOINTS, encoder_metadata
 from pretrain.model.flops import training_flops
 from pretrain.model.gpus import peak_flops
-from pretrain.objective.mean_teacher import MeanTeacher, views
+from pretrain.objective.mean_teacher import MeanTeacher, Normalize, views
 from pretrain.objective.model import LandCoverModel
 from pretrain.objective.targets import LandCoverTargets
 from pretrain.run_folder import claim_run_folder
@@ -40,6 +40,7 @@ class TrainingRun:
         config: its configuration.
         corpus, stream, targets: the data.
         statistics: mean, standard deviation and limits of each source, float32 on the device.
+        normalize: `pretrain.data.batch.normalize`, compiled if the run compiles.
         rank, world_size, device: of this process.
         micro_steps: micro-batches per optimizer step.
         engine: the DeepSpeed engine around the student.
@@ -55,6 +56,7 @@ class TrainingRun:
     stream: Stream
     targets: LandCoverTargets
     statistics: Statistics
+    normalize: Normalize
     rank: int
     world_size: int
     device: torch.device
@@ -65,6 +67,11 @@ class TrainingRun:
     first_step: int
     skipped_steps: int
     skipped_in_a_row: int = 0
+
+    def views(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels of a batch for student and teacher in the precision of training; see `pretrain.objective.mean_teacher.views`."""
+        dtype = self.teacher.model.head.weight.dtype
+        return views(batch, *self.statistics[batch.source], self.config.stream.num_frames, dtype, self.normalize)
 
     @property
     def is_main(self) -> bool:
@@ -119,6 +126,7 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
     model = new_model(config, corpus, stream.draws.sources, len(targets.classes))
 
     device = engine.start_ranks()
+    targets.to(device)
     if not config.dry_run:  # the folder changes while a rank claims it, so that only one may look
         num_steps_before = ranks.on_main(partial(_claim, config, corpus, lock))
     statistics = {source: _statistics(corpus, source, device) for source in stream.draws.sources}
@@ -130,8 +138,9 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
         model.load_state_dict(weights)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     model_of_teacher = copy.deepcopy(model.to(device)).to(dtype)
+    normalize_fast = torch.compile(normalize, dynamic=False) if config.compile else normalize
     if config.compile:
-        _compile(model, model_of_teacher, dtype, config, stream, statistics, targets)
+        _compile(model, model_of_teacher, dtype, config, stream, statistics, targets, normalize_fast)
     micro_steps = config.micro_steps or len(stream.draws.sources)
     wrapped = engine.wrap(model, config, micro_steps * config.gradient_accumulation_steps, device)
     first_step, skipped_steps = (0, 0) if found is None else (checkpoint.step_of(found), checkpoint.skipped_steps_of(found))
@@ -145,6 +154,7 @@ def set_up_run(config: PretrainConfig, lock: RunLock) -> TrainingRun:
         stream=stream,
         targets=targets,
         statistics=statistics,
+        normalize=normalize_fast,
         rank=rank,
         world_size=world_size,
         device=device,
@@ -169,7 +179,7 @@ def _check_options(config: PretrainConfig, stream: Stream, world_size: int) -> N
                 "do not divide; choose another gradient_accumulation_steps or global_batch_size"
             )
     if config.compile and zero["zero_optimization"]["stage"] == 3:
-        raise ValueError("compile needs all weights of a block in memory, but ZeRO-3 fetches them one by one; use zero2.json")
+        raise ValueError("compile needs all weights of a block in memory, but ZeRO-3 fetches them one by one; use zero1.json")
 
 
 def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_classes: int) -> LandCoverModel:
@@ -208,12 +218,15 @@ def _compile(
     stream: Stream,
     statistics: Statistics,
     targets: LandCoverTargets,
+    normalize_fast: Normalize,
 ) -> None:
     """Compile student and teacher, after a comparison on the first batch of each source, of which it sees the first part."""
-    parts = (batch.split(config.gradient_accumulation_steps)[0].to(model.head.weight.device) for batch in stream.first_batches())
-    examples = (
-        (part.source, views(part, *statistics[part.source], config.stream.num_frames)[0], targets(part)) for part in parts
-    )
+    examples = []
+    for batch in stream.first_batches():
+        part = batch.split(config.gradient_accumulation_steps)[0].to(model.head.weight.device)
+        options = *statistics[part.source], config.stream.num_frames, dtype
+        pixels = views(part, *options)[0], views(part, *options, normalize_fast)[0]
+        examples.append((part.source, pixels, targets(part)))
     for line in compile_compared(model, dtype, config.seed, examples):
         if ranks.rank_and_world_size()[0] == 0:
             print(line, flush=True)

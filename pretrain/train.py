@@ -24,6 +24,7 @@ from common.json_files import write_json
 from common.rank_process import StopSignals, end_when_asked, end_with, read_arguments
 from common.run_lock import LOCK, RunLock
 from common.seeding import seed_everything
+from pretrain import engine
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.data.batch import Batch
 from pretrain.dry_run import dry_run
@@ -31,19 +32,19 @@ from pretrain.evaluation.validation import Validation
 from pretrain.log.figures import show_examples
 from pretrain.log.monitor import Monitor, new_monitor, validation_scalars
 from pretrain.log.skipped_samples import TRAINING, VALIDATION, SkippedSamples
-from pretrain.log.skipped_steps import SKIPPED_STEPS_FILE, forget_skipped_steps_after, list_skipped_step
+from pretrain.log.skipped_steps import forget_skipped_steps_after
 from pretrain.log.step_report import StepReport
 from pretrain.model import BatchPart, save_encoder
 from pretrain.model.encoder_files import ENCODER_FILE
 from pretrain.objective.losses import LossWeights, land_cover_loss
-from pretrain.objective.mean_teacher import as_student_sees, views
+from pretrain.objective.mean_teacher import as_student_sees
 from pretrain.objective.model import Prediction
 from pretrain.run_folder import METRICS_FILE, has_final_files
 from pretrain.saving import Saver
 from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
 from pretrain.setup import TrainingRun, set_up_run
+from pretrain.step_checks import StepChecks
 
-MOST_SKIPPED_IN_A_ROW = 20
 DEFAULTS = PretrainConfig(data="", output=Path())
 Scores = dict[str, dict[str, float]]
 
@@ -68,7 +69,8 @@ def _train(run: TrainingRun) -> int:
     skipped_samples = SkippedSamples(config.output, {TRAINING: [run.stream], VALIDATION: validation.streams})
     if run.is_main:
         forget_skipped_steps_after(config.output, run.first_step)
-    saver = Saver(run, monitor, skipped_samples)
+    checks = StepChecks(run)
+    saver = Saver(run, monitor, skipped_samples, checks)
 
     batches = run.stream.batches(run.first_step * run.micro_steps, config.num_steps * run.micro_steps, run.device)
     for step in range(run.first_step, config.num_steps):
@@ -81,24 +83,26 @@ def _train(run: TrainingRun) -> int:
                 batch = _next_batch(run, batches, saver, step)
             results.append(forward_backward(run, batch, step, micro_step, consistency_weight))
             report.add(batch, results[-1].supervised, results[-1].consistency, results[-1].total)
-        is_asked_to_stop = _agree_to_step(run, results, step, stop_signals)
-        is_applied = optimizer_step(run, step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
-        _count_skipped_step(run, results, step, is_applied)
+        is_asked_to_stop = ranks.any_rank([stop_signals.received])[0]
+        optimizer_step(run, step, scheduled_learning_rate(config.optimizer, step, config.num_steps))
+        checks.add(step, [(each.source, each.keys) for each in results], torch.stack([each.total for each in results]))
 
+        # Nothing above waits for the GPU: results of steps are read where they are due.
         if done % config.log_every == 0 or is_last:
+            checks.check()
             monitor.scalars(done, report.scalars(ranks.sum_over_ranks, run.world_size) | _optimizer_scalars(run))
             skipped_samples.list_new()
-        with report.paused():
-            is_validation_due = done % config.validate_every == 0 or is_last
-            if done % config.save_every == 0 or is_validation_due or is_asked_to_stop:
+        is_validation_due = done % config.validate_every == 0 or is_last
+        if done % config.save_every == 0 or is_validation_due or is_asked_to_stop:
+            with report.paused():
                 saver.save(done)
-            if is_asked_to_stop:
-                return _stopped(run, saver, done)
-            if is_validation_due and run.is_main:
-                sensor, shown = run.corpus.sensors[batch.source], results[-1]
-                show_examples(monitor, done, batch, sensor, shown.target, shown.predicted, run.targets.legend)
-            if is_validation_due and not is_last:  # `_finish` validates after the last step
-                _validate(run, validation, monitor, done, skipped_samples)
+                if is_asked_to_stop:
+                    return _stopped(run, saver, done)
+                if is_validation_due and run.is_main:
+                    sensor, shown = run.corpus.sensors[batch.source], results[-1]
+                    show_examples(monitor, done, batch, sensor, shown.target, shown.predicted, run.targets.legend)
+                if is_validation_due and not is_last:  # `_finish` validates after the last step
+                    _validate(run, validation, monitor, done, skipped_samples)
     batches.close()
     saver.wait()
     _finish(run, validation, monitor, skipped_samples)
@@ -139,12 +143,12 @@ def forward_backward(run: TrainingRun, batch: Batch, step: int, micro_step: int,
         seed_everything(run.config.seed, step, micro_step)
         size = len(part.keys)
         place = BatchPart((run.rank * len(parts) + number) * size, run.world_size * len(parts) * size)
-        for_student, for_teacher = views(part, *run.statistics[part.source], run.config.stream.num_frames)
+        for_student, for_teacher = run.views(part)
         taught = as_student_sees(run.teacher(for_teacher, part.source), part) if objective.consistency_weight > 0 else None
-        predicted = run.engine(for_student.to(run.engine.module.head.weight.dtype), part.source, place)
+        predicted = run.engine(for_student, part.source, place)
         target = run.targets(part)
         losses = land_cover_loss(predicted, target, taught, weights, part.usable)
-        run.engine.backward(losses[0])
+        engine.backward(run.engine, losses[0])
         if (micro_step, number) != (run.micro_steps - 1, len(parts) - 1):
             run.engine.step()  # only counts: gradients add up until `optimizer_step`
         results.append((torch.stack([loss.detach() for loss in losses]), target, predicted))
@@ -159,16 +163,15 @@ def _joined(parts: Sequence[Prediction]) -> Prediction:
     return {name: torch.cat([part[name].detach() for part in parts]) for name in parts[0]}
 
 
-def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> bool:
+def optimizer_step(run: TrainingRun, step: int, learning_rate: float) -> None:
     """The optimizer step of the training loop after all micro-batches of `step`: one of AdamW, then one of the teacher.
 
-    Returns False when DeepSpeed has skipped that of AdamW, on all ranks, because the gradient is not finite.
+    All ranks skip that of AdamW when the loss or the gradient of any rank is not finite.
     """
     for group in run.engine.optimizer.param_groups:
         group["lr"] = learning_rate
     run.engine.step()
     run.teacher.update(step)
-    return bool(run.engine.was_step_applied())
 
 
 def _next_batch(run: TrainingRun, batches: Iterator[Batch], saver: Saver, step: int) -> Batch:
@@ -184,47 +187,6 @@ def _next_batch(run: TrainingRun, batches: Iterator[Batch], saver: Saver, step: 
         saver.wait()
         ranks.raise_together(error)
     return batch
-
-
-def _agree_to_step(run: TrainingRun, results: list[MicroBatchResult], step: int, stop: StopSignals) -> bool:
-    """Before the optimizer step, on all ranks: True when any rank was asked to stop after it.
-
-    Raises FloatingPointError on all ranks when any rank's loss is NaN or infinite, after writing the keys of the batches.
-    """
-    is_finite = bool(torch.isfinite(torch.stack([result.total for result in results])).all())
-    is_bad, is_asked_to_stop = ranks.any_rank([not is_finite, stop.received])
-    if is_bad:
-        micro_batches = ranks.gather(_described(results))
-        path = run.config.output / f"non_finite_step_{step}.json"
-        if run.is_main:
-            write_json(path, {"step": step, "ranks": micro_batches})
-        raise FloatingPointError(f"the loss of step {step} is not finite; no rank took the step; the batches' keys are in {path}")
-    return is_asked_to_stop
-
-
-def _count_skipped_step(run: TrainingRun, results: list[MicroBatchResult], step: int, is_applied: bool) -> None:
-    """Count and list an optimizer step that was skipped.
-
-    Raises FloatingPointError on all ranks after `MOST_SKIPPED_IN_A_ROW` skipped steps, as such a run learns nothing.
-    """
-    if is_applied:
-        run.skipped_in_a_row = 0
-        return
-    run.skipped_steps += 1
-    run.skipped_in_a_row += 1
-    micro_batches = ranks.gather(_described(results))
-    if run.is_main:
-        list_skipped_step(run.config.output, step + 1, micro_batches)
-    if run.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
-        raise FloatingPointError(
-            f"{MOST_SKIPPED_IN_A_ROW} steps in a row were skipped, up to step {step + 1}: their gradients were not finite; "
-            f"look at the samples in {run.config.output / SKIPPED_STEPS_FILE}, or lower the learning rate"
-        )
-
-
-def _described(results: list[MicroBatchResult]) -> list[dict[str, object]]:
-    """Source, loss and keys of this rank's share of each micro-batch."""
-    return [{"source": r.source, "loss": repr(r.total.item()), "keys": r.keys} for r in results]
 
 
 def _new_validation(run: TrainingRun) -> Validation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -66,20 +67,9 @@ class Batch:
         """The batch on `device`. The copy is asynchronous from pinned memory."""
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in self._tensors().items()})
 
-    def pinned(self) -> Batch:
-        """The batch in pinned memory, from which a GPU copies it while this process does something else."""
-        return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
-
     def normalized(self, mean: torch.Tensor, std: torch.Tensor, limits: torch.Tensor | None = None) -> torch.Tensor:
-        """Float32 pixels (B, T, C, H, W): (number - mean) / std per band. Pixels that are not clear become 0, the mean.
-
-        `limits`: (2, C), the numbers that those below and above count as.
-        """
-        pixels = self.pixels.float()
-        if limits is not None:
-            low, high = limits.view(2, -1, 1, 1)
-            pixels = pixels.clamp(low, high)
-        return (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1) * self.valid[:, :, None]
+        """Float32 pixels (B, T, C, H, W); see `normalize`."""
+        return normalize(self.pixels, self.valid, mean, std, limits)
 
     def split(self, parts: int) -> list[Batch]:
         """Split into `parts` batches of equally many consecutive samples, without a copy.
@@ -105,13 +95,42 @@ class Batch:
         return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
 
+def normalize(
+    pixels: torch.Tensor,
+    valid: torch.Tensor,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    limits: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Pixels (B, T, C, H, W) -> (number - mean) / std per band, computed in float32, in `dtype`.
+
+    Pixels that are not clear become 0, the mean. It works number by number, so that torch.compile makes one kernel of it, which
+    reads the integers and writes `dtype`.
+
+    Args:
+        pixels: the numbers as stored, integers.
+        valid: (B, T, H, W) bool, True where the observation is clear.
+        mean, std: (C,) float32.
+        limits: (2, C) float32, the numbers that those below and above count as.
+        dtype: of the result.
+    """
+    numbers = pixels.float()
+    if limits is not None:
+        low, high = limits.view(2, -1, 1, 1)
+        numbers = numbers.clamp(low, high)
+    return ((numbers - mean.view(-1, 1, 1)) / std.view(-1, 1, 1) * valid[:, :, None]).to(dtype)
+
+
 def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
     """Apply the drawn flips and rotations: images (B, ..., H, W), orientation (B,) -> the same shape and dtype.
 
     Bit 0 mirrors columns, bit 1 mirrors rows, then bit 2 transposes: together the 8 symmetries of a square. Pixels, maps of codes
     (B, H, W) and maps of counts (B, codes, H, W) are turned alike. Samples are selected by arithmetic, so the caller does not
-    wait for a GPU. Images must be float, bool or uint8; few operators know uint16.
+    wait for a GPU.
     """
+    if images.dtype == torch.uint16:  # few operators know it, but only the places of the numbers change
+        return orient(images.view(torch.int16), orientation).view(torch.uint16)
 
     def where_bit(bit: int, changed: torch.Tensor) -> torch.Tensor:
         chosen = (orientation >> bit & 1).bool().view(-1, *[1] * (images.ndim - 1))
@@ -125,23 +144,32 @@ def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
 def batches_on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
     """Copy each batch of the stream to `device`.
 
-    A GPU gets it by a CUDA stream of its own, while it computes on the batch before. Memory that workers fill is not pinned, so
-    each batch is first copied to pinned memory, whose allocator in torch knows which copies to the GPU are not finished.
+    A GPU gets it by a CUDA stream of its own, while it computes on the batch before. The batches must lie in pinned memory, which
+    is kept from reuse until the GPU has copied it.
     """
     with closing(batches):
         if device.type != "cuda":
             yield from (batch.to(device) for batch in batches)
             return
         copies = torch.cuda.Stream(device)
+        being_copied: deque[tuple[Batch, torch.cuda.Event]] = deque()
         ahead: tuple[Batch, torch.cuda.Event] | None = None
-        for batch in batches:
-            with torch.cuda.stream(copies):
-                copied = batch.pinned().to(device), copies.record_event()
+        try:
+            for batch in batches:
+                with torch.cuda.stream(copies):
+                    copied = batch.to(device), copies.record_event()
+                being_copied.append((batch, copied[1]))
+                del batch
+                while being_copied and being_copied[0][1].query():
+                    being_copied.popleft()
+                if ahead is not None:
+                    yield _arrived(*ahead)
+                ahead = copied
             if ahead is not None:
                 yield _arrived(*ahead)
-            ahead = copied
-        if ahead is not None:
-            yield _arrived(*ahead)
+        finally:
+            for _, event in being_copied:
+                event.synchronize()
 
 
 def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -41,6 +42,12 @@ class BufferPool:
         """`shared`: other processes can map the memory. It does not lie in /dev/shm, which is small in containers."""
         self._shared = shared
         self._free: dict[int, list[Buffer]] = {}
+        self._pin: Callable[[int, int], Callable[[], None]] | None = None
+        self._pinned: weakref.WeakSet[Buffer] = weakref.WeakSet()
+
+    def pin_by(self, pin: Callable[[int, int], Callable[[], None]]) -> None:
+        """Pin each buffer that is used from now on, once: `pin(address, bytes)` returns the function that ends this."""
+        self._pin = pin
 
     def empty(self, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         """An array of arbitrary content."""
@@ -56,6 +63,10 @@ class BufferPool:
             buffer = free.pop()  # append and pop are atomic, so threads need no lock
         except IndexError:
             buffer = _shared_buffer(capacity) if self._shared else _private_buffer(capacity)
+        if self._pin is not None and buffer not in self._pinned:
+            memory = np.frombuffer(buffer.pages, np.uint8)
+            weakref.finalize(buffer, self._pin(memory.ctypes.data, memory.nbytes)).atexit = False
+            self._pinned.add(buffer)
         array = np.ndarray((size,), np.uint8, buffer.pages)
         # Every view, and every tensor over a view, holds this array; when it is deleted the buffer is free.
         weakref.finalize(array, free.append, buffer).atexit = False

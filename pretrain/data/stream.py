@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from data_prep.corpus.dataset import Corpus
+from pretrain.data import pinned_memory
 from pretrain.data.batch import Batch, batches_on_device
 from pretrain.data.buffers import BatchArrays, Buffer, BufferPool
 from pretrain.data.config import StreamConfig
@@ -74,6 +75,8 @@ class Stream:
         With a `device`, each is copied there while the device computes on the one before. Raises what `batch` raises.
         """
         steps = range(start, stop)
+        if device is not None and device.type == "cuda":
+            self._pool.pin_by(pinned_memory.pin)
         batches = self._read_ahead(steps) if self._config.num_workers else (self.batch(step) for step in steps)
         return batches if device is None else batches_on_device(batches, device)
 

@@ -33,12 +33,13 @@ def activation_bytes(
 def model_bytes(parameters: int, zero_stage: int, gpus: int, bf16: bool) -> dict[str, float]:
     """Bytes of memory per GPU for weights, gradients and AdamW's state under a ZeRO stage, and for the mean teacher.
 
-    Every GPU holds the whole teacher: an average in fp32, and with bf16 a copy that computes. Gradients add up in fp32.
+    Gradients add up in fp32. So does the teacher's average, which is divided as the optimizer's state; every GPU holds the whole
+    teacher that computes.
     """
     item, state = (2, 12) if bf16 else (4, 8)  # with bf16 the optimizer holds fp32 weights beside both moments
     return {
         "weights": item * parameters / (gpus if zero_stage >= 3 else 1),
         "gradients": 4 * parameters / (gpus if zero_stage >= 2 else 1),
         "optimizer": state * parameters / (gpus if zero_stage >= 1 else 1),
-        "teacher": (6 if bf16 else 4) * parameters,
+        "teacher": item * parameters + 4 * parameters / (gpus if zero_stage >= 1 else 1),
     }

@@ -48,28 +48,19 @@ class WeightShards:
     def refresher(self, model: nn.Module) -> Callable[[list[torch.Tensor]], None]:
         """A function that sets the weights of `model`, in their precision, to what all ranks hold in pieces like these.
 
-        Every rank calls this and the function, which gathers all weights at once. It needs memory for another copy of them.
+        Every rank calls this and the function, which gathers all weights at once. Meanwhile it needs memory for another copy.
         """
-        rank, world_size = ranks.rank_and_world_size()
-        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        some = next(iter(parameters.values()))
-        sizes = [piece.numel() for piece in self.pieces]
-        of_ranks = ranks.gather(list(zip(self.places.items(), sizes, strict=True)))
-        longest = max(sum(size for _, size in of_rank) for of_rank in of_ranks)
-        gathered = some.new_empty(world_size, longest)
-        mine = torch.empty_like(gathered[rank]) if world_size > 1 else gathered[0]
-        own_pieces = list(mine[: sum(sizes)].split(sizes))
-        there, here = [], []
-        for row, of_rank in zip(gathered, of_ranks, strict=True):
-            start = 0
-            for (name, place), size in of_rank:
-                there.append(row[start:][:size])
-                here.append(parameters[name].view(-1)[place:][:size])
-                start += size
+        parameters = {name: parameter.detach().view(-1) for name, parameter in model.named_parameters()}
+        of_ranks = ranks.gather([(n, place, p.numel()) for (n, place), p in zip(self.places.items(), self.pieces, strict=True)])
+        sizes = [[size for _, _, size in of_rank] for of_rank in of_ranks]
+        longest, mine = max(map(sum, sizes)), sizes[ranks.rank_and_world_size()[0]]
+        here = [parameters[name][place:][:size] for of_rank in of_ranks for name, place, size in of_rank]
+        some = here[0]
 
         def refresh(pieces: list[torch.Tensor]) -> None:
-            torch._foreach_copy_(own_pieces, pieces)
-            ranks.gather_tensors(gathered, mine)
-            torch._foreach_copy_(here, there)
+            padded = some.new_zeros(longest)
+            torch._foreach_copy_(list(padded[: sum(mine)].split(mine)), pieces)
+            rows = zip(ranks.gather_tensors(padded), sizes, strict=True)
+            torch._foreach_copy_(here, [piece for row, of_row in rows for piece in row[: sum(of_row)].split(of_row)])
 
         return refresh

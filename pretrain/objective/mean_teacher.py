@@ -5,12 +5,12 @@ Sources: Tarvainen & Valpola (NeurIPS 2017); AgriFM (arXiv 2505.21357), which pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
 from common import ranks
-from pretrain.data.batch import Batch, orient
+from pretrain.data.batch import Batch, normalize, orient
 from pretrain.model.weight_shards import WeightShards
 from pretrain.objective.model import MAP, LandCoverModel, Prediction
 
@@ -88,20 +88,28 @@ class MeanTeacher:
         return self.model.head.weight.device
 
 
+Normalize = Callable[..., torch.Tensor]  # `pretrain.data.batch.normalize`, or that compiled
+
+
 def views(
     batch: Batch,
     mean: torch.Tensor,
     std: torch.Tensor,
     limits: torch.Tensor | None = None,
     num_frames: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    normalize: Normalize = normalize,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two views of a batch: normalised pixels for the student, flipped and rotated, and for the teacher, unchanged.
 
     `num_frames`: frames of a view, default: all. The student's are the first ones of the batch, the teacher's the last ones; they
-    are the same unless the batch holds two draws (`--stream.teacher_dates own`).
+    are the same unless the batch holds two draws (`--stream.teacher_dates own`). `dtype`: of both.
     """
-    pixels, frames = batch.normalized(mean, std, limits), num_frames or batch.pixels.shape[1]
-    return orient(pixels[:, :frames], batch.orientation), pixels[:, -frames:]
+    frames, statistics = num_frames or batch.pixels.shape[1], (mean, std, limits, dtype)
+    pixels, valid = batch.pixels[:, -frames:], batch.valid[:, -frames:]
+    # Integers are turned, which are half as large as float32.
+    of_student = [orient(images[:, :frames], batch.orientation) for images in (batch.pixels, batch.valid)]
+    return normalize(*of_student, *statistics), normalize(pixels, valid, *statistics)
 
 
 def as_student_sees(taught: Prediction, batch: Batch) -> Prediction:

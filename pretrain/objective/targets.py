@@ -15,6 +15,8 @@ from pretrain.objective.model import FRACTIONS, MAP, Prediction
 class LandCoverTargets:
     """Fine land-cover codes -> shares of the classes to predict, the same classes for every legend of the corpus.
 
+    Batches must lie on the device of the targets: the CPU, or the one of `to`.
+
     Args:
         corpus: its legends.
         groupings: for a legend of the corpus, the name or path of another legend that groups the same codes differently.
@@ -43,6 +45,12 @@ class LandCoverTargets:
         self._matrices = {n: torch.from_numpy(g.grouping_matrix()).float() for n, g in legends.items()}
         self._shares_of_code = {n: torch.from_numpy(_shares_of_code(g)) for n, g in legends.items()}
 
+    def to(self, device: torch.device) -> LandCoverTargets:
+        """These targets, with their matrices on the device of the batches."""
+        for matrices in (self._matrices, self._shares_of_code):
+            matrices |= {name: matrix.to(device) for name, matrix in matrices.items()}
+        return self
+
     @property
     def classes(self) -> tuple[str, ...]:
         return self.legend.classes
@@ -53,7 +61,7 @@ class LandCoverTargets:
         The map holds the shares of the classes in each pixel of the batch, turned as the student sees them; they sum to 1, or
         to 0 where nothing is mapped.
         """
-        grouped = batch.land_cover.float() @ self._matrices[batch.legend].T.to(batch.land_cover.device)
+        grouped = batch.land_cover.float() @ self._matrices[batch.legend].T
         targets = {FRACTIONS: grouped / grouped.sum(dim=-1, keepdim=True).clamp_min(1)}
         if self._has_map:
             targets[MAP] = orient(self._map(batch), batch.orientation)
@@ -64,9 +72,9 @@ class LandCoverTargets:
         codes = batch.land_cover_map
         assert codes is not None, "setting up the run checks that the corpus has maps"
         if codes.ndim == 4:  # counts of each code
-            counts = torch.einsum("bfhw,cf->bchw", codes.float(), self._matrices[batch.legend].to(codes.device))
+            counts = torch.einsum("bfhw,cf->bchw", codes.float(), self._matrices[batch.legend])
             return counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
-        return self._shares_of_code[batch.legend].to(codes.device)[codes.long()].movedim(-1, 1)
+        return self._shares_of_code[batch.legend][codes.long()].movedim(-1, 1)
 
 
 def _shares_of_code(legend: Legend) -> np.ndarray:

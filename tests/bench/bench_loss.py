@@ -45,7 +45,6 @@ from pretrain.objective.targets import LandCoverTargets  # noqa: E402
 PROJECT = Path(__file__).parents[2]
 TINY = PROJECT / "pretrain" / "configs" / "tiny.yaml"
 BENCH_DATA = PROJECT / "bench-data" / "corpus"
-CPU = torch.device("cpu")
 RATES = (5e-4, 1e-3, 2e-3)
 UNSEEN = ("validation", "test")
 
@@ -73,7 +72,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
     sources = {setting.source: corpus.shapes[setting.source][0]}
     encoder = build_encoder(EncoderConfig.from_dict(config["encoder"] | {"sources": sources}))
     model = LandCoverModel(encoder, len(targets.classes)).train()
-    optimizer = adamw(model, optimizer_config, CPU)
+    optimizer = adamw(model, optimizer_config)
     scores: dict[str, Any] = {}
     with closing(Stream(corpus, "train", stream_config)) as stream:
         for step, batch in enumerate(stream.batches(0, setting.steps)):

@@ -5,6 +5,8 @@
 Each stage runs in processes of its own, one a GPU (without a GPU: two, and a small encoder). Within a run, rounds of real steps
 and of steps on one kept batch of each source alternate, so that a slow spell hits both; the median of the ratios of neighbouring
 rounds counts. The shards lie in the page cache: what is asked is whether the stream keeps up, not how fast a disk is.
+
+On GPUs the waits for them between two lines of the log are counted, too, in as many steps as a round has.
 """
 
 from __future__ import annotations
@@ -15,8 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
@@ -121,6 +127,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
     peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
     seconds = statistics.median(real) / steps
     memory = max(ranks.gather(peak_memory_bytes(run.device)))
+    syncs = sum(ranks.gather(count_syncs(run, steps, lambda _: next(batches)))) if on_gpu else None
     if run.is_main:
         result: dict[str, Any] = {
             "stage": stage,
@@ -130,6 +137,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
             "tflop_s_a_rank": round(of_step / seconds / run.world_size / 1e12, 3),
             "mfu": round(of_step / seconds / run.world_size / peak, 4) if peak else None,
             "memory_gb": round(memory / 1e9, 3),
+            "syncs_between_log_lines": syncs,
         }
         print(json.dumps(result), flush=True)
     batches.close()  # type: ignore[attr-defined]
@@ -140,14 +148,44 @@ def take_steps(run: TrainingRun, steps: int, batch_of: Any) -> float:
     """Seconds of `steps` optimizer steps; `batch_of` gives the batch of a micro-step."""
     ranks.barrier()
     begin = time.perf_counter()
+    train_steps(run, steps, batch_of)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def train_steps(run: TrainingRun, steps: int, batch_of: Any) -> None:
+    """So many optimizer steps as between two lines of the log."""
     for step in range(steps):
         for micro_step in range(run.micro_steps):
             batch: Batch = batch_of(micro_step)
             forward_backward(run, batch, step, micro_step, 1.0)
         optimizer_step(run, step, 1e-5)
-    if run.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+
+
+def _counted(owner: Any, name: str) -> Any:
+    """A context in which the calls of a function are counted."""
+    return mock.patch.object(owner, name, autospec=True, side_effect=getattr(owner, name))
+
+
+def count_syncs(run: TrainingRun, steps: int, batch_of: Any) -> int:
+    """How often this rank waited for its GPU in so many steps; the places in the code are printed to stderr.
+
+    PyTorch warns of each operation that waits; calls that do nothing else are counted here.
+    """
+    calls = [(torch.cuda, "synchronize"), (torch.cuda.Stream, "synchronize"), (torch.cuda.Event, "synchronize")]
+    with warnings.catch_warnings(record=True) as caught, ExitStack() as patched:
+        warnings.simplefilter("always")
+        counters = [patched.enter_context(_counted(owner, name)) for owner, name in calls]
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            train_steps(run, steps, batch_of)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waited = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
+    for place, times in Counter(f"{warning.filename}:{warning.lineno}" for warning in waited).items():
+        print(f"waited {times} times at {place}", file=sys.stderr)
+    return len(waited) + sum(counter.call_count for counter in counters)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,6 @@ from pretrain.objective.model import FRACTIONS, LandCoverModel  # noqa: E402
 SOURCE, BANDS = "made_up", 4
 UNITS, UNIT_PX = 4, 2  # a chip is 4 x 4 units of the map, of 2 x 2 pixels each
 DATES = np.linspace(20, 340, 8)
-CPU = torch.device("cpu")
 DEFAULTS = ObjectiveConfig()
 # Reflectance out of season (blue, red, near and shortwave infrared), what the season adds, day of its peak, width in days.
 # Neighbours in the list are similar: 0 and 1, 2 and 3.
@@ -188,7 +187,7 @@ def train(setting: Setting, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     student = LandCoverModel(build_encoder(replace(ENCODER, drop_path_rate=setting.drop_path_rate)), len(CLASSES))
     teacher = MeanTeacher(copy.deepcopy(student), WeightShards.whole(student), setting.teacher_decay)
-    optimizer = adamw(student, optimizer_config, CPU)
+    optimizer = adamw(student, optimizer_config)
     rng = np.random.default_rng((seed, 3))
     order = np.concatenate([rng.permutation(len(shown)) for _ in range(math.ceil(setting.steps * setting.batch / len(shown)))])
     along: list[float] = []

@@ -26,3 +26,14 @@ def test_many_small_gradients_add_up_beside_a_large_one() -> None:
     assert sorted(norms) == ["1", "2", "3"]
     for stage, (found, expected) in norms.items():
         assert found == pytest.approx(expected, rel=1e-3), stage
+
+
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("zero2", "zero3", "zero2_offload", "zero3_offload")]
+
+
+@pytest.mark.parametrize("zero", ["zero1", *OTHERS])
+def test_a_loss_that_is_not_finite_changes_nothing_on_any_rank(zero: str) -> None:
+    """Nor does it change the next step, which an engine takes as well that has never seen such a loss."""
+    ended = run_ranks([zero], ranks=2, program="tests.support.spoiled_losses")
+    assert ended.codes == [0, 0], ended.stderr[-3000:]
+    assert json.loads(ended.stdout.splitlines()[-1]) == {"fp32 inf": [], "fp32 nan": [], "bf16 inf": [], "bf16 nan": []}

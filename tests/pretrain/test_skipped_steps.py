@@ -87,6 +87,20 @@ def test_skipped_steps_of_any_stage_and_precision(corpus: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_steps_that_are_checked_later_are_skipped_listed_and_counted_all_the_same(corpus: Path, tmp_path: Path) -> None:
+    """Two runs that differ only in the steps between two lines of the log, and between two checkpoints."""
+    often, seldom = tmp_path / "often", tmp_path / "seldom"
+    for run, every in ((often, "1"), (seldom, "4")):
+        ended = train(corpus, run, 1, "bf16", SPOILED, "--log_every", every, "--save_every", every)
+        assert ended.codes == [0, 0], ended.stderr[-3000:]
+        assert ended.stdout.count("was skipped: its losses are finite") == len(SPOILED)
+    assert_same_bits(seldom, often, STEPS)
+    assert (seldom / "skipped_steps.jsonl").read_text() == (often / "skipped_steps.jsonl").read_text()
+    assert [skipped_so_far(seldom, step) for step in (4, STEPS)] == [3, 3]
+    assert log_of(seldom)[4]["samples_digest"] != log_of(often)[4]["samples_digest"]  # of four steps, of one
+
+
+@pytest.mark.slow
 def test_a_run_that_only_skips_ends_with_one_error(corpus: Path, tmp_path: Path) -> None:
     spoiled = dict.fromkeys(range(1, 40), "inf")
     ended = train(corpus, tmp_path / "run", 1, "fp32", spoiled, "--num_steps", "40", "--save_every", "9")

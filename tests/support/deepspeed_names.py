@@ -15,15 +15,23 @@ from pretrain.model import build_encoder
 from pretrain.objective.model import LandCoverModel
 from tests.support.pretraining import ENCODER, ROOT
 
-# By ZeRO stage, those of its optimizer and of the model's parameters.
 OF_OPTIMIZER = {
-    1: ("optimizer", "_lazy_init_hp_params_optimizer_state"),
-    2: ("optimizer", "_lazy_init_hp_params_optimizer_state"),
-    3: ("optimizer", "fp32_partitioned_groups_flat"),
+    "DeepSpeedZeroOptimizer": ("optimizer", "step", "averaged_gradients", "_lazy_init_hp_params_optimizer_state"),
+    "BF16_Optimizer": (
+        "optimizer",
+        "step",
+        "fp32_groups_flat_partition",
+        "fp32_groups_gradient_flat_partition",
+        "update_lp_params",
+        "clear_hp_grads",
+        "_lazy_init_hp_params_optimizer_state",
+    ),
+    "DeepSpeedZeroOptimizer_Stage3": ("fp16_groups", "fp32_partitioned_groups_flat"),
 }
-OF_PARAMETER = {1: ("_hp_mapping",), 2: ("_hp_mapping",), 3: ("ds_tensor",)}
+OF_PARAMETER = {1: ("_hp_mapping",), 2: ("_hp_mapping",), 3: ("ds_tensor", "ds_shape", "ds_numel", "partition_numel")}
+OF_LINK = ("lp_fragment_address", "hp_fragment")  # `_hp_mapping` of a parameter
 OF_PACKAGE = {deepspeed.ops: ("__compatible_ops__",)}
-OF_ENGINE = ("optimizer", "was_step_applied", "get_global_grad_norm", "zero_optimization_stage", "global_rank", "module")
+OF_ENGINE = ("optimizer", "get_global_grad_norm", "zero_optimization_stage", "global_rank", "module")
 
 
 def missing_names() -> list[str]:
@@ -38,8 +46,11 @@ def missing_names() -> list[str]:
             wrapped = engine.wrap(model, config, 1, device)
             place = f"ZeRO-{stage} {precision}"
             uses.append((f"{place}: engine", wrapped, OF_ENGINE))
-            uses.append((f"{place}: {type(wrapped.optimizer).__name__}", wrapped.optimizer, OF_OPTIMIZER[stage]))
-            uses.append((f"{place}: parameter", next(iter(wrapped.module.parameters())), OF_PARAMETER[stage]))
+            kind, parameter = type(wrapped.optimizer).__name__, next(iter(wrapped.module.parameters()))
+            uses.append((f"{place}: {kind}", wrapped.optimizer, OF_OPTIMIZER[kind]))
+            uses.append((f"{place}: parameter", parameter, OF_PARAMETER[stage]))
+            if stage < 3:
+                uses.append((f"{place}: link", parameter._hp_mapping, OF_LINK))
     return [f"{place}.{name}" for place, thing, names in uses for name in names if not hasattr(thing, name)]
 
 

@@ -224,7 +224,8 @@ def test_compiled_encoder_equals_eager_and_a_wrong_one_is_refused(monkeypatch):
     for parameter in model.parameters():  # the seed's own scale, as at the start of a training
         parameter.data.mul_(0.1)
     target = {"fractions": torch.softmax(torch.randn(2, 8), -1)}
-    examples = [("sentinel2", torch.randn(2, 16, 10, 64, 64), target), ("modis", torch.randn(2, 16, 7, 32, 32), target)]
+    pixels = {"sentinel2": torch.randn(2, 16, 10, 64, 64), "modis": torch.randn(2, 16, 7, 32, 32)}
+    examples = [(source, (seen, seen), target) for source, seen in pixels.items()]
     lines = compile_compared(model, torch.float32, 0, examples)
     assert [line.split(":")[0] for line in lines] == ["sentinel2", "modis"]
     monkeypatch.setattr(type(model.encoder), "compile_blocks", lambda encoder: encoder.norm.weight.data.mul_(1.01))
