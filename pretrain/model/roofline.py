@@ -22,11 +22,13 @@ from pretrain.model.flops import count_windows
 from pretrain.model.gpus import GPUS, LAUNCH_SECONDS
 from pretrain.model.video_swin import EncoderConfig, map_sizes
 
-# Bytes per pixel and band of the two normalised views, and launches: to float32, less the mean, by the deviation, by validity,
-# two flips and two choices between images; for square samples a third choice, between an image and the transposed one; and both
-# views to the precision of training, if it is bf16.
-VIEWS, TURNED, CAST = (70, 14), (12, 4), (12, 2)
+# Bytes per pixel and band of the two normalised views, and launches: two flips of the student's integers and validity and two
+# choices between images; both views to float32, less the mean, by the deviation, by validity; for square samples a third choice,
+# between an image and the transposed one; and both views to the precision of training, if it is bf16.
+VIEWS, TURNED, CAST = (81.2, 28), (6.3, 8), (12, 2)
 LOSS_LAUNCHES = 39
+# Tensors, and chunks of 65,536 numbers, that a kernel over lists of tensors takes, as PyTorch divides them.
+TENSORS_OF_LIST, CHUNKS_OF_LIST, CHUNK = 64, 320, 65_536
 # Slices of the bias's gradient in the memory, as in `attention/cuda.py`.
 SLICES = 16
 # Layer norms over more rows than this sum up the gradients of weight and bias in two more kernels.
@@ -145,12 +147,14 @@ def step_kernels(
 
 
 def update_kernels(config: EncoderConfig, parameters: int, item: int) -> list[Kernels]:
-    """Kernels of the teacher's update after an optimizer step, for each tensor; those of AdamW and DeepSpeed are not counted.
+    """Kernels of the teacher's update after an optimizer step on one GPU; those of AdamW and DeepSpeed are not counted.
 
-    With bf16 the student's weights become fp32, are averaged, and the average is copied to the teacher that computes.
+    The fp32 weights are averaged, and the average is copied to one tensor, and from there to the teacher that computes.
     """
     tensors = sum(config.depths) * 13 + 3 * (len(config.depths) - 1) + 2 + 2 + 2 * len(config.sources)
-    return [Kernels(nbytes=(24 if item == 2 else 12) * parameters, launches=(3 if item == 2 else 1) * tensors)]
+    each = max(math.ceil(tensors / TENSORS_OF_LIST), math.ceil(parameters / CHUNK / CHUNKS_OF_LIST))
+    moved = 12, item, 4 + item, 2 * item  # averaged, filled with zeros, copied twice
+    return [Kernels(nbytes=sum(moved) * parameters, launches=1 + 3 * each)]
 
 
 def _moved(numbers: float, item: int, launches: int = 1) -> Kernels:
@@ -264,8 +268,8 @@ class _Stage:
         return Kernels(nbytes=self._bias_bytes(layout, self.item), launches=2 if _is_padded(layout) else 1)
 
     def _bias_backward(self, layout: WindowLayout) -> Kernels:
-        """The sum of its slices, the gradient of the table, and that of the padding: zeros, and a sum of parts."""
-        return Kernels(nbytes=self._bias_bytes(layout, 8 * SLICES + 8 + self.item), launches=6 if _is_padded(layout) else 3)
+        """The sum of its slices, the gradient of the table, and that of the padding: zeros, a sum of parts, and its use."""
+        return Kernels(nbytes=self._bias_bytes(layout, 8 * SLICES + 8 + self.item), launches=7 if _is_padded(layout) else 4)
 
     def _bias_bytes(self, layout: WindowLayout, a_number: float) -> float:
         return a_number * _bias_numbers(layout) * self.config.num_heads[self.number]

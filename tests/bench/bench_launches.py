@@ -50,9 +50,10 @@ def counts_of(counter: KernelCounter) -> Counts:
 
 def compiled_counts(pixels: tuple[int, int, int, int, int], kernels: KernelCounter) -> Counts:
     """Launches and bytes with compiled blocks: those outside of blocks, of the attention, and of inductor's schedules."""
-    outside = count_step(replace(PUBLISHED, depths=(0, 0, 0, 0)), "sentinel2", pixels, DTYPE, kernels=True)
+    without_blocks = replace(PUBLISHED, depths=(0, 0, 0, 0))
+    outside = count_step(without_blocks, "sentinel2", pixels, DTYPE, kernels=True, is_normalize_fused=True)
     counts = {part: outside.total(part) for part in PARTS}
-    counts |= {part: kernels.total(part) for part in BESIDE_THE_MODEL}
+    counts |= {part: kernels.total(part) for part in BESIDE_THE_MODEL if part != "views"}
     batch, frames, _, rows, cols = pixels
     for stage, size in enumerate(tqdm(map_sizes(PUBLISHED, frames, rows, cols), desc="compiling", unit="stage")):
         for shifted in (False, True):

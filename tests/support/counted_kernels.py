@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -32,7 +32,13 @@ WITHOUT_KERNEL = {
 }
 # Operators that read no tensor: they take only size and type from it.
 FILLING = {aten.zeros_like, aten.ones_like, aten.new_zeros, aten.new_ones, aten.new_full, aten.full_like}
-OVERWRITING = {aten.copy_, aten.fill_, aten.zero_, aten.index_copy_}  # their first argument is written, not read
+OVERWRITING = {
+    aten.copy_,
+    aten._foreach_copy_,
+    aten.fill_,
+    aten.zero_,
+    aten.index_copy_,
+}  # their first argument is written, not read
 WIDENING = {aten.constant_pad_nd, aten.slice_backward}  # they fill a larger tensor, then copy into it
 # Operators that read, or write, as many numbers of their first argument as the result, or the values, have.
 READING_CHOSEN = {aten.index, aten.index_select}
@@ -50,6 +56,13 @@ def norm_backward_kernels(rows: int, channels: int) -> int:
     Over many rows PyTorch first sums parts of them, and then sums those, once for the weight and once for the bias.
     """
     return 4 if rows > 64 * 1024 and channels // 32 < 54 else 2  # 54: half of the SMs of an A100, the fewest
+
+
+def foreach_kernels(lists: list[Sequence[torch.Tensor]]) -> int:
+    """Kernels of an operator over lists of tensors, of which each takes so many tensors, and so many chunks of them."""
+    tensors = {1: 110, 2: 64, 3: 48}[len(lists)]
+    chunks = sum(math.ceil(tensor.numel() / 65_536) for tensor in lists[0])
+    return max(math.ceil(len(lists[0]) / tensors), math.ceil(chunks / 320))
 
 
 class KernelCounter(TorchDispatchMode):
@@ -99,6 +112,8 @@ def _kernels(packet: Any, args: Any) -> int:
     """Kernels of an operator on a GPU."""
     if packet in WIDENING:
         return 2
+    if packet.__name__.startswith("_foreach_"):
+        return foreach_kernels([list_ for list_ in args if isinstance(list_, list | tuple)])
     if packet is aten.logsumexp:
         return LOGSUMEXP
     if packet in (aten.index_put, aten._index_put_impl_):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 from unittest import mock
 
 import torch
 
-from pretrain.data.batch import Batch
+from pretrain.data.batch import Batch, normalize
 from pretrain.model import EncoderConfig, build_encoder
+from pretrain.model.weight_shards import WeightShards
 from pretrain.objective.losses import LossWeights, land_cover_loss
 from pretrain.objective.mean_teacher import MeanTeacher, as_student_sees, views
 from pretrain.objective.model import FRACTIONS, LandCoverModel, Prediction
-from tests.support.counted_kernels import KernelCounter, attention_in
+from tests.support.counted_kernels import KernelCounter, attention_in, bytes_of
 
 CLASSES = 8
 META = torch.device("meta")
@@ -49,7 +53,12 @@ def batch_of(source: str, pixels: tuple[int, int, int, int, int]) -> Batch:
 
 
 def count_step(
-    config: EncoderConfig, source: str, pixels: tuple[int, int, int, int, int], dtype: torch.dtype, kernels: bool
+    config: EncoderConfig,
+    source: str,
+    pixels: tuple[int, int, int, int, int],
+    dtype: torch.dtype,
+    kernels: bool,
+    is_normalize_fused: bool = False,
 ) -> KernelCounter:
     """Count a step of student and teacher on the fractions of a batch (B, T, C, H, W), and the teacher's update.
 
@@ -61,10 +70,12 @@ def count_step(
         pixels: B, T, C, H and W.
         dtype: of weights and activations.
         kernels: attention in the kernels of `cuda.py`, else in the operators of `cpu.py`.
+        is_normalize_fused: whether `normalize` is one kernel, as torch.compile makes of it.
     """
     with META:
-        student = LandCoverModel(build_encoder(config), CLASSES).to(dtype).train()
-        teacher = MeanTeacher(student, 0.99, dtype)
+        masters = LandCoverModel(build_encoder(config), CLASSES)
+        student = copy.deepcopy(masters).to(dtype).train()
+        teacher = MeanTeacher(copy.deepcopy(student), WeightShards.whole(masters), 0.99)
         statistics = torch.empty(pixels[2]), torch.empty(pixels[2])
         target = {FRACTIONS: torch.empty(pixels[0], CLASSES)}
     batch, counter = batch_of(source, pixels), KernelCounter()
@@ -73,30 +84,38 @@ def count_step(
     with attention_in(kernels), mock.patch.object(torch, "is_autocast_enabled", return_value=False):  # does not know meta
         with KernelCounter():  # makes the layouts of windows and their tables, which are kept
             teacher(batch.pixels, source)
-        _count_into(counter, student, teacher, batch, statistics, target)
+        normalized_by = partial(_fused, counter) if is_normalize_fused else normalize
+        _count_into(
+            counter, student, teacher, partial(views, batch, *statistics, None, None, dtype, normalized_by), batch, target
+        )
     return counter
+
+
+def _fused(counter: KernelCounter, pixels: torch.Tensor, valid: torch.Tensor, *others: Any) -> torch.Tensor:
+    """Take the place of `normalize`: one kernel that reads integers and writes `others[-1]`."""
+    normalized = torch.empty(pixels.shape, dtype=others[-1], device=META)
+    counter.count("normalize", 1, bytes_of(pixels) + bytes_of(valid) + bytes_of(normalized))
+    return normalized
 
 
 def _count_into(
     counter: KernelCounter,
     student: LandCoverModel,
     teacher: MeanTeacher,
+    views_of_batch: Callable[[], tuple[torch.Tensor, torch.Tensor]],
     batch: Batch,
-    statistics: tuple[torch.Tensor, torch.Tensor],
     target: Prediction,
 ) -> None:
     source = batch.source
     with counter:
         counter.part = "views"
-        for_student, for_teacher = views(batch, *statistics)
+        for_student, for_teacher = views_of_batch()
         taught = as_student_sees(teacher(for_teacher, source), batch)
-        counter.part = "views"
-        for_student = for_student.to(student.head.weight.dtype)
         predicted = student(for_student, source)
         loss, *_ = land_cover_loss(predicted, target, taught, LossWeights(consistency_weight=1.0), batch.usable)
         loss.backward()
         counter.part = "teacher's update"
-        teacher.update(student, 0)
+        teacher.update(0)
 
 
 def _follow(model: LandCoverModel, counter: KernelCounter, forward: str, backward: str | None) -> None:
