@@ -1,14 +1,16 @@
-"""Map a large scene whose pixels take no space on disk, and print the peak memory; runs in a process of its own.
+"""Map a large scene whose pixels take little space on disk, and print the peak memory; runs in a process of its own.
 
     python -m tests.support.large_map FOLDER SIDE
 
-Landsat, 12 dates, SIDE x SIDE pixels of 30 m, chunks that were never written. The model is a stand-in that takes almost
+Landsat, 12 dates, SIDE x SIDE pixels of 30 m, almost all chunks copies of one. The model is a stand-in that takes almost
 no time or memory, so the measurement shows reading, blending and writing.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -48,13 +50,27 @@ def write_large_scene(folder: Path, side: int) -> None:
         folder / "landsat.zarr", mode="w", attributes={"crs": CRS, "transform": [30, 0, 500_040, 0, -30, 5e6]}
     )
     shape = DATES, len(sensor.bands), side, side
-    pixels = group.create_array("reflectance", shape=shape, chunks=(1, shape[1], 512, 512), dtype="int16", fill_value=2500)
+    pixels = group.create_array("reflectance", shape=shape, chunks=(1, shape[1], 512, 512), dtype="int16")
+    fill(folder / "landsat.zarr", pixels, 2500)
     pixels[:, :, :700, :900] = 1500
-    group.create_array("Fmask", shape=(DATES, side, side), chunks=(1, 1024, 1024), dtype="uint8", fill_value=64)
+    quality = group.create_array("Fmask", shape=(DATES, side, side), chunks=(1, 1024, 1024), dtype="uint8")
+    fill(folder / "landsat.zarr", quality, 64)
     time_ = group.create_array("time", data=days(2021, DATES).astype(np.int64))
     time_.attrs["units"] = "days since 1970-01-01"
     source = {"container": "zarr_cube", "path": "landsat.zarr", "bands": list(sensor.bands)}
     (folder / "scene.yaml").write_text(yaml.safe_dump({"name": "large", "sources": {"landsat": source}}))
+
+
+def fill(store: Path, array: zarr.Array, number: int) -> None:
+    """Write `number` to all of an array: the first chunk, and copies of its file."""
+    array[tuple(slice(0, side) for side in array.chunks)] = number
+    chunks = store / array.path / "c"
+    first = chunks.joinpath(*["0"] * array.ndim)
+    for place in itertools.product(*(range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True))):
+        if any(place):
+            file = chunks.joinpath(*map(str, place))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(first, file)
 
 
 def main(folder: Path, side: int) -> None:
