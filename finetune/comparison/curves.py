@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +19,6 @@ COLUMNS = 3
 
 def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
     """Mean and range over seeds of each task's score; for a single fraction, one dot per seed and a bar for the mean."""
-    matplotlib.use("Agg", force=False)
     columns = min(COLUMNS, len(comparisons))
     rows = math.ceil(len(comparisons) / columns)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches

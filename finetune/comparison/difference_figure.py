@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,7 +27,6 @@ def difference_figure(settings: Mapping[str, Sequence[TaskComparison]]) -> Figur
     out those ends of intervals that lie more than twice as far from zero as any difference: of two seeds an interval may be
     hundreds of points wide. The result is None when no task has a reference and another encoder.
     """
-    matplotlib.use("Agg", force=False)
     settings = {title: [c for c in comparisons if c.others] for title, comparisons in settings.items()}
     settings = {title: comparisons for title, comparisons in settings.items() if comparisons}
     if not settings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -81,7 +80,6 @@ def training_figure(history: Sequence[Mapping[str, float | None]], best_epoch: i
 
 def season_figure(season: SeasonScores) -> Figure:
     """F1 over the last date seen: one line per class in its colour, the headline's bold, and the date that is early enough."""
-    matplotlib.use("Agg", force=False)
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
     _plot_season_curves(axes, season)

@@ -109,7 +109,7 @@ class Trainer:
         return is_finite
 
     def end_epoch(self, scores: dict[str, Any]) -> None:
-        """Note the epoch's loss and validation scores; rank 0 writes the model, if it is the best so far, and a checkpoint."""
+        """Note the epoch's loss and validation scores; rank 0 writes the model if it is the best so far."""
         progress, job = self.progress, self.job
         numbers = {"loss": float(np.mean(progress.losses)), "validation_loss": scores["loss"]}
         progress.history.append(numbers | {name: scores[name] for name in OVER_CLASSES})
@@ -121,7 +121,6 @@ class Trainer:
             job.lock.check()
             with while_running(f"writing {job.output / MODEL_FILE}"):
                 save_model(job.output / MODEL_FILE, self.model, job.recipe)
-        self.save()
 
     def save(self) -> None:
         """Write a checkpoint, on rank 0."""
@@ -149,7 +148,8 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
     windows = len(job.training)
     num_steps = schedule.num_steps(windows)
     done = schedule.first_step(progress.epoch, windows) + len(progress.losses)
-    writer = SummaryWriter(str(job.output), purge_step=progress.epoch) if trainer.is_main else None
+    # Epochs count from 1. Those after the checkpoint are logged again.
+    writer = SummaryWriter(str(job.output), purge_step=progress.epoch + 1) if trainer.is_main else None
     title = f"training {job.recipe.task.name}"
     bar = tqdm(total=num_steps, initial=done, desc=title, unit="step", disable=not trainer.is_main)
 
@@ -180,6 +180,7 @@ def train(job: TrainingJob, device: torch.device, is_asked_to_stop: Callable[[],
             if writer is not None:
                 rate = schedule.rate(first_step + len(batches) - 1, num_steps)
                 log_epoch(writer, progress, rate, scores, job.figures)
+            trainer.save()  # after the log, which then holds every epoch of the checkpoint
             _show_scores(bar, progress, scores, job.criterion)
         stop_if_asked()  # before the test scenes are mapped
     except _AskedToStop:

@@ -95,9 +95,14 @@ def test_kills_while_learning_and_saving_change_no_bit(scenes: Path, undisturbed
         said += [line for line in output.splitlines() if line.startswith("continuing")]
         assert not (run / "metrics.json").exists()
     first, second = "continuing after epoch 0 and 4 steps", "continuing after epoch 1 and 4 steps"
-    assert said == [first] * 3 + ["continuing after epoch 1"] * 2 + [second] * 2 + ["continuing after epoch 3"]
+    assert said == [first] * 4 + ["continuing after epoch 1"] + [second] * 2 + ["continuing after epoch 3"]
     finish(start_run(scenes, run))
     assert_equal_runs(run, undisturbed)
+    ours, theirs = (EventAccumulator(str(folder)).Reload() for folder in (run, undisturbed))
+    for name in ("train/loss", "validation/mean_f1"):  # each epoch once
+        points, expected = ([(point.step, point.value) for point in log.Scalars(name)] for log in (ours, theirs))
+        assert points == expected
+        assert [step for step, _ in points] == list(range(1, EPOCHS + 1))
 
 
 def first_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:

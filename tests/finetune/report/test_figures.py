@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.dates import num2date
@@ -56,3 +57,13 @@ def test_plot_shows_every_class_over_dates() -> None:
     assert any(month in [t.get_text() for t in axes.get_xticklabels()] for month in ("Apr", "May", "Jul"))
     nothing = season_figure(season_scores(RICE, [0.0] * 6))
     assert "is 0 or not defined at the end" in nothing.axes[0].get_title()
+
+
+def test_figures_leave_the_backend_of_a_notebook_alone() -> None:
+    before = matplotlib.get_backend()
+    try:
+        matplotlib.use("svg")
+        season_figure(season_scores(RICE, [0.5] * 6))
+        assert matplotlib.get_backend() == "svg"
+    finally:
+        matplotlib.use(before)
