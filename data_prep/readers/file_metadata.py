@@ -102,7 +102,10 @@ def _decode_numbers(values: np.ndarray, attributes: Mapping[str, Any], origin: s
         whole = np.isfinite(values) & (np.rint(values) == values)
         if not whole.all() or (values < 0).any() or (values > LAST_PLAUSIBLE_DAY).any():
             example = values.ravel()[0]
-            raise ValueError(f"{origin}: numbers like {example} without units; write an attribute units = '{UNIX_EPOCH}'")
+            raise ValueError(
+                f"{origin}: numbers like {example} without units are no dates; write ISO texts like 2021-05-01, or numbers "
+                f"with an attribute units, as in '{UNIX_EPOCH}'"
+            )
         units = UNIX_EPOCH
     calendar = text(attributes.get("calendar", "standard")).lower()
     if calendar not in CALENDARS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -13,14 +13,14 @@ from affine import Affine
 from common.grid import Grid, grid_from_transform
 from common.north_up import north_up
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.band_metadata import band_positions, check_stacked_bands
 from data_prep.readers.base import Series
-from data_prep.readers.encoding import cf_encoding, check_encoding, check_quality
-from data_prep.readers.file_metadata import crs_attribute, decode_days, texts
+from data_prep.readers.encoding import check_encoding, check_quality
+from data_prep.readers.file_metadata import crs_attribute, decode_days
 from data_prep.readers.georeference import check_pixel_size
 from data_prep.readers.hdf5_files import WrittenParts, attribute, held_names, open_hdf5
+from data_prep.readers.hdf5_images import Hdf5Images, stored_dates
 from data_prep.readers.offsets import Offset, offsets_in_effect, stated_offsets
-from data_prep.readers.radiometry import harmonised_series, unobserved_code, unobserved_number
+from data_prep.readers.radiometry import harmonised_series, unobserved_code
 from data_prep.readers.same_day import ImageDays
 
 NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
@@ -29,8 +29,8 @@ NOWHERE = 'LOCAL_CS["place not known",UNIT["pixel",1]]'
 class Hdf5Sample:
     """One file with a dataset (T, C, H, W) per source, and often a `label` (H, W). The published files hold nothing else.
 
-    Without a quality dataset every complete observation is valid. Without georeference the grid has the local CRS `NOWHERE` and
-    pixels of size 1, and is not `georeferenced`; then a map cannot give the land cover.
+    Without a quality dataset every complete observation is valid that is not zero in all bands. Without georeference the grid has
+    the local CRS `NOWHERE` and pixels of size 1, and is not `georeferenced`; then a map cannot give the land cover.
 
     The attributes scale_factor, add_offset and _FillValue of the dataset must agree with the sensor, where there are any, and so
     must common names and wavelengths; which product a file is from, it does not say. Chunks and datasets that were never written
@@ -43,9 +43,9 @@ class Hdf5Sample:
         bands: names of its channels; by default its attribute `bands`, else the bands of the sensor in their order, if their
             number fits.
         quality: name of a quality dataset (T, H, W); by default there is none.
-        dates: name of a dataset (T,), or of an attribute of the dataset or the file, by default `dates`. The published files
-            have none; then state a list of ISO dates, or `{start: 2020-01-05, every_days: 10}` for a regular series. Dates are
-            never guessed.
+        dates: name of a dataset (T,), of a group that has one for each source, or of an attribute of the dataset or the file, by
+            default `dates`. The published files have none; then state a list of ISO dates, or
+            `{start: 2020-01-05, every_days: 10}` for a regular series. Dates are never guessed.
         same_day: what is done where several images are of one day: `mosaic` (default) takes at each pixel the first clear
             observation; `error` raises an error.
         crs: coordinate reference system, for files with an attribute `transform` but no `crs`.
@@ -75,16 +75,10 @@ class Hdf5Sample:
         try:
             self._file = open_hdf5(path, storage_options, self._stack)
             self._data = self._find(dataset or sensor.name, 4, "(T, C, H, W)")
-            frames, channels, height, width = self._data.shape
             where = f"{path}/{dataset or sensor.name}"
-            in_file = check_encoding(cf_encoding(self._data.dtype, self._data.attrs, where), sensor, where)
-            self._pixels = WrittenParts(self._data, unobserved_number(self._data.dtype, sensor, where))
-            named = bands if bands is not None else attribute(self._data, "bands")
-            names = list(sensor.bands) if named is None else texts(named)
-            if len(names) != channels:
-                raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
-            self._channels = band_positions(names, sensor, where)
-            check_stacked_bands(self._channels, self._data.attrs, channels, sensor, where)
+            self._images = Hdf5Images(self._data, sensor, where, bands)
+            frames, _, height, width = self._images.shape
+            in_file = check_encoding(self._images.encoding, sensor, where)
             self._quality: WrittenParts | None = None
             if quality is not None:
                 layer, origin = self._find(quality, 3, "(T, H, W), the quality layer"), f"{path}/{quality}"
@@ -106,18 +100,17 @@ class Hdf5Sample:
     def read(self, row: int, col: int, height: int, width: int, times: slice | np.ndarray) -> Series:
         """The window that starts at (row, col), at the given indices of `dates`."""
         self.grid.window(row, col, height, width)
-        frames, channels, *_ = self._data.shape
-        images = self._days.images(times)
+        images, layer = self._days.images(times), self._quality
 
-        def read(parts: WrittenParts, *leading: slice) -> np.ndarray:
+        def read(rows_and_cols: Callable[[slice, slice], np.ndarray]) -> np.ndarray:
             def stored(row: int, col: int, height: int, width: int) -> np.ndarray:
-                # Read all dates: a sample is small, and h5py reads single dates slowly.
-                return parts.read((*leading, slice(row, row + height), slice(col, col + width)))[images]
+                return rows_and_cols(slice(row, row + height), slice(col, col + width))[images]
 
             return self._flips.reader(stored, self.grid.shape)(row, col, height, width)
 
-        pixels = read(self._pixels, slice(0, frames), slice(0, channels))[:, self._channels]
-        quality = None if self._quality is None else read(self._quality, slice(0, frames))
+        pixels = read(self._images.read)
+        frames = slice(0, self._images.shape[0])
+        quality = None if layer is None else read(lambda rows, cols: layer.read((frames, rows, cols)))
         return harmonised_series(pixels, quality, self._days.image_dates[images], self.sensor, self._offsets[images])
 
     def __enter__(self) -> Self:
@@ -138,15 +131,13 @@ class Hdf5Sample:
         """The dates of the images, from the file or from scene.yaml."""
         where = f"{self._path}, dates"
         if isinstance(dates, str):
-            axis = self._file.get(dates)
-            values = axis[()] if isinstance(axis, h5py.Dataset) else attribute(self._data, dates)
-            if values is None:
+            found = stored_dates(self._data, self._path, dates, [self.sensor.name])
+            if found is None:
                 raise ValueError(
                     f"{self._path}: has no dates (no dataset or attribute {dates!r}), and they are never guessed: state "
                     "them in scene.yaml, `dates: [2020-01-05, ...]` or, for a regular series, "
                     "`dates: {start: 2020-01-05, every_days: 10}`"
                 )
-            found = decode_days(np.atleast_1d(values), axis.attrs if isinstance(axis, h5py.Dataset) else {}, where)
         elif isinstance(dates, Mapping):
             every_days = dates.get("every_days")
             if set(dates) != {"start", "every_days"} or not isinstance(every_days, int) or every_days < 1:

@@ -8,6 +8,8 @@ from data_prep.archive.sensor import Quality, Sensor
 from data_prep.readers.base import Series
 from data_prep.readers.same_day import mosaicked
 
+DARKEST = 0.002  # reflectance below which no land is in all bands and images
+
 
 def unobserved_number(dtype: np.dtype, sensor: Sensor, origin: str) -> int:
     """The number that marks pixels stored as `dtype` as not observed. Raises ValueError when the type cannot hold it."""
@@ -29,8 +31,39 @@ def unobserved_code(dtype: np.dtype, quality: Quality, origin: str) -> int:
 
 
 def _holds(dtype: np.dtype, number: int) -> bool:
+    if np.issubdtype(dtype, np.floating):
+        return True
     limits = np.iinfo(dtype)
     return bool(limits.min <= number <= limits.max)
+
+
+def as_stored(pixels: np.ndarray, sensor: Sensor, origin: str) -> np.ndarray:
+    """Stored numbers of any type in the type of the sensor: rounded, and no data where they are not finite or do not fit.
+
+    Raises ValueError for floats that are reflectance: a model that learned it would map scenes of stored numbers to nonsense.
+    """
+    if np.can_cast(pixels.dtype, np.dtype(sensor.dtype), "safe"):
+        return pixels.astype(sensor.dtype, copy=False)
+    limits = np.iinfo(sensor.dtype)
+    numbers = np.rint(pixels)
+    fits = (numbers >= limits.min) & (numbers <= limits.max)  # not NaN
+    if np.issubdtype(pixels.dtype, np.floating):
+        known = np.isfinite(pixels) & (pixels != sensor.nodata) & (pixels != 0)
+        largest = float(np.abs(pixels[known]).max(initial=0))
+        if 0 < largest * sensor.scale < DARKEST:
+            raise ValueError(
+                f"{origin}: its largest number is {largest:g}, as of reflectance; expected numbers as the product stores them, "
+                f"which are reflectance / {sensor.scale:g}"
+            )
+    return np.where(fits, numbers, sensor.nodata).astype(sensor.dtype)
+
+
+def complete(pixels: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """True where an observation without a quality code counts as clear: pixels (T, C, H, W) -> bool (T, H, W).
+
+    All its bands are observed and in the valid range, and not all are zero, with which files are filled where nothing was seen.
+    """
+    return sensor.observed(pixels) & pixels.any(axis=1)
 
 
 def harmonised_series(
@@ -40,7 +73,7 @@ def harmonised_series(
 
     Observed numbers that the offset moves out of the valid range are clipped to it: dark pixels of Sentinel-2 from baseline
     04.00 on lie below 1000 and mean a reflectance of about zero. No data stays no data, and quality codes never change.
-    Without quality codes (None) all complete observations are clear, and the codes of the series are "not observed".
+    Without quality codes (None) all `complete` observations are clear, and the codes of the series are "not observed".
     Images of one day (equal `image_dates`, which ascend) become one by `mosaicked`.
     """
     pixels = pixels.astype(sensor.dtype, copy=False)
@@ -52,19 +85,19 @@ def harmonised_series(
     for time in range(frames):  # date by date, so that intermediate arrays stay small
         frame = pixels[time : time + 1]
         if added[time].all():
-            _add(frame[0], added[time], sensor)
+            add_offset(frame[0], added[time], sensor)
         elif added[time].any():
             some = np.flatnonzero(added[time])
             part = frame[0, some]
-            _add(part, added[time, some], sensor)
+            add_offset(part, added[time, some], sensor)
             frame[0, some] = part
-        valid[time] = (sensor.observed(frame) if quality is None else sensor.valid(frame, codes[time : time + 1]))[0]
+        valid[time] = (complete(frame, sensor) if quality is None else sensor.valid(frame, codes[time : time + 1]))[0]
     if (image_dates[1:] == image_dates[:-1]).any():
         return mosaicked(pixels, codes, valid, image_dates, sensor)
     return Series(pixels=pixels, quality=codes, valid=valid, dates=image_dates)
 
 
-def _add(frame: np.ndarray, added: np.ndarray, sensor: Sensor) -> None:
+def add_offset(frame: np.ndarray, added: np.ndarray, sensor: Sensor) -> None:
     """Add int64 `added` (C or 1, 1, 1), without zeros, to `frame` (C, H, W) in place; clip to the valid range, keep no data.
 
     The sum has the dtype of `frame`, since a wider one would take longer than reading. Numbers are first clipped to those that

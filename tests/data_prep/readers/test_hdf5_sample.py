@@ -99,6 +99,13 @@ def test_dates_are_stated_or_read_never_guessed(tmp_path: Path) -> None:
         file["S2"].attrs["days"] = STATED
     with open_sample(tmp_path, dates="days") as reader:
         np.testing.assert_array_equal(reader.dates, DATES)
+    for name in ("S2", "sentinel2"):  # a group with the dates of each source
+        with h5py.File(path, "a") as file:
+            file[f"dates/{name}"] = DAYS
+        with open_sample(tmp_path, dates="dates") as reader:
+            np.testing.assert_array_equal(reader.dates, DATES)
+        with h5py.File(path, "a") as file:
+            del file["dates"]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
