@@ -124,6 +124,7 @@ class Raster:
     Attributes:
         grid: its grid, north-up.
         dtype: type of its numbers.
+        nodata: the number that it states for no data; None where it states none.
     """
 
     def __init__(self, path: AnyPath, what: str) -> None:
@@ -140,6 +141,7 @@ class Raster:
             self._dataset.close()
             raise
         self.dtype = np.dtype(self._dataset.dtypes[0])
+        self.nodata: float | None = self._dataset.nodata
         self._mask = RasterMask.of(self._dataset)
 
     def read(

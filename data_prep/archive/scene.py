@@ -9,7 +9,11 @@
       modis: {container: hdf5_cube, path: modis.h5}
     land_cover: {raster: landcover.tif, legend: glc_fcs30d}
     labels:
-      crop_type: {path: crop_type.tif, classes: {1: paddy_rice, 2: winter_wheat}, nodata: 0}
+      crop_type: {path: crop_type.tif, classes: {1: paddy_rice, 2: winter_wheat}, nodata: 0, year: 2021}
+
+In a label, `nodata` is the code of pixels that are not labelled. Without it that is the no-data number that the raster itself
+states, and 0 unless 0 is one of the `classes`. `year` is the year of the label: that in which its season ends. Without it
+fine-tuning uses the year with most images, and says so where another has many.
 
 `land_cover` is one of
     {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS: a raster, a list, or a folder of tiles
@@ -40,6 +44,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain, count
 from typing import Any
 
 from common.errors import is_data_error, portable_text
@@ -74,6 +79,7 @@ _LABEL_KEYS: dict[str, Any] = {
     "path": str,
     "classes": Mapping[int, str],
     "nodata": int,
+    "year": int,
     "storage_options": _STORAGE_OPTIONS,
 }
 
@@ -109,11 +115,24 @@ class Label:
         path: file.
         classes: name of the class by code.
         nodata: code that means "not labelled".
+        nodata_stated: whether scene.yaml states `nodata`. Then `classes` may name the no-data number of the raster itself.
+        year: year in which the season of the label ends; None where it is not stated.
+
+    Raises ValueError when `classes` name the code that means "not labelled".
     """
 
     path: AnyPath
     classes: Mapping[int, str]
     nodata: int
+    nodata_stated: bool = True
+    year: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.nodata in self.classes:
+            raise ValueError(
+                f"label {self.path}: code {self.nodata} is class {self.classes[self.nodata]!r} and also `nodata`, not labelled; "
+                "remove one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +247,17 @@ def stated_band_years(
 
 def _label(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Label:
     """Build a Label from the values in scene.yaml. Raises ValueError, which `origin` begins, for wrong values."""
-    if not {"path", "classes"} <= set(values):
-        raise ValueError(f"{origin} needs `path` and `classes`; it has {sorted(values)}")
+    if not {"path", "classes"} <= set(values) <= set(_LABEL_KEYS):
+        raise ValueError(f"{origin} needs `path` and `classes` and knows {sorted(_LABEL_KEYS)}; it has {sorted(values)}")
     _check_types(values, _LABEL_KEYS, origin)
     path = joined(folder, values["path"], values.get("storage_options"))
-    return Label(path=path, classes=dict(values["classes"]), nodata=values.get("nodata", 0))
+    classes, nodata = dict(values["classes"]), values.get("nodata")
+    if nodata is None:
+        nodata = next(code for code in chain((0, 255), count(1)) if code not in classes)
+    try:
+        return Label(path=path, classes=classes, nodata=nodata, nodata_stated="nodata" in values, year=values.get("year"))
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
 
 
 def scene_file_sha256(folder: AnyPath) -> str:

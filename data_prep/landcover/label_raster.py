@@ -9,7 +9,7 @@ from affine import Affine
 
 from common.grid import Grid, corner_distance_px, grid_in_crs, grid_summary
 from common.rasters import Raster
-from data_prep.archive.scene import SCENE_FILE, Scene
+from data_prep.archive.scene import SCENE_FILE, Label, Scene
 
 TOLERANCE = 0.02  # largest distance, in pixels, between edges of label and image that count as equal
 
@@ -44,15 +44,20 @@ class LabelRaster:
             self.__exit__()
             raise
 
-    def read(self, row: int, col: int, size: int) -> np.ndarray:
-        """Codes (size, size) of the window of the source that starts at (row, col); no data outside the raster."""
+    def read(self, row: int, col: int, size: int, year: int) -> np.ndarray:
+        """Codes (size, size) of the window of the source that starts at (row, col); no data outside the raster.
+
+        `year`: that of the images. A label that is of another year, as scene.yaml states, has no data there.
+        """
         top, left = row + self._row, col + self._col
         height, width = self._raster.grid.shape
         rows, cols = (max(top, 0), min(top + size, height)), (max(left, 0), min(left + size, width))
         codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtype)
+        if self._label.year not in (None, year):
+            return codes
         if rows[1] > rows[0] and cols[1] > cols[0]:
             inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
-            inside[:] = self._raster.read(self._label.nodata, rows[0], cols[0], *inside.shape)
+            inside[:] = read_codes(self._raster, self._label, rows[0], cols[0], *inside.shape)
         return codes
 
     def __enter__(self) -> Self:
@@ -60,6 +65,28 @@ class LabelRaster:
 
     def __exit__(self, *exception: object) -> None:
         self._raster.__exit__()
+
+
+def read_codes(
+    raster: Raster, label: Label, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None
+) -> np.ndarray:
+    """A window (height, width) of the codes of a label, by default all; `label.nodata` where the raster has no data.
+
+    Raises ValueError when the no-data number that the raster states is a class, and scene.yaml does not say what no data is.
+    """
+    codes = raster.read(label.nodata, row, col, height, width)
+    if raster.nodata is None or raster.nodata == label.nodata:
+        return codes
+    if raster.nodata in label.classes:
+        if label.nodata_stated:
+            return codes
+        raise ValueError(
+            f"{label.path} states that {raster.nodata:g} means no data, but scene.yaml names it as class "
+            f"{label.classes[int(raster.nodata)]!r}; say there which code means not labelled (`nodata: {label.nodata}` if every "
+            "pixel is labelled), or remove the class"
+        )
+    missing = np.isnan(codes) if np.isnan(raster.nodata) else codes == raster.nodata
+    return np.where(missing, np.array(label.nodata), codes)
 
 
 def _first_pixel(label: Grid, grid: Grid, origin: str) -> tuple[int, int]:

@@ -110,7 +110,7 @@ class _OpenSeries:
             legend=self.legend.name,
             land_cover=counts,
             land_cover_map=land_cover_map,
-            label=None if self.labels is None else self.labels.read(planned.row, planned.col, planned.size),
+            label=None if self.labels is None else self.labels.read(planned.row, planned.col, planned.size, planned.year),
         )
 
 
