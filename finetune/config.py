@@ -123,7 +123,8 @@ class FinetuneConfig:
             deviations from the mean), or plain (of all clear pixels without limits, as in earlier versions).
         label_fraction: fraction of the training windows that is used, at least one window, spread over the scenes and drawn by
             the seed; a smaller fraction is part of a larger one. All validation windows are used.
-        year: year in which the season ends; by default the one with most images.
+        year: year in which the season ends; by default that of each label, or, of a label that states none, the one with most
+            images.
         overlap: share of a window that its neighbour covers, too, when the test scenes are mapped; from 0 to 0.9.
         maps: false leaves out what takes time beside the scores: maps, their pictures, the report, early-season scores, and
             TensorBoard's pictures of the confusion matrix.

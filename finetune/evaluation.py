@@ -15,7 +15,7 @@ from finetune.data.labelled_data import LabelledScenes
 from finetune.data.sample_windows import SampleWindows
 from finetune.mapping.blocks import predict_windows
 from finetune.mapping.cog import NO_DATA
-from finetune.mapping.scene import MapOptions, predict_scene
+from finetune.mapping.scene import MapOptions, predict_classes, predict_scene
 from finetune.model.recipe import Recipe
 from finetune.report.map_figure import MapPicture, draw_map, preview_label, true_color, write_map_picture
 from finetune.scoring.headline import headline
@@ -31,41 +31,51 @@ def evaluate_test_data(
     model: nn.Module,
     recipe: Recipe,
     data: LabelledScenes | SampleWindows,
-    output: Path,
+    maps: Path | None,
     device: torch.device,
     overlap: float = 0.5,
-    pictures: bool = True,
 ) -> dict[str, Any]:
-    """Score a model on whole test scenes or on test samples; maps and pictures go into `output/maps`.
+    """Score a model on whole test scenes or on test samples.
 
-    The result is that of `MapScores.result`. `overlap`: share of a window that its neighbour covers too, in maps of scenes.
+    The result is that of `MapScores.result`.
+
+    Args:
+        model: the model.
+        recipe: the recipe that `load_model` gives with the model.
+        data: the test split.
+        maps: folder for the maps of scenes and for pictures; None scores without writing a file.
+        device: the device that computes.
+        overlap: share of a window that its neighbour covers too, in maps of scenes.
     """
-    (output / "maps").mkdir(exist_ok=True)
+    if maps is not None:
+        maps.mkdir(exist_ok=True)
     if isinstance(data, SampleWindows):
-        return evaluate_samples(model, recipe, data, output, device, pictures)
-    return evaluate_scenes(model, recipe, data, output, device, overlap, pictures)
+        return evaluate_samples(model, recipe, data, maps, device)
+    return evaluate_scenes(model, recipe, data, maps, device, overlap)
 
 
 def evaluate_scenes(
     model: nn.Module,
     recipe: Recipe,
     scenes: LabelledScenes,
-    output: Path,
+    maps: Path | None,
     device: torch.device,
     overlap: float = 0.5,
-    pictures: bool = True,
 ) -> dict[str, Any]:
-    """Map every scene into `output/maps` and score the maps; with `pictures` also draw each map beside it."""
-    task, map_scores = recipe.task, MapScores(recipe.task)
+    """Map every scene and score the maps; with a folder `maps` write each map there, and draw it beside it."""
+    map_scores = MapScores(recipe.task)
     for series in scenes.series:
         name = series.scene.name
-        path = output / "maps" / f"{name}.tif"
         with series:
-            predict_scene(model, recipe, series, path, device, MapOptions(overlap=overlap))
-            if pictures:
-                draw_map(path.with_suffix(".png"), task, series, path, preview_label(series))
-        with rasterio.open(path) as raster:
-            map_scores.add(name, scenes.labels[name], raster.read(1))
+            if maps is None:
+                predicted = predict_classes(model, recipe, series, device, MapOptions(overlap=overlap))
+            else:
+                path = maps / f"{name}.tif"
+                predict_scene(model, recipe, series, path, device, MapOptions(overlap=overlap))
+                draw_map(path.with_suffix(".png"), recipe.task, series, path, preview_label(series))
+                with rasterio.open(path) as raster:
+                    predicted = raster.read(1)
+        map_scores.add(name, scenes.labels[name], predicted)
     return map_scores.result()
 
 
@@ -73,11 +83,10 @@ def evaluate_samples(
     model: nn.Module,
     recipe: Recipe,
     windows: SampleWindows,
-    output: Path,
+    maps: Path | None,
     device: torch.device,
-    pictures: bool = True,
 ) -> dict[str, Any]:
-    """Score the model on all labelled pixels of samples; with `pictures` draw the first `MOST_PICTURES` into `output/maps`.
+    """Score the model on all labelled pixels of samples; with a folder `maps` draw the first `MOST_PICTURES` there.
 
     Samples have no place on the ground, so there are no maps. A sample without a scene is a scene of its own.
     """
@@ -89,17 +98,17 @@ def evaluate_samples(
             if (label == IGNORE).all():
                 continue
             map_scores.add(windows.scenes[number], label, predicted)
-            if pictures and number < MOST_PICTURES:
+            if maps is not None and number < MOST_PICTURES:
                 name = windows.names[number].replace("/", "_")
                 picture = _sample_picture(recipe.task, windows, number, label, predicted)
-                write_map_picture(output / "maps" / f"{name}.png", recipe.task, picture)
+                write_map_picture(maps / f"{name}.png", recipe.task, picture)
     finally:
         windows.close()
     return map_scores.result()
 
 
 def _sample_maps(model: nn.Module, windows: SampleWindows, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Label int8 (H, W) and map uint8 (H, W) of each sample; the map has `NO_DATA` outside the labelled windows."""
+    """Label int16 (H, W) and map uint8 (H, W) of each sample; the map has `NO_DATA` outside the labelled windows."""
     size = windows.task.window_px
     windows_of: list[list[int]] = [[] for _ in windows.names]
     for index, (number, _, _) in enumerate(windows.windows):

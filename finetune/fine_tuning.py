@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from finetune.data.labelled_data import (
     check_sources,
     check_splits_apart,
     one_pixel_size,
+    rest_in_words,
 )
-from finetune.data.normalization import choose_normalization
+from finetune.data.normalization import check_magnitudes, choose_normalization
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.window_dataset import LabelledWindows
@@ -65,8 +66,9 @@ from finetune.training.data_parallel import check_batches_fill_ranks
 from finetune.training.forest import TREES, fit_forest
 from finetune.training.loop import TrainingJob, train
 from finetune.training.losses import MapLoss, balanced_weights
-from finetune.training.window_scores import score_windows
 from pretrain.model import load_decoder, load_encoder
+
+WINDOWS_COMPARED = 64  # whose magnitudes are compared with those of the sensor and the checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +83,7 @@ class PreparedRun:
         test_data: the test split.
         all_windows: training windows before the label fraction.
         criterion: chooses the best epoch.
-        criterion_note: what the user should know about that choice; "" for nothing.
+        notes: what the user should know about labels, classes and that choice.
         loss: loss of a map.
         recipe: what the model's file holds beside the weights, with the task.
         model: the model with its initial weights.
@@ -96,7 +98,7 @@ class PreparedRun:
     test_data: LabelledScenes | SampleWindows
     all_windows: int
     criterion: BestEpochCriterion
-    criterion_note: str
+    notes: list[str]
     loss: MapLoss
     recipe: Recipe
     model: nn.Module
@@ -121,7 +123,7 @@ def fine_tune(config: FinetuneConfig) -> int:
     check_overlap(config.overlap)
     data = open_data(config.data)
     check_sources(task, data.sensors)
-    settings = recorded_settings(config, task)
+    settings = recorded_settings(config, task, data.fingerprint(task))
     if is_finished(config.output, settings):
         print(f"{config.output} holds this run, finished; remove the folder to run it again")
         _show_scores(config, task)
@@ -169,12 +171,17 @@ def prepare(
     test_data = data.test_data(task, year=config.year)
     pixel = one_pixel_size(task, training, validation, test_data)
     check_splits_apart(training, validation, test_data)
-    check_classes(training)
+    labels = data.labels(task)
+    about_labels = [rest_in_words(task, labels), check_classes(training, labels)]
     sensors = {source: data.sensors[source] for source in task.sources}
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
     known = pretrained.normalization if pretrained is not None else None
     of_windows = partial(training.statistics, robust=config.statistics == "robust")
     normalization, origins = choose_normalization(config.normalization, sensors, known, of_windows)
+    for source, sensor in sensors.items():
+        of_checkpoint = normalization[source] if origins[source] == "the checkpoint" else None
+        some = range(0, len(training), math.ceil(len(training) / WINDOWS_COMPARED))
+        check_magnitudes(source, training.statistics_of(some, source), sensor, of_checkpoint)
     training.normalization = validation.normalization = normalization
     all_windows = len(training)
     training.keep_share(config.label_fraction, config.seed)
@@ -192,12 +199,13 @@ def prepare(
         decoder=kind,
     )
     loss = MapLoss(task.loss_terms, balanced_weights(training))
-    criterion, note = usable_criterion(criterion, task, validation.class_pixels())
+    criterion, about_criterion = usable_criterion(criterion, task, validation.class_pixels())
+    notes = list(filter(None, [*about_labels, about_criterion]))
     model = build_model(recipe, pretrained, decoder)
     apply_tuning(model, config.tuning)
     return PreparedRun(
         config=config, settings=settings, data=data, training=training, validation=validation, test_data=test_data,
-        all_windows=all_windows, criterion=criterion, criterion_note=note, loss=loss, recipe=recipe, model=model,
+        all_windows=all_windows, criterion=criterion, notes=notes, loss=loss, recipe=recipe, model=model,
         normalization_origins=origins,
     )  # fmt: skip
 
@@ -208,8 +216,13 @@ def _show_beginning(run: PreparedRun) -> None:
     size = f"{TREES} trees" if isinstance(run.model, RandomForest) else f"{learning:.2f} M parameters learn"
     print(
         f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
-        f"{run.recipe.model_name}, {size}{run.criterion_note and f'; {run.criterion_note}'}"
+        f"{run.recipe.model_name}, {size}"
     )
+    years = run.training.years + run.validation.years + run.test_data.years
+    if years:
+        print(f"labelled seasons end in {', '.join(f'{year} ({count} labels)' for year, count in sorted(years.items()))}")
+    for line in run.notes:
+        print(line)
     if isinstance(run.model, CropMapper):
         print(_rates_in_words(run.config))
     print(f"pixels are normalised by {', '.join(f'{origin} ({source})' for source, origin in run.normalization_origins.items())}")
@@ -253,16 +266,14 @@ def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device
     config = run.config
     model, _ = load_model(config.output / MODEL_FILE)
     model.to(device)
-    result = evaluate_test_data(model, run.recipe, run.test_data, config.output, device, config.overlap, config.maps)
+    maps = config.output / MAPS_FOLDER if config.maps else None
+    result = evaluate_test_data(model, run.recipe, run.test_data, maps, device, config.overlap)
     metrics = _run_metrics(run, progress, result)
-    maps = config.output / MAPS_FOLDER
-    if config.maps:
+    if maps is not None:
         page = run_report(metrics, run.task, run.settings, {path.stem: path for path in sorted(maps.glob("*.png"))})
         if run.task.cut_dates:
-            _report_season(run, model, device, page)
+            _report_season(run, model, device, result, page)
         page.write(config.output / REPORT_FILE)
-    else:
-        shutil.rmtree(maps)
     lock.check()
     write_json(config.output / METRICS_FILE, metrics)
     run.training.close()
@@ -298,23 +309,25 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
     }
 
 
-def _report_season(run: PreparedRun, model: nn.Module, device: torch.device, page: Page) -> None:
-    """Score the model at each date at which the task's season may end: files in the output folder, a section, a table."""
-    config = run.config
-    windows = run.data.windows("test", run.task, augmentation=None, cache_gb=config.cache_gb, year=config.year)
-    windows.normalization = run.recipe.normalization
+def _report_season(run: PreparedRun, model: nn.Module, device: torch.device, result: dict[str, Any], page: Page) -> None:
+    """Score the model at each date at which the task's season may end: files in the output folder, a section, a table.
+
+    `result`: the scores of the test data over the whole season, the last of the season's scores.
+    """
+    test_data, task = run.test_data, run.task
+    last_year = max(test_data.years)
+    *cuts, _ = task.days_seen(last_year)
 
     def score_until(days: int) -> dict[str, Any]:
-        with windows.ended_after(days):
-            return score_windows(model, windows, config.training.batch_size, device, run.loss)
+        if days not in cuts:
+            return result
+        with test_data.ended_after(days):
+            return evaluate_test_data(model, run.recipe, test_data, None, device, run.config.overlap)
 
-    last_year = windows.window(0).year
-    assert last_year is not None, "windows of a task with cut dates have dates"
-    season = score_season(score_until, run.task, last_year)
-    windows.close()
-    write_season(season, config.output)
+    season = score_season(score_until, task, last_year)
+    write_season(season, run.config.output)
     page.heading("As the season goes on")
-    page.picture(season_figure(season), "F1 on the windows of the test scenes by the last date that the model sees")
+    page.picture(season_figure(season), "F1 on the test data by the last date that the model sees")
     print(f"\n{season_table(season)}")
 
 

@@ -51,7 +51,8 @@ def predict(
         output: the GeoTIFF to write; the picture gets the same name with .png.
         overlap: share of a window that its neighbour covers too, 0 to 0.9.
         batch_size: windows per batch.
-        year: year in which the season ends; the default is the one with most images.
+        year: year in which the season ends; the default is that of the scene's label, if scene.yaml states it, or the one with
+            most images.
         device: auto, cpu or cuda.
         probabilities: also write NAME_probabilities.tif, one band per class, stored number / 250.
         polygons: a class whose connected areas are also written as polygons, NAME_fields.parquet (GeoParquet, fiboa names).
@@ -89,7 +90,8 @@ def predict(
             written.append(output.with_name(f"{output.stem}_fields.parquet"))
             write_polygons(output, polygons, written[-1])
     height, width = series.grid.shape
-    print(f"{height} x {width} px; {_class_shares(output, recipe.task)}; {', '.join(map(str, written))}")
+    shares = _class_shares(output, recipe.task)
+    print(f"{height} x {width} px; season ending {series.year}; {shares}; {', '.join(map(str, written))}")
 
 
 def _class_shares(path: Path, task: Task) -> str:

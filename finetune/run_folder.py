@@ -21,8 +21,10 @@ REPORT_FILE = "report.html"
 MAPS_FOLDER = "maps"
 
 
-def recorded_settings(config: FinetuneConfig, task: Task) -> dict[str, Any]:
+def recorded_settings(config: FinetuneConfig, task: Task, data_sha256: str) -> dict[str, Any]:
     """Content of run.json: everything that the results depend on, as plain values.
+
+    `data_sha256`: fingerprint of the labelled data, which changes with any label.
 
     Its keys are those of runs on disk, which is why they differ from the names of options. `task` is that of `config`, with the
     override. Raises ValueError when there is no checkpoint at `config.checkpoint`.
@@ -31,6 +33,7 @@ def recorded_settings(config: FinetuneConfig, task: Task) -> dict[str, Any]:
     return {
         **{f"task.{name}": value for name, value in task.to_dict().items()},
         "data": str(config.data.resolve()),
+        "data_sha256": data_sha256,
         "checkpoint": fingerprint(config.checkpoint),
         "encoder": None if config.checkpoint else encoder,
         "normalization": _recorded_normalization(config.normalization),
@@ -84,12 +87,15 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
             f"{path} has {', '.join(gone)}, which this version does not know; resume the run with the version that began it, or "
             "choose another --output"
         )
-    before = _earlier_values() | stored
+    # Earlier versions did not record which data they saw.
+    before = {"data_sha256": now["data_sha256"]} | _earlier_values() | stored
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         advice = "choose another folder or remove it"
         if {"epochs", "steps"} & set(changed):
             advice += "; a run cannot get longer, as its learning rate decays over its epochs"
+        if "data_sha256" in changed:
+            advice += "; data_sha256: labels, scene.yaml, lists or sensors in --data have changed since that run began"
         raise ValueError(f"--output {output} holds a run with other settings ({', '.join(changed)}); {advice}")
     return (output / METRICS_FILE).is_file()
 

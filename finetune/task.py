@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,9 @@ from data_prep.archive.scene import Label
 
 TASKS = Path(__file__).parent / "tasks"
 IGNORE = -1
+CLASS_DTYPE = np.int16  # of class indices and IGNORE
+SHORTEST_MISSPELT = 5  # letters of the shortest name that one letter does not make another: "oat" and "goat" are two
+MOST_CLASSES = 255  # a map stores class indices in one byte, where 255 means no data
 MISSING_SOURCES = ("error", "allow")
 Compositing = Literal["image", "pixel"]
 LOSSES = ("cross_entropy", "balanced_cross_entropy", "dice", "focal")
@@ -45,8 +49,8 @@ class Task:
     Attributes:
         name, title: for files and for people.
         label: name of the label raster in `scene.yaml`; its grid is the grid of the map.
-        classes: a class's index is its value in the map. Each class lists the names in the label that belong to it; the first may
-            list none, and then gets every labelled pixel that belongs to no other class.
+        classes: at most 255; a class's index is its value in the map. Each class lists the names in the label that belong to it;
+            the first may list none, and then gets every labelled pixel that belongs to no other class.
         sources: sources the model reads, in the order of the decoder's channels.
         frames: images per source; the season has as many equal periods, and each gives one image.
         season: first and last day, MM-DD, both included; when the first is later in the year than the last, the season begins in
@@ -90,6 +94,11 @@ class Task:
         names = [c.name for c in self.classes]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(f"task {self.name}: needs at least two classes with distinct names, got {names}")
+        if len(names) > MOST_CLASSES:
+            raise ValueError(
+                f"task {self.name}: has {len(names)} classes; a map holds at most {MOST_CLASSES}, as it stores class indices in "
+                "one byte, where 255 means no data: merge classes, by listing the labels of several in one"
+            )
         claimed = [label for c in self.classes for label in c.labels]
         twice = sorted({label for label in claimed if claimed.count(label) > 1})
         if twice or not all(c.labels for c in self.classes[1:]):
@@ -170,21 +179,27 @@ class Task:
 
     def year_of(self, dates: np.ndarray) -> int:
         """The year whose season holds most of `dates` (datetime64[D]); the first year if several hold as many."""
+        images = self._images_of_seasons(dates)
+        return max(images, key=lambda year: (images[year], -year))
+
+    def likely_years(self, dates: np.ndarray) -> list[int]:
+        """The years whose seasons hold at least half as many of `dates` (datetime64[D]) as the one that holds most."""
+        images = self._images_of_seasons(dates)
+        return [year for year, count in images.items() if count and 2 * count >= max(images.values())]
+
+    def _images_of_seasons(self, dates: np.ndarray) -> dict[int, int]:
+        """Number of `dates` in the season that ends in each year."""
         years = np.unique(dates.astype("datetime64[Y]").astype(int) + 1970)
-        candidates = range(int(years.min()), int(years.max()) + 2)
-
-        def images(year: int) -> int:
-            first, end = self.season_of(year)
-            return int(((dates >= first) & (dates < end)).sum())
-
-        return max(candidates, key=lambda year: (images(year), -year))
+        seasons = {year: self.season_of(year) for year in range(int(years.min()), int(years.max()) + 2)}
+        return {year: int(((dates >= first) & (dates < end)).sum()) for year, (first, end) in seasons.items()}
 
     def class_indices(self, codes: np.ndarray, label: Label) -> np.ndarray:
         """Label codes -> class indices int64 of the same shape, `IGNORE` where not labelled.
 
-        Raises ValueError for a code without a name in `scene.yaml`, and for a name that belongs to no class: a wrong raster must
-        not count as "other".
+        Raises ValueError for a code without a name in `scene.yaml`, for a name that belongs to no class, and as `names_of_rest`
+        does: a wrong raster must not count as "other".
         """
+        self.names_of_rest(label)
         unknown = sorted(set(np.unique(codes).tolist()) - set(label.classes) - {label.nodata})
         if unknown:
             raise ValueError(
@@ -193,8 +208,6 @@ class Task:
         indices = np.full(codes.shape, IGNORE, dtype=np.int64)
         owner = {name: index for index, c in enumerate(self.classes) for name in c.labels}
         for code, name in label.classes.items():
-            if code == label.nodata:
-                continue
             where = codes == code
             if name not in owner and self.classes[0].labels and where.any():
                 raise ValueError(
@@ -203,6 +216,26 @@ class Task:
                 )
             indices[where] = owner.get(name, 0)
         return indices
+
+    def names_of_rest(self, label: Label) -> list[str]:
+        """The names in a label that no class lists, whose pixels the first class gets; none where that lists its own names.
+
+        Raises ValueError for such a name that is nearly one that a class lists, as "Paddy rice" is nearly paddy_rice: whether it
+        is the same cannot be known.
+        """
+        if self.classes[0].labels:
+            return []
+        listed = [name for c in self.classes for name in c.labels]
+        rest = [name for name in label.classes.values() if name not in listed]
+        for name in rest:
+            near = next((other for other in listed if _are_near(name, other)), None)
+            if near is not None:
+                raise ValueError(
+                    f"{label.path}: scene.yaml names a class {name!r}, which is nearly {near!r} of task {self.name}, and would "
+                    f"count as {self.classes[0].name!r}; write {near!r} in scene.yaml if it is the same, else a name that "
+                    "differs in more than a letter"
+                )
+        return rest
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `task_from_dict` reads them."""
@@ -248,6 +281,18 @@ def check_upsampled_sources(task: Task, origin: str) -> None:
     unused = sorted(set(task.upsample) - set(task.sources))
     if unused:
         raise ValueError(f"{origin}: upsample names {', '.join(unused)}, none of the task's sources {', '.join(task.sources)}")
+
+
+@lru_cache(maxsize=4096)  # samples of one corpus have the same names
+def _are_near(name: str, other: str) -> bool:
+    """Whether two names differ only in case, in what stands between words, or in one letter. Names with other digits differ."""
+    one, two = (re.sub(r"[\W_]", "", text).casefold() for text in (name, other))
+    if one == two:
+        return True
+    if re.findall(r"\d", one) != re.findall(r"\d", two) or min(len(one), len(two)) < SHORTEST_MISSPELT:
+        return False
+    common = sum(block.size for block in difflib.SequenceMatcher(None, one, two, autojunk=False).get_matching_blocks())
+    return max(len(one), len(two)) - common <= 1
 
 
 def _month_and_day(text: str) -> tuple[int, int]:

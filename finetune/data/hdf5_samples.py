@@ -5,22 +5,25 @@
       h5_samples/NAME.h5                         one dataset (T, C, H, W) per source, and `label` (H, W)
 
 The layout is that of the example at https://github.com/flyakon/AgriFM. Lists and files may also lie in FOLDER itself. A dataset
-has the name of its source or the published one (`PUBLISHED_NAMES`). Its numbers are used as stored, without an offset. A file may
-also hold `valid/SOURCE` (T, H, W) and `dates/SOURCE` (T,), as ISO dates, with CF units, or in days since 1970-01-01; the
-published files do not.
+has the name of its source or the published one (`PUBLISHED_NAMES`). Its attributes and dates count as in scenes, see
+`finetune/data/labelled_sample.py`: `bands`; `add_offset`, without which the numbers have no offset; and `dates` (T,) or
+`dates/SOURCE`, as ISO dates, with CF units, or in days since 1970-01-01. A file may also hold `valid/SOURCE` (T, H, W), and the
+attribute `year` of the label. The published files hold none of these.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import h5py
+import numpy as np
 
 from common.storage import AnyPath
-from data_prep.readers.file_metadata import decode_days
-from data_prep.readers.hdf5_files import open_hdf5
+from data_prep.readers.hdf5_files import attribute, open_hdf5
 
 PUBLISHED_NAMES = {"sentinel2": ("S2",), "landsat": ("Landsat", "HLSL30"), "modis": ("Modis", "MODIS")}
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # by split
@@ -71,13 +74,36 @@ class Hdf5Samples:
         if "label" not in file:
             raise ValueError(f"{path} has no dataset label (H, W); it holds {sorted(file)}")
         item["label"] = file["label"][()]
-        for group in ("valid", "dates"):
-            if isinstance(file.get(group), h5py.Group):
-                item[group] = {s: found for s in self.sources if (found := _dataset(file[group], s)) is not None}
-        item["dates"] = {
-            source: decode_days(dates[()], dates.attrs, f"{path}{dates.name}") for source, dates in item.get("dates", {}).items()
-        }
+        if isinstance(file.get("valid"), h5py.Group):
+            item["valid"] = {s: found for s in self.sources if (found := _dataset(file["valid"], s)) is not None}
+        item["year"] = attribute(file["label"], "year")
         return item
+
+
+def published_fingerprint(folder: AnyPath) -> str:
+    """sha256 of the samples that the lists in a folder name: of all that their files hold but the pixels of images.
+
+    Of datasets with four axes or more only shape, type and attributes count; to read all pixels would take too long.
+    """
+    digest = hashlib.sha256()
+    for split, name in LISTS.items():
+        if not ((list_folder(folder) or folder) / name).is_file():
+            continue
+        for path in Hdf5Samples(folder, split, ()).files:
+            digest.update(f"{split} {path.name}\n".encode())
+            with ExitStack() as opened:
+                open_hdf5(str(path), None, opened).visititems(partial(_update, digest))
+    return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, found: h5py.Group | h5py.Dataset) -> None:
+    """Update a digest with a member of an HDF5 file."""
+    digest.update(f"{name} {[(key, str(value)) for key, value in sorted(found.attrs.items())]}".encode())
+    if isinstance(found, h5py.Dataset):
+        digest.update(f"{found.shape} {found.dtype}".encode())
+        if found.ndim < 4:
+            content = np.asarray(found[()])
+            digest.update(repr(content.tolist()).encode() if content.dtype.hasobject else content.tobytes())
 
 
 def _dataset(group: h5py.Group, source: str) -> h5py.Dataset | None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from common.checksums import sha256_of
 from common.grid import SAME_SIZE
 from common.storage import AnyPath
 from data_prep.archive.footprints import LEAST_SHARE, Footprints, overlap_text
-from data_prep.archive.scene import SPLITS, Scene, find_scenes
+from data_prep.archive.scene import SPLITS, Label, Scene, find_scenes, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.augmentation import Augmentation
 from finetune.data.labelled_sample import Samples
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.scene_series import SceneSeries, read_classes
 from finetune.data.scene_windows import SceneWindows
+from finetune.data.season import seen_until
 from finetune.data.window_dataset import LabelledWindows
-from finetune.task import IGNORE, Task
+from finetune.task import IGNORE, MapClass, Task
 
 LABELS_COMPARED = 100_000
+MOST_NAMES = 10  # in a message
 
 
 class LabelledScenes:
@@ -32,8 +39,9 @@ class LabelledScenes:
 
     Attributes:
         series: as given.
-        labels: class indices int8 (H, W) of each scene by name, `IGNORE` where not labelled.
+        labels: class indices int16 (H, W) of each scene by name, `IGNORE` where not labelled.
         pixel_sizes: sides of the labels' pixels in units of the CRS.
+        years: number of scenes by the year in which their season ends.
 
     Raises ValueError if the task's windows do not hold whole pixels of every source.
     """
@@ -45,6 +53,19 @@ class LabelledScenes:
             one.check_window(one.task.window_px)
             self.labels[one.scene.name] = read_classes(one)
         self.pixel_sizes = {one.pixel_size for one in series}
+        self.years = Counter(one.year for one in series)
+
+    @contextmanager
+    def ended_after(self, days: float) -> Iterator[None]:
+        """Inside this context, only images of the first `days` days of the season exist; later periods are zeros."""
+        before = [one.seasons for one in self.series]
+        for one in self.series:
+            one.seasons = seen_until(one.seasons, days)
+        try:
+            yield
+        finally:
+            for one, seasons in zip(self.series, before, strict=True):
+                one.seasons = seasons
 
 
 class LabelledData(Protocol):
@@ -66,6 +87,14 @@ class LabelledData(Protocol):
         """Data for the final scores: whole scenes, or samples. Raises ValueError as `windows` does."""
         ...
 
+    def labels(self, task: Task) -> list[Label]:
+        """The labels of the task in all splits, whose names of classes are the task's; none where labels are class indices."""
+        ...
+
+    def fingerprint(self, task: Task) -> str:
+        """sha256 of what describes the data, labels included, but not of the pixels of images: whether it has changed."""
+        ...
+
 
 class SampleData:
     """Samples by split; see `finetune/data/labelled_sample.py`.
@@ -73,10 +102,26 @@ class SampleData:
     Args:
         samples: (split, task) -> samples.
         sensors: all known sensors.
+        fingerprint: sha256 of what describes the samples.
+        labels: task -> the labels whose codes the samples hold.
     """
 
-    def __init__(self, samples: Callable[[str, Task], Samples], sensors: dict[str, Sensor]) -> None:
-        self._samples, self.sensors = samples, sensors
+    def __init__(
+        self,
+        samples: Callable[[str, Task], Samples],
+        sensors: dict[str, Sensor],
+        fingerprint: Callable[[], str],
+        labels: Callable[[Task], list[Label]] = lambda _: [],
+    ) -> None:
+        self._samples, self.sensors, self._fingerprint, self._labels = samples, sensors, fingerprint, labels
+
+    def labels(self, task: Task) -> list[Label]:
+        """The labels whose codes the samples hold; none where they hold class indices."""
+        return self._labels(task)
+
+    def fingerprint(self, task: Task) -> str:
+        """sha256 of what describes the samples, and of the sensors of the task."""
+        return _sha256(self._fingerprint(), *_sensor_texts(task, self.sensors))
 
     def windows(
         self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
@@ -108,9 +153,27 @@ class SceneData:
         scenes = self._scenes[split]
         return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
 
+    def labels(self, task: Task) -> list[Label]:
+        """The task's label of each scene that has it."""
+        return [scene.labels[task.label] for split in SPLITS for scene in self._scenes[split] if task.label in scene.labels]
+
+    def fingerprint(self, task: Task) -> str:
+        """sha256 of every scene.yaml, of the task's label rasters and of its sensors."""
+        scenes = (scene_file_sha256(scene.folder) for split in SPLITS for scene in self._scenes[split])
+        rasters = (sha256_of(label.path) for label in self.labels(task) if label.path.is_file())
+        return _sha256(*scenes, *rasters, *_sensor_texts(task, self.sensors))
+
     def test_data(self, task: Task, *, year: int | None) -> LabelledScenes:
         """The test scenes."""
         return LabelledScenes([SceneSeries(scene, task, self.sensors, year=year) for scene in self._scenes["test"]])
+
+
+def _sensor_texts(task: Task, sensors: Mapping[str, Sensor]) -> list[str]:
+    return [json.dumps(sensors[source].to_dict(), sort_keys=True) for source in task.sources if source in sensors]
+
+
+def _sha256(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def scenes_by_split(folder: AnyPath) -> dict[str, list[Scene]]:
@@ -137,15 +200,42 @@ def check_sources(task: Task, sensors: dict[str, Sensor]) -> None:
         )
 
 
-def check_classes(training: LabelledWindows) -> None:
-    """Raises ValueError when the labelled training data lack a class of the task, which the model then could not learn."""
-    pixels = training.class_pixels()
-    absent = [c for c, n in zip(training.task.classes, pixels, strict=True) if n == 0]
-    if absent:
+def check_classes(training: LabelledWindows, labels: Sequence[Label]) -> str:
+    """A note about classes of the task without a pixel in the labelled training data, "" when there is none.
+
+    The model cannot learn them. Raises ValueError where that is a mistake: for the task's target class, for classes whose names
+    none of the `labels` has, and when fewer than two classes have a pixel.
+    """
+    task, pixels = training.task, training.class_pixels()
+    absent = [c for c, count in zip(task.classes, pixels, strict=True) if count == 0]
+    named = {name for label in labels for name in label.classes.values()}
+    unknown = [c for c in absent if c.name == task.target or not named & set(c.labels)]
+    if unknown or len(task.classes) - len(absent) < 2:
+        found = sorted(named)
         raise ValueError(
-            f"the training labels {training.task.label!r} hold no pixel of class {', '.join(c.name for c in absent)}; the task "
-            f"expects these names in the labels: {[list(c.labels) or 'everything else' for c in absent]}"
+            f"the training labels {task.label!r} hold no pixel of class {', '.join(c.name for c in unknown or absent)}; the task "
+            f"expects these names in the labels: {[list(c.labels) or 'everything else' for c in unknown or absent]}"
+            + (f"; they have {', '.join(found)}" if found else "")
         )
+    if not absent:
+        return ""
+    return f"{len(absent)} of {len(task.classes)} classes have no training pixel and are not learned: {_some_names(absent)}"
+
+
+def rest_in_words(task: Task, labels: Sequence[Label]) -> str:
+    """Which names in labels count as the first class, as no class lists them; "" for none.
+
+    Raises ValueError for names that are nearly those that a class lists (`Task.names_of_rest`).
+    """
+    times = Counter(name for label in labels for name in task.names_of_rest(label))
+    if not times:
+        return ""
+    names = (f"{name} ({count} of {len(labels)} labels)" for name, count in sorted(times.items()))
+    return f"class {task.classes[0].name} gets what no class lists: {', '.join(names)}"
+
+
+def _some_names(classes: Sequence[MapClass]) -> str:
+    return ", ".join(c.name for c in classes[:MOST_NAMES]) + (", ..." if len(classes) > MOST_NAMES else "")
 
 
 def check_splits_apart(training: LabelledWindows, validation: LabelledWindows, test_data: LabelledScenes | SampleWindows) -> None:

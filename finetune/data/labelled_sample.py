@@ -12,14 +12,20 @@ the task's class in each pixel, and -1 (or 255 in an unsigned label) where the p
     "valid": {source: (T, H, W) bool}   True for clear observations. Default: every complete observation.
     "dates": {source: (T,)}             ISO dates, datetime64, or days since 1970-01-01.
                                         Default: images are evenly spread over the season.
+    "year": int                         Year of the label, in which its season ends.
+                                        Default: the year with most images.
     "scene": str                        Samples of one scene are not independent; intervals of scores are over scenes.
                                         Default: each sample is a scene.
     "pixel": float                      Side of the label's pixels in units of the CRS.
                                         Default: the usual pixel size of the sources.
 
-An observation is complete if all its bands are finite, no band holds the sensor's no-data number, and not all bands are zero.
-Pixels are numbers as the product stores them, without an additive offset, also where their type is a float; reflectance is an
-error.
+Pixels obey the rules of scenes, by the same code. An observation is complete if all its bands are finite and in the sensor's
+valid range, and no band holds its no-data number; without "valid" it must also not be zero in all bands. Pixels are numbers as
+the product stores them, without an additive offset, also where their type is a float, and are rounded; reflectance is an error.
+
+Of an h5py dataset the attributes count as in scenes (`data_prep/readers/hdf5_images.py`): `bands` puts the bands into the order
+of the sensor, `add_offset` is added, a scale or no-data number that is not the sensor's is an error, what was never written was
+not observed, and `dates` in its file are used where the item gives none.
 """
 
 from __future__ import annotations
@@ -33,12 +39,15 @@ import h5py
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.encoding import cf_encoding, check_numbers
+from data_prep.readers.encoding import check_numbers
 from data_prep.readers.file_metadata import decode_days
-from finetune.task import IGNORE, Task
+from data_prep.readers.hdf5_images import Hdf5Images, stored_dates
+from data_prep.readers.offsets import offset_in_effect
+from data_prep.readers.radiometry import add_offset, as_stored
+from finetune.data.hdf5_samples import PUBLISHED_NAMES
+from finetune.task import CLASS_DTYPE, IGNORE, Task
 
 UNSIGNED_IGNORE = 255  # -1 in eight bits
-DARKEST = 0.002  # reflectance below which no land is in all bands and images
 
 
 class Samples(Protocol):
@@ -59,8 +68,9 @@ class Sample:
         data: pixels (T, C, H, W) of each source; read only when they are sliced.
         valid: clear observations (T, H, W) of those sources that have them.
         dates: datetime64[D] (T,) of those sources that have dates.
-        label: class indices int8 (H, W), `IGNORE` where not labelled.
+        label: class indices int16 (H, W), `IGNORE` where not labelled.
         pixel_size: side of the label's pixels in units of the CRS.
+        year: year of the label, in which its season ends; None where it is not stated.
     """
 
     name: str
@@ -70,6 +80,7 @@ class Sample:
     dates: Mapping[str, np.ndarray]
     label: np.ndarray
     pixel_size: float
+    year: int | None = None
 
     def scale(self, source: str) -> Fraction:
         """Pixels of a source per pixel of the label, along a side."""
@@ -85,15 +96,20 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
             f"{name}: is {found}; expected a dictionary with data, label and file_name (finetune/data/labelled_sample.py)"
         )
     label = _class_indices(item["label"], name, task)
-    data = _sources_of_task(item["data"], name, task)
-    for source, pixels in data.items():
-        _check_pixels(pixels, label, f"{name}: {source}", sensors[source])
+    stored = _sources_of_task(item["data"], name, task)
+    data = {source: _checked_pixels(pixels, label, f"{name}: {source}", sensors[source]) for source, pixels in stored.items()}
     valid = {source: mask for source, mask in (item.get("valid") or {}).items() if source in data}
     for source, mask in valid.items():
         expected = (data[source].shape[0], *data[source].shape[2:])
         if tuple(mask.shape) != tuple(expected):
             raise ValueError(f"{name}: valid of {source} has shape {tuple(mask.shape)}; expected {tuple(expected)}")
-    dates = {s: _days(of, len(data[s]), f"{name}: dates of {s}") for s, of in (item.get("dates") or {}).items() if s in data}
+    dates = {}
+    for source, pixels in stored.items():
+        of_source: Any = (item.get("dates") or {}).get(source)
+        if of_source is None and isinstance(pixels, h5py.Dataset):
+            of_source = stored_dates(pixels, name, names=(source, *PUBLISHED_NAMES.get(source, ())))
+        if of_source is not None:
+            dates[source] = _days(of_source, data[source].shape[0], f"{name}: dates of {source}")
     if task.cut_dates and set(dates) != set(data):
         raise ValueError(f"{name}: has no dates, and task {task.name} scores by date; give dates of each source")
     finest = min(data, key=lambda source: sensors[source].gsd_m)
@@ -106,11 +122,12 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
         dates=dates,
         label=label,
         pixel_size=float(item.get("pixel", usual)),
+        year=None if item.get("year") is None else int(item["year"]),
     )
 
 
 def _class_indices(label: Any, name: str, task: Task) -> np.ndarray:
-    """A sample's label as int8 (H, W), `IGNORE` where not labelled. Raises ValueError for anything but the task's classes."""
+    """A sample's label as int16 (H, W), `IGNORE` where not labelled. Raises ValueError for anything but the task's classes."""
     label = np.asarray(label)
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f"{name}: label is {label.dtype}{label.shape}; expected whole numbers (H, W)")
@@ -121,7 +138,7 @@ def _class_indices(label: Any, name: str, task: Task) -> np.ndarray:
             f"{name}: label holds {unknown[:5].tolist()}; task {task.name} has the classes "
             f"{dict(enumerate(c.name for c in task.classes))}; expected these, or -1 for pixels without a label"
         )
-    return np.where(ignored, IGNORE, label).astype(np.int8)
+    return np.where(ignored, np.array(IGNORE), label).astype(CLASS_DTYPE)
 
 
 def _sources_of_task(data: Mapping[str, Any], name: str, task: Task) -> dict[str, Any]:
@@ -136,42 +153,43 @@ def _sources_of_task(data: Mapping[str, Any], name: str, task: Task) -> dict[str
     return {source: data[source] for source in task.sources if source in data}
 
 
-def _check_pixels(pixels: Any, label: np.ndarray, where: str, sensor: Sensor) -> None:
-    """Raises ValueError unless pixels (T, C, H, W) have the sensor's bands and the aspect ratio of the label.
+def _checked_pixels(pixels: Any, label: np.ndarray, where: str, sensor: Sensor) -> Any:
+    """Pixels (T, C, H, W) of the sensor's bands, read when they are sliced.
 
-    Also for an HDF5 dataset whose attributes state an offset, or another scale or no-data number than the sensor has.
+    Raises ValueError unless they have its bands and the aspect ratio of the label, and their attributes fit the sensor.
     """
     if len(pixels.shape) != 4:
         raise ValueError(f"{where} has shape {tuple(pixels.shape)}; expected (T, C, H, W)")
+    if isinstance(pixels, h5py.Dataset):
+        pixels = _DatasetPixels(pixels, sensor, where)
     if pixels.shape[1] != len(sensor.bands):
         raise ValueError(f"{where} has {pixels.shape[1]} bands; expected {len(sensor.bands)}: {', '.join(sensor.bands)}")
-    if isinstance(pixels, h5py.Dataset):
-        offset = check_numbers(cf_encoding(pixels.dtype, pixels.attrs, where), sensor, where)
-        if offset:
-            raise ValueError(
-                f"{where}: the file states the offset {offset:g}, but samples are read without one: add it to the numbers"
-            )
     rows, cols = (Fraction(part, whole) for part, whole in zip(pixels.shape[-2:], label.shape, strict=True))
     if rows != cols:
         raise ValueError(
             f"{where} is {pixels.shape[-2]} x {pixels.shape[-1]} px, the label {label.shape[0]} x {label.shape[1]}; "
             "both must cover the same area"
         )
+    return pixels
 
 
-def check_stored_numbers(pixels: np.ndarray, valid: np.ndarray, sensor: Sensor, where: str) -> None:
-    """Raises ValueError when pixels (T, C, H, W) of a float type hold reflectance where `valid` (T, H, W), not stored numbers.
+class _DatasetPixels:
+    """The pixels of an h5py dataset, with its offset added, read as scenes are when they are sliced along rows and columns."""
 
-    A model that learned reflectance would map scenes, whose pixels are stored numbers, to nonsense.
-    """
-    if not np.issubdtype(pixels.dtype, np.floating) or not valid.any():
-        return
-    largest = float(np.abs(np.where(valid[:, None], pixels, 0)).max())
-    if largest * sensor.scale < DARKEST:
-        raise ValueError(
-            f"{where}: its largest number is {largest:g}, as of reflectance; expected numbers as the product stores them, which "
-            f"are reflectance / {sensor.scale:g}"
-        )
+    def __init__(self, dataset: h5py.Dataset, sensor: Sensor, where: str) -> None:
+        self._images, self._sensor, self._where = Hdf5Images(dataset, sensor, where), sensor, where
+        in_file = check_numbers(self._images.encoding, sensor, where)
+        self._offset = 0 if in_file is None else offset_in_effect(None if sensor.offset_varies else 0, in_file, sensor, where)
+        self.shape = self._images.shape
+
+    def __getitem__(self, part: tuple[Any, slice, slice]) -> np.ndarray:
+        *_, rows, cols = part
+        inside = (slice(*axis.indices(length)) for axis, length in zip((rows, cols), self.shape[2:], strict=True))
+        pixels = as_stored(self._images.read(*inside), self._sensor, self._where)
+        if self._offset:
+            for image in pixels:
+                add_offset(image, np.array([[[self._offset]]]), self._sensor)
+        return pixels
 
 
 def _days(dates: Any, images: int, where: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any
 
 from common.errors import UNREACHABLE
@@ -15,6 +16,10 @@ from data_prep.archive.sensor import Sensor
 BandStatistics = dict[str, list[float]]
 
 CHECKPOINT, TASK = "checkpoint", "task"
+# Mean reflectance that the brightest band has over all land of a task; water alone has less, and no task is about water alone.
+DARKEST_MEAN = 0.01
+# Means of one band differ by up to four times between landscapes, from conifers to deserts; wrong scales by ten or more.
+LARGEST_RATIO = 5.0
 
 
 def choose_normalization(
@@ -40,8 +45,43 @@ def choose_normalization(
     elif choice != TASK:
         known = read_band_statistics(any_path(choice), sensors)
     origin = "the checkpoint" if choice == CHECKPOINT else choice
-    statistics = {source: known.get(source) or of_training_windows(source) for source in sensors}
-    return statistics, {source: origin if known.get(source) else "the training windows" for source in sensors}
+    chosen = {source: known.get(source) or of_training_windows(source) for source in sensors}
+    return chosen, {source: origin if known.get(source) else "the training windows" for source in sensors}
+
+
+def check_magnitudes(source: str, found: BandStatistics | None, sensor: Sensor, of_checkpoint: BandStatistics | None) -> None:
+    """Raises ValueError when the training windows are not on the scale of the sensor, or not on that of the checkpoint.
+
+    Such a model would map scenes whose numbers are as the product stores them to nonsense.
+
+    Args:
+        source: the source.
+        found: its statistics in the training windows; None where these have no clear pixel of it.
+        sensor: meaning of its numbers.
+        of_checkpoint: its statistics in pretraining; None where they are not known.
+    """
+    if found is None:
+        return
+    brightest = max(found["mean"]) * sensor.scale
+    if 0 <= brightest < DARKEST_MEAN:
+        raise ValueError(
+            f"the brightest band of {source} has a mean of {max(found['mean']):g} in the training windows, a reflectance of "
+            f"{brightest:.2g}, which no land has; expected numbers as the product stores them, which are reflectance / "
+            f"{sensor.scale:g}"
+        )
+    if of_checkpoint is None or min(of_checkpoint["mean"]) <= 0:
+        return
+    ratio = median(here / there for here, there in zip(found["mean"], of_checkpoint["mean"], strict=True))
+    if not 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO:
+        raise ValueError(
+            f"the numbers of {source} in the training windows are {ratio:.2g} times those that the checkpoint was pretrained on, "
+            f"with means {_rounded(found['mean'])} instead of {_rounded(of_checkpoint['mean'])}; give numbers on the same scale, "
+            "as the product stores them, or normalise by --normalization task if they are meant to be of another scale"
+        )
+
+
+def _rounded(values: list[float]) -> str:
+    return f"[{', '.join(f'{value:.4g}' for value in values)}]"
 
 
 def read_band_statistics(path: AnyPath, sensors: Mapping[str, Sensor]) -> dict[str, BandStatistics]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.checksums import sha256_of
 from common.storage import AnyPath, RemotePath, listed
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import DATASET, load_corpus
-from finetune.data.hdf5_samples import LISTS, SAMPLE_FOLDER, Hdf5Samples, list_folder
+from finetune.data.hdf5_samples import LISTS, SAMPLE_FOLDER, Hdf5Samples, list_folder, published_fingerprint
 from finetune.data.labelled_data import LabelledData, SampleData, SceneData
 from finetune.data.own_dataset import own_dataset
-from finetune.data.shard_samples import ShardSamples
+from finetune.data.shard_samples import ShardSamples, label_of_corpus
 
 
 def open_data(data: AnyPath) -> LabelledData:
@@ -29,12 +30,22 @@ def open_data(data: AnyPath) -> LabelledData:
     if file.endswith(".py"):
         if isinstance(data, RemotePath):
             raise ValueError(f"--data {data}: code is loaded from files on this machine only; copy it")
-        return SampleData(own_dataset(Path(file), name), load_sensors(Path(file).parent / "sources"))
+        sensors = load_sensors(Path(file).parent / "sources")
+        return SampleData(own_dataset(Path(file), name), sensors, lambda: sha256_of(Path(file)))
     if (data / DATASET).is_file():
         corpus = load_corpus(data)
-        return SampleData(lambda split, task: ShardSamples(corpus, split, task), corpus.sensors)
+        return SampleData(
+            lambda split, task: ShardSamples(corpus, split, task),
+            corpus.sensors,
+            lambda: corpus.fingerprint,
+            lambda task: [label_of_corpus(corpus, source, data) for source in task.sources if source in corpus.labels],
+        )
     if list_folder(data) is not None:
-        return SampleData(lambda split, task: Hdf5Samples(data, split, task.sources), load_sensors(data / "sources"))
+        return SampleData(
+            lambda split, task: Hdf5Samples(data, split, task.sources),
+            load_sensors(data / "sources"),
+            lambda: published_fingerprint(data),
+        )
     if (data / SAMPLE_FOLDER).is_dir() or listed(data, "*.h5"):
         raise ValueError(f"{data} holds HDF5 samples and none of the lists {', '.join(LISTS.values())}, one name per line")
     return SceneData(data)

@@ -10,10 +10,12 @@ from fractions import Fraction
 import numpy as np
 from tqdm import tqdm
 
+from common.notes import note
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.radiometry import as_stored, complete
 from finetune.data.augmentation import Augmentation
 from finetune.data.image_stack import ImageStack, empty_stack
-from finetune.data.labelled_sample import Sample, Samples, check_sample, check_stored_numbers
+from finetune.data.labelled_sample import Sample, Samples, check_sample
 from finetune.data.labelled_window import LabelledWindow
 from finetune.data.season import Season, season_of_dates, season_without_dates
 from finetune.data.window_dataset import LabelledWindows
@@ -31,7 +33,8 @@ class SampleWindows(LabelledWindows):
         task, sensors: sources to read and their sensors.
         augmentation: changes made to windows in training.
         cache_gb: this many gigabytes of windows are kept in memory; the others are read when needed.
-        year: year in which the season ends; None chooses for each sample the one with most images.
+        year: year in which the season ends; None uses that of the sample's label, or, where the sample does not state it, the one
+            with most images.
 
     Attributes:
         names, scenes: name and scene of each sample.
@@ -56,13 +59,27 @@ class SampleWindows(LabelledWindows):
         self._scales: dict[str, tuple[Fraction, str]] = {}  # by source, with the name of the first sample that has it
         self._last: tuple[int, Sample] | None = None
         self._free_bytes = cache_gb * 1e9
+        of_several_years: list[tuple[str, list[int]]] = []
         for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False):
             sample = self.sample(number)
             self.names.append(sample.name)
             self.scenes.append(sample.scene)
             self.pixel_sizes.add(sample.pixel_size)
+            year = self._year_of(sample)
+            if year is not None:
+                self.years[year] += 1
+            if self._year is None and sample.year is None and sample.dates:
+                likely = self.task.likely_years(next(iter(sample.dates.values())))
+                of_several_years += [(sample.name, likely)] if len(likely) > 1 else []
             self._check_scales(sample)
             self._add_windows(number, sample)
+        if of_several_years:
+            name, likely = of_several_years[0]
+            note(
+                f"{len(of_several_years)} of {len(samples)} samples have many images of several seasons, such as {name} of those "
+                f"that end in {' and '.join(map(str, likely))}; the year with most images is used: state another with --year, or "
+                "the year of each label (`year` in the sample)"
+            )
         if not self.windows:
             raise ValueError(f"no labelled pixel in {len(samples)} samples; a label of -1 means not labelled")
         step = math.lcm(*(scale.denominator for scale, _ in self._scales.values()))
@@ -109,7 +126,7 @@ class SampleWindows(LabelledWindows):
     def whole_stack(self, sample: Sample, source: str) -> ImageStack:
         """All images of a source over the whole sample."""
         height, width = sample.data[source].shape[-2:]
-        times = np.arange(len(sample.data[source]))
+        times = np.arange(sample.data[source].shape[0])
         return _cut_stack(sample, source, self.sensors[source], times, (0, 0, height, width))
 
     def _check_scales(self, sample: Sample) -> None:
@@ -143,9 +160,7 @@ class SampleWindows(LabelledWindows):
 
     def _cut(self, sample: Sample, row: int, col: int, label: np.ndarray) -> LabelledWindow:
         """The window of `sample` at (row, col), with those sources that the sample has."""
-        size, stacks, year = self.task.window_px, {}, self._year
-        if year is None and sample.dates:
-            year = self.task.year_of(next(iter(sample.dates.values())))
+        size, stacks, year = self.task.window_px, {}, self._year_of(sample)
         seasons = {source: self._season(sample, source, year) for source in self.task.sources}
         for source in sample.data:
             scale = sample.scale(source)
@@ -154,13 +169,28 @@ class SampleWindows(LabelledWindows):
         name = f"{sample.name}-r{row:05d}-c{col:05d}"
         return LabelledWindow(name=name, stacks=stacks, seasons=seasons, label=label, year=year)
 
+    def _year_of(self, sample: Sample) -> int | None:
+        """The year in which a sample's season ends; None if its dates are unknown.
+
+        Raises ValueError if its label is of another year than that of this dataset.
+        """
+        if self._year is not None and sample.year not in (None, self._year):
+            raise ValueError(
+                f"{sample.name}: its label is of {sample.year}, but --year is {self._year}; leave --year out to use the year of "
+                "each label"
+            )
+        year = self._year if self._year is not None else sample.year
+        if year is None and sample.dates:
+            year = self.task.year_of(next(iter(sample.dates.values())))
+        return year
+
     def _season(self, sample: Sample, source: str, year: int | None) -> Season:
         """The season of a source. Raises ValueError if it has no image and the task does not allow missing sources."""
         if source in sample.dates:
             assert year is not None, "a sample with dates has a year"
             season = season_of_dates(sample.dates[source], self.task, year)
         else:
-            season = season_without_dates(len(sample.data[source]) if source in sample.data else 0, self.task)
+            season = season_without_dates(sample.data[source].shape[0] if source in sample.data else 0, self.task)
         if not len(season.times) and self.task.missing_sources == "error":
             raise ValueError(
                 f"{sample.name}: no image of {source} in the season {list(self.task.season)} that ends in {year}; "
@@ -182,19 +212,13 @@ def _cut_stack(sample: Sample, source: str, sensor: Sensor, times: np.ndarray, w
     """
     row, col, height, width = window
     inside = np.s_[..., row : row + height, col : col + width]
-    pixels = np.asarray(sample.data[source][inside])[times]
-    valid = _complete(pixels, sensor.nodata)
+    pixels = as_stored(np.asarray(sample.data[source][inside])[times], sensor, f"{sample.name}: {source}")
     if source in sample.valid:
-        valid &= np.asarray(sample.valid[source][inside])[times].astype(bool)
-    check_stored_numbers(pixels, valid, sensor, f"{sample.name}: {source}")
-    pixels = np.where(valid[:, None], pixels, 0).astype(pixels.dtype)  # NaN times 0 would still be NaN
+        valid = sensor.observed(pixels) & np.asarray(sample.valid[source][inside])[times].astype(bool)
+    else:
+        valid = complete(pixels, sensor)
+    pixels = np.where(valid[:, None], pixels, 0)
     return ImageStack(pixels=_padded(pixels, 0, 0, height, width, 0), valid=_padded(valid, 0, 0, height, width, False))
-
-
-def _complete(pixels: np.ndarray, nodata: float) -> np.ndarray:
-    """Which observations of a sample are complete: pixels (T, C, H, W) -> bool (T, H, W)."""
-    missing: np.ndarray = (~np.isfinite(pixels) | (pixels == nodata)).any(axis=1) | (pixels == 0).all(axis=1)
-    return ~missing
 
 
 def _padded(array: np.ndarray, row: int, col: int, height: int, width: int, fill: float) -> np.ndarray:

@@ -16,16 +16,18 @@ from typing import Self
 import numpy as np
 
 from common.grid import Grid, corner_distance_px, grid_summary, grid_with_pixel_size
+from common.notes import note
 from common.rasters import Raster
 from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
+from data_prep.landcover.label_raster import read_codes
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.opening import open_reader
 from data_prep.readers.padding import read_padded
 from finetune.data.image_stack import ImageStack, empty_stack
 from finetune.data.map_grid import TOLERANCE, GridAlignment, align_grids
 from finetune.data.season import Season, season_of_dates
-from finetune.task import Task
+from finetune.task import CLASS_DTYPE, Task
 
 BYTES_AT_ONCE = 256_000_000  # of windows that are read together
 
@@ -42,7 +44,8 @@ class SceneSeries:
         sensors: all known sensors.
         pixel_size: the map's grid is that of the finest source with pixels of this size, in units of the CRS; None uses the grid
             of the scene's label.
-        year: the year in which the season ends; None chooses the one with most images of the first source.
+        year: the year in which the season ends; None uses that of the label, or, where scene.yaml does not state it, the one with
+            most images of the first source.
 
     Attributes:
         grid: the map's grid.
@@ -73,7 +76,7 @@ class SceneSeries:
         self._stack = ExitStack()
         self.readers: dict[str, SeriesReader] = {}
         with self:
-            self.year = task.year_of(self.readers[self.sources[0]].dates) if year is None else year
+            self.year = self._year(year, of_label=pixel_size is None)
             self.seasons = {source: self._season(source) for source in task.sources}
             self.sensors = {s: self.readers[s].sensor if s in self.readers else sensors[s] for s in task.sources}
             self.grids = {source: reader.grid for source, reader in self.readers.items()}
@@ -88,6 +91,30 @@ class SceneSeries:
             raise ValueError(f"scene {scene.name}: {error}") from error
         self.step = math.lcm(*(scale.denominator for alignment in self.alignments.values() for scale in alignment.scale))
         self.scales = self._scales()
+
+    def _year(self, year: int | None, of_label: bool) -> int:
+        """The year in which the season ends; see the class.
+
+        Raises ValueError if the series is that `of_label` and the label is of another year.
+        """
+        label = self.scene.labels.get(self.task.label)
+        stated = None if label is None else label.year
+        if of_label and year is not None and stated not in (None, year):
+            raise ValueError(
+                f"scene {self.scene.name}: its label {self.task.label!r} is of {stated}, as scene.yaml states, but --year is "
+                f"{year}; leave --year out to use the year of each label"
+            )
+        year = stated if year is None else year
+        if year is not None:
+            return year
+        dates = self.readers[self.sources[0]].dates
+        chosen, likely = self.task.year_of(dates), self.task.likely_years(dates)
+        if len(likely) > 1:
+            note(
+                f"scene {self.scene.name}: has many images of the seasons that end in {' and '.join(map(str, likely))}; {chosen} "
+                "is used, as it has most: state another with --year, or the year of a label beside it (`year` in scene.yaml)"
+            )
+        return chosen
 
     def _season(self, source: str) -> Season:
         """The season of a source. Raises ValueError if it has no image and the task does not allow missing sources."""
@@ -218,10 +245,10 @@ class SceneSeries:
 
 
 def read_classes(series: SceneSeries) -> np.ndarray:
-    """The label of a series' scene as class indices, int8 (H, W) on the map's grid, `IGNORE` where not labelled."""
+    """The label of a series' scene as class indices, int16 (H, W) on the map's grid, `IGNORE` where not labelled."""
     label = series.scene.labels[series.task.label]
     with Raster(label.path, "label raster") as raster:
-        return series.task.class_indices(raster.read(label.nodata), label).astype(np.int8)
+        return series.task.class_indices(read_codes(raster, label), label).astype(CLASS_DTYPE)
 
 
 def with_equal_scales(series: list[SceneSeries]) -> list[SceneSeries]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from finetune.data.labelled_window import LabelledWindow
 from finetune.data.scene_series import SceneSeries, read_classes, with_equal_scales
 from finetune.data.window_dataset import LabelledWindows
 from finetune.data.window_origins import origins
-from finetune.task import IGNORE, Task
+from finetune.task import CLASS_DTYPE, IGNORE, Task
 
 
 class SceneWindows(LabelledWindows):
@@ -47,6 +48,7 @@ class SceneWindows(LabelledWindows):
         super().__init__(task, sensors, augmentation)
         self.series = with_equal_scales([SceneSeries(scene, task, sensors, year=year) for scene in scenes])
         self.pixel_sizes = {one.pixel_size for one in self.series}
+        self.years = Counter(one.year for one in self.series)
         size = task.window_px
         for index, series in enumerate(self.series):
             series.check_window(size)
@@ -60,11 +62,11 @@ class SceneWindows(LabelledWindows):
         self.augmentation.check_crop(math.lcm(*(one.step for one in self.series)), size)
 
     def _add_windows(self, scene: int, classes: np.ndarray) -> None:
-        """Add the labelled windows of scene number `scene`; `classes` int8 (H, W) is its label."""
+        """Add the labelled windows of scene number `scene`; `classes` int16 (H, W) is its label."""
         size = self.task.window_px
         for row in origins(classes.shape[0], size, size):
             for col in origins(classes.shape[1], size, size):
-                label = np.full((size, size), IGNORE, dtype=np.int8)
+                label = np.full((size, size), IGNORE, dtype=CLASS_DTYPE)
                 part = classes[row : row + size, col : col + size]
                 label[: part.shape[0], : part.shape[1]] = part
                 if (label != IGNORE).any():

@@ -61,8 +61,7 @@ class ShardSamples:
             pixels = np.load(members["pixels.npy"], allow_pickle=False)
         dates, codes, valid = (np.load(members[name], allow_pickle=False) for name in names[:3])
         metadata = json.load(members["json"])
-        legend = self._corpus.labels[source]
-        label = Label(path=entry.shard / f"{entry.key}.{LABEL}", classes=legend.classes, nodata=legend.nodata)
+        label = label_of_corpus(self._corpus, source, entry.shard / f"{entry.key}.{LABEL}")
         return {
             "file_name": entry.key,
             "scene": metadata["scene"],
@@ -72,6 +71,12 @@ class ShardSamples:
             "dates": {source: dates},
             "label": self._task.class_indices(codes, label),
         }
+
+
+def label_of_corpus(corpus: Corpus, source: str, path: AnyPath) -> Label:
+    """What the codes in labels of a source mean; `path` is for messages."""
+    legend = corpus.labels[source]
+    return Label(path=path, classes=legend.classes, nodata=legend.nodata)
 
 
 def _content(shard: AnyPath, member: Member) -> bytes:

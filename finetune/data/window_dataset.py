@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +35,9 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
         augmentation: changes made to windows in training.
         normalization: mean and standard deviation of each band of each source; set it before you read items.
         windows: (scene or sample, row, column) of each window.
-        labels: label of each window, int8 (H, W).
+        labels: label of each window, int16 (H, W).
         pixel_sizes: sides of the label's pixels in units of the CRS. `one_pixel_size` requires that there is only one.
+        years: number of scenes or samples by the year in which their season ends; those without dates do not count.
         seen_days: the season is cut off after this many days; see `ended_after`.
     """
 
@@ -47,6 +49,7 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
         self.labels: list[np.ndarray] = []
         self._cache: dict[int, Any] = {}  # by window, what its class keeps in memory
         self.pixel_sizes: set[float] = set()
+        self.years: Counter[int] = Counter()
         self.seen_days = math.inf
 
     @abstractmethod
@@ -123,14 +126,21 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
 
         Raises ValueError if no window has a clear pixel of the source.
         """
+        found = self.statistics_of(range(len(self)), source, robust=robust)
+        if found is None:
+            raise ValueError(f"source {source} has no clear pixel in the training windows; leave it out with --override.sources")
+        return found
+
+    def statistics_of(self, windows: Sequence[int], source: str, *, robust: bool = True) -> dict[str, list[float]] | None:
+        """`statistics` over some of the windows; None where these have no clear pixel of the source."""
         everything, rest = _Sums(), _Sums()
-        for index in range(len(self)):
+        for index in windows:
             stack = self.window(index).stacks[source]
             everything.add(stack.pixels, stack.valid)
             if robust:
                 rest.add(stack.pixels, stack.valid & ~self.sensors[source].white(stack.pixels))
         if not everything.count:
-            raise ValueError(f"source {source} has no clear pixel in the training windows; leave it out with --override.sources")
+            return None
         mean, std = (rest if is_enough(rest.count, everything.count) else everything).mean_and_std()
         return with_limits(mean, std) if robust else {"mean": mean.tolist(), "std": std.tolist()}
 

@@ -73,17 +73,7 @@ def predict_scene(
 
     Raises ValueError if the model's windows do not hold whole pixels of every source of the scene.
     """
-    options = options or MapOptions()
-    model.eval()
-    predictor = BlockPredictor(
-        model=model,
-        recipe=recipe,
-        series=series,
-        tiling=_scene_tiling(series, recipe.task.window_px, options),
-        device=device,
-        batch_size=options.batch_size,
-        probabilities=options.probabilities,
-    )
+    predictor = _block_predictor(model, recipe, series, device, options or MapOptions())
     finished = FinishedBlocks(output, map_identity(predictor), check_lock)
     try:
         with while_running(f"mapping {series.scene.name}"):
@@ -96,6 +86,35 @@ def predict_scene(
         check_lock()
         finished.remove_if_empty()
         raise
+
+
+def predict_classes(
+    model: nn.Module, recipe: Recipe, series: SceneSeries, device: torch.device, options: MapOptions | None = None
+) -> np.ndarray:
+    """The map of one scene, that of `predict_scene`, in memory: class indices uint8 (H, W). No file is written."""
+    predictor = _block_predictor(model, recipe, series, device, options or MapOptions())
+    classes = np.empty(series.grid.shape, dtype=np.uint8)
+    with while_running(f"mapping {series.scene.name}"):
+        for block in predictor.tiling.blocks:
+            inside = classes[block.row : block.row + block.height, block.col : block.col + block.width]
+            inside[:] = predictor.predict(block)["classes"]
+    return classes
+
+
+def _block_predictor(
+    model: nn.Module, recipe: Recipe, series: SceneSeries, device: torch.device, options: MapOptions
+) -> BlockPredictor:
+    """Predicts the blocks of a scene's map. Raises ValueError if windows do not hold whole pixels of every source."""
+    model.eval()
+    return BlockPredictor(
+        model=model,
+        recipe=recipe,
+        series=series,
+        tiling=_scene_tiling(series, recipe.task.window_px, options),
+        device=device,
+        batch_size=options.batch_size,
+        probabilities=options.probabilities,
+    )
 
 
 def _scene_tiling(series: SceneSeries, window_px: int, options: MapOptions) -> Tiling:

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import rasterio
 from matplotlib.axes import Axes
@@ -23,6 +22,7 @@ from common.atomic_files import whole_file
 from common.grid import Grid, corner_distance_px
 from common.rasters import Raster
 from data_prep.archive.sensor import Sensor
+from data_prep.landcover.label_raster import read_codes
 from finetune.data.image_stack import ImageStack
 from finetune.data.map_grid import TOLERANCE
 from finetune.data.scene_series import SceneSeries
@@ -98,7 +98,6 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
 
 def map_figure(task: Task, picture: MapPicture) -> Figure:
     """Draw the picture of a map: one panel each for image, label, prediction and overview, and a legend of the classes."""
-    matplotlib.use("Agg", force=False)
     image = np.where(np.isnan(picture.image), to_rgb(NO_DATA_COLOR), picture.image)
     panels = [("satellite image, median of the season", image, 1.0)]  # with pixels of the map along a pixel of the panel
     if picture.label is not None:
@@ -142,7 +141,7 @@ def preview_label(series: SceneSeries) -> np.ndarray | None:
     with Raster(label.path, "label raster") as raster:
         if raster.grid.shape != series.grid.shape or corner_distance_px(raster.grid, series.grid) > TOLERANCE:
             return None
-        return series.task.class_indices(raster.read(label.nodata, *preview_window(*series.grid.shape)), label)
+        return series.task.class_indices(read_codes(raster, label, *preview_window(*series.grid.shape)), label)
 
 
 def preview_window(height: int, width: int) -> tuple[int, int, int, int]:

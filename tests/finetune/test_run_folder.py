@@ -39,13 +39,13 @@ RECORDED = """
 # Settings that did not exist then, and what runs did.
 SINCE_THEN = {
     "decoder": "auto", "normalization": "checkpoint", "task.compositing": "image", "tuning.encoder_rate": 1.0,
-    "tuning.decoder_rate": 1.0, "steps": None, "statistics": "plain",
+    "tuning.decoder_rate": 1.0, "steps": None, "statistics": "plain", "data_sha256": "0" * 64,
 }  # fmt: skip
 
 
 def test_a_run_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:
     config = finetune_config(task="paddy_rice", data=Path("/scenes"), output=tmp_path, **OPTIONS)
-    settings = recorded_settings(config, config.override.applied_to(load_task(config.task)))
+    settings = recorded_settings(config, config.override.applied_to(load_task(config.task)), "0" * 64)
     assert json.loads(json.dumps(settings)) == json.loads(RECORDED) | SINCE_THEN
     (tmp_path / RUN_FILE).write_text(RECORDED)
     assert not is_finished(tmp_path, settings)
@@ -57,7 +57,7 @@ def test_a_run_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:
 
 def test_a_run_from_before_settings_existed_did_what_runs_did_then(tmp_path: Path) -> None:
     config = finetune_config(task="paddy_rice", data=Path("/scenes"), output=tmp_path)
-    settings = recorded_settings(config, load_task(config.task))
+    settings = recorded_settings(config, load_task(config.task), "0" * 64)
     later = (
         *SINCE_THEN,
         "detail_channels",
@@ -79,9 +79,12 @@ def test_a_run_from_before_settings_existed_did_what_runs_did_then(tmp_path: Pat
 
 
 def test_a_setting_that_no_longer_exists_is_named_and_a_run_cannot_get_longer(tmp_path: Path) -> None:
-    (tmp_path / RUN_FILE).write_text(json.dumps({"seed": 3, "epochs": 5, "flavour": "sweet"}))
+    settings = {"seed": 3, "epochs": 5, "data_sha256": "0" * 64}
+    (tmp_path / RUN_FILE).write_text(json.dumps(settings | {"flavour": "sweet"}))
     with pytest.raises(ValueError, match=r"run.json has flavour, which this version does not know; resume the run with"):
-        is_finished(tmp_path, {"seed": 3, "epochs": 5})
-    (tmp_path / RUN_FILE).write_text(json.dumps({"seed": 3, "epochs": 5}))
+        is_finished(tmp_path, settings)
+    (tmp_path / RUN_FILE).write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"other settings \(epochs\); .*; a run cannot get longer"):
-        is_finished(tmp_path, {"seed": 3, "epochs": 6})
+        is_finished(tmp_path, settings | {"epochs": 6})
+    with pytest.raises(ValueError, match=r"other settings \(data_sha256\); .* labels, scene.yaml, lists or sensors in --data"):
+        is_finished(tmp_path, settings | {"data_sha256": "1" * 64})

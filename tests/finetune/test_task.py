@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.archive.scene import Label
 from finetune.data.season import season_of_dates
-from finetune.task import IGNORE, load_task, task_from_dict
+from finetune.task import CLASS_DTYPE, IGNORE, load_task, task_from_dict
 
 WHOLE_YEAR = replace(load_task("paddy_rice"), season=("01-01", "12-31"))
 
@@ -37,6 +37,49 @@ def test_label_codes_become_classes() -> None:
     assert task.class_indices(np.array([[0, 1], [2, 7]]), label).tolist() == [[IGNORE, 1], [0, 0]]
     with pytest.raises(ValueError, match=r"codes \[9\] that scene.yaml does not name"):
         task.class_indices(np.array([9, 1]), label)
+
+
+@pytest.mark.parametrize(
+    "name", ["Paddy rice", "paddyrice", "PADDY-RICE", "paddy_rices", "paddy_rise", "pady_rice", "padyd_rice"]
+)
+def test_a_name_that_is_nearly_one_of_a_class_is_refused(name: str) -> None:
+    """It would count as the first class in silence."""
+    label = Label(path=Path("label.tif"), classes={1: name, 2: "maize"}, nodata=0)
+    with pytest.raises(ValueError, match=rf"names a class '{name}', which is nearly 'paddy_rice' .* would count as 'other'"):
+        load_task("paddy_rice").class_indices(np.array([1, 2]), label)
+
+
+@pytest.mark.parametrize("name", ["rice", "dry_rice", "paddy_rice_2", "not_paddy_rice", "barley"])
+def test_other_names_are_the_rest(name: str) -> None:
+    label = Label(path=Path("label.tif"), classes={1: "paddy_rice", 2: name}, nodata=0)
+    assert load_task("paddy_rice").names_of_rest(label) == [name]
+    listed = load_task("paddy_rice").to_dict()
+    listed["classes"][0]["labels"] = [name]
+    assert task_from_dict(listed).names_of_rest(label) == []
+
+
+def test_a_task_has_at_most_as_many_classes_as_a_map_holds() -> None:
+    def classes(count: int) -> list[dict]:
+        return [{"name": f"crop_{number}", "color": "#00ff00", "labels": [f"crop_{number}"]} for number in range(count)]
+
+    values = load_task("paddy_rice").to_dict() | {"target": None}
+    task = task_from_dict(values | {"classes": classes(255)})
+    label = Label(path=Path("label.tif"), classes={7: "crop_128", 8: "crop_254"}, nodata=0)
+    assert task.class_indices(np.array([7, 8, 0]), label).astype(CLASS_DTYPE).tolist() == [128, 254, IGNORE]
+    with pytest.raises(ValueError, match=r"has 256 classes; a map holds at most 255, .* where 255 means no data: merge classes"):
+        task_from_dict(values | {"classes": classes(256)})
+
+
+def test_years_that_a_label_may_be_of() -> None:
+    dates = np.concatenate(
+        [
+            np.arange(f"{year}-01-01", f"{year}-12-31", step, "datetime64[D]")
+            for year, step in ((2020, 60), (2021, 20), (2022, 15))
+        ]
+    )
+    assert WHOLE_YEAR.year_of(dates) == 2022
+    assert WHOLE_YEAR.likely_years(dates) == [2021, 2022]
+    assert WHOLE_YEAR.likely_years(dates[:7]) == [2020]
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,8 @@ def test_a_task_from_scenes_to_maps(scenes: Path, tmp_path: Path, name: str, mod
         season = json.loads((run / "early_season.json").read_text())
         assert [date["last_date"] for date in season["dates"]][:2] == ["2022-03-01", "2022-04-01"]
         assert len(season["dates"]) == len(task.cut_dates) + 1
+        whole = season["dates"][-1]
+        assert {name: whole[name] for name in metrics["test"]} == metrics["test"], "one number for the whole season"
         assert (run / "early_season.md").read_text().count("2022-") >= len(season["dates"])
         picture = np.round(255 * matplotlib.image.imread(run / "early_season.png")[..., :3])
         for c in task.classes:  # a line in the class's colour

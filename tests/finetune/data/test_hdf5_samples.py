@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.archive.sensor import load_sensors
+from data_prep.readers.hdf5_sample import Hdf5Sample
 from finetune.data.hdf5_samples import Hdf5Samples
 from finetune.data.sample_windows import SampleWindows
 from finetune.task import load_task
@@ -63,7 +66,7 @@ def test_dates_and_validity_beside_the_images_are_read(tmp_path: Path) -> None:
         ({"scale_factor": 0.0001, "add_offset": 0.0, "_FillValue": np.int16(-9999)}, None),
         (
             {"scale_factor": 0.0001, "add_offset": -0.1},
-            "landsat: the file states the offset -1000, but samples are read",
+            "landsat: the file states the offset -1000, but source landsat has none",
         ),
         ({"scale_factor": 0.0000275}, "landsat: the file states reflectance = 2.75e-05"),
         ({"_FillValue": np.int16(0)}, "landsat: no data is 0 in the file, but -9999 for source landsat"),
@@ -81,6 +84,80 @@ def test_attributes_that_contradict_the_sensor(tmp_path: Path, attributes: dict[
     else:
         with pytest.raises(ValueError, match=message):
             SampleWindows(samples, load_task("paddy_rice"), load_sensors())
+
+
+SENTINEL = replace(load_task("paddy_rice"), sources=("sentinel2",), season=("01-01", "12-31"), frames=FRAMES, window_px=SIDE)
+
+
+def sentinel_windows(folder: Path, pixels: np.ndarray, fill: Callable[[h5py.File], None]) -> SampleWindows:
+    """Windows of a sample with `pixels` (T, C, H, W) of the published name, whose file `fill` completes."""
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["S2"] = pixels
+        file["label"] = np.ones((SIDE, SIDE), np.uint8)
+        fill(file)
+    (folder / "train.txt").write_text("a")
+    return SampleWindows(Hdf5Samples(folder, "train", ("sentinel2",)), SENTINEL, load_sensors())
+
+
+def test_bands_and_dates_in_the_file_count_as_in_scenes(tmp_path: Path) -> None:
+    """Bands in an order of their own, with one that the sensor does not have; dates of a whole year beside the images."""
+    order = ["B01", "B12", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11"]
+    pixels = np.random.default_rng(0).integers(500, 4000, (FRAMES, len(order), SIDE, SIDE)).astype(np.uint16)
+    dates = (YEAR + 45 * np.arange(FRAMES)).astype("datetime64[D]")
+
+    def fill(file: h5py.File) -> None:
+        file["S2"].attrs["bands"] = order
+        file["dates"] = dates.astype(np.int64)
+        file["dates"].attrs["units"] = "days since 1970-01-01"
+        file["label"].attrs["year"] = 2021
+
+    data = sentinel_windows(tmp_path, pixels, fill)
+    window = data.window(0)
+    bands = load_sensors()["sentinel2"].bands
+    np.testing.assert_array_equal(window.stacks["sentinel2"].pixels, pixels[:, [order.index(band) for band in bands]])
+    assert window.seasons["sentinel2"].days.tolist() == (45 * np.arange(FRAMES) + 0.5).tolist()
+    assert (window.year, data.years) == (2021, {2021: 1})
+
+    # The container of scenes reads the same.
+    with Hdf5Sample(str(tmp_path / "a.h5"), load_sensors()["sentinel2"], dataset="S2", offset=0) as reader:
+        series = reader.read(0, 0, SIDE, SIDE, slice(None))
+    np.testing.assert_array_equal(series.pixels, window.stacks["sentinel2"].pixels)
+    np.testing.assert_array_equal(series.valid, window.stacks["sentinel2"].valid)
+    np.testing.assert_array_equal(series.dates, dates)
+
+
+def test_names_of_bands_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    pixels = np.ones((FRAMES, 10, SIDE, SIDE), np.uint16)
+    with pytest.raises(ValueError, match=r"a: sentinel2: has 10 channels, but 2 band names \['B02', 'B03'\]"):
+        sentinel_windows(tmp_path, pixels, lambda file: file["S2"].attrs.update({"bands": ["B02", "B03"]}))
+    with pytest.raises(ValueError, match=r"needs 10 and misses \['B03', 'B04'"):
+        sentinel_windows(tmp_path, pixels, lambda file: file["S2"].attrs.update({"bands": [*"abcdefghi", "B02"]}))
+
+
+def test_fill_range_and_offset_are_those_of_scenes(tmp_path: Path) -> None:
+    """A stored offset is added, also to floats; what was never written, and numbers out of range, were not observed."""
+    pixels = np.random.default_rng(0).integers(1500, 5000, (FRAMES, 10, SIDE, SIDE))
+    stated = {"scale_factor": 1e-4, "add_offset": -0.1}
+    for dtype in (np.uint16, np.float32):
+
+        def fill(file: h5py.File, dtype: type = dtype) -> None:
+            del file["S2"]
+            chunks = (1, 10, SIDE, SIDE)
+            images = file.create_dataset("S2", (FRAMES + 1, 10, SIDE, SIDE), dtype, chunks=chunks, fillvalue=7)
+            images[:FRAMES] = pixels  # the last image was never written
+            images[0, 3, 5, 6] = 0 if dtype is np.uint16 else np.nan
+            images.attrs.update(stated)
+
+        stack = sentinel_windows(tmp_path, pixels[:1], fill).window(0).stacks["sentinel2"]
+        valid = np.ones((FRAMES + 1, SIDE, SIDE), bool)
+        valid[0, 5, 6] = valid[FRAMES] = False
+        np.testing.assert_array_equal(stack.valid, valid)
+        np.testing.assert_array_equal(stack.pixels[:FRAMES], np.where(valid[:FRAMES, None], pixels - 1000, 0))
+
+    sample = make_sample(0)
+    sample["data"]["landsat"][2, 1, 3, 4] = 16_001  # above the valid range of the product
+    valid = SampleWindows([sample], load_task("paddy_rice"), load_sensors()).window(0).stacks["landsat"].valid
+    assert np.argwhere(~valid[:, :SIDE, :SIDE]).tolist() == [[2, 3, 4]]
 
 
 def test_reflectance_is_no_stored_number() -> None:

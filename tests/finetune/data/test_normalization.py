@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
-from finetune.data.normalization import choose_normalization
+from finetune.data.normalization import check_magnitudes, choose_normalization
 from finetune.model.model_file import load_model
 from tests.support.finetune_runs import code_of_run
 from tests.support.rice_scenes import write_rice_scene
@@ -47,6 +47,26 @@ def test_of_the_checkpoint_of_the_task_and_of_a_file(tmp_path: Path) -> None:
     found, origins = choose_normalization(str(file), SENSORS, checkpoint, of_windows)
     assert found == {source: given[source] for source in SENSORS}
     assert set(origins.values()) == {str(file)}
+
+
+def test_magnitudes_are_those_of_the_sensor_and_of_the_checkpoint() -> None:
+    """Samples in reflectance, in percent or in eight bits train well, and map scenes of stored numbers to nonsense."""
+    landsat = SENSORS["landsat"]
+    means = np.array([450.0, 700.0, 650.0, 2600.0, 2000.0, 1300.0])
+
+    def of(factor: float) -> dict[str, list[float]]:
+        return {"mean": (means * factor).tolist(), "std": (means * factor / 3).tolist()}
+
+    for factor in (0.5, 1, 2.5):  # dark forests and bright deserts
+        check_magnitudes("landsat", of(factor), landsat, None)
+        check_magnitudes("landsat", of(factor), landsat, of(1))
+    check_magnitudes("landsat", None, landsat, of(1))
+    for factor in (1e-4, 1e-2):
+        with pytest.raises(ValueError, match=r"brightest band of landsat has a mean of .* which no land has; .* / 0\.0001"):
+            check_magnitudes("landsat", of(factor), landsat, None)
+    check_magnitudes("landsat", of(0.1), landsat, None)
+    with pytest.raises(ValueError, match=r"landsat in the training windows are 0\.1 times .* means \[45, 70, 65, .* \[450, "):
+        check_magnitudes("landsat", of(0.1), landsat, of(1))
 
 
 def test_a_corpus_has_them_in_its_dataset_json(tmp_path: Path) -> None:

@@ -11,15 +11,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import rasterio
 import torch
 import yaml
 from sklearn.metrics import confusion_matrix
 
+from finetune.data.opening import open_data
 from finetune.model.model_file import load_model
-from finetune.task import TASKS
+from finetune.task import TASKS, load_task
 from pretrain.model import EncoderConfig
 from tests.support.finetune_runs import run, run_arguments
 from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_published
+from tests.support.rice_scenes import write_split_scenes
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
 SETTINGS: dict[str, Any] = {
@@ -48,6 +51,40 @@ def trained(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "published"
     run(data=published, output=output, **SETTINGS)
     return output
+
+
+def test_a_changed_label_is_another_data_set(tmp_path: Path) -> None:
+    """So a run with a corrected label is never taken for the finished one."""
+    task = load_task("paddy_rice")
+    published = tmp_path / "published"
+    write_published(published, {split: [make_sample(seed)] for seed, split in enumerate(("train", "val", "test"))}, NAMES)
+    seen = {open_data(published).fingerprint(task)}
+
+    def is_new(folder: Path) -> bool:
+        before = len(seen)
+        seen.add(open_data(folder).fingerprint(task))
+        return len(seen) > before
+
+    assert not is_new(published)
+    for name in ("label", "Landsat"):
+        with h5py.File(published / "h5_samples" / "s1.h5", "a") as file:
+            if name == "label":
+                file[name][0, 0] ^= 1
+            else:
+                file[name].attrs["bands"] = ["B02", "B03", "B04", "B05", "B07", "B06"]
+        assert is_new(published), name
+    (published / "data_lists" / "val.txt").write_text("s2")
+    assert is_new(published)
+
+    scenes = write_split_scenes(tmp_path / "scenes")
+    assert is_new(scenes)
+    assert not is_new(scenes)
+    description = scenes / "a" / "scene.yaml"
+    description.write_text(description.read_text().replace("maize", "sorghum"))
+    assert is_new(scenes)
+    with rasterio.open(scenes / "d" / "crop_type.tif", "r+") as raster:
+        raster.write(4 - raster.read(1), 1)
+    assert is_new(scenes)
 
 
 @pytest.mark.slow
@@ -183,4 +220,5 @@ def test_samples_with_dates_are_scored_as_the_season_goes_on(tmp_path: Path) -> 
     found = json.loads((tmp_path / "run" / "early_season.json").read_text())
     assert [entry["last_date"] for entry in found["dates"]] == ["2021-03-31", "2021-08-31", "2021-12-31"]
     scores = [entry["mean_f1"] for entry in found["dates"]]
+    assert scores[2] == json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["mean_f1"]
     assert scores[0] < 0.7 < 0.85 < scores[2]  # until July the two classes are the same noise

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from common.notes import collected_notes
 from data_prep.archive.sensor import load_sensors
 from finetune.data.augmentation import Augmentation
 from finetune.data.sample_windows import SampleWindows
-from finetune.task import IGNORE, load_task
+from finetune.task import IGNORE, MapClass, load_task
 from tests.support.labelled_samples import FACTOR, FRAMES, SIDE, YEAR, make_sample
 
 SENSORS = load_sensors()
@@ -121,6 +122,31 @@ def test_snow_does_not_count_in_the_statistics_and_is_clipped() -> None:
     white = windows([sample | {"data": {"landsat": np.full_like(pixels, 9000)}}], data.task)
     found = white.statistics("landsat")
     assert (found["mean"], found["std"]) == ([9000.0] * 6, [1.0] * 6), "nothing but snow: it counts"
+
+
+def test_the_year_of_the_label_is_that_of_the_season() -> None:
+    sample = make_sample(0, 34)
+    dates = np.concatenate([YEAR + 20 * np.arange(14), YEAR + 370 + 15 * np.arange(20)]).astype("datetime64[D]")
+    sample["dates"] = dict.fromkeys(sample["data"], dates)
+    with collected_notes() as notes:
+        chosen = windows([sample])
+    assert chosen.years == {2022: 1}
+    (found,) = notes
+    assert "1 of 1 samples have many images of several seasons, such as s0 of those that end in 2021 and 2022" in found
+    with collected_notes() as notes:
+        stated = windows([sample | {"year": 2021}])
+    assert (stated.years, stated.window(0).year, notes) == ({2021: 1}, 2021, [])
+    with pytest.raises(ValueError, match="s0: its label is of 2021, but --year is 2022; leave --year out"):
+        windows([sample | {"year": 2021}], year=2022)
+
+
+def test_class_indices_above_127_stay_themselves() -> None:
+    names = [f"crop_{number}" for number in range(255)]
+    task = replace(RICE, target=None, classes=tuple(MapClass(name=n, color="#00ff00", labels=(n,)) for n in names))
+    label = np.random.default_rng(0).choice([5, 127, 128, 254, 255], (SIDE, SIDE)).astype(np.uint8)
+    dataset = windows([make_sample(0) | {"label": label}], task)
+    np.testing.assert_array_equal(dataset[0]["label"], np.where(label == 255, IGNORE, label.astype(int)))
+    np.testing.assert_array_equal(dataset.class_pixels(), np.bincount(label.ravel(), minlength=256)[:255])
 
 
 def test_stated_validity_counts_and_a_dark_band_does_not() -> None:

@@ -20,7 +20,7 @@ from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.cog import NO_DATA, count_classes
-from finetune.mapping.scene import MapOptions, predict_scene
+from finetune.mapping.scene import MapOptions, predict_classes, predict_scene
 from tests.support.launching import ROOT
 from tests.support.rice_scenes import write_rice_scene
 from tests.support.stand_in_models import Pixelwise, make_recipe
@@ -48,10 +48,13 @@ def test_no_data_where_nothing_was_ever_clear(tmp_path: Path) -> None:
     recipe = make_recipe(32)
     with SceneSeries(load_scene(tmp_path / "a"), recipe.task, load_sensors(), pixel_size=30.0) as series:
         predict_scene(Pixelwise(), recipe, series, tmp_path / "map.tif", torch.device("cpu"))
+        in_memory = predict_classes(Pixelwise(), recipe, series, torch.device("cpu"), MapOptions(block_px=48))
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "map.tif", "map.tif.aux.xml"}
     expected = np.zeros((80, 80), dtype=bool)
     expected[10:30, 40:] = True
     with rasterio.open(tmp_path / "map.tif") as found:
         np.testing.assert_array_equal(found.read(1) == NO_DATA, expected)
+        np.testing.assert_array_equal(in_memory, found.read(1))
 
 
 def test_failed_map_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
