@@ -18,7 +18,7 @@ from common.run_lock import LOCK, RunLock
 from common.storage import AnyPath
 from finetune.device import pick_device
 from finetune.mapping.cog import count_classes, probabilities_path
-from finetune.mapping.model_series import series_for_model
+from finetune.mapping.model_series import note_other_scale, series_for_model
 from finetune.mapping.polygons import check_class, write_polygons
 from finetune.mapping.scene import MapOptions, predict_scene
 from finetune.mapping.workers import Workers
@@ -82,6 +82,7 @@ def predict(
     written = [output, output.with_suffix(".png")]
     with RunLock(output.with_name(f".{output.name}{LOCK}"), output) as lock, series:
         lock.acquire()
+        note_other_scale(series, recipe)
         predict_scene(mapper.to(torch_device), recipe, series, output, torch_device, options, processes, lock.check)
         draw_map(written[1], recipe.task, series, output, label)
         if probabilities:

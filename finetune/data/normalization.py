@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -69,15 +69,26 @@ def check_magnitudes(source: str, found: BandStatistics | None, sensor: Sensor, 
             f"{brightest:.2g}, which no land has; expected numbers as the product stores them, which are reflectance / "
             f"{sensor.scale:g}"
         )
-    if of_checkpoint is None or min(of_checkpoint["mean"]) <= 0:
+    if of_checkpoint is None:
         return
-    ratio = median(here / there for here, there in zip(found["mean"], of_checkpoint["mean"], strict=True))
-    if not 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO:
+    ratio = other_scale(found["mean"], of_checkpoint["mean"])
+    if ratio is not None:
         raise ValueError(
             f"the numbers of {source} in the training windows are {ratio:.2g} times those that the checkpoint was pretrained on, "
             f"with means {_rounded(found['mean'])} instead of {_rounded(of_checkpoint['mean'])}; give numbers on the same scale, "
             "as the product stores them, or normalise by --normalization task if they are meant to be of another scale"
         )
+
+
+def other_scale(found: Sequence[float], known: Sequence[float]) -> float | None:
+    """How many times larger the means `found` of the bands are than the `known` ones, if that tells of another scale; else None.
+
+    It is the median over bands. Means that are not above 0 tell nothing.
+    """
+    if min(known) <= 0:
+        return None
+    ratio = median(here / there for here, there in zip(found, known, strict=True))
+    return None if 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO else ratio
 
 
 def _rounded(values: list[float]) -> str:

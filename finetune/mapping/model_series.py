@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from common.errors import while_running
+from common.notes import note
 from common.storage import AnyPath
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
+from finetune.data.normalization import other_scale
 from finetune.data.scene_series import SceneSeries
 from finetune.model.recipe import Recipe
+
+PLACES = 3  # along each side of a scene, at which its numbers are compared with those of the model
 
 
 def series_for_model(recipe: Recipe, scene: AnyPath, year: int | None) -> SceneSeries:
@@ -20,3 +27,25 @@ def series_for_model(recipe: Recipe, scene: AnyPath, year: int | None) -> SceneS
         if here != trained:
             raise ValueError(f"the model knows {source} with bands {list(trained)}; here it has {list(here)}")
     return SceneSeries(load_scene(scene), recipe.task, sensors, pixel_size=recipe.pixel, year=year)
+
+
+def note_other_scale(series: SceneSeries, recipe: Recipe) -> None:
+    """Show a note when the numbers of a scene are on another scale than those that the model was trained on.
+
+    Those of windows at `PLACES` x `PLACES` places are compared. The series must be open.
+    """
+    size, step = recipe.task.window_px, series.step
+    rows, cols = (
+        sorted({int(at) // step * step for at in np.linspace(0, max(side - size, 0), PLACES)}) for side in series.grid.shape
+    )
+    with while_running(f"mapping {series.scene.name}"):
+        stacks = [series.read(row, col, size, size) for row in rows for col in cols]
+    for source in series.sources:
+        clear = [stack[source].pixels.transpose(1, 0, 2, 3)[:, stack[source].valid] for stack in stacks]  # (C, pixels) each
+        pixels = np.concatenate(clear, axis=1)
+        ratio = other_scale(pixels.mean(axis=1).tolist(), recipe.normalization[source]["mean"]) if pixels.size else None
+        if ratio is not None:
+            note(
+                f"scene {series.scene.name}: the numbers of {source} are {ratio:.2g} times those that the model was trained on; "
+                "on another scale the map is worthless: check the scale and offset of the files"
+            )

@@ -27,6 +27,7 @@ from rio_cogeo import cog_validate
 import finetune.predict as predict_module
 from common.command_line import run_command
 from common.exit_codes import INFRASTRUCTURE, STOPPED, USER_ERROR
+from common.notes import collected_notes
 from common.run_lock import RunLock
 from common.storage import any_path
 from finetune.mapping import cog
@@ -384,3 +385,15 @@ def test_ten_disturbances_of_a_map_of_several_workers_change_no_byte(models: tup
     done = subprocess.run([*command, str(maps[1])], check=True, capture_output=True, text=True)
     assert re.search(r"\d+ of \d+ blocks are finished", done.stdout)
     assert same_files(maps[1], maps[0])
+
+
+def test_numbers_on_another_scale_than_in_training_are_said(scene: Path, tmp_path: Path) -> None:
+    mapper, recipe = random_mapper(0)
+    for factor, expected in ((1.0, False), (1e-4, True), (100.0, True)):
+        means = {source: [2000.0 * factor] * len(sensor.bands) for source, sensor in recipe.sensors.items()}
+        normalization = {source: {"mean": mean, "std": [1000.0] * len(mean)} for source, mean in means.items()}
+        save_model(tmp_path / "model.safetensors", mapper, replace(recipe, normalization=normalization))
+        with collected_notes() as notes:
+            predict(model=tmp_path / "model.safetensors", input=scene, output=tmp_path / "map.tif")
+        found = [text for text in notes if "times those that the model was trained on" in text]
+        assert len(found) == (len(recipe.task.sources) if expected else 0), (factor, notes)
