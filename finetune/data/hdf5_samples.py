@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from common.storage import AnyPath
-from data_prep.readers.hdf5_files import attribute, open_hdf5
+from data_prep.readers.hdf5_files import open_hdf5
 
 PUBLISHED_NAMES = {"sentinel2": ("S2",), "landsat": ("Landsat", "HLSL30"), "modis": ("Modis", "MODIS")}
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}  # by split
@@ -73,10 +73,9 @@ class Hdf5Samples:
         item: dict[str, Any] = {"file_name": self.names[index], "data": data or {name: file[name] for name in file}}
         if "label" not in file:
             raise ValueError(f"{path} has no dataset label (H, W); it holds {sorted(file)}")
-        item["label"] = file["label"][()]
+        item["label"] = file["label"]
         if isinstance(file.get("valid"), h5py.Group):
             item["valid"] = {s: found for s in self.sources if (found := _dataset(file["valid"], s)) is not None}
-        item["year"] = attribute(file["label"], "year")
         return item
 
 

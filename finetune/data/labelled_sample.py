@@ -25,7 +25,8 @@ the product stores them, without an additive offset, also where their type is a 
 
 Of an h5py dataset the attributes count as in scenes (`data_prep/readers/hdf5_images.py`): `bands` puts the bands into the order
 of the sensor, `add_offset` is added, a scale or no-data number that is not the sensor's is an error, what was never written was
-not observed, and `dates` in its file are used where the item gives none.
+not observed, and `dates` in its file are used where the item gives none. The `_FillValue` of a label means not labelled, and its
+attribute `year` is used where the item gives none.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ import numpy as np
 from data_prep.archive.sensor import Sensor
 from data_prep.readers.encoding import check_numbers
 from data_prep.readers.file_metadata import decode_days
+from data_prep.readers.hdf5_files import attribute
 from data_prep.readers.hdf5_images import Hdf5Images, stored_dates
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.radiometry import add_offset, as_stored
@@ -112,6 +114,9 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
             dates[source] = _days(of_source, data[source].shape[0], f"{name}: dates of {source}")
     if task.cut_dates and set(dates) != set(data):
         raise ValueError(f"{name}: has no dates, and task {task.name} scores by date; give dates of each source")
+    year = item.get("year")
+    if year is None and isinstance(item["label"], h5py.Dataset):
+        year = attribute(item["label"], "year")
     finest = min(data, key=lambda source: sensors[source].gsd_m)
     usual = sensors[finest].gsd_m * data[finest].shape[-1] / label.shape[1]
     return Sample(
@@ -122,16 +127,25 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
         dates=dates,
         label=label,
         pixel_size=float(item.get("pixel", usual)),
-        year=None if item.get("year") is None else int(item["year"]),
+        year=None if year is None else int(year),
     )
 
 
 def _class_indices(label: Any, name: str, task: Task) -> np.ndarray:
     """A sample's label as int16 (H, W), `IGNORE` where not labelled. Raises ValueError for anything but the task's classes."""
+    fill = label.attrs.get("_FillValue") if isinstance(label, h5py.Dataset) else None
     label = np.asarray(label)
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f"{name}: label is {label.dtype}{label.shape}; expected whole numbers (H, W)")
     ignored = (label == IGNORE) | ((label == UNSIGNED_IGNORE) & np.issubdtype(label.dtype, np.unsignedinteger))
+    if fill is not None:
+        fill = int(np.ravel(fill)[0])
+        if 0 <= fill < len(task.classes):
+            raise ValueError(
+                f"{name}: the attribute _FillValue of label says that {fill} means no data, but it is the index of class "
+                f"{task.classes[fill].name!r} of task {task.name}; remove the attribute, or write -1 for pixels without a label"
+            )
+        ignored |= label == fill
     unknown = np.unique(label[~ignored & ((label < 0) | (label >= len(task.classes)))])
     if len(unknown):
         raise ValueError(

@@ -15,7 +15,7 @@ from data_prep.archive.sensor import load_sensors
 from data_prep.readers.hdf5_sample import Hdf5Sample
 from finetune.data.hdf5_samples import Hdf5Samples
 from finetune.data.sample_windows import SampleWindows
-from finetune.task import load_task
+from finetune.task import IGNORE, load_task
 from tests.support.labelled_samples import FRAMES, SIDE, YEAR, make_sample, write_hdf5, write_published
 
 
@@ -158,6 +158,20 @@ def test_fill_range_and_offset_are_those_of_scenes(tmp_path: Path) -> None:
     sample["data"]["landsat"][2, 1, 3, 4] = 16_001  # above the valid range of the product
     valid = SampleWindows([sample], load_task("paddy_rice"), load_sensors()).window(0).stacks["landsat"].valid
     assert np.argwhere(~valid[:, :SIDE, :SIDE]).tolist() == [[2, 3, 4]]
+
+
+def test_fill_of_a_label_is_not_labelled_and_never_a_class(tmp_path: Path) -> None:
+    pixels = np.full((FRAMES, 10, SIDE, SIDE), 2000, np.uint16)
+
+    def fill(file: h5py.File, value: int) -> None:
+        file["label"][:4] = 99
+        file["label"].attrs["_FillValue"] = np.uint8(value)
+
+    label = sentinel_windows(tmp_path, pixels, lambda file: fill(file, 99)).labels[0]
+    assert (label[:4] == IGNORE).all()
+    assert (label[4:] == 1).all()
+    with pytest.raises(ValueError, match="_FillValue of label says that 0 means no data, but it is the index of class 'other'"):
+        sentinel_windows(tmp_path, pixels, lambda file: fill(file, 0))
 
 
 def test_reflectance_is_no_stored_number() -> None:
