@@ -73,7 +73,8 @@ def harmonised_series(
 
     Observed numbers that the offset moves out of the valid range are clipped to it: dark pixels of Sentinel-2 from baseline
     04.00 on lie below 1000 and mean a reflectance of about zero. No data stays no data, and quality codes never change.
-    Without quality codes (None) all `complete` observations are clear, and the codes of the series are "not observed".
+    Without quality codes (None) all observations that are `complete` as stored are clear, and the codes of the series are "not
+    observed".
     Images of one day (equal `image_dates`, which ascend) become one by `mosaicked`.
     """
     pixels = pixels.astype(sensor.dtype, copy=False)
@@ -84,6 +85,7 @@ def harmonised_series(
     codes = np.full(valid.shape, unknown, np.min_scalar_type(unknown)) if quality is None else quality
     for time in range(frames):  # date by date, so that intermediate arrays stay small
         frame = pixels[time : time + 1]
+        is_seen = frame.any(axis=1) if quality is None else None  # as stored: dark pixels may be clipped to zeros
         if added[time].all():
             add_offset(frame[0], added[time], sensor)
         elif added[time].any():
@@ -91,7 +93,8 @@ def harmonised_series(
             part = frame[0, some]
             add_offset(part, added[time, some], sensor)
             frame[0, some] = part
-        valid[time] = (complete(frame, sensor) if quality is None else sensor.valid(frame, codes[time : time + 1]))[0]
+        clear = sensor.observed(frame) & is_seen if is_seen is not None else sensor.valid(frame, codes[time : time + 1])
+        valid[time] = clear[0]
     if (image_dates[1:] == image_dates[:-1]).any():
         return mosaicked(pixels, codes, valid, image_dates, sensor)
     return Series(pixels=pixels, quality=codes, valid=valid, dates=image_dates)

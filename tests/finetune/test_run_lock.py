@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,12 @@ def test_a_folder_in_use_is_refused_and_a_lost_one_is_left_alone(
 
 def test_what_another_job_did_before_the_lock_was_free_counts(tmp_path: Path) -> None:
     """The folder was empty when the run looked, and is not when it has the lock."""
-    (tmp_path / RUN_FILE).write_text('{"seed": 1}')
+    settings = {"seed": 1, "data_sha256": "0" * 64}
+    (tmp_path / RUN_FILE).write_text(json.dumps(settings))
     with RunLock(tmp_path / LOCK, tmp_path) as lock, pytest.raises(ValueError, match="holds a run already"):
-        claim_run_folder(tmp_path, {"seed": 1}, "never", lock)
+        claim_run_folder(tmp_path, settings, "never", lock)
     with RunLock(tmp_path / LOCK, tmp_path) as lock, pytest.raises(ValueError, match=r"other settings \(seed\)"):
-        claim_run_folder(tmp_path, {"seed": 2}, "auto", lock)
+        claim_run_folder(tmp_path, settings | {"seed": 2}, "auto", lock)
     (tmp_path / "metrics.json").write_text("{}")
     with RunLock(tmp_path / LOCK, tmp_path) as lock:
-        assert claim_run_folder(tmp_path, {"seed": 1}, "auto", lock)
+        assert claim_run_folder(tmp_path, settings, "auto", lock)

@@ -157,10 +157,23 @@ def test_offsets_equal_wide_arithmetic(source: str) -> None:
     np.testing.assert_array_equal(got.pixels, expected)
     low, high = sensor.valid_range
     valid = ((expected != sensor.nodata) & (expected >= low) & (expected <= high)).all(axis=1)
+    valid &= (pixels != 0).any(axis=1)  # zeros as stored are not observed
     np.testing.assert_array_equal(got.valid, valid)
     raw = harmonised_series(pixels, None, DATES[0] + np.arange(40), sensor, np.zeros(40, np.int64))
-    valid = ((pixels != sensor.nodata) & (pixels >= low) & (pixels <= high)).all(axis=1)
+    valid = ((pixels != sensor.nodata) & (pixels >= low) & (pixels <= high) & (pixels != 0).any(axis=1, keepdims=True)).all(
+        axis=1
+    )
     np.testing.assert_array_equal(raw.valid, valid)
+
+
+def test_zeros_as_stored_are_not_observed_and_zeros_by_clipping_are() -> None:
+    """Two pixels of MODIS: filled with zeros, and so dark that the offset clips them to zero."""
+    sensor = SENSORS["modis"]
+    pixels = np.zeros((1, len(sensor.bands), 1, 2), sensor.dtype)
+    pixels[..., 1] = 10
+    got = harmonised_series(pixels, None, DATES[:1], sensor, np.array([-100]))
+    assert got.pixels.max() == 0
+    assert got.valid[0, 0].tolist() == [False, True]
 
 
 @pytest.mark.filterwarnings("ignore")
