@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pretrain.model.attention.cuda_tables import SLICES
 from pretrain.model.attention.layout import Size, WindowLayout, window_layout
 from pretrain.model.flops import count_windows
 from pretrain.model.gpus import GPUS, LAUNCH_SECONDS
@@ -29,8 +30,6 @@ VIEWS, TURNED, CAST = (81.2, 28), (6.3, 8), (12, 2)
 LOSS_LAUNCHES = 39
 # Tensors, and chunks of 65,536 numbers, that a kernel over lists of tensors takes, as PyTorch divides them.
 TENSORS_OF_LIST, CHUNKS_OF_LIST, CHUNK = 64, 320, 65_536
-# Slices of the bias's gradient in the memory, as in `attention/cuda.py`.
-SLICES = 16
 # Layer norms over more rows than this sum up the gradients of weight and bias in two more kernels.
 ROWS_OF_PARTS = 64 * 1024
 

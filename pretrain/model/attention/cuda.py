@@ -23,13 +23,12 @@ import triton
 import triton.language as tl
 
 from pretrain.model.attention.cuda_bias import bias_of, gradient_of_table
-from pretrain.model.attention.cuda_tables import Tables, aligned, tables
+from pretrain.model.attention.cuda_tables import SLICES, Tables, aligned, tables
 from pretrain.model.attention.layout import WindowLayout, as_size
 
 # Queries and keys of a program. Products of float32 in full precision take several times the registers.
 TILES = {torch.float32: 16, torch.bfloat16: 64, torch.float16: 64}
 OPTIONS = {"num_warps": 4, "num_stages": 2}  # warps of a program, and stages of its pipeline
-SLICES = 16  # programs that share the windows of a group for the gradient of a tile of its bias
 
 
 @triton.jit

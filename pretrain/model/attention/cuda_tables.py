@@ -15,6 +15,7 @@ import torch
 
 from pretrain.model.attention.layout import Size, WindowLayout, layout_on_cpu
 
+SLICES = 16  # programs that share the windows of a group for the gradient of a tile of its bias
 _ALIGNMENT = 16
 
 
