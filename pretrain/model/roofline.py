@@ -202,7 +202,7 @@ class _Stage:
     def _layouts(self) -> Iterator[WindowLayout]:
         """The windows of each block."""
         for block in range(self.config.depths[self.number]):
-            yield window_layout(self.size, self.config.window_size, block % 2 == 1, torch.device("meta"))
+            yield window_layout(self.size, self.config.window_size, block % 2 == 1, torch.device("meta"), may_join=False)
 
     def forward(self, is_scaled: bool) -> Iterator[Kernels]:
         """All blocks; `is_scaled`: with stochastic depth."""

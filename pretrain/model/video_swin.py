@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.model.attention.layout import Size, WindowLayout, window_layout
+from pretrain.model.attention.home import layout_of_map
+from pretrain.model.attention.layout import Size, WindowLayout
 from pretrain.model.attention.module import WindowAttention
 from pretrain.model.initialization import init_by_fan_in
 from pretrain.model.patch_embed import PatchEmbeds
@@ -134,7 +135,7 @@ class Stage(nn.Module):
         """(B, D, H, W, C) -> the merged map; in the last stage one of the same shape. `scales`: (blocks, 2, B), see `Block`."""
         batch, *sides, channels = tokens.shape
         size: Size = (sides[0], sides[1], sides[2])
-        layouts = [window_layout(size, self.window, shifted, tokens.device) for shifted in (False, True)]
+        layouts = [layout_of_map(size, self.window, shifted, tokens.device) for shifted in (False, True)]
         flat = tokens.reshape(batch, -1, channels)
         for number, block in enumerate(self.blocks):
             arguments = flat, layouts[number % 2], None if scales is None else scales[number]

@@ -29,8 +29,8 @@ from bench_encoder import device_and_threads, peak_bytes, timed  # noqa: E402
 from report import write_report  # noqa: E402
 
 from common.command_line import run_command  # noqa: E402
-from pretrain.model.attention.home import window_attention  # noqa: E402
-from pretrain.model.attention.layout import Size, window_layout  # noqa: E402
+from pretrain.model.attention.home import layout_of_map, window_attention  # noqa: E402
+from pretrain.model.attention.layout import Size  # noqa: E402
 from tests.support.naive_encoder import (  # noqa: E402
     cut_windows,
     fitted,
@@ -95,7 +95,7 @@ class Case:
 
 
 def ours(case: Case, qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    return window_attention(qkv, padding, table, window_layout(case.size, WINDOW, case.shifted, qkv.device))
+    return window_attention(qkv, padding, table, layout_of_map(case.size, WINDOW, case.shifted, qkv.device))
 
 
 def published(case: Case, qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ def schedules_of_block(
     channels = config.embed_dim * 2**stage
     with torch.device("meta"):
         block = Block(channels, config.num_heads[stage], config.window_size, config.mlp_ratio).to(dtype)
-    layout = window_layout(size, config.window_size, shifted, torch.device("cpu"))
+    layout = window_layout(size, config.window_size, shifted, torch.device("cpu"), may_join=False)
     found: list[Schedule] = []
     with (
         attention_in(kernels=True),

@@ -36,7 +36,7 @@ REGISTERS, SHARED, THREADS = 65_536, {80: 167_936, 90: 233_472, 100: 233_472}, 2
 
 def compiled(kernel: Any, architecture: int, number: str, tokens: int) -> Any:
     """A kernel for windows of so many tokens."""
-    constants = cuda.constants(32, TYPES[number])
+    constants = cuda.constants(kernel, 32, TYPES[number])
     constants |= {"TILES": triton.cdiv(tokens, constants["TILE"]), "ROUNDS": 128, "SLICES": cuda.SLICES}
     constants |= {"NUMBERS": cuda_bias.NUMBERS, "QUERIES": cuda_bias.QUERIES, "USES": cuda_bias.USES}
     constants |= {"PADDING": cuda_bias.PADDING, "MOST_PADDING": tokens}

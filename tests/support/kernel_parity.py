@@ -17,8 +17,7 @@ import sys
 import torch
 from torch import nn
 
-from pretrain.model.attention import cuda, home
-from pretrain.model.attention.layout import window_layout
+from pretrain.model.attention import home
 from pretrain.model.attention.module import WindowAttention
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
 from tests.support.naive_encoder import naive_encoder, windowed_attention
@@ -50,7 +49,7 @@ def of_a_module(draw: random.Random, device: torch.device, dtype: torch.dtype) -
         nn.init.normal_(parameter, std=0.5)
     tokens = torch.randn(batch, *size, dim, device=device).to(dtype).requires_grad_()
     upstream = torch.randn(batch, *size, dim, device=device).to(dtype)
-    layout = window_layout(size, window, shifted, tokens.device)
+    layout = home.layout_of_map(size, window, shifted, tokens.device)
     sought = {"tokens": tokens, **dict(attention.named_parameters())}
 
     def ours() -> Named:
@@ -92,7 +91,6 @@ def main(first: int, number: int, dtype: torch.dtype = torch.float32) -> None:
     if device.type == "cpu":
         assert os.environ.get("TRITON_INTERPRET") == "1", "without a GPU Triton must be told to interpret before it is imported"
         home.runs_in_kernels = lambda _: True  # type: ignore[assignment]
-        cuda.TILES[torch.float32] = 32  # the interpreter takes as long for a small tile
     for seed in range(first, first + number):
         torch.manual_seed(seed)
         ours, again, right, described = (

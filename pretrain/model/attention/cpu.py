@@ -47,7 +47,7 @@ def bias_of(table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
 def attend(
     qkv: torch.Tensor, padding: torch.Tensor, bias: torch.Tensor, size: list[int], window: list[int], shifted: bool
 ) -> torch.Tensor:
-    """The operator of PyTorch for `window_attention`, with the layout `window_layout(size, window, shifted)`.
+    """The operator of PyTorch for `window_attention`, with the joined layout of a map and window of these sizes.
 
     Scores exist for a few windows at a time and are computed again for the gradient, so memory does not grow with their number,
     as in FlashAttention (Dao et al., 2022). Unlike PyTorch's fused attention on CPUs this one gives the bias a gradient.
@@ -112,7 +112,7 @@ def _chunks(
     `bias` it is.
     """
     first = torch.arange(qkv.shape[0], device=qkv.device).view(-1, 1, 1) * qkv.shape[1]
-    layout, offset = window_layout(as_size(size), as_size(window), shifted, qkv.device), 0
+    layout, offset = window_layout(as_size(size), as_size(window), shifted, qkv.device, may_join=True), 0
     budget = SCORE_BYTES.get(qkv.device.type, SCORE_BYTES["cuda"])
     for group in layout.groups:
         tokens = group.index.shape[1]

@@ -26,9 +26,19 @@ from pretrain.model.attention.cuda_bias import bias_of, gradient_of_table
 from pretrain.model.attention.cuda_tables import SLICES, Tables, aligned, tables
 from pretrain.model.attention.layout import WindowLayout, as_size
 
-# Queries and keys of a program. Products of float32 in full precision take several times the registers.
-TILES = {torch.float32: 16, torch.bfloat16: 64, torch.float16: 64}
+# Queries and keys of a program. Products of float32 in full precision take more registers, those over queries most.
+TILES = {torch.float32: 32, torch.bfloat16: 64, torch.float16: 64}
+TILES_OF_KEYS = TILES | {torch.float32: 16}  # of the kernel that computes the gradient of keys
 OPTIONS = {"num_warps": 4, "num_stages": 2}  # warps of a program, and stages of its pipeline
+
+
+@triton.jit
+def _window_of_program(windows, num_windows):
+    """The sample (int64), and of the window the first of its `places`, its tokens, its keys and where its bias begins."""
+    window = windows + 4 * (tl.program_id(0) % num_windows)
+    bias_offset = tl.multiple_of(tl.load(window + 3), 16)
+    sample = (tl.program_id(0) // num_windows).to(tl.int64)
+    return sample, tl.load(window), tl.load(window + 1), tl.load(window + 2), bias_offset
 
 
 @triton.jit
@@ -44,19 +54,19 @@ def _stride(keys):
 
 
 @triton.jit
-def _scores(query, key, bias, row, column, tokens, keys, PRECISION: tl.constexpr):
+def _scores(query, key, bias, row, column, tokens, keys, scale, PRECISION: tl.constexpr):
     """Scores (TILE, TILE) in float32, with their bias; minus infinity beyond the tokens of the window."""
     inside = (row < tokens)[:, None] & (column < tokens)[None, :]
     added = tl.load(bias + row[:, None] * _stride(keys) + column[None, :], mask=inside, other=float("-inf")).to(tl.float32)
-    return tl.dot(query, tl.trans(key), input_precision=PRECISION) + added
+    return tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale + added
 
 
 @triton.jit
-def _score_of_padding(query, padding, bias, row, tokens, keys, channels, head, HEAD: tl.constexpr):
+def _score_of_padding(query, padding, bias, row, tokens, keys, channels, head, scale, HEAD: tl.constexpr):
     """Scores (TILE,) of the key that stands for the padding; minus infinity in a window without padding."""
     key = tl.load(padding + channels + head * HEAD + tl.arange(0, HEAD)).to(tl.float32)
     added = tl.load(bias + row * _stride(keys) + tokens, mask=row < tokens * (keys - tokens), other=float("-inf")).to(tl.float32)
-    return tl.sum(query.to(tl.float32) * key[None, :], 1) + added
+    return tl.sum(query.to(tl.float32) * key[None, :], 1) * scale + added
 
 
 @triton.jit
@@ -64,20 +74,18 @@ def _forward(
     qkv, padding, bias, out, lse, places, windows, length, channels, scale, bias_size, num_windows, num_heads,
     TILE: tl.constexpr, HEAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    window, sample, head = tl.program_id(0) % num_windows, tl.program_id(0) // num_windows, tl.program_id(1)
-    first, tokens = tl.load(windows + 4 * window), tl.load(windows + 4 * window + 1)
-    keys = tl.load(windows + 4 * window + 2)
-    bias += head * bias_size + tl.multiple_of(tl.load(windows + 4 * window + 3), 16)
-    of_sample = sample.to(tl.int64) * length  # the pointers begin at the sample, so that offsets of tiles fit 32 bits
+    head = tl.program_id(1)
+    sample, first, tokens, keys, bias_offset = _window_of_program(windows, num_windows)
+    bias += head * bias_size + bias_offset
+    of_sample = sample * length  # the pointers begin at the sample, so that offsets of tiles fit 32 bits
     qkv, out, lse = qkv + of_sample * 3 * channels, out + of_sample * channels, lse + of_sample * num_heads + head * length
     row = tl.program_id(2) * TILE + tl.arange(0, TILE)
     is_row = row < tokens
     if tl.program_id(2) * TILE < tokens:
         place = tl.load(places + first + row, mask=is_row, other=0)
         query = _rows_of(qkv, place, is_row, 3 * channels, head * HEAD, HEAD)
-        query = (query.to(tl.float32) * scale).to(query.dtype)
         # The softmax begins with the padding, if there is any.
-        highest = _score_of_padding(query, padding, bias, row, tokens, keys, channels, head, HEAD)
+        highest = _score_of_padding(query, padding, bias, row, tokens, keys, channels, head, scale, HEAD)
         total = tl.where(highest > float("-inf"), 1.0, 0.0)
         value = tl.load(padding + 2 * channels + head * HEAD + tl.arange(0, HEAD)).to(tl.float32)
         attended = total[:, None] * value[None, :]
@@ -85,7 +93,7 @@ def _forward(
             column = start + tl.arange(0, TILE)
             at = tl.load(places + first + column, mask=column < tokens, other=0)
             key = _rows_of(qkv, at, column < tokens, 3 * channels, channels + head * HEAD, HEAD)
-            scores = _scores(query, key, bias, row, column, tokens, keys, PRECISION)
+            scores = _scores(query, key, bias, row, column, tokens, keys, scale, PRECISION)
             now = tl.where(is_row, tl.maximum(highest, tl.max(scores, 1)), 0.0)
             weights = tl.exp(scores - now[:, None])
             kept = tl.exp(highest - now)
@@ -109,11 +117,10 @@ def _gradient_of_queries(
     For the other two passes it writes `delta`, the products of result and its gradient, and `of_padding`, the gradients of the
     padding's scores; both (B, A, L).
     """
-    window, sample, head = tl.program_id(0) % num_windows, tl.program_id(0) // num_windows, tl.program_id(1)
-    first, tokens = tl.load(windows + 4 * window), tl.load(windows + 4 * window + 1)
-    keys = tl.load(windows + 4 * window + 2)
-    bias += head * bias_size + tl.multiple_of(tl.load(windows + 4 * window + 3), 16)
-    of_sample = sample.to(tl.int64) * length
+    head = tl.program_id(1)
+    sample, first, tokens, keys, bias_offset = _window_of_program(windows, num_windows)
+    bias += head * bias_size + bias_offset
+    of_sample = sample * length
     qkv, grad_qkv = qkv + of_sample * 3 * channels, grad_qkv + of_sample * 3 * channels
     grad, out = grad + of_sample * channels, out + of_sample * channels
     of_head = of_sample * num_heads + head * length
@@ -122,7 +129,6 @@ def _gradient_of_queries(
     if tl.program_id(2) * TILE < tokens:
         place = tl.load(places + first + row, mask=is_row, other=0)
         query = _rows_of(qkv, place, is_row, 3 * channels, head * HEAD, HEAD)
-        query = (query.to(tl.float32) * scale).to(query.dtype)
         upstream = _rows_of(grad, place, is_row, channels, head * HEAD, HEAD)
         attended = _rows_of(out, place, is_row, channels, head * HEAD, HEAD)
         product = tl.sum(upstream.to(tl.float32) * attended.to(tl.float32), 1)
@@ -130,7 +136,7 @@ def _gradient_of_queries(
         normaliser = tl.load(lse + of_head + place, mask=is_row, other=0.0)
         grad_query = tl.zeros([TILE, HEAD], tl.float32)
         if tokens < keys:
-            score = _score_of_padding(query, padding, bias, row, tokens, keys, channels, head, HEAD)
+            score = _score_of_padding(query, padding, bias, row, tokens, keys, channels, head, scale, HEAD)
             weight = tl.exp(score - normaliser)
             value = tl.load(padding + 2 * channels + head * HEAD + tl.arange(0, HEAD)).to(tl.float32)
             of_score = weight * (tl.sum(upstream.to(tl.float32) * value[None, :], 1) - product)
@@ -138,14 +144,14 @@ def _gradient_of_queries(
             grad_query += of_score[:, None] * key[None, :]
             tl.store(of_padding + of_head + place, of_score, mask=is_row)
             target = grad_padding + (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + head * HEAD
-            tl.store(target + tl.arange(0, HEAD), tl.sum(of_score[:, None] * query.to(tl.float32), 0))
+            tl.store(target + tl.arange(0, HEAD), tl.sum(of_score[:, None] * query.to(tl.float32), 0) * scale)
             tl.store(target + channels + tl.arange(0, HEAD), tl.sum(weight[:, None] * upstream.to(tl.float32), 0))
         for start in range(0, tokens, TILE):
             column = start + tl.arange(0, TILE)
             at = tl.load(places + first + column, mask=column < tokens, other=0)
             keys_ = _rows_of(qkv, at, column < tokens, 3 * channels, channels + head * HEAD, HEAD)
             values = _rows_of(qkv, at, column < tokens, 3 * channels, 2 * channels + head * HEAD, HEAD)
-            weights = tl.exp(_scores(query, keys_, bias, row, column, tokens, keys, PRECISION) - normaliser[:, None])
+            weights = tl.exp(_scores(query, keys_, bias, row, column, tokens, keys, scale, PRECISION) - normaliser[:, None])
             of_weights = tl.dot(upstream, tl.trans(values), input_precision=PRECISION)
             of_scores = (weights * (of_weights - product[:, None])).to(query.dtype)
             grad_query += tl.dot(of_scores, keys_, input_precision=PRECISION)
@@ -161,11 +167,10 @@ def _gradient_of_keys(
     TILE: tl.constexpr, HEAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Of keys and values of tokens."""
-    window, sample, head = tl.program_id(0) % num_windows, tl.program_id(0) // num_windows, tl.program_id(1)
-    first, tokens = tl.load(windows + 4 * window), tl.load(windows + 4 * window + 1)
-    keys = tl.load(windows + 4 * window + 2)
-    bias += head * bias_size + tl.multiple_of(tl.load(windows + 4 * window + 3), 16)
-    of_sample = sample.to(tl.int64) * length
+    head = tl.program_id(1)
+    sample, first, tokens, keys, bias_offset = _window_of_program(windows, num_windows)
+    bias += head * bias_size + bias_offset
+    of_sample = sample * length
     qkv, grad_qkv = qkv + of_sample * 3 * channels, grad_qkv + of_sample * 3 * channels
     grad, of_head = grad + of_sample * channels, of_sample * num_heads + head * length
     column = tl.program_id(2) * TILE + tl.arange(0, TILE)
@@ -181,17 +186,16 @@ def _gradient_of_keys(
             is_row = row < tokens
             place = tl.load(places + first + row, mask=is_row, other=0)
             query = _rows_of(qkv, place, is_row, 3 * channels, head * HEAD, HEAD)
-            query = (query.to(tl.float32) * scale).to(query.dtype)
             upstream = _rows_of(grad, place, is_row, channels, head * HEAD, HEAD)
             normaliser = tl.load(lse + of_head + place, mask=is_row, other=0.0)
             product = tl.load(delta + of_head + place, mask=is_row, other=0.0)
-            weights = tl.exp(_scores(query, key, bias, row, column, tokens, keys, PRECISION) - normaliser[:, None])
+            weights = tl.exp(_scores(query, key, bias, row, column, tokens, keys, scale, PRECISION) - normaliser[:, None])
             grad_value += tl.dot(tl.trans(weights.to(value.dtype)), upstream, input_precision=PRECISION)
             of_weights = tl.dot(upstream, tl.trans(value), input_precision=PRECISION)
             of_scores = (weights * (of_weights - product[:, None])).to(query.dtype)
-            grad_key += tl.dot(tl.trans(of_scores), query, input_precision=PRECISION)  # the query is scaled already
+            grad_key += tl.dot(tl.trans(of_scores), query, input_precision=PRECISION)
         target = grad_qkv + at[:, None] * 3 * channels + head * HEAD + tl.arange(0, HEAD)[None, :]
-        tl.store(target + channels, grad_key.to(key.dtype), mask=is_key[:, None])
+        tl.store(target + channels, (grad_key * scale).to(key.dtype), mask=is_key[:, None])
         tl.store(target + 2 * channels, grad_value.to(value.dtype), mask=is_key[:, None])
 
 
@@ -223,11 +227,10 @@ def _gradient_of_bias(
                 place = tl.load(places + first + row, mask=is_row, other=0)
                 at = tl.load(places + first + column, mask=is_key, other=0)
                 query = _rows_of(qkv + of_sample * 3 * channels, place, is_row, 3 * channels, head * HEAD, HEAD)
-                query = (query.to(tl.float32) * scale).to(query.dtype)
                 key = _rows_of(qkv + of_sample * 3 * channels, at, is_key, 3 * channels, channels + head * HEAD, HEAD)
                 normaliser = tl.load(lse + of_head + place, mask=is_row, other=0.0)
                 of_group = bias + head * bias_size + bias_offset
-                weights = tl.exp(_scores(query, key, of_group, row, column, tokens, keys, PRECISION) - normaliser[:, None])
+                weights = tl.exp(_scores(query, key, of_group, row, column, tokens, keys, scale, PRECISION) - normaliser[:, None])
                 upstream = _rows_of(grad + of_sample * channels, place, is_row, channels, head * HEAD, HEAD)
                 value = _rows_of(qkv + of_sample * 3 * channels, at, is_key, 3 * channels, 2 * channels + head * HEAD, HEAD)
                 of_weights = tl.dot(upstream, tl.trans(value), input_precision=PRECISION)
@@ -242,9 +245,10 @@ def _gradient_of_bias(
 KERNELS = (_forward, _gradient_of_queries, _gradient_of_keys, _gradient_of_bias)
 
 
-def constants(head: int, dtype: torch.dtype) -> dict[str, Any]:
-    """What the kernels are compiled for. `head`: channels of a head."""
-    return {"TILE": TILES[dtype], "HEAD": head, "PRECISION": "ieee"}
+def constants(kernel: Any, head: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What a kernel is compiled for. `head`: channels of a head."""
+    tile = (TILES_OF_KEYS if kernel is _gradient_of_keys else TILES)[dtype]
+    return {"TILE": tile, "HEAD": head, "PRECISION": "ieee"}
 
 
 def window_attention(qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
@@ -277,10 +281,7 @@ def attend(
     call = _Call.of(qkv, bias, known)
     out = qkv.new_empty(*qkv.shape[:2], call.channels)
     lse = qkv.new_empty(len(qkv), call.heads, qkv.shape[1], dtype=torch.float32)
-    _forward[call.grid](
-        qkv, padding, bias, out, lse, known.tokens, known.windows, *call.numbers, call.windows, call.heads,
-        **call.constants, **OPTIONS,
-    )  # fmt: skip
+    call.run(_forward, qkv, padding, bias, out, lse)
     return out, lse, bias
 
 
@@ -301,21 +302,15 @@ def attend_backward(
     known = tables(as_size(size), as_size(window), shifted, qkv.device)
     call = _Call.of(qkv, bias, known)
     grad_qkv, delta, of_padding = torch.empty_like(qkv), torch.empty_like(lse), torch.empty_like(lse)
-    tiles, rounds = call.grid[2], triton.cdiv(known.most_windows * len(qkv), SLICES)
-    rows = tiles * len(qkv) * call.windows if known.most_padding else 0
+    tiles, rounds = call.tiles(_gradient_of_queries), triton.cdiv(known.most_windows * len(qkv), SLICES)
+    rows = tiles * len(qkv) * len(known.windows) if known.most_padding else 0
     parts_of_padding = qkv.new_zeros(rows, 2 * call.channels, dtype=torch.float32)
-    _gradient_of_queries[call.grid](
-        grad, out, qkv, padding, bias, lse, delta, of_padding, grad_qkv, parts_of_padding, known.tokens, known.windows,
-        *call.numbers, call.windows, call.heads, **call.constants, **OPTIONS,
-    )  # fmt: skip
-    _gradient_of_keys[call.grid](
-        grad, qkv, bias, lse, delta, grad_qkv, known.tokens, known.windows, *call.numbers, call.windows, call.heads,
-        **call.constants, **OPTIONS,
-    )  # fmt: skip
+    call.run(_gradient_of_queries, grad, out, qkv, padding, bias, lse, delta, of_padding, grad_qkv, parts_of_padding)
+    call.run(_gradient_of_keys, grad, qkv, bias, lse, delta, grad_qkv)
     parts = qkv.new_empty(SLICES, *bias.shape, dtype=torch.float32)
     _gradient_of_bias[(len(known.groups) * tiles * tiles, call.heads, SLICES)](
         grad, qkv, bias, lse, delta, of_padding, parts, known.tokens, known.windows, known.groups, *call.numbers, len(qkv),
-        call.heads, TILES=tiles, ROUNDS=rounds, SLICES=SLICES, **call.constants, **OPTIONS,
+        call.heads, TILES=tiles, ROUNDS=rounds, SLICES=SLICES, **call.constants(_gradient_of_bias), **OPTIONS,
     )  # fmt: skip
     grad_table = gradient_of_table(table, bias, parts.sum(0), known)
     grad_padding = torch.zeros_like(padding)
@@ -324,35 +319,52 @@ def attend_backward(
     return [grad_qkv, grad_padding, grad_table]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Call:
     """What the kernels are called with.
 
     Attributes:
-        windows, heads, channels: W, A and C.
-        grid: programs for each window of each sample, head, and tile of queries or keys.
-        numbers: L, C, the scale of the queries, and R.
-        constants: those of `constants`.
+        batch, length, channels, heads: B, L, C and A.
+        dtype: that of queries, keys and values.
+        known: the tables of the layout.
     """
 
-    windows: int
-    heads: int
+    batch: int
+    length: int
     channels: int
-    grid: tuple[int, int, int]
-    numbers: tuple[int | float, ...]
-    constants: dict[str, Any]
+    heads: int
+    dtype: torch.dtype
+    known: Tables
 
     @staticmethod
     def of(qkv: torch.Tensor, bias: torch.Tensor, known: Tables) -> _Call:
-        batch, length, channels, heads = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3, len(bias)
-        head, windows = channels // heads, len(known.windows)
-        return _Call(
-            windows=windows,
-            heads=heads,
-            channels=channels,
-            grid=(windows * batch, heads, triton.cdiv(known.most_tokens, TILES[qkv.dtype])),
-            numbers=(length, channels, head**-0.5, known.bias_size),
-            constants=constants(head, qkv.dtype),
+        batch, length, channels = qkv.shape
+        return _Call(batch=batch, length=length, channels=channels // 3, heads=len(bias), dtype=qkv.dtype, known=known)
+
+    @property
+    def numbers(self) -> tuple[int | float, ...]:
+        """L, C, the scale of the queries, and R."""
+        return self.length, self.channels, (self.channels // self.heads) ** -0.5, self.known.bias_size
+
+    def constants(self, kernel: Any) -> dict[str, Any]:
+        return constants(kernel, self.channels // self.heads, self.dtype)
+
+    def tiles(self, kernel: Any) -> int:
+        """Tiles of a window of the largest kind."""
+        return triton.cdiv(self.known.most_tokens, self.constants(kernel)["TILE"])
+
+    def run(self, kernel: Any, *tensors: torch.Tensor) -> None:
+        """Run a program for each window of each sample, head, and tile of queries or keys."""
+        windows = len(self.known.windows)
+        kernel[(windows * self.batch, self.heads, self.tiles(kernel))](
+            *tensors,
+            self.known.tokens,
+            self.known.windows,
+            *self.numbers,
+            windows,
+            self.heads,
+            **self.constants(kernel),
+            **OPTIONS,
         )
 
 

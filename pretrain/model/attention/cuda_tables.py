@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 
-from pretrain.model.attention.layout import Size, WindowLayout, layout_on_cpu
+from pretrain.model.attention.layout import Size, WindowLayout, window_layout
 
 SLICES = 16  # programs that share the windows of a group for the gradient of a tile of its bias
 _ALIGNMENT = 16
@@ -63,8 +63,8 @@ class Tables:
 
 @lru_cache(maxsize=64)
 def tables(size: Size, window: Size, shifted: bool, device: torch.device) -> Tables:
-    """The tables of `window_layout(size, window, shifted)`."""
-    layout = layout_on_cpu(size, window, shifted, may_join=device.type == "cpu")
+    """The tables of the windows of a map of `size`."""
+    layout = window_layout(size, window, shifted, torch.device("cpu"), may_join=False)
     windows: list[tuple[int, ...]] = []
     groups: list[tuple[int, ...]] = []
     pairs, padding = [], []

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from pretrain.model.attention import cpu
-from pretrain.model.attention.layout import WindowLayout
+from pretrain.model.attention.layout import Size, WindowLayout, window_layout
 
 
 def window_attention(qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
@@ -18,13 +18,18 @@ def window_attention(qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tens
         qkv: (B, L, 3C), queries, keys and values of the map's tokens, each with heads outer.
         padding: (3C,), those of a padding token.
         table: (T, A), biases of relative positions, of which `layout.bias_rows` are rows.
-        layout: how the map is divided into windows.
+        layout: how the map is divided into windows, from `layout_of_map`.
     """
     if runs_in_kernels(qkv.device):
         from pretrain.model.attention import cuda
 
         return cuda.window_attention(qkv, padding, table, layout)
     return cpu.window_attention(qkv, padding, table, layout)
+
+
+def layout_of_map(size: Size, window: Size, shifted: bool, device: torch.device) -> WindowLayout:
+    """The windows of a feature map of `size`, as `window_attention` takes them on `device`; see `layout.window_layout`."""
+    return window_layout(size, window, shifted, device, may_join=not runs_in_kernels(device))
 
 
 @cache

@@ -33,8 +33,9 @@ def as_size(sides: Sequence[int]) -> Size:
 # exactly 0.
 MASKED = -10_000.0
 
-# On a CPU all windows of a small map are joined to one, with a mask between them, as long as this gives fewer than `_JOINED`
-# times the pairs: starting an operator costs more than the additional pairs. A kernel for GPUs takes windows of all kinds.
+# For the operators of `cpu.py` all windows of a small map are joined to one, with a mask between them, as long as this gives
+# fewer than `_JOINED` times the pairs: starting an operator costs more than the additional pairs. The kernels take windows of
+# all kinds at once.
 _JOINED = 4
 
 
@@ -84,18 +85,18 @@ def fit_window(size: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
 
 
 @lru_cache(maxsize=64)
-def window_layout(size: Size, window: Size, shifted: bool, device: torch.device) -> WindowLayout:
+def window_layout(size: Size, window: Size, shifted: bool, device: torch.device, may_join: bool) -> WindowLayout:
     """The windows of a feature map of `size`.
 
-    `window`: sides that the bias table covers; `shifted`: move the windows by half of their sides. The 64 most recently used
-    layouts are kept, so that series of another length or size cost one construction each.
+    `window`: sides that the bias table covers; `shifted`: move the windows by half of their sides; `may_join`: whether all
+    windows of a small map may be joined to one. The 64 most recently used layouts are kept, so that series of another length or
+    size cost one construction each.
     """
-    return layout_on_cpu(size, window, shifted, may_join=device.type == "cpu").to(device)
+    return _layout_on_cpu(size, window, shifted, may_join).to(device)
 
 
 @lru_cache(maxsize=64)
-def layout_on_cpu(size: Size, window: Size, shifted: bool, may_join: bool) -> WindowLayout:
-    """`window_layout` in the memory of the CPU; `may_join`: whether all windows of a small map may be joined to one."""
+def _layout_on_cpu(size: Size, window: Size, shifted: bool, may_join: bool) -> WindowLayout:
     fitted, shift = fit_window(size, window, shifted)
     padded = tuple(-(-s // w) * w for s, w in zip(size, fitted, strict=True))
     inner = torch.cartesian_prod(*[torch.arange(w) for w in fitted])  # (N + P, 3): positions in a window

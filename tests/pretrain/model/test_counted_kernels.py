@@ -48,7 +48,7 @@ def test_operators_are_counted_as_by_hand(program: Callable[[], object], launche
 
 def test_attention_launches_three_kernels_forward_and_four_backward() -> None:
     """Beside them, by reading the code: two tensors of zeros, two sums, and one of these copied in another type."""
-    layout = window_layout((2, 5, 5), (2, 3, 3), False, META)
+    layout = window_layout((2, 5, 5), (2, 3, 3), False, META, may_join=False)
     length, channels = 50, 32
     qkv, padding, table = (t.bfloat16().requires_grad_() for t in (numbers(3, length, 96), numbers(96), numbers(75, 1)))
     with attention_in(kernels=True):
@@ -77,7 +77,7 @@ def test_attention_launches_three_kernels_forward_and_four_backward() -> None:
 
 
 def test_attention_in_operators_launches_many() -> None:
-    layout = window_layout((2, 5, 5), (2, 3, 3), False, META)
+    layout = window_layout((2, 5, 5), (2, 3, 3), False, META, may_join=True)
     with attention_in(kernels=False), torch.no_grad(), KernelCounter() as counter:
         window_attention(numbers(3, 50, 96), numbers(96), numbers(75, 1), layout)
     assert counter.total("", ATTENTION)[0] > 10 * len(layout.groups)

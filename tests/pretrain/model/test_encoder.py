@@ -113,7 +113,7 @@ def test_where_the_published_position_index_is_wrong():
     for smaller, right in (((4, 7, 7), True), ((1, 7, 7), True), ((8, 4, 4), False), ((8, 7, 4), False)):
         count = smaller[0] * smaller[1] * smaller[2]
         assert torch.equal(full[:count, :count], relative_position_index(smaller, window)) is right
-        layout = window_layout(smaller, window, False, torch.device("cpu"))
+        layout = window_layout(smaller, window, False, torch.device("cpu"), may_join=True)
         assert torch.equal(layout.bias_rows.view(count, count), relative_position_index(smaller, window))
 
 
@@ -124,7 +124,7 @@ def test_where_the_published_position_index_is_wrong():
     shifted=st.booleans(),
 )
 def test_every_token_lies_in_one_window(size, window, shifted):
-    layout = window_layout(size, window, shifted, torch.device("cpu"))
+    layout = window_layout(size, window, shifted, torch.device("cpu"), may_join=True)
     found = torch.cat([group.index.flatten() for group in layout.groups])
     assert torch.equal(found.sort().values, torch.arange(size[0] * size[1] * size[2]))
     assert len(layout.groups) <= 27
@@ -135,10 +135,10 @@ def test_every_token_lies_in_one_window(size, window, shifted):
 
 def test_layouts_are_kept_and_bounded():
     cpu = torch.device("cpu")
-    first = window_layout((4, 32, 32), (8, 7, 7), True, cpu)
-    assert window_layout((4, 32, 32), (8, 7, 7), True, cpu) is first
+    first = window_layout((4, 32, 32), (8, 7, 7), True, cpu, may_join=True)
+    assert window_layout((4, 32, 32), (8, 7, 7), True, cpu, may_join=True) is first
     for side in range(1, 120):
-        window_layout((1, side, 5), (8, 7, 7), True, cpu)
+        window_layout((1, side, 5), (8, 7, 7), True, cpu, may_join=True)
     assert window_layout.cache_info().currsize <= 64
 
 
@@ -196,7 +196,7 @@ def test_stochastic_depth_drops_by_its_rate_and_scales_what_it_keeps():
     assert not torch.equal(scales[-1, 0] > 0, scales[-1, 1] > 0)  # each branch for itself
     # a block returns a dropped sample unchanged
     block, tokens = encoder.stages[0].blocks[0], torch.randn(2, 2 * 3 * 3, SMALL.embed_dim)
-    layout = window_layout((2, 3, 3), SMALL.window_size, False, torch.device("cpu"))
+    layout = window_layout((2, 3, 3), SMALL.window_size, False, torch.device("cpu"), may_join=True)
     out = block(tokens, layout, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     assert torch.equal(out[0], tokens[0])
     assert torch.equal(out[1], block(tokens, layout)[1])
