@@ -263,12 +263,12 @@ class _Stage:
         return Kernels(flops=flops, nbytes=passes * self.rows * self.channels * self.item + known)
 
     def _bias(self, layout: WindowLayout) -> Kernels:
-        """The bias of all groups of windows from its table, in a kernel for pairs of tokens and one for padding."""
-        return Kernels(nbytes=self._bias_bytes(layout, self.item), launches=2 if _is_padded(layout) else 1)
+        """The bias of all groups of windows from its table."""
+        return Kernels(nbytes=self._bias_bytes(layout, self.item), launches=1)
 
     def _bias_backward(self, layout: WindowLayout) -> Kernels:
-        """The sum of its slices, the gradient of the table, and that of the padding: zeros, a sum of parts, and its use."""
-        return Kernels(nbytes=self._bias_bytes(layout, 8 * SLICES + 8 + self.item), launches=7 if _is_padded(layout) else 4)
+        """The gradient of the table, from slices, and that of the padding: a sum of parts and its copy, at first zeros."""
+        return Kernels(nbytes=self._bias_bytes(layout, 4 * SLICES + self.item), launches=4 if _is_padded(layout) else 3)
 
     def _bias_bytes(self, layout: WindowLayout, a_number: float) -> float:
         return a_number * _bias_numbers(layout) * self.config.num_heads[self.number]

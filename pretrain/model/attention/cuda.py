@@ -112,7 +112,7 @@ def _gradient_of_queries(
     grad, out, qkv, padding, bias, lse, delta, of_padding, grad_qkv, grad_padding, places, windows, length, channels, scale,
     bias_size, num_windows, num_heads, TILE: tl.constexpr, HEAD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Also of the padding's key and value in each tile of a window that has any: `grad_padding` (tiles, B * W, 2C).
+    """Also of the padding's key and value in each tile of a window that has any: `grad_padding` (tiles, B * W, 3C).
 
     For the other two passes it writes `delta`, the products of result and its gradient, and `of_padding`, the gradients of the
     padding's scores; both (B, A, L).
@@ -143,9 +143,9 @@ def _gradient_of_queries(
             key = tl.load(padding + channels + head * HEAD + tl.arange(0, HEAD)).to(tl.float32)
             grad_query += of_score[:, None] * key[None, :]
             tl.store(of_padding + of_head + place, of_score, mask=is_row)
-            target = grad_padding + (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + head * HEAD
-            tl.store(target + tl.arange(0, HEAD), tl.sum(of_score[:, None] * query.to(tl.float32), 0) * scale)
-            tl.store(target + channels + tl.arange(0, HEAD), tl.sum(weight[:, None] * upstream.to(tl.float32), 0))
+            target = grad_padding + (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * 3 * channels + head * HEAD
+            tl.store(target + channels + tl.arange(0, HEAD), tl.sum(of_score[:, None] * query.to(tl.float32), 0) * scale)
+            tl.store(target + 2 * channels + tl.arange(0, HEAD), tl.sum(weight[:, None] * upstream.to(tl.float32), 0))
         for start in range(0, tokens, TILE):
             column = start + tl.arange(0, TILE)
             at = tl.load(places + first + column, mask=column < tokens, other=0)
@@ -304,7 +304,7 @@ def attend_backward(
     grad_qkv, delta, of_padding = torch.empty_like(qkv), torch.empty_like(lse), torch.empty_like(lse)
     tiles, rounds = call.tiles(_gradient_of_queries), triton.cdiv(known.most_windows * len(qkv), SLICES)
     rows = tiles * len(qkv) * len(known.windows) if known.most_padding else 0
-    parts_of_padding = qkv.new_zeros(rows, 2 * call.channels, dtype=torch.float32)
+    parts_of_padding = qkv.new_zeros(rows, 3 * call.channels, dtype=torch.float32)  # the padding asks nothing: its query gets 0
     call.run(_gradient_of_queries, grad, out, qkv, padding, bias, lse, delta, of_padding, grad_qkv, parts_of_padding)
     call.run(_gradient_of_keys, grad, qkv, bias, lse, delta, grad_qkv)
     parts = qkv.new_empty(SLICES, *bias.shape, dtype=torch.float32)
@@ -312,11 +312,7 @@ def attend_backward(
         grad, qkv, bias, lse, delta, of_padding, parts, known.tokens, known.windows, known.groups, *call.numbers, len(qkv),
         call.heads, TILES=tiles, ROUNDS=rounds, SLICES=SLICES, **call.constants(_gradient_of_bias), **OPTIONS,
     )  # fmt: skip
-    grad_table = gradient_of_table(table, bias, parts.sum(0), known)
-    grad_padding = torch.zeros_like(padding)
-    if known.most_padding:
-        grad_padding[call.channels :] = parts_of_padding.sum(0)  # the padding asks nothing
-    return [grad_qkv, grad_padding, grad_table]
+    return [grad_qkv, parts_of_padding.sum(0).to(padding.dtype), gradient_of_table(table, bias, parts, known)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

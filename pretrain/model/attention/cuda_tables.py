@@ -17,6 +17,7 @@ from pretrain.model.attention.layout import Size, WindowLayout, window_layout
 
 SLICES = 16  # programs that share the windows of a group for the gradient of a tile of its bias
 _ALIGNMENT = 16
+OF_PADDING = -2  # in place of a row of the table, for a number of the bias that stands for padding
 
 
 def aligned(keys: int) -> int:
@@ -33,7 +34,8 @@ class Tables:
         windows: (W, 4), for each window: its first entry in `tokens`, N, M, and the offset of its bias.
         groups: (G, 5), for each group: its first window, number of windows, N, M, and the offset of its bias, whose rows are
             `aligned(M)` apart.
-        pairs: (R,), the row of the table of position biases for each number of the bias, -1 where a pair is masked, or none is.
+        pairs: (R,), the row of the table of position biases for each number of the bias; -1 where a pair is masked, or
+            none is, and OF_PADDING for the key that stands for the padding.
         padding: (queries with padding, 3), for each: where in the bias that of its padding is, its first entry in
             `padding_pairs`, and P.
         padding_pairs: the rows of the table for its pairs with padding tokens, -1 where masked.
@@ -76,11 +78,13 @@ def tables(size: Size, window: Size, shifted: bool, device: torch.device) -> Tab
         stride = aligned(keys)
         groups.append((len(windows), count, tokens, keys, offset))
         windows += [(place + number * tokens, tokens, keys, offset) for number in range(count)]
-        pairs.append(torch.nn.functional.pad(of_pairs, (0, stride - tokens), value=-1).flatten())
+        in_rows = torch.nn.functional.pad(of_pairs, (0, stride - tokens), value=-1)
         if num_padding:
+            in_rows[:, tokens] = OF_PADDING
             first = sum(len(each) for each in padding_pairs)
             padding += [(offset + query * stride + tokens, first + query * num_padding, num_padding) for query in range(tokens)]
             padding_pairs.append(of_padding.flatten())
+        pairs.append(in_rows.flatten())
         place += count * tokens
         offset += tokens * stride
     all_pairs, all_padding_pairs = torch.cat(pairs), torch.cat([*padding_pairs, torch.empty(0, dtype=torch.long)])
