@@ -6,7 +6,8 @@ Each stage runs in processes of its own, one a GPU (without a GPU: two, and a sm
 and of steps on one kept batch of each source alternate, so that a slow spell hits both; the median of the ratios of neighbouring
 rounds counts. The shards lie in the page cache: what is asked is whether the stream keeps up, not how fast a disk is.
 
-On GPUs the waits for them between two lines of the log are counted, too, in as many steps as a round has.
+On GPUs the waits for them between two lines of the log are counted, too, in as many steps as a round has, and the kernels that a
+step launches.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
     seconds = statistics.median(real) / steps
     memory = max(ranks.gather(peak_memory_bytes(run.device)))
     syncs = sum(ranks.gather(count_syncs(run, steps, lambda _: next(batches)))) if on_gpu else None
+    launches = count_launches(run, lambda i: kept[order[i]]) if on_gpu else None
     if run.is_main:
         result: dict[str, Any] = {
             "stage": stage,
@@ -138,6 +140,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
             "mfu": round(of_step / seconds / run.world_size / peak, 4) if peak else None,
             "memory_gb": round(memory / 1e9, 3),
             "syncs_between_log_lines": syncs,
+            "launches_a_step": launches,
         }
         print(json.dumps(result), flush=True)
     batches.close()  # type: ignore[attr-defined]
@@ -186,6 +189,15 @@ def count_syncs(run: TrainingRun, steps: int, batch_of: Any) -> int:
     for place, times in Counter(f"{warning.filename}:{warning.lineno}" for warning in waited).items():
         print(f"waited {times} times at {place}", file=sys.stderr)
     return len(waited) + sum(counter.call_count for counter in counters)
+
+
+def count_launches(run: TrainingRun, batch_of: Any) -> int:
+    """Kernels that this rank's GPU runs in one optimizer step, copies and fills left out."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        train_steps(run, 1, batch_of)
+        torch.cuda.synchronize()
+    on_gpu = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(not name.startswith(("Memcpy", "Memset")) for name in on_gpu)
 
 
 if __name__ == "__main__":
