@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from common.json_files import read_json_lines
 
 Start = Callable[[Path], "subprocess.Popen[str]"]
-WAIT_S = 120.0
+WAIT_S = 300.0  # against a run that hangs; on a busy machine it is slow
 
 
 def log_of(run: Path) -> dict[int, dict[str, float | str]]:
@@ -114,7 +114,7 @@ def disturb(start: Start, run: Path, ways: Sequence[Callable[..., None]], seed: 
         story.append(f"{way.__name__} after step {len(log_of(run))}: exit code {process.returncode}; {'; '.join(said)}")
         story += [line for line in errors.splitlines() if line.startswith("error")]
     process = start(run)
-    output, errors = process.communicate(timeout=2 * WAIT_S)
+    output, errors = process.communicate(timeout=3 * WAIT_S)
     if process.returncode:
         raise RuntimeError("\n".join(story) + output[-2000:] + errors[-2000:])
     return [*story, *(line for line in output.splitlines() if line.startswith("resuming"))]

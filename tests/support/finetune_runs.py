@@ -87,6 +87,6 @@ def start(arguments: Sequence[str], ranks: int = 1, script: str | None = None, *
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     """Wait for a process that shall end with `code`; returns what it printed, and its errors."""
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=900)  # against a run that hangs
     assert process.returncode == code, output[-2000:] + errors[-3000:]
     return output, errors

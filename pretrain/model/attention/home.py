@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib.util import find_spec
 
 import torch
 
 from pretrain.model.attention import cpu
 from pretrain.model.attention.layout import Size, WindowLayout, window_layout
+
+_HAS_TRITON = find_spec("triton") is not None
 
 
 def window_attention(qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor, layout: WindowLayout) -> torch.Tensor:
@@ -32,7 +33,6 @@ def layout_of_map(size: Size, window: Size, shifted: bool, device: torch.device)
     return window_layout(size, window, shifted, device, may_join=not runs_in_kernels(device))
 
 
-@cache
 def runs_in_kernels(device: torch.device) -> bool:
     """Whether attention runs in the kernels of `cuda.py`: on GPUs with Triton, which PyTorch for Linux brings along."""
-    return device.type == "cuda" and find_spec("triton") is not None
+    return device.type == "cuda" and _HAS_TRITON
