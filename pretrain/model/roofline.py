@@ -267,8 +267,8 @@ class _Stage:
         return Kernels(nbytes=self._bias_bytes(layout, self.item), launches=1)
 
     def _bias_backward(self, layout: WindowLayout) -> Kernels:
-        """The gradient of the table, from slices, and that of the padding: a sum of parts and its copy, at first zeros."""
-        return Kernels(nbytes=self._bias_bytes(layout, 4 * SLICES + self.item), launches=4 if _is_padded(layout) else 3)
+        """The gradient of the table, from slices, and that of the padding: zeros, or a sum of parts, which begin as zeros."""
+        return Kernels(nbytes=self._bias_bytes(layout, 4 * SLICES + self.item), launches=4 if _is_padded(layout) else 2)
 
     def _bias_bytes(self, layout: WindowLayout, a_number: float) -> float:
         return a_number * _bias_numbers(layout) * self.config.num_heads[self.number]

@@ -312,7 +312,8 @@ def attend_backward(
         grad, qkv, bias, lse, delta, of_padding, parts, known.tokens, known.windows, known.groups, *call.numbers, len(qkv),
         call.heads, TILES=tiles, ROUNDS=rounds, SLICES=SLICES, **call.constants(_gradient_of_bias), **OPTIONS,
     )  # fmt: skip
-    return [grad_qkv, parts_of_padding.sum(0).to(padding.dtype), gradient_of_table(table, bias, parts, known)]
+    grad_padding = parts_of_padding.sum(0).to(padding.dtype) if rows else torch.zeros_like(padding)
+    return [grad_qkv, grad_padding, gradient_of_table(table, bias, parts, known)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
