@@ -67,7 +67,12 @@ def of_a_module(draw: random.Random, device: torch.device, dtype: torch.dtype) -
 def of_an_encoder(device: torch.device, dtype: torch.dtype) -> tuple[Named, Named, Named, dict[str, object]]:
     """A whole encoder and the gradients of all of its weights."""
     config = EncoderConfig(
-        sources={"sentinel2": 3}, embed_dim=32, depths=(2, 2, 1, 1), num_heads=(1, 2, 4, 8), drop_path_rate=0.0
+        sources={"sentinel2": 3},
+        embed_dim=32,
+        depths=(2, 2, 1, 1),
+        num_heads=(1, 2, 4, 8),
+        window_size=(2, 3, 3),
+        drop_path_rate=0.0,
     )
     model = VideoSwin(config).eval()  # without stochastic depth
     for parameter in model.parameters():
