@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ from finetune.training.forest import TREES, fit_forest
 from finetune.training.loop import TrainingJob, train
 from finetune.training.losses import MapLoss, balanced_weights
 from pretrain.model import load_decoder, load_encoder
+from pretrain.model.encoder_files import pinned_encoder
 
 WINDOWS_COMPARED = 64  # whose magnitudes are compared with those of the sensor and the checkpoint
 
@@ -121,6 +122,8 @@ def fine_tune(config: FinetuneConfig) -> int:
     criterion = best_epoch_criterion(config.best, task)
     device = pick_device(config.device)
     check_overlap(config.overlap)
+    if config.checkpoint is not None:
+        config = replace(config, checkpoint=pinned_encoder(config.checkpoint))
     data = open_data(config.data)
     check_sources(task, data.sensors)
     settings = recorded_settings(config, task, data.fingerprint(task))
