@@ -86,8 +86,9 @@ def fetch(place: HubPath, usual: str, also: Collection[str] = ()) -> Path:
         also: names of files that may be fetched although they are no safetensors.
 
     Raises:
-        ValueError: the repository, its revision or the file does not exist or is hidden from this user; the file is of a kind that
-            is not fetched; huggingface_hub is not installed; or the file is not in the cache and HF_HUB_OFFLINE forbids to ask.
+        ValueError: the repository, its revision or the file does not exist or is hidden from this user; the file is of a kind
+            that is not fetched; huggingface_hub is not installed; or the file is not in the cache and HF_HUB_OFFLINE forbids to
+            ask.
         RefusedError: the hub refuses access.
         InfrastructureError: the hub cannot be reached, and the file is not in the cache.
     """
