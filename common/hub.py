@@ -1,8 +1,9 @@
 """Models at Hugging Face's hub: `hf://OWNER/NAME[@REVISION][/FILE]`, fetched and sent by the package huggingface_hub.
 
 A revision is a branch, a tag or a commit; without one the default branch is meant. What is fetched lies in the cache of
-huggingface_hub (HF_HOME), under its commit. A file that lies there is used without asking the hub again when its commit is given,
-when the hub cannot be reached, and when HF_HUB_OFFLINE=1 forbids to ask. A file appears in the cache whole or not at all.
+huggingface_hub (HF_HOME), under its commit. A file that lies there is used without asking the hub again when its commit is given
+and when HF_HUB_OFFLINE=1 forbids to ask; and, with a note, when the hub cannot be reached. A file appears in the cache whole or
+not at all.
 
 huggingface_hub reads tokens itself, from the variable HF_TOKEN or from where `hf auth login` has put it. Nothing here reads one,
 and no message shows one.
@@ -21,6 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from common.errors import InfrastructureError, MissingPackageError, RefusedError
+from common.model_card import LIBRARY
+from common.notes import note
 from common.retries import one_line
 
 SCHEME = "hf://"
@@ -99,7 +102,36 @@ def fetch(place: HubPath, usual: str, also: Collection[str] = ()) -> Path:
     with _named_errors(replace(place, file=name), f"fetching {name}"):
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(place.repository, name, revision=place.revision, library_name="agrifm-pretrain"))
+        cached = _cached_without_the_hub(place, name)
+        if cached is not None:
+            return cached
+        return Path(hf_hub_download(place.repository, name, revision=place.revision, library_name=LIBRARY))
+
+
+def _cached_without_the_hub(place: HubPath, name: str) -> Path | None:
+    """The newest file of a branch or tag that lies in the cache, with a note, where the hub cannot be asked for a newer one.
+
+    None where it can be asked, and where nothing lies in the cache. huggingface_hub would use such a file without a word, also
+    where the hub refuses access. Raises what the hub answers when it refuses.
+    """
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE or (place.revision is not None and _COMMIT.fullmatch(place.revision)):
+        return None  # huggingface_hub takes what lies in the cache, as the user asks
+    try:
+        get_hf_file_metadata(hf_hub_url(place.repository, name, revision=place.revision), library_name=LIBRARY)
+    except Exception as error:
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        found = try_to_load_from_cache(place.repository, name, revision=place.revision)
+        if not isinstance(found, str):
+            return None  # huggingface_hub asks again, several times
+        note(
+            f"{place}: {constants.ENDPOINT} cannot be asked for a newer version ({_reason(error)}); the one in the cache is used, "
+            f"of commit {commit_of(Path(found))}"
+        )
+        return Path(found)
+    return None
 
 
 def pinned(place: HubPath, usual: str, also: Collection[str] = ()) -> HubPath:
@@ -132,7 +164,7 @@ def upload(place: HubPath, files: Mapping[str, Path | bytes], message: str, priv
     with _named_errors(place, "publishing"):
         from huggingface_hub import CommitOperationAdd, HfApi
 
-        hub = HfApi(library_name="agrifm-pretrain")
+        hub = HfApi(library_name=LIBRARY)
         hub.create_repo(place.repository, private=private, exist_ok=True)
         additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
         return str(hub.create_commit(place.repository, additions, commit_message=message, revision=place.revision).oid)
@@ -164,7 +196,7 @@ def _named(error: Exception, place: HubPath, doing: str) -> Exception | None:
     from huggingface_hub import constants, errors
 
     hub, where = constants.ENDPOINT, without_tokens(str(place))
-    reason = without_tokens(one_line(error))
+    reason = _reason(error.__cause__ or error)
     log_in = "log in with `hf auth login`, or give a token in the variable HF_TOKEN"
     if isinstance(error, errors.GatedRepoError):
         return RefusedError(f"{where}: the repository is restricted; ask for access at {hub}/{place.repository}, and {log_in}")
@@ -186,6 +218,11 @@ def _named(error: Exception, place: HubPath, doing: str) -> Exception | None:
     if is_network or isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, OSError) and error.errno is None):
         return InfrastructureError(f"{where}: {doing} failed between here and {hub}: {reason}")
     return ValueError(f"{where}: {doing} failed: {reason}") if isinstance(error, ValueError) else None
+
+
+def _reason(error: BaseException) -> str:
+    """The text of an error on one line, without tokens and without the pointers of httpx to an encyclopedia."""
+    return without_tokens(re.sub(r" For more information check: \S+", "", one_line(error)))
 
 
 def _of_status(error: Any, failed: str, refused: str, reason: str) -> Exception:
