@@ -127,8 +127,8 @@ def _cached_without_the_hub(place: HubPath, name: str) -> Path | None:
         if not isinstance(found, str):
             return None  # huggingface_hub asks again, several times
         note(
-            f"{place}: {constants.ENDPOINT} cannot be asked for a newer version ({_reason(error)}); the one in the cache is used, "
-            f"of commit {commit_of(Path(found))}"
+            f"{place}: {constants.ENDPOINT} cannot be asked for a newer version ({_reason(error)}); the one in the cache is "
+            f"used, of commit {commit_of(Path(found))}"
         )
         return Path(found)
     return None

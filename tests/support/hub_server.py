@@ -60,6 +60,7 @@ class Hub:
         requests: method, path and Authorization header of each request.
         break_after: if given, an answer with a file ends after so many bytes, once for each file.
         refuse: HTTP status of all answers; None for none.
+        refuse_after_break: whether every answer after a broken one is 403.
         large: files of at least so many bytes are sent apart from the commit.
     """
 
@@ -69,6 +70,7 @@ class Hub:
     break_after: int | None = None
     broken: set[str] = field(default_factory=set)
     refuse: int | None = None
+    refuse_after_break: bool = False
     large: int = 1 << 30
     objects: dict[str, bytes] = field(default_factory=dict)
 
@@ -204,6 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.broken.add(path)
             self.wfile.write(content[start : start + self.hub.break_after])
             self.close_connection = True
+            self.hub.refuse = 403 if self.hub.refuse_after_break else None
             return
         self.wfile.write(content[start:stop])
 
