@@ -107,7 +107,8 @@ class FinetuneConfig:
     Attributes:
         task: a task of finetune/tasks/ (paddy_rice, cropland), or the path or URL of a YAML like theirs.
         data: folder of scenes (scene.yaml gives the split of each), of HDF5 samples with lists train.txt, val.txt and test.txt
-            as published, or of shards with labels, each also at a URL; or a dataset of your own, FILE.py:CLASS.
+            as published, of shards with labels, or of the description of a public data set (finetune/import_dataset.py), each
+            also at a URL; or a dataset of your own, FILE.py:CLASS.
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
         checkpoint: pretraining run, encoder.safetensors, AgriFM.pth, or hf://OWNER/NAME[@REVISION] at Hugging Face's hub; without
             it the weights are random.

@@ -120,12 +120,12 @@ def fine_tune(config: FinetuneConfig) -> int:
     """
     if config.resume == "never":
         check_holds_no_run(config.output)
+    if config.checkpoint is not None:
+        config = replace(config, checkpoint=pinned_encoder(config.checkpoint))
     task = config.override.applied_to(load_task(config.task))
     criterion = best_epoch_criterion(config.best, task)
     device = pick_device(config.device)
     check_overlap(config.overlap)
-    if config.checkpoint is not None:
-        config = replace(config, checkpoint=pinned_encoder(config.checkpoint))
     data = open_data(config.data)
     check_sources(task, data.sensors)
     settings = recorded_settings(config, task, data.fingerprint(task))

@@ -52,6 +52,7 @@ def _recorded_normalization(choice: str) -> Any:
 def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
     """The part of run.json that options with defaults give."""
     return {
+        "checkpoint_revision": str(config.checkpoint) if isinstance(config.checkpoint, HubPath) else None,
         **asdict(config.training),
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
         # As they are in this run: the defaults may be others in a later version.
@@ -68,7 +69,6 @@ def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
         "label_fraction": config.label_fraction,
         "maps": config.maps,
         "seed": config.seed,
-        "checkpoint_revision": str(config.checkpoint) if isinstance(config.checkpoint, HubPath) else None,
     }
 
 

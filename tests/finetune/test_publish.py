@@ -22,7 +22,7 @@ from finetune.publish import publish
 from pretrain.model import build_encoder, load_encoder
 from tests.support.finetune_runs import run
 from tests.support.hub_models import SHAPE, use_hub, write_encoder, write_model
-from tests.support.hub_server import TOKEN, Hub, hub_server
+from tests.support.hub_server import TOKEN, Hub, Repository, hub_server
 from tests.support.launching import ROOT
 from tests.support.rice_scenes import write_split_scenes
 
@@ -152,7 +152,8 @@ def test_a_run_records_the_commit_that_it_began_with(hub: Hub, tmp_path: Path) -
     assert run(data=scenes, output=output, checkpoint=HubPath("me/encoder", commit), **SETTINGS) == 0
 
 
-def test_a_model_in_place_of_an_encoder_is_named(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_a_model_in_place_of_an_encoder_is_named(tmp_path: Path) -> None:
     write_model(tmp_path / "model.safetensors")
     publish(tmp_path, MODEL, "other")
     with pytest.raises(ValueError, match=r"hf://me/rice/encoder\.safetensors: there is no such file in the repository"):
@@ -169,8 +170,6 @@ def test_a_published_pickle_executes_nothing(hub: Hub, tmp_path: Path) -> None:
             return os.system, (f"touch {tmp_path / 'executed'}",)
 
     torch.save({"state_dict": Evil()}, tmp_path / "AgriFM.pth")
-    from tests.support.hub_server import Repository
-
     hub.repositories["me/evil"] = Repository()
     hub.repositories["me/evil"].add({"AgriFM.pth": (tmp_path / "AgriFM.pth").read_bytes()})
     with pytest.raises(ValueError, match="is not a PyTorch checkpoint of plain tensors"):
