@@ -3,8 +3,8 @@
     python finetune/import_dataset.py --kind pastis --input PASTIS/ --output data/pastis
     python finetune/run.py --task data/pastis/task.yaml --data data/pastis --output runs/pastis
 
-Of PASTIS and Fields of The World it writes a description, by which fine-tuning reads their files, and a task with their classes. Of
-parcels (EuroCrops, fiboa) it writes labels.yaml, by which the scenes in the same folder get them as a label.
+Of PASTIS and Fields of The World it writes a description, by which fine-tuning reads their files, and a task with their classes.
+Of parcels (EuroCrops, fiboa) it writes labels.yaml, by which the scenes in the same folder get them as a label.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def import_dataset(
         validation_folds: folds of PASTIS for validation; the default is 4.
         test_folds: folds of PASTIS for the test; the default is 5. All others are for training.
         countries: countries of Fields of The World, by the names of their folders.
-        offset: what is to be added to the numbers of the images of Fields of The World, which do not say it: 0, or -1000 where they
-            are as processing baseline 04.00 stores them (products from 25 January 2022 on).
+        offset: what is to be added to the numbers of the images of Fields of The World, which do not say it: 0, or -1000 where
+            they are as processing baseline 04.00 stores them (products from 25 January 2022 on).
         label: name of the label that parcels become; the default is crop_type.
         column: column with the crop's code; the default is that of EuroCrops or fiboa.
         name_column: column with the crop's name; the default is the one that belongs to that column.
@@ -83,8 +83,8 @@ def import_dataset(
     else:
         if not countries or offset is None:
             raise ValueError(
-                "--kind fields_of_the_world needs --countries, and --offset, as its files do not say it: 0, or -1000 where numbers "
-                "are as processing baseline 04.00 stores them"
+                "--kind fields_of_the_world needs --countries, and --offset, as its files do not say it: 0, or -1000 where "
+                "numbers are as processing baseline 04.00 stores them"
             )
         _import_fields(FieldsDescription(folder=input, countries=tuple(countries), offset=offset), output)
 

@@ -9,9 +9,9 @@
         label_masks/semantic_2class/AOI.tif    0 background, 1 field, 3 not labelled
       kenya/ ...
 
-The layout is that of https://github.com/fieldsoftheworld/ftw-datasets-list. Chips without imagery are part of the data set: they
-are listed, and left out. The files state neither dates nor the offset of their numbers: the two images count as those of the first
-and the second half of the season, and whoever imports the data must state the offset. Chips are samples without a place.
+The layout is that of https://github.com/fieldsoftheworld/ftw-datasets-list. Chips without imagery are part of the data set:
+they are listed, and left out. The files state neither dates nor the offset of their numbers: the two images count as those of the
+first and the second half of the season, and whoever imports the data must state the offset. Chips are samples without a place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Public parcels with crops as labels of scenes: EuroCrops, and data in the columns of fiboa.
 
-EuroCrops (https://github.com/maja601/EuroCrops) names the crop of a parcel by the columns EC_hcat_c and EC_hcat_n, code and name of
-its taxonomy HCAT. fiboa's extensions have `hcat:code` and `hcat:name` for the same, and `crop:code` and `crop:name` for the codes of
-a country. What is written is an entry of labels.yaml, by which all scenes in its folder get the parcels as a label.
+EuroCrops (https://github.com/maja601/EuroCrops) names the crop of a parcel by the columns EC_hcat_c and EC_hcat_n, code and name
+of its taxonomy HCAT. fiboa's extensions have `hcat:code` and `hcat:name` for the same, and `crop:code` and `crop:name` for the
+codes of a country. What is written is an entry of labels.yaml, by which all scenes in its folder get the parcels as a label.
 """
 
 from __future__ import annotations
