@@ -30,7 +30,7 @@ def write_pastis(folder: Path, folds: int = 5, images: int = 6, side: int = SIDE
         codes = np.kron(rng.choice([0, 1, 2, 3], (4, 4)), np.ones((side // 4, side // 4), int)).astype(np.uint8)
         codes[:2, :2] = 19
         pixels = rng.integers(300, 900, (images + fold % 2, 10, side, side)).astype(np.int16)
-        pixels[:, 6] += (1000 * codes).astype(np.int16)  # B08
+        pixels[:, 6] += 1000 * codes.astype(np.int16)  # B08
         pixels[0, :, -4:, -4:] = -10_000
         pixels[1, 3, 0, 5] = -7  # one band alone
         dates = [20181015 + 100 * month for month in range(3)] + [20190103, 20190402, 20190615, 20190801][: len(pixels) - 3]

@@ -103,10 +103,8 @@ def _chosen(path: Path, present: Sequence[str], column: str | None, name_column:
     known: dict[str, str | None] = alone | pairs
     if column is None:
         if len(known) != 1:
-            which = (
-                f"several columns of crops: {', '.join(known)}" if known else f"none of the columns {', '.join(dict(COLUMNS))}"
-            )
-            raise ValueError(f"{path} has {which}; say which one with --column; it has {listed}")
+            which = f"several columns of crops, {', '.join(known)}" if known else f"no column {' or '.join(dict(COLUMNS))}"
+            raise ValueError(f"{path} has {which}; say which one counts with --column; it has {listed}")
         column = next(iter(known))
     return column, name_column if name_column is not None else known.get(column)
 
