@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -34,12 +33,14 @@ _URL = re.compile(
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
-_FORM = "hf://OWNER/NAME, hf://OWNER/NAME@REVISION or either with /FILE at its end"
+NO_MODEL = "names no model at the hub; expected"
+HUB_FORM = "hf://OWNER/NAME, hf://OWNER/NAME@REVISION or either with /FILE at its end"
 
 
-@dataclass(frozen=True)
 class HubPath:
     """A repository of the hub at a revision, or one file in it.
+
+    It is no dataclass, since jsonargparse takes these for groups of options.
 
     Attributes:
         repository: OWNER/NAME.
@@ -47,13 +48,23 @@ class HubPath:
         file: path of a file in the repository; None for the file that is usual for what is looked for.
     """
 
-    repository: str
-    revision: str | None = None
-    file: str | None = None
+    __slots__ = ("file", "repository", "revision")
+
+    def __init__(self, repository: str, revision: str | None = None, file: str | None = None) -> None:
+        self.repository, self.revision, self.file = repository, revision, file
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else f"@{self.revision}"
         return f"{SCHEME}{self.repository}{revision}{'' if self.file is None else f'/{self.file}'}"
+
+    def __repr__(self) -> str:
+        return f"HubPath({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HubPath) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
 
 ModelPath: TypeAlias = Path | HubPath
@@ -69,7 +80,7 @@ def hub_path(text: str) -> HubPath:
     found = _URL.fullmatch(text.rstrip("/"))
     parts = PurePosixPath((found and found["file"]) or "").parts
     if found is None or ".." in parts:
-        raise ValueError(f"{without_tokens(text)} names no model at the hub; expected {_FORM}")
+        raise ValueError(f"{without_tokens(text)} {NO_MODEL} {HUB_FORM}")
     return HubPath(found["repository"], found["revision"], found["file"])
 
 
@@ -99,7 +110,7 @@ def fetch(place: HubPath, usual: str, also: Collection[str] = ()) -> Path:
     if not name.endswith(SAFE_SUFFIX) and PurePosixPath(name).name not in also:
         allowed = " or ".join([f"a {SAFE_SUFFIX} file", *also])
         raise ValueError(f"{place}: {name} is not fetched from the hub, as such a file could run code; expected {allowed}")
-    with _named_errors(replace(place, file=name), f"fetching {name}"):
+    with _named_errors(HubPath(place.repository, place.revision, name), f"fetching {name}"):
         from huggingface_hub import hf_hub_download
 
         cached = _cached_without_the_hub(place, name)
@@ -136,7 +147,7 @@ def _cached_without_the_hub(place: HubPath, name: str) -> Path | None:
 
 def pinned(place: HubPath, usual: str, also: Collection[str] = ()) -> HubPath:
     """The same place at the commit that its revision means now; fetches the file. Raises what `fetch` raises."""
-    return replace(place, revision=commit_of(fetch(place, usual, also)))
+    return HubPath(place.repository, commit_of(fetch(place, usual, also)), place.file)
 
 
 def commit_of(path: Path) -> str:

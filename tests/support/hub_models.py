@@ -19,7 +19,7 @@ from tests.support.hub_server import Hub
 SHAPE = EncoderConfig(
     sources={"landsat": 6}, embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0
 )
-NORMALIZATION = {"landsat": {"mean": [0.5] * 6, "std": [2.0] * 6}}
+NORMALIZATION = {"landsat": {"mean": [1500.0] * 6, "std": [900.0] * 6}}
 
 
 def use_hub(hub: Hub | str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "path": each["path"],
                     "uploadMode": "lfs" if each["size"] >= self.hub.large else "regular",
                     "shouldIgnore": False,
-                    "oid": oid_of(files[each["path"]]) if each["path"] in files else None,
+                    "oid": self._oid(files.get(each["path"])),
                 }
                 for each in json.loads(body)["files"]
             ]
@@ -168,6 +168,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             siblings = [{"rfilename": path} for path in files]
             self._send(200, {"id": name, "modelId": name, "sha": commit, "siblings": siblings, "private": repository.private})
+
+    def _oid(self, content: bytes | None) -> str | None:
+        """The hub's name of a file's content: of large ones the sha256."""
+        if content is None:
+            return None
+        return hashlib.sha256(content).hexdigest() if len(content) >= self.hub.large else oid_of(content)
 
     def _large_files(self, name: str, wanted: dict[str, Any]) -> None:
         assert name in self.hub.repositories

@@ -104,7 +104,8 @@ def test_the_scores_are_those_of_metrics_json(output: Path, record: TrainedRun) 
     test = metrics_of(output)["test"]
     found = {row[0]: row for row in rows(sections(run_card(record))["Scores"])}
     for name, values in test["classes"].items():
-        f1, precision, recall = (f"{100 * values[key]:.2f}" for key in ("f1", "precision", "recall"))
+        shown = [values[key] for key in ("f1", "precision", "recall")]
+        f1, precision, recall = ("-" if value is None else f"{100 * value:.2f}" for value in shown)
         assert [found[name][1], found[name][2], found[name][3]] == [f1, precision, recall]
         assert found[name][6] == f"{values['pixels']:,}"
     assert "There are no intervals: they need more than one test scene." in run_card(record)

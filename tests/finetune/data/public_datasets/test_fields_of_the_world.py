@@ -57,7 +57,7 @@ def test_numbers_and_labels_are_those_of_the_files(data: Path, task: Task, chips
     size = np.s_[..., :SIDE, :SIDE]
     assert np.array_equal(stack.valid[size], seen)
     assert np.array_equal(stack.pixels[size], expected)
-    label = np.where(chip["semantic_3class"] == 3, IGNORE, chip["semantic_3class"])
+    label = np.where(chip["semantic_3class"] == 3, IGNORE, chip["semantic_3class"].astype(int))
     assert np.array_equal(window.label[:SIDE, :SIDE], label)
     season = window.seasons["sentinel2_rgbn"]
     assert season.choose(stack.valid).tolist() == [0, 1], "each image is one frame, in the order of the windows"

@@ -84,7 +84,7 @@ def test_numbers_dates_and_labels_are_those_of_the_files(data: Path, task: Task,
     assert window.year == 2019
     assert np.allclose(window.seasons["sentinel2"].days, [(dates[i] - first).astype(int) + 0.5 for i in inside])
     label = window.label[:SIDE, :SIDE]
-    assert np.array_equal(label, np.where(patch["codes"] == 19, IGNORE, patch["codes"]))
+    assert np.array_equal(label, np.where(patch["codes"] == 19, IGNORE, patch["codes"].astype(int)))
 
 
 def test_classes_are_grouped_by_their_names(data: Path, tmp_path: Path, patches: dict[int, dict[str, Any]]) -> None:
