@@ -67,7 +67,7 @@ def import_dataset(
         name_column: column with the crop's name; the default is the one that belongs to that column.
         year: year of the parcels, in which their season ends; without it a date column of fiboa says it, if there is one.
     """
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "pastis": {"validation_folds": validation_folds, "test_folds": test_folds},
         "fields_of_the_world": {"countries": countries, "offset": offset},
         "parcels": {"label": label, "column": column, "name_column": name_column, "year": year},

@@ -11,6 +11,9 @@ from finetune.data.public_datasets import fields_of_the_world, pastis
 from finetune.data.public_datasets.description import Description, PastisDescription
 
 
+COLORS = 20  # of matplotlib's tab20
+
+
 def task_values(description: Description) -> dict[str, Any]:
     """A task with all classes of a public data set, with their names and a colour each."""
     if isinstance(description, PastisDescription):
@@ -41,5 +44,5 @@ def task_values(description: Description) -> dict[str, Any]:
 
 
 def _classes(names: list[str]) -> list[dict[str, Any]]:
-    colors = [to_hex(color) for color in matplotlib.colormaps["tab20"].colors]
+    colors = [to_hex(color) for color in matplotlib.colormaps["tab20"](range(COLORS))]
     return [{"name": name, "color": color, "labels": [name]} for name, color in zip(names, colors, strict=False)]
