@@ -10,7 +10,6 @@ from matplotlib.colors import to_hex
 from finetune.data.public_datasets import fields_of_the_world, pastis
 from finetune.data.public_datasets.description import Description, PastisDescription
 
-
 COLORS = 20  # of matplotlib's tab20
 
 
