@@ -4,7 +4,8 @@ A command is a function with annotated parameters and a Google-style docstring, 
 jsonargparse makes the parser, the help and the check of every YAML key from it. Options may be written with dashes
 (`--plan-only`); a boolean option without a value means true; a list may be written as words: `--sources landsat modis`. Options
 that were renamed keep their old names, on the command line and in YAML, with one line of warning. An option whose type is
-`AnyPath` (`common/storage.py`) accepts a path or a URL; one whose type is `Path` refuses a URL before anything is made.
+`AnyPath` (`common/storage.py`) accepts a path or a URL; one whose type is `Path` refuses a URL before anything is made; one whose
+type is `ModelPath` (`common/hub.py`) accepts a path or a model at Hugging Face's hub.
 
 An error that `common/exit_codes.py` knows becomes one line on stderr and its exit code: 2 for a user's mistake, 74 for failed
 infrastructure. Any other exception is a bug of ours and keeps its traceback. A signal that asks a command to stop, such as
@@ -30,6 +31,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
 from common.exit_codes import ASKED_TO_STOP, STOPPED, USER_ERROR, exit_code
+from common.hub import HUB_FORM, NO_MODEL, HubPath, hub_path, is_hub_url, without_tokens
 from common.lasting_output import make_output_last
 from common.notes import show_notes_as_lines
 from common.stop_signals import interrupt_when_asked
@@ -48,6 +50,7 @@ def _local_path(text: str) -> Path:
 
 register_type(Path, str, _local_path, type_check=isinstance, fail_already_registered=False)
 register_type(RemotePath, str, RemotePath, type_check=isinstance, fail_already_registered=False)
+register_type(HubPath, str, lambda text: hub_path(str(text)), type_check=isinstance, fail_already_registered=False)
 
 
 class _Parser(ArgumentParser):
@@ -172,8 +175,12 @@ class _Parser(ArgumentParser):
             valid = {key.split(".")[-1]: key for key in vars(self.get_defaults().as_flat()) if not key.startswith("_")}
             near = difflib.get_close_matches(word, list(valid), 1, 0.5)
             line += f"; did you mean {valid[near[0]]}?" if near else f"; valid keys: {', '.join(sorted(valid.values()))}"
-        key, url = re.search(r'Parser key "([\w.]+)"', line), re.search(r"[\w+.-]+://\S*", line)
-        if _NO_PATH in line and key and url:
+        key = re.search(r'Parser key "([\w.]+)"', line)
+        # An option that may also be a model at the hub says how that is written, and the value after it.
+        url = re.search(r"(?<=Given value: )[\w+.-]+://\S*", line) or re.search(r"[\w+.-]+://\S*", line)
+        if NO_MODEL in line and key and url and is_hub_url(url[0]):
+            line = f"{key[1]}: {without_tokens(url[0])} {NO_MODEL} {HUB_FORM}"
+        elif _NO_PATH in line and key and url:
             line = f"{key[1]}: {url[0]} {_NO_PATH}: copy to it what is to be read, or write to it and copy the result"
         print(f"{self.prog}: error: {line}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from common.hub import ModelPath
 from common.storage import AnyPath
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
@@ -106,9 +107,11 @@ class FinetuneConfig:
     Attributes:
         task: a task of finetune/tasks/ (paddy_rice, cropland), or the path or URL of a YAML like theirs.
         data: folder of scenes (scene.yaml gives the split of each), of HDF5 samples with lists train.txt, val.txt and test.txt
-            as published, or of shards with labels, each also at a URL; or a dataset of your own, FILE.py:CLASS.
+            as published, of shards with labels, or of the description of a public data set (finetune/import_dataset.py), each
+            also at a URL; or a dataset of your own, FILE.py:CLASS.
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
-        checkpoint: pretraining run, encoder.safetensors or AgriFM.pth; without it the weights are random.
+        checkpoint: pretraining run, encoder.safetensors, AgriFM.pth, or hf://OWNER/NAME[@REVISION] at Hugging Face's hub; without
+            it the weights are random.
         encoder: without a checkpoint, the shape of the encoder, as in --encoder.embed_dim 64 (its sources are those of the
             task), or the name of a baseline without pretraining: unet, temporal_cnn, or random_forest, which is fitted to all
             labelled pixels at once, so that --training does not count.
@@ -142,7 +145,7 @@ class FinetuneConfig:
     task: str
     data: AnyPath
     output: Path
-    checkpoint: Path | None = None
+    checkpoint: ModelPath | None = None
     encoder: EncoderConfig | Literal["unet", "temporal_cnn", "random_forest"] = TINY_ENCODER
     best: str = "mean_f1"
     normalization: str = CHECKPOINT

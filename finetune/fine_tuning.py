@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from finetune.data.labelled_data import (
 from finetune.data.normalization import check_magnitudes, choose_normalization
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
+from finetune.data.training_origin import training_origin
 from finetune.data.window_dataset import LabelledWindows
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
@@ -59,6 +60,7 @@ from finetune.run_folder import (
 from finetune.scoring.early_season import score_season
 from finetune.scoring.headline import headline, headline_interval
 from finetune.scoring.score_text import TABLE_HEADER, score_table
+from finetune.sharing.describing import describe_run
 from finetune.task import Task, load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
 from finetune.training.checkpoint import Progress
@@ -67,6 +69,7 @@ from finetune.training.forest import TREES, fit_forest
 from finetune.training.loop import TrainingJob, train
 from finetune.training.losses import MapLoss, balanced_weights
 from pretrain.model import load_decoder, load_encoder
+from pretrain.model.encoder_files import pinned_encoder
 
 WINDOWS_COMPARED = 64  # whose magnitudes are compared with those of the sensor and the checkpoint
 
@@ -117,6 +120,8 @@ def fine_tune(config: FinetuneConfig) -> int:
     """
     if config.resume == "never":
         check_holds_no_run(config.output)
+    if config.checkpoint is not None:
+        config = replace(config, checkpoint=pinned_encoder(config.checkpoint))
     task = config.override.applied_to(load_task(config.task))
     criterion = best_epoch_criterion(config.best, task)
     device = pick_device(config.device)
@@ -275,6 +280,7 @@ def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device
             _report_season(run, model, device, result, page)
         page.write(config.output / REPORT_FILE)
     lock.check()
+    describe_run(config.output, run.settings, metrics)
     write_json(config.output / METRICS_FILE, metrics)
     run.training.close()
     run.validation.close()
@@ -306,6 +312,7 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
             "pixels": dict(zip(class_names, run.training.class_pixels().tolist(), strict=True)),
         }
         | ({} if isinstance(run.model, RandomForest) else {"steps": schedule.num_steps(len(run.training))}),
+        "training_origin": training_origin(run.training),
     }
 
 

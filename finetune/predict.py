@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from common.command_line import run_command
+from common.hub import ModelPath
 from common.run_lock import LOCK, RunLock
 from common.storage import AnyPath
 from finetune.device import pick_device
@@ -22,13 +23,13 @@ from finetune.mapping.model_series import note_other_scale, series_for_model
 from finetune.mapping.polygons import check_class, write_polygons
 from finetune.mapping.scene import MapOptions, predict_scene
 from finetune.mapping.workers import Workers
-from finetune.model.model_file import load_model
+from finetune.model.model_file import load_model, local_model
 from finetune.report.map_figure import draw_map, preview_label
 from finetune.task import Task
 
 
 def predict(
-    model: Path,
+    model: ModelPath,
     input: AnyPath,
     output: Path,
     overlap: float = 0.5,
@@ -46,7 +47,7 @@ def predict(
     """Map a scene: a Cloud-Optimised GeoTIFF with class indices and, beside it, a PNG to look at.
 
     Args:
-        model: folder that finetune/run.py wrote, or its model.safetensors.
+        model: folder that finetune/run.py wrote, its model.safetensors, or hf://OWNER/NAME[@REVISION] at Hugging Face's hub.
         input: a scene, the folder or URL with its scene.yaml.
         output: the GeoTIFF to write; the picture gets the same name with .png.
         overlap: share of a window that its neighbour covers too, 0 to 0.9.
@@ -67,7 +68,8 @@ def predict(
         raise ValueError(f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif")
     if workers < 1 or batch_size < 1:
         raise ValueError(f"--workers is {workers} and --batch_size {batch_size}; both must be at least 1")
-    mapper, recipe = load_model(model)
+    file = local_model(model)
+    mapper, recipe = load_model(file)
     torch_device = pick_device(device)
     options = MapOptions(overlap=overlap, batch_size=batch_size, block_px=block_px, probabilities=probabilities)
     if polygons is not None:
@@ -78,7 +80,7 @@ def predict(
     series.check_window(recipe.task.window_px)
     label = preview_label(series)
     in_processes = workers > 1 or scheduler is not None or engine == "dask"
-    processes = Workers(count=workers, engine=engine, scheduler=scheduler, model=model) if in_processes else None
+    processes = Workers(count=workers, engine=engine, scheduler=scheduler, model=file) if in_processes else None
     written = [output, output.with_suffix(".png")]
     with RunLock(output.with_name(f".{output.name}{LOCK}"), output) as lock, series:
         lock.acquire()

@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from common.hub import HubPath
 from common.json_files import write_json
 from common.run_lock import RunLock, is_lock
 from common.storage import any_path
@@ -27,7 +28,7 @@ def recorded_settings(config: FinetuneConfig, task: Task, data_sha256: str) -> d
     `data_sha256`: fingerprint of the labelled data, which changes with any label.
 
     Its keys are those of runs on disk, which is why they differ from the names of options. `task` is that of `config`, with the
-    override. Raises ValueError when there is no checkpoint at `config.checkpoint`.
+    override; a checkpoint at the hub is given with its commit. Raises ValueError when there is none at `config.checkpoint`.
     """
     encoder = config.encoder if isinstance(config.encoder, str) else config.encoder.to_dict()
     return {
@@ -51,6 +52,7 @@ def _recorded_normalization(choice: str) -> Any:
 def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
     """The part of run.json that options with defaults give."""
     return {
+        "checkpoint_revision": str(config.checkpoint) if isinstance(config.checkpoint, HubPath) else None,
         **asdict(config.training),
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
         # As they are in this run: the defaults may be others in a later version.
@@ -96,6 +98,8 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
             advice += "; a run cannot get longer, as its learning rate decays over its epochs"
         if "data_sha256" in changed:
             advice += "; data_sha256: labels, scene.yaml, lists or sensors in --data have changed since that run began"
+        if "checkpoint_revision" in changed and before["checkpoint_revision"] is not None:
+            advice += f"; that run began with --checkpoint {before['checkpoint_revision']}: give it with this commit to resume"
         raise ValueError(f"--output {output} holds a run with other settings ({', '.join(changed)}); {advice}")
     return (output / METRICS_FILE).is_file()
 

@@ -37,6 +37,8 @@ COMMANDS = {
     "finetune": ("finetune.run", "fine-tune an encoder to a task, score it and map the test scenes"),
     "predict": ("finetune.predict", "map a scene with a fine-tuned model"),
     "fields": ("finetune.fields", "polygons of the objects of a map"),
+    "publish": ("finetune.publish", "send a model or an encoder to Hugging Face's hub"),
+    "import_dataset": ("finetune.import_dataset", "describe a public data set, so that fine-tuning reads it"),
     "compare": ("finetune.compare", "compare encoders over tasks, shares of the labels and seeds"),
     "join_comparisons": ("finetune.join_comparisons", "comparisons on several data side by side"),
 }

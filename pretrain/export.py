@@ -15,12 +15,15 @@ from common.command_line import run_command
 from pretrain.checkpoint import finished_steps, newest_good, step_of
 from pretrain.model import EncoderConfig, MapDecoder, VideoSwin, build_encoder, load_encoder, save_encoder
 from pretrain.model.encoder_files import CHECKPOINTS, DECODER, build_decoder
+from pretrain.sharing import describe_encoder, encoder_record
 
 _PREFIX = "encoder."  # of the names of the encoder's weights in a LandCoverModel
 
 
 def export(run: Path, output: Path, step: int | None = None, weights: Literal["teacher", "student"] = "teacher") -> None:
     """Write the encoder of a pretraining run's newest good checkpoint, and its decoder, if it has one, as one safetensors file.
+
+    Beside it lie its model card, `encoder.README.md`, and its STAC item, `encoder.stac_item.json`.
 
     Args:
         run: folder of the run, which may still be training.
@@ -42,6 +45,8 @@ def export(run: Path, output: Path, step: int | None = None, weights: Literal["t
     checkpoint, encoder, decoder = _newest_encoder(folder, step, weights)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(encoder, output, decoder)
+    about = f"These are the weights of the {weights} after step {step_of(checkpoint)}. "
+    describe_encoder(output, encoder_record(output, run, about))
     print(f"{output}: the {weights}'s encoder after step {step_of(checkpoint)} of {run}")
     load_encoder(output)  # checks that the file can be read, and prints what it holds
 

@@ -43,6 +43,7 @@ from pretrain.run_folder import METRICS_FILE, has_final_files
 from pretrain.saving import Saver
 from pretrain.schedule import scheduled_consistency_weight, scheduled_learning_rate
 from pretrain.setup import TrainingRun, set_up_run
+from pretrain.sharing import describe_encoder, encoder_record
 from pretrain.step_checks import StepChecks
 
 DEFAULTS = PretrainConfig(data="", output=Path())
@@ -236,6 +237,7 @@ def _finish(run: TrainingRun, validation: Validation, monitor: Monitor, skipped:
         _write_final_file(run, ENCODER_FILE, lambda path: _save_average(run, weights, path))
         scores = _validate(run, validation, monitor, num_steps, skipped)
         metrics = {"steps": num_steps, "skipped_steps": run.skipped_steps, "validation": scores}
+        _write_final_file(run, ENCODER_FILE, lambda path: describe_encoder(path, encoder_record(path, output, metrics=metrics)))
         _write_final_file(run, METRICS_FILE, lambda path: write_json(path, metrics))
         shown = [name for name in validation_scalars(scores) if name.startswith("validation/")]  # not those of single classes
         monitor.hyperparameters(

@@ -57,6 +57,8 @@ COMMANDS = (
     _script("finetune", "finetune/run.py"),
     _script("predict", "finetune/predict.py"),
     _script("fields", "finetune/fields.py"),
+    _script("publish", "finetune/publish.py"),
+    _script("import_dataset", "finetune/import_dataset.py"),
     _script("compare", "finetune/compare.py"),
     _script("join_comparisons", "finetune/join_comparisons.py"),
 )

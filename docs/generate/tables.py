@@ -16,6 +16,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from common.hub import HubPath
 from common.storage import RemotePath
 from data_prep.archive.sensor import load_sensors
 from data_prep.archive.stac_collections import signer_of
@@ -30,7 +31,16 @@ OFFSET_TEXTS = {
     "boa_offset_applied": "`earthsearch:boa_offset_applied` where it is true; else the baseline before 04.00, or you",
     "processing_baseline": "`s2:processing_baseline`",
 }
-_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", RemotePath: "URL", Any: "any"}
+_NAMES = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    Path: "path",
+    RemotePath: "URL",
+    HubPath: "hf URL",
+    Any: "any",
+}
 
 
 def commands() -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.hub import ModelPath
 from common.storage import AnyPath
 from finetune.comparison.encoders import PRETRAINED_KINDS, compared_encoders, encoder_kind
 
@@ -18,7 +19,8 @@ class CompareConfig:
         tasks: tasks of finetune/tasks/, or paths of YAMLs like theirs.
         data: as for finetune/run.py: scenes, HDF5 samples or shards with labels, also at a URL; or FILE.py:CLASS.
         output: folder of all runs and of comparison.json, comparison.md, comparison.png, comparison_differences.png.
-        checkpoint: pretraining run, encoder.safetensors or AgriFM.pth, for pretrained, frozen, linear_probe and lora.
+        checkpoint: pretraining run, encoder.safetensors, AgriFM.pth or hf://OWNER/NAME[@REVISION], for pretrained, frozen,
+            linear_probe and lora.
         checkpoints: several of them by name, instead of --checkpoint, as in --checkpoints.map runs/map --checkpoints.fractions
             runs/fractions; the encoders pretrained, frozen, linear_probe and lora then stand for one encoder of each.
         encoders: pretrained (the whole encoder is trained), frozen (only the decoder is trained), linear_probe (logistic
@@ -38,8 +40,8 @@ class CompareConfig:
     tasks: list[str]
     data: AnyPath
     output: Path
-    checkpoint: Path | None = None
-    checkpoints: dict[str, Path] | None = None
+    checkpoint: ModelPath | None = None
+    checkpoints: dict[str, ModelPath] | None = None
     encoders: list[str] = field(default_factory=lambda: ["pretrained", "scratch", "unet", "temporal_cnn", "random_forest"])
     reference: str | None = None
     label_fraction: list[float] = field(default_factory=lambda: [1.0])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from common.command_line import rename_keys
+from common.hub import ModelPath
 from finetune.comparison.config import CompareConfig
 from finetune.comparison.encoders import PRETRAINED_KINDS, checkpoint_name, encoder_kind
 from finetune.config import RENAMED_OPTIONS
 from finetune.model.initial_weights import fingerprint
 from pretrain.model import load_encoder
+from pretrain.model.encoder_files import pinned_encoder
 
 GROUPS = frozenset(name.partition(".")[0] for name in RENAMED_OPTIONS.values())
 # What is trained of an encoder that starts from the checkpoint.
@@ -54,8 +55,10 @@ class RunOptions:
 
     def __init__(self, config: CompareConfig, tasks: Sequence[str]) -> None:
         encoders = config.compared_encoders
-        self._checkpoints: dict[str | None, Path] = {None: config.checkpoint} if config.checkpoint else {}
-        self._checkpoints |= [(name, path) for name, path in (config.checkpoints or {}).items()]
+        given: dict[str | None, ModelPath] = {None: config.checkpoint} if config.checkpoint else {}
+        given |= [(name, path) for name, path in (config.checkpoints or {}).items()]
+        # At the hub at one commit for all runs, whatever happens to the repository in the meantime.
+        self._checkpoints = {name: pinned_encoder(path) for name, path in given.items()}
         lacking = [e for e in encoders if encoder_kind(e) in PRETRAINED_KINDS and checkpoint_name(e) not in self._checkpoints]
         if lacking:
             raise ValueError(f"--encoders {', '.join(lacking)} need a --checkpoint")

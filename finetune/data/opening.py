@@ -11,6 +11,8 @@ from data_prep.corpus.dataset import DATASET, load_corpus
 from finetune.data.hdf5_samples import LISTS, SAMPLE_FOLDER, Hdf5Samples, list_folder, published_fingerprint
 from finetune.data.labelled_data import LabelledData, SampleData, SceneData
 from finetune.data.own_dataset import own_dataset
+from finetune.data.public_datasets.description import PUBLIC_FILE
+from finetune.data.public_datasets.opening import open_public_dataset
 from finetune.data.shard_samples import ShardSamples, label_of_corpus
 
 
@@ -19,6 +21,7 @@ def open_data(data: AnyPath) -> LabelledData:
 
         FILE.py:CLASS                                  a dataset of your own: CLASS(split) for train, validation and test; a path
         a folder with dataset.json                     shards with labels (`shard.py --label.SOURCE NAME`)
+        a folder with public_dataset.yaml              a public data set (`finetune/import_dataset.py`)
         a folder with train.txt, or data_lists/        HDF5 samples in the published layout
         any other folder                               scenes
 
@@ -40,6 +43,8 @@ def open_data(data: AnyPath) -> LabelledData:
             lambda: corpus.fingerprint,
             lambda task: [label_of_corpus(corpus, source, data) for source in task.sources if source in corpus.labels],
         )
+    if (data / PUBLIC_FILE).is_file():
+        return open_public_dataset(data)
     if list_folder(data) is not None:
         return SampleData(
             lambda split, task: Hdf5Samples(data, split, task.sources),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
+from common.hub import HubPath, ModelPath
 from data_prep.archive.sensor import Sensor
 from finetune.model.crop_mapper import CropMapper
 from finetune.task import Task
 from pretrain.model import MapDecoder, VideoSwin
-from pretrain.model.encoder_files import ENCODER_FILE
+from pretrain.model.encoder_files import ENCODER_FILE, weights_file
 
 
-def check_bands(encoder: VideoSwin, task: Task, sensors: Mapping[str, Sensor], checkpoint: Path) -> None:
+def check_bands(encoder: VideoSwin, task: Task, sensors: Mapping[str, Sensor], checkpoint: ModelPath) -> None:
     """Raises ValueError unless the encoder has every source of the task, with the same number of bands."""
     for source in task.sources:
         bands = encoder.config.sources.get(source)
@@ -29,7 +29,7 @@ def check_bands(encoder: VideoSwin, task: Task, sensors: Mapping[str, Sensor], c
             )
 
 
-def check_decoder(decoder: MapDecoder, task: Task, channels: int, pixel_channels: int, checkpoint: Path) -> None:
+def check_decoder(decoder: MapDecoder, task: Task, channels: int, pixel_channels: int, checkpoint: ModelPath) -> None:
     """Raises ValueError unless the task's decoder would have the shape of the pretrained one."""
     wanted = {"--override.frames": task.frames, "--decoder.channels": channels, "--decoder.skip_channels": pixel_channels}
     there = decoder.config.frames, decoder.config.channels, decoder.config.pixel_channels
@@ -54,14 +54,17 @@ def take_over(decoder: MapDecoder, model: CropMapper) -> None:
     )
 
 
-def fingerprint(checkpoint: Path | None) -> str | None:
+def fingerprint(checkpoint: ModelPath | None) -> str | None:
     """SHA-256 of the checkpoint's file, so that a run cannot resume with other weights under the same path; None without one.
 
-    Raises ValueError when there is no such file.
+    Raises ValueError when there is no such file, and what `common.hub.fetch` raises.
     """
     if checkpoint is None:
         return None
-    file = checkpoint / ENCODER_FILE if checkpoint.is_dir() else checkpoint
+    if isinstance(checkpoint, HubPath):
+        file = weights_file(checkpoint)
+    else:
+        file = checkpoint / ENCODER_FILE if checkpoint.is_dir() else checkpoint
     if not file.is_file():
         raise ValueError(f"no encoder at {file}: give a finished pretraining run, an encoder.safetensors or AgriFM.pth")
     with open(file, "rb") as opened:

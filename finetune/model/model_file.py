@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from common.atomic_files import whole_file
+from common.hub import HubPath, ModelPath, fetch
 from data_prep.archive.sensor import sensor_from_dict
 from finetune.model.recipe import Recipe, build_model
 from finetune.model.tuning import merged_weights
@@ -33,11 +34,18 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
         )
 
 
-def load_model(path: Path) -> tuple[nn.Module, Recipe]:
-    """The model in `path`, a run's folder or its `model.safetensors`, in evaluation mode. Strict: every weight must fit.
+def local_model(path: ModelPath) -> Path:
+    """A path as it is; of a model at the hub (`hf://OWNER/NAME`) its file in the cache. Raises what `common.hub.fetch` raises."""
+    return fetch(path, MODEL_FILE) if isinstance(path, HubPath) else path
 
-    Raises ValueError when there is no model, when the file is of another kind, or when weights and recipe disagree.
+
+def load_model(path: ModelPath) -> tuple[nn.Module, Recipe]:
+    """The model in `path`, a run's folder, its `model.safetensors` or `hf://OWNER/NAME`, in evaluation mode.
+
+    Strict: every weight must fit. Raises ValueError when there is no model, when the file is of another kind, or when weights
+    and recipe disagree; and what `common.hub.fetch` raises.
     """
+    path = local_model(path)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"no model at {file}: give a folder that finetune/run.py wrote, or its {MODEL_FILE}")

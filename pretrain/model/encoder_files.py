@@ -1,4 +1,7 @@
-"""Files of encoder weights: our own safetensors, those of a pretraining run, or the published `AgriFM.pth`. Loading is strict."""
+"""Files of encoder weights: our own safetensors, those of a pretraining run, or the published `AgriFM.pth`. Loading is strict.
+
+They may lie at Hugging Face's hub (`hf://OWNER/NAME`, see `common/hub.py`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from common.atomic_files import whole_file
+from common.hub import HubPath, ModelPath, fetch, model_path, pinned
 from pretrain.model.map_decoder import MapDecoder, MapDecoderConfig
 from pretrain.model.video_swin import EncoderConfig, VideoSwin
 
@@ -21,6 +25,7 @@ FORMAT = "agrifm-encoder-1"
 # In the folder of a pretraining run: the encoder that the finished run leaves, and the folder of its checkpoints.
 ENCODER_FILE = "encoder.safetensors"
 CHECKPOINTS = "checkpoints"
+PUBLISHED_FILE = "AgriFM.pth"  # the one pickle that is fetched from the hub; it is read as a file of tensors alone
 PUBLISHED_SOURCES = {"S2_patch_emd": "sentinel2", "HLSL30_patch_emd": "landsat", "Modis_patch_emd": "modis"}
 PUBLISHED_WINDOW = (8, 7, 7)
 DECODER = "decoder."  # begins the names of a decoder's tensors, beside those of the encoder
@@ -51,47 +56,51 @@ def save_encoder(encoder: VideoSwin, path: Path, decoder: MapDecoder | None = No
         temporary.write_bytes(save(weights, encoder_metadata(encoder, decoder)))
 
 
-def load_encoder(path: Path | str) -> VideoSwin:
+def load_encoder(path: ModelPath | str) -> VideoSwin:
     """Load an encoder from a file or a pretraining run, and print in one line what was mapped.
 
     Args:
         path: the folder of a finished pretraining run, an exported `.safetensors`, or a published checkpoint: `AgriFM.pth`, or
-            a fine-tuned checkpoint of the published code, of which only the encoder is used.
+            a fine-tuned checkpoint of the published code, of which only the encoder is used. `hf://OWNER/NAME` is the
+            `encoder.safetensors` of a repository at Hugging Face's hub.
 
     Raises:
         ValueError: the file is missing, damaged or of another kind, or a tensor is missing, unexpected or misshapen.
+        OSError: the hub refuses access or cannot be reached.
     """
-    path = _weights_file(Path(path))
+    given = model_path(path)
+    file = weights_file(given)
     normalization, left = None, ""
-    if path.suffix == ".safetensors":
-        metadata, tensors = _read_own(path)
+    if file.suffix == ".safetensors":
+        metadata, tensors = _read_own(file)
         config, normalization = EncoderConfig.from_dict(metadata["config"]), metadata["normalization"]
         state = {name: tensor for name, tensor in tensors.items() if not name.startswith(DECODER)}
         if len(state) < len(tensors):
             left = f", beside a decoder of {len(tensors) - len(state)} tensors"
     else:
-        config, state, ignored = _read_published(path)
+        config, state, ignored = _read_published(file)
         left = f", {ignored} tensors outside the encoder ignored" if ignored else ""
     encoder = VideoSwin(config, normalization)
-    _load_strictly(encoder, state, path)
+    _load_strictly(encoder, state, file)
     total = sum(p.numel() for p in encoder.parameters())
-    print(f"{path}: mapped all {len(state)} tensors, {total / 1e6:.1f} M parameters, sources {sorted(config.sources)}{left}")
+    shown = given if isinstance(given, HubPath) else file
+    print(f"{shown}: mapped all {len(state)} tensors, {total / 1e6:.1f} M parameters, sources {sorted(config.sources)}{left}")
     return encoder
 
 
-def load_decoder(path: Path | str, encoder: VideoSwin) -> MapDecoder | None:
+def load_decoder(path: ModelPath | str, encoder: VideoSwin) -> MapDecoder | None:
     """Load the decoder that was pretrained with `encoder`; None where there is none, as in a published checkpoint.
 
     `path`: as for `load_encoder`. Raises ValueError when the file is damaged, or a tensor is missing, unexpected or misshapen.
     """
-    path = _weights_file(Path(path))
-    if path.suffix != ".safetensors":
+    file = weights_file(path)
+    if file.suffix != ".safetensors":
         return None
-    metadata, tensors = _read_own(path)
+    metadata, tensors = _read_own(file)
     if "decoder" not in metadata:
         return None
     decoder = build_decoder(encoder, metadata["decoder"])
-    _load_strictly(decoder, {n.removeprefix(DECODER): t for n, t in tensors.items() if n.startswith(DECODER)}, path)
+    _load_strictly(decoder, {n.removeprefix(DECODER): t for n, t in tensors.items() if n.startswith(DECODER)}, file)
     return decoder
 
 
@@ -101,8 +110,14 @@ def build_decoder(encoder: VideoSwin, values: Mapping[str, Any]) -> MapDecoder:
     return MapDecoder(encoder, shape.pop("sources"), MapDecoderConfig.from_dict(shape))
 
 
-def _weights_file(path: Path) -> Path:
-    """The file of the weights, given the file itself or a pretraining run. Raises ValueError when there is none."""
+def weights_file(path: ModelPath | str) -> Path:
+    """The file of the weights, given the file itself, a pretraining run, or a repository at the hub, which is fetched.
+
+    Raises ValueError when there is none, and what `common.hub.fetch` raises.
+    """
+    path = model_path(path)
+    if isinstance(path, HubPath):
+        return fetch(path, ENCODER_FILE, (PUBLISHED_FILE,))
     if path.is_dir():
         if (path / CHECKPOINTS).is_dir() and not (path / ENCODER_FILE).is_file():
             raise ValueError(
@@ -113,6 +128,14 @@ def _weights_file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"no encoder at {path}; expected a finished pretraining run, an encoder.safetensors or a published .pth")
     return path
+
+
+def pinned_encoder(path: ModelPath) -> ModelPath:
+    """A path as it is; a place at the hub with the commit that its revision means now, whose file is then in the cache.
+
+    Raises what `common.hub.fetch` raises.
+    """
+    return pinned(path, ENCODER_FILE, (PUBLISHED_FILE,)) if isinstance(path, HubPath) else path
 
 
 def _load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Public data sets of labelled samples, read where they lie."""

@@ -1,0 +1,47 @@
+"""Tasks that fit the public data sets, as the content of a task's YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+from matplotlib.colors import to_hex
+
+from finetune.data.public_datasets import fields_of_the_world, pastis
+from finetune.data.public_datasets.description import Description, PastisDescription
+
+COLORS = 20  # of matplotlib's tab20
+
+
+def task_values(description: Description) -> dict[str, Any]:
+    """A task with all classes of a public data set, with their names and a colour each."""
+    if isinstance(description, PastisDescription):
+        # The images begin in September 2018 and end in November 2019.
+        return {
+            "name": "pastis",
+            "title": "Crops of PASTIS",
+            "label": pastis.LABEL,
+            "sources": [pastis.SOURCE],
+            "frames": 16,
+            "season": ["10-01", "09-30"],
+            "window_px": 64,
+            "classes": _classes(list(pastis.CLASSES.values())),
+        }
+    return {
+        "name": "fields_of_the_world",
+        "title": "Fields of The World",
+        "label": "semantic_3class",
+        "sources": [fields_of_the_world.SOURCE],
+        "frames": len(fields_of_the_world.WINDOWS),
+        "season": ["01-01", "12-31"],
+        "window_px": 64,
+        "target": "field",
+        "objects": "field",
+        "loss": "balanced_cross_entropy",
+        "classes": _classes(list(fields_of_the_world.LABELS["semantic_3class"].values())),
+    }
+
+
+def _classes(names: list[str]) -> list[dict[str, Any]]:
+    colors = [to_hex(color) for color in matplotlib.colormaps["tab20"](range(COLORS))]
+    return [{"name": name, "color": color, "labels": [name]} for name, color in zip(names, colors, strict=False)]

@@ -1,0 +1,1 @@
+"""Descriptions of trained models, and sending models to Hugging Face's hub."""

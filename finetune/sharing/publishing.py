@@ -1,0 +1,68 @@
+"""What is sent to the hub: a model's weights, its card and its STAC item. No settings, paths or logs of this machine are sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from common.hub import HubPath
+from common.json_files import without_nan
+from common.model_card import CARD_FILE
+from common.model_item import ITEM_FILE
+from finetune.model import model_file
+from finetune.model.model_file import MODEL_FILE
+from finetune.sharing.run_card import run_card
+from finetune.sharing.run_item import run_item
+from finetune.sharing.trained_run import trained_run
+from pretrain.model import encoder_files, load_encoder
+from pretrain.model.encoder_files import ENCODER_FILE
+from pretrain.sharing import encoder_card, encoder_item, encoder_record
+
+
+def published_files(model: Path, place: HubPath, license: str, datasets: Sequence[str]) -> Mapping[str, Path | bytes]:
+    """The files of a model at the hub by name: of a fine-tuned model, or of an encoder.
+
+    Args:
+        model: folder of a run of fine-tuning or pretraining, or a safetensors file of one.
+        place: where they will lie.
+        license: identifier of the licence under which the model is given away.
+        datasets: names of data sets at the hub that it was trained on.
+
+    Raises ValueError when there is no model, when it is damaged, and for a run that is not finished.
+    """
+    file = _weights(model)
+    kind = _format(file)
+    if kind == model_file.FORMAT:
+        run = trained_run(model)
+        card, item, name = run_card(run, license, datasets, place), run_item(run, license), MODEL_FILE
+    elif kind == encoder_files.FORMAT:
+        load_encoder(file)  # checks every weight
+        record = encoder_record(file, file.parent)
+        card, item, name = encoder_card(record, license, place), encoder_item(record, license=license), ENCODER_FILE
+    else:
+        raise ValueError(f"{file} is of format {kind!r}; expected a model of finetune/run.py or an encoder of pretraining")
+    return {name: file, CARD_FILE: card.encode(), ITEM_FILE: json.dumps(without_nan(item), indent=2).encode()}
+
+
+def _weights(model: Path) -> Path:
+    """The file of the weights in a run's folder, or the file itself. Raises ValueError when there is none."""
+    candidates = [model / MODEL_FILE, model / ENCODER_FILE] if model.is_dir() else [model]
+    found = next((file for file in candidates if file.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"no model at {model}: expected the folder of a finished run of fine-tuning ({MODEL_FILE}) or of pretraining "
+            f"({ENCODER_FILE}), or such a file"
+        )
+    return found
+
+
+def _format(file: Path) -> str | None:
+    """The format that a safetensors file states. Raises ValueError when it is no safetensors file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return (opened.metadata() or {}).get("format")
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
