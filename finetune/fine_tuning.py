@@ -338,7 +338,7 @@ def _report_season(run: PreparedRun, model: nn.Module, device: torch.device, res
             return evaluate_test_data(model, run.recipe, test_data, None, device, run.config.overlap)
 
     season = score_season(score_until, task, last_year)
-    write_season(season, run.config.output)
+    write_season(season, run.config.output, bool(run.data.origin().simulated))
     print(f"\n{season_table(season)}")
     return season
 

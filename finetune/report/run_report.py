@@ -45,9 +45,7 @@ def run_report(
     if context and context.about_simulated:
         page.warning(context.about_simulated)
     interval = percent_interval(score.get("interval"))
-    page.headline(
-        f"{score['name']} {percent(score['value'])} %", f"{interval} on the test scenes" if interval else "on the test scenes"
-    )
+    page.headline(f"{score['name']} {percent(score['value'])} %", ", ".join(filter(None, [interval, "on the test scenes"])))
     page.note(
         f"Task {task.name}; sources {', '.join(task.sources)}; encoder from {metrics['encoder']}; "
         f"best epoch {metrics['best_epoch']}."
@@ -56,7 +54,8 @@ def run_report(
         _add_pictures(page, pictures)
     if season:
         page.heading("As the season goes on")
-        page.picture(season_figure(season), "F1 on the test data by the last date that the model sees")
+        simulated = bool(context and context.simulated)
+        page.picture(season_figure(season, simulated), "F1 on the test data by the last date that the model sees", detailed=True)
     page.heading("Scores")
     _add_overall(page, test, score)
     _add_classes(page, test, colors)
@@ -70,7 +69,8 @@ def run_report(
     _add_confusion(page, test)
     if history := metrics.get("history"):
         page.heading("Training")
-        page.picture(training_figure(history, metrics["best_epoch"]), "By epoch; the line marks the model that was kept.")
+        figure = training_figure(history, metrics["best_epoch"])
+        page.picture(figure, "By epoch; the line marks the model that was kept.", detailed=True)
     if context:
         page.heading("Use this run")
         for purpose, command in context.commands(bool(context.scenes)).items():
