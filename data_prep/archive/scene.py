@@ -15,8 +15,8 @@ In a label, `nodata` is the code of pixels that are not labelled. Without it tha
 states, and 0 unless 0 is one of the `classes`. `year` is the year of the label: that in which its season ends. Without it
 fine-tuning uses the year with most images, and says so where another has many.
 
-`simulated: true` says that the images are not real: pictures and pages of the scene then say so, too. Scenes of simulate.py say it
-by their `simulation.json`.
+`simulated: true` says that the images are not real: pictures and pages of the scene then say so, too. Scenes of simulate.py say
+it by their `simulation.json`.
 
 `land_cover` is one of
     {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS: a raster, a list, or a folder of tiles

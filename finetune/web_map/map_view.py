@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
@@ -34,6 +34,8 @@ from finetune.web_map.field_shapes import FieldShapes
 from finetune.web_map.pixel_series import pixel_series
 from finetune.web_map.shown_map import ShownMap
 from finetune.web_map.tiles import PROBABILITY_COLORS, class_png, png, probability_png, read_tile
+
+_Value = TypeVar("_Value")
 
 
 class Missing(ValueError):
@@ -142,13 +144,14 @@ class MapView:
         south, west, north, east = shown.bounds()
         classes = [_entry(name, color) for name, color in zip(shown.classes, shown.colors, strict=True)]
         layers: list[dict[str, Any]] = []
-        images = self._images if shown.scene else []
+        images, about_images = _or_reason(lambda: self._images, [])
+        has_errors, about_label = _or_reason(lambda: self.has_errors, False)
         if images:
             layers.append({"key": "image", "title": "image", "legend": []})
-        if self.has_label:
+        if self.has_label and not about_label:
             layers.append({"key": "label", "title": "label", "legend": classes})
         layers.append({"key": "prediction", "title": "prediction", "legend": classes})
-        if self.has_errors and self.recipe:
+        if has_errors and self.recipe:
             legend = [{"name": outcome.name, "color": outcome.color} for outcome in outcomes(self.recipe.task)]
             layers.append({"key": "errors", "title": "errors", "legend": legend})
         if shown.probabilities:
@@ -166,6 +169,7 @@ class MapView:
             "classes": classes,
             "images": images,
             "layers": layers,
+            "notes": [reason for reason in (about_images, about_label) if reason],
         }
 
     def prepare(self, layer: str, date: str) -> None:
@@ -260,24 +264,34 @@ class MapView:
         with rasterio.open(shown.path) as raster:
             predicted = int(raster.read(1, window=window)[0, 0])
         with self._lock:
-            label = None
-            if self.has_errors and self.recipe:
-                with self._label_raster() as raster:
-                    number = int(label_classes(raster, self._label, self.recipe.task, window)[0, 0])
-                label = None if number == NO_CLASS else shown.classes[number]
-            probabilities, origin = self._probabilities(row, col, window)
-            with self._open_readers() as readers:
-                series = [pixel_series(reader, self._times(reader), lon, lat) for reader in readers.values()]
+            has_label, _ = _or_reason(lambda: self.has_errors, False)
+            label = self._label_at(window) if has_label else None
+            (probabilities, origin), about = _or_reason(lambda: self._probabilities(row, col, window), (None, ""))
+            series, about_series = _or_reason(lambda: self._series(lon, lat), [])
         return {
             "row": row,
             "col": col,
             "prediction": None if predicted == NO_DATA else shown.classes[predicted],
             "label": label,
-            "has_label": self.has_errors,
+            "has_label": has_label,
             "probabilities": probabilities,
-            "probabilities_from": origin,
-            "series": [one for one in series if one is not None],
+            "probabilities_from": about or origin,
+            "series": series,
+            "about_series": about_series,
         }
+
+    def _label_at(self, window: Window) -> str | None:
+        """The label of the one pixel of a window; None where it is not labelled."""
+        assert self.recipe is not None
+        with self._label_raster() as raster:
+            number = int(label_classes(raster, self._label, self.recipe.task, window)[0, 0])
+        return None if number == NO_CLASS else self.shown.classes[number]
+
+    def _series(self, lon: float, lat: float) -> list[dict[str, Any]]:
+        """The series of the pixel of each source at a place."""
+        with self._open_readers() as readers:
+            found = [pixel_series(reader, self._times(reader), lon, lat) for reader in readers.values()]
+        return [one for one in found if one is not None]
 
     def _probabilities(self, row: int, col: int, window: Window) -> tuple[list[float] | None, str]:
         """The probability of each class at a pixel, and where they are from; None where there are none, and why."""
@@ -306,6 +320,14 @@ class MapView:
         if series.grid.shape != self.shown.grid.shape or corner_distance_px(series.grid, self.shown.grid) > TOLERANCE:
             return None
         return self._opened.enter_context(series)
+
+
+def _or_reason(value: Callable[[], _Value], default: _Value) -> tuple[_Value, str]:
+    """The value and "", or a default and the reason why it cannot be known: one damaged file does not hide all others."""
+    try:
+        return value(), ""
+    except (ValueError, FileNotFoundError) as error:
+        return default, str(error)
 
 
 def _entry(name: str, color: tuple[int, int, int]) -> dict[str, str]:

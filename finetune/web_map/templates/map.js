@@ -54,6 +54,7 @@ async function showMap(number) {
   element("simulated").hidden = !description.simulated;
   const season = description.year === null ? "" : `, season ending ${description.year}`;
   element("about").textContent = `${description.name}${description.simulated ? " (simulated)" : ""}${season}`;
+  element("notes").replaceChildren(...description.notes.map((note) => make("p", note, { class: "note" })));
   drawControls();
   map.fitBounds(description.bounds);
   map.setMaxBounds(L.latLngBounds(description.bounds).pad(1.5));
@@ -310,6 +311,7 @@ function drawPixel(pixel, lat, lng) {
     parts.push(make("h2", "Series"), select, chart);
     draw();
   }
+  if (pixel.about_series) parts.push(make("p", `series: ${pixel.about_series}`, { class: "note" }));
   element("pixel").replaceChildren(...parts);
 }
 
