@@ -148,9 +148,8 @@ def _single_map(path: Path, scene: AnyPath | None, fields: Path | None) -> Shown
     loaded = None if scene is None else load_scene(scene)
     found = opened_map(path, {} if loaded is None else {loaded.name: loaded}, fields, None)
     if loaded is not None and found.scene is None:
-        raise ValueError(
-            f"{path} is a map of scene {found.scene_name or 'unknown'}, but --input is {loaded.name}; give its own scene"
-        )
+        of = found.scene_name or "that it does not name"
+        raise ValueError(f"{path} is a map of scene {of}, but --input is {loaded.name}; give the scene of this map")
     return found
 
 
