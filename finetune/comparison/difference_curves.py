@@ -66,8 +66,16 @@ def _draw_panel(
         for position, gain in zip(x, gains, strict=True):
             draw_interval(panel, float(position), gain, style, limit, upright=True, half_width=step / 2.5)
         means = [100 * gain.mean for gain in gains]
-        dots = {"marker": style.marker, "markerfacecolor": style.face, "markersize": 5}
-        panel.plot(x, means, color=style.color, linestyle=style.line, linewidth=1.3, **dots)
+        panel.plot(
+            x,
+            means,
+            color=style.color,
+            linestyle=style.line,
+            linewidth=1.3,
+            marker=style.marker,
+            markerfacecolor=style.face,
+            markersize=5,
+        )
     panel.set_xticks(at, [label_fraction_title(fraction) for fraction in fractions])
     panel.tick_params(labelbottom=True)  # also where another panel is below
     panel.set_xlabel("training windows with labels")

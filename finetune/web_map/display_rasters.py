@@ -136,7 +136,7 @@ def _write(
         with rasterio.open(temporary, "w", **profile) as raster:
             for window, pixels in strips:
                 raster.write(pixels, window=window)
-        factors = []
+        factors: list[int] = []
         while max(grid.shape) / 2 ** len(factors) > OVERVIEW_SMALLEST_PX:
             factors.append(2 ** (len(factors) + 1))
         if factors:

@@ -36,6 +36,7 @@ from finetune.web_map.shown_map import ShownMap
 from finetune.web_map.tiles import PROBABILITY_COLORS, class_png, png, probability_png, read_tile
 
 _Value = TypeVar("_Value")
+_NOTHING: list[dict[str, Any]] = []
 
 
 class Missing(ValueError):
@@ -144,7 +145,7 @@ class MapView:
         south, west, north, east = shown.bounds()
         classes = [_entry(name, color) for name, color in zip(shown.classes, shown.colors, strict=True)]
         layers: list[dict[str, Any]] = []
-        images, about_images = _or_reason(lambda: self._images, [])
+        images, about_images = _or_reason(lambda: self._images, _NOTHING)
         has_errors, about_label = _or_reason(lambda: self.has_errors, False)
         if images:
             layers.append({"key": "image", "title": "image", "legend": []})
@@ -266,8 +267,9 @@ class MapView:
         with self._lock:
             has_label, _ = _or_reason(lambda: self.has_errors, False)
             label = self._label_at(window) if has_label else None
-            (probabilities, origin), about = _or_reason(lambda: self._probabilities(row, col, window), (None, ""))
-            series, about_series = _or_reason(lambda: self._series(lon, lat), [])
+            unknown: tuple[list[float] | None, str] = None, ""
+            (probabilities, origin), about = _or_reason(lambda: self._probabilities(row, col, window), unknown)
+            series, about_series = _or_reason(lambda: self._series(lon, lat), _NOTHING)
         return {
             "row": row,
             "col": col,
