@@ -44,8 +44,7 @@ from finetune.model.model_file import MODEL_FILE, load_model
 from finetune.model.random_forest import RandomForest
 from finetune.model.recipe import Recipe, build_model, encoder_of_recipe
 from finetune.model.tuning import apply_tuning
-from finetune.report.figures import season_figure
-from finetune.report.page import Page
+from finetune.report.run_context import RunContext, software_versions, today
 from finetune.report.run_report import run_report
 from finetune.report.season_report import season_table, write_season
 from finetune.run_folder import (
@@ -57,7 +56,7 @@ from finetune.run_folder import (
     is_finished,
     recorded_settings,
 )
-from finetune.scoring.early_season import score_season
+from finetune.scoring.early_season import SeasonScores, score_season
 from finetune.scoring.headline import headline, headline_interval
 from finetune.scoring.score_text import TABLE_HEADER, score_table
 from finetune.sharing.describing import describe_run
@@ -275,9 +274,9 @@ def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device
     result = evaluate_test_data(model, run.recipe, run.test_data, maps, device, config.overlap)
     metrics = _run_metrics(run, progress, result)
     if maps is not None:
-        page = run_report(metrics, run.task, run.settings, {path.stem: path for path in sorted(maps.glob("*.png"))})
-        if run.task.cut_dates:
-            _report_season(run, model, device, result, page)
+        season = _report_season(run, model, device, result) if run.task.cut_dates else None
+        pictures = {path.stem: path for path in sorted(maps.glob("*.png"))}
+        page = run_report(metrics, run.task, run.settings, pictures, _context(run), season)
         page.write(config.output / REPORT_FILE)
     lock.check()
     describe_run(config.output, run.settings, metrics)
@@ -295,6 +294,7 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
         "task": run.task.name,
         "encoder": recipe.encoder if isinstance(recipe.encoder, str) else recipe.origin,
         "model": recipe.model_name,
+        "simulated": sorted(run.data.origin().simulated),
         "score": {
             "name": name,
             "class": run.task.target,
@@ -316,8 +316,21 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
     }
 
 
-def _report_season(run: PreparedRun, model: nn.Module, device: torch.device, result: dict[str, Any], page: Page) -> None:
-    """Score the model at each date at which the task's season may end: files in the output folder, a section, a table.
+def _context(run: PreparedRun) -> RunContext:
+    """What the report says of the run beside its scores."""
+    origin = run.data.origin()
+    return RunContext(
+        folder=run.config.output,
+        data=str(run.config.data),
+        scenes=origin.scenes,
+        simulated=origin.simulated,
+        versions=software_versions(),
+        date=today(),
+    )
+
+
+def _report_season(run: PreparedRun, model: nn.Module, device: torch.device, result: dict[str, Any]) -> SeasonScores:
+    """Score the model at each date at which the task's season may end: files in the output folder, and a table.
 
     `result`: the scores of the test data over the whole season, the last of the season's scores.
     """
@@ -332,10 +345,9 @@ def _report_season(run: PreparedRun, model: nn.Module, device: torch.device, res
             return evaluate_test_data(model, run.recipe, test_data, None, device, run.config.overlap)
 
     season = score_season(score_until, task, last_year)
-    write_season(season, run.config.output)
-    page.heading("As the season goes on")
-    page.picture(season_figure(season), "F1 on the test data by the last date that the model sees")
+    write_season(season, run.config.output, bool(run.data.origin().simulated))
     print(f"\n{season_table(season)}")
+    return season
 
 
 def _show_scores(config: FinetuneConfig, task: Task) -> None:

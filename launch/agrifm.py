@@ -39,6 +39,7 @@ COMMANDS = {
     "fields": ("finetune.fields", "polygons of the objects of a map"),
     "publish": ("finetune.publish", "send a model or an encoder to Hugging Face's hub"),
     "import_dataset": ("finetune.import_dataset", "describe a public data set, so that fine-tuning reads it"),
+    "view": ("finetune.view", "look at the maps of a run in a browser"),
     "compare": ("finetune.compare", "compare encoders over tasks, shares of the labels and seeds"),
     "join_comparisons": ("finetune.join_comparisons", "comparisons on several data side by side"),
 }

@@ -15,6 +15,9 @@ In a label, `nodata` is the code of pixels that are not labelled. Without it tha
 states, and 0 unless 0 is one of the `classes`. `year` is the year of the label: that in which its season ends. Without it
 fine-tuning uses the year with most images, and says so where another has many.
 
+`simulated: true` says that the images are not real: pictures and pages of the scene then say so, too. Scenes of simulate.py say
+it by their `simulation.json`.
+
 `land_cover` is one of
     {raster: landcover.tif, legend: glc_fcs30d}      a classified map in any CRS: a raster, a list, or a folder of tiles
     {raster: tiles/, band_years: 2000-2022, legend: ...}  a map with a band per year; samples use the band of their year. Samples
@@ -53,6 +56,7 @@ from common.value_types import check_value
 from common.yaml_files import read_yaml
 
 SCENE_FILE = "scene.yaml"
+SIMULATION_RECORD = "simulation.json"  # in the folder of a scene: the settings that simulate.py made it with
 SPLITS = ("train", "validation", "test")
 _STORAGE_OPTIONS: Any = Mapping[str, Any] | None
 # Types of the keys of scene.yaml. Names may look like numbers or dates.
@@ -64,6 +68,7 @@ _KEYS: dict[str, Any] = {
     "sources": Mapping[str, Mapping[str, Any]],
     "land_cover": Mapping[str, Any] | None,
     "labels": Mapping[str, Mapping[str, Any]] | None,
+    "simulated": bool,
 }
 _LAND_COVER_KEYS: dict[str, Any] = {
     "legend": str,
@@ -147,6 +152,7 @@ class Scene:
         sources: options of the reader by source name; paths as in the file.
         land_cover: land cover with paths that start at the current folder; None without land cover.
         labels: label rasters by name.
+        stated_simulated: whether scene.yaml says that the images are simulated; see `is_simulated`.
     """
 
     name: str
@@ -156,6 +162,7 @@ class Scene:
     sources: Mapping[str, Mapping[str, Any]]
     land_cover: LandCover | None
     labels: Mapping[str, Label]
+    stated_simulated: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -188,7 +195,13 @@ def load_scene(folder: AnyPath) -> Scene:
         sources={name: dict(options) for name, options in values["sources"].items()},
         land_cover=None if cover is None else _land_cover(cover, folder, f"{origin} land_cover"),
         labels={name: _label(entry, folder, f"{origin} label {name}") for name, entry in (values.get("labels") or {}).items()},
+        stated_simulated=values.get("simulated", False),
     )
+
+
+def is_simulated(scene: Scene) -> bool:
+    """Whether the images of a scene are simulated: its scene.yaml says so, or the record of simulate.py lies beside it."""
+    return scene.stated_simulated or (scene.folder / SIMULATION_RECORD).is_file()
 
 
 def _check_types(values: Mapping[str, Any], types: Mapping[str, Any], origin: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from common.atomic_files import sync
-from data_prep.archive.scene import SCENE_FILE, SPLITS
+from data_prep.archive.scene import SCENE_FILE, SIMULATION_RECORD, SPLITS
 from data_prep.simulation.context_labels import write_context_labels
 from data_prep.simulation.covers import COVERS
 from data_prep.simulation.label_maps import write_labels
@@ -24,7 +24,6 @@ from data_prep.simulation.scene_series import write_series
 from data_prep.simulation.scene_settings import SceneSettings
 from data_prep.simulation.sensor_images import SENTINEL2_ADD
 
-RECORD = "simulation.json"  # the settings that a finished scene was made with
 SUMMARY = "summary.json"  # its row in the table of scenes
 LATER_SETTINGS = ("world", "sources", "split", "map_errors")
 VERSION = 3  # raise it when the same settings give other bytes
@@ -39,7 +38,7 @@ def is_finished(folder: Path, settings: SceneSettings) -> bool:
     """True when the scene exists already. Raises ValueError when a scene of that name was made with other settings."""
     if not folder.exists():
         return False
-    record = folder / RECORD
+    record = folder / SIMULATION_RECORD
     found = json.loads(record.read_text()) if record.is_file() else None
     expected = _record(settings)
     if found != expected:
@@ -61,7 +60,7 @@ def write_scene_folder(settings: SceneSettings, output: Path) -> dict[str, Any]:
     unfinished.mkdir(parents=True)
     summary = _write_scene(settings, unfinished)
     (unfinished / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
-    (unfinished / RECORD).write_text(json.dumps(_record(settings), indent=1) + "\n")
+    (unfinished / SIMULATION_RECORD).write_text(json.dumps(_record(settings), indent=1) + "\n")
     for path in sorted(unfinished.rglob("*")):
         if path.is_file():
             sync(path)

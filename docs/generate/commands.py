@@ -59,6 +59,7 @@ COMMANDS = (
     _script("fields", "finetune/fields.py"),
     _script("publish", "finetune/publish.py"),
     _script("import_dataset", "finetune/import_dataset.py"),
+    _script("view", "finetune/view.py"),
     _script("compare", "finetune/compare.py"),
     _script("join_comparisons", "finetune/join_comparisons.py"),
 )

@@ -18,7 +18,8 @@ class CompareConfig:
     Attributes:
         tasks: tasks of finetune/tasks/, or paths of YAMLs like theirs.
         data: as for finetune/run.py: scenes, HDF5 samples or shards with labels, also at a URL; or FILE.py:CLASS.
-        output: folder of all runs and of comparison.json, comparison.md, comparison.png, comparison_differences.png.
+        output: folder of all runs and of comparison.json, comparison.md, comparison.png, comparison_differences.png
+            and, for several shares of the labels, comparison_learning.png.
         checkpoint: pretraining run, encoder.safetensors, AgriFM.pth or hf://OWNER/NAME[@REVISION], for pretrained, frozen,
             linear_probe and lora.
         checkpoints: several of them by name, instead of --checkpoint, as in --checkpoints.map runs/map --checkpoints.fractions

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from finetune.comparison.difference_figure import about_data
 from finetune.comparison.seed_statistics import TaskComparison
 from finetune.comparison.styles import encoder_style
 from finetune.comparison.titles import encoder_title, label_fraction_title
@@ -35,9 +36,11 @@ def learning_curves(comparisons: Sequence[TaskComparison]) -> Figure:
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3 * columns), frameon=False)
     seeds = len(comparisons[0].seeds)
+    title = "Test scenes" + about_data(comparisons)
     if seeds > 1:
         shown = "line: mean, band: lowest to highest" if handles else "dots: seeds, line: mean"
-        figure.suptitle(f"Test scenes, {seeds} seeds ({shown})", fontsize=10, color="#555555")
+        title = f"Test scenes, {seeds} seeds ({shown}){about_data(comparisons)}"
+    figure.suptitle(title, fontsize=10, color="#555555")
     return figure
 
 

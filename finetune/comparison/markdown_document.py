@@ -28,16 +28,22 @@ NO_FOREST = (
 )
 
 
-def markdown_document(comparisons: Sequence[TaskComparison], outcomes: Sequence[Outcome], curves: str, differences: str) -> str:
+def markdown_document(
+    comparisons: Sequence[TaskComparison], outcomes: Sequence[Outcome], curves: Sequence[str], differences: str
+) -> str:
     """The document of a comparison: scores, labels, differences and published figures of each task; runs without scores.
 
-    `curves`, `differences`: names of its pictures; the second is left out when there are no differences.
+    Args:
+        comparisons: the runs by task.
+        outcomes: all runs.
+        curves: names of the pictures of scores and, if there is one, of differences by fraction of the labels.
+        differences: name of the picture of differences; it is left out when there are none.
     """
     parts = [
         "# Comparison of encoders",
         *_notes(comparisons),
-        f"![Score by fraction of the labels]({curves})",
         *_overview({"": comparisons}, differences),
+        *(f"![{about} by fraction of the labels]({name})" for about, name in zip(("Score", "Differences"), curves, strict=False)),
     ]
     for comparison in comparisons:
         parts += _task_parts(comparison, "##")
@@ -68,6 +74,7 @@ def _notes(comparisons: Sequence[TaskComparison]) -> list[str]:
     seeds = len(comparisons[0].seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return [
+        *(["**The data are simulated.**"] if any(comparison.simulated for comparison in comparisons) else []),
         *([] if all(FOREST in comparison.encoders for comparison in comparisons) else [NO_FOREST]),
         f"Scores on the test scenes in percent, {over}. A seed draws the labelled windows, the weights that are not pretrained, "
         "and order, dates and augmentation of the windows; with one seed and fraction of the labels, all encoders get the same "

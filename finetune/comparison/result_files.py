@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from common.atomic_files import whole_file
 from common.json_files import read_json, write_json
 from finetune.comparison.curves import learning_curves
+from finetune.comparison.difference_curves import difference_curves
 from finetune.comparison.difference_figure import difference_figure
 from finetune.comparison.markdown_document import joined_document, markdown_document
 from finetune.comparison.seed_statistics import Outcome, TaskComparison
@@ -26,6 +27,7 @@ NUMBERS = "comparison.json"
 DOCUMENT = "comparison.md"
 PICTURE = "comparison.png"
 DIFFERENCES = "comparison_differences.png"
+DIFFERENCE_CURVES = "comparison_learning.png"
 
 
 def write_result_files(output: Path, outcomes: Sequence[Outcome], settings: dict[str, Any]) -> None:
@@ -43,8 +45,11 @@ def write_result_files(output: Path, outcomes: Sequence[Outcome], settings: dict
         "runs": [asdict(outcome) for outcome in outcomes],
     }
     write_json(output / NUMBERS, content)
-    _write_text(output / DOCUMENT, markdown_document(comparisons, outcomes, PICTURE, DIFFERENCES))
+    curves = difference_curves(comparisons)
+    pictures = [PICTURE] if curves is None else [PICTURE, DIFFERENCE_CURVES]
+    _write_text(output / DOCUMENT, markdown_document(comparisons, outcomes, pictures, DIFFERENCES))
     _write_picture(output / PICTURE, learning_curves(comparisons))
+    _write_picture(output / DIFFERENCE_CURVES, curves)
     _write_picture(output / DIFFERENCES, difference_figure({"": comparisons}))
 
 

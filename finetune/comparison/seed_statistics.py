@@ -157,6 +157,11 @@ class TaskComparison:
         return [o.metrics["training"] for o in outcomes if o.metrics]
 
     @property
+    def simulated(self) -> bool:
+        """Whether a run says that scenes of its data are simulated; runs of earlier versions do not say."""
+        return any(outcome.metrics.get("simulated") for outcome in self._outcomes.values() if outcome.metrics)
+
+    @property
     def num_scenes(self) -> int:
         """Number of test scenes; 0 where it is not known."""
         counts = (outcome.scene_counts for outcome in self._outcomes.values())
@@ -171,6 +176,7 @@ class TaskComparison:
             "title": self.title,
             "score": self.score_name,
             "test_scenes": self.num_scenes,
+            "simulated": self.simulated,
             "reference": self.reference,
             "cells": [self._cell_row(encoder, fraction) for encoder in self.encoders for fraction in self.fractions],
             "reference_minus": [self._gain_row(encoder, fraction) for encoder in self.others for fraction in self.fractions],

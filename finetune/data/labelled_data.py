@@ -7,7 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from common.checksums import sha256_of
 from common.grid import SAME_SIZE
 from common.storage import AnyPath
 from data_prep.archive.footprints import LEAST_SHARE, Footprints, overlap_text
-from data_prep.archive.scene import SPLITS, Label, Scene, find_scenes, scene_file_sha256
+from data_prep.archive.scene import SPLITS, Label, Scene, find_scenes, is_simulated, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.augmentation import Augmentation
 from finetune.data.labelled_sample import Samples
@@ -68,6 +69,19 @@ class LabelledScenes:
                 one.seasons = seasons
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataOrigin:
+    """What labelled data are called, for reports.
+
+    Attributes:
+        scenes: names of the scenes by split; empty where the data are samples.
+        simulated: names of the scenes whose images are simulated.
+    """
+
+    scenes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    simulated: Sequence[str] = ()
+
+
 class LabelledData(Protocol):
     """Labelled data in three splits.
 
@@ -89,6 +103,10 @@ class LabelledData(Protocol):
 
     def labels(self, task: Task) -> list[Label]:
         """The labels of the task in all splits, whose names of classes are the task's; none where labels are class indices."""
+        ...
+
+    def origin(self) -> DataOrigin:
+        """What the data are called, and which of them are simulated as far as it is known."""
         ...
 
     def fingerprint(self, task: Task) -> str:
@@ -118,6 +136,10 @@ class SampleData:
     def labels(self, task: Task) -> list[Label]:
         """The labels whose codes the samples hold; none where they hold class indices."""
         return self._labels(task)
+
+    def origin(self) -> DataOrigin:
+        """Nothing: samples do not say which scenes they are from, nor whether these are simulated."""
+        return DataOrigin()
 
     def fingerprint(self, task: Task) -> str:
         """sha256 of what describes the samples, and of the sensors of the task."""
@@ -156,6 +178,15 @@ class SceneData:
     def labels(self, task: Task) -> list[Label]:
         """The task's label of each scene that has it."""
         return [scene.labels[task.label] for split in SPLITS for scene in self._scenes[split] if task.label in scene.labels]
+
+    def origin(self) -> DataOrigin:
+        """The names of the scenes, and which of them are simulated."""
+        scenes = {split: [scene.name for scene in self._scenes[split]] for split in SPLITS}
+        return DataOrigin(scenes=scenes, simulated=self._simulated)
+
+    @cached_property
+    def _simulated(self) -> list[str]:
+        return [scene.name for split in SPLITS for scene in self._scenes[split] if is_simulated(scene)]
 
     def fingerprint(self, task: Task) -> str:
         """sha256 of every scene.yaml, of the task's label rasters and of its sensors."""

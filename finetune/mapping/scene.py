@@ -101,6 +101,25 @@ def predict_classes(
     return classes
 
 
+def predict_pixel(
+    model: nn.Module,
+    recipe: Recipe,
+    series: SceneSeries,
+    device: torch.device,
+    row: int,
+    col: int,
+    options: MapOptions | None = None,
+) -> np.ndarray | None:
+    """Class probabilities of one pixel, those of the map that `predict_scene` makes: float32 (classes,); None for no data.
+
+    Only the windows that overlap the pixel are predicted. The series must be open.
+    """
+    predictor = _block_predictor(model, recipe, series, device, options or MapOptions())
+    with while_running(f"mapping {series.scene.name}"):
+        probabilities, seen = predictor.blend(Block(row, col, 1, 1))
+    return probabilities[:, 0, 0] if seen[0, 0] else None
+
+
 def _block_predictor(
     model: nn.Module, recipe: Recipe, series: SceneSeries, device: torch.device, options: MapOptions
 ) -> BlockPredictor:

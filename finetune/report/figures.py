@@ -78,8 +78,11 @@ def training_figure(history: Sequence[Mapping[str, float | None]], best_epoch: i
     return figure
 
 
-def season_figure(season: SeasonScores) -> Figure:
-    """F1 over the last date seen: one line per class in its colour, the headline's bold, and the date that is early enough."""
+def season_figure(season: SeasonScores, simulated: bool = False) -> Figure:
+    """F1 over the last date seen: one line per class in its colour, the headline's bold, and the date that is early enough.
+
+    `simulated`: whether test scenes are simulated; the title says so.
+    """
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
     _plot_season_curves(axes, season)
@@ -90,7 +93,8 @@ def season_figure(season: SeasonScores) -> Figure:
         axes.axhline(100 * season.task.season_share * values[headline][-1], color="#777777", linewidth=1, linestyle=":")
         axes.axvline(date2num(early), color="#777777", linewidth=1, linestyle=":")
     when = f"is {share} from {early} on" if early is not None else "is 0 or not defined at the end"
-    axes.set_title(f"{season.task.title}: {readable_name(headline)} F1 {when}", fontsize=11)
+    data = " (simulated data)" if simulated else ""
+    axes.set_title(f"{season.task.title}{data}: {readable_name(headline)} F1 {when}", fontsize=11)
     locator = AutoDateLocator()
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))

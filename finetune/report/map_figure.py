@@ -1,11 +1,13 @@
-"""The picture of a map: satellite image, label and prediction side by side.
+"""The picture of a map: satellite image, label, prediction and errors side by side.
 
 Of a large map the picture shows the centre in full resolution, and the whole map at reduced resolution.
 """
 
 from __future__ import annotations
 
+import textwrap
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import rasterio
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from pyproj import Geod
 from rasterio.windows import Window
@@ -21,11 +24,13 @@ from rasterio.windows import Window
 from common.atomic_files import whole_file
 from common.grid import Grid, corner_distance_px
 from common.rasters import Raster
+from data_prep.archive.scene import is_simulated
 from data_prep.archive.sensor import Sensor
 from data_prep.landcover.label_raster import read_codes
 from finetune.data.image_stack import ImageStack
 from finetune.data.map_grid import TOLERANCE
 from finetune.data.scene_series import SceneSeries
+from finetune.scoring.error_map import error_map, outcomes
 from finetune.scoring.headline import headline
 from finetune.scoring.metrics import confusion, scores
 from finetune.task import Task
@@ -33,6 +38,9 @@ from finetune.task import Task
 NO_DATA_COLOR = "#8a8a8a"
 LARGEST_PREVIEW_PX = 768
 PANEL_INCHES = 4.6
+LETTERS_PER_PANEL = 46  # of the title, over the width of a panel
+LEGEND_COLUMNS = 3  # of the classes, below each panel
+ERRORS = "errors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,7 @@ class MapPicture:
         pixel_m: width of a pixel on the ground in metres; None if the place of the map is unknown.
         overview: class indices (h, w) of the whole map, if the other arrays show a part of it.
         part: that part (row, column, height, width) as shares of the map's sides.
+        simulated: whether the image is simulated; the picture says so.
     """
 
     title: str
@@ -56,6 +65,7 @@ class MapPicture:
     pixel_m: float | None
     overview: np.ndarray | None = None
     part: tuple[float, ...] = (0, 0, 1, 1)
+    simulated: bool = False
 
 
 def draw_map(path: Path, task: Task, series: SceneSeries, map_path: Path, label: np.ndarray | None) -> None:
@@ -79,7 +89,8 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
         if (height, width) != raster.shape:
             factor = max(raster.shape) / LARGEST_PREVIEW_PX
             overview = raster.read(1, out_shape=tuple(max(1, round(side / factor)) for side in raster.shape))
-    title = f"{task.title}, {series.scene.name}, season ending {series.year}"
+    simulated = is_simulated(series.scene)
+    title = f"{task.title}, {series.scene.name}{' (simulated)' if simulated else ''}, season ending {series.year}"
     if label is not None:
         names = [c.name for c in task.classes]
         result = scores(confusion(label, predicted, len(names)), names)
@@ -93,23 +104,35 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
         pixel_m=pixel_width_m(series.grid),
         overview=overview,
         part=tuple(pixels / side for pixels, side in zip(window, series.grid.shape * 2, strict=True)),
+        simulated=simulated,
     )
 
 
 def map_figure(task: Task, picture: MapPicture) -> Figure:
-    """Draw the picture of a map: one panel each for image, label, prediction and overview, and a legend of the classes."""
+    """Draw the picture of a map: a panel each for image, label, prediction, errors and overview, and a legend of the classes."""
     image = np.where(np.isnan(picture.image), to_rgb(NO_DATA_COLOR), picture.image)
-    panels = [("satellite image, median of the season", image, 1.0)]  # with pixels of the map along a pixel of the panel
+    seen = "simulated image" if picture.simulated else "satellite image"
+    panels = [(f"{seen}, median of the season", image, 1.0)]  # with pixels of the map along a pixel of the panel
+    classes = [c.color for c in task.classes]
     if picture.label is not None:
-        panels.append(("label", _class_colors(picture.label, task), 1.0))
-    panels.append(("prediction", _class_colors(picture.predicted, task), 1.0))
+        panels.append(("label", _colors(picture.label, classes), 1.0))
+    panels.append(("prediction", _colors(picture.predicted, classes), 1.0))
+    if picture.label is not None:
+        errors = error_map(task, picture.label, picture.predicted)
+        panels.append((ERRORS, _colors(errors, [outcome.color for outcome in outcomes(task)]), 1.0))
     if picture.overview is not None:
         coarse = picture.predicted.shape[1] / picture.part[3] / picture.overview.shape[1]
-        panels.append(("prediction, all of the map", _class_colors(picture.overview, task), coarse))
+        panels.append(("prediction, all of the map", _colors(picture.overview, classes), coarse))
     height, width = picture.predicted.shape
-    inches = PANEL_INCHES * len(panels), PANEL_INCHES * min(2.0, max(0.5, height / width)) + 1.0
-    figure = Figure(figsize=inches, dpi=110, layout="constrained")
-    for axes, (name, colors, factor) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    rows_of_panels = 1 if len(panels) < 4 else 2
+    columns = -(-len(panels) // rows_of_panels)
+    panel_height = PANEL_INCHES * min(2.0, max(0.5, height / width)) + 0.4
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08)  # inches
+    figure = Figure(figsize=(PANEL_INCHES * columns, panel_height * rows_of_panels + 0.6), dpi=110, layout=layout)
+    every_axes = figure.subplots(rows_of_panels, columns, squeeze=False).ravel()
+    for unused in every_axes[len(panels) :]:
+        unused.remove()
+    for axes, (name, colors, factor) in zip(every_axes, panels, strict=False):
         axes.imshow(colors, interpolation="nearest")
         axes.set_title(name, fontsize=11)
         axes.set_xticks([])
@@ -120,10 +143,15 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
         if factor != 1:
             row, col, tall, wide = (share * side for share, side in zip(picture.part, (rows, cols) * 2, strict=True))
             axes.add_patch(Rectangle((col, row), wide, tall, fill=False, edgecolor="black", linewidth=1.5))
+        if name == ERRORS:
+            shown = [Patch(facecolor=outcome.color, edgecolor="#555555", label=outcome.name) for outcome in outcomes(task)]
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.005), "ncols": 2}
+            axes.legend(handles=shown, frameon=False, fontsize=10, **below)
     patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
     patches.append(Patch(facecolor=NO_DATA_COLOR, edgecolor="#555555", label="no data"))
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=11)
-    figure.suptitle(picture.title, fontsize=13)
+    ncols = min(len(patches), LEGEND_COLUMNS * columns)
+    figure.legend(handles=patches, loc="outside lower center", ncols=ncols, frameon=False, fontsize=11)
+    figure.suptitle("\n".join(textwrap.wrap(picture.title, round(LETTERS_PER_PANEL * columns))), fontsize=13)
     return figure
 
 
@@ -177,10 +205,10 @@ def true_color(stack: ImageStack, sensor: Sensor) -> np.ndarray:
     return result
 
 
-def _class_colors(classes: np.ndarray, task: Task) -> np.ndarray:
-    """Class indices (H, W) -> RGB (H, W, 3); any number that is not a class gets the colour of no data."""
-    palette = np.array([to_rgb(c.color) for c in task.classes] + [to_rgb(NO_DATA_COLOR)])
-    return palette[np.where((classes >= 0) & (classes < len(task.classes)), classes, len(task.classes))]
+def _colors(numbers: np.ndarray, colors: Sequence[str]) -> np.ndarray:
+    """Numbers (H, W) of classes or outcomes -> RGB (H, W, 3); any number without a colour gets that of no data."""
+    palette = np.array([to_rgb(color) for color in [*colors, NO_DATA_COLOR]])
+    return palette[np.where((numbers >= 0) & (numbers < len(colors)), numbers, len(colors))]
 
 
 def pixel_width_m(grid: Grid) -> float | None:

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with scores, intervals, confusion matrix, training curves, maps and configuration."""
+"""The report of a run: one HTML file with maps, scores, intervals, confusion matrix, training curves and configuration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.report.figures import confusion_figure, training_figure
+from finetune.report.figures import confusion_figure, season_figure, training_figure
 from finetune.report.page import Page
+from finetune.report.run_context import RunContext
+from finetune.scoring.early_season import SeasonScores
 from finetune.scoring.score_text import percent, percent_interval, readable_name
 from finetune.task import Task
 
 OVERALL = {"mean F1": "mean_f1", "mean IoU": "mean_iou", "overall accuracy": "overall_accuracy", "kappa × 100": "kappa"}
+OPEN_PICTURES = 4  # further ones are folded
 RATIOS = ("f1", "precision", "recall")  # of pixels, boundaries and objects alike
 
 
@@ -21,8 +24,10 @@ def run_report(
     task: Task,
     configuration: Mapping[str, Any] | None = None,
     pictures: Mapping[str, Path | bytes] | None = None,
+    context: RunContext | None = None,
+    season: SeasonScores | None = None,
 ) -> Page:
-    """The report of a run of `finetune/run.py`. The caller writes it, and may add sections before.
+    """The report of a run of `finetune/run.py`: maps first, then scores, and at the end how it was made. The caller writes it.
 
     Args:
         metrics: content of `metrics.json`, as it is or read again (null for NaN). `metrics["test"]` is a result of `MapScores`;
@@ -31,36 +36,59 @@ def run_report(
         task: the task.
         configuration: settings of the run; values may be nested.
         pictures: maps {caption: PNG or its path}.
+        context: the run's folder, data and versions; None leaves them out.
+        season: scores by the last date seen; None leaves them out.
     """
-    test = metrics["test"]
+    test, score = metrics["test"], metrics["score"]
     colors = [c.color for c in task.classes]
     page = Page(task.title)
+    if context and context.about_simulated:
+        page.warning(context.about_simulated)
+    interval = percent_interval(score.get("interval"))
+    page.headline(f"{score['name']} {percent(score['value'])} %", ", ".join(filter(None, [interval, "on the test scenes"])))
     page.note(
         f"Task {task.name}; sources {', '.join(task.sources)}; encoder from {metrics['encoder']}; "
         f"best epoch {metrics['best_epoch']}."
     )
-    _add_overall(page, test, metrics["score"])
+    if pictures:
+        _add_pictures(page, pictures)
+    if season:
+        page.heading("As the season goes on")
+        simulated = bool(context and context.simulated)
+        page.picture(season_figure(season, simulated), "F1 on the test data by the last date that the model sees", detailed=True)
+    page.heading("Scores")
+    _add_overall(page, test, score)
     _add_classes(page, test, colors)
     if boundaries := test.get("boundaries"):
         _add_boundaries(page, boundaries, colors)
     if objects := test.get("objects"):
         _add_objects(page, objects)
-    _add_confusion(page, test)
     if scenes := test.get("scenes"):
-        page.heading("Test scenes")
-        page.table(["scene", f"{metrics['score']['name']} %"], [[name, percent(value)] for name, value in scenes.items()])
+        rows = [[name, percent(value)] for name, value in scenes.items()]
+        page.table(["scene", f"{score['name']} %"], rows, folded="By test scene")
+    _add_confusion(page, test)
     if history := metrics.get("history"):
         page.heading("Training")
-        page.picture(training_figure(history, metrics["best_epoch"]), "By epoch; the line marks the model that was kept.")
-    if pictures:
-        page.heading("Maps")
-        for caption, png in pictures.items():
-            page.picture(png, caption)
+        figure = training_figure(history, metrics["best_epoch"])
+        page.picture(figure, "By epoch; the line marks the model that was kept.", detailed=True)
+    if context:
+        page.heading("Use this run")
+        for purpose, command in context.commands(bool(context.scenes)).items():
+            page.note(f"{purpose}:")
+            page.command(command)
+        page.heading("How it was made")
+        page.facts(context.facts())
     if configuration:
-        page.heading("Configuration")
         settings = {name: value if isinstance(value, str) else json.dumps(value) for name, value in configuration.items()}
-        page.table(["setting", "value"], list(settings.items()), text=True)
+        page.table(["setting", "value"], list(settings.items()), text=True, folded="All settings")
     return page
+
+
+def _add_pictures(page: Page, pictures: Mapping[str, Path | bytes]) -> None:
+    """The pictures of the maps: the first ones at once, the others folded."""
+    page.heading("Maps")
+    for number, (caption, png) in enumerate(pictures.items()):
+        page.picture(png, caption, folded=caption if number >= OPEN_PICTURES else None, detailed=True)
 
 
 def _add_overall(page: Page, test: Mapping[str, Any], score: Mapping[str, Any]) -> None:
@@ -69,38 +97,47 @@ def _add_overall(page: Page, test: Mapping[str, Any], score: Mapping[str, Any]) 
     rows = [[name, _score(test, intervals, key)] for name, key in OVERALL.items()]
     if score["name"] not in OVERALL:
         rows.insert(0, [score["name"], f"{percent(score['value'])}\n{percent_interval(score.get('interval'))}"])
-    page.table(["on the test scenes", "%"], rows)
+    page.table(["on the test scenes", "%"], rows, folded="Scores over all classes")
     page.note(_about_intervals(test))
 
 
 def _add_classes(page: Page, test: Mapping[str, Any], colors: Sequence[str]) -> None:
     """The scores of each class, and their means."""
     intervals = test.get("intervals") or {}
-    page.heading("Classes")
     header = ["class", "F1 %", "precision %", "recall %", "IoU %", "accuracy %", "labelled px"]
     rows = _rows(test["classes"], intervals.get("classes", {}), (*RATIOS, "iou", "accuracy"), ("pixels",))
     means = ("mean_f1", "mean_precision", "mean_recall", "mean_iou", "overall_accuracy")
-    page.table(header, [*rows, ["all", *(_score(test, intervals, key) for key in means), f"{test['pixels']:,}"]], colors)
+    page.table(
+        header,
+        [*rows, ["all", *(_score(test, intervals, key) for key in means), f"{test['pixels']:,}"]],
+        colors,
+        folded="By class",
+    )
 
 
 def _add_boundaries(page: Page, boundaries: Mapping[str, Any], colors: Sequence[str]) -> None:
     """The scores of the boundaries at each tolerance."""
-    page.heading("Boundaries")
     for tolerance in (key for key in boundaries if key not in ("intervals", "bootstrap")):
         intervals = (boundaries.get("intervals") or {}).get(tolerance) or {}
         header = [f"within {tolerance}", "F1 %", "precision %", "recall %", "labelled px", "mapped px"]
         counts = ("labelled", "predicted")
         rows = _rows(boundaries[tolerance]["classes"], intervals.get("classes", {}), RATIOS, counts)
-        page.table(header, [*rows, ["mean", _score(boundaries[tolerance], intervals, "mean_f1"), "", "", "", ""]], colors)
-    page.note("Precision: share of the map's boundary pixels so near to one of the label's. Recall: the other way round.")
+        page.table(
+            header,
+            [*rows, ["mean", _score(boundaries[tolerance], intervals, "mean_f1"), "", "", "", ""]],
+            colors,
+            folded=f"Boundaries within {tolerance}",
+        )
+    page.note(
+        "Precision of boundaries: share of the map's boundary pixels so near to one of the label's. Recall: the other way round."
+    )
 
 
 def _add_objects(page: Page, objects: Mapping[str, Any]) -> None:
     """The scores of the objects."""
-    page.heading("Objects")
     header = ["class", "F1 %", "precision %", "recall %", "labelled", "mapped", "matched"]
     of_classes = {name: values.get("intervals") for name, values in objects.items()}
-    page.table(header, _rows(objects, of_classes, RATIOS, ("labelled", "predicted", "matched")))
+    page.table(header, _rows(objects, of_classes, RATIOS, ("labelled", "predicted", "matched")), folded="Objects")
     page.note("Objects match when their intersection over union is above 0.5.")
 
 
@@ -112,7 +149,7 @@ def _add_confusion(page: Page, test: Mapping[str, Any]) -> None:
     page.table(
         ["label, pixels", *(readable_name(name) for name in names)],
         [[readable_name(name), *(f"{count:,}" for count in row)] for name, row in zip(names, test["confusion"], strict=True)],
-        folded="as numbers of pixels",
+        folded="Confusion matrix as numbers of pixels",
     )
 
 

@@ -30,11 +30,12 @@ def season_table(season: SeasonScores) -> str:
     return tabulate(rows, header, tablefmt="pipe", colalign=("left", *["right"] * (len(header) - 1)), disable_numparse=True)
 
 
-def write_season(season: SeasonScores, output: Path) -> None:
-    """Write `early_season.json`, `.md` and `.png` into the folder `output`."""
+def write_season(season: SeasonScores, output: Path, simulated: bool = False) -> None:
+    """Write `early_season.json`, `.md` and `.png` into the folder `output`. `simulated`: whether test scenes are simulated."""
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "early_season.json", season.to_dict())
+    data = " (simulated data)" if simulated else ""
     with whole_file(output / "early_season.md") as temporary:
-        temporary.write_text(f"# {season.task.title}: scores by the last date seen\n\n{season_table(season)}\n")
+        temporary.write_text(f"# {season.task.title}{data}: scores by the last date seen\n\n{season_table(season)}\n")
     with whole_file(output / "early_season.png") as temporary:
-        season_figure(season).savefig(temporary, format="png")
+        season_figure(season, simulated).savefig(temporary, format="png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ def outcomes(scores: dict[tuple[str, float], list[float | None]], task: str = "c
             done: dict[str, Any] = {"error": "disk full"} if value is None else {"metrics": metrics, "seconds": 1.0}
             found.append(Outcome(task=task, title=task.title(), encoder=encoder, label_fraction=fraction, seed=seed, **done))
     return found
+
+
+def simulated_outcomes(scores: dict[tuple[str, float], list[float | None]], task: str = "cropland") -> list[Outcome]:
+    """The same outcomes, of runs that say that their scenes are simulated."""
+    found = outcomes(scores, task)
+    return [replace(one, metrics=one.metrics and {**one.metrics, "simulated": ["delta"]}) for one in found]
 
 
 PRETRAINED, SCRATCH = np.array([0.81, 0.84, 0.86]), np.array([0.79, 0.83, 0.80])

@@ -1,4 +1,4 @@
-"""Labels in scene.yaml: which code means "not labelled", and of which year they are."""
+"""scene.yaml: which code of a label means "not labelled", of which year labels are, and whether a scene is simulated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from data_prep.archive.scene import Label, load_scene
+from data_prep.archive.scene import Label, is_simulated, load_scene
+from data_prep.simulation.scene_folder import SIMULATION_RECORD
 
 
 def label_of(folder: Path, **label: Any) -> Label:
@@ -33,3 +34,17 @@ def test_a_class_never_means_not_labelled(tmp_path: Path, classes: dict[int, str
 def test_an_unknown_key_of_a_label_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"label crop needs `path` and `classes` and knows \[.*'year'\]; it has .*'yaer'"):
         label_of(tmp_path, classes={1: "rice"}, yaer=2021)
+
+
+def test_a_scene_is_simulated_where_it_says_so_or_has_the_record_of_simulate(tmp_path: Path) -> None:
+    def scene(**values: Any) -> bool:
+        (tmp_path / "scene.yaml").write_text(yaml.safe_dump({"name": "a", "sources": {"landsat": {}}, **values}))
+        return is_simulated(load_scene(tmp_path))
+
+    assert not scene()
+    assert not scene(simulated=False)
+    assert scene(simulated=True)
+    with pytest.raises(ValueError, match=r"scene.yaml: simulated is 'yes, it is'.*true or false"):
+        scene(simulated="yes, it is")
+    (tmp_path / SIMULATION_RECORD).write_text("{}")
+    assert scene()

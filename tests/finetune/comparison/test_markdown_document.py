@@ -7,12 +7,12 @@ import yaml
 from finetune.comparison.markdown_document import NO_FOREST, PUBLISHED, joined_document, markdown_document
 from finetune.comparison.seed_statistics import TaskComparison
 from finetune.task import TASKS
-from tests.support.comparison_outcomes import SCORES, outcomes, rows_of
+from tests.support.comparison_outcomes import SCORES, outcomes, rows_of, simulated_outcomes
 
 
 def test_document_shows_means_labels_differences_and_what_is_missing() -> None:
     found = outcomes(SCORES)
-    document = markdown_document([TaskComparison(found)], found, "comparison.png", "comparison_differences.png")
+    document = markdown_document([TaskComparison(found)], found, ["comparison.png"], "comparison_differences.png")
     rows = rows_of(document)
     assert rows["pretrained"] == ["55.00 ± 7.07 [2 of 3]", "83.67 ± 2.52"]
     assert rows["from scratch"] == ["missing", "80.67 ± 2.08"]
@@ -26,6 +26,13 @@ def test_document_shows_means_labels_differences_and_what_is_missing() -> None:
     assert "## Missing: 4 of 18 runs" in document
     assert document.count("disk full") == 4
     assert "](comparison_differences.png)" in document
+    assert "![Differences by fraction" not in document
+    assert "simulated" not in document
+    found = simulated_outcomes(SCORES)
+    document = markdown_document([TaskComparison(found)], found, ["comparison.png", "learning.png"], "differences.png")
+    assert "**The data are simulated.**" in document
+    places = [document.index(f"]({name})") for name in ("differences.png", "comparison.png", "learning.png")]
+    assert places == sorted(places)
 
 
 def test_document_without_the_forest_says_so_first() -> None:

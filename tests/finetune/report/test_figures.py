@@ -51,6 +51,7 @@ def test_plot_shows_every_class_over_dates() -> None:
     assert lines["paddy rice"].get_color() == RICE.classes[1].color
     np.testing.assert_allclose(lines["paddy rice"].get_ydata(), [np.nan, 10, 90, 40, 78.12, 80])
     assert "paddy rice F1 is 95 % of the whole season's from 2021-10-01 on" in axes.get_title()
+    assert season_figure(season, simulated=True).axes[0].get_title().startswith("Paddy rice (simulated data): paddy rice F1")
     figure.canvas.draw()
     left, right = (num2date(x) for x in axes.get_xlim())
     assert (left.year, right.month) in ((2021, 12), (2021, 1), (2020, 1))

@@ -24,6 +24,7 @@ from finetune.data.scene_series import SceneSeries
 from finetune.mapping.cog import NO_DATA
 from finetune.mapping.scene import predict_scene
 from finetune.report.map_figure import (
+    LETTERS_PER_PANEL,
     NO_DATA_COLOR,
     MapPicture,
     draw_map,
@@ -34,6 +35,7 @@ from finetune.report.map_figure import (
     true_color,
     write_map_picture,
 )
+from finetune.scoring.error_map import outcomes
 from finetune.task import IGNORE, load_task
 from tests.support.rice_scenes import write_rice_scene
 from tests.support.stand_in_models import Pixelwise, make_recipe
@@ -68,16 +70,27 @@ def scale_bars(figure: Figure) -> list[str]:
 def test_panels_show_image_label_and_prediction_in_the_colours_of_the_classes() -> None:
     figure = map_figure(TASK, made_up())
     shown = panels(figure)
-    assert list(shown) == ["satellite image, median of the season", "label", "prediction"]
-    image, label, prediction = shown.values()
+    assert list(shown) == ["satellite image, median of the season", "label", "prediction", "errors"]
+    image, label, prediction, errors = shown.values()
     np.testing.assert_allclose(image[0, 0], GREY)
     np.testing.assert_allclose(image[1], np.full((3, 3), 0.25))
     np.testing.assert_allclose(label, [[GREY, OTHER, RICE], [RICE, RICE, OTHER]])
     np.testing.assert_allclose(prediction, [[GREY, OTHER, RICE], [OTHER, RICE, RICE]])
+    hit, missed, false, neither = (to_rgb(outcome.color) for outcome in outcomes(TASK))
+    np.testing.assert_allclose(errors, [[GREY, neither, hit], [missed, hit, false]])
+    of_errors = figure.axes[3].get_legend()
+    assert [text.get_text() for text in of_errors.get_texts()] == [outcome.name for outcome in outcomes(TASK)]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["other", "paddy rice", "no data"]
     assert [patch.get_facecolor()[:3] for patch in legend.get_patches()] == [OTHER, RICE, GREY]
     assert figure.get_suptitle() == "Paddy rice, delta"
+
+
+def test_a_simulated_image_is_called_so_and_a_long_title_is_broken() -> None:
+    figure = map_figure(TASK, made_up(simulated=True, title="Paddy rice, " + "delta " * 40))
+    assert next(iter(panels(figure))) == "simulated image, median of the season"
+    assert max(map(len, figure.get_suptitle().splitlines())) <= 2 * LETTERS_PER_PANEL
+    assert figure.get_suptitle().replace("\n", " ") == ("Paddy rice, " + "delta " * 40).strip()
 
 
 def test_scale_bar_has_a_round_length_and_only_known_places_get_one() -> None:
@@ -111,7 +124,7 @@ def test_the_part_is_outlined_in_the_whole_map() -> None:
     figure = map_figure(TASK, made_up(overview=whole, part=(0.25, 0.5, 0.5, 0.25)))
     assert list(panels(figure))[-1] == "prediction, all of the map"
     np.testing.assert_allclose(panels(figure)["prediction, all of the map"], np.broadcast_to(OTHER, (4, 8, 3)))
-    assert [len(axes.patches) for axes in figure.axes] == [0, 0, 0, 1]
+    assert [len(axes.patches) for axes in figure.axes] == [0, 0, 0, 0, 1]
     (outline,) = figure.axes[-1].patches
     assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((4, 1), 2, 2)
 
@@ -121,7 +134,7 @@ def test_a_written_figure_is_the_figure(tmp_path: Path) -> None:
     write_map_picture(tmp_path / "map.png", TASK, made_up())
     assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
     pixels = imread(tmp_path / "map.png")[..., :3]
-    assert pixels.shape[:2] == tuple(round(side) for side in figure.get_size_inches()[::-1] * figure.dpi)
+    np.testing.assert_allclose(pixels.shape[:2], figure.get_size_inches()[::-1] * figure.dpi, atol=1)
     found = {tuple(color) for color in np.round(pixels.reshape(-1, 3)[::7] * 255).astype(int)}
     assert {tuple(round(255 * value) for value in color) for color in (OTHER, RICE, GREY)} <= found
 
@@ -179,6 +192,17 @@ def test_picture_of_a_large_map_shows_its_middle_and_all_of_it(
     assert f"overall accuracy {100 * (predicted == truth)[scored].mean():.1f} %" in picture.title
     assert picture.title.startswith(f"{recipe.task.title}, a, season ending 2021: paddy rice F1 ")
     assert imread(tmp_path / "map.png").ndim == 3
+    assert not picture.simulated
+
+
+def test_the_picture_of_a_simulated_scene_says_so(scene: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(32)
+    loaded = replace(load_scene(scene), stated_simulated=True)
+    with SceneSeries(loaded, recipe.task, load_sensors(), pixel_size=30.0) as series:
+        predict_scene(Pixelwise(), recipe, series, tmp_path / "map.tif", torch.device("cpu"))
+        picture = map_picture(recipe.task, series, tmp_path / "map.tif", None)
+    assert picture.simulated
+    assert picture.title == f"{recipe.task.title}, a (simulated), season ending 2021"
 
 
 def test_a_scene_without_a_label_on_the_grid_of_the_map_has_no_label_in_the_picture(scene: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shlex
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.json_files import without_nan
+from finetune.report.run_context import RunContext, software_versions
 from finetune.report.run_report import run_report
 from finetune.scoring.bootstrap import with_intervals
 from finetune.scoring.boundaries import boundary_counts, boundary_scores
@@ -23,6 +25,7 @@ from finetune.scoring.headline import headline, headline_interval
 from finetune.scoring.metrics import scores
 from finetune.scoring.objects import object_counts, object_scores
 from finetune.task import load_task
+from tests.support.season_scores import RICE, season_scores
 
 TASK = load_task("paddy_rice")
 NAMES = ["other", "paddy_rice"]
@@ -37,6 +40,7 @@ class Reader(HTMLParser):
         self.pictures: list[bytes] = []
         self.texts: list[str] = []
         self.open: list[str] = []
+        self.unfolded: list[str] = []  # upper left cells of tables that are seen at once
         self.feed(page)
         assert not self.open
 
@@ -63,6 +67,8 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if "table" in self.open and {"td", "th"} & set(self.open):
             self.tables[-1][-1][-1] += f"|{data}" if self.open[-1] == "small" else data
+            if len(self.tables[-1]) == 1 and len(self.tables[-1][0]) == 1 and "details" not in self.open:
+                self.unfolded.append(data)
         elif data.strip() and "style" not in self.open:
             self.texts.append(data)
 
@@ -130,12 +136,55 @@ def test_a_report_holds_what_the_metrics_hold(tmp_path: Path) -> None:
     assert found.table("scene")["scene 2"]["paddy rice F1 %"] == f"{100 * test['scenes']['scene 2']:.2f}"
     settings = found.table("setting")
     assert [row["value"] for row in settings.values()] == ["/scenes/<a & b>", "16", "null"]
-    assert found.pictures[-1] == picture.read_bytes()
+    assert found.pictures[0] == picture.read_bytes()
     assert 'delta "2021"' in found.texts
-    assert len(found.pictures) == 3  # confusion matrix, training curve, map
+    assert len(found.pictures) == 3  # map, confusion matrix, training curve
     assert all(Image.open(io.BytesIO(png)).width > 1 for png in found.pictures)
     assert any("of 4 scenes" in text and "95 % interval" in text for text in found.texts)
     assert set(tmp_path.iterdir()) == {path, picture}
+
+
+def test_maps_come_first_then_the_season_and_tables_are_folded() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(buffer, "PNG")
+    pictures = {f"scene {number}": buffer.getvalue() for number in range(6)}
+    season = season_scores(RICE, [None, 0.1, 0.9, 0.4, 0.7812, 0.8])
+    page = run_report(run_metrics(2), TASK, {"seed": 1}, pictures, season=season)
+    found = Reader(page.html())
+    headings = [
+        text for text in found.texts if text in ("Maps", "As the season goes on", "Scores", "Confusion matrix", "Training")
+    ]
+    assert headings == ["Maps", "As the season goes on", "Scores", "Confusion matrix", "Training"]
+    assert found.unfolded == []
+    assert len(found.tables) >= 8
+    assert page.html().count("<details><summary>scene ") == 2  # the fifth and the sixth map
+    assert found.texts.index("scene 5") < found.texts.index("Scores")
+
+
+def test_a_report_says_what_the_run_is_and_how_to_use_it(tmp_path: Path) -> None:
+    scenes = {"train": [f"s{number}" for number in range(20)], "validation": ["v"], "test": ["delta", "coast"]}
+    context = RunContext(
+        folder=tmp_path / "it's a run",
+        data="s3://bucket/<scenes>",
+        scenes=scenes,
+        simulated=["delta", "s3"],
+        versions={"agrifm": "1.2", "torch": "2.11"},
+        date="2026-01-02",
+    )
+    found = Reader(run_report(run_metrics(2), TASK, context=context).html())
+    assert "Partly simulated data: the images and labels of delta, s3 are not real." in found.texts
+    assert {"s3://bucket/<scenes>", "delta, coast", "2026-01-02 by agrifm 1.2, torch 2.11"} <= set(found.texts)
+    assert any(text.startswith("s0, s1, ") and text.endswith(" and 8 more") for text in found.texts)
+    predict, view = (shlex.split(text) for text in found.texts if text.startswith("agrifm "))
+    assert predict[:4] == ["agrifm", "predict", "--model", str(tmp_path / "it's a run")]
+    assert view == ["agrifm", "view", str(tmp_path / "it's a run")]
+    everything = [name for names in scenes.values() for name in names]
+    assert replace(context, simulated=everything).about_simulated.startswith("Simulated data:")
+    assert replace(context, simulated=[]).about_simulated == ""
+    without = Reader(run_report(run_metrics(2), TASK, context=replace(context, scenes={}, simulated=[])).html())
+    assert not any("simulated" in text.lower() for text in without.texts)
+    assert not any(text.startswith("agrifm view") for text in without.texts)  # samples have no maps
+    assert set(software_versions()) == {"agrifm", "torch"}
 
 
 def test_equal_runs_give_equal_bytes() -> None:

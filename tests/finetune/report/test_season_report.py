@@ -42,3 +42,5 @@ def test_table_and_files(tmp_path: Path) -> None:
     assert pixels.shape[:2] == tuple(round(side) for side in figure.get_size_inches()[::-1] * figure.dpi)
     rice = np.array([int(RICE.classes[1].color[i : i + 2], 16) for i in (1, 3, 5)])
     assert (np.abs(np.round(pixels[..., :3] * 255) - rice) <= 1).all(axis=-1).sum() > 100  # the line of rice
+    write_season(season, tmp_path / "simulated", simulated=True)
+    assert (tmp_path / "simulated" / "early_season.md").read_text().startswith("# Paddy rice (simulated data): scores by")
