@@ -22,6 +22,8 @@ from finetune.data.window_dataset import LabelledWindows
 from finetune.data.window_origins import origins
 from finetune.task import IGNORE, Task
 
+OBJECTS_BYTES = 2_000  # of a cached window and source beside the pixels: of windows of one pixel that is most
+
 
 class SampleWindows(LabelledWindows):
     """Windows without overlap over samples; windows without any labelled pixel are left out.
@@ -35,6 +37,7 @@ class SampleWindows(LabelledWindows):
         cache_gb: this many gigabytes of windows are kept in memory; the others are read when needed.
         year: year in which the season ends; None uses that of the sample's label, or, where the sample does not state it, the one
             with most images.
+        quiet: show neither a progress bar nor a note about years.
 
     Attributes:
         names, scenes: name and scene of each sample.
@@ -51,6 +54,7 @@ class SampleWindows(LabelledWindows):
         augmentation: Augmentation | None = None,
         cache_gb: float = 4.0,
         year: int | None = None,
+        quiet: bool = False,
     ) -> None:
         super().__init__(task, sensors, augmentation)
         self._samples, self._year = samples, year
@@ -60,7 +64,7 @@ class SampleWindows(LabelledWindows):
         self._last: tuple[int, Sample] | None = None
         self._free_bytes = cache_gb * 1e9
         of_several_years: list[tuple[str, list[int]]] = []
-        for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False):
+        for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False, disable=quiet):
             sample = self.sample(number)
             self.names.append(sample.name)
             self.scenes.append(sample.scene)
@@ -73,7 +77,7 @@ class SampleWindows(LabelledWindows):
                 of_several_years += [(sample.name, likely)] if len(likely) > 1 else []
             self._check_scales(sample)
             self._add_windows(number, sample)
-        if of_several_years:
+        if of_several_years and not quiet:
             name, likely = of_several_years[0]
             note(
                 f"{len(of_several_years)} of {len(samples)} samples have many images of several seasons, such as {name} of those "
@@ -97,7 +101,8 @@ class SampleWindows(LabelledWindows):
             self.labels.append(label)
             if self._free_bytes > 0:
                 window = self._cut(sample, row, col, label)
-                self._free_bytes -= sum(stack.pixels.nbytes + stack.valid.nbytes for stack in window.stacks.values())
+                arrays = sum(stack.pixels.nbytes + stack.valid.nbytes for stack in window.stacks.values())
+                self._free_bytes -= arrays + len(window.stacks) * OBJECTS_BYTES
                 self._cache[len(self.windows) - 1] = window
 
     def sample(self, number: int) -> Sample:
