@@ -100,8 +100,8 @@ class TableData(SampleData):
         if absent:
             named = ", ".join(f"{task.classes[index].name} ({(classes == index).sum()} points)" for index in absent)
             raise ValueError(
-                f"{self.table.path}: no training point is of class {named}, so that it could not be learned; choose another seed, "
-                "test_fold or side of the blocks, or let another class of the task list its labels"
+                f"{self.table.path}: no training point is of class {named}, so that it could not be learned; choose another "
+                "seed, test_fold or side of the blocks, or let another class of the task list its labels"
             )
 
     def labelled_points(self, task: Task) -> LabelledPoints:
