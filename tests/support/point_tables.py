@@ -16,7 +16,7 @@ MISSING = 65535
 BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")  # of sentinel2
 TWENTY_METRES = ("B05", "B06", "B07", "B8A", "B11", "B12")
 CLASSES = ("maize", "wheat", "meadow")
-FIRST, EVERY_DAYS, TIMES = np.datetime64("2021-01-05"), 30, 12
+FIRST, EVERY_DAYS, TIMES = np.datetime64("2021-01-15"), 30, 12
 TASK = {
     "name": "crops",
     "title": "Crops",
@@ -46,7 +46,7 @@ def simulate_points(count: int = 120, seed: int = 0, side_deg: float = 4.0) -> P
     rng = np.random.default_rng(seed)
     of_class = rng.permutation(np.arange(count) % len(CLASSES))
     days = FIRST + EVERY_DAYS * np.arange(TIMES)
-    peak = np.array([7.0, 4.0, 5.5])[of_class, None] + rng.normal(0, 0.3, (count, 1))
+    peak = np.array([7.0, 4.0, 5.5])[of_class, None] + rng.normal(0, 0.9, (count, 1))
     green = np.exp(-(((np.arange(TIMES) - peak) / np.array([1.5, 1.5, 4.0])[of_class, None]) ** 2))
     pixels = rng.normal(900, 60, (count, TIMES, len(BANDS))) + 2500 * green[:, :, None] * np.linspace(-0.2, 1, len(BANDS))
     pixels = np.clip(np.rint(pixels), 1, 10_000)
@@ -99,7 +99,7 @@ def nested_table(points: Points) -> pa.Table:
     return pa.table(columns | {band: list(numbers[:, :, index]) for index, band in enumerate(BANDS)})
 
 
-def description(layout: str, **changes: Any) -> dict[str, Any]:
+def description(layout: str, /, **changes: Any) -> dict[str, Any]:
     """The content of a table.yaml for tables in this module; values None of `changes` remove keys."""
     values: dict[str, Any] = {
         "files": "points.parquet",

@@ -95,7 +95,8 @@ def places(lon: np.ndarray, lat: np.ndarray, origin: str) -> tuple[np.ndarray, n
             f"{origin}: {int(wrong.sum())} points have no place, first in row {at} with longitude {lon[at]:g} and latitude "
             f"{lat[at]:g}; expected degrees (WGS 84) in each row: are the columns exchanged, or coordinates of a projection?"
         )
-    return (lon + 180) % 360 - 180, lat
+    # As they are stored where that is possible: the remainder changes the last digit.
+    return np.where((lon >= -180) & (lon < 180), lon, (lon + 180) % 360 - 180), lat
 
 
 def places_of_geometry(column: pa.Array, crs: str | int, origin: str) -> tuple[np.ndarray, np.ndarray]:

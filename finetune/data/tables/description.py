@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import Any, TypeVar, get_type_hints
@@ -171,13 +171,13 @@ class TableKeys:
         storage_options: options of the file system of URLs, such as credentials.
     """
 
-    files: str | Sequence[str]
+    files: str | list[str]
     layout: str
     sources: Mapping[str, TableSource]
-    columns: TableColumns = field(default_factory=TableColumns)
+    columns: TableColumns
     dates: TableDates | None = None
     classes: Mapping[int | str, str] = field(default_factory=dict)
-    not_labelled: Sequence[int | str] = ()
+    not_labelled: list[int | str] = field(default_factory=list)
     blocks: TableBlocks | None = None
     same_day: str = "error"
     storage_options: Mapping[str, Any] | None = None

@@ -125,6 +125,12 @@ class TableReader:
             steps = columns.times
             if columns.kind == "step" and (np.diff(steps) != 1).any():
                 raise ValueError(f"{path}: the time steps of {source} are {steps.tolist()}; expected whole numbers without a gap")
+        firsts = {int(columns.times[0]) for columns in found.values() if columns.kind == "step"}
+        if len(firsts) > 1:
+            raise ValueError(
+                f"{path}: the time steps of {', '.join(found)} begin with different numbers, {sorted(firsts)}, so that they "
+                "cannot have the same first date; rename them to begin with one number"
+            )
         return found
 
     def _band_column(self, source: str, band: str) -> str:

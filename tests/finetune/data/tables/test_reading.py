@@ -132,7 +132,7 @@ def test_other_names_of_columns(tmp_path: Path) -> None:
     table = wide_table(POINTS)
     presto = {wide_name(band, step): f"OPTICAL-{band}-ts{step}-10m" for band in BANDS for step in range(TIMES)}
     dated = {wide_name(band, step): f"{POINTS.days[step]}_{band.lower()}" for band in BANDS for step in range(TIMES)}
-    doy = {wide_name(band, step): f"{band}_X{5 + EVERY_DAYS * step:03}" for band in BANDS for step in range(TIMES)}
+    doy = {wide_name(band, step): f"{band}_X{15 + EVERY_DAYS * step:03}" for band in BANDS for step in range(TIMES)}
 
     def renamed(names: dict[str, str]) -> pa.Table:
         return table.rename_columns([names.get(name, name) for name in table.column_names])

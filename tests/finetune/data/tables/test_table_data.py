@@ -165,7 +165,7 @@ def test_a_column_of_splits_counts(tmp_path: Path) -> None:
 def test_points_of_two_years(tmp_path: Path) -> None:
     task = task_in(tmp_path)
     years = np.array([2020, 2021])[np.arange(90) % 2]
-    starts = [f"{year}-01-05" for year in years]
+    starts = [f"{year}-01-15" for year in years]
     table = wide_table(POINTS).append_column("start", pa.array(starts)).append_column("year", pa.array(years))
     values = description("wide", dates={"first_column": "start", "every_days": 30})
     path = write_table(tmp_path, table, values)
