@@ -109,7 +109,7 @@ class TableDates:
             )
         if self.column is not None and (begins or steps):
             raise ValueError(f"dates states column, and also {', '.join([*begins, *steps])}; give one of them")
-        if (self.every_days or self.every_months or 1) < 1:
+        if any(getattr(self, name) < 1 for name in steps):
             raise ValueError("dates: every_days and every_months must be at least 1")
 
 
