@@ -118,12 +118,7 @@ def evaluate_points(model: nn.Module, recipe: Recipe, windows: PointWindows, dev
     Points without a clear observation in the season have no prediction, like such pixels of a map, and are not scored.
     """
     map_scores = MapScores(recipe.task)
-    windows.normalization = recipe.normalization
-    try:
-        found = list(predict_points(model, windows, device))
-    finally:
-        windows.close()
-    predicted = np.concatenate([part.classes for part in found])
+    predicted = predict_points(model, windows.frames(recipe.normalization), device, seen_days=windows.seen_days).classes
     labels = np.array([label[0, 0] for label in windows.labels])
     scenes = np.array([str(windows.scene_of(index)) for index in range(len(windows))])
     for scene in np.unique(scenes):

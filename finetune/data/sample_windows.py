@@ -38,7 +38,6 @@ class SampleWindows(LabelledWindows):
         cache_gb: this many gigabytes of windows are kept in memory; the others are read when needed.
         year: year in which the season ends; None uses that of the sample's label, or, where the sample does not state it, the one
             with most images.
-        quiet: show neither a progress bar nor a note about years.
 
     Attributes:
         names, scenes: name and scene of each sample.
@@ -55,7 +54,6 @@ class SampleWindows(LabelledWindows):
         augmentation: Augmentation | None = None,
         cache_gb: float = 4.0,
         year: int | None = None,
-        quiet: bool = False,
     ) -> None:
         super().__init__(task, sensors, augmentation)
         self._samples, self._year = samples, year
@@ -66,7 +64,7 @@ class SampleWindows(LabelledWindows):
         self._known_years: dict[bytes, tuple[int, list[int]]] = {}  # by dates
         self._free_bytes = cache_gb * 1e9
         of_several_years: list[tuple[str, list[int]]] = []
-        for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False, disable=quiet):
+        for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False):
             sample = self.sample(number)
             self.names.append(sample.name)
             self.scenes.append(sample.scene)
@@ -79,7 +77,7 @@ class SampleWindows(LabelledWindows):
                 of_several_years += [(sample.name, likely)] if len(likely) > 1 else []
             self._check_scales(sample)
             self._add_windows(number, sample)
-        if of_several_years and not quiet:
+        if of_several_years:
             name, likely = of_several_years[0]
             note(
                 f"{len(of_several_years)} of {len(samples)} samples have many images of several seasons, such as {name} of those "

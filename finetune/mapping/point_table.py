@@ -24,8 +24,8 @@ from finetune.data.normalization import other_scale
 from finetune.data.tables.description import load_table
 from finetune.data.tables.files import TableFiles
 from finetune.data.tables.pixel_task import pixel_task
+from finetune.data.tables.point_frames import PointFrames
 from finetune.data.tables.point_series import NO_YEAR, PointSeries
-from finetune.data.tables.point_windows import PointSamples, PointWindows
 from finetune.data.tables.reading import TableReader
 from finetune.mapping.cog import NO_DATA
 from finetune.mapping.finished_blocks import FinishedBlocks, weights_checksum
@@ -147,20 +147,22 @@ class PointTablePredictor:
 
     def _predict(self, points: PointSeries) -> dict[str, np.ndarray]:
         """The predictions of some points, and what is told of the points themselves."""
-        # Every point is a window, as if all were of the first class: labels play no part in a prediction.
-        everything, classes = np.arange(len(points)), np.zeros(len(points), dtype=np.int64)
-        sensors = {source: self._sensors[source] for source in points.sources}
-        samples = PointSamples(points, everything, classes, [""] * len(points), sensors)
-        windows = PointWindows(samples, self._recipe.task, self._sensors, cache_gb=0, year=self._year, quiet=True)
-        windows.normalization = self._recipe.normalization
-        found = list(predict_points(self._model, windows, self._device, self._batch_size))
+        frames = PointFrames(
+            points=points,
+            chosen=np.arange(len(points)),
+            task=self._recipe.task,
+            sensors=self._sensors,
+            normalization=self._recipe.normalization,
+            year=self._year,
+        )
+        found = predict_points(self._model, frames, self._device, self._batch_size)
         return {
             "id": np.array(points.ids, dtype=str),
             "lon": points.lon,
             "lat": points.lat,
             "year": points.years,
-            "classes": np.concatenate([part.classes for part in found]),
-            "probabilities": np.concatenate([part.probabilities for part in found]),
+            "classes": found.classes,
+            "probabilities": found.probabilities,
         }
 
     def _write_parts(self, output: Path, finished: FinishedBlocks, parts: int) -> dict[str, int]:

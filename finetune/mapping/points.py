@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from finetune.data.frames import model_frames
-from finetune.data.season import seen_until
-from finetune.data.tables.point_windows import PointWindows
+from finetune.data.tables.point_frames import PointFrames
 from finetune.mapping.blocks import predict_windows
 from finetune.mapping.cog import NO_DATA
 
@@ -20,7 +18,7 @@ POINTS_PER_BATCH = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedPoints:
-    """What a model predicts of some points.
+    """What a model predicts of points.
 
     Attributes:
         classes: class indices uint8 (n,), `NO_DATA` where the model saw no clear observation.
@@ -32,26 +30,21 @@ class PredictedPoints:
 
 
 def predict_points(
-    model: nn.Module, windows: PointWindows, device: torch.device, batch_size: int = POINTS_PER_BATCH
-) -> Iterator[PredictedPoints]:
-    """Predict all points of `windows`, whose normalisation is set, in their order, `batch_size` at a time.
+    model: nn.Module,
+    frames: PointFrames,
+    device: torch.device,
+    batch_size: int = POINTS_PER_BATCH,
+    seen_days: float = math.inf,
+) -> PredictedPoints:
+    """Predict points, `batch_size` at a time.
 
-    The model reads what it reads in evaluation: the clearest image of each period.
+    The model reads what it reads in evaluation: the clearest image of each period, of the first `seen_days` days of the season.
     """
-    assert windows.normalization is not None, "set windows.normalization before you predict"
     model.eval()
-    task = windows.task
-    for start in range(0, len(windows), batch_size):
-        found = [windows.window(index) for index in range(start, min(start + batch_size, len(windows)))]
-        data = {}
-        for source in task.sources:
-            statistics = windows.normalization[source]
-            seasons = [seen_until(window.seasons, windows.seen_days)[source] for window in found]
-            frames = (model_frames(one.stacks[source], season, statistics) for one, season in zip(found, seasons, strict=True))
-            data[source] = np.stack(list(frames))
-        probabilities = predict_windows(model, data, task.window_px, device)[:, :, 0, 0]
-        seen = np.array([windows.is_seen(window) for window in found])
-        yield PredictedPoints(
-            classes=np.where(seen, probabilities.argmax(axis=1), NO_DATA).astype(np.uint8),
-            probabilities=np.where(seen[:, None], probabilities, np.nan).astype(np.float32),
-        )
+    classes, probabilities = [], []
+    for start in range(0, len(frames), batch_size):
+        data, seen = frames.read(slice(start, start + batch_size), seen_days)
+        found = predict_windows(model, data, frames.task.window_px, device)[:, :, 0, 0]
+        classes.append(np.where(seen, found.argmax(axis=1), NO_DATA).astype(np.uint8))
+        probabilities.append(np.where(seen[:, None], found, np.nan).astype(np.float32))
+    return PredictedPoints(classes=np.concatenate(classes), probabilities=np.concatenate(probabilities))

@@ -9,10 +9,11 @@ import numpy as np
 
 from data_prep.archive.sensor import Sensor
 from finetune.data.augmentation import Augmentation
+from finetune.data.frames import Normalization
 from finetune.data.image_stack import ImageStack, empty_stack
 from finetune.data.labelled_window import LabelledWindow
 from finetune.data.sample_windows import SampleWindows
-from finetune.data.season import seen_until
+from finetune.data.tables.point_frames import PointFrames
 from finetune.data.tables.point_series import NO_YEAR, PointSeries
 from finetune.task import Task
 
@@ -70,7 +71,7 @@ class PointWindows(SampleWindows):
     Args:
         samples: the points.
         task: a `pixel_task`.
-        sensors, augmentation, cache_gb, year, quiet: as for `SampleWindows`.
+        sensors, augmentation, cache_gb, year: as for `SampleWindows`.
 
     Raises ValueError as `SampleWindows` does.
     """
@@ -84,17 +85,23 @@ class PointWindows(SampleWindows):
         augmentation: Augmentation | None = None,
         cache_gb: float = 4.0,
         year: int | None = None,
-        quiet: bool = False,
     ) -> None:
         assert task.window_px == 1, "a point is a window of one pixel"
-        super().__init__(samples, task, sensors, augmentation=augmentation, cache_gb=cache_gb, year=year, quiet=quiet)
+        super().__init__(samples, task, sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        self._points = samples
 
     def _empty_stack(self, source: str, window: LabelledWindow) -> ImageStack:  # noqa: ARG002
         """A stack of one pixel without images for a source that the point lacks."""
         sensor = self.sensors[source]
         return empty_stack(len(sensor.bands), sensor.dtype, 1, 1)
 
-    def is_seen(self, window: LabelledWindow) -> bool:
-        """Whether the model sees an observation of any source; a point without one has no data, like such a pixel of a map."""
-        seasons = seen_until(window.seasons, self.seen_days)
-        return any(len(images) for s, stack in window.stacks.items() for images in seasons[s].used(stack.valid))
+    def frames(self, normalization: Normalization) -> PointFrames:
+        """Reads the frames of all points for evaluation."""
+        return PointFrames(
+            points=self._points.points,
+            chosen=self._points.chosen,
+            task=self.task,
+            sensors=self.sensors,
+            normalization=normalization,
+            year=self._year,
+        )
