@@ -48,8 +48,10 @@ class PointFrames:
         """The frames of some of the chosen points, and which of these have an observation in any frame.
 
         The frames of a source are float32 (n, T, C, H, W), where H = W is how often its pixel is repeated. `seen_days`: the
-        season is cut off after so many days. Raises ValueError for a point without an image of a source in its season, unless the task
-        allows missing sources, and for a point whose year differs from `year`.
+        season is cut off after so many days.
+
+        Raises ValueError for a point without an image of a source in its season, unless the task allows missing sources, and for
+        a point whose year differs from `year`.
         """
         numbers = self.chosen[part]
         years = self._years(numbers)
