@@ -78,7 +78,8 @@ def predict(
         without_effect = [f"--{name}" for name, is_given in for_maps.items() if is_given]
         if without_effect:
             raise ValueError(f"{', '.join(without_effect)}: for maps of scenes only, and --input {input} is a table")
-        predict_table(model, input, output, batch_size or POINTS_PER_BATCH, year, device, missing_sources)
+        batch_size = POINTS_PER_BATCH if batch_size is None else batch_size
+        predict_table(model, input, output, batch_size, year, device, missing_sources)
         return
     batch_size = WINDOWS_PER_BATCH if batch_size is None else batch_size
     if output.suffix.lower() not in (".tif", ".tiff"):

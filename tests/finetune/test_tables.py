@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -47,9 +48,9 @@ from tests.support.rice_scenes import CODES, write_rice_scene
 POINTS = simulate_points(150, seed=3)
 MODELS: dict[str, Any] = {
     "random_forest": {"encoder": "random_forest"},
-    "temporal_cnn": {"encoder": "temporal_cnn", "training.epochs": 12},
-    "unet": {"encoder": "unet", "training.epochs": 6},
-    "encoder": {"encoder": SMALL_ENCODER, "training.epochs": 4},
+    "temporal_cnn": {"encoder": "temporal_cnn", "training.epochs": 4},
+    "unet": {"encoder": "unet", "training.epochs": 2},
+    "encoder": {"encoder": SMALL_ENCODER, "training.epochs": 1},
 }
 
 
@@ -151,7 +152,9 @@ def test_the_same_table_in_another_layout_is_predicted_alike(runs: dict[str, Pat
     del values["columns"]["label"]
     path = write_table(tmp_path / "long", unlabelled, values)
     predict(model=runs["temporal_cnn"], input=path, output=tmp_path / "long.parquet")
-    assert pq.read_table(tmp_path / "wide.parquet").equals(pq.read_table(tmp_path / "long.parquet"))
+    wide, long = (pq.read_table(tmp_path / f"{layout}.parquet").to_pandas() for layout in ("wide", "long"))
+    # Batches of other sizes are computed with other roundings.
+    pandas.testing.assert_frame_equal(wide, long, rtol=0, atol=1e-5)
 
 
 def test_points_without_a_clear_observation_have_no_class(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -283,24 +286,24 @@ def table_of_scene(folder: Path, cube: Cube, codes: np.ndarray) -> Path:
         "layout": "wide",
         "columns": {"id": "id", "lon": "lon", "lat": "lat", "label": "label"},
         "sources": {"landsat": {"pattern": r"(?P<band>B\d\d)_(?P<date>.+)"}},
-        "blocks": {"side_deg": 0.8},
+        "blocks": {"side_deg": 0.5},
     }
     return write_table(folder, pa.table(columns), values)
 
 
 def test_a_forest_of_points_maps_a_scene_as_it_predicts_its_pixels(tmp_path: Path) -> None:
     """In a scene without clouds, where the clearest image of a window is that of each pixel."""
-    cubes, codes = write_rice_scene(tmp_path / "cloudy", "train", side=64, seed=1)
+    cubes, codes = write_rice_scene(tmp_path / "cloudy", "train", side=32, seed=1)
     path = table_of_scene(tmp_path / "train", cubes["landsat"], codes)
     options: dict[str, Any] = {"override.sources": ["landsat"], "override.frames": 8, "encoder": "random_forest", "maps": False}
     assert run(task="paddy_rice", data=path, output=tmp_path / "run", **options) == 0
-    cubes, codes = write_rice_scene(tmp_path / "scenes" / "clear", "test", side=64, seed=2, cloudy=0.0)
+    cubes, codes = write_rice_scene(tmp_path / "scenes" / "clear", "test", side=32, seed=2, cloudy=0.0)
     path = table_of_scene(tmp_path / "clear", cubes["landsat"], codes)
     predict(model=tmp_path / "run", input=path, output=tmp_path / "predictions.parquet")
     predict(model=tmp_path / "run", input=tmp_path / "scenes" / "clear", output=tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as raster:
         classes = raster.read(1)
-    names = np.array(pq.read_table(tmp_path / "predictions.parquet")["class"].to_pylist()).reshape(64, 64)
+    names = np.array(pq.read_table(tmp_path / "predictions.parquet")["class"].to_pylist()).reshape(classes.shape)
     np.testing.assert_array_equal(np.array(["other", "paddy_rice"])[classes], names)
     assert set(np.unique(classes)) == {0, 1}
 
