@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from data_prep.archive.sensor import load_sensors
 from finetune.data.frames import model_frames
@@ -75,6 +76,16 @@ def test_they_are_those_of_windows(tmp_path: Path, with_year: bool, season: tupl
                 chosen = [seasons[s].choose(window.stacks[s].valid) for s in task.sources]
                 assert seen[index] == (np.concatenate(chosen) >= 0).any()
             unseen += int((~seen).sum())
+        windows.normalization = NORMALIZATION
+        windows.keep_share(0.5, seed=0)
+        with windows.ended_after(200):
+            some = [int(index) for index in np.random.default_rng(0).permutation(len(windows))[:9]]
+            batch, items = windows.batch(some), [windows[index] for index in some]
+        assert batch["file_name"] == [item["file_name"] for item in items]
+        torch.testing.assert_close(batch["label"], torch.stack([item["label"] for item in items]), rtol=0, atol=0)
+        for source in task.sources:
+            expected = torch.stack([item["data"][source] for item in items])
+            torch.testing.assert_close(batch["data"][source], expected, rtol=0, atol=0)
     assert unseen > 0
 
 
