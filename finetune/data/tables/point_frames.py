@@ -130,7 +130,7 @@ class PointFrames:
                 )
             return np.full(len(numbers), self.year, dtype=np.int64)
         known: dict[bytes, int] = {}  # by dates, which many points share
-        for at in np.flatnonzero(unknown):
+        for at in np.flatnonzero(unknown).tolist():
             days = self._first_days(int(numbers[at]))
             key = days.tobytes()
             if key not in known:

@@ -160,8 +160,8 @@ def codes_of_labels(points: PointSeries, table: TableDescription) -> tuple[np.nd
     Raises ValueError for labels that `classes` does not name, and for codes without `classes`.
     """
     column = f"{table.path}: column {table.columns.label!r}"
-    unlabelled = {None, *table.not_labelled}
-    found = Counter(label for label in points.labels if label not in unlabelled)
+    unlabelled = set(table.not_labelled)
+    found = Counter(label for label in points.labels if label is not None and label not in unlabelled)
     if not found:
         raise ValueError(f"{column} holds no label")
     if table.classes:

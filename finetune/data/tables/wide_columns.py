@@ -93,8 +93,7 @@ def wide_columns(held: Sequence[str], source: TableSource, sensor: Sensor, origi
             f"({', '.join(sensor.bands)}) needs one at every time"
             + (f"; is it {near[0]!r}?" if near else "; describe a sensor with the bands that the table has, in `sources/`")
         )
-    names = [[found[band, time] for band in sensor.bands] for time in texts]
-    return WideColumns(names=names, kind=kind, times=np.sort(times))
+    return WideColumns(names=[[found[band, time] for band in sensor.bands] for time in texts], kind=kind, times=np.sort(times))
 
 
 def _compiled(pattern: str, sensor: Sensor, origin: str) -> tuple[re.Pattern[str], Literal["step", "doy", "date"]]:
