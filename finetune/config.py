@@ -10,6 +10,7 @@ from common.hub import ModelPath
 from common.storage import AnyPath
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
+from finetune.data.tables.pixel_task import pixel_task
 from finetune.model.decoder import DecoderKind
 from finetune.model.tuning import Rates, Tuning
 from finetune.task import Compositing, Task, check_upsampled_sources
@@ -108,7 +109,7 @@ class FinetuneConfig:
         task: a task of finetune/tasks/ (paddy_rice, cropland), or the path or URL of a YAML like theirs.
         data: folder of scenes (scene.yaml gives the split of each), of HDF5 samples with lists train.txt, val.txt and test.txt
             as published, of shards with labels, or of the description of a public data set (finetune/import_dataset.py), each
-            also at a URL; or a dataset of your own, FILE.py:CLASS.
+            also at a URL; the YAML that describes a table of pixel series (table.yaml); or a dataset of your own, FILE.py:CLASS.
         output: folder of the run: model.safetensors, metrics.json, maps/, TensorBoard logs.
         checkpoint: pretraining run, encoder.safetensors, AgriFM.pth, or hf://OWNER/NAME[@REVISION] at Hugging Face's hub; without
             it the weights are random.
@@ -176,6 +177,25 @@ class FinetuneConfig:
                 f"--tuning.decoder_rate {self.tuning.decoder_rate} has no effect with --decoder.kind linear, which is a head "
                 "alone; its rate is --training.learning_rate"
             )
+
+    @property
+    def patch_px(self) -> int:
+        """Rows and columns of a patch of the model: those of the encoder, of a checkpoint the published ones; 1 of a baseline."""
+        if isinstance(self.encoder, str):
+            return 1
+        shape = EncoderConfig() if self.checkpoint is not None else self.encoder
+        return max(shape.patch_size[1:])
+
+    def task_of_points(self, task: Task) -> Task:
+        """The task for the points of a table. Raises ValueError for windows of more than one pixel."""
+        if self.override.window_px not in (None, 1):
+            raise ValueError(
+                f"--override.window_px is {self.override.window_px}, and a table holds single pixels: leave it out; windows are "
+                "of one pixel"
+            )
+        if self.override.upsample is not None:
+            return replace(task, window_px=1)
+        return pixel_task(task, self.patch_px)
 
     @property
     def rates(self) -> Rates:

@@ -11,10 +11,13 @@ import rasterio
 import torch
 from torch import nn
 
+from common.notes import note
 from finetune.data.labelled_data import LabelledScenes
 from finetune.data.sample_windows import SampleWindows
+from finetune.data.tables.point_windows import PointWindows
 from finetune.mapping.blocks import predict_windows
 from finetune.mapping.cog import NO_DATA
+from finetune.mapping.points import predict_points
 from finetune.mapping.scene import MapOptions, predict_classes, predict_scene
 from finetune.model.recipe import Recipe
 from finetune.report.map_figure import MapPicture, draw_map, preview_label, true_color, write_map_picture
@@ -49,6 +52,8 @@ def evaluate_test_data(
     """
     if maps is not None:
         maps.mkdir(exist_ok=True)
+    if isinstance(data, PointWindows):
+        return evaluate_points(model, recipe, data, device)
     if isinstance(data, SampleWindows):
         return evaluate_samples(model, recipe, data, maps, device)
     return evaluate_scenes(model, recipe, data, maps, device, overlap)
@@ -104,6 +109,23 @@ def evaluate_samples(
                 write_map_picture(maps / f"{name}.png", recipe.task, picture)
     finally:
         windows.close()
+    return map_scores.result()
+
+
+def evaluate_points(model: nn.Module, recipe: Recipe, windows: PointWindows, device: torch.device) -> dict[str, Any]:
+    """Score the model on the points of a table. There are no maps, and the scenes are the points' blocks.
+
+    Points without a clear observation in the season have no prediction, like such pixels of a map, and are not scored.
+    """
+    map_scores = MapScores(recipe.task)
+    predicted = predict_points(model, windows.frames(recipe.normalization), device, seen_days=windows.seen_days).classes
+    labels = np.array([label[0, 0] for label in windows.labels])
+    scenes = np.array([str(windows.scene_of(index)) for index in range(len(windows))])
+    for scene in np.unique(scenes):
+        map_scores.add_points(str(scene), labels[scenes == scene], predicted[scenes == scene])
+    unseen = int((predicted == NO_DATA).sum())
+    if unseen:
+        note(f"{unseen} of {len(predicted)} test points have no clear observation in the season and are not scored")
     return map_scores.result()
 
 

@@ -33,6 +33,7 @@ from finetune.data.labelled_data import (
 from finetune.data.normalization import check_magnitudes, choose_normalization
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
+from finetune.data.tables.table_data import TableData
 from finetune.data.training_origin import training_origin
 from finetune.data.window_dataset import LabelledWindows
 from finetune.device import pick_device
@@ -126,6 +127,8 @@ def fine_tune(config: FinetuneConfig) -> int:
     device = pick_device(config.device)
     check_overlap(config.overlap)
     data = open_data(config.data)
+    if isinstance(data, TableData):
+        task = config.task_of_points(task)
     check_sources(task, data.sensors)
     settings = recorded_settings(config, task, data.fingerprint(task))
     if is_finished(config.output, settings):
@@ -163,6 +166,11 @@ def prepare(
     if config.checkpoint is not None:
         pretrained = load_encoder(config.checkpoint)
         check_bands(pretrained, task, data.sensors, config.checkpoint)
+        if isinstance(data, TableData) and max(pretrained.config.patch_size[1:]) != config.patch_px:
+            raise ValueError(
+                f"the encoder in {config.checkpoint} has patches of {pretrained.config.patch_size[1:]} pixels; points of a table "
+                f"fill patches of {config.patch_px} x {config.patch_px} pixels, those of the published encoder"
+            )
         decoder = load_decoder(config.checkpoint, pretrained) if kind in ("auto", "map") else None
         if decoder is not None:
             check_decoder(decoder, task, config.decoder.channels, config.decoder.skip_channels, config.checkpoint)

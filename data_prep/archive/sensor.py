@@ -89,7 +89,8 @@ class Sensor:
         nodata: number that means "not observed".
         valid_range: smallest and largest number that the product guide allows.
         chip_px: default side of a sample in pixels.
-        rgb: the three bands shown as red, green and blue.
+        rgb: the three bands shown as red, green and blue. One band named twice or three times shows grey; then no pixel counts
+            as snow.
         quality: how to decode the quality layer.
         offset_varies: True when archives of the product differ in an additive offset (Sentinel-2: -1000 from processing
             baseline 04.00 on, unless the archive has removed it). Then the metadata of the files or scene.yaml must state it.
@@ -150,8 +151,12 @@ class Sensor:
     def white(self, pixels: np.ndarray) -> np.ndarray:
         """True where red, green and blue are all as bright as snow: pixels (T, C, H, W) -> bool (T, H, W).
 
-        That is snow, whose code not every quality layer has (MODIS has none), and clouds that the quality layer missed.
+        That is snow, whose code not every quality layer has (MODIS has none), and clouds that the quality layer missed. Nothing
+        is white for a sensor whose `rgb` names a band twice: without three bands, as of a vegetation index alone, there is no
+        colour, and an index above 0.3 is vegetation.
         """
+        if len(set(self.rgb)) < len(self.rgb):
+            return np.zeros((len(pixels), *pixels.shape[2:]), dtype=bool)
         visible = pixels[:, [self.bands.index(band) for band in self.rgb]]
         white: np.ndarray = visible.min(axis=1) > round(SNOW_REFLECTANCE / self.scale)
         return white

@@ -14,12 +14,14 @@ from finetune.data.own_dataset import own_dataset
 from finetune.data.public_datasets.description import PUBLIC_FILE
 from finetune.data.public_datasets.opening import open_public_dataset
 from finetune.data.shard_samples import ShardSamples, label_of_corpus
+from finetune.data.tables.table_data import TABLE_SUFFIXES, TableData
 
 
 def open_data(data: AnyPath) -> LabelledData:
     """Open labelled data, a path or URL, in any of these forms:
 
         FILE.py:CLASS                                  a dataset of your own: CLASS(split) for train, validation and test; a path
+        FILE.yaml                                      a table of pixel series (finetune/data/tables/description.py)
         a folder with dataset.json                     shards with labels (`shard.py --label.SOURCE NAME`)
         a folder with public_dataset.yaml              a public data set (`finetune/import_dataset.py`)
         a folder with train.txt, or data_lists/        HDF5 samples in the published layout
@@ -35,6 +37,8 @@ def open_data(data: AnyPath) -> LabelledData:
             raise ValueError(f"--data {data}: code is loaded from files on this machine only; copy it")
         sensors = load_sensors(Path(file).parent / "sources")
         return SampleData(own_dataset(Path(file), name), sensors, lambda: sha256_of(Path(file)))
+    if data.suffix in TABLE_SUFFIXES and not data.is_dir():
+        return TableData(data)
     if (data / DATASET).is_file():
         corpus = load_corpus(data)
         return SampleData(

@@ -22,6 +22,9 @@ from finetune.data.window_dataset import LabelledWindows
 from finetune.data.window_origins import origins
 from finetune.task import IGNORE, Task
 
+MOST_KNOWN_YEARS = 1_000
+OBJECTS_BYTES = 2_000  # of a cached window and source beside the pixels: of windows of one pixel that is most
+
 
 class SampleWindows(LabelledWindows):
     """Windows without overlap over samples; windows without any labelled pixel are left out.
@@ -58,6 +61,7 @@ class SampleWindows(LabelledWindows):
         self.scenes: list[str] = []
         self._scales: dict[str, tuple[Fraction, str]] = {}  # by source, with the name of the first sample that has it
         self._last: tuple[int, Sample] | None = None
+        self._known_years: dict[bytes, tuple[int, list[int]]] = {}  # by dates
         self._free_bytes = cache_gb * 1e9
         of_several_years: list[tuple[str, list[int]]] = []
         for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False):
@@ -69,7 +73,7 @@ class SampleWindows(LabelledWindows):
             if year is not None:
                 self.years[year] += 1
             if self._year is None and sample.year is None and sample.dates:
-                likely = self.task.likely_years(next(iter(sample.dates.values())))
+                _, likely = self._years_of(next(iter(sample.dates.values())))
                 of_several_years += [(sample.name, likely)] if len(likely) > 1 else []
             self._check_scales(sample)
             self._add_windows(number, sample)
@@ -97,7 +101,8 @@ class SampleWindows(LabelledWindows):
             self.labels.append(label)
             if self._free_bytes > 0:
                 window = self._cut(sample, row, col, label)
-                self._free_bytes -= sum(stack.pixels.nbytes + stack.valid.nbytes for stack in window.stacks.values())
+                arrays = sum(stack.pixels.nbytes + stack.valid.nbytes for stack in window.stacks.values())
+                self._free_bytes -= arrays + len(window.stacks) * OBJECTS_BYTES
                 self._cache[len(self.windows) - 1] = window
 
     def sample(self, number: int) -> Sample:
@@ -181,8 +186,17 @@ class SampleWindows(LabelledWindows):
             )
         year = self._year if self._year is not None else sample.year
         if year is None and sample.dates:
-            year = self.task.year_of(next(iter(sample.dates.values())))
+            year, _ = self._years_of(next(iter(sample.dates.values())))
         return year
+
+    def _years_of(self, dates: np.ndarray) -> tuple[int, list[int]]:
+        """`Task.year_of` and `Task.likely_years` of some dates, which many samples share."""
+        key = dates.tobytes()
+        if key not in self._known_years:
+            if len(self._known_years) >= MOST_KNOWN_YEARS:
+                self._known_years.clear()
+            self._known_years[key] = self.task.year_of(dates), self.task.likely_years(dates)
+        return self._known_years[key]
 
     def _season(self, sample: Sample, source: str, year: int | None) -> Season:
         """The season of a source. Raises ValueError if it has no image and the task does not allow missing sources."""

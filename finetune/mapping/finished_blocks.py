@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from torch import nn
 
 from common.atomic_files import whole_file
 from common.errors import while_running
@@ -81,16 +82,21 @@ class FinishedBlocks:
             self.remove()
 
 
+def weights_checksum(model: nn.Module) -> str:
+    """XXH3 of the weights of a model and of its kind, in hexadecimal."""
+    digest = xxhash.xxh3_128(type(model).__qualname__.encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
     """Everything that the blocks of a map depend on, as plain values: equal identities mean equal blocks.
 
     The scene is identified by its scene.yaml, its grids and its dates; to read all its pixels would take too long.
     """
     series = predictor.series
-    digest = xxhash.xxh3_128(type(predictor.model).__qualname__.encode())
-    for name, weight in sorted(predictor.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     scene = {
         "name": series.scene.name,
         "folder": str(series.scene.folder.resolve()),
@@ -101,7 +107,7 @@ def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
     }
     return {
         "format": 1,
-        "weights": digest.hexdigest(),
+        "weights": weights_checksum(predictor.model),
         "recipe": repr(predictor.recipe),
         "scene": scene,
         "mosaic": asdict(predictor.tiling),

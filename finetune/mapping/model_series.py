@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from common.errors import while_running
@@ -11,9 +13,17 @@ from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from finetune.data.normalization import other_scale
 from finetune.data.scene_series import SceneSeries
-from finetune.model.recipe import Recipe
+from finetune.model.recipe import Recipe, reads_single_pixels
 
+MAP_WINDOW_PX = 64  # of models that read single pixels; one pixel at a time would take a thousand times as long
 PLACES = 3  # along each side of a scene, at which its numbers are compared with those of the model
+
+
+def with_map_window(recipe: Recipe) -> Recipe:
+    """The recipe for maps of scenes. A model of single pixels that was trained on points gives the same map by larger windows."""
+    if recipe.task.window_px > 1 or not reads_single_pixels(recipe):
+        return recipe
+    return replace(recipe, task=replace(recipe.task, window_px=MAP_WINDOW_PX))
 
 
 def series_for_model(recipe: Recipe, scene: AnyPath, year: int | None) -> SceneSeries:

@@ -50,6 +50,11 @@ class Recipe:
         return f"{self.encoder} from scratch" if isinstance(self.encoder, str) else f"encoder from {self.origin}"
 
 
+def reads_single_pixels(recipe: Recipe) -> bool:
+    """Whether what a model says of a pixel depends on the series of this pixel alone, whatever surrounds it."""
+    return recipe.encoder in ("temporal_cnn", "random_forest")
+
+
 def encoder_of_recipe(
     chosen: EncoderConfig | str, sensors: Mapping[str, Sensor], pretrained: VideoSwin | None
 ) -> dict[str, Any] | str:

@@ -44,6 +44,22 @@ class MapScores:
             counts = object_counts(label, predicted, names.index(objects), count, minimum_px=SMALLEST_OBJECT_PX)
             _add(self._objects, scene, counts)
 
+    def add_points(self, scene: str, label: np.ndarray, predicted: np.ndarray) -> None:
+        """Count single pixels of a scene, as if `add` was called for each: they have no neighbours, so no boundaries.
+
+        A single pixel is no object either, as it is smaller than `SMALLEST_OBJECT_PX`.
+
+        Args:
+            scene: name of the scene.
+            label, predicted: class indices (n,), as for `add`.
+        """
+        count = len(self._names)
+        nothing = np.zeros((1, 1), dtype=label.dtype) - 1
+        _add(self._pixels, scene, confusion(label[:, None], predicted[:, None], count))
+        _add(self._boundaries, scene, boundary_counts(nothing, nothing, count))
+        if self._task.objects is not None:
+            _add(self._objects, scene, object_counts(nothing, nothing, 0, count, minimum_px=SMALLEST_OBJECT_PX))
+
     def result(self) -> dict[str, Any]:
         """`metrics.scores` over all labelled pixels, with intervals over scenes (`bootstrap.with_intervals`).
 

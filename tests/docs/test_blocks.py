@@ -18,6 +18,7 @@ from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
 from docs.generate.commands import ROOT
+from finetune.data.tables.description import load_table
 from finetune.task import load_task
 from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
 from tests.support.documentation import CodeBlock, block, blocks, command_lines
@@ -120,6 +121,11 @@ def test_yaml_is_read_by_what_it_is_for(code: CodeBlock, tmp_path: Path) -> None
         scene = load_scene(tmp_path)
         known = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/containers.md").read_text(), re.MULTILINE))
         assert {options["container"] for options in scene.sources.values()} <= known
+    elif "table.yaml" in code.title:
+        if code.title == "part of table.yaml":
+            values = {"files": "x.parquet", "layout": "wide", "dates": {"first": "2021-01-01", "every_days": 10}} | values
+        (tmp_path / "table.yaml").write_text(yaml.safe_dump(values))
+        assert load_table(tmp_path / "table.yaml").layout == values["layout"]
     elif "gsd_m" in values:
         (tmp_path / "sources").mkdir()
         (tmp_path / "sources" / code.title).write_text(code.text)

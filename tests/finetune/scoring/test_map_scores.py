@@ -55,3 +55,17 @@ def test_parts_of_a_scene_add_up() -> None:
         parts.add("a", label[rows], predicted[rows])
     assert parts.result()["confusion"] == whole.result()["confusion"]
     assert parts.result()["scenes"] == whole.result()["scenes"]
+
+
+def test_points_count_as_maps_of_one_pixel() -> None:
+    rng = np.random.default_rng(0)
+    task = replace(load_task("field_boundary"), objects="interior")
+    label, predicted = rng.integers(-1, 3, 60).astype(np.int16), rng.choice([0, 1, 2, 255], 60).astype(np.uint8)
+    scene = rng.choice(["a", "b", "c"], 60)
+    one_by_one, together = MapScores(task), MapScores(task)
+    for name in "abc":
+        together.add_points(name, label[scene == name], predicted[scene == name])
+        for of_label, of_map in zip(label[scene == name], predicted[scene == name], strict=True):
+            one_by_one.add(name, np.array([[of_label]]), np.array([[of_map]]))
+    found, expected = together.result(), one_by_one.result()
+    np.testing.assert_equal(found, expected)

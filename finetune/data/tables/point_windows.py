@@ -1,0 +1,123 @@
+"""Points of a table as samples for fine-tuning: images and labels of one pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_prep.archive.sensor import Sensor
+from finetune.data.augmentation import Augmentation
+from finetune.data.frames import Normalization
+from finetune.data.image_stack import ImageStack, empty_stack
+from finetune.data.labelled_window import LabelledWindow
+from finetune.data.sample_windows import SampleWindows
+from finetune.data.tables.point_frames import PointFrames
+from finetune.data.tables.point_series import NO_YEAR, PointSeries
+from finetune.task import Task
+
+
+class PointSamples:
+    """Some points of a table as samples (`finetune/data/labelled_sample.py`) of 1 x 1 pixels.
+
+    Args:
+        points: points and their series.
+        chosen: numbers of the points that are the samples.
+        classes: index of the task's class of each point in `points`, integer (n,).
+        blocks: name of the scene of each point in `points`: points of one block are not independent.
+        sensors: sensor of each source.
+    """
+
+    def __init__(
+        self,
+        points: PointSeries,
+        chosen: np.ndarray,
+        classes: np.ndarray,
+        blocks: Sequence[str],
+        sensors: Mapping[str, Sensor],
+    ) -> None:
+        self.points, self.chosen = points, chosen
+        self._classes, self._blocks = classes, blocks
+        # All points have one pixel size, also those that lack the finest source.
+        self._pixel = min(sensors[source].gsd_m for source in points.sources)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = int(self.chosen[index])
+        data, dates = {}, {}
+        for source, series in self.points.sources.items():
+            mine = series.of_point(number)
+            if mine.stop > mine.start:
+                data[source] = series.pixels[mine][:, :, None, None]
+                dates[source] = series.days[mine]
+        year = int(self.points.years[number])
+        item = {
+            "file_name": self.points.name(number),
+            "scene": str(self._blocks[number]),
+            "data": data,
+            "dates": dates,
+            "label": np.array([[self._classes[number]]]),
+            "pixel": self._pixel,
+        }
+        return item if year == NO_YEAR else item | {"year": year}
+
+
+class PointWindows(SampleWindows):
+    """Windows of one pixel, one for each point.
+
+    Args:
+        samples: the points.
+        task: a `pixel_task`.
+        sensors, augmentation, cache_gb, year: as for `SampleWindows`.
+
+    Raises ValueError as `SampleWindows` does.
+    """
+
+    def __init__(
+        self,
+        samples: PointSamples,
+        task: Task,
+        sensors: Mapping[str, Sensor],
+        *,
+        augmentation: Augmentation | None = None,
+        cache_gb: float = 4.0,
+        year: int | None = None,
+    ) -> None:
+        assert task.window_px == 1, "a point is a window of one pixel"
+        super().__init__(samples, task, sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        self._points = samples
+
+    def _empty_stack(self, source: str, window: LabelledWindow) -> ImageStack:  # noqa: ARG002
+        """A stack of one pixel without images for a source that the point lacks."""
+        sensor = self.sensors[source]
+        return empty_stack(len(sensor.bands), sensor.dtype, 1, 1)
+
+    def batch(self, indices: Sequence[int], rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """A batch of items, as for any windows; for evaluation all points are read at once, which is much faster."""
+        if rng is not None:
+            return super().batch(indices, rng)
+        assert self.normalization is not None, "set dataset.normalization before you read items"
+        samples = [self.windows[int(index)][0] for index in indices]
+        frames = replace(self.frames(self.normalization), chosen=self._points.chosen[samples])
+        data, _ = frames.read(slice(None), self.seen_days)
+        return {
+            "data": {source: torch.from_numpy(pixels) for source, pixels in data.items()},
+            "label": torch.from_numpy(np.stack([self.labels[int(index)] for index in indices]).astype(np.int64)),
+            "file_name": [f"{self.names[sample]}-r00000-c00000" for sample in samples],
+        }
+
+    def frames(self, normalization: Normalization) -> PointFrames:
+        """Reads the frames of all points for evaluation."""
+        return PointFrames(
+            points=self._points.points,
+            chosen=self._points.chosen,
+            task=self.task,
+            sensors=self.sensors,
+            normalization=normalization,
+            year=self._year,
+        )
