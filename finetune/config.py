@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.storage import AnyPath
+from data_prep.plan.label_blocks import SplitBlocks
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
 from finetune.model.decoder import DecoderKind
@@ -137,6 +138,7 @@ class FinetuneConfig:
         tuning: what of the encoder is trained, and how fast each part learns.
         decoder: size of the decoder.
         augmentation: random changes of the training windows.
+        split_blocks: how the ground of scenes that state no split is divided into training, validation and test.
     """
 
     task: str
@@ -160,6 +162,7 @@ class FinetuneConfig:
     tuning: Tuning = field(default_factory=Tuning)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    split_blocks: SplitBlocks = field(default_factory=SplitBlocks)
 
     def __post_init__(self) -> None:
         is_tuned = replace(self.tuning, lora_rank=Tuning.lora_rank) != Tuning() or self.decoder.kind != "auto"

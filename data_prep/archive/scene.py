@@ -171,10 +171,14 @@ def load_scene(folder: AnyPath, shared: Mapping[str, Label] | None = None) -> Sc
     )
 
 
-def labels_file(folder: AnyPath) -> AnyPath:
-    """The path at which the labels of all scenes may stand, beside the scene in `folder`."""
+def labels_file(folder: AnyPath) -> AnyPath | None:
+    """The labels.yaml beside the scene in `folder`; None where there is none."""
     parent = Path(os.path.abspath(folder)).parent if isinstance(folder, Path) and folder.name in ("", "..") else folder.parent
-    return parent / LABELS_FILE
+    path = parent / LABELS_FILE
+    try:
+        return path if path.is_file() else None
+    except RefusedError:  # a storage that does not tell whether a file is missing or secret
+        return None
 
 
 def shared_labels(folder: AnyPath) -> dict[str, Label]:
@@ -183,10 +187,7 @@ def shared_labels(folder: AnyPath) -> dict[str, Label]:
     Raises ValueError as `load_scene` does.
     """
     path = labels_file(folder)
-    try:
-        if not path.is_file():
-            return {}
-    except RefusedError:  # a storage that does not tell whether a file is missing or secret
+    if path is None:
         return {}
     values = read_yaml(path)
     if values is not None and not (isinstance(values, dict) and all(isinstance(entry, dict) for entry in values.values())):
