@@ -137,6 +137,9 @@ def _loaded(request: _Request) -> LabelFeatures:
     inside = _inside(pixels, grid)
     pixels, rows, repaired = pixels[inside], rows[inside], repaired[inside]
     outside = total - len(np.unique(rows)) - left_out[NO_GEOMETRY] - other
+    if not len(rows) and other:
+        advice = "name points with `points`" if isinstance(features, Parcels) else "name polygons with `vector`"
+        raise ValueError(f"{origin}: {label.path} holds {other} features {OTHER_KIND[type(features)]}, and no others; {advice}")
     if not len(rows) and request.own_file:
         raise ValueError(f"{origin}: {_none_inside(label, geometry[~missing], crs, total, grid)}")
 
@@ -162,7 +165,7 @@ def is_boundary(label: Label) -> bool:
 
 
 def _none_inside(label: Label, geometry: np.ndarray, crs: str, total: int, grid: Grid) -> str:
-    place = ", ".join(f"{value:.6g}" for value in shapely.total_bounds(geometry)) if len(geometry) else "nothing"
+    place = ", ".join(f"{value:.9g}" for value in shapely.total_bounds(geometry)) if len(geometry) else "nothing"
     return (
         f"none of the {total} features of {label.path}, which extend over {place} in {crs_name(crs)}, lies in the scene "
         f"({grid_summary(grid)}); is the file that of another scene, or its coordinate reference system wrong?"
@@ -175,7 +178,7 @@ def check_degrees(geometry: np.ndarray, crs: str, origin: str) -> None:
         west, south, east, north = shapely.total_bounds(geometry)
         if west < -180 or east > 360 or south < -90 or north > 90:
             raise ValueError(
-                f"{origin} holds coordinates from ({west:.6g}, {south:.6g}) to ({east:.6g}, {north:.6g}); {crs_name(crs)} has "
+                f"{origin} holds coordinates from ({west:.9g}, {south:.9g}) to ({east:.9g}, {north:.9g}); {crs_name(crs)} has "
                 "longitudes and latitudes: are they in another coordinate reference system, or exchanged?"
             )
 
@@ -227,9 +230,9 @@ def _in_pixels(geometry: np.ndarray, crs: str, grid: Grid, polygons: bool) -> tu
     """
     kinds = shapely.get_type_id(geometry)
     if polygons:
+        geometry = _in_one_turn(geometry, crs)
         valid = shapely.is_valid(geometry)
         mixed = ~np.isin(kinds, (POLYGON, MULTIPOLYGON)) | ~valid
-        geometry = geometry.copy()
         for at in np.flatnonzero(mixed):
             geometry[at] = polygonal(shapely.make_valid(geometry[at]))
         usable = ~shapely.is_empty(geometry)
@@ -265,14 +268,21 @@ def _known_everywhere(geometry: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.bincount(owner[~known], minlength=len(geometry)) == 0
 
 
+def _in_one_turn(geometry: np.ndarray, crs: str) -> np.ndarray:
+    """A copy of geometries, of which those across the antimeridian have longitudes from 0 to 360."""
+    geometry = geometry.copy()
+    if CRS.from_user_input(crs).is_geographic and len(geometry):
+        west, _, east, _ = shapely.bounds(geometry).T
+        across = east - west > 180  # no parcel is so wide: its coordinates jump at the antimeridian
+        geometry[across] = shapely.transform(geometry[across], lambda at: np.stack([at[:, 0] % 360, at[:, 1]], axis=1))
+    return geometry
+
+
 def _with_short_edges(geometry: np.ndarray, crs: str) -> np.ndarray:
-    """Polygons whose edges are short enough to be straight in another CRS; those across the antimeridian lie in 0 to 360."""
+    """Polygons whose edges are short enough to be straight in another CRS."""
     west, south, east, north = shapely.bounds(geometry).T
     known = CRS.from_user_input(crs)
     if known.is_geographic:
-        across = east - west > 180  # no parcel is so wide: its coordinates jump at the antimeridian
-        geometry = geometry.copy()
-        geometry[across] = shapely.transform(geometry[across], lambda at: np.stack([at[:, 0] % 360, at[:, 1]], axis=1))
         return np.asarray(shapely.segmentize(geometry, LONGEST_EDGE_DEGREES))
     metres = known.axis_info[0].unit_conversion_factor if known.axis_info else 1.0
     small = np.maximum(east - west, north - south) * metres < WIDEST_M
