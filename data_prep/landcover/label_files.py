@@ -74,7 +74,14 @@ class FeatureFile:
         elif ending in (".parquet", ".geoparquet"):
             metadata = pq.read_metadata(self._local)
             self._geo = json.loads((metadata.metadata or {}).get(b"geo", b"null"))
-            self.columns = [name for name in pq.read_schema(self._local).names if name != self._geometry_column]
+            # Boxes of geometries, and numbers that pandas gave the rows, are no columns of the features.
+            self.columns = [
+                field.name
+                for field in pq.read_schema(self._local)
+                if field.name != self._geometry_column
+                and not pa.types.is_nested(field.type)
+                and not field.name.startswith("__index")
+            ]
             self.features, self.crs = metadata.num_rows, None
             if self._geo is None:
                 self._table = pq.read_table(self._local)

@@ -18,7 +18,7 @@ from data_prep.archive.scene import SPLITS
 from data_prep.plan.splits import IN_BUFFER, EqualAreaCells, completed_shares, draw, with_buffer
 
 DEFAULT_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-LATTICE_PX = 64  # between points whose longitude and latitude are computed; between them they are right to a centimetre
+LATTICE_PX = 16  # between points whose place is computed; those between them are right to some thousandths of a pixel
 ROWS_AT_ONCE = 512
 
 
