@@ -179,16 +179,16 @@ class Label:
 
     def named_by(self, texts: list[str]) -> Label:
         """The label whose classes are these texts of its column, in this order, numbered from 1."""
-        assert self.features is not None
-        codes = _numbered(texts, self.nodata)
-        classes = {**self.classes, **{code: text for text, code in codes.items()}}
-        outside = self.features.outside if isinstance(self.features, Parcels) else None
-        if outside is not None:  # it has been numbered before the texts were known
-            name = self.classes[outside]
-            codes = _numbered(dict.fromkeys([*texts, name]), self.nodata)
-            classes = {code: text for text, code in codes.items()}
-            return replace(self, classes=classes, features=replace(self.features, codes=codes, outside=codes[name]))
-        return replace(self, classes=classes, features=replace(self.features, codes=codes))
+        features = self.features
+        assert features is not None
+        if isinstance(features, Parcels) and features.outside is not None:  # numbered before the texts were known
+            outside = self.classes[features.outside]
+            codes = _numbered(dict.fromkeys([*texts, outside]), self.nodata)
+            features = replace(features, codes=codes, outside=codes[outside])
+        else:
+            codes = _numbered(texts, self.nodata)
+            features = replace(features, codes=codes)
+        return replace(self, classes={code: text for text, code in codes.items()}, features=features)
 
 
 def label_from_values(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Label:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from affine import Affine
 
 from common.grid import Grid, corner_distance_px, grid_in_crs, grid_summary
+from common.storage import RemotePath
 from data_prep.archive.label import Label, Points
 from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.archive.sensor import Sensor
@@ -55,7 +57,15 @@ def open_label(
     if label.features is None:
         return ResampledRaster(label, grid, f"{origin}: label raster")
     kind = PointLabel if isinstance(label.features, Points) else ParcelLabel
-    return kind(label, grid, origin, season_begin, own_file=label.path.is_relative_to(scene.folder))
+    return kind(label, grid, origin, season_begin, own_file=is_file_of_scene(label, scene))
+
+
+def is_file_of_scene(label: Label, scene: Scene) -> bool:
+    """Whether the file of a label lies in the folder of the scene, so that no other scene is expected to use it."""
+    path, folder = label.path, scene.folder
+    return (
+        path.is_relative_to(folder) if isinstance(folder, RemotePath) else isinstance(path, Path) and path.is_relative_to(folder)
+    )
 
 
 def grid_of_source(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Grid:
@@ -112,7 +122,7 @@ class LabelOnSource:
         codes = np.full((size, size), self._label.label.nodata, dtype=self._label.dtype)
         if rows[1] > rows[0] and cols[1] > cols[0]:
             inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
-            inside[:] = self._label.read(rows[0], cols[0], *inside.shape, year=year)
+            inside[:] = self._label.read(rows[0], cols[0], inside.shape[0], inside.shape[1], year)
         return codes
 
     def notes(self) -> list[str]:
@@ -149,7 +159,7 @@ def label_notes(label: Label, counts: LabelCounts, scene: Scene) -> list[str]:
     notes = []
     if counts.features and not inside:
         notes.append(f"{what}: none of its {counts.features} features labels a pixel of the scene in the year")
-    elif counts.outside and label.path.is_relative_to(scene.folder):
+    elif counts.outside and is_file_of_scene(label, scene):
         notes.append(f"{what}: {counts.outside} of {counts.features} features lie outside of the scene")
     if counts.left_out:
         some = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.left_out.items()))

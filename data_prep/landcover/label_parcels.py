@@ -175,12 +175,13 @@ def _burnt(geometry: np.ndarray, codes: np.ndarray, window: Window) -> np.ndarra
 def _clipped(geometry: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
     """The parts of polygons in a window, in its columns and rows, and the index of the polygon of each."""
     row, col, height, width = window
-    some = np.flatnonzero(shapely.intersects(shapely.box(col, row, col + width, row + height), geometry)) if len(geometry) else []
-    inside = shapely.intersection(geometry[some], shapely.box(col, row, col + width, row + height))
+    box = shapely.box(col, row, col + width, row + height)
+    some = np.flatnonzero(shapely.intersects(box, geometry)) if len(geometry) else np.zeros(0, np.int64)
+    inside = shapely.intersection(geometry[some], box)
     inside = np.array([polygonal(part) for part in inside], dtype=object)
     kept = ~shapely.is_empty(inside) if len(inside) else np.zeros(0, bool)
     moved = shapely.transform(inside[kept], lambda at: at - np.array([col, row]))
-    return np.asarray(moved, dtype=object).reshape(-1), np.asarray(some, np.int64)[kept]
+    return np.asarray(moved, dtype=object).reshape(-1), some[kept]
 
 
 def without_common_ground(geometry: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
