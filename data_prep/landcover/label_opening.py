@@ -63,9 +63,9 @@ def open_label(
 def is_file_of_scene(label: Label, scene: Scene) -> bool:
     """Whether the file of a label lies in the folder of the scene, so that no other scene is expected to use it."""
     path, folder = label.path, scene.folder
-    return (
-        path.is_relative_to(folder) if isinstance(folder, RemotePath) else isinstance(path, Path) and path.is_relative_to(folder)
-    )
+    if isinstance(path, RemotePath):
+        return path.is_relative_to(folder)
+    return isinstance(folder, Path) and path.is_relative_to(folder)
 
 
 def grid_of_source(scene: Scene, source: str, sensors: Mapping[str, Sensor]) -> Grid:
