@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from common.hub import ModelPath
 from common.storage import AnyPath
+from data_prep.plan.label_blocks import SplitBlocks
 from finetune.data.augmentation import Augmentation
 from finetune.data.normalization import CHECKPOINT
 from finetune.data.tables.pixel_task import pixel_task
@@ -141,6 +142,7 @@ class FinetuneConfig:
         tuning: what of the encoder is trained, and how fast each part learns.
         decoder: size of the decoder.
         augmentation: random changes of the training windows.
+        split_blocks: how the ground of scenes that state no split is divided into training, validation and test.
     """
 
     task: str
@@ -164,6 +166,7 @@ class FinetuneConfig:
     tuning: Tuning = field(default_factory=Tuning)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    split_blocks: SplitBlocks = field(default_factory=SplitBlocks)
 
     def __post_init__(self) -> None:
         is_tuned = replace(self.tuning, lora_rank=Tuning.lora_rank) != Tuning() or self.decoder.kind != "auto"

@@ -126,7 +126,7 @@ def fine_tune(config: FinetuneConfig) -> int:
     criterion = best_epoch_criterion(config.best, task)
     device = pick_device(config.device)
     check_overlap(config.overlap)
-    data = open_data(config.data)
+    data = open_data(config.data, config.split_blocks)
     if isinstance(data, TableData):
         task = config.task_of_points(task)
     check_sources(task, data.sensors)
@@ -184,7 +184,7 @@ def prepare(
     pixel = one_pixel_size(task, training, validation, test_data)
     check_splits_apart(training, validation, test_data)
     labels = data.labels(task)
-    about_labels = [rest_in_words(task, labels), check_classes(training, labels)]
+    about_labels = [data.about_splits, rest_in_words(task, labels), check_classes(training, labels)]
     sensors = {source: data.sensors[source] for source in task.sources}
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
     known = pretrained.normalization if pretrained is not None else None
@@ -230,7 +230,10 @@ def _show_beginning(run: PreparedRun) -> None:
         f"{run.task.title}: {len(run.training)} training and {len(run.validation)} validation windows, "
         f"{run.recipe.model_name}, {size}"
     )
-    years = run.training.years + run.validation.years + run.test_data.years
+    if run.data.about_splits:  # each scene may be in all splits
+        years = run.training.years | run.validation.years | run.test_data.years
+    else:
+        years = run.training.years + run.validation.years + run.test_data.years
     if years:
         print(f"labelled seasons end in {', '.join(f'{year} ({count} labels)' for year, count in sorted(years.items()))}")
     for line in run.notes:

@@ -69,6 +69,7 @@ def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
         "label_fraction": config.label_fraction,
         "maps": config.maps,
         "seed": config.seed,
+        "split_blocks": asdict(config.split_blocks) if config.split_blocks.side_m is not None else None,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -17,7 +17,7 @@ import numpy as np
 from common.storage import any_path
 from common.yaml_files import read_yaml
 from common.yaml_keys import check_keys
-from data_prep.archive.scene import Label
+from data_prep.archive.label import Label
 
 TASKS = Path(__file__).parent / "tasks"
 IGNORE = -1
@@ -181,6 +181,16 @@ class Task:
         """The year whose season holds most of `dates` (datetime64[D]); the first year if several hold as many."""
         images = self._images_of_seasons(dates)
         return max(images, key=lambda year: (images[year], -year))
+
+    def year_among(self, years: Sequence[int], dates: np.ndarray) -> int:
+        """That of some years whose season holds most of `dates` (datetime64[D]); the first if several hold as many."""
+        images = {year: int(((dates >= first) & (dates < end)).sum()) for year in years for first, end in [self.season_of(year)]}
+        return max(images, key=lambda year: (images[year], -year))
+
+    def begins_in_year_before(self) -> tuple[int, int] | None:
+        """Month and day at which the season begins, if it begins in the year before that in which it ends; else None."""
+        first, last = map(_month_and_day, self.season)
+        return first if first > last else None
 
     def likely_years(self, dates: np.ndarray) -> list[int]:
         """The years whose seasons hold at least half as many of `dates` (datetime64[D]) as the one that holds most."""

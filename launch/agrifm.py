@@ -25,6 +25,7 @@ COMMANDS = {
     "simulate": ("data_prep.simulate", "write simulated scenes"),
     "fetch_real": ("data_prep.fetch_real", "fetch two real image series as scenes"),
     "scenes": ("data_prep.scenes", "search a STAC catalogue and write what it finds as scenes"),
+    "labels": ("data_prep.labels", "write, draw and count the labels of scenes"),
     "draw_sites": ("data_prep.draw_sites", "draw sampling sites from a land-cover map"),
     "shard": ("data_prep.shard", "cut scenes into samples and write them as WebDataset shards"),
     "add_maps": ("data_prep.add_maps", "add land-cover maps to a corpus that was written without"),

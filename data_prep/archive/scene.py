@@ -11,9 +11,13 @@
     labels:
       crop_type: {path: crop_type.tif, classes: {1: paddy_rice, 2: winter_wheat}, nodata: 0, year: 2021}
 
-In a label, `nodata` is the code of pixels that are not labelled. Without it that is the no-data number that the raster itself
-states, and 0 unless 0 is one of the `classes`. `year` is the year of the label: that in which its season ends. Without it
-fine-tuning uses the year with most images, and says so where another has many.
+A label may also be the polygons of a vector file, or points (`data_prep/archive/label.py`). In a label, `nodata` is the code of
+pixels that are not labelled. Without it that is the no-data number that the raster itself states, and 0 unless 0 is one of the
+`classes`. `year` is the year of the label: that in which its season ends. Without it fine-tuning uses the year with most images,
+and says so where another has many.
+
+Labels of all scenes may stand in one file `labels.yaml` in the folder of scenes: the same entries by name, with paths that begin
+there. An entry of the same name in scene.yaml replaces it.
 
 `simulated: true` says that the images are not real: pictures and pages of the scene then say so, too. Scenes of simulate.py say
 it by their `simulation.json`.
@@ -42,21 +46,24 @@ options of its container beside `container` and `path`. With
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
-from common.errors import is_data_error, portable_text
+from common.errors import RefusedError, is_data_error, portable_text
 from common.storage import AnyPath, joined, subfolders_with
 from common.value_types import check_value
 from common.yaml_files import read_yaml
+from data_prep.archive.label import Label, label_from_values
 
 SCENE_FILE = "scene.yaml"
 SIMULATION_RECORD = "simulation.json"  # in the folder of a scene: the settings that simulate.py made it with
+LABELS_FILE = "labels.yaml"  # in the folder of scenes: labels that all of them have
 SPLITS = ("train", "validation", "test")
 _STORAGE_OPTIONS: Any = Mapping[str, Any] | None
 # Types of the keys of scene.yaml. Names may look like numbers or dates.
@@ -78,13 +85,6 @@ _LAND_COVER_KEYS: dict[str, Any] = {
     "nearest_year": bool,
     "quality": str,
     "label": str,
-    "storage_options": _STORAGE_OPTIONS,
-}
-_LABEL_KEYS: dict[str, Any] = {
-    "path": str,
-    "classes": Mapping[int, str],
-    "nodata": int,
-    "year": int,
     "storage_options": _STORAGE_OPTIONS,
 }
 
@@ -113,34 +113,6 @@ class LandCover:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label:
-    """A label raster.
-
-    Attributes:
-        path: file.
-        classes: name of the class by code.
-        nodata: code that means "not labelled".
-        nodata_stated: whether scene.yaml states `nodata`. Then `classes` may name the no-data number of the raster itself.
-        year: year in which the season of the label ends; None where it is not stated.
-
-    Raises ValueError when `classes` name the code that means "not labelled".
-    """
-
-    path: AnyPath
-    classes: Mapping[int, str]
-    nodata: int
-    nodata_stated: bool = True
-    year: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.nodata in self.classes:
-            raise ValueError(
-                f"label {self.path}: code {self.nodata} is class {self.classes[self.nodata]!r} and also `nodata`, not labelled; "
-                "remove one of them"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scene:
     """The content of a `scene.yaml`, checked.
 
@@ -148,10 +120,11 @@ class Scene:
         name: unique name, the prefix of sample keys.
         region: scenes of one region always belong to one split.
         split: train, validation or test.
+        split_stated: whether scene.yaml states the split; else it is train.
         folder: folder of the scene.
         sources: options of the reader by source name; paths as in the file.
         land_cover: land cover with paths that start at the current folder; None without land cover.
-        labels: label rasters by name.
+        labels: labels by name, those of labels.yaml among them.
         stated_simulated: whether scene.yaml says that the images are simulated; see `is_simulated`.
     """
 
@@ -163,6 +136,7 @@ class Scene:
     land_cover: LandCover | None
     labels: Mapping[str, Label]
     stated_simulated: bool = False
+    split_stated: bool = True
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -173,8 +147,11 @@ class Scene:
             raise ValueError(f"{self.folder / SCENE_FILE}: name {self.name!r} must hold no dot or slash; it begins sample keys")
 
 
-def load_scene(folder: AnyPath) -> Scene:
-    """Read the scene in `folder`. Raises ValueError that names the file and the missing, unknown or wrong key."""
+def load_scene(folder: AnyPath, shared: Mapping[str, Label] | None = None) -> Scene:
+    """Read the scene in `folder`. Raises ValueError that names the file and the missing, unknown or wrong key.
+
+    `shared`: labels of all scenes; None reads those of the labels.yaml beside the scene.
+    """
     path = folder / SCENE_FILE
     if not path.is_file():
         raise ValueError(f"no {SCENE_FILE} in {folder}: a scene is a folder with a {SCENE_FILE} (see README, 'Your own data')")
@@ -187,14 +164,17 @@ def load_scene(folder: AnyPath) -> Scene:
     for source, options in values["sources"].items():
         check_value(options.get("storage_options"), _STORAGE_OPTIONS, f"{origin} storage_options of source {source}")
     cover = values.get("land_cover")
+    shared = shared_labels(folder) if shared is None else shared
+    own = values.get("labels") or {}
     return Scene(
         name=str(values["name"]),
         region=str(values.get("region", values["name"])),
         split=values.get("split", "train"),
+        split_stated="split" in values,
         folder=folder,
         sources={name: dict(options) for name, options in values["sources"].items()},
         land_cover=None if cover is None else _land_cover(cover, folder, f"{origin} land_cover"),
-        labels={name: _label(entry, folder, f"{origin} label {name}") for name, entry in (values.get("labels") or {}).items()},
+        labels={**shared, **{name: label_from_values(entry, folder, f"{origin} label {name}") for name, entry in own.items()}},
         stated_simulated=values.get("simulated", False),
     )
 
@@ -202,6 +182,30 @@ def load_scene(folder: AnyPath) -> Scene:
 def is_simulated(scene: Scene) -> bool:
     """Whether the images of a scene are simulated: its scene.yaml says so, or the record of simulate.py lies beside it."""
     return scene.stated_simulated or (scene.folder / SIMULATION_RECORD).is_file()
+
+
+def labels_file(folder: AnyPath) -> AnyPath | None:
+    """The labels.yaml beside the scene in `folder`; None where there is none."""
+    parent = Path(os.path.abspath(folder)).parent if isinstance(folder, Path) and folder.name in ("", "..") else folder.parent
+    path = parent / LABELS_FILE
+    try:
+        return path if path.is_file() else None
+    except RefusedError:  # a storage that does not tell whether a file is missing or secret
+        return None
+
+
+def shared_labels(folder: AnyPath) -> dict[str, Label]:
+    """The labels of the labels.yaml beside the scene in `folder`, which all scenes there have; none without such a file.
+
+    Raises ValueError as `load_scene` does.
+    """
+    path = labels_file(folder)
+    if path is None:
+        return {}
+    values = read_yaml(path)
+    if values is not None and not (isinstance(values, dict) and all(isinstance(entry, dict) for entry in values.values())):
+        raise ValueError(f"{path}: expected the entries of labels by name, as under `labels` in {SCENE_FILE}")
+    return {str(name): label_from_values(entry, path.parent, f"{path}: label {name}") for name, entry in (values or {}).items()}
 
 
 def _check_types(values: Mapping[str, Any], types: Mapping[str, Any], origin: str) -> None:
@@ -256,21 +260,6 @@ def stated_band_years(
             )
         found.append((int(key) if str(key).isdecimal() else str(key), tuple(years)))
     return tuple(found)
-
-
-def _label(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Label:
-    """Build a Label from the values in scene.yaml. Raises ValueError, which `origin` begins, for wrong values."""
-    if not {"path", "classes"} <= set(values) <= set(_LABEL_KEYS):
-        raise ValueError(f"{origin} needs `path` and `classes` and knows {sorted(_LABEL_KEYS)}; it has {sorted(values)}")
-    _check_types(values, _LABEL_KEYS, origin)
-    path = joined(folder, values["path"], values.get("storage_options"))
-    classes, nodata = dict(values["classes"]), values.get("nodata")
-    if nodata is None:
-        nodata = next(code for code in chain((0, 255), count(1)) if code not in classes)
-    try:
-        return Label(path=path, classes=classes, nodata=nodata, nodata_stated="nodata" in values, year=values.get("year"))
-    except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from error
 
 
 def scene_file_sha256(folder: AnyPath) -> str:
@@ -328,9 +317,10 @@ def scan_archive(folder: AnyPath) -> FoundScenes:
     if not paths:
         raise ValueError(f"no scenes in {folder}: expected {folder}/SCENE/{SCENE_FILE} (simulate.py writes such folders)")
     scenes, unreadable = [], []
+    shared = shared_labels(paths[0])
     for path in paths:
         try:
-            scenes.append(load_scene(path))
+            scenes.append(load_scene(path, shared))
         except ValueError as error:
             if not is_data_error(error):
                 raise

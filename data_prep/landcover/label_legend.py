@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.archive.scene import Scene
+from data_prep.archive.scene import SCENE_FILE, Scene
+from data_prep.landcover.label_classes import with_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[st
         for scene in with_source:
             if name not in scene.labels:
                 continue
-            label = scene.labels[name]
+            label = with_classes(scene.labels[name], f"{scene.folder / SCENE_FILE}, label {name}")
             here = LabelLegend(name=name, classes=dict(label.classes), nodata=label.nodata)
             first, other = found.setdefault(source, (here, scene.name))
             if here != first:

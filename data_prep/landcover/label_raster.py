@@ -1,64 +1,143 @@
-"""Reads label rasters on the grid of a source."""
+"""Label rasters: as they are stored, or on the grid of a source where scene.yaml asks for that."""
 
 from __future__ import annotations
 
 from typing import Self
 
 import numpy as np
-from affine import Affine
+from pyproj import CRS
 
-from common.grid import Grid, corner_distance_px, grid_in_crs, grid_summary
+from common.crs import same_crs
+from common.grid import LARGEST_FACTOR, Grid, apply, grid_summary, unwrapped
 from common.rasters import Raster
-from data_prep.archive.scene import SCENE_FILE, Label, Scene
+from data_prep.archive.scene import Label
+from data_prep.landcover.label_base import LabelCounts, is_of_other_year
+from data_prep.landcover.label_features import transformed
+from data_prep.landcover.label_votes import Votes
 
-TOLERANCE = 0.02  # largest distance, in pixels, between edges of label and image that count as equal
+SAMPLES_AT_ONCE = 4_000_000
 
 
-class LabelRaster:
-    """A label raster of a scene, open for reading on the grid of a source.
+class StoredRaster:
+    """A label raster on its own grid; see `LabelReader`.
 
-    Labels are never resampled: the raster's pixels must coincide with those of the source, but its extent may differ.
-    Raises ValueError when the scene has no such label, when the pixels do not coincide, when the raster cannot be read, and when
-    it holds no whole numbers.
+    Raises ValueError, which `what` begins, when the raster is missing, cannot be read or is not georeferenced.
     """
 
-    def __init__(self, scene: Scene, name: str, grid: Grid) -> None:
-        origin = f"{scene.folder / SCENE_FILE}, label {name}"
-        if name not in scene.labels:
-            raise ValueError(f"{origin}: scene {scene.name} has no label {name!r}; it has {', '.join(scene.labels) or 'none'}")
-        self._label = scene.labels[name]
-        self._raster = Raster(self._label.path, f"{origin}:")
+    def __init__(self, label: Label, what: str) -> None:
+        self.label, self._raster = label, Raster(label.path, what)
+        self.grid, self.dtype = self._raster.grid, self._raster.dtype
+        self.years: tuple[int, ...] = () if label.year is None else (label.year,)
+
+    def read(
+        self, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None, year: int | None = None
+    ) -> np.ndarray:
+        """See `LabelReader`."""
+        if is_of_other_year(self.label, year):
+            return np.full((height or self.grid.height, width or self.grid.width), self.label.nodata, self.dtype)
+        return read_codes(self._raster, self.label, row, col, height, width)
+
+    def counts(self, year: int | None = None) -> LabelCounts:  # noqa: ARG002
+        """None: a raster has no features."""
+        return LabelCounts()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._raster.__exit__()
+
+
+class ResampledRaster:
+    """A label raster of any grid, on the grid of a source; see `LabelReader`.
+
+    `nearest`: a pixel gets the code of the label's pixel in which its centre lies. `mode`: it gets the code of most of the points
+    of a lattice that is as dense as the label's pixels; none where two codes have as many, and where most are not labelled.
+
+    Raises ValueError, which `what` begins, as `StoredRaster` does, and for pixels that are too large or small.
+    """
+
+    def __init__(self, label: Label, grid: Grid, what: str) -> None:
+        self.label, self.grid, self._raster = label, grid, Raster(label.path, what)
+        self.dtype = self._raster.dtype
+        self.years: tuple[int, ...] = () if label.year is None else (label.year,)
         try:
-            if not np.issubdtype(self._raster.dtype, np.integer):
-                raise ValueError(
-                    f"{origin}: {self._label.path} holds {self._raster.dtype}; expected whole numbers, the codes of classes"
-                )
-            limits = np.iinfo(self._raster.dtype)
-            if not limits.min <= self._label.nodata <= limits.max:
-                raise ValueError(
-                    f"{origin}: no data is {self._label.nodata}, a number that {self._label.path} of {self._raster.dtype} does "
-                    f"not hold; state one from {limits.min} to {limits.max}"
-                )
-            self._row, self._col = _first_pixel(self._raster.grid, grid, origin)
+            if not np.issubdtype(self.dtype, np.integer):
+                raise ValueError(f"{what} {label.path} holds {self.dtype}; expected whole numbers, the codes of classes")
+            if not (grid.georeferenced and self._raster.grid.georeferenced):
+                raise ValueError(f"{what} {label.path} cannot be resampled: the place of the images or of the label is not known")
+            self._points = self._points_per_side() if label.resample == "mode" else 1
         except ValueError:
             self.__exit__()
             raise
 
-    def read(self, row: int, col: int, size: int, year: int) -> np.ndarray:
-        """Codes (size, size) of the window of the source that starts at (row, col); no data outside the raster.
+    def _points_per_side(self) -> int:
+        """Points of the lattice along a side of a pixel, so that none of the label's pixels is passed over."""
+        centre = np.array([self.grid.width / 2, self.grid.width / 2 + 1, self.grid.width / 2])
+        middle = np.array([self.grid.height / 2, self.grid.height / 2, self.grid.height / 2 + 1])
+        cols, rows = self._pixels_at(centre, middle)
+        if not (np.isfinite(cols).all() and np.isfinite(rows).all()):
+            return 1
+        steps = np.hypot(cols[1:] - cols[0], rows[1:] - rows[0])
+        if steps.max() > LARGEST_FACTOR:
+            raise ValueError(
+                f"label {self.label.path} ({grid_summary(self._raster.grid)}) has pixels that are more than {LARGEST_FACTOR} "
+                f"times smaller than those of the images ({grid_summary(self.grid)}); is its coordinate reference system right?"
+            )
+        ratio = float(steps.max())
+        nests = abs(ratio - round(ratio)) < 1e-6 * ratio and same_crs(self.grid.crs, self._raster.grid.crs)
+        return max(1, round(ratio) if nests else 2 * int(np.ceil(ratio)))
 
-        `year`: that of the images. A label that is of another year, as scene.yaml states, has no data there.
-        """
-        top, left = row + self._row, col + self._col
-        height, width = self._raster.grid.shape
-        rows, cols = (max(top, 0), min(top + size, height)), (max(left, 0), min(left + size, width))
-        codes = np.full((size, size), self._label.nodata, dtype=self._raster.dtype)
-        if self._label.year not in (None, year):
+    def read(
+        self, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None, year: int | None = None
+    ) -> np.ndarray:
+        """See `LabelReader`."""
+        height, width = height or self.grid.height, width or self.grid.width
+        codes = np.full((height, width), self.label.nodata, self.dtype)
+        if is_of_other_year(self.label, year):
             return codes
-        if rows[1] > rows[0] and cols[1] > cols[0]:
-            inside = codes[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left]
-            inside[:] = read_codes(self._raster, self._label, rows[0], cols[0], *inside.shape)
+        at_once = max(1, SAMPLES_AT_ONCE // (width * self._points**2))
+        for top in range(0, height, at_once):
+            rows = min(at_once, height - top)
+            codes[top : top + rows] = self._most_frequent(self._samples(row + top, col, rows, width))
         return codes
+
+    def counts(self, year: int | None = None) -> LabelCounts:  # noqa: ARG002
+        """None: a raster has no features."""
+        return LabelCounts()
+
+    def _samples(self, row: int, col: int, height: int, width: int) -> np.ndarray:
+        """Codes (height, width, points) at the lattice in each pixel."""
+        shift = (np.arange(self._points) + 0.5) / self._points
+        rows = (row + np.arange(height)[:, None] + shift).ravel()
+        cols = (col + np.arange(width)[:, None] + shift).ravel()
+        at_cols, at_rows = self._pixels_at(np.tile(cols, len(rows)), np.repeat(rows, len(cols)))
+        grid = self._raster.grid
+        inside = (at_cols >= 0) & (at_cols < grid.width) & (at_rows >= 0) & (at_rows < grid.height)  # NaN is not
+        codes = np.full(len(at_cols), self.label.nodata, self.dtype)
+        if inside.any():
+            c, r = at_cols[inside].astype(np.int64), at_rows[inside].astype(np.int64)
+            left, top = int(c.min()), int(r.min())
+            part = read_codes(self._raster, self.label, top, left, int(r.max()) - top + 1, int(c.max()) - left + 1)
+            codes[inside] = part[r - top, c - left]
+        lattice = codes.reshape(height, self._points, width, self._points).swapaxes(1, 2)
+        return lattice.reshape(height, width, self._points**2)
+
+    def _pixels_at(self, cols: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and rows of the label at columns and rows of the source; infinite outside of the domain of its CRS."""
+        label = self._raster.grid
+        x, y = transformed(*apply(self.grid.transform, cols, rows), self.grid.crs, label.crs)
+        if CRS.from_user_input(label.crs).is_geographic:
+            x = unwrapped(x, (label.transform @ (label.width / 2, label.height / 2))[0])
+        return apply(~label.transform, x, y)
+
+    def _most_frequent(self, samples: np.ndarray) -> np.ndarray:
+        if samples.shape[2] == 1:
+            return samples[..., 0]
+        votes = Votes(samples.shape[:2], self.label.nodata)
+        for code in np.unique(samples).tolist():
+            votes.add(code, (samples == code).mean(axis=2))
+        return votes.winners().astype(self.dtype)
 
     def __enter__(self) -> Self:
         return self
@@ -87,18 +166,3 @@ def read_codes(
         )
     missing = np.isnan(codes) if np.isnan(raster.nodata) else codes == raster.nodata
     return np.where(missing, np.array(label.nodata), codes)
-
-
-def _first_pixel(label: Grid, grid: Grid, origin: str) -> tuple[int, int]:
-    """Row and column of the label at the first pixel of `grid`. Raises ValueError unless the pixels of both coincide."""
-    placed = grid_in_crs(label, grid.crs)
-    if placed is not None:
-        first = ~placed.transform @ grid.transform
-        row, col = round(first.f), round(first.c)
-        there = placed.transform @ Affine.translation(col, row)
-        if corner_distance_px(Grid(crs=grid.crs, transform=there, height=grid.height, width=grid.width), grid) <= TOLERANCE:
-            return row, col
-    raise ValueError(
-        f"{origin}: its pixels ({grid_summary(label)}) are not those of the images ({grid_summary(grid)}), and labels are not "
-        "resampled; name a label on the grid of the source"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from common.errors import is_data_error, portable_text
 from common.executors import MapJobs, in_this_process
 from common.storage import AnyPath, relative_path
 from data_prep.archive.sample_files import file_list_sha256
-from data_prep.archive.scene import SCENE_FILE, FoundScenes, Scene, scan_archive, scene_file_sha256
+from data_prep.archive.scene import SCENE_FILE, FoundScenes, Scene, labels_file, scan_archive, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
 from data_prep.landcover.legend import Legend, load_legend
@@ -24,6 +24,8 @@ from data_prep.plan.plan_writer import write_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import survey
 from data_prep.plan.survey_journal import JOURNAL, SurveyJournal
+
+FEATURES = "label_features_sha256"  # in the settings of a plan whose labels come from vector files
 
 
 def make_plan(
@@ -126,6 +128,9 @@ def _arguments(archive: AnyPath, found: FoundScenes, sensors: Mapping[str, Senso
             raise ValueError(f"--label names the sources {absent}; this corpus has {sorted(sensors)}")
         legends = label_legends(found.scenes, settings.labels)
         arguments["labels"] = {source: legend.to_dict() for source, legend in legends.items()}
+        features = _features_sha256(found.scenes, set(settings.labels.values()))
+        if features is not None:
+            arguments[FEATURES] = features
     if settings.land_cover_maps:
         arguments[LAND_COVER_MAPS] = True
     return arguments
@@ -139,6 +144,19 @@ def _shape(settings: PlanSettings) -> dict[str, Any]:
         "split_blocks": None if settings.spatial_blocks is None else asdict(settings.spatial_blocks),
         "sites_sha256": None if settings.sites is None else _sites_sha256(settings.sites),
     }
+
+
+def _features_sha256(scenes: Sequence[Scene], names: Set[str]) -> str | None:
+    """A digest of the vector files that labels are made from, and of labels.yaml; None without any."""
+    files: dict[str, AnyPath] = {}
+    for scene in scenes:
+        of_scene = [label for name, label in scene.labels.items() if name in names and label.features is not None]
+        files |= {str(path): path for label in of_scene for path in label.files}
+    shared = labels_file(scenes[0].folder)
+    if files and shared is not None:
+        files[str(shared)] = shared
+    digests = [sha256_of(path) for _, path in sorted(files.items())]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest() if digests else None
 
 
 def _file_list_sha256(scene: Scene, source: str) -> str | None:

@@ -7,7 +7,7 @@ blocks are some kilometres wide and cover the globe; samples in a buffer between
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,27 +67,36 @@ class SpatialBlocks:
 
     def of_places(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """Return the index into SPLITS of each point, or IN_BUFFER: degrees (n,) -> int8 (n,)."""
-        split = self._of_blocks(lon, lat)
-        if self.buffer_km == 0:
-            return split
-        # The circle of the buffer lies within a box of latitudes and longitudes. The box is narrower than a block, so that its
-        # corners, the middles of its sides and its centre lie in all blocks that it overlaps.
-        angle = self.buffer_km / EARTH_RADIUS_KM
-        reach = np.degrees(np.arcsin(np.minimum(1, np.sin(angle) / np.maximum(np.cos(np.radians(lat)), 1e-9))))
-        latest = split
-        for north in (-1, 0, 1):
-            for east in (-1, 0, 1):
-                near = self._of_blocks(lon + east * reach, np.clip(lat + north * np.degrees(angle), -90, 90))
-                latest = np.maximum(latest, near)
-        return np.where(latest > split, np.int8(IN_BUFFER), split)
+        return with_buffer(self._of_blocks, lon, lat, self.buffer_km)
 
     def _of_blocks(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         blocks, block_of_point = np.unique(EqualAreaCells(side_km=self.block_km).of_places(lon, lat), return_inverse=True)
         ends = np.cumsum([self.shares.get(split, 0.0) for split in SPLITS])
-        draws = np.array([_draw(f"{self.seed} {block}") for block in blocks.tolist()])
+        draws = np.array([draw(f"{self.seed} {block}") for block in blocks.tolist()])
         # Draws that rounding leaves above the last end belong to the last split with a share.
         last = max(index for index, split in enumerate(SPLITS) if self.shares.get(split, 0.0) > 0)
         return np.minimum(np.searchsorted(ends, draws, "right"), last).astype(np.int8)[block_of_point]
+
+
+def with_buffer(
+    split_of: Callable[[np.ndarray, np.ndarray], np.ndarray], lon: np.ndarray, lat: np.ndarray, buffer_km: float
+) -> np.ndarray:
+    """The split of each point, or IN_BUFFER nearer than `buffer_km` to a block of a later split: degrees (n,) -> int8 (n,).
+
+    `split_of`: the index into SPLITS of points by their blocks, which are at least twice as wide as the buffer.
+    """
+    split = split_of(lon, lat)
+    if buffer_km == 0:
+        return split
+    # The circle of the buffer lies within a box of latitudes and longitudes. The box is narrower than a block, so that its
+    # corners, the middles of its sides and its centre lie in all blocks that it overlaps.
+    angle = buffer_km / EARTH_RADIUS_KM
+    reach = np.degrees(np.arcsin(np.minimum(1, np.sin(angle) / np.maximum(np.cos(np.radians(lat)), 1e-9))))
+    latest = split
+    for north in (-1, 0, 1):
+        for east in (-1, 0, 1):
+            latest = np.maximum(latest, split_of(lon + east * reach, np.clip(lat + north * np.degrees(angle), -90, 90)))
+    return np.where(latest > split, np.int8(IN_BUFFER), split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,20 +125,20 @@ class SplitConfig:
             if self.shares or self.buffer_km:
                 raise ValueError("shares and a buffer of splits work only with block_km, the side of the spatial blocks")
             return None
-        shares = _completed(self.shares or {})
+        shares = completed_shares(self.shares or {}, DEFAULT_SHARES)
         return SpatialBlocks(block_km=self.block_km, shares=shares, buffer_km=self.buffer_km, seed=self.seed)
 
 
-def _completed(shares: Mapping[str, float]) -> dict[str, float]:
+def completed_shares(shares: Mapping[str, float], default: Mapping[str, float]) -> dict[str, float]:
     """Return shares of all splits: those not given divide the rest in the proportions of the default."""
     unknown = sorted(set(shares) - set(SPLITS))
     if unknown:
         raise ValueError(f"no splits are called {unknown}; expected shares of {', '.join(SPLITS)}")
-    rest = {split: share for split, share in DEFAULT_SHARES.items() if split not in shares}
+    rest = {split: share for split, share in default.items() if split not in shares}
     left = 1 - sum(shares.values())
     return {**{split: share / sum(rest.values()) * left for split, share in rest.items()}, **shares}
 
 
-def _draw(text: str) -> float:
+def draw(text: str) -> float:
     """Return a pseudo-random number in [0, 1) that depends on the text only."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48

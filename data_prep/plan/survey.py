@@ -17,9 +17,9 @@ from common.executors import MapJobs
 from common.notes import collected_notes, note
 from common.storage import AnyPath, relative_path, version_of
 from data_prep.archive.sample_files import is_file_collection, sample_files
-from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256
+from data_prep.archive.scene import SCENE_FILE, Scene, load_scene, scene_file_sha256, shared_labels
 from data_prep.archive.sensor import Sensor
-from data_prep.landcover.label_raster import LabelRaster
+from data_prep.landcover.label_opening import LabelOnSource
 from data_prep.landcover.legend import Legend, load_legend
 from data_prep.landcover.maps import LandCoverMap
 from data_prep.plan.plan import CANNOT_BE_READ, PlannedSeries, Rejection
@@ -138,7 +138,8 @@ def _survey_job(
 ) -> list[Surveyed | Rejection]:
     """Open the series of one job in a worker."""
     if job.source is None:
-        scenes = (_SceneSurvey(archive, load_scene(folder), sensors, labels, needs_location) for folder in job.folders)
+        shared = shared_labels(job.folders[0])
+        scenes = (_SceneSurvey(archive, load_scene(folder, shared), sensors, labels, needs_location) for folder in job.folders)
         return [
             scene.series(source)
             for scene in scenes
@@ -209,9 +210,10 @@ class _SceneSurvey:
                 chunk=reader.chunk,
                 dates=tuple(reader.dates.astype(np.int64).tolist()),
             )
+        about_label: list[str] = []
         if source in self._labels:
-            with LabelRaster(self.scene, self._labels[source], series.grid):
-                pass  # opening it compares the grids
+            with LabelOnSource(self.scene, self._labels[source], source, series.grid, self._sensors) as label:
+                about_label = label.notes()  # opening it compares the grids
         cover, reason, years = self.scene.land_cover, None, None
         if cover is None:
             reason = NO_LAND_COVER
@@ -224,7 +226,7 @@ class _SceneSurvey:
                 with self._map:
                     self._map.check(self.scene, series.grid)
             years = None if cover.nearest_year else self._map.years_within(series.grid)
-        return Surveyed(series=series, split=self.scene.split, reason=reason, cover_years=years, notes=tuple(notes))
+        return Surveyed(series=series, split=self.scene.split, reason=reason, cover_years=years, notes=(*notes, *about_label))
 
     def _open_land_cover(self) -> None:
         """Read legend and map. Raises ValueError when the land cover of the scene cannot be used."""

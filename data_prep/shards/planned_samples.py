@@ -18,11 +18,11 @@ from common.retries import retried
 from common.storage import AnyPath
 from data_prep.archive.scene import Scene
 from data_prep.landcover.base import LandCoverReader, SampleWindow
-from data_prep.landcover.label_raster import LabelRaster
+from data_prep.landcover.label_opening import LabelOnSource
 from data_prep.landcover.legend import Legend
 from data_prep.landcover.opening import open_land_cover
 from data_prep.landcover.sample_map import MapLayout, counts_and_map
-from data_prep.plan.plan import CANNOT_BE_READ, Plan, PlannedSample, Rejection
+from data_prep.plan.plan import CANNOT_BE_READ, Plan, PlannedSample, PlannedSeries, Rejection
 from data_prep.plan.planned_reader import load_planned_scene, open_planned_reader
 from data_prep.shards.chunk_reader import ChunkReader
 from data_prep.shards.sample import Sample
@@ -51,7 +51,7 @@ def read_samples(
         scene = load_planned_scene(archive, planned)
         legend, label = plan.legends[planned.legend], plan.labels.get(planned.source)
         with (
-            nullcontext() if label is None else retried(partial(LabelRaster, scene, label.name, planned.grid), retries) as labels,
+            _opened_label(scene, None if label is None else label.name, planned, plan, retries) as labels,
             retried(partial(open_planned_reader, scene, planned, plan.sensors), retries) as reader,
             retried(partial(open_land_cover, scene, legend), retries) as land_cover,
         ):
@@ -63,6 +63,15 @@ def read_samples(
             )
             for sample in samples:
                 yield retried(partial(series.read, sample), retries)
+
+
+def _opened_label(
+    scene: Scene, name: str | None, planned: PlannedSeries, plan: Plan, retries: int
+) -> LabelOnSource | nullcontext[None]:
+    """The label of the samples of a series, or nothing without a name."""
+    if name is None:
+        return nullcontext()
+    return retried(partial(LabelOnSource, scene, name, planned.source, planned.grid, plan.sensors), retries)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +86,7 @@ class _OpenSeries:
     chunks: ChunkReader
     land_cover: LandCoverReader
     map_layout: MapLayout | None
-    labels: LabelRaster | None
+    labels: LabelOnSource | None
 
     def read(self, planned: PlannedSample) -> Sample | Rejection | Failure:
         """Read one sample; raise errors of the infrastructure."""

@@ -45,6 +45,7 @@ COMMANDS = (
     _script("simulate", "data_prep/simulate.py"),
     _script("fetch_real", "data_prep/fetch_real.py"),
     _script("scenes", "data_prep/scenes.py"),
+    _script("labels", "data_prep/labels.py"),
     _script("shard", "data_prep/shard.py"),
     _script("add_maps", "data_prep/add_maps.py"),
     _script("draw_sites", "data_prep/draw_sites.py"),

@@ -1,4 +1,4 @@
-"""Labelled data in three splits: scenes with label rasters, or samples."""
+"""Labelled data in three splits: scenes with labels, or samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 from typing import Protocol
 
 import numpy as np
@@ -17,8 +18,13 @@ from common.checksums import sha256_of
 from common.grid import SAME_SIZE
 from common.storage import AnyPath
 from data_prep.archive.footprints import LEAST_SHARE, Footprints, overlap_text
-from data_prep.archive.scene import SPLITS, Label, Scene, find_scenes, is_simulated, scene_file_sha256
+from data_prep.archive.label import Label
+from data_prep.archive.scene import SCENE_FILE, SPLITS, Scene, find_scenes, is_simulated, labels_file, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
+from data_prep.landcover.label_classes import with_classes
+from data_prep.landcover.label_parcels import pixel_sides_m
+from data_prep.plan.label_blocks import LabelledGround, SplitBlocks, SplitGround
+from data_prep.plan.splits import IN_BUFFER
 from finetune.data.augmentation import Augmentation
 from finetune.data.labelled_sample import Samples
 from finetune.data.sample_windows import SampleWindows
@@ -39,20 +45,25 @@ class LabelledScenes:
         series: the series of each scene, on the grid of its label.
 
     Attributes:
-        series: as given.
+        series: as given, but those without labels.
         labels: class indices int16 (H, W) of each scene by name, `IGNORE` where not labelled.
         pixel_sizes: sides of the labels' pixels in units of the CRS.
         years: number of scenes by the year in which their season ends.
+
+    Scenes without labels on their ground are left out where scenes are divided by spatial blocks.
 
     Raises ValueError if the task's windows do not hold whole pixels of every source.
     """
 
     def __init__(self, series: list[SceneSeries]) -> None:
-        self.series = series
-        self.labels: dict[str, np.ndarray] = {}
+        labels = []
         for one in series:
             one.check_window(one.task.window_px)
-            self.labels[one.scene.name] = read_classes(one)
+            labels.append(read_classes(one))
+        used = [one.ground is None or bool((label != IGNORE).any()) for one, label in zip(series, labels, strict=True)]
+        series = list(compress(series, used))
+        self.series = series
+        self.labels: dict[str, np.ndarray] = dict(zip((one.scene.name for one in series), compress(labels, used), strict=True))
         self.pixel_sizes = {one.pixel_size for one in series}
         self.years = Counter(one.year for one in series)
 
@@ -87,9 +98,11 @@ class LabelledData(Protocol):
 
     Attributes:
         sensors: all known sensors.
+        about_splits: how one scene's ground is divided, for people; "" where every scene or sample is of one split.
     """
 
     sensors: dict[str, Sensor]
+    about_splits: str
 
     def windows(
         self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
@@ -132,6 +145,7 @@ class SampleData:
         labels: Callable[[Task], list[Label]] = lambda _: [],
     ) -> None:
         self._samples, self.sensors, self._fingerprint, self._labels = samples, sensors, fingerprint, labels
+        self.about_splits = ""
 
     def labels(self, task: Task) -> list[Label]:
         """The labels whose codes the samples hold; none where they hold class indices."""
@@ -159,25 +173,32 @@ class SampleData:
 
 
 class SceneData:
-    """Scenes with label rasters. `split` in each scene.yaml says to which split a scene belongs.
+    """Scenes with labels. `split` in each scene.yaml says to which split a scene belongs, or `blocks` divide the ground of all.
 
-    Raises ValueError if a split is empty.
+    Raises ValueError if a split is empty, and if scenes that `blocks` divide state a split.
     """
 
-    def __init__(self, folder: AnyPath) -> None:
-        self._scenes = scenes_by_split(folder)
+    def __init__(self, folder: AnyPath, blocks: SplitBlocks | None = None) -> None:
+        self._blocks = blocks if blocks is not None and blocks.side_m is not None else None
+        self._scenes = scenes_by_split(folder) if self._blocks is None else dict.fromkeys(SPLITS, scenes_without_split(folder))
         self.sensors = load_sensors(folder / "sources")
+        self.about_splits = ""
+        self._grounds: dict[str, tuple[SplitGround, ...]] = {}  # by task and year
 
     def windows(
         self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
     ) -> SceneWindows:
         """The windows of a split."""
-        scenes = self._scenes[split]
-        return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        scenes, ground = self._scenes[split], self._ground(split, task, year)
+        return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year, ground=ground)
 
     def labels(self, task: Task) -> list[Label]:
         """The task's label of each scene that has it."""
-        return [scene.labels[task.label] for split in SPLITS for scene in self._scenes[split] if task.label in scene.labels]
+        return [
+            with_classes(scene.labels[task.label], f"{scene.folder / SCENE_FILE}, label {task.label}")
+            for scene in self._all_scenes()
+            if task.label in scene.labels
+        ]
 
     def origin(self) -> DataOrigin:
         """The names of the scenes, and which of them are simulated."""
@@ -189,14 +210,38 @@ class SceneData:
         return [scene.name for split in SPLITS for scene in self._scenes[split] if is_simulated(scene)]
 
     def fingerprint(self, task: Task) -> str:
-        """sha256 of every scene.yaml, of the task's label rasters and of its sensors."""
-        scenes = (scene_file_sha256(scene.folder) for split in SPLITS for scene in self._scenes[split])
-        rasters = (sha256_of(label.path) for label in self.labels(task) if label.path.is_file())
-        return _sha256(*scenes, *rasters, *_sensor_texts(task, self.sensors))
+        """sha256 of every scene.yaml and of labels.yaml, of the files of the task's labels and of its sensors."""
+        scenes = self._all_scenes()
+        texts = [scene_file_sha256(scene.folder) for scene in scenes]
+        known: dict[str, str] = {}  # several scenes may share a file
+        for path in (path for scene in scenes if task.label in scene.labels for path in scene.labels[task.label].files):
+            if str(path) not in known:
+                known[str(path)] = sha256_of(path)
+            texts.append(known[str(path)])
+        shared = labels_file(scenes[0].folder)
+        texts += [] if shared is None else [sha256_of(shared)]
+        return _sha256(*texts, *_sensor_texts(task, self.sensors))
 
     def test_data(self, task: Task, *, year: int | None) -> LabelledScenes:
         """The test scenes."""
-        return LabelledScenes([SceneSeries(scene, task, self.sensors, year=year) for scene in self._scenes["test"]])
+        series = [SceneSeries(scene, task, self.sensors, year=year) for scene in self._scenes["test"]]
+        for one in series:
+            one.ground = self._ground("test", task, year)
+        return LabelledScenes(series)
+
+    def _all_scenes(self) -> list[Scene]:
+        """Every scene once."""
+        return [scene for split in SPLITS for scene in self._scenes[split]] if self._blocks is None else self._scenes["test"]
+
+    def _ground(self, split: str, task: Task, year: int | None) -> SplitGround | None:
+        """The ground of a split; None where the scenes state their splits. Raises ValueError when a split has no label."""
+        if self._blocks is None:
+            return None
+        key = json.dumps([task.to_dict(), year], default=str)
+        if key not in self._grounds:
+            series = [SceneSeries(scene, task, self.sensors, year=year) for scene in self._all_scenes()]
+            self._grounds[key], self.about_splits = divided_ground(series, self._blocks)
+        return self._grounds[key][SPLITS.index(split)]
 
 
 def _sensor_texts(task: Task, sensors: Mapping[str, Sensor]) -> list[str]:
@@ -207,18 +252,65 @@ def _sha256(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
+def divided_ground(series: Sequence[SceneSeries], blocks: SplitBlocks) -> tuple[tuple[SplitGround, ...], str]:
+    """The ground of each split in the labels of some scenes, and how it is divided, for people.
+
+    Raises ValueError when blocks are narrower than a window, and when there are too few for every split to have labels.
+    """
+    assert blocks.side_m is not None
+    ground = LabelledGround(blocks)
+    for one in series:
+        window_m = one.task.window_px * float(np.max(pixel_sides_m(one.grid, *np.array([one.grid.shape[::-1]]).T / 2)))
+        if blocks.side_m < window_m:
+            raise ValueError(
+                f"--split_blocks.side_m is {blocks.side_m:g}, less than a window of {one.task.window_px} px, {window_m:.0f} m; "
+                "state larger blocks or smaller windows (--override.window_px)"
+            )
+        ground.add(one.grid, read_classes(one) != IGNORE)
+    grounds = ground.divided()
+    pixels = np.zeros(len(SPLITS) + 1, np.int64)  # the last: in the buffer
+    for one in series:
+        labelled = read_classes(one) != IGNORE
+        splits = grounds[0].splits_of(one.grid, labelled)[labelled]
+        pixels += np.bincount(np.where(splits == IN_BUFFER, len(SPLITS), splits), minlength=len(pixels))
+    parts = [f"{name} {of.num_blocks} blocks, {count} pixels" for name, of, count in zip(SPLITS, grounds, pixels, strict=False)]
+    text = (
+        f"labels are divided by blocks of {blocks.side_m:g} m with a buffer of {blocks.buffer_m:g} m: {'; '.join(parts)}; "
+        f"{100 * pixels[-1] / pixels.sum():.1f} % of the labelled pixels lie in the buffer and are not used"
+    )
+    if not pixels[:-1].all():
+        raise ValueError(f"--split_blocks: {text}; every split needs labels: state smaller blocks, a smaller buffer or a seed")
+    return grounds, text
+
+
 def scenes_by_split(folder: AnyPath) -> dict[str, list[Scene]]:
     """The scenes of each split. Raises ValueError if a split is empty, and for any scene.yaml that cannot be read."""
     scenes = find_scenes(folder)
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
     empty = [split for split in SPLITS if not splits[split]]
     if empty:
-        raise ValueError(
-            f"no scenes of split {' and '.join(empty)} in {folder}; found "
-            + ", ".join(f"{scene.name} ({scene.split})" for scene in scenes)
-            + "; `split` in each scene.yaml says where it belongs"
-        )
+        named = ", ".join(f"{scene.name} ({scene.split if scene.split_stated else 'no split stated'})" for scene in scenes)
+        if any(scene.split_stated for scene in scenes):
+            advice = "`split` in each scene.yaml says where it belongs (train where it says nothing)"
+        else:
+            advice = (
+                "no scene.yaml states a `split`: state train, validation or test in each, or divide the ground of all scenes by "
+                "spatial blocks, for instance --split_blocks.side_m 2000 --split_blocks.buffer_m 200"
+            )
+        raise ValueError(f"no scenes of split {' and '.join(empty)} in {folder}; found {named}; {advice}")
     return splits
+
+
+def scenes_without_split(folder: AnyPath) -> list[Scene]:
+    """All scenes, whose ground is to be divided. Raises ValueError if one states a split."""
+    scenes = find_scenes(folder)
+    stated = [f"{scene.name} ({scene.split})" for scene in scenes if scene.split_stated]
+    if stated:
+        raise ValueError(
+            f"--split_blocks divides the ground of scenes that state no split, and {', '.join(stated[:MOST_NAMES])} "
+            f"state{'s' if len(stated) == 1 else ''} one: remove `split` from every scene.yaml, or leave --split_blocks out"
+        )
+    return scenes
 
 
 def check_sources(task: Task, sensors: dict[str, Sensor]) -> None:
@@ -240,7 +332,8 @@ def check_classes(training: LabelledWindows, labels: Sequence[Label]) -> str:
     task, pixels = training.task, training.class_pixels()
     absent = [c for c, count in zip(task.classes, pixels, strict=True) if count == 0]
     named = {name for label in labels for name in label.classes.values()}
-    unknown = [c for c in absent if c.name == task.target or not named & set(c.labels)]
+    # The class of the rest may have no pixel: labels of fields alone do not say what is none.
+    unknown = [c for c in absent if c.name == task.target or (c.labels and not named & set(c.labels))]
     if unknown or len(task.classes) - len(absent) < 2:
         found = sorted(named)
         raise ValueError(
@@ -275,6 +368,8 @@ def check_splits_apart(training: LabelledWindows, validation: LabelledWindows, t
     footprints = Footprints()
     for split, data in zip(SPLITS, (training, validation, test_data), strict=True):
         for one in data.series if isinstance(data, SceneWindows | LabelledScenes) else ():
+            if one.ground is not None:
+                continue  # of divided ground, every place is of one split
             series[one.scene.name] = one
             footprints.add(one.scene.name, split, one.grid)
     overlaps = (replace(found, share=common_labels(*(series[name] for name in found.scenes))) for found in footprints.overlaps())

@@ -8,6 +8,7 @@ from common.checksums import sha256_of
 from common.storage import AnyPath, RemotePath, listed
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import DATASET, load_corpus
+from data_prep.plan.label_blocks import SplitBlocks
 from finetune.data.hdf5_samples import LISTS, SAMPLE_FOLDER, Hdf5Samples, list_folder, published_fingerprint
 from finetune.data.labelled_data import LabelledData, SampleData, SceneData
 from finetune.data.own_dataset import own_dataset
@@ -17,7 +18,7 @@ from finetune.data.shard_samples import ShardSamples, label_of_corpus
 from finetune.data.tables.table_data import TABLE_SUFFIXES, TableData
 
 
-def open_data(data: AnyPath) -> LabelledData:
+def open_data(data: AnyPath, blocks: SplitBlocks | None = None) -> LabelledData:
     """Open labelled data, a path or URL, in any of these forms:
 
         FILE.py:CLASS                                  a dataset of your own: CLASS(split) for train, validation and test; a path
@@ -27,8 +28,17 @@ def open_data(data: AnyPath) -> LabelledData:
         a folder with train.txt, or data_lists/        HDF5 samples in the published layout
         any other folder                               scenes
 
-    Raises ValueError if the data have none of these forms, and if a split is empty.
+    `blocks`: how the ground of scenes without a split is divided. Raises ValueError if the data have none of these forms, if a
+    split is empty, and for blocks with other data than scenes.
     """
+    opened = _opened(data, blocks)
+    if blocks is not None and blocks.side_m is not None and not isinstance(opened, SceneData):
+        raise ValueError(f"--split_blocks divides the ground of scenes, and {data} holds samples, each of which has its split")
+    return opened
+
+
+def _opened(data: AnyPath, blocks: SplitBlocks | None) -> LabelledData:
+    """Labelled data in the form that they have."""
     if data.suffix == ".py":
         raise ValueError(f"--data {data} names a file; name the class in it, too: {data}:CLASS")
     file, _, name = str(data).rpartition(":")
@@ -57,4 +67,4 @@ def open_data(data: AnyPath) -> LabelledData:
         )
     if (data / SAMPLE_FOLDER).is_dir() or listed(data, "*.h5"):
         raise ValueError(f"{data} holds HDF5 samples and none of the lists {', '.join(LISTS.values())}, one name per line")
-    return SceneData(data)
+    return SceneData(data, blocks)

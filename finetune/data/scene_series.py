@@ -17,17 +17,18 @@ import numpy as np
 
 from common.grid import Grid, corner_distance_px, grid_summary, grid_with_pixel_size
 from common.notes import note
-from common.rasters import Raster
 from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
-from data_prep.landcover.label_raster import read_codes
+from data_prep.landcover.label_base import LabelReader
+from data_prep.landcover.label_opening import grid_of_source, label_notes, open_label
+from data_prep.plan.label_blocks import SplitGround
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.opening import open_reader
 from data_prep.readers.padding import read_padded
 from finetune.data.image_stack import ImageStack, empty_stack
 from finetune.data.map_grid import TOLERANCE, GridAlignment, align_grids
 from finetune.data.season import Season, season_of_dates
-from finetune.task import CLASS_DTYPE, Task
+from finetune.task import CLASS_DTYPE, IGNORE, Task
 
 BYTES_AT_ONCE = 256_000_000  # of windows that are read together
 
@@ -49,6 +50,8 @@ class SceneSeries:
 
     Attributes:
         grid: the map's grid.
+        year: the year in which the season ends.
+        ground: the ground whose labels are used, where scenes are divided by spatial blocks; None uses all of them.
         sources: those sources of the task that the scene has.
         sensors, seasons: one per source of the task.
         grids, alignments, readers: one per source of the scene; readers only while the series is open.
@@ -75,11 +78,12 @@ class SceneSeries:
         self.sources = _sources_of_scene(scene, task)
         self._stack = ExitStack()
         self.readers: dict[str, SeriesReader] = {}
+        self.ground: SplitGround | None = None
         with self:
+            self.grids = {source: reader.grid for source, reader in self.readers.items()}
             self.year = self._year(year, of_label=pixel_size is None)
             self.seasons = {source: self._season(source) for source in task.sources}
             self.sensors = {s: self.readers[s].sensor if s in self.readers else sensors[s] for s in task.sources}
-            self.grids = {source: reader.grid for source, reader in self.readers.items()}
         with_images = [source for source in self.sources if len(self.seasons[source].times)]
         if not with_images:
             raise ValueError(f"scene {scene.name}: no image of any source in the season that ends in {self.year}")
@@ -97,17 +101,23 @@ class SceneSeries:
 
         Raises ValueError if the series is that `of_label` and the label is of another year.
         """
-        label = self.scene.labels.get(self.task.label)
-        stated = None if label is None else label.year
-        if of_label and year is not None and stated not in (None, year):
+        stated = self._years_of_label()
+        if of_label and year is not None and stated and year not in stated:
             raise ValueError(
-                f"scene {self.scene.name}: its label {self.task.label!r} is of {stated}, as scene.yaml states, but --year is "
-                f"{year}; leave --year out to use the year of each label"
+                f"scene {self.scene.name}: its label {self.task.label!r} is of {' and '.join(map(str, stated))}, as "
+                f"{self._where_years_are_stated()}, but --year is {year}; leave --year out to use the year of each label"
             )
-        year = stated if year is None else year
+        dates = self.readers[self.sources[0]].dates
         if year is not None:
             return year
-        dates = self.readers[self.sources[0]].dates
+        if stated:
+            chosen = self.task.year_among(stated, dates)
+            if len(stated) > 1:
+                note(
+                    f"scene {self.scene.name}: its label {self.task.label!r} is of {' and '.join(map(str, stated))}; {chosen} is "
+                    "used, as it has most images: state another with --year"
+                )
+            return chosen
         chosen, likely = self.task.year_of(dates), self.task.likely_years(dates)
         if len(likely) > 1:
             note(
@@ -115,6 +125,27 @@ class SceneSeries:
                 "is used, as it has most: state another with --year, or the year of a label beside it (`year` in scene.yaml)"
             )
         return chosen
+
+    def _years_of_label(self) -> tuple[int, ...]:
+        """The years that the label of the scene is of, ascending; empty without a label or where it states none."""
+        label = self.scene.labels.get(self.task.label)
+        if label is None or label.features is None or not label.features.has_years:
+            return () if label is None or label.year is None else (label.year,)
+        with self.open_label() as reader:
+            return reader.years
+
+    def _where_years_are_stated(self) -> str:
+        features = self.scene.labels[self.task.label].features
+        column = None if features is None else features.year_column or features.date_column
+        return "scene.yaml states" if column is None else f"its column {column} states"
+
+    def open_label(self) -> LabelReader:
+        """Open the label of the scene. Raises ValueError when it cannot be read."""
+
+        def grid_of(source: str) -> Grid:
+            return self.grids[source] if source in self.grids else grid_of_source(self.scene, source, self._sensors)
+
+        return open_label(self.scene, self.task.label, self.sources, grid_of, self.task.begins_in_year_before())
 
     def _season(self, source: str) -> Season:
         """The season of a source. Raises ValueError if it has no image and the task does not allow missing sources."""
@@ -132,16 +163,16 @@ class SceneSeries:
         scene, task = self.scene, self.task
         if task.label not in scene.labels:
             raise ValueError(f"scene {scene.name} has no label {task.label!r}; it has {', '.join(scene.labels) or 'none'}")
-        path = scene.labels[task.label].path
-        with Raster(path, "label raster") as raster:
-            grid = raster.grid
+        with self.open_label() as label:
+            grid = label.grid
         # The usual mistake is a label of another tile or of another size; `align_grids` names CRSs that differ.
         misses = [corner_distance_px(other, grid) for other in self.grids.values()]
         if TOLERANCE < min(misses) < math.inf:
             found = "; ".join(f"{source}: {grid_summary(other)}" for source, other in self.grids.items())
             raise ValueError(
-                f"label raster {path} ({grid_summary(grid)}) covers another area than every source of the task ({found}); "
-                "put the label on the grid of one of them (no data outside), or name another label with --override.label"
+                f"label raster {label.label.path} ({grid_summary(grid)}) covers another area than every source of the task "
+                f"({found}); put the label on the grid of one of them (no data outside, or `grid` and `resample` in "
+                "scene.yaml), or name another label with --override.label"
             )
         return grid
 
@@ -245,10 +276,34 @@ class SceneSeries:
 
 
 def read_classes(series: SceneSeries) -> np.ndarray:
-    """The label of a series' scene as class indices, int16 (H, W) on the map's grid, `IGNORE` where not labelled."""
-    label = series.scene.labels[series.task.label]
-    with Raster(label.path, "label raster") as raster:
-        return series.task.class_indices(read_codes(raster, label), label).astype(CLASS_DTYPE)
+    """The label of a series' scene as class indices, int16 (H, W) on the map's grid, `IGNORE` where not labelled.
+
+    Pixels outside of the series' ground are not labelled.
+    """
+    with series.open_label() as label:
+        for text in label_notes(label.label, label.counts(series.year), series.scene):
+            note(text)
+        return _class_indices(series, label, 0, 0, *label.grid.shape)
+
+
+def read_classes_of_window(series: SceneSeries, row: int, col: int, height: int, width: int) -> np.ndarray | None:
+    """As `read_classes`, of a window of the map; None without a label of the map's grid and year."""
+    if series.task.label not in series.scene.labels:
+        return None
+    with series.open_label() as label:
+        if label.grid.shape != series.grid.shape or corner_distance_px(label.grid, series.grid) > TOLERANCE:
+            return None
+        if label.years and series.year not in label.years:
+            return None
+        return _class_indices(series, label, row, col, height, width)
+
+
+def _class_indices(series: SceneSeries, label: LabelReader, row: int, col: int, height: int, width: int) -> np.ndarray:
+    codes = label.read(row, col, height, width, series.year)
+    classes = series.task.class_indices(codes, label.label).astype(CLASS_DTYPE)
+    if series.ground is not None:
+        classes[~series.ground.of_split(series.grid, classes != IGNORE, row, col)] = IGNORE
+    return classes
 
 
 def with_equal_scales(series: list[SceneSeries]) -> list[SceneSeries]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
+from data_prep.plan.label_blocks import SplitGround
 from finetune.data.augmentation import Augmentation
 from finetune.data.image_stack import ImageStack
 from finetune.data.labelled_window import LabelledWindow
@@ -31,6 +32,7 @@ class SceneWindows(LabelledWindows):
         augmentation: changes made to windows in training.
         cache_gb: windows are kept in memory if all fit into this many gigabytes; otherwise each is read when it is needed.
         year: see `SceneSeries`.
+        ground: ground of the split, where scenes are divided by spatial blocks; None uses all labels.
 
     Raises ValueError if `SceneSeries` refuses a scene, and if no pixel is labelled.
     """
@@ -44,6 +46,7 @@ class SceneWindows(LabelledWindows):
         augmentation: Augmentation | None = None,
         cache_gb: float = 4.0,
         year: int | None = None,
+        ground: SplitGround | None = None,
     ) -> None:
         super().__init__(task, sensors, augmentation)
         self.series = with_equal_scales([SceneSeries(scene, task, sensors, year=year) for scene in scenes])
@@ -52,6 +55,7 @@ class SceneWindows(LabelledWindows):
         size = task.window_px
         for index, series in enumerate(self.series):
             series.check_window(size)
+            series.ground = ground
             self._add_windows(index, read_classes(series))
         if not self.windows:
             raise ValueError(f"no labelled pixel in {', '.join(scene.name for scene in scenes)} (label {task.label})")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from common.storage import AnyPath, RemotePath, read_range
-from data_prep.archive.scene import Label
+from data_prep.archive.label import Label
 from data_prep.corpus.dataset import Corpus
 from data_prep.shards.shard_index import Member, SampleEntry
 from data_prep.shards.tar_format import LABEL

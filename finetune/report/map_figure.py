@@ -22,14 +22,11 @@ from pyproj import Geod
 from rasterio.windows import Window
 
 from common.atomic_files import whole_file
-from common.grid import Grid, corner_distance_px
-from common.rasters import Raster
+from common.grid import Grid
 from data_prep.archive.scene import is_simulated
 from data_prep.archive.sensor import Sensor
-from data_prep.landcover.label_raster import read_codes
 from finetune.data.image_stack import ImageStack
-from finetune.data.map_grid import TOLERANCE
-from finetune.data.scene_series import SceneSeries
+from finetune.data.scene_series import SceneSeries, read_classes_of_window
 from finetune.scoring.error_map import error_map, outcomes
 from finetune.scoring.headline import headline
 from finetune.scoring.metrics import confusion, scores
@@ -162,14 +159,8 @@ def write_map_picture(path: Path, task: Task, picture: MapPicture) -> None:
 
 
 def preview_label(series: SceneSeries) -> np.ndarray | None:
-    """Class indices (H, W) of the task's label over the `preview_window`; None without a label on the map's grid."""
-    label = series.scene.labels.get(series.task.label)
-    if label is None:
-        return None
-    with Raster(label.path, "label raster") as raster:
-        if raster.grid.shape != series.grid.shape or corner_distance_px(raster.grid, series.grid) > TOLERANCE:
-            return None
-        return series.task.class_indices(read_codes(raster, label, *preview_window(*series.grid.shape)), label)
+    """Class indices (H, W) of the task's label over the `preview_window`; None without a label of the map's grid and year."""
+    return read_classes_of_window(series, *preview_window(*series.grid.shape))
 
 
 def preview_window(height: int, width: int) -> tuple[int, int, int, int]:

@@ -16,9 +16,7 @@ from rasterio.windows import Window
 
 from common.atomic_files import whole_file
 from common.grid import Grid
-from common.rasters import Raster
-from data_prep.archive.scene import Label
-from data_prep.landcover.label_raster import read_codes
+from data_prep.landcover.label_base import LabelReader
 from data_prep.readers.base import SeriesReader
 from finetune.scoring.error_map import NOT_SCORED, error_map
 from finetune.task import IGNORE, Task
@@ -61,36 +59,36 @@ def write_true_color(path: Path, reader: SeriesReader, time: int) -> None:
     _write(path, reader.grid, 4, strips(), Resampling.average, None)
 
 
-def write_label(path: Path, raster: Raster, label: Label, task: Task) -> None:
-    """Write a label as class indices uint8 of a task, `NO_CLASS` where not labelled.
+def write_label(path: Path, label: LabelReader, task: Task, year: int | None) -> None:
+    """Write a label of a year as class indices uint8 of a task, `NO_CLASS` where not labelled.
 
     Raises ValueError as `Task.class_indices` does.
     """
 
     def strips() -> Iterator[tuple[Window, np.ndarray]]:
-        for window in _windows(raster.grid):
-            yield window, label_classes(raster, label, task, window)[None]
+        for window in _windows(label.grid):
+            yield window, label_classes(label, task, window, year)[None]
 
-    _write(path, raster.grid, 1, strips(), Resampling.mode, NO_CLASS)
+    _write(path, label.grid, 1, strips(), Resampling.mode, NO_CLASS)
 
 
-def write_errors(path: Path, raster: Raster, label: Label, task: Task, map_path: Path) -> None:
+def write_errors(path: Path, label: LabelReader, task: Task, year: int | None, map_path: Path) -> None:
     """Write the outcomes of a map on the grid of its label, uint8 as `error_map` gives them."""
 
     def strips() -> Iterator[tuple[Window, np.ndarray]]:
         with rasterio.open(map_path) as predicted:
-            for window in _windows(raster.grid):
-                classes = label_classes(raster, label, task, window).astype(np.int16)
+            for window in _windows(label.grid):
+                classes = label_classes(label, task, window, year).astype(np.int16)
                 classes[classes == NO_CLASS] = IGNORE
                 yield window, error_map(task, classes, predicted.read(1, window=window))[None]
 
-    _write(path, raster.grid, 1, strips(), Resampling.mode, NOT_SCORED)
+    _write(path, label.grid, 1, strips(), Resampling.mode, NOT_SCORED)
 
 
-def label_classes(raster: Raster, label: Label, task: Task, window: Window) -> np.ndarray:
-    """Class indices of a window of a label: uint8 (height, width), `NO_CLASS` where not labelled."""
-    codes = read_codes(raster, label, window.row_off, window.col_off, window.height, window.width)
-    classes = task.class_indices(codes, label)
+def label_classes(label: LabelReader, task: Task, window: Window, year: int | None) -> np.ndarray:
+    """Class indices of a window of a label and year: uint8 (height, width), `NO_CLASS` where not labelled."""
+    codes = label.read(window.row_off, window.col_off, window.height, window.width, year)
+    classes = task.class_indices(codes, label.label)
     return np.where(classes == IGNORE, NO_CLASS, classes).astype(np.uint8)
 
 

@@ -16,10 +16,11 @@ from matplotlib.colors import to_rgb
 from rasterio.windows import Window
 from torch import nn
 
-from common.grid import corner_distance_px
-from common.rasters import Raster
+from common.grid import Grid, corner_distance_px
 from data_prep.archive.scene import is_simulated
 from data_prep.archive.sensor import Sensor, load_sensors
+from data_prep.landcover.label_base import LabelReader
+from data_prep.landcover.label_opening import grid_of_source, open_label
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.opening import open_reader
 from finetune.data.map_grid import TOLERANCE
@@ -29,7 +30,7 @@ from finetune.mapping.model_series import series_for_model
 from finetune.mapping.scene import MapOptions, predict_pixel
 from finetune.model.recipe import Recipe
 from finetune.scoring.error_map import NOT_SCORED, outcomes
-from finetune.web_map.display_rasters import NO_CLASS, clear_shares, label_classes, write_errors, write_label, write_true_color
+from finetune.web_map.display_rasters import NO_CLASS, clear_shares, write_errors, write_label, write_true_color
 from finetune.web_map.field_shapes import FieldShapes
 from finetune.web_map.pixel_series import pixel_series
 from finetune.web_map.shown_map import ShownMap
@@ -126,18 +127,20 @@ class MapView:
         """Whether the label has the grid of the map."""
         if not self.has_label:
             return False
-        with self._label_raster() as raster:
-            same_shape = raster.grid.shape == self.shown.grid.shape
-            return same_shape and corner_distance_px(raster.grid, self.shown.grid) <= TOLERANCE
+        with self._open_label() as label:
+            same_shape = label.grid.shape == self.shown.grid.shape
+            return same_shape and corner_distance_px(label.grid, self.shown.grid) <= TOLERANCE
 
-    def _label_raster(self) -> Raster:
-        return Raster(self._label.path, "label raster")
-
-    @property
-    def _label(self) -> Any:
+    def _open_label(self) -> LabelReader:
         assert self.recipe is not None
         assert self.shown.scene is not None
-        return self.shown.scene.labels[self.recipe.task.label]
+        scene, task = self.shown.scene, self.recipe.task
+        sources = [source for source in task.sources if source in scene.sources]
+
+        def grid_of(source: str) -> Grid:
+            return grid_of_source(scene, source, self._sensors)
+
+        return open_label(scene, task.label, sources, grid_of, task.begins_in_year_before())
 
     def description(self) -> dict[str, Any]:
         """What the browser needs to know of the map, as plain values."""
@@ -208,13 +211,13 @@ class MapView:
 
     def _write_label(self, path: Path) -> None:
         assert self.recipe is not None
-        with self._label_raster() as raster:
-            write_label(path, raster, self._label, self.recipe.task)
+        with self._open_label() as label:
+            write_label(path, label, self.recipe.task, self.shown.year)
 
     def _write_errors(self, path: Path) -> None:
         assert self.recipe is not None
-        with self._label_raster() as raster:
-            write_errors(path, raster, self._label, self.recipe.task, self.shown.path)
+        with self._open_label() as label:
+            write_errors(path, label, self.recipe.task, self.shown.year, self.shown.path)
 
     def tile(self, layer: str, choice: str, zoom: int, x: int, y: int) -> bytes:
         """The PNG of a tile. `choice`: the date of an image, or the index of the class of a probability.
@@ -284,9 +287,8 @@ class MapView:
 
     def _label_at(self, window: Window) -> str | None:
         """The label of the one pixel of a window; None where it is not labelled."""
-        assert self.recipe is not None
-        with self._label_raster() as raster:
-            number = int(label_classes(raster, self._label, self.recipe.task, window)[0, 0])
+        with rasterio.open(self._make("label", self._write_label)) as raster:  # features are not rasterised for each pixel
+            number = int(raster.read(1, window=window)[0, 0])
         return None if number == NO_CLASS else self.shown.classes[number]
 
     def _series(self, lon: float, lat: float) -> list[dict[str, Any]]:

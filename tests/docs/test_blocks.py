@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from data_prep.archive.scene import load_scene
+from data_prep.archive.scene import LABELS_FILE, load_scene, shared_labels
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
 from docs.generate.commands import ROOT
@@ -126,6 +126,9 @@ def test_yaml_is_read_by_what_it_is_for(code: CodeBlock, tmp_path: Path) -> None
             values = {"files": "x.parquet", "layout": "wide", "dates": {"first": "2021-01-01", "every_days": 10}} | values
         (tmp_path / "table.yaml").write_text(yaml.safe_dump(values))
         assert load_table(tmp_path / "table.yaml").layout == values["layout"]
+    elif path.name == LABELS_FILE:
+        path.write_text(code.text)
+        assert sorted(shared_labels(tmp_path / "scene")) == sorted(values)
     elif "gsd_m" in values:
         (tmp_path / "sources").mkdir()
         (tmp_path / "sources" / code.title).write_text(code.text)

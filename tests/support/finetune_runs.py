@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.command_line import run_command
+from data_prep.plan.label_blocks import SplitBlocks
 from finetune.config import CONFIGS, RENAMED_OPTIONS, DecoderConfig, FinetuneConfig, TaskOverride
 from finetune.data.augmentation import Augmentation
 from finetune.fine_tuning import fine_tune
@@ -29,6 +30,7 @@ GROUPS: dict[str, type] = {
     "tuning": Tuning,
     "decoder": DecoderConfig,
     "augmentation": Augmentation,
+    "split_blocks": SplitBlocks,
 }
 SMALL_ENCODER = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.3)
 

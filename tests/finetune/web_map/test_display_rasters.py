@@ -9,9 +9,9 @@ import pytest
 import rasterio
 
 import finetune.web_map.display_rasters as display_rasters
-from common.rasters import Raster
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
+from data_prep.landcover.label_raster import StoredRaster
 from data_prep.readers.opening import open_reader
 from finetune.scoring.error_map import error_map
 from finetune.task import IGNORE, load_task
@@ -95,9 +95,9 @@ def test_label_and_errors_are_those_of_the_arrays(
     predicted[:4] = 255
     with rasterio.open(label.path) as raster, rasterio.open(tmp_path / "map.tif", "w", **raster.profile) as written:
         written.write(predicted, 1)
-    with Raster(label.path, "label raster") as raster:
-        write_label(tmp_path / "label.tif", raster, label, TASK)
-        write_errors(tmp_path / "errors.tif", raster, label, TASK, tmp_path / "map.tif")
+    with StoredRaster(label, "label raster") as reader:
+        write_label(tmp_path / "label.tif", reader, TASK, None)
+        write_errors(tmp_path / "errors.tif", reader, TASK, None, tmp_path / "map.tif")
     expected = np.where(codes == 0, NO_CLASS, codes == 1)
     with rasterio.open(tmp_path / "label.tif") as raster:
         np.testing.assert_array_equal(raster.read(1), expected)

@@ -1,0 +1,1 @@
+"""What the labels of scenes hold: GeoTIFFs, pictures and a table."""
