@@ -33,6 +33,10 @@ _POLL_S = 0.5
 _SAME_START_S = 5.0
 
 
+class InUseError(ValueError):
+    """Another job holds a lock."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Owner:
     """The process that owns a lock.
@@ -98,7 +102,7 @@ class RunLock:
     def acquire(self) -> None:
         """Take the lock; watch the heartbeat of an owner on another machine before, for up to 35 s.
 
-        Raises ValueError when another job holds it, and OSError when the folder cannot be written to.
+        Raises InUseError when another job holds it, and OSError when the folder cannot be written to.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while not self._number:
@@ -155,7 +159,7 @@ class RunLock:
     def _has_ended(self, number: int, content: bytes) -> bool:
         """Whether the owner of a file has ended, as far as one can tell; False when another one must be judged.
 
-        Raises ValueError when it lives.
+        Raises InUseError when it lives.
         """
         owner = _owner_of(content)
         if owner is not None and owner.machine == self._owner.machine:
@@ -177,8 +181,8 @@ class RunLock:
                 raise self._in_use(owner)
         return True
 
-    def _in_use(self, owner: Owner) -> ValueError:
-        return ValueError(f"{self._output} is in use by {owner}: wait until it ends, or end it, or give another --output")
+    def _in_use(self, owner: Owner) -> InUseError:
+        return InUseError(f"{self._output} is in use by {owner}: wait until it ends, or end it, or give another --output")
 
     def _create(self, number: int, before: bytes) -> None:
         """Create the file with this number, unless another job was faster. `before`: content of the file of the ended owner."""

@@ -77,10 +77,8 @@ class LabelledData(Protocol):
 
     sensors: dict[str, Sensor]
 
-    def windows(
-        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> LabelledWindows:
-        """The windows of a split. Raises ValueError if the task cannot use the data."""
+    def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> LabelledWindows:
+        """The windows of a split, read from the data. Raises ValueError if the task cannot use the data."""
         ...
 
     def test_data(self, task: Task, *, year: int | None) -> LabelledScenes | SampleWindows:
@@ -123,17 +121,13 @@ class SampleData:
         """sha256 of what describes the samples, and of the sensors of the task."""
         return _sha256(self._fingerprint(), *_sensor_texts(task, self.sensors))
 
-    def windows(
-        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> SampleWindows:
+    def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> SampleWindows:
         """The windows of a split."""
-        samples = self._samples(split, task)
-        return SampleWindows(samples, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        return SampleWindows(self._samples(split, task), task, self.sensors, augmentation=augmentation, year=year)
 
     def test_data(self, task: Task, *, year: int | None) -> SampleWindows:
         """The windows of the test samples."""
-        # They are needed once, after training; a cache would occupy memory while the model trains.
-        return self.windows("test", task, augmentation=None, cache_gb=0, year=year)
+        return self.windows("test", task, year=year)
 
 
 class SceneData:
@@ -146,12 +140,9 @@ class SceneData:
         self._scenes = scenes_by_split(folder)
         self.sensors = load_sensors(folder / "sources")
 
-    def windows(
-        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> SceneWindows:
+    def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> SceneWindows:
         """The windows of a split."""
-        scenes = self._scenes[split]
-        return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        return SceneWindows(self._scenes[split], task, self.sensors, augmentation=augmentation, year=year)
 
     def labels(self, task: Task) -> list[Label]:
         """The task's label of each scene that has it."""
