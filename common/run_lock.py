@@ -33,10 +33,6 @@ _POLL_S = 0.5
 _SAME_START_S = 5.0
 
 
-class InUseError(ValueError):
-    """Another job holds a lock."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Owner:
     """The process that owns a lock.
@@ -81,6 +77,10 @@ class Owner:
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+
+class InUseError(ValueError):
+    """Another job holds a lock."""
 
 
 class RunLock:

@@ -24,6 +24,7 @@ from finetune.comparison.config import CompareConfig
 from finetune.comparison.processes import run_in_processes
 from finetune.comparison.result_files import DIFFERENCES, DOCUMENT, write_result_files
 from finetune.comparison.runs import LOG, planned_runs
+from finetune.run_folder import remove_windows
 from finetune.scoring.score_text import percent
 
 WRITE_EVERY_S = 60.0  # the files of hundreds of runs take seconds
@@ -55,6 +56,8 @@ def compare(config: CompareConfig) -> int:
         print("interrupted; start again with the same arguments to resume", file=sys.stderr)
         return STOPPED
     failed = [run for run in runs if outcomes[run].error]
+    if not failed:
+        remove_windows(config.output)
     for run in failed:
         print(f"failed: {run.name}: {outcomes[run].error} ({run.folder / LOG})", file=sys.stderr)
     print((config.output / DOCUMENT).read_text())

@@ -80,12 +80,16 @@ class LabelledWindows(ABC):
         return self.group(self.windows[index][0]).scene
 
     def keep_share(self, fraction: float, seed: int) -> None:
-        """Keep only the windows that `label_subset` chooses. Raises ValueError for a fraction out of range."""
+        """Keep only the windows of `share`. Raises ValueError for a fraction out of range."""
+        self.keep(self.share(fraction, seed))
+
+    def share(self, fraction: float, seed: int) -> np.ndarray:
+        """Indices of the windows that `label_subset` chooses. Raises ValueError for a fraction out of range."""
         names = [c.name for c in self.task.classes]
         target = None if self.task.target is None else names.index(self.task.target)
         numbers: dict[Hashable, int] = {}
         scenes = [numbers.setdefault(self.scene_of(index), len(numbers)) for index in range(len(self))]
-        self.keep(label_subset(scenes, self.labels, fraction, seed, target))
+        return label_subset(scenes, self.labels, fraction, seed, target)
 
     def keep(self, kept: np.ndarray) -> None:
         """Keep only the windows of these indices, int64, ascending."""
