@@ -100,10 +100,12 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
     def acquire(self) -> None:
-        """Take the lock; watch the heartbeat of an owner on another machine before, for up to 35 s.
+        """Take the lock, unless this object has it; watch the heartbeat of an owner on another machine before, for up to 35 s.
 
         Raises InUseError when another job holds it, and OSError when the folder cannot be written to.
         """
+        if self._number:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while not self._number:
             number, content = self._newest()

@@ -136,11 +136,11 @@ def fine_tune(config: FinetuneConfig) -> int:
         _show_scores(config, task)
         return 0
 
-    run = prepare(config, task, settings, data, criterion)
-    if ranks.announced_ranks()[1] > 1:
-        device = ranks.start_ranks(device_type=device.type)
-    is_main = ranks.rank_and_world_size()[0] == 0
+    is_main = ranks.announced_ranks()[0] == 0
     with RunLock(config.output / LOCK, config.output) as lock:
+        run = prepare(config, task, settings, data, criterion, lock)
+        if ranks.announced_ranks()[1] > 1:
+            device = ranks.start_ranks(device_type=device.type)
         if not ranks.on_main(partial(claim_run_folder, config.output, settings, config.resume, lock)):
             _show_beginning(run)
             progress = _train_until_stopped(run, device, lock)
@@ -150,15 +150,22 @@ def fine_tune(config: FinetuneConfig) -> int:
             if is_main:
                 with interrupt_when_asked(), while_running("scoring and mapping the test data"):
                     _score_and_report(run, progress, device, lock)
+        if is_main and config.cache_folder is None:
+            remove_windows(config.output)
     if is_main:
         _show_scores(config, task)
     return 0
 
 
 def prepare(
-    config: FinetuneConfig, task: Task, settings: dict[str, Any], data: LabelledData, criterion: BestEpochCriterion
+    config: FinetuneConfig,
+    task: Task,
+    settings: dict[str, Any],
+    data: LabelledData,
+    criterion: BestEpochCriterion,
+    lock: RunLock,
 ) -> PreparedRun:
-    """Open the splits of `data`, store their windows and build the model. Raises ValueError for everything a user can get wrong."""
+    """Open the splits of `data`, store their windows and build the model. Raises ValueError for what a user can get wrong."""
     torch.manual_seed(config.seed)
     if config.encoder == "random_forest" and ranks.announced_ranks()[1] > 1:
         raise ValueError("--encoder random_forest is fitted by one process: start finetune/run.py instead of launch/finetune.sh")
@@ -182,7 +189,9 @@ def prepare(
     sensors = {source: data.sensors[source] for source in task.sources}
     all_windows, kept = len(training), training.share(config.label_fraction, config.seed)
     check_batches_fill_ranks(len(kept), config.training, ranks.announced_ranks()[1])
-    # What a user can get wrong without a look at images is right now: to store the windows may take hours.
+    # What can be found wrong without a look at images is right now: to store the windows may take hours.
+    if ranks.announced_ranks()[0] == 0:
+        lock.acquire()  # another job that has the folder is found now
     of_task = {name: getattr(task, name) for name in ("label", "season", "window_px")}
     about = {"data": settings["data_sha256"], "year": config.year, **of_task}
     folder = config.cache_folder or config.output / WINDOWS_FOLDER
@@ -296,8 +305,6 @@ def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device
         page.write(config.output / REPORT_FILE)
     lock.check()
     write_json(config.output / METRICS_FILE, metrics)
-    if config.cache_folder is None:
-        remove_windows(config.output)
 
 
 def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:

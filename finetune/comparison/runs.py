@@ -13,10 +13,11 @@ from finetune.comparison.run_options import RunOptions, dotted_options
 from finetune.comparison.seed_statistics import Outcome
 from finetune.comparison.titles import label_fraction_title
 from finetune.config import FinetuneConfig
-from finetune.run_folder import METRICS_FILE, WINDOWS_FOLDER
+from finetune.run_folder import METRICS_FILE
 from finetune.task import Task, load_task
 
 LOG, FINISHED = "log.txt", "finished.json"
+WINDOWS = ".windows"  # in the comparison's folder, beside those of tasks, until all runs have finished
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +94,7 @@ def planned_runs(config: CompareConfig) -> list[Run]:
             label_fraction=fraction,
             seed=seed,
             folder=config.output / task.name / encoder / f"{fraction:g}" / f"seed_{seed}",
-            cache_folder=config.output / WINDOWS_FOLDER,
+            cache_folder=config.output / WINDOWS,
             options=_without_idle_minimum(
                 {
                     "task": name_or_path,
