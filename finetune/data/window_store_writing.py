@@ -60,7 +60,8 @@ def stored(windows: Mapping[str, LabelledWindows], folder: Path, about: Mapping[
     """
     indices = {split: StoreIndex.of(of_split, {**about, "split": split}) for split, of_split in windows.items()}
     folders = {split: folder / f"{split}-{index.key[:16]}" for split, index in indices.items()}
-    _check_room(folder, {folders[split]: index for split, index in indices.items()})
+    if ranks.announced_ranks()[0] == 0:
+        _check_room(folder, {folders[split]: index for split, index in indices.items()})
     found = {}
     for split, of_split in windows.items():
         found[split] = StoredWindows(_store(of_split, folders[split], indices[split], split), of_split)
@@ -112,7 +113,7 @@ def _store(windows: LabelledWindows, folder: Path, index: StoreIndex, split: str
                     lock.acquire()
             except InUseError as error:
                 if not told:
-                    print(f"waiting for the windows that another run writes: {str(error).partition(':')[0]}", flush=True)
+                    print(f"waiting for the windows that another run writes: {str(error).rpartition(':')[0]}", flush=True)
                 told = True
                 time.sleep(_POLL_S)
                 continue

@@ -65,7 +65,7 @@ class BatchReading:
             self._pool.pin_by(pinned_memory.pin)
         self._running = ExitStack()
         self._processes: list[BatchProcess] = []
-        self._known: dict[tuple[int, bool], str] = {}  # names of windows in the processes
+        self._known: dict[tuple[int, bool], tuple[str, LabelledWindows]] = {}  # names of windows in the processes
         self._abandoned: list[np.ndarray] = []  # memory into which processes may still write
 
     def __enter__(self) -> Self:
@@ -83,21 +83,20 @@ class BatchReading:
         Processes read ahead of the caller, as far as `draws` reach. Raises what reading raises.
         """
         layout = BatchLayout.of(windows, augmented)
-        reading = self._ahead if self._num_workers else self._here
-        return batches_on_device(reading(windows, layout, iter(draws), augmented), self._device)
+        if self._num_workers:
+            batches = self._ahead(self._opened(windows, layout, augmented), layout, iter(draws))
+        else:
+            batches = self._here(windows, layout, draws)
+        return batches_on_device(batches, self._device)
 
     def _here(
-        self, windows: LabelledWindows, layout: BatchLayout, draws: Iterator[BatchDraw], augmented: bool
+        self, windows: LabelledWindows, layout: BatchLayout, draws: Iterable[BatchDraw]
     ) -> Generator[WindowBatch, None, None]:
-        del augmented
         for draw in draws:
             memory, _ = self._pool.bytes(layout.nbytes(len(draw.indices)))
             yield _batch(draw, layout, memory, read_batch(windows, draw, layout, memory))
 
-    def _ahead(
-        self, windows: LabelledWindows, layout: BatchLayout, draws: Iterator[BatchDraw], augmented: bool
-    ) -> Generator[WindowBatch, None, None]:
-        name = self._opened(windows, layout, augmented)
+    def _ahead(self, name: str, layout: BatchLayout, draws: Iterator[BatchDraw]) -> Generator[WindowBatch, None, None]:
         requested: deque[tuple[BatchProcess, int, BatchDraw, np.ndarray]] = deque()
         try:
             for process in cycle(self._processes):
@@ -115,16 +114,16 @@ class BatchReading:
             self._abandoned += [memory for _, _, _, memory in requested]
 
     def _opened(self, windows: LabelledWindows, layout: BatchLayout, augmented: bool) -> str:
-        """The name of windows in the processes, which are started when they are first needed."""
+        """The name of windows in the processes, which are started when they are first needed, and see the windows as they are now."""
         assert isinstance(windows, StoredWindows), "processes read windows of a store only"
         if not self._processes:
             self._processes = [self._running.enter_context(BatchProcess()) for _ in range(self._num_workers)]
         key = id(windows), augmented
         if key not in self._known:
-            self._known[key] = str(len(self._known))
+            self._known[key] = str(len(self._known)), windows
             for process in self._processes:
-                process.open(self._known[key], windows, layout)
-        return self._known[key]
+                process.open(self._known[key][0], windows, layout)
+        return self._known[key][0]
 
 
 def _batch(draw: BatchDraw, layout: BatchLayout, memory: np.ndarray, names: list[str]) -> WindowBatch:
