@@ -114,7 +114,7 @@ class BatchReading:
             self._abandoned += [memory for _, _, _, memory in requested]
 
     def _opened(self, windows: LabelledWindows, layout: BatchLayout, augmented: bool) -> str:
-        """The name of windows in the processes, which are started when they are first needed, and see the windows as they are now."""
+        """The name of windows in the processes, which start when they are first needed, and see the windows as they are now."""
         assert isinstance(windows, StoredWindows), "processes read windows of a store only"
         if not self._processes:
             self._processes = [self._running.enter_context(BatchProcess()) for _ in range(self._num_workers)]
