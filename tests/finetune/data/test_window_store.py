@@ -112,10 +112,10 @@ def test_windows_of_scenes_are_those_of_the_scenes(cut_dates: tuple[str, ...], s
     straight = scene_windows(scenes, replace(RICE, cut_dates=cut_dates))
     stored_ones = stored_windows(straight, tmp_path)
     assert len(stored_ones) == 18
+    assert not straight._open, "its readers are closed"
     assert_same_windows(stored_ones, straight)
     with stored_ones.ended_after(150), straight.ended_after(150):
         assert_same_windows(stored_ones, straight)
-    assert not straight._open, "its readers are closed"
 
 
 def test_statistics_and_shares_are_those_of_the_straight_windows(
