@@ -176,12 +176,13 @@ def test_the_share_of_time_that_was_waited_is_logged(scenes: Path, tmp_path: Pat
 
 
 def test_code_that_computes_something_else_is_not_used(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the compiler: what stands for compiled blocks adds up to another loss."""
+    """Without the compiler: what stands for compiled blocks gives another loss."""
     compiled = []
 
     def other(encoder: VideoSwin) -> None:
         compiled.append(encoder)
-        encoder.norm.register_forward_hook(lambda *arguments: 1.1 * arguments[-1])
+        with torch.no_grad():
+            encoder.norm.weight.mul_(1.5)
 
     settings = SETTINGS | SWIN | {"training.compile": True, "data": scenes}
     monkeypatch.setattr(VideoSwin, "compile_blocks", other)
