@@ -79,6 +79,10 @@ class Owner:
             return False
 
 
+class InUseError(ValueError):
+    """Another job holds a lock."""
+
+
 class RunLock:
     """The lock of a run, or of another output that one job writes at a time; a `with` releases it.
 
@@ -96,10 +100,12 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
     def acquire(self) -> None:
-        """Take the lock; watch the heartbeat of an owner on another machine before, for up to 35 s.
+        """Take the lock, unless this object has it; watch the heartbeat of an owner on another machine before, for up to 35 s.
 
-        Raises ValueError when another job holds it, and OSError when the folder cannot be written to.
+        Raises InUseError when another job holds it, and OSError when the folder cannot be written to.
         """
+        if self._number:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while not self._number:
             number, content = self._newest()
@@ -155,7 +161,7 @@ class RunLock:
     def _has_ended(self, number: int, content: bytes) -> bool:
         """Whether the owner of a file has ended, as far as one can tell; False when another one must be judged.
 
-        Raises ValueError when it lives.
+        Raises InUseError when it lives.
         """
         owner = _owner_of(content)
         if owner is not None and owner.machine == self._owner.machine:
@@ -177,8 +183,8 @@ class RunLock:
                 raise self._in_use(owner)
         return True
 
-    def _in_use(self, owner: Owner) -> ValueError:
-        return ValueError(f"{self._output} is in use by {owner}: wait until it ends, or end it, or give another --output")
+    def _in_use(self, owner: Owner) -> InUseError:
+        return InUseError(f"{self._output} is in use by {owner}: wait until it ends, or end it, or give another --output")
 
     def _create(self, number: int, before: bytes) -> None:
         """Create the file with this number, unless another job was faster. `before`: content of the file of the ended owner."""

@@ -11,6 +11,7 @@ written again while runs end. Started again, the comparison keeps finished runs,
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from contextlib import closing
@@ -23,7 +24,7 @@ from common.exit_codes import STOPPED
 from finetune.comparison.config import CompareConfig
 from finetune.comparison.processes import run_in_processes
 from finetune.comparison.result_files import DIFFERENCES, DOCUMENT, write_result_files
-from finetune.comparison.runs import LOG, planned_runs
+from finetune.comparison.runs import LOG, WINDOWS, planned_runs
 from finetune.scoring.score_text import percent
 
 WRITE_EVERY_S = 60.0  # the files of hundreds of runs take seconds
@@ -55,6 +56,8 @@ def compare(config: CompareConfig) -> int:
         print("interrupted; start again with the same arguments to resume", file=sys.stderr)
         return STOPPED
     failed = [run for run in runs if outcomes[run].error]
+    if not failed:
+        shutil.rmtree(config.output / WINDOWS, ignore_errors=True)
     for run in failed:
         print(f"failed: {run.name}: {outcomes[run].error} ({run.folder / LOG})", file=sys.stderr)
     print((config.output / DOCUMENT).read_text())

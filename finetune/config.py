@@ -133,7 +133,11 @@ class FinetuneConfig:
         overlap: share of a window that its neighbour covers, too, when the test scenes are mapped; from 0 to 0.9.
         maps: false leaves out what takes time beside the scores: maps, their pictures, the report, early-season scores, and
             TensorBoard's pictures of the confusion matrix.
-        cache_gb: windows of a split stay in memory, in each rank, if they need at most this many gigabytes.
+        cache_folder: folder for the windows of training and validation, as they are read from data: uncompressed, so it needs the
+            room of all their images in the season. Runs on the same data with the same windows share them, also at the same
+            time, and leave them there. By default they are in the folder of the run, until it has finished.
+        num_workers: processes of each rank that read batches ahead; by default 0 on CPUs and up to 4 on a GPU. 0 reads in the
+            training process. Batches are the same.
         seed: seed of weights, order of windows, dates and augmentation.
         device: auto, cpu or cuda.
         resume: auto resumes from the newest good checkpoint in output, if there is one; never refuses a folder with a run.
@@ -157,7 +161,8 @@ class FinetuneConfig:
     year: int | None = None
     overlap: float = 0.5
     maps: bool = True
-    cache_gb: float = 4.0
+    cache_folder: Path | None = None
+    num_workers: int | None = None
     seed: int = 0
     device: str = "auto"
     resume: Literal["auto", "never"] = "auto"
@@ -169,6 +174,14 @@ class FinetuneConfig:
     split_blocks: SplitBlocks = field(default_factory=SplitBlocks)
 
     def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"--num_workers is {self.num_workers}; expected 0 (read in the training process) or more processes")
+        if self.training.compile and isinstance(self.encoder, str):
+            raise ValueError(
+                f"--training.compile compiles blocks of the encoder, and --encoder {self.encoder} has none; leave it out"
+            )
+        if self.training.channels_last and self.encoder != "unet":
+            raise ValueError("--training.channels_last has an effect with --encoder unet only; leave it out")
         is_tuned = replace(self.tuning, lora_rank=Tuning.lora_rank) != Tuning() or self.decoder.kind != "auto"
         if isinstance(self.encoder, str) and (self.checkpoint or is_tuned):
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from finetune.data.sample_windows import SampleWindows
 from finetune.data.tables.table_data import TableData
 from finetune.data.training_origin import training_origin
 from finetune.data.window_dataset import LabelledWindows
+from finetune.data.window_store_writing import stored
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
 from finetune.mapping.tiling import check_overlap
@@ -52,10 +54,12 @@ from finetune.run_folder import (
     MAPS_FOLDER,
     METRICS_FILE,
     REPORT_FILE,
+    WINDOWS_FOLDER,
     check_holds_no_run,
     claim_run_folder,
     is_finished,
     recorded_settings,
+    remove_windows,
 )
 from finetune.scoring.early_season import SeasonScores, score_season
 from finetune.scoring.headline import headline, headline_interval
@@ -71,12 +75,13 @@ from finetune.training.losses import MapLoss, balanced_weights
 from pretrain.model import load_decoder, load_encoder
 from pretrain.model.encoder_files import pinned_encoder
 
+MOST_WORKERS = 4  # processes of a rank that read ahead, unless the user chooses
 WINDOWS_COMPARED = 64  # whose magnitudes are compared with those of the sensor and the checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedRun:
-    """A run whose data are open and whose model is built; nothing is written yet.
+    """A run whose data are open and whose model is built; nothing but its windows is written yet.
 
     Attributes:
         config: its configuration.
@@ -116,7 +121,8 @@ class PreparedRun:
 def fine_tune(config: FinetuneConfig) -> int:
     """Do what `config` asks for, from where an earlier start of the same run stopped; returns the exit code.
 
-    Every rank calls this. Raises ValueError for a user's mistake, before the output folder is made.
+    Every rank calls this. Raises ValueError for a user's mistake, before the output folder is made; one that only shows in the
+    pixels of images, after the windows are stored.
     """
     if config.resume == "never":
         check_holds_no_run(config.output)
@@ -132,15 +138,16 @@ def fine_tune(config: FinetuneConfig) -> int:
     check_sources(task, data.sensors)
     settings = recorded_settings(config, task, data.fingerprint(task))
     if is_finished(config.output, settings):
+        remove_windows(config.output)
         print(f"{config.output} holds this run, finished; remove the folder to run it again")
         _show_scores(config, task)
         return 0
 
-    run = prepare(config, task, settings, data, criterion)
-    if ranks.announced_ranks()[1] > 1:
-        device = ranks.start_ranks(device_type=device.type)
-    is_main = ranks.rank_and_world_size()[0] == 0
+    is_main = ranks.announced_ranks()[0] == 0
     with RunLock(config.output / LOCK, config.output) as lock:
+        run = prepare(config, task, settings, data, criterion, lock)
+        if ranks.announced_ranks()[1] > 1:
+            device = ranks.start_ranks(device_type=device.type)
         if not ranks.on_main(partial(claim_run_folder, config.output, settings, config.resume, lock)):
             _show_beginning(run)
             progress = _train_until_stopped(run, device, lock)
@@ -150,15 +157,22 @@ def fine_tune(config: FinetuneConfig) -> int:
             if is_main:
                 with interrupt_when_asked(), while_running("scoring and mapping the test data"):
                     _score_and_report(run, progress, device, lock)
+        if is_main and config.cache_folder is None:
+            remove_windows(config.output)
     if is_main:
         _show_scores(config, task)
     return 0
 
 
 def prepare(
-    config: FinetuneConfig, task: Task, settings: dict[str, Any], data: LabelledData, criterion: BestEpochCriterion
+    config: FinetuneConfig,
+    task: Task,
+    settings: dict[str, Any],
+    data: LabelledData,
+    criterion: BestEpochCriterion,
+    lock: RunLock,
 ) -> PreparedRun:
-    """Open the splits of `data` and build the model. Raises ValueError for everything a user can get wrong."""
+    """Open the splits of `data`, store their windows and build the model. Raises ValueError for what a user can get wrong."""
     torch.manual_seed(config.seed)
     if config.encoder == "random_forest" and ranks.announced_ranks()[1] > 1:
         raise ValueError("--encoder random_forest is fitted by one process: start finetune/run.py instead of launch/finetune.sh")
@@ -177,8 +191,7 @@ def prepare(
     if kind == "auto":
         kind = "fusion" if decoder is None else "map"
     training, validation = (
-        data.windows(split, task, augmentation=config.augmentation, cache_gb=config.cache_gb, year=config.year)
-        for split in ("train", "validation")
+        data.windows(split, task, augmentation=config.augmentation, year=config.year) for split in ("train", "validation")
     )
     test_data = data.test_data(task, year=config.year)
     pixel = one_pixel_size(task, training, validation, test_data)
@@ -186,6 +199,15 @@ def prepare(
     labels = data.labels(task)
     about_labels = [data.about_splits, rest_in_words(task, labels), check_classes(training, labels)]
     sensors = {source: data.sensors[source] for source in task.sources}
+    all_windows, kept = len(training), training.share(config.label_fraction, config.seed)
+    check_batches_fill_ranks(len(kept), config.training, ranks.announced_ranks()[1])
+    # What can be found wrong without a look at images is right now: to store the windows may take hours.
+    if ranks.announced_ranks()[0] == 0:
+        lock.acquire()  # another job that has the folder is found now
+    of_task = {name: getattr(task, name) for name in ("label", "season", "window_px")}
+    about = {"data": settings["data_sha256"], "year": config.year, **of_task}
+    folder = config.cache_folder or config.output / WINDOWS_FOLDER
+    training, validation = stored({"train": training, "validation": validation}, folder, about).values()
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
     known = pretrained.normalization if pretrained is not None else None
     of_windows = partial(training.statistics, robust=config.statistics == "robust")
@@ -195,9 +217,7 @@ def prepare(
         some = range(0, len(training), math.ceil(len(training) / WINDOWS_COMPARED))
         check_magnitudes(source, training.statistics_of(some, source), sensor, of_checkpoint)
     training.normalization = validation.normalization = normalization
-    all_windows = len(training)
-    training.keep_share(config.label_fraction, config.seed)
-    check_batches_fill_ranks(len(training), config.training, ranks.announced_ranks()[1])
+    training.keep(kept)
     encoder = encoder_of_recipe(config.encoder, sensors, pretrained)
     recipe = Recipe(
         task=task,
@@ -267,6 +287,7 @@ def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) 
         lock=lock,
         seed=config.seed,
         rates=config.rates,
+        num_workers=_num_workers(config.num_workers, device),
         figures=config.maps,
     )
     if isinstance(run.model, RandomForest):
@@ -274,6 +295,14 @@ def _train_until_stopped(run: PreparedRun, device: torch.device, lock: RunLock) 
             return fit_forest(job, device)
     with StopSignals() as stop_signals:
         return train(job, device, is_asked_to_stop=lambda: stop_signals.received)
+
+
+def _num_workers(chosen: int | None, device: torch.device) -> int:
+    """Processes of this rank that read ahead. On CPUs, which the model keeps busy, they do not pay in short runs."""
+    if chosen is not None:
+        return chosen
+    cores = len(os.sched_getaffinity(0)) // ranks.rank_and_world_size()[1]
+    return max(1, min(MOST_WORKERS, cores - 1)) if device.type == "cuda" else 0
 
 
 def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device, lock: RunLock) -> None:
@@ -292,8 +321,6 @@ def _score_and_report(run: PreparedRun, progress: Progress, device: torch.device
     lock.check()
     describe_run(config.output, run.settings, metrics)
     write_json(config.output / METRICS_FILE, metrics)
-    run.training.close()
-    run.validation.close()
 
 
 def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -> dict[str, Any]:

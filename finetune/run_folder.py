@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from common.run_lock import RunLock, is_lock
 from common.storage import any_path
 from finetune.config import FinetuneConfig
 from finetune.data.normalization import CHECKPOINT, TASK, read_json_file
+from finetune.device import pick_device
 from finetune.model.initial_weights import fingerprint
 from finetune.task import Task
+from finetune.training.precision import chosen_precision
+from finetune.training.schedule import FOR_SPEED
 
 RUN_FILE = "run.json"  # the run's settings, written before training
 METRICS_FILE = "metrics.json"  # written last: its presence says that the run has finished
 REPORT_FILE = "report.html"
+WINDOWS_FOLDER = "windows"  # the stores of its windows, unless they are in a --cache_folder; until it has finished
 MAPS_FOLDER = "maps"
 
 
@@ -51,9 +56,11 @@ def _recorded_normalization(choice: str) -> Any:
 
 def _recorded_options(config: FinetuneConfig) -> dict[str, Any]:
     """The part of run.json that options with defaults give."""
+    training = {name: value for name, value in asdict(config.training).items() if name not in FOR_SPEED}
     return {
         "checkpoint_revision": str(config.checkpoint) if isinstance(config.checkpoint, HubPath) else None,
-        **asdict(config.training),
+        **training,
+        "precision": chosen_precision(config.training.precision, pick_device(config.device)),
         **{f"tuning.{name}": value for name, value in asdict(config.tuning).items()},
         # As they are in this run: the defaults may be others in a later version.
         "tuning.encoder_rate": config.rates.encoder,
@@ -80,7 +87,7 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     """
     path = output / RUN_FILE
     if not path.is_file():
-        if output.exists() and (not output.is_dir() or not all(map(is_lock, output.iterdir()))):
+        if output.exists() and (not output.is_dir() or not all(map(_is_of_no_run, output.iterdir()))):
             raise ValueError(f"--output {output} is not empty and holds no run of finetune/run.py; choose another folder")
         return False
     stored, now = json.loads(path.read_text()), json.loads(json.dumps(settings))
@@ -95,6 +102,8 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         advice = "choose another folder or remove it"
+        if "precision" in changed:
+            advice += f"; --training.precision of that run is {before.get('precision')}, and auto is another one on this machine"
         if {"epochs", "steps"} & set(changed):
             advice += "; a run cannot get longer, as its learning rate decays over its epochs"
         if "data_sha256" in changed:
@@ -103,6 +112,16 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
             advice += f"; that run began with --checkpoint {before['checkpoint_revision']}: give it with this commit to resume"
         raise ValueError(f"--output {output} holds a run with other settings ({', '.join(changed)}); {advice}")
     return (output / METRICS_FILE).is_file()
+
+
+def _is_of_no_run(path: Path) -> bool:
+    """Whether a file or folder in the folder of a run is there before its run.json is."""
+    return is_lock(path) or path.name == WINDOWS_FOLDER
+
+
+def remove_windows(output: Path) -> None:
+    """Remove the windows that a run has stored in its folder: nothing reads them again, and they are as large as its images."""
+    shutil.rmtree(output / WINDOWS_FOLDER, ignore_errors=True)
 
 
 def _earlier_values() -> dict[str, Any]:
@@ -114,7 +133,7 @@ def _earlier_values() -> dict[str, Any]:
     }
     options = _recorded_options(FinetuneConfig(task="", data=Path(), output=Path()))
     options |= {"detail_channels": 0, "normalization": CHECKPOINT, "statistics": "plain"}
-    options |= {"tuning.encoder_rate": 1.0, "tuning.decoder_rate": 1.0}
+    options |= {"tuning.encoder_rate": 1.0, "tuning.decoder_rate": 1.0, "precision": "fp32"}
     earlier: dict[str, Any] = json.loads(json.dumps(of_task | options))
     return earlier
 

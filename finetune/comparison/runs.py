@@ -17,6 +17,7 @@ from finetune.run_folder import METRICS_FILE
 from finetune.task import Task, load_task
 
 LOG, FINISHED = "log.txt", "finished.json"
+WINDOWS = ".windows"  # in the comparison's folder, beside those of tasks, until all runs have finished
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +29,7 @@ class Run:
         folder: its folder, with the log and, in run/, the output of run.py.
         options: options of run.py by dotted name.
         weights: fingerprint of the checkpoint that it starts from, or None.
+        cache_folder: for its windows, which all runs of the comparison share; --run.cache_folder replaces it.
     """
 
     task: Task
@@ -35,6 +37,7 @@ class Run:
     label_fraction: float
     seed: int
     folder: Path
+    cache_folder: Path
     options: dict[str, Any]
     weights: str | None
 
@@ -46,7 +49,7 @@ class Run:
     @property
     def arguments(self) -> list[str]:
         """The command line of run.py."""
-        return as_arguments(self.options | {"output": str(self.folder / "run")})
+        return as_arguments({"cache_folder": str(self.cache_folder)} | self.options | {"output": str(self.folder / "run")})
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def planned_runs(config: CompareConfig) -> list[Run]:
             label_fraction=fraction,
             seed=seed,
             folder=config.output / task.name / encoder / f"{fraction:g}" / f"seed_{seed}",
+            cache_folder=config.output / WINDOWS,
             options=_without_idle_minimum(
                 {
                     "task": name_or_path,

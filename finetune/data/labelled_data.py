@@ -104,10 +104,8 @@ class LabelledData(Protocol):
     sensors: dict[str, Sensor]
     about_splits: str
 
-    def windows(
-        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> LabelledWindows:
-        """The windows of a split. Raises ValueError if the task cannot use the data."""
+    def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> LabelledWindows:
+        """The windows of a split, read from the data. Raises ValueError if the task cannot use the data."""
         ...
 
     def test_data(self, task: Task, *, year: int | None) -> LabelledScenes | SampleWindows:
@@ -159,17 +157,13 @@ class SampleData:
         """sha256 of what describes the samples, and of the sensors of the task."""
         return _sha256(self._fingerprint(), *_sensor_texts(task, self.sensors))
 
-    def windows(
-        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> SampleWindows:
+    def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> SampleWindows:
         """The windows of a split."""
-        samples = self._samples(split, task)
-        return SampleWindows(samples, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        return SampleWindows(self._samples(split, task), task, self.sensors, augmentation=augmentation, year=year)
 
     def test_data(self, task: Task, *, year: int | None) -> SampleWindows:
         """The windows of the test samples."""
-        # They are needed once, after training; a cache would occupy memory while the model trains.
-        return self.windows("test", task, augmentation=None, cache_gb=0, year=year)
+        return self.windows("test", task, year=year)
 
 
 class SceneData:
@@ -185,12 +179,10 @@ class SceneData:
         self.about_splits = ""
         self._grounds: dict[str, tuple[SplitGround, ...]] = {}  # by task and year
 
-    def windows(
-        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> SceneWindows:
+    def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> SceneWindows:
         """The windows of a split."""
         scenes, ground = self._scenes[split], self._ground(split, task, year)
-        return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year, ground=ground)
+        return SceneWindows(scenes, task, self.sensors, augmentation=augmentation, year=year, ground=ground)
 
     def labels(self, task: Task) -> list[Label]:
         """The task's label of each scene that has it."""

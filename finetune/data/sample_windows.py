@@ -1,4 +1,4 @@
-"""Labelled windows of samples (`finetune/data/labelled_sample.py`)."""
+"""Labelled windows of samples (`finetune/data/labelled_sample.py`), read from the samples."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from data_prep.readers.radiometry import as_stored, complete
 from finetune.data.augmentation import Augmentation
 from finetune.data.image_stack import ImageStack, empty_stack
 from finetune.data.labelled_sample import Sample, Samples, check_sample
-from finetune.data.labelled_window import LabelledWindow
 from finetune.data.season import Season, season_of_dates, season_without_dates
 from finetune.data.window_dataset import LabelledWindows
+from finetune.data.window_group import WindowGroup
 from finetune.data.window_origins import origins
 from finetune.task import IGNORE, Task
 
 MOST_KNOWN_YEARS = 1_000
-OBJECTS_BYTES = 2_000  # of a cached window and source beside the pixels: of windows of one pixel that is most
 
 
 class SampleWindows(LabelledWindows):
     """Windows without overlap over samples; windows without any labelled pixel are left out.
 
-    A sample that is smaller than a window is padded with no data.
+    A sample that is smaller than a window is padded with no data. Windows are read from their samples when they are needed: a
+    training reads from a store of the windows instead (`finetune/data/window_store.py`).
 
     Args:
         samples: see `finetune/data/labelled_sample.py`.
         task, sensors: sources to read and their sensors.
         augmentation: changes made to windows in training.
-        cache_gb: this many gigabytes of windows are kept in memory; the others are read when needed.
         year: year in which the season ends; None uses that of the sample's label, or, where the sample does not state it, the one
             with most images.
 
@@ -52,7 +51,6 @@ class SampleWindows(LabelledWindows):
         sensors: Mapping[str, Sensor],
         *,
         augmentation: Augmentation | None = None,
-        cache_gb: float = 4.0,
         year: int | None = None,
     ) -> None:
         super().__init__(task, sensors, augmentation)
@@ -62,7 +60,10 @@ class SampleWindows(LabelledWindows):
         self._scales: dict[str, tuple[Fraction, str]] = {}  # by source, with the name of the first sample that has it
         self._last: tuple[int, Sample] | None = None
         self._known_years: dict[bytes, tuple[int, list[int]]] = {}  # by dates
-        self._free_bytes = cache_gb * 1e9
+        self._seasons: dict[int, dict[str, Season]] = {}  # by sample with a labelled window
+        self._sample_years: list[int | None] = []
+        self._first_source: dict[int, str] = {}  # that a sample has
+        self.labels: list[np.ndarray] = []
         of_several_years: list[tuple[str, list[int]]] = []
         for number in tqdm(range(len(samples)), desc="reading samples", unit="sample", leave=False):
             sample = self.sample(number)
@@ -70,6 +71,7 @@ class SampleWindows(LabelledWindows):
             self.scenes.append(sample.scene)
             self.pixel_sizes.add(sample.pixel_size)
             year = self._year_of(sample)
+            self._sample_years.append(year)
             if year is not None:
                 self.years[year] += 1
             if self._year is None and sample.year is None and sample.dates:
@@ -91,19 +93,17 @@ class SampleWindows(LabelledWindows):
         self.close()
 
     def _add_windows(self, number: int, sample: Sample) -> None:
-        """Add the labelled windows of sample `number`, and keep them in memory as long as there is room."""
+        """Add the labelled windows of sample `number`."""
         size = self.task.window_px
         for row, col in _window_corners(sample, size):
             label = _padded(sample.label, row, col, size, size, IGNORE)
-            if (label == IGNORE).all():
-                continue
-            self.windows.append((number, row, col))
-            self.labels.append(label)
-            if self._free_bytes > 0:
-                window = self._cut(sample, row, col, label)
-                arrays = sum(stack.pixels.nbytes + stack.valid.nbytes for stack in window.stacks.values())
-                self._free_bytes -= arrays + len(window.stacks) * OBJECTS_BYTES
-                self._cache[len(self.windows) - 1] = window
+            if (label != IGNORE).any():
+                self.windows.append((number, row, col))
+                self.labels.append(label)
+        if self.windows and self.windows[-1][0] == number:
+            year = self._sample_years[number]
+            self._first_source[number] = next(iter(sample.data))
+            self._seasons[number] = {source: self._season(sample, source, year) for source in self.task.sources}
 
     def sample(self, number: int) -> Sample:
         """Sample `number`, checked."""
@@ -111,18 +111,28 @@ class SampleWindows(LabelledWindows):
             self._last = number, check_sample(self._samples[number], number, self.task, self.sensors)
         return self._last[1]
 
-    def window(self, index: int) -> LabelledWindow:
-        """Window `index` with all images of the season, as stored."""
-        window: LabelledWindow | None = self._cache.get(index)
-        if window is None:
-            number, row, col = self.windows[index]
-            window = self._cut(self.sample(number), row, col, self.labels[index])
-        missing = {source: self._empty_stack(source, window) for source in self.task.sources if source not in window.stacks}
-        return replace(window, stacks={**window.stacks, **missing})
+    def group(self, number: int) -> WindowGroup:
+        """What the windows of sample `number`, which has any, have in common."""
+        seasons, shapes = self._seasons[number], {}
+        for source in self.task.sources:
+            side = self._side(source, number)
+            shapes[source] = len(seasons[source].times), len(self.sensors[source].bands), side, side
+        year, scene = self._sample_years[number], self.scenes[number]
+        return WindowGroup(name=self.names[number], scene=scene, year=year, seasons=seasons, shapes=shapes)
 
-    def scene_of(self, index: int) -> str:
-        """The scene of window `index`."""
-        return self.scenes[self.windows[index][0]]
+    def stacks(self, index: int) -> dict[str, ImageStack]:
+        """All images of the season over window `index`, as stored."""
+        number, row, col = self.windows[index]
+        sample, size, stacks = self.sample(number), self.task.window_px, {}
+        for source in self.task.sources:
+            if source in sample.data:
+                scale = sample.scale(source)
+                window = int(row * scale), int(col * scale), int(size * scale), int(size * scale)
+                stacks[source] = _cut_stack(sample, source, self.sensors[source], self._seasons[number][source].times, window)
+            else:
+                sensor, side = self.sensors[source], self._side(source, number)
+                stacks[source] = empty_stack(len(sensor.bands), sensor.dtype, side, side)
+        return stacks
 
     def close(self) -> None:
         """Forget the sample that was read last, which may hold a file open."""
@@ -152,27 +162,14 @@ class SampleWindows(LabelledWindows):
                     f"instance --override.window_px {max(1, round(size / scale.denominator)) * scale.denominator}"
                 )
 
-    def _empty_stack(self, source: str, window: LabelledWindow) -> ImageStack:
-        """A stack without images for a source that the sample lacks, of the size it has in other samples."""
-        sensor = self.sensors[source]
+    def _side(self, source: str, number: int) -> int:
+        """Side of a window in pixels of a source, which sample `number` may lack: then that of other samples."""
         if source in self._scales:
             scale = self._scales[source][0]
         else:  # no sample has it: use the ratio of the sensors' usual pixel sizes
-            other = next(iter(window.stacks))
-            scale = self._scales[other][0] * Fraction(self.sensors[other].gsd_m / sensor.gsd_m)
-        side = max(1, round(self.task.window_px * scale))
-        return empty_stack(len(sensor.bands), sensor.dtype, side, side)
-
-    def _cut(self, sample: Sample, row: int, col: int, label: np.ndarray) -> LabelledWindow:
-        """The window of `sample` at (row, col), with those sources that the sample has."""
-        size, stacks, year = self.task.window_px, {}, self._year_of(sample)
-        seasons = {source: self._season(sample, source, year) for source in self.task.sources}
-        for source in sample.data:
-            scale = sample.scale(source)
-            window = int(row * scale), int(col * scale), int(size * scale), int(size * scale)
-            stacks[source] = _cut_stack(sample, source, self.sensors[source], seasons[source].times, window)
-        name = f"{sample.name}-r{row:05d}-c{col:05d}"
-        return LabelledWindow(name=name, stacks=stacks, seasons=seasons, label=label, year=year)
+            other = self._first_source[number]
+            scale = self._scales[other][0] * Fraction(self.sensors[other].gsd_m / self.sensors[source].gsd_m)
+        return max(1, round(self.task.window_px * scale))
 
     def _year_of(self, sample: Sample) -> int | None:
         """The year in which a sample's season ends; None if its dates are unknown.

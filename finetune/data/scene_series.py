@@ -7,7 +7,7 @@ series. This requires aligned grids: the edges of a window must be pixel edges o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
@@ -31,6 +31,7 @@ from finetune.data.season import Season, season_of_dates
 from finetune.task import CLASS_DTYPE, IGNORE, Task
 
 BYTES_AT_ONCE = 256_000_000  # of windows that are read together
+MOST_READ_IN_VAIN = 4  # pixels that are read for each one that is wanted: windows with labels may lie far apart
 
 
 class SceneSeries:
@@ -219,14 +220,20 @@ class SceneSeries:
                 f"window_px must be a multiple of {self.step}, for instance --override.window_px {near}"
             )
 
+    def stack_shape(self, source: str, height: int, width: int) -> tuple[int, int, int, int]:
+        """Images, bands, rows and columns of the stack of a source over a window of height x width pixels of the map."""
+        if source in self.sources:
+            _, _, rows, cols = self.alignments[source].window(0, 0, height, width)
+        else:
+            rows, cols = (max(1, round(side * scale)) for side, scale in zip((height, width), self.scales[source], strict=True))
+        return len(self.seasons[source].times), len(self.sensors[source].bands), rows, cols
+
     def window_bytes(self, size: int) -> int:
         """Bytes of all images of all sources over one window of size x size pixels of the map."""
         total = 0
         for source in self.sources:
-            sensor = self.sensors[source]
-            _, _, height, width = self.alignments[source].window(0, 0, size, size)
-            itemsize = np.dtype(sensor.dtype).itemsize
-            total += len(self.seasons[source].times) * height * width * (len(sensor.bands) * itemsize + 1)
+            images, bands, rows, cols = self.stack_shape(source, size, size)
+            total += images * rows * cols * (bands * np.dtype(self.sensors[source].dtype).itemsize + 1)
         return total
 
     def read(self, row: int, col: int, height: int, width: int) -> dict[str, ImageStack]:
@@ -239,31 +246,28 @@ class SceneSeries:
         The series must be open.
         """
         if source not in self.sources:
-            rows, cols = (max(1, round(side * scale)) for side, scale in zip((height, width), self.scales[source], strict=True))
-            return empty_stack(len(self.sensors[source].bands), self.sensors[source].dtype, rows, cols)
+            _, bands, rows, cols = self.stack_shape(source, height, width)
+            return empty_stack(bands, self.sensors[source].dtype, rows, cols)
         window = self.alignments[source].window(row, col, height, width)
         pixels, valid = read_padded(self.readers[source], window, self.seasons[source].times)
         return ImageStack(pixels=pixels, valid=valid)
 
     def windows(self, rows: list[int], cols: list[int], size: int) -> Iterator[tuple[int, int, dict[str, ImageStack]]]:
-        """(row, col, stacks) of the windows that begin at every pair of `rows` and `cols`, row by row.
+        """(row, col, stacks) of the windows that begin at every pair of `rows` and `cols`, row by row; see `windows_at`."""
+        corners = [(row, col) for row in rows for col in cols]
+        return ((row, col, stacks) for (row, col), stacks in zip(corners, self.windows_at(corners, size), strict=True))
+
+    def windows_at(self, corners: Sequence[tuple[int, int]], size: int) -> Iterator[dict[str, ImageStack]]:
+        """The stacks of the windows that begin at `corners` (row, col), in ascending order.
 
         Neighbouring windows are read together, as many as fit into `BYTES_AT_ONCE`: an archive may hold one file per band and
         date, and to open each file for each window takes longer than to read it.
         """
-        at_once = max(1, BYTES_AT_ONCE // self.window_bytes(size))
-        rows_at_once = max(1, at_once // len(cols))
-        cols_at_once = min(at_once, len(cols))
-        for r in range(0, len(rows), rows_at_once):
-            some_rows = rows[r : r + rows_at_once]
-            for c in range(0, len(cols), cols_at_once):
-                some_cols = cols[c : c + cols_at_once]
-                top, left = some_rows[0], some_cols[0]
-                stacks = self.read(top, left, some_rows[-1] - top + size, some_cols[-1] - left + size)
-                for row in some_rows:
-                    for col in some_cols:
-                        cut = {source: self._cut(source, stacks[source], row - top, col - left, size) for source in stacks}
-                        yield row, col, cut
+        for block in _blocks(corners, size, max(1, BYTES_AT_ONCE // max(1, self.window_bytes(size)))):
+            (top, left), (bottom, right) = (edge(block, axis=0).tolist() for edge in (np.min, np.max))
+            stacks = self.read(top, left, bottom - top + size, right - left + size)
+            for row, col in block:
+                yield {source: self._cut(source, stack, row - top, col - left, size) for source, stack in stacks.items()}
 
     def _cut(self, source: str, stack: ImageStack, row: int, col: int, size: int) -> ImageStack:
         """A window of `stack`; `row` and `col` count pixels of the map from the upper left corner of the stack."""
@@ -273,6 +277,27 @@ class SceneSeries:
         top, left, height, width = GridAlignment(scale, (0, 0)).window(row, col, size, size)
         inside = np.s_[..., top : top + height, left : left + width]
         return ImageStack(pixels=stack.pixels[inside], valid=stack.valid[inside])
+
+
+def _blocks(corners: Sequence[tuple[int, int]], size: int, at_once: int) -> Iterator[list[tuple[int, int]]]:
+    """Divide windows, in ascending order, into runs that are read together.
+
+    The rectangle around a run has the area of at most `at_once` windows, and at most `MOST_READ_IN_VAIN` times that of its own.
+    """
+    run: list[tuple[int, int]] = []
+    top = bottom = left = right = 0
+    for row, col in corners:
+        if run:
+            sides = max(bottom, row) - min(top, row), max(right, col) - min(left, col)
+            if (sides[0] / size + 1) * (sides[1] / size + 1) > min(at_once, MOST_READ_IN_VAIN * (len(run) + 1)):
+                yield run
+                run = []
+        if not run:
+            top, bottom, left, right = row, row, col, col
+        run.append((row, col))
+        top, bottom, left, right = min(top, row), max(bottom, row), min(left, col), max(right, col)
+    if run:
+        yield run
 
 
 def read_classes(series: SceneSeries) -> np.ndarray:

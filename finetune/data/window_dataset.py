@@ -10,31 +10,32 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from data_prep.archive.sensor import Sensor
 from data_prep.shards.band_statistics import is_enough, with_limits
 from finetune.data.augmentation import Augmentation, augment
 from finetune.data.frames import Normalization, model_frames
+from finetune.data.image_stack import ImageStack
 from finetune.data.label_fraction import label_subset
 from finetune.data.labelled_window import LabelledWindow
 from finetune.data.season import seen_until
+from finetune.data.window_group import WindowGroup
 from finetune.task import IGNORE, Task
 
 
-class LabelledWindows(Dataset[dict[str, Any]], ABC):
+class LabelledWindows(ABC):
     """Labelled windows of equal size, for training, validation and test.
 
     An item is {"data": {source: float32 (T, C, H, W)}, "label": int64 (H, W) with `IGNORE` where not labelled, "file_name": the
-    window's name}. `dataset[i]` is the item for evaluation; `item(i, rng)` chooses random dates and augments the window.
+    window's name}, of tensors. `dataset[i]` is the item for evaluation; `item(i, rng)` chooses random dates and augments the
+    window.
 
     Attributes:
         task: sources, season and classes.
         sensors: meaning of the pixels of each source of the task.
         augmentation: changes made to windows in training.
         normalization: mean and standard deviation of each band of each source; set it before you read items.
-        windows: (scene or sample, row, column) of each window.
+        windows: (number of the scene or sample, row, column) of each window, in ascending order.
         labels: label of each window, int16 (H, W).
         pixel_sizes: sides of the label's pixels in units of the CRS. `one_pixel_size` requires that there is only one.
         years: number of scenes or samples by the year in which their season ends; those without dates do not count.
@@ -46,34 +47,54 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
         self.augmentation = augmentation or Augmentation()
         self.normalization: Normalization | None = None
         self.windows: list[tuple[int, int, int]] = []
-        self.labels: list[np.ndarray] = []
-        self._cache: dict[int, Any] = {}  # by window, what its class keeps in memory
+        self.labels: Sequence[np.ndarray] = []
         self.pixel_sizes: set[float] = set()
         self.years: Counter[int] = Counter()
         self.seen_days = math.inf
 
     @abstractmethod
-    def window(self, index: int) -> LabelledWindow:
-        """Window `index` with all images of the season, as stored."""
+    def group(self, number: int) -> WindowGroup:
+        """What the windows of scene or sample `number` have in common."""
 
     @abstractmethod
-    def scene_of(self, index: int) -> Hashable:
-        """The scene of window `index`. Windows of one scene are not independent samples."""
+    def stacks(self, index: int) -> dict[str, ImageStack]:
+        """All images of the season over window `index`, as stored, by source of the task."""
 
     @abstractmethod
     def close(self) -> None:
         """Close the files that are open."""
 
+    def stacks_from(self, first: int) -> Iterator[dict[str, ImageStack]]:
+        """`stacks` of the windows from `first` on, in their order; a subclass may read neighbouring windows together."""
+        return map(self.stacks, range(first, len(self)))
+
+    def window(self, index: int) -> LabelledWindow:
+        """Window `index` with all images of the season, as stored."""
+        number, row, col = self.windows[index]
+        group = self.group(number)
+        name, label = group.window_name(row, col), self.labels[index]
+        return LabelledWindow(name=name, stacks=self.stacks(index), seasons=group.seasons, label=label, year=group.year)
+
+    def scene_of(self, index: int) -> Hashable:
+        """The scene of window `index`. Windows of one scene are not independent samples."""
+        return self.group(self.windows[index][0]).scene
+
     def keep_share(self, fraction: float, seed: int) -> None:
-        """Keep only the windows that `label_subset` chooses. Raises ValueError for a fraction out of range."""
+        """Keep only the windows of `share`. Raises ValueError for a fraction out of range."""
+        self.keep(self.share(fraction, seed))
+
+    def share(self, fraction: float, seed: int) -> np.ndarray:
+        """Indices of the windows that `label_subset` chooses. Raises ValueError for a fraction out of range."""
         names = [c.name for c in self.task.classes]
         target = None if self.task.target is None else names.index(self.task.target)
         numbers: dict[Hashable, int] = {}
         scenes = [numbers.setdefault(self.scene_of(index), len(numbers)) for index in range(len(self))]
-        kept = label_subset(scenes, self.labels, fraction, seed, target)
+        return label_subset(scenes, self.labels, fraction, seed, target)
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Keep only the windows of these indices, int64, ascending."""
         self.windows = [self.windows[index] for index in kept]
         self.labels = [self.labels[index] for index in kept]
-        self._cache = {new: self._cache[old] for new, old in enumerate(kept) if old in self._cache}
 
     @contextmanager
     def ended_after(self, days: float) -> Iterator[None]:
@@ -85,13 +106,16 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
             self.seen_days = before
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.item(index)
 
-    def item(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Item `index`; with `rng` the window is augmented and its dates are random."""
+    def read(self, index: int, rng: np.random.Generator | None = None) -> tuple[dict[str, np.ndarray], np.ndarray, str]:
+        """Frames float32 (T, C, H, W) of each source, label int16 (H, W) and name of window `index`.
+
+        With `rng` the window is augmented and its dates are random.
+        """
         assert self.normalization is not None, "set dataset.normalization before you read items"
         window, seen = self.window(index), self.seen_days
         if rng is not None:
@@ -100,22 +124,31 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
                 assert window.year is not None, "a task with cut dates needs windows with dates"
                 seen = rng.choice(self.task.days_seen(window.year))
         seasons = seen_until(window.seasons, seen)
-        data = {
-            source: torch.from_numpy(model_frames(window.stacks[source], seasons[source], self.normalization[source], rng))
+        frames = {
+            source: model_frames(window.stacks[source], seasons[source], self.normalization[source], rng)
             for source in self.task.sources
         }
+        return frames, window.label, window.name
+
+    def item(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """Item `index`; with `rng` the window is augmented and its dates are random."""
+        from torch import from_numpy  # imported here because processes that only read windows do without torch
+
+        frames, label, name = self.read(index, rng)
         return {
-            "data": data,
-            "label": torch.from_numpy(window.label.astype(np.int64, order="C")),
-            "file_name": window.name,
+            "data": {source: from_numpy(pixels) for source, pixels in frames.items()},
+            "label": from_numpy(label.astype(np.int64, order="C")),
+            "file_name": name,
         }
 
     def batch(self, indices: Sequence[int], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """A batch of items: data {source: (B, T, C, H, W)}, label (B, H, W), file_name list."""
+        from torch import stack
+
         items = [self.item(int(index), rng) for index in indices]
         return {
-            "data": {source: torch.stack([item["data"][source] for item in items]) for source in self.task.sources},
-            "label": torch.stack([item["label"] for item in items]),
+            "data": {source: stack([item["data"][source] for item in items]) for source in self.task.sources},
+            "label": stack([item["label"] for item in items]),
             "file_name": [item["file_name"] for item in items],
         }
 
@@ -134,8 +167,9 @@ class LabelledWindows(Dataset[dict[str, Any]], ABC):
     def statistics_of(self, windows: Sequence[int], source: str, *, robust: bool = True) -> dict[str, list[float]] | None:
         """`statistics` over some of the windows; None where these have no clear pixel of the source."""
         everything, rest = _Sums(), _Sums()
-        for index in windows:
-            stack = self.window(index).stacks[source]
+        is_all = windows == range(len(self))
+        for stacks in self.stacks_from(0) if is_all else map(self.stacks, windows):
+            stack = stacks[source]
             everything.add(stack.pixels, stack.valid)
             if robust:
                 rest.add(stack.pixels, stack.valid & ~self.sensors[source].white(stack.pixels))

@@ -6,9 +6,6 @@ normalisation are those of the whole batch. So any number of ranks learns the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
@@ -16,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common import ranks
 from common.seeding import seed_everything
-from finetune.data.window_dataset import LabelledWindows
 from finetune.model.crop_mapper import CropMapper
+from finetune.training.reading import WindowBatch
 from finetune.training.schedule import Schedule
 from pretrain.model import BatchPart
 
@@ -41,25 +38,15 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=is_unused)
 
 
-def rank_slice(training: LabelledWindows, indices: np.ndarray, seeds: Sequence[int], model: nn.Module) -> dict[str, Any]:
-    """This rank's slice of the batch `indices`, with random dates and augmentation; seeds the random numbers of `model`.
-
-    All random numbers follow from `seeds` and the window's position in the batch, so neither the number of ranks nor an
-    interruption changes them.
-
-    Returns {"data": {source: float32 (B, T, C, H, W)}, "label": int64 (B, H, W), "file_name": B names, "part": BatchPart}.
-    """
-    rank, world_size = ranks.rank_and_world_size()
-    slices = np.array_split(np.arange(len(indices)), world_size)
-    generators = np.random.default_rng(list(seeds)).spawn(len(indices))
-    windows = [training.batch([int(indices[position])], generators[position]) for position in slices[rank]]
+def seed_step(batch: WindowBatch, model: nn.Module) -> None:
+    """Seed the random numbers that `model` draws in the step on `batch`, from the seeds of the batch."""
+    assert batch.draw.seeds is not None
     if isinstance(model, CropMapper):  # all ranks draw the stochastic depth of the whole batch
-        seed_everything(*seeds)
+        seed_everything(*batch.draw.seeds)
     else:  # the dropout of the temporal CNN is drawn for a slice: each rank needs random numbers of its own
-        seed_everything(*seeds, rank)
-    return {
-        "data": {source: torch.cat([window["data"][source] for window in windows]) for source in windows[0]["data"]},
-        "label": torch.cat([window["label"] for window in windows]),
-        "file_name": [name for window in windows for name in window["file_name"]],
-        "part": BatchPart(int(slices[rank][0]), len(indices)),
-    }
+        seed_everything(*batch.draw.seeds, ranks.rank_and_world_size()[0])
+
+
+def batch_part(batch: WindowBatch) -> BatchPart:
+    """Which windows of the whole batch this rank has."""
+    return BatchPart(batch.draw.first, batch.draw.size)

@@ -1,11 +1,15 @@
-"""Schedule of a training: epochs, batches and learning rate."""
+"""Schedule of a training: epochs, batches, learning rate and precision."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+# Settings that change no more than the rounding of what a run learns.
+FOR_SPEED = ("compile", "channels_last")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,12 @@ class Schedule:
         weight_decay: decoupled weight decay of AdamW (Loshchilov and Hutter, 2019).
         warmup_share: share of all steps for the linear warm-up; a share, so that it fits runs of any length.
         final_share: learning rate of the last step, as a share of the peak.
+        precision: of the model's matrix products and convolutions in training and validation, by autocast; weights, losses and
+            optimizer keep fp32. auto is bf16 on GPUs that have it, and fp32 on CPUs. Test scenes are mapped in fp32.
+        compile: let torch.compile fuse the encoder's blocks, after a check on the first batch that loss and gradient stay the
+            same. This takes minutes at the start, and a C++ compiler.
+        channels_last: lay the images of a U-Net out with the channels of a pixel side by side, which is faster on GPUs; by
+            default there and not on CPUs.
 
     Raises ValueError for values out of range.
     """
@@ -35,6 +45,9 @@ class Schedule:
     weight_decay: float = 5e-4
     warmup_share: float = 0.1
     final_share: float = 1 / 60
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    channels_last: bool | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
 # Mean and standard deviation (C,), and limits (2, C) or None, of each source: the arguments of `Batch.normalized`.
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
 DIGEST_MODULUS = 2**63  # digests add up in int64, which is what ranks can sum
+
+
+class Movable(Protocol):
+    """A batch that can be copied to a device."""
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on `device`. The copy is asynchronous from pinned memory."""
+        ...
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        """All its tensors."""
+        ...
+
+
+SomeBatch = TypeVar("SomeBatch", bound=Movable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +106,10 @@ class Batch:
             for part in range(parts)
         ]
 
+    def tensors(self) -> Iterable[torch.Tensor]:
+        """All its tensors."""
+        return self._tensors().values()
+
     def _tensors(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
 
@@ -141,8 +160,8 @@ def orient(images: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
     return where_bit(2, images.transpose(-1, -2)) if images.shape[-1] == images.shape[-2] else images
 
 
-def batches_on_device(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
-    """Copy each batch of the stream to `device`.
+def batches_on_device(batches: Generator[SomeBatch, None, None], device: torch.device) -> Generator[SomeBatch, None, None]:
+    """Copy each batch to `device`.
 
     A GPU gets it by a CUDA stream of its own, while it computes on the batch before. The batches must lie in pinned memory, which
     is kept from reuse until the GPU has copied it.
@@ -152,8 +171,8 @@ def batches_on_device(batches: Generator[Batch, None, None], device: torch.devic
             yield from (batch.to(device) for batch in batches)
             return
         copies = torch.cuda.Stream(device)
-        being_copied: deque[tuple[Batch, torch.cuda.Event]] = deque()
-        ahead: tuple[Batch, torch.cuda.Event] | None = None
+        being_copied: deque[tuple[SomeBatch, torch.cuda.Event]] = deque()
+        ahead: tuple[SomeBatch, torch.cuda.Event] | None = None
         try:
             for batch in batches:
                 with torch.cuda.stream(copies):
@@ -172,10 +191,11 @@ def batches_on_device(batches: Generator[Batch, None, None], device: torch.devic
                 event.synchronize()
 
 
-def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+def _arrived(batch: SomeBatch, copied: torch.cuda.Event) -> SomeBatch:
     """The batch for the current CUDA stream, which waits for the copy and keeps the memory from reuse until it is done."""
-    present = torch.cuda.current_stream(batch.pixels.device)
+    tensors = list(batch.tensors())
+    present = torch.cuda.current_stream(tensors[0].device)
     present.wait_event(copied)
-    for tensor in batch._tensors().values():
+    for tensor in tensors:
         tensor.record_stream(present)
     return batch

@@ -119,7 +119,7 @@ def test_a_flipped_bit_of_a_label_is_found(
 def test_windows_of_shards_are_those_of_their_scenes(corpora: tuple[Path, Path, Path]) -> None:
     scenes, labelled, _ = corpora
     data = open_data(labelled)
-    of_shards = data.windows("train", RICE, augmentation=None, cache_gb=0.0, year=None)
+    of_shards = data.windows("train", RICE, year=None)
     of_scenes = SceneWindows([load_scene(scenes / name) for name in ("a", "b")], RICE, data.sensors)
     of_shards.normalization = of_scenes.normalization = {"landsat": of_shards.statistics("landsat")}
     by_name = {of_scenes[i]["file_name"]: of_scenes[i] for i in range(len(of_scenes))}

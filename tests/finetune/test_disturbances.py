@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from common.exit_codes import FAILED, INFRASTRUCTURE, STOPPED
 from finetune import fine_tuning
-from finetune.training import loop
+from finetune.training import loop, reading
 from finetune.training.checkpoint import NEWEST_CHECKPOINT
 from finetune.training.loop import MOST_SKIPPED_IN_A_ROW, Trainer
+from finetune.training.reading import WindowBatch
 from tests.support.finetune_runs import assert_equal_runs, code_of_run, finish, start
 from tests.support.pretraining import free_port
 from tests.support.rice_scenes import write_split_scenes
@@ -43,7 +44,7 @@ class InfiniteGradient(torch.autograd.Function):
 def spoil(monkeypatch: pytest.MonkeyPatch, is_spoilt: Callable[[int, int], bool]) -> None:
     """Make the gradients of some steps, by epoch and step, infinite."""
 
-    def forward(trainer: Trainer, batch: dict[str, Any]) -> torch.Tensor:
+    def forward(trainer: Trainer, batch: WindowBatch) -> torch.Tensor:
         loss = FORWARD(trainer, batch)
         spoilt = is_spoilt(trainer.progress.epoch, len(trainer.progress.losses))
         return InfiniteGradient.apply(loss) if spoilt else loss  # type: ignore[no-any-return]
@@ -124,7 +125,7 @@ def test_gradients_that_stay_infinite_stop_the_run_and_spoil_no_weight(
     [
         (loop, "save_checkpoint", "writing a checkpoint"),
         (loop, "save_model", "writing "),
-        (loop, "rank_slice", "reading the training windows"),
+        (reading, "read_batch", "reading the training windows"),
         (loop, "score_windows", "reading the validation windows"),
         (fine_tuning, "evaluate_test_data", "scoring and mapping the test data"),
     ],
@@ -152,9 +153,9 @@ def test_storage_that_fails_in_mid_run_is_no_mistake_of_the_user(
 RANK = """
 import os
 from finetune import run
-from finetune.training import loop
+from finetune.training import reading
 
-known, calls = loop.rank_slice, []
+known, calls = reading.read_batch, []
 
 def losing(*arguments):
     calls.append(1)
@@ -162,7 +163,7 @@ def losing(*arguments):
         raise FileNotFoundError(2, "No such file or directory", "scenes/a")
     return known(*arguments)
 
-loop.rank_slice = losing
+reading.read_batch = losing
 run.main()
 """
 

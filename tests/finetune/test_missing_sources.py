@@ -27,6 +27,7 @@ from finetune.task import load_task
 from pretrain.model import EncoderConfig
 from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_rice_scene
+from tests.support.window_stores import stored_windows
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
 SENSORS = load_sensors()
@@ -78,15 +79,15 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def test_windows_of_scenes_with_and_without_a_source_are_stacked(scenes: dict[str, Path]) -> None:
+def test_windows_of_scenes_with_and_without_a_source_are_stacked(scenes: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"scene no_modis has no modis, .* --missing_sources allow"):
         SceneWindows([load_scene(scenes["no_modis"])], RICE, SENSORS)
     with pytest.raises(ValueError, match=r"scene old_modis: no image of modis between 2021-"):
         SceneWindows([load_scene(scenes["old_modis"])], RICE, SENSORS)
     chosen = [load_scene(scenes[name]) for name in ("no_modis", "old_modis", "cloudy_modis", "whole")]
-    for cache_gb in (1.0, 0.0):
-        how = Augmentation(crop_px=32, drop_sources=0.3)
-        dataset = SceneWindows(chosen, ALLOW, SENSORS, cache_gb=cache_gb, augmentation=how, year=2021)
+    how = Augmentation(crop_px=32, drop_sources=0.3)
+    straight = SceneWindows(chosen, ALLOW, SENSORS, augmentation=how, year=2021)
+    for dataset in (straight, stored_windows(straight, tmp_path / "windows")):
         dataset.normalization = UNIT
         each = len(dataset) // 4
         batch = dataset.batch(range(len(dataset)))

@@ -40,7 +40,7 @@ RECORDED = """
 SINCE_THEN = {
     "decoder": "auto", "normalization": "checkpoint", "task.compositing": "image", "tuning.encoder_rate": 1.0,
     "tuning.decoder_rate": 1.0, "steps": None, "statistics": "plain", "data_sha256": "0" * 64,
-    "checkpoint_revision": None, "split_blocks": None,
+    "checkpoint_revision": None, "split_blocks": None, "precision": "fp32",
 }  # fmt: skip
 
 

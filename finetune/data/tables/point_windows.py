@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_prep.archive.sensor import Sensor
 from finetune.data.augmentation import Augmentation
 from finetune.data.frames import Normalization
-from finetune.data.image_stack import ImageStack, empty_stack
-from finetune.data.labelled_window import LabelledWindow
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.tables.point_frames import PointFrames
 from finetune.data.tables.point_series import NO_YEAR, PointSeries
@@ -73,7 +69,7 @@ class PointWindows(SampleWindows):
     Args:
         samples: the points.
         task: a `pixel_task`.
-        sensors, augmentation, cache_gb, year: as for `SampleWindows`.
+        sensors, augmentation, year: as for `SampleWindows`.
 
     Raises ValueError as `SampleWindows` does.
     """
@@ -85,31 +81,15 @@ class PointWindows(SampleWindows):
         sensors: Mapping[str, Sensor],
         *,
         augmentation: Augmentation | None = None,
-        cache_gb: float = 4.0,
         year: int | None = None,
     ) -> None:
         assert task.window_px == 1, "a point is a window of one pixel"
-        super().__init__(samples, task, sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        super().__init__(samples, task, sensors, augmentation=augmentation, year=year)
         self._points = samples
 
-    def _empty_stack(self, source: str, window: LabelledWindow) -> ImageStack:  # noqa: ARG002
-        """A stack of one pixel without images for a source that the point lacks."""
-        sensor = self.sensors[source]
-        return empty_stack(len(sensor.bands), sensor.dtype, 1, 1)
-
-    def batch(self, indices: Sequence[int], rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """A batch of items, as for any windows; for evaluation all points are read at once, which is much faster."""
-        if rng is not None:
-            return super().batch(indices, rng)
-        assert self.normalization is not None, "set dataset.normalization before you read items"
-        samples = [self.windows[int(index)][0] for index in indices]
-        frames = replace(self.frames(self.normalization), chosen=self._points.chosen[samples])
-        data, _ = frames.read(slice(None), self.seen_days)
-        return {
-            "data": {source: torch.from_numpy(pixels) for source, pixels in data.items()},
-            "label": torch.from_numpy(np.stack([self.labels[int(index)] for index in indices]).astype(np.int64)),
-            "file_name": [f"{self.names[sample]}-r00000-c00000" for sample in samples],
-        }
+    def _side(self, source: str, number: int) -> int:  # noqa: ARG002
+        """One pixel, also of a source that the point lacks."""
+        return 1
 
     def frames(self, normalization: Normalization) -> PointFrames:
         """Reads the frames of all points for evaluation."""

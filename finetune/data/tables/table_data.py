@@ -71,12 +71,10 @@ class TableData(SampleData):
     def _sha256(self) -> str:
         return hashlib.sha256("\n".join([repr(self.table), *self._files.sha256()]).encode()).hexdigest()
 
-    def windows(
-        self, split: str, task: Task, *, augmentation: Augmentation | None, cache_gb: float, year: int | None
-    ) -> PointWindows:
+    def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> PointWindows:
         """The points of a split as windows of one pixel."""
         samples = self._samples_of(split, task)
-        return PointWindows(samples, task, self.sensors, augmentation=augmentation, cache_gb=cache_gb, year=year)
+        return PointWindows(samples, task, self.sensors, augmentation=augmentation, year=year)
 
     def _labels_of(self, task: Task) -> list[Label]:
         return [self.labelled_points(task).label]

@@ -19,6 +19,7 @@ from finetune.training.losses import balanced_weights
 from finetune.training.schedule import Schedule
 from tests.support.finetune_runs import run
 from tests.support.rice_scenes import write_label, write_rice_scene
+from tests.support.window_stores import stored_windows
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.33, 0.5, 1.0)
 SCENES = np.repeat(np.arange(5), 20)
@@ -132,12 +133,14 @@ def test_numbers_of_steps_that_cannot_be() -> None:
         Schedule(steps=5, min_steps=9)
 
 
-@pytest.mark.parametrize("cache_gb", [4.0, 0.0])
-def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, cache_gb: float) -> None:
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, is_stored: bool) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         write_rice_scene(tmp_path / name, "train", side=128, seed=seed, frames=6)
     scenes = [load_scene(tmp_path / name) for name in ("a", "b")]
-    whole, part = (SceneWindows(scenes, load_task("paddy_rice"), load_sensors(), cache_gb=cache_gb) for _ in range(2))
+    whole, part = (SceneWindows(scenes, load_task("paddy_rice"), load_sensors()) for _ in range(2))
+    if is_stored:
+        whole, part = (stored_windows(each, tmp_path / "windows") for each in (whole, part))
     whole.normalization = part.normalization = {source: whole.statistics(source) for source in ("landsat", "modis")}
     part.keep_share(0.5, seed=3)
     assert (len(whole), len(part)) == (8, 4)

@@ -27,7 +27,7 @@ def data_with_classes(folder: Path, classes: dict[int, str]) -> SceneData:
 
 
 def check(data: SceneData, task: Task) -> str:
-    training = data.windows("train", task, augmentation=None, cache_gb=1, year=None)
+    training = data.windows("train", task, year=None)
     return check_classes(training, data.labels(task))
 
 
@@ -62,7 +62,7 @@ def test_scenes_of_200_classes(tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(0, 201, (64, 64))
     for scene in "acd":
         write_label(tmp_path / scene / "crop_type.tif", codes)
-    training = data.windows("train", task, augmentation=None, cache_gb=1, year=None)
+    training = data.windows("train", task, year=None)
     np.testing.assert_array_equal(training.class_pixels(), np.bincount(codes.ravel(), minlength=201)[1:])
     test = data.test_data(task, year=None)
     assert isinstance(test, LabelledScenes)

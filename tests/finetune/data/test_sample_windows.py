@@ -46,7 +46,7 @@ def test_tensors_floats_and_windows_are_the_same_numbers() -> None:
     sample = make_sample(1)
     plain = windows([sample], SMALL)
     tensors = {s: torch.from_numpy(p.astype(np.float32)) for s, p in sample["data"].items()}
-    other = windows([{"data": tensors, "label": torch.from_numpy(sample["label"]), "file_name": "t"}], SMALL, cache_gb=0)
+    other = windows([{"data": tensors, "label": torch.from_numpy(sample["label"]), "file_name": "t"}], SMALL)
     assert len(plain) == len(other) == 4
     for i, (row, col) in enumerate((r, c) for r in (0, FACTOR) for c in (0, FACTOR)):
         fine = sample["data"]["landsat"][..., row : row + FACTOR, col : col + FACTOR]
@@ -213,10 +213,9 @@ def test_samples_of_other_sizes_are_cut_and_padded_and_unlabelled_windows_left_o
     assert dataset.pixel_sizes == {30.0}
 
 
-@pytest.mark.parametrize("cache_gb", [1.0, 0.0])
-def test_a_share_of_the_labels_is_spread_over_scenes(cache_gb: float) -> None:
+def test_a_share_of_the_labels_is_spread_over_scenes() -> None:
     samples = [make_sample(i) | {"scene": "ab"[i // 4]} for i in range(8)]  # four samples of four windows in each of two scenes
-    whole, part = (windows(samples, SMALL, cache_gb=cache_gb) for _ in range(2))
+    whole, part = (windows(samples, SMALL) for _ in range(2))
     part.keep_share(0.25, seed=3)
     assert len(part) == 8
     assert sorted(part.scene_of(i) for i in range(8)) == ["a"] * 4 + ["b"] * 4

@@ -12,6 +12,7 @@ import zarr
 
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
+from finetune.data import scene_series
 from finetune.data.scene_windows import SceneWindows
 from finetune.data.window_origins import origins, origins_within
 from finetune.task import IGNORE, load_task
@@ -123,16 +124,48 @@ def test_flips_and_rotations_move_pixels_and_label_alike(tmp_path: Path) -> None
     assert codes.shape == (64, 64)
 
 
-def test_uncached_windows_are_the_same(tmp_path: Path) -> None:
+def test_windows_that_are_read_together_are_those_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows with labels lie apart, and reach over the edges of the scene."""
     scenes = []
     for seed, name in enumerate(("a", "b")):
-        write_rice_scene(tmp_path / name, "train", side=64, seed=seed)
+        _, codes = write_rice_scene(tmp_path / name, "train", side=208, seed=seed, frames=6)
+        codes[32:96, 32:160] = codes[:32, 64:] = 0
+        write_label(tmp_path / name / "crop_type.tif", codes)
         scenes.append(load_scene(tmp_path / name))
     task = replace(load_task("paddy_rice"), window_px=32)
-    cached, uncached = (SceneWindows(scenes, task, load_sensors(), cache_gb=size) for size in (1.0, 0.0))
-    cached.normalization = uncached.normalization = {source: cached.statistics(source) for source in task.sources}
-    for index in (0, 7, 1, 4):
-        one, other = cached[index], uncached[index]
-        assert all(torch.equal(one["data"][s], other["data"][s]) for s in task.sources)
-        assert torch.equal(one["label"], other["label"])
-    uncached.close()
+    dataset = SceneWindows(scenes, task, load_sensors())
+    assert len(dataset) == 2 * (49 - 5 - 8)
+    alone = [dataset.stacks(index) for index in range(len(dataset))]
+    window_bytes = dataset.series[0].window_bytes(32)
+    for windows_at_once in (1, 3, 10, 1000):
+        monkeypatch.setattr(scene_series, "BYTES_AT_ONCE", windows_at_once * window_bytes)
+        for first in (0, 5, 40):
+            together = list(dataset.stacks_from(first))
+            assert len(together) == len(dataset) - first
+            for one, other in zip(alone[first:], together, strict=True):
+                for source in task.sources:
+                    np.testing.assert_array_equal(one[source].pixels, other[source].pixels)
+                    np.testing.assert_array_equal(one[source].valid, other[source].valid)
+
+
+def test_blocks_of_windows_are_bounded_and_keep_their_order() -> None:
+    rng = np.random.default_rng(0)
+    every = [(row, col) for row in range(0, 640, 64) for col in range(0, 640, 64)]
+    for share in (1.0, 0.5, 0.05):
+        corners = [corner for corner in every if rng.random() < share]
+        for at_once in (1, 7, 25, 1000):
+            blocks = list(scene_series._blocks(corners, 64, at_once))
+            assert [corner for block in blocks for corner in block] == corners
+            for block in blocks:
+                rows, cols = zip(*block, strict=True)
+                area = ((max(rows) - min(rows)) // 64 + 1) * ((max(cols) - min(cols)) // 64 + 1)
+                assert area <= at_once
+                assert area <= scene_series.MOST_READ_IN_VAIN * len(block)
+    assert [len(block) for block in scene_series._blocks(every, 64, 25)] == [20] * 5
+
+
+def test_shapes_of_a_group_are_those_of_its_stacks(small: tuple[dict, np.ndarray, SceneWindows]) -> None:
+    _, _, dataset = small
+    group = dataset.group(0)
+    assert {source: stack.pixels.shape for source, stack in dataset.stacks(8).items()} == dict(group.shapes)
+    assert dataset.window(8).name == group.window_name(64, 64) == "delta-r00064-c00064"

@@ -71,7 +71,7 @@ def windows(data: AnyPath, task: Task) -> list[Any]:
     opened = open_data(data)
     found = []
     for split in SPLITS:
-        of_split = opened.windows(split, task, augmentation=None, cache_gb=0.0, year=None)
+        of_split = opened.windows(split, task, year=None)
         found += [of_split.window(index) for index in range(len(of_split))]
     return found
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from tests.support.season_scores import RICE, turning_windows, write_turning_scene
+from tests.support.window_stores import stored_windows
 
 
-@pytest.mark.parametrize("cache_gb", [1.0, 0.0])
-def test_a_cut_series_is_that_of_an_archive_without_later_images(tmp_path: Path, cache_gb: float) -> None:
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_cut_series_is_that_of_an_archive_without_later_images(tmp_path: Path, is_stored: bool) -> None:
     write_turning_scene(tmp_path / "whole", 0)
-    whole = turning_windows(tmp_path / "whole", cache_gb=cache_gb)
+    straight = turning_windows(tmp_path / "whole")
+    whole = stored_windows(straight, tmp_path / "windows") if is_stored else straight
     before = [whole[i]["data"]["landsat"] for i in range(4)]
     for count in RICE.days_seen(2021)[:-1]:
         last = np.datetime64("2021-01-01") + count - 1

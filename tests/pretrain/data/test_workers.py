@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+from common import worker_process
 from common.errors import InfrastructureError
 from data_prep.corpus.dataset import Corpus, load_corpus
-from pretrain.data import workers
 from pretrain.data.stream import Stream
 from pretrain.data.workers import ReaderProcess
 from tests.support.pretraining import assert_equal_batches, python_environment, stream_config
@@ -83,7 +83,7 @@ def test_a_process_that_is_killed_before_it_gets_a_buffer_is_named(corpus: Corpu
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # the exit code stays for the one who started it
         send_handle(connection, file, pid)
 
-    monkeypatch.setattr("pretrain.data.workers.send_handle", killed_first)
+    monkeypatch.setattr("common.worker_process.send_handle", killed_first)
     batches = Stream(corpus, "train", stream_config(num_workers=1)).batches(0, 10)
     with pytest.raises(InfrastructureError, match="reads batches ended with exit code -9: the system lacked"):
         list(batches)
@@ -143,7 +143,7 @@ def test_a_process_that_hangs_in_a_read_is_named_with_its_shards(tmp_path: Path,
 
 def test_closing_gives_up_on_a_process_that_cannot_be_killed(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an uninterruptible sleep, where it gets no signal."""
-    monkeypatch.setattr(workers, "_SECONDS_TO_LEAVE", 0.2)
+    monkeypatch.setattr(worker_process, "_SECONDS_TO_LEAVE", 0.2)
     process = ReaderProcess({}, corpus.fingerprint, stream_config(num_workers=1))
     with monkeypatch.context() as patched:
         patched.setattr(subprocess.Popen, "kill", lambda _: None)
