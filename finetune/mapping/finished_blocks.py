@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,31 @@ class FinishedBlocks:
 ComputeBlocks = Callable[[list[int], Progress], Iterable[tuple[int, dict[str, np.ndarray]]]]
 
 
-def finish_blocks(finished: FinishedBlocks, tiling: Tiling, name: str, doing: str, compute: ComputeBlocks) -> None:
-    """Compute and store all blocks of a map of scene `name` that are not finished. `doing`: what the bar shows before it."""
-    windows = [tiling.num_windows(block) for block in tiling.blocks]
-    missing = [number for number in range(len(windows)) if number not in finished]
-    done = sum(windows) - sum(windows[number] for number in missing)
+def finish_blocks(
+    finished: FinishedBlocks,
+    tiling: Tiling,
+    name: str,
+    doing: str,
+    compute: ComputeBlocks,
+    wanted: Sequence[int] | None = None,
+) -> None:
+    """Compute and store all blocks of a map that are not finished.
+
+    Args:
+        finished: where they are stored.
+        tiling: blocks and windows of the map.
+        name: name of the scene.
+        doing: what the progress bar shows before the name.
+        compute: computes blocks.
+        wanted: numbers of the blocks; None for all.
+    """
+    windows = {number: tiling.num_windows(tiling.blocks[number]) for number in wanted or range(len(tiling.blocks))}
+    missing = [number for number in windows if number not in finished]
+    total = sum(windows.values())
+    done = total - sum(windows[number] for number in missing)
     if done:
         print(f"{name}: resuming, {len(windows) - len(missing)} of {len(windows)} blocks are finished")
-    with tqdm(total=sum(windows), initial=done, desc=f"{doing} {name}", unit="window") as bar:
+    with tqdm(total=total, initial=done, desc=f"{doing} {name}", unit="window") as bar:
         for number, arrays in compute(missing, bar.update):
             finished.write(number, arrays)
 
