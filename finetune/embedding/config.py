@@ -75,9 +75,7 @@ class EmbedConfig:
                 "and 0"
             )
         if self.pca is not None and self.dimensions != DIMENSIONS:
-            raise ValueError(
-                f"--dimensions {self.dimensions} has no effect with --pca {self.pca}, which has its own; leave it out"
-            )
+            raise ValueError(f"--dimensions {self.dimensions} has no effect with --pca {self.pca}; leave one of them out")
         if self.block_cells is not None and self.block_cells < 1:
             raise ValueError(f"--block_cells is {self.block_cells}; expected at least 1")
         _ = self.choice, self.options

@@ -69,7 +69,7 @@ class Projection:
         return matrix.astype(np.float32), (-matrix @ self.mean.astype(np.float64)).astype(np.float32)
 
     def quantized(self, values: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, int]:
-        """Embeddings (D, H, W) as codes int8 (D, H, W), no data where not `seen`, bool (H, W); and the number of clipped cells."""
+        """Embeddings (D, H, W) as codes int8 (D, H, W), no data where not `seen` (H, W); and the number of clipped cells."""
         codes = np.rint((values - self.offset[:, None, None]) / self.scale[:, None, None])
         beyond = (np.abs(codes) > LARGEST_CODE).any(axis=0) & seen
         stored = np.clip(codes, -LARGEST_CODE, LARGEST_CODE)
@@ -105,7 +105,7 @@ def load_projection(path: Path) -> Projection:
 def fit_projection(
     sample: np.ndarray, dimensions: int, about_features: Mapping[str, Any], about_sample: Mapping[str, Any]
 ) -> Projection:
-    """The projection to the first `dimensions` principal components of a sample of features, float32 (N, F); 0 keeps the features.
+    """The projection to the first `dimensions` principal components of a sample of features, float32 (N, F); 0 keeps all.
 
     Raises ValueError for more components than features, or than cells in the sample.
     """

@@ -152,8 +152,8 @@ def _task_of_encoder(encoder: VideoSwin, scenes: Sequence[Scene], override: Task
         shared = {tuple(source for source in encoder.config.sources if source in scene.sources) for scene in scenes}
         if len(shared) > 1 or shared == {()}:
             raise ValueError(
-                f"which sources to read cannot be known: --model {path} knows {', '.join(encoder.config.sources)}, and the "
-                f"scenes have of these {' or '.join(', '.join(found) or 'none' for found in sorted(shared))}; state --override.sources"
+                f"which sources to read cannot be known: --model {path} knows {', '.join(encoder.config.sources)}; of these the "
+                f"scenes have {' or '.join(', '.join(found) or 'none' for found in sorted(shared))}; state --override.sources"
             )
         (sources,) = shared
     nothing = (MapClass(name="none", color="#000000"), MapClass(name="any", color="#ffffff", labels=("any",)))
