@@ -37,6 +37,8 @@ COMMANDS = {
     "finetune": ("finetune.run", "fine-tune an encoder to a task, score it and map the test scenes"),
     "predict": ("finetune.predict", "map a scene with a fine-tuned model"),
     "fields": ("finetune.fields", "polygons of the objects of a map"),
+    "embed": ("finetune.embed", "embeddings of scenes or points by an encoder, as maps or a table"),
+    "probe": ("finetune.probe", "simple classifiers on embeddings, scored as fine-tuning is"),
     "compare": ("finetune.compare", "compare encoders over tasks, shares of the labels and seeds"),
     "join_comparisons": ("finetune.join_comparisons", "comparisons on several data side by side"),
 }

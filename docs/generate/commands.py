@@ -57,6 +57,8 @@ COMMANDS = (
     _script("finetune", "finetune/run.py"),
     _script("predict", "finetune/predict.py"),
     _script("fields", "finetune/fields.py"),
+    _script("embed", "finetune/embed.py"),
+    _script("probe", "finetune/probe.py"),
     _script("compare", "finetune/compare.py"),
     _script("join_comparisons", "finetune/join_comparisons.py"),
 )

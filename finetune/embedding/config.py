@@ -8,11 +8,10 @@ from pathlib import Path
 from common.storage import AnyPath
 from finetune.config import TaskOverride
 from finetune.data.normalization import CHECKPOINT
+from finetune.embedding.components import SampleOptions
 from finetune.embedding.features import LEVELS, FeatureChoice, TimeAxis
 from finetune.embedding.scene_blocks import WindowOptions
 from finetune.embedding.scene_map import Format, StoredType
-
-DIMENSIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +54,10 @@ class EmbedConfig:
     normalization: str = CHECKPOINT
     levels: list[int] = field(default_factory=lambda: list(LEVELS))
     time: TimeAxis = "keep"
-    dimensions: int = DIMENSIONS
+    dimensions: int = SampleOptions.dimensions
     pca: Path | None = None
-    pca_windows: int = 256
-    seed: int = 0
+    pca_windows: int = SampleOptions.pca_windows
+    seed: int = SampleOptions.seed
     format: Format = "cog"
     dtype: StoredType = "auto"
     points: Path | None = None
@@ -69,21 +68,21 @@ class EmbedConfig:
     override: TaskOverride = field(default_factory=TaskOverride)
 
     def __post_init__(self) -> None:
-        if self.dimensions < 0 or self.pca_windows < 1 or self.seed < 0:
-            raise ValueError(
-                f"--dimensions is {self.dimensions}, --pca_windows {self.pca_windows}, --seed {self.seed}; expected at least 0, 1 "
-                "and 0"
-            )
-        if self.pca is not None and self.dimensions != DIMENSIONS:
+        if self.pca is not None and self.dimensions != SampleOptions.dimensions:
             raise ValueError(f"--dimensions {self.dimensions} has no effect with --pca {self.pca}; leave one of them out")
         if self.block_cells is not None and self.block_cells < 1:
             raise ValueError(f"--block_cells is {self.block_cells}; expected at least 1")
-        _ = self.choice, self.options
+        _ = self.choice, self.options, self.sample
 
     @property
     def choice(self) -> FeatureChoice:
         """What of the encoder's maps are features. Raises ValueError for other values."""
         return FeatureChoice(levels=tuple(self.levels), time=self.time)
+
+    @property
+    def sample(self) -> SampleOptions:
+        """How components are computed. Raises ValueError for values out of range."""
+        return SampleOptions(dimensions=self.dimensions, pca_windows=self.pca_windows, seed=self.seed)
 
     @property
     def options(self) -> WindowOptions:

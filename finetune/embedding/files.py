@@ -23,7 +23,14 @@ from finetune.mapping.tiling import Block
 TILE_PX = 256  # of all dimensions together: 4 MB at 64 dimensions of one byte
 VARIABLE = "embedding"  # in a Zarr store
 MEANING = "embedding = stored number * scale + offset, with one scale and offset for each band"
-TEXTS = ("scene", "model", "model_weights", "time_axis", "last_image")  # tags that are texts, whatever they look like
+TEXTS = (
+    "scene",
+    "model",
+    "model_weights",
+    "components",
+    "time_axis",
+    "last_image",
+)  # tags that are texts, whatever they look like
 
 Blocks = Iterable[tuple[Block, np.ndarray]]  # arrays (D, height, width), int8 or float16
 

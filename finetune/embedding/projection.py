@@ -4,15 +4,17 @@ Features are standardised before the components are computed, so that each level
 of its numbers. Components keep their variances: distances between embeddings are nearly those between standardised features.
 
 Stored in one byte, a number is `code * scale + offset`, with one scale and offset for each dimension. They are such that the
-range of the sample, wider by a tenth, becomes the codes -127 to 127; -128 is no data. Numbers beyond are stored as the nearest
+range of the sample, wider by half, becomes the codes -127 to 127; -128 is no data. Numbers beyond are stored as the nearest
 code, and counted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from common.atomic_files import whole_file
+from common.notes import note
 
 FORMAT = "agrifm embedding components 1"
 LARGEST_CODE, NO_DATA_CODE = 127, -128
-_MARGIN = 1.1  # of the range of the sample
+_MARGIN = 1.5  # of the range of the sample: other scenes and years have other numbers
+# Features that are constant in a small sample, such as those of a coarse source, differ by rounding alone; to divide by that
+# would make them larger than all others in the next scene. Nor is anything known of components without a variance.
+_SMALLEST_STD = 1e-3  # of the mean over features
+_SMALLEST_SHARE = 1e-9  # of the variance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +67,12 @@ class Projection:
         """Names of the dimensions: e00, e01, ..."""
         digits = max(2, len(str(self.dimensions - 1)))
         return [f"e{number:0{digits}}" for number in range(self.dimensions)]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the numbers: embeddings are comparable when theirs are equal."""
+        arrays = [self.mean, self.std, self.scale, self.offset, *([] if self.components is None else [self.components])]
+        return hashlib.sha256(b"".join(np.ascontiguousarray(array, np.float32).tobytes() for array in arrays)).hexdigest()
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
         """The projection as a matrix float32 (D, F) and a vector float32 (D,): embedding = matrix @ features + vector."""
@@ -110,7 +123,7 @@ def fit_projection(
     Raises ValueError for more components than features, or than cells in the sample.
     """
     mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
-    std = np.where(std > 0, std, 1.0)
+    std = np.maximum(std, _SMALLEST_STD * std.mean()) if std.any() else np.ones_like(std)
     components, scores = None, sample
     if dimensions:
         if not 0 < dimensions <= min(sample.shape):
@@ -121,9 +134,15 @@ def fit_projection(
         from sklearn.decomposition import PCA  # imported here because it takes a second
 
         found = PCA(dimensions, svd_solver="covariance_eigh").fit((sample - mean) / std)
-        components = found.components_.astype(np.float32)
-        scores = found.transform((sample - mean) / std)
         variance = found.explained_variance_ratio_
+        known = variance > _SMALLEST_SHARE
+        components = np.where(known[:, None], found.components_, 0.0).astype(np.float32)
+        scores = found.transform((sample - mean) / std) * known
+        if not known.all():
+            note(
+                f"only {known.sum()} of {dimensions} dimensions have a variance in the sample of {len(sample)} cells; the others "
+                "are 0: give more scenes, or fewer --dimensions"
+            )
     else:
         variance = sample.var(axis=0, dtype=np.float64)
         variance = variance / max(variance.sum(), np.finfo(np.float64).tiny)

@@ -14,6 +14,7 @@ import numpy as np
 from common.errors import while_running
 from common.json_files import json_bytes, write_json
 from data_prep.archive.scene import scene_file_sha256
+from finetune.embedding.components import COMPONENTS_FILE
 from finetune.embedding.files import EmbeddingFile, write_cog, write_zarr
 from finetune.embedding.projection import Projection
 from finetune.embedding.scene_blocks import BlockEmbedder, SceneCells
@@ -25,7 +26,6 @@ from finetune.mapping.windows import Progress
 
 Format = Literal["cog", "zarr"]
 StoredType = Literal["auto", "int8", "float16"]
-COMPONENTS_FILE = "pca.safetensors"
 SUFFIXES: dict[Format, str] = {"cog": ".tif", "zarr": ".zarr"}
 _IDENTITY = "agrifm:identity"  # in a STAC item: digest of everything that the embedding depends on
 
@@ -111,14 +111,11 @@ def _computed(embedder: BlockEmbedder) -> Callable[[list[int], Progress], Iterat
 def embedding_identity(embedder: BlockEmbedder) -> dict[str, Any]:
     """Everything that an embedding of a scene depends on, as plain values, beside how it is stored."""
     cells, projection = embedder.cells, embedder.projection
-    arrays = [projection.mean, projection.std, projection.scale, projection.offset]
-    arrays += [] if projection.components is None else [projection.components]
-    components = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
     return {
         "format": 1,
         "weights": cells.model.digest,
         "features": cells.features.describe(),
-        "components": components,
+        "components": projection.digest,
         "images": repr((cells.model.task.season, cells.model.task.compositing, dict(cells.model.task.upsample))),
         "normalization": json.dumps(cells.model.normalization, sort_keys=True),
         "scene": scene_identity(cells.series),
@@ -164,6 +161,7 @@ def _write(embedder: BlockEmbedder, finished: FinishedBlocks, path: Path, kind: 
         "year": series.year,
         "model": cells.model.origin,
         "model_weights": cells.model.digest,
+        "components": projection.digest,
         "sources": list(task.sources),
         "levels": list(cells.features.choice.levels),
         "time_axis": cells.features.choice.time,

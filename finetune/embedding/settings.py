@@ -121,7 +121,7 @@ def _load(
     path: Path,
 ) -> tuple[VideoSwin, Task | None, Mapping[str, Sensor], float | None, Mapping[str, BandStatistics]]:
     """Encoder, and what is known with it: task, sensors, pixel size, normalisation."""
-    if not _is_fine_tuned(path):
+    if not is_fine_tuned(path):
         encoder = load_encoder(path)
         return encoder, None, {}, None, encoder.normalization or {}
     model, recipe = load_model(path)
@@ -130,7 +130,7 @@ def _load(
     return model.encoder, recipe.task, recipe.sensors, recipe.pixel, recipe.normalization
 
 
-def _is_fine_tuned(path: Path) -> bool:
+def is_fine_tuned(path: Path) -> bool:
     """Whether a fine-tuned model lies at `path`."""
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file() or file.suffix != ".safetensors":
