@@ -9,10 +9,11 @@ from data_prep.archive.scene import SCENE_FILE, find_scenes
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
 from finetune.device import pick_device
-from finetune.embedding.components import components_in
+from finetune.embedding.components import about_features, check_features, components_in
 from finetune.embedding.config import EmbedConfig
 from finetune.embedding.features import EncoderFeatures
 from finetune.embedding.points import SCENE, embed_points, read_points
+from finetune.embedding.projection import load_projection
 from finetune.embedding.scene_blocks import scene_cells
 from finetune.embedding.scene_map import embed_scene
 from finetune.embedding.settings import EmbeddingModel, load_embedding_model
@@ -29,6 +30,8 @@ def embed(config: EmbedConfig) -> list[Path]:
     model, scenes = _open(config)
     features = EncoderFeatures(model.encoder, model.task.sources, model.task.frames, config.choice, device)
     cells = [scene_cells(model, features, series, config.options) for series in scenes]
+    if config.pca is not None:
+        check_features(load_projection(config.pca), about_features(cells[0]), config.pca)
     config.output.mkdir(parents=True, exist_ok=True)
     with RunLock(config.output / LOCK, config.output) as lock:
         lock.acquire()

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from finetune.data.scene_series import SceneSeries
 from pretrain.model import VideoSwin
@@ -197,5 +198,9 @@ def _on_cells(maps: torch.Tensor, patch_cells: Fraction, cells: int) -> torch.Te
 
     Patches of coarse sources may extend beyond the window, as the encoder pads what is no multiple of them.
     """
-    height, width = (max(cells, round(side * patch_cells)) for side in maps.shape[-2:])
-    return resize(maps, (height, width))[..., :cells, :cells]
+    covered = [side * patch_cells for side in maps.shape[-2:]]
+    if all(side.denominator == 1 for side in covered):
+        resized = resize(maps, (int(covered[0]), int(covered[1])))
+    else:
+        resized = F.interpolate(maps, scale_factor=float(patch_cells), mode="bilinear", align_corners=False)
+    return resized[..., :cells, :cells]
