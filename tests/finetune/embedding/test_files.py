@@ -151,10 +151,15 @@ def about(transform: Affine, crs: str = "EPSG:32631", size: int = 3) -> Embeddin
     return EmbeddingFile(grid=grid, names=["e00"], scale=None, offset=None, season=season, tags={})
 
 
+def scratch_in(folder: Path) -> Path:
+    (folder / "scratch").mkdir()
+    return folder / "scratch"
+
+
 def test_coordinates_of_zero_are_not_missing(tmp_path: Path) -> None:
     """xarray takes the fill value of an array as missing, and that of Zarr is 0 by default."""
     file = about(Affine(2.0, 0, -1.0, 0, -2.0, 5.0), "EPSG:4326")
-    write_zarr(tmp_path / "a.zarr", tmp_path, file, [])
+    write_zarr(tmp_path / "a.zarr", scratch_in(tmp_path), file, [])
     found = xarray.open_zarr(tmp_path / "a.zarr", decode_coords="all")
     assert found.x.values.tolist() == [0, 2, 4]
     assert found.y.values.tolist() == [4, 2, 0]
@@ -165,12 +170,11 @@ def test_coordinates_of_zero_are_not_missing(tmp_path: Path) -> None:
 
 def test_a_turned_grid_has_no_coordinates(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the grid of the scene is turned.*--format cog"):
-        write_zarr(tmp_path / "a.zarr", tmp_path, about(Affine.rotation(10) @ Affine.scale(1, -1)), [])
+        write_zarr(tmp_path / "a.zarr", scratch_in(tmp_path), about(Affine.rotation(10) @ Affine.scale(1, -1)), [])
 
 
 def test_a_store_that_is_there_is_replaced_whole(tmp_path: Path) -> None:
-    (tmp_path / "scratch").mkdir()
-    write_zarr(tmp_path / "a.zarr", tmp_path / "scratch", about(Affine.scale(1, -1), size=5), [])
+    write_zarr(tmp_path / "a.zarr", scratch_in(tmp_path), about(Affine.scale(1, -1), size=5), [])
     (tmp_path / "scratch" / "a.zarr").mkdir()  # of an earlier start, which was killed
     (tmp_path / "scratch" / "a.zarr" / "rubbish").write_text("x")
     write_zarr(tmp_path / "a.zarr", tmp_path / "scratch", about(Affine.scale(1, -1), size=4), [])

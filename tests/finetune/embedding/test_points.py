@@ -71,7 +71,7 @@ def test_a_point_has_the_embedding_of_the_cell_that_holds_it(embedded: Path, tmp
     assert {"a", "b", ""} == set(scenes)
 
 
-def test_tables_of_all_kinds_give_the_same(embedded: Path, tmp_path: Path) -> None:
+def test_tables_of_all_kinds_give_the_same(tmp_path: Path) -> None:
     points = some_points(6)
     degrees = points.to_crs("EPSG:4326")
     points.to_parquet(tmp_path / "p.parquet")
