@@ -23,9 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from common.atomic_files import whole_file
+from common.json_files import json_bytes
 from common.notes import note
 
 FORMAT = "agrifm embedding components 1"
+_ABOUT = "components"  # the entry of the file's metadata
 LARGEST_CODE, NO_DATA_CODE = 127, -128
 _MARGIN = 1.5  # of the range of the sample: other scenes and years have other numbers
 # Features that are constant in a small sample, such as those of a coarse source, differ by rounding alone; to divide by that
@@ -92,11 +94,10 @@ class Projection:
         """Write the projection as safetensors; the file appears whole or not at all."""
         names = ("mean", "std", "components", "variance", "scale", "offset")
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        about = {name: json.dumps(getattr(self, name), sort_keys=True) for name in ("features", "sample")}
+        # One entry: safetensors writes several in any order, and equal components shall give equal bytes.
+        about = json_bytes({"format": FORMAT, "features": self.features, "sample": self.sample}).decode()
         with whole_file(path) as temporary:
-            temporary.write_bytes(
-                save({n: np.ascontiguousarray(a, np.float32) for n, a in arrays.items()}, {"format": FORMAT, **about})
-            )
+            temporary.write_bytes(save({n: np.ascontiguousarray(a, np.float32) for n, a in arrays.items()}, {_ABOUT: about}))
 
 
 def load_projection(path: Path) -> Projection:
@@ -105,14 +106,14 @@ def load_projection(path: Path) -> Projection:
         raise ValueError(f"no components at {path}: give the pca.safetensors that an `agrifm embed` before wrote")
     try:
         with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} holds no components of embeddings (format {about.get('format')!r}, expected {FORMAT!r})")
     components = arrays.pop("components", None)
-    return Projection(components=components, features=json.loads(about["features"]), sample=json.loads(about["sample"]), **arrays)
+    return Projection(components=components, features=about["features"], sample=about["sample"], **arrays)
 
 
 def fit_projection(

@@ -263,6 +263,8 @@ def test_components_of_other_features_are_refused(model: Path, scenes: Path, und
         run_embed(model, scenes, tmp_path / "out", pca=pca, levels=[4])
     with pytest.raises(ValueError, match="has no effect with --pca"):
         run_embed(model, scenes, tmp_path / "out", pca=pca, dimensions=3)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
     shutil.copy(pca, tmp_path / "out" / "pca.safetensors")
     with pytest.raises(ValueError, match=r"was computed from another sample .*add embeddings to it with --pca"):
         run_embed(model, scenes, tmp_path / "out", seed=5)
