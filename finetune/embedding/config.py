@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from common.storage import AnyPath
 from finetune.config import TaskOverride
@@ -12,6 +13,7 @@ from finetune.embedding.components import SampleOptions
 from finetune.embedding.features import LEVELS, FeatureChoice, TimeAxis
 from finetune.embedding.scene_blocks import WindowOptions
 from finetune.embedding.scene_map import Format, StoredType
+from finetune.embedding.workers import EmbedWorkers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ class EmbedConfig:
         points: a CSV with lon and lat, or a vector file of points: their embeddings are written as Parquet, and no maps.
         overlap: share of a window that its neighbour covers too, 0 to 0.9.
         batch_size: windows per batch.
+        workers: number of processes that embed maps; if there are several, each computes with one thread.
+        engine: local or dask, for several workers.
+        scheduler: address of a running Dask cluster, or slurm to start one in SLURM jobs.
         block_cells: side of the blocks in which a map is made, in cells; the default is as many as memory holds.
         device: auto, cpu or cuda.
         override: values that replace those of the task; its label does not count.
@@ -63,6 +68,9 @@ class EmbedConfig:
     points: Path | None = None
     overlap: float = 0.5
     batch_size: int = 16
+    workers: int = 1
+    engine: Literal["local", "dask"] = "local"
+    scheduler: str | None = None
     block_cells: int | None = None
     device: str = "auto"
     override: TaskOverride = field(default_factory=TaskOverride)
@@ -70,6 +78,8 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         if self.pca is not None and self.dimensions != SampleOptions.dimensions:
             raise ValueError(f"--dimensions {self.dimensions} has no effect with --pca {self.pca}; leave one of them out")
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; expected at least 1")
         if self.block_cells is not None and self.block_cells < 1:
             raise ValueError(f"--block_cells is {self.block_cells}; expected at least 1")
         _ = self.choice, self.options, self.sample
@@ -78,6 +88,13 @@ class EmbedConfig:
     def choice(self) -> FeatureChoice:
         """What of the encoder's maps are features. Raises ValueError for other values."""
         return FeatureChoice(levels=tuple(self.levels), time=self.time)
+
+    @property
+    def processes(self) -> EmbedWorkers | None:
+        """Processes that embed; None for this process alone."""
+        if self.workers == 1 and self.scheduler is None and self.engine == "local":
+            return None
+        return EmbedWorkers(count=self.workers, engine=self.engine, scheduler=self.scheduler)
 
     @property
     def sample(self) -> SampleOptions:

@@ -40,7 +40,8 @@ def embed(config: EmbedConfig) -> list[Path]:
             for one in cells:
                 with one.series:
                     note_other_scale(one.series, model.normalization, one.geometry.window_px)
-            return [embed_scene(one, projection, config.output, config.format, config.dtype, lock.check) for one in cells]
+            to = config.output, config.format, config.dtype
+            return [embed_scene(one, projection, *to, config.processes, lock.check) for one in cells]
         path = config.output / f"{Path(str(config.points)).stem}_{config.year}.parquet"
         table = embed_points(points, cells, projection, path, lock.check)
     without = int(table[SCENE].isna().sum())

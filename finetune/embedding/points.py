@@ -18,8 +18,7 @@ from common.atomic_files import whole_file
 from common.errors import while_running
 from common.grid import GEOGRAPHIC
 from finetune.embedding.projection import Projection
-from finetune.embedding.scene_blocks import BlockEmbedder, SceneCells
-from finetune.embedding.scene_map import embedding_identity
+from finetune.embedding.scene_blocks import BlockEmbedder, SceneCells, embedding_identity
 from finetune.mapping.finished_blocks import FinishedBlocks, finish_blocks
 from finetune.mapping.windows import Progress
 

@@ -58,10 +58,10 @@ class EmbeddingMap:
         height, width = height or self.grid.height - row, width or self.grid.width - col
         if self.path.is_dir():
             group = zarr.open_group(self.path, mode="r")
-            stored = np.asarray(group[VARIABLE][0, :, row : row + height, col : col + width])
+            stored = np.asarray(_array(group, VARIABLE)[0, :, row : row + height, col : col + width])
             if "scale" not in group:
                 return stored.astype(np.float32)
-            scale, offset = (np.asarray(group[name][:]) for name in ("scale", "offset"))
+            scale, offset = (np.asarray(_array(group, name)[:]) for name in ("scale", "offset"))
         else:
             with rasterio.open(self.path) as raster:
                 stored = raster.read(window=Window(col, row, width, height))
@@ -123,13 +123,21 @@ def _bilinear(part: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarra
 def _about_zarr(path: Path) -> dict[str, Any]:
     try:
         group = zarr.open_group(path, mode="r")
-        attributes, names = dict(group.attrs), tuple(map(str, np.asarray(group["band"][:])))
-        reference, shape = group["spatial_ref"].attrs, group[VARIABLE].shape
+        attributes, names = dict(group.attrs), tuple(map(str, np.asarray(_array(group, "band")[:])))
+        reference, shape = group["spatial_ref"].attrs, _array(group, VARIABLE).shape
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no embedding of `agrifm embed`: {error}") from error
     transform = Affine.from_gdal(*map(float, str(reference["GeoTransform"]).split()))
     crs = crs_text(str(reference["crs_wkt"]), str(path))
     return {"grid": Grid(crs=crs, transform=transform, height=shape[2], width=shape[3]), "names": names, "tags": attributes}
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    """An array of a group. Raises KeyError when there is none of this name."""
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise KeyError(name)
+    return found
 
 
 def _value(text: str) -> Any:

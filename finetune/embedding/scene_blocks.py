@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from affine import Affine
 
 from common.grid import Grid
+from data_prep.archive.scene import scene_file_sha256
 from finetune.data.scene_series import SceneSeries
 from finetune.embedding.features import CellGeometry, EncoderFeatures, cell_geometry
 from finetune.embedding.projection import Projection
 from finetune.embedding.settings import EmbeddingModel
+from finetune.mapping.finished_blocks import scene_identity
 from finetune.mapping.tiling import Block, Tiling, check_overlap, default_block
 from finetune.mapping.windows import Progress, WindowReader, blend
 
@@ -125,9 +129,9 @@ class BlockEmbedder:
         """
         values, seen = self.blend(block, progress)
         if not self.in_one_byte:
-            return {"embedding": np.where(seen, values, np.nan).astype(np.float16), "clipped": np.int64(0)}
+            return {"embedding": np.where(seen, values, np.nan).astype(np.float16), "clipped": np.array(0)}
         codes, clipped = self.projection.quantized(values, seen)
-        return {"embedding": codes, "clipped": np.int64(clipped)}
+        return {"embedding": codes, "clipped": np.array(clipped)}
 
     def blend(self, block: Block, progress: Progress = lambda _: None) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings float32 (D, height, width), and in which cells the finest source has a clear pixel, bool (height, width)."""
@@ -161,6 +165,25 @@ class BlockEmbedder:
 
 
 _WindowEmbedder = partial[np.ndarray]
+
+
+def embedding_identity(embedder: BlockEmbedder) -> dict[str, Any]:
+    """Everything that an embedding of a scene depends on, as plain values, beside how it is stored."""
+    cells, projection = embedder.cells, embedder.projection
+    return {
+        "format": 1,
+        "weights": cells.model.digest,
+        "features": cells.features.describe(),
+        "components": projection.digest,
+        "images": repr((cells.model.task.season, cells.model.task.compositing, dict(cells.model.task.upsample))),
+        "normalization": json.dumps(cells.model.normalization, sort_keys=True),
+        "scene": scene_identity(cells.series),
+        "scene_file": scene_file_sha256(cells.series.scene.folder),
+        "tiling": asdict(embedder.tiling),
+        "cell_px": cells.geometry.cell_px,
+        "device": cells.features.device.type,
+        "batch_size": cells.options.batch_size,
+    }
 
 
 def features_of_window(cells: SceneCells, row: int, col: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,13 +12,13 @@ import numpy as np
 
 from common.errors import while_running
 from common.json_files import json_bytes, write_json
-from data_prep.archive.scene import scene_file_sha256
 from finetune.embedding.components import COMPONENTS_FILE
 from finetune.embedding.files import EmbeddingFile, write_cog, write_zarr
 from finetune.embedding.projection import Projection
-from finetune.embedding.scene_blocks import BlockEmbedder, SceneCells
+from finetune.embedding.scene_blocks import BlockEmbedder, SceneCells, embedding_identity
 from finetune.embedding.stac_item import embedding_item
-from finetune.mapping.finished_blocks import FinishedBlocks, finish_blocks, scene_identity
+from finetune.embedding.workers import EmbedWorkers
+from finetune.mapping.finished_blocks import ComputeBlocks, FinishedBlocks, finish_blocks
 from finetune.mapping.scene import last_image
 from finetune.mapping.tiling import Block
 from finetune.mapping.windows import Progress
@@ -54,6 +53,7 @@ def embed_scene(
     folder: Path,
     kind: Format,
     wanted: StoredType,
+    workers: EmbedWorkers | None = None,
     check_lock: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the embedding of a scene into `folder`, and a STAC item beside it; returns its path.
@@ -67,6 +67,7 @@ def embed_scene(
         folder: where the files appear.
         kind: `cog` or `zarr`.
         wanted: type of the stored numbers; see `stored_type`.
+        workers: processes that embed; None embeds in this process.
         check_lock: called before every write; raises when another job writes there.
 
     Raises ValueError for a grid that the format cannot hold.
@@ -82,9 +83,10 @@ def embed_scene(
             return path
         item_path(path).unlink(missing_ok=True)
         finished = FinishedBlocks(path, identity, check_lock)
+        computed = _computed(embedder, folder / COMPONENTS_FILE, workers)
         try:
             with while_running(f"embedding {series.scene.name}"):
-                finish_blocks(finished, embedder.tiling, series.scene.name, "embedding", _computed(embedder))
+                finish_blocks(finished, embedder.tiling, series.scene.name, "embedding", computed)
             check_lock()
             with while_running(f"writing {path}"):
                 clipped = _write(embedder, finished, path, kind, digest)
@@ -99,32 +101,19 @@ def embed_scene(
     return path
 
 
-def _computed(embedder: BlockEmbedder) -> Callable[[list[int], Progress], Iterator[tuple[int, dict[str, np.ndarray]]]]:
-    blocks = embedder.tiling.blocks
+def _computed(embedder: BlockEmbedder, components: Path, workers: EmbedWorkers | None) -> ComputeBlocks:
+    """Computes blocks in this process, or by workers."""
+    tiling = embedder.tiling
 
     def compute(numbers: list[int], progress: Progress) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        return ((number, embedder.embed(blocks[number], progress)) for number in numbers)
+        if workers is None:
+            yield from ((number, embedder.embed(tiling.blocks[number], progress)) for number in numbers)
+        else:
+            for number, arrays in workers.embed(embedder, components, numbers):
+                yield number, arrays
+                progress(tiling.num_windows(tiling.blocks[number]))
 
     return compute
-
-
-def embedding_identity(embedder: BlockEmbedder) -> dict[str, Any]:
-    """Everything that an embedding of a scene depends on, as plain values, beside how it is stored."""
-    cells, projection = embedder.cells, embedder.projection
-    return {
-        "format": 1,
-        "weights": cells.model.digest,
-        "features": cells.features.describe(),
-        "components": projection.digest,
-        "images": repr((cells.model.task.season, cells.model.task.compositing, dict(cells.model.task.upsample))),
-        "normalization": json.dumps(cells.model.normalization, sort_keys=True),
-        "scene": scene_identity(cells.series),
-        "scene_file": scene_file_sha256(cells.series.scene.folder),
-        "tiling": asdict(embedder.tiling),
-        "cell_px": cells.geometry.cell_px,
-        "device": cells.features.device.type,
-        "batch_size": cells.options.batch_size,
-    }
 
 
 def _identity(embedder: BlockEmbedder, kind: Format) -> dict[str, Any]:

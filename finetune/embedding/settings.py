@@ -92,11 +92,12 @@ def load_embedding_model(
 
     Raises ValueError for a baseline, which has no encoder; when the sources cannot be known; and when there is no normalisation.
     """
-    encoder, known, trained, pixel, of_model = _load(path)
+    stored = load_weights(path)
+    known, trained = stored.task, stored.sensors
     if known is not None and task is not None:
         raise ValueError(f"--model {path} was fine-tuned for task {known.name}, whose images it reads; leave --task out")
     if known is None:
-        known = load_task(task) if task is not None else _task_of_encoder(encoder, scenes, override, path)
+        known = load_task(task) if task is not None else _task_of_encoder(stored.encoder, scenes, override, path)
     chosen = (override or TaskOverride()).applied_to(known)
     chosen = replace(chosen, season=season) if season is not None else chosen
     chosen.season_of(2001)
@@ -105,29 +106,47 @@ def load_embedding_model(
     if unknown:
         raise ValueError(f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)}; choose with --override.sources")
     read = {source: known_sensors[source] for source in chosen.sources}
-    check_bands(encoder, chosen, read, path)
+    check_bands(stored.encoder, chosen, read, path)
     return EmbeddingModel(
-        encoder=encoder,
+        encoder=stored.encoder,
         task=chosen,
         sensors={source: sensor for source, sensor in trained.items() if source in chosen.sources},
-        normalization=_normalization(normalization, of_model, read, path),
-        pixel=pixel,
+        normalization=_normalization(normalization, stored.normalization, read, path),
+        pixel=stored.pixel,
         origin=str(path),
-        digest=weights_digest(encoder),
+        digest=weights_digest(stored.encoder),
     )
 
 
-def _load(
-    path: Path,
-) -> tuple[VideoSwin, Task | None, Mapping[str, Sensor], float | None, Mapping[str, BandStatistics]]:
-    """Encoder, and what is known with it: task, sensors, pixel size, normalisation."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredWeights:
+    """An encoder, and what is stored with its weights.
+
+    Attributes:
+        encoder: the encoder.
+        task, sensors, pixel: of a fine-tuned model: its task, the meaning of its pixels and the size of those of its map.
+        normalization: statistics of the bands of each source that has some.
+    """
+
+    encoder: VideoSwin
+    task: Task | None
+    sensors: Mapping[str, Sensor]
+    pixel: float | None
+    normalization: Mapping[str, BandStatistics]
+
+
+def load_weights(path: Path) -> StoredWeights:
+    """The encoder at `path`. Raises ValueError for a baseline, which has none."""
     if not is_fine_tuned(path):
         encoder = load_encoder(path)
-        return encoder, None, {}, None, encoder.normalization or {}
+        known = encoder.normalization or {}
+        return StoredWeights(encoder=encoder, task=None, sensors={}, pixel=None, normalization=known)
     model, recipe = load_model(path)
     if not isinstance(model, CropMapper):
         raise ValueError(f"--model {path} is the baseline {recipe.encoder}, which has no encoder; give a model with one")
-    return model.encoder, recipe.task, recipe.sensors, recipe.pixel, recipe.normalization
+    return StoredWeights(
+        encoder=model.encoder, task=recipe.task, sensors=recipe.sensors, pixel=recipe.pixel, normalization=recipe.normalization
+    )
 
 
 def is_fine_tuned(path: Path) -> bool:

@@ -129,4 +129,5 @@ def _any_of_cells(pixels: np.ndarray, cell_px: int) -> np.ndarray:
     if cell_px == 1:
         return pixels
     cells = len(pixels) // cell_px
-    return pixels.reshape(cells, cell_px, cells, cell_px).any(axis=(1, 3))
+    found: np.ndarray = pixels.reshape(cells, cell_px, cells, cell_px).any(axis=(1, 3))
+    return found

@@ -69,5 +69,5 @@ def computed_maps(
 
     projection = components_in(folder, [cells_of(series) for series in training], config.sample, config.pca, check_lock)
     for series in (*training, *others):
-        embed_scene(cells_of(series), projection, folder, "cog", "int8", check_lock)
+        embed_scene(cells_of(series), projection, folder, "cog", "int8", check_lock=check_lock)
     return read_maps(folder, [*training, *others])

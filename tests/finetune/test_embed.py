@@ -189,6 +189,12 @@ def test_a_killed_command_resumes_to_the_same_bytes(model: Path, scenes: Path, u
     assert same_files(output, undisturbed)
 
 
+@pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.slow)])
+def test_workers_make_the_same_files(model: Path, scenes: Path, undisturbed: Path, tmp_path: Path, engine: Any) -> None:
+    run_embed(model, scenes, tmp_path / "out", block_cells=10, workers=2, engine=engine)
+    assert same_files(tmp_path / "out", undisturbed)
+
+
 def test_two_jobs_never_write_the_same_folder(
     model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,6 +304,7 @@ def test_a_scene_that_was_never_clear_is_a_map_without_data(model: Path, scenes:
         (["--levels", "7"], "--levels are [7]"),
         (["--overlap", "1"], "--overlap is 1.0"),
         (["--dimensions", "-1"], "--dimensions is -1; expected at least 0"),
+        (["--workers", "0"], "--workers is 0"),
         (["--block_cells", "0"], "--block_cells is 0"),
         (["--pca", "nothing.safetensors"], "no components at nothing.safetensors"),
         (["--points", "nothing.csv"], "no file nothing.csv"),
