@@ -129,5 +129,4 @@ def _any_of_cells(pixels: np.ndarray, cell_px: int) -> np.ndarray:
     if cell_px == 1:
         return pixels
     cells = len(pixels) // cell_px
-    found: np.ndarray = pixels.reshape(cells, cell_px, cells, cell_px).any(axis=(1, 3))
-    return found
+    return np.asarray(pixels.reshape(cells, cell_px, cells, cell_px).any(axis=(1, 3)))
