@@ -104,7 +104,7 @@ def predict(
     written = [output, output.with_suffix(".png")]
     with RunLock(output.with_name(f".{output.name}{LOCK}"), output) as lock, series:
         lock.acquire()
-        note_other_scale(series, recipe)
+        note_other_scale(series, recipe.normalization, recipe.task.window_px)
         predict_scene(mapper.to(torch_device), recipe, series, output, torch_device, options, processes, lock.check)
         draw_map(written[1], recipe.task, series, output, label)
         if probabilities:

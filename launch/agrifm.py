@@ -38,6 +38,8 @@ COMMANDS = {
     "finetune": ("finetune.run", "fine-tune an encoder to a task, score it and map the test scenes"),
     "predict": ("finetune.predict", "map a scene with a fine-tuned model"),
     "fields": ("finetune.fields", "polygons of the objects of a map"),
+    "embed": ("finetune.embed", "embeddings of scenes or points by an encoder, as maps or a table"),
+    "probe": ("finetune.probe", "simple classifiers on embeddings, scored as fine-tuning is"),
     "publish": ("finetune.publish", "send a model or an encoder to Hugging Face's hub"),
     "import_dataset": ("finetune.import_dataset", "describe a public data set, so that fine-tuning reads it"),
     "view": ("finetune.view", "look at the maps of a run in a browser"),

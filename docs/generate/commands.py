@@ -58,6 +58,8 @@ COMMANDS = (
     _script("finetune", "finetune/run.py"),
     _script("predict", "finetune/predict.py"),
     _script("fields", "finetune/fields.py"),
+    _script("embed", "finetune/embed.py"),
+    _script("probe", "finetune/probe.py"),
     _script("publish", "finetune/publish.py"),
     _script("import_dataset", "finetune/import_dataset.py"),
     _script("view", "finetune/view.py"),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
-from typing import Self
+from typing import Final, Literal, Self
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from finetune.data.map_grid import TOLERANCE, GridAlignment, align_grids
 from finetune.data.season import Season, season_of_dates
 from finetune.task import CLASS_DTYPE, IGNORE, Task
 
+FINEST: Final = "finest"  # the pixel size of the finest source of a scene
 BYTES_AT_ONCE = 256_000_000  # of windows that are read together
 MOST_READ_IN_VAIN = 4  # pixels that are read for each one that is wanted: windows with labels may lie far apart
 
@@ -44,8 +45,8 @@ class SceneSeries:
         scene: the scene.
         task: sources, season and number of frames.
         sensors: all known sensors.
-        pixel_size: the map's grid is that of the finest source with pixels of this size, in units of the CRS; None uses the grid
-            of the scene's label.
+        pixel_size: the map's grid is that of the finest source with pixels of this size, in units of the CRS, or with its own
+            pixels (`FINEST`); None uses the grid of the scene's label.
         year: the year in which the season ends; None uses that of the label, or, where scene.yaml does not state it, the one with
             most images of the first source.
 
@@ -72,7 +73,7 @@ class SceneSeries:
         task: Task,
         sensors: Mapping[str, Sensor],
         *,
-        pixel_size: float | None = None,
+        pixel_size: float | Literal["finest"] | None = None,
         year: int | None = None,
     ) -> None:
         self.scene, self.task, self._sensors = scene, task, sensors
@@ -89,7 +90,7 @@ class SceneSeries:
         if not with_images:
             raise ValueError(f"scene {scene.name}: no image of any source in the season that ends in {self.year}")
         self.finest = min(with_images, key=lambda source: self.grids[source].pixel_side)
-        self.grid = self._label_grid() if pixel_size is None else grid_with_pixel_size(self.grids[self.finest], pixel_size)
+        self.grid = self._map_grid(pixel_size)
         try:
             self.alignments = {source: align_grids(self.grid, grid, source) for source, grid in self.grids.items()}
         except ValueError as error:
@@ -158,6 +159,13 @@ class SceneSeries:
                 f"scene {self.scene.name}: no image of {source} between {begin} and {end}; it has {dates[0]} to {dates[-1]}"
             )
         return replace(season, upsample=self.task.upsample.get(source, 1))
+
+    def _map_grid(self, pixel_size: float | Literal["finest"] | None) -> Grid:
+        """The map's grid; see the class."""
+        if pixel_size is None:
+            return self._label_grid()
+        own = self.grids[self.finest]
+        return own if pixel_size == FINEST else grid_with_pixel_size(own, float(pixel_size))
 
     def _label_grid(self) -> Grid:
         """The grid of the scene's label. Raises ValueError unless it covers exactly the area of one source."""

@@ -50,13 +50,13 @@ def write_classes(
         blocks: class indices uint8 (height, width) of every block, in any order.
         tags: metadata of the file.
     """
-    with _cog(path, scratch, grid, 1, "mode") as raster:
+    with new_cog(path, scratch, grid, 1, "mode") as raster:
         raster.write_colormap(1, {i: _rgba(c.color) for i, c in enumerate(task.classes)})
         raster.set_band_description(1, task.title)
         raster.update_tags(**tags)
         raster.update_tags(1, **{f"class_{i}": c.name for i, c in enumerate(task.classes)})
         for block, classes in blocks:
-            raster.write(classes, 1, window=_window(block))
+            raster.write(classes, 1, window=raster_window(block))
     _write_categories(path, [c.name for c in task.classes])
 
 
@@ -67,12 +67,12 @@ def write_probabilities(
 
     The arguments are those of `write_classes`; blocks are uint8 (classes, height, width), as `quantized` gives them.
     """
-    with _cog(path, scratch, grid, len(task.classes), "average") as raster:
+    with new_cog(path, scratch, grid, len(task.classes), "average") as raster:
         raster.scales = [1 / PROBABILITY_STEPS] * len(task.classes)
         raster.descriptions = [c.name for c in task.classes]
         raster.update_tags(**tags, meaning=f"probability of a class = stored number / {PROBABILITY_STEPS}; {NO_DATA} is no data")
         for block, probabilities in blocks:
-            raster.write(probabilities, window=_window(block))
+            raster.write(probabilities, window=raster_window(block))
 
 
 def probabilities_path(output: Path) -> Path:
@@ -96,8 +96,19 @@ def count_classes(path: Path, num_classes: int) -> np.ndarray:
 
 
 @contextmanager
-def _cog(path: Path, scratch: Path, grid: Grid, bands: int, overviews: str) -> Iterator[Any]:
+def new_cog(
+    path: Path, scratch: Path, grid: Grid, bands: int, overviews: str, *, tile_px: int = TILE_PX, **numbers: Any
+) -> Iterator[Any]:
     """A plain GeoTIFF to write blocks to; at the end it is converted to a COG, which gets the name `path`.
+
+    Args:
+        path: the COG.
+        scratch: folder on the same disk for unfinished files.
+        grid: its grid.
+        bands: its number of bands.
+        overviews: how overviews are resampled.
+        tile_px: side of a tile.
+        numbers: `dtype`, `nodata` and `nbits` of the bands; uint8 with `NO_DATA` by default.
 
     Raises OSError when a file cannot be written.
     """
@@ -105,11 +116,12 @@ def _cog(path: Path, scratch: Path, grid: Grid, bands: int, overviews: str) -> I
     for leftover in (plain, finished):
         leftover.unlink(missing_ok=True)  # GDAL fails to replace a file that a full disk has cut
     profile = {"driver": "GTiff", "count": bands, "dtype": "uint8", "nodata": NO_DATA, "compress": "deflate", "zlevel": 1}
-    profile |= {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "band", "bigtiff": "if_safer"}
+    profile |= {"tiled": True, "blockxsize": tile_px, "blockysize": tile_px, "interleave": "band", "bigtiff": "if_safer"}
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
-        with rasterio.open(plain, "w", **(profile | grid.profile())) as raster:
+        with rasterio.open(plain, "w", **(profile | numbers | grid.profile())) as raster:
             yield raster
-        options = {"compress": "deflate", "blocksize": TILE_PX, "overview_resampling": overviews, "bigtiff": "if_safer"}
+        options = {"compress": "deflate", "blocksize": tile_px, "overview_resampling": overviews, "bigtiff": "if_safer"}
+        options |= {"nbits": numbers["nbits"]} if "nbits" in numbers else {}
         try:
             copy(plain, finished, driver="COG", **options)
         except CPLE_BaseError as error:  # is no OSError; a full disk may show only when the plain file is read
@@ -140,7 +152,8 @@ def _write_categories(path: Path, names: list[str]) -> None:
         ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
 
 
-def _window(block: Block) -> Window:
+def raster_window(block: Block) -> Window:
+    """A block as rasterio knows it."""
     return Window(block.col, block.row, block.width, block.height)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ import numpy as np
 import torch
 import xxhash
 from torch import nn
+from tqdm import tqdm
 
 from common.atomic_files import whole_file
 from common.errors import while_running
 from common.json_files import json_bytes
+from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
+from finetune.mapping.tiling import Tiling
+from finetune.mapping.windows import Progress
 
 IDENTITY_FILE = "plan.json"
 
@@ -82,8 +86,55 @@ class FinishedBlocks:
             self.remove()
 
 
-def weights_checksum(model: nn.Module) -> str:
-    """XXH3 of the weights of a model and of its kind, in hexadecimal."""
+# Numbers of blocks, and what to call with the number of windows that were predicted -> numbers and arrays of these blocks.
+ComputeBlocks = Callable[[list[int], Progress], Iterable[tuple[int, dict[str, np.ndarray]]]]
+
+
+def finish_blocks(
+    finished: FinishedBlocks,
+    tiling: Tiling,
+    name: str,
+    doing: str,
+    compute: ComputeBlocks,
+    wanted: Sequence[int] | None = None,
+) -> None:
+    """Compute and store all blocks of a map that are not finished.
+
+    Args:
+        finished: where they are stored.
+        tiling: blocks and windows of the map.
+        name: name of the scene.
+        doing: what the progress bar shows before the name.
+        compute: computes blocks.
+        wanted: numbers of the blocks; None for all.
+    """
+    windows = {number: tiling.num_windows(tiling.blocks[number]) for number in wanted or range(len(tiling.blocks))}
+    missing = [number for number in windows if number not in finished]
+    total = sum(windows.values())
+    done = total - sum(windows[number] for number in missing)
+    if done:
+        print(f"{name}: resuming, {len(windows) - len(missing)} of {len(windows)} blocks are finished")
+    with tqdm(total=total, initial=done, desc=f"{doing} {name}", unit="window") as bar:
+        for number, arrays in compute(missing, bar.update):
+            finished.write(number, arrays)
+
+
+def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
+    """Everything that the blocks of a map depend on, as plain values: equal identities mean equal blocks."""
+    return {
+        "format": 1,
+        "weights": weights_digest(predictor.model),
+        "recipe": repr(predictor.recipe),
+        "scene": scene_identity(predictor.series),
+        "mosaic": asdict(predictor.tiling),
+        "device": predictor.device.type,
+        "batch_size": predictor.batch_size,
+        "probabilities": predictor.probabilities,
+    }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """XXH3 (128 bits) of a model's class, and of the names and numbers of its weights."""
     digest = xxhash.xxh3_128(type(model).__qualname__.encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -91,27 +142,16 @@ def weights_checksum(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
-    """Everything that the blocks of a map depend on, as plain values: equal identities mean equal blocks.
+def scene_identity(series: SceneSeries) -> dict[str, Any]:
+    """A scene and its season as plain values: its scene.yaml, its grids and its dates.
 
-    The scene is identified by its scene.yaml, its grids and its dates; to read all its pixels would take too long.
+    Its pixels do not count; to read them all would take too long.
     """
-    series = predictor.series
-    scene = {
+    return {
         "name": series.scene.name,
         "folder": str(series.scene.folder.resolve()),
         "sources": repr({source: series.scene.sources[source] for source in series.sources}),
         "grid": repr(series.grid),
         "grids": repr(series.grids),
         "dates": {source: repr((s.length, s.days.tolist(), s.times.tolist())) for source, s in series.seasons.items()},
-    }
-    return {
-        "format": 1,
-        "weights": weights_checksum(predictor.model),
-        "recipe": repr(predictor.recipe),
-        "scene": scene,
-        "mosaic": asdict(predictor.tiling),
-        "device": predictor.device.type,
-        "batch_size": predictor.batch_size,
-        "probabilities": predictor.probabilities,
     }

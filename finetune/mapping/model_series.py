@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from common.errors import while_running
 from common.notes import note
 from common.storage import AnyPath
 from data_prep.archive.scene import load_scene
-from data_prep.archive.sensor import load_sensors
+from data_prep.archive.sensor import Sensor, load_sensors
+from finetune.data.frames import Normalization
 from finetune.data.normalization import other_scale
 from finetune.data.scene_series import SceneSeries
 from finetune.model.recipe import Recipe, reads_single_pixels
@@ -31,20 +33,29 @@ def series_for_model(recipe: Recipe, scene: AnyPath, year: int | None) -> SceneS
 
     Raises ValueError if a source has other bands than in training.
     """
-    sensors = recipe.sensors | load_sensors(scene.resolve().parent / "sources")
-    for source in recipe.task.sources:
-        trained, here = recipe.sensors[source].bands, sensors[source].bands
-        if here != trained:
-            raise ValueError(f"the model knows {source} with bands {list(trained)}; here it has {list(here)}")
+    sensors = sensors_for_model(recipe.sensors, recipe.task.sources, scene)
     return SceneSeries(load_scene(scene), recipe.task, sensors, pixel_size=recipe.pixel, year=year)
 
 
-def note_other_scale(series: SceneSeries, recipe: Recipe) -> None:
+def sensors_for_model(trained: Mapping[str, Sensor], sources: Sequence[str], scene: AnyPath) -> dict[str, Sensor]:
+    """All sensors that are known beside the scene in a folder, and those that a model was `trained` on.
+
+    Raises ValueError if one of the `sources` has other bands than in training.
+    """
+    sensors = {**trained, **load_sensors(scene.resolve().parent / "sources")}
+    for source in sources:
+        if source in trained and sensors[source].bands != trained[source].bands:
+            here = sensors[source].bands
+            raise ValueError(f"the model knows {source} with bands {list(trained[source].bands)}; here it has {list(here)}")
+    return sensors
+
+
+def note_other_scale(series: SceneSeries, normalization: Normalization, size: int) -> None:
     """Show a note when the numbers of a scene are on another scale than those that the model was trained on.
 
-    Those of windows at `PLACES` x `PLACES` places are compared. The series must be open.
+    Those of windows of `size` pixels at `PLACES` x `PLACES` places are compared. The series must be open.
     """
-    size, step = recipe.task.window_px, series.step
+    step = series.step
     rows, cols = (
         sorted({int(at) // step * step for at in np.linspace(0, max(side - size, 0), PLACES)}) for side in series.grid.shape
     )
@@ -53,7 +64,7 @@ def note_other_scale(series: SceneSeries, recipe: Recipe) -> None:
     for source in series.sources:
         clear = [stack[source].pixels.transpose(1, 0, 2, 3)[:, stack[source].valid] for stack in stacks]  # (C, pixels) each
         pixels = np.concatenate(clear, axis=1)
-        ratio = other_scale(pixels.mean(axis=1).tolist(), recipe.normalization[source]["mean"]) if pixels.size else None
+        ratio = other_scale(pixels.mean(axis=1).tolist(), normalization[source]["mean"]) if pixels.size else None
         if ratio is not None:
             note(
                 f"scene {series.scene.name}: the numbers of {source} are {ratio:.2g} times those that the model was trained on; "

@@ -28,7 +28,7 @@ from finetune.data.tables.point_frames import PointFrames
 from finetune.data.tables.point_series import NO_YEAR, PointSeries
 from finetune.data.tables.reading import TableReader
 from finetune.mapping.cog import NO_DATA
-from finetune.mapping.finished_blocks import FinishedBlocks, weights_checksum
+from finetune.mapping.finished_blocks import FinishedBlocks, weights_digest
 from finetune.mapping.points import POINTS_PER_BATCH, predict_points
 from finetune.model.recipe import Recipe, reads_single_pixels
 
@@ -90,7 +90,7 @@ class PointTablePredictor:
         """Everything that the predictions depend on, as plain values: equal identities mean equal parts."""
         return {
             "format": 1,
-            "weights": weights_checksum(self._model),
+            "weights": weights_digest(self._model),
             "recipe": repr(self._recipe),
             "table": repr(self.table),
             "sensors": repr(self._sensors),

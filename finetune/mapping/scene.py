@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from common.errors import while_running
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import probabilities_path, write_classes, write_probabilities
-from finetune.mapping.finished_blocks import FinishedBlocks, map_identity
+from finetune.mapping.finished_blocks import FinishedBlocks, finish_blocks, map_identity
 from finetune.mapping.tiling import Block, Tiling, check_overlap, default_block
+from finetune.mapping.windows import Progress
 from finetune.mapping.workers import Workers
 from finetune.model.recipe import Recipe
 
@@ -148,20 +148,17 @@ def _scene_tiling(series: SceneSeries, window_px: int, options: MapOptions) -> T
 
 def _predict_blocks(predictor: BlockPredictor, finished: FinishedBlocks, workers: Workers | None) -> None:
     """Predict and store all blocks that are not finished."""
-    tiling, name = predictor.tiling, predictor.series.scene.name
-    windows = [tiling.num_windows(block) for block in tiling.blocks]
-    missing = [number for number in range(len(windows)) if number not in finished]
-    done = sum(windows) - sum(windows[number] for number in missing)
-    if done:
-        print(f"{name}: resuming, {len(windows) - len(missing)} of {len(windows)} blocks are finished")
-    with tqdm(total=sum(windows), initial=done, desc=f"mapping {name}", unit="window") as bar:
+    tiling = predictor.tiling
+
+    def predicted(numbers: list[int], progress: Progress) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         if workers is None:
-            for number in missing:
-                finished.write(number, predictor.predict(tiling.blocks[number], bar.update))
+            yield from ((number, predictor.predict(tiling.blocks[number], progress)) for number in numbers)
         else:
-            for number, arrays in workers.predict(predictor, missing):
-                finished.write(number, arrays)
-                bar.update(windows[number])
+            for number, arrays in workers.predict(predictor, numbers):
+                yield number, arrays
+                progress(tiling.num_windows(tiling.blocks[number]))
+
+    finish_blocks(finished, tiling, predictor.series.scene.name, "mapping", predicted)
 
 
 def _write_map(predictor: BlockPredictor, finished: FinishedBlocks, output: Path) -> None:
@@ -171,14 +168,14 @@ def _write_map(predictor: BlockPredictor, finished: FinishedBlocks, output: Path
     def blocks(name: str) -> Iterator[tuple[Block, np.ndarray]]:
         return ((block, finished.read(number)[name]) for number, block in enumerate(predictor.tiling.blocks))
 
-    tags = {"task": task.name, "scene": series.scene.name, "year": series.year, "last_image": _last_image(series)}
+    tags = {"task": task.name, "scene": series.scene.name, "year": series.year, "last_image": last_image(series)}
     if predictor.probabilities:
         path = probabilities_path(output)
         write_probabilities(path, finished.folder, series.grid, task, blocks("probabilities"), tags)
     write_classes(output, finished.folder, series.grid, task, blocks("classes"), tags)
 
 
-def _last_image(series: SceneSeries) -> str:
+def last_image(series: SceneSeries) -> str:
     """Date YYYY-MM-DD of the last image of any source in the season. The series must be open."""
     seasons = series.seasons.items()
     return str(max(series.readers[source].dates[season.times].max() for source, season in seasons if len(season.times)))

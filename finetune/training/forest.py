@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from finetune.task import IGNORE
 from finetune.training.checkpoint import Progress
 from finetune.training.loop import TrainingJob
 from finetune.training.window_scores import score_windows
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
 
 TREES = 100  # scikit-learn's default
 MOST_PIXELS = 200_000  # more pixels of the same fields teach little
@@ -30,20 +34,11 @@ def fit_forest(job: TrainingJob, device: torch.device) -> Progress:
     resume; started again, it is fitted again. Raises InfrastructureError when windows cannot be read or the model cannot be
     written.
     """
-    from sklearn.ensemble import RandomForestClassifier  # imported here because it takes a second
-
     forest = job.model
     assert isinstance(forest, RandomForest)
     with while_running("reading the training windows"):
         pixels, classes = labelled_pixels(forest, job.training, job.seed)
-    classifier = RandomForestClassifier(
-        TREES,
-        class_weight="balanced",
-        max_samples=min(PIXELS_OF_A_TREE, len(pixels)),
-        random_state=job.seed,
-        n_jobs=len(os.sched_getaffinity(0)),
-    )
-    forest.plant(classifier.fit(pixels, classes))
+    forest.plant(forest_classifier(len(pixels), job.seed).fit(pixels, classes))
     forest.to(device)
     with while_running("reading the validation windows"):
         scores = score_windows(forest, job.validation, job.schedule.batch_size, device, job.loss.to(device))
@@ -51,6 +46,19 @@ def fit_forest(job: TrainingJob, device: torch.device) -> Progress:
     with while_running(f"writing {job.output / MODEL_FILE}"):
         save_model(job.output / MODEL_FILE, forest, job.recipe)
     return Progress(epoch=1, best_epoch=1, best=scores)
+
+
+def forest_classifier(pixels: int, seed: int) -> RandomForestClassifier:
+    """A forest that is to be fitted to so many pixels."""
+    from sklearn.ensemble import RandomForestClassifier  # imported here because it takes a second
+
+    return RandomForestClassifier(
+        TREES,
+        class_weight="balanced",
+        max_samples=min(PIXELS_OF_A_TREE, pixels),
+        random_state=seed,
+        n_jobs=len(os.sched_getaffinity(0)),
+    )
 
 
 def labelled_pixels(forest: RandomForest, windows: LabelledWindows, seed: int) -> tuple[np.ndarray, np.ndarray]:

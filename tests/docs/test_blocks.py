@@ -19,15 +19,19 @@ from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
 from docs.generate.commands import ROOT
 from finetune.data.tables.description import load_table
+from finetune.embedding import load_projection
 from finetune.task import load_task
 from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
 from tests.support.documentation import CodeBlock, block, blocks, command_lines
+from tests.support.embedded_scenes import run_embed, write_encoder
 from tests.support.labelled_samples import FRAMES, SIDE, make_sample
+from tests.support.rice_scenes import write_rice_scene
 
 SMALL = EncoderConfig(
     sources={"sentinel2": 10}, embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0
 )
 RUN_BELOW = {"features.py", "my_dataset.py", "windows.py", "read.py", "random_weights.py"}
+RUN_BELOW |= {"notebook.py", "read_geotiff.py", "read_zarr.py"}
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=str)
@@ -55,6 +59,25 @@ def test_random_weights_keep_the_normalisation(tmp_path: Path, monkeypatch: pyte
     save_encoder(encoder, Path("runs/tiny/encoder.safetensors"))
     exec(block("random_weights.py").text, {})
     assert load_encoder("random.safetensors").normalization == encoder.normalization
+
+
+def test_an_embedding_is_made_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documented lines embed a scene in a notebook, and read it without this project."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs/agrifm").mkdir(parents=True)
+    write_encoder(Path("runs/agrifm/encoder.safetensors"))
+    write_rice_scene(Path("scenes/delta"), "train", frames=6)
+    names: dict[str, Any] = {}
+    exec(block("notebook.py").text, names)
+    exec(block("read_geotiff.py").text.replace("delta_2021", names["path"].stem), names)
+    np.testing.assert_allclose(names["embedding"], names["values"], rtol=1e-4, atol=1e-5)
+    run_embed(
+        Path("runs/agrifm"), Path("scenes/delta"), Path("embeddings"), format="zarr", pca=Path("embeddings/pca.safetensors")
+    )
+    exec(block("read_zarr.py").text, names)
+    assert names["embedding"].shape == (1, *names["values"].shape)
+    step = np.array(load_projection(Path("embeddings/pca.safetensors")).scale)[:, None, None]
+    assert (np.abs(names["embedding"].values[0] - names["values"]) <= 0.51 * step + 0.02).all()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Probes: simple classifiers on the embeddings of labelled pixels."""
