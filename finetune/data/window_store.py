@@ -96,7 +96,7 @@ class StoreIndex:
         sizes = np.array([_places(shape, dtypes)[-1] for shape in shapes.tolist()], np.int64)
         digest = hashlib.sha256()
         for label in windows.labels:
-            digest.update(np.ascontiguousarray(label))
+            digest.update(np.ascontiguousarray(label).data)
         return cls(
             about=about,
             sources=sources,
@@ -121,13 +121,13 @@ class StoreIndex:
         digest = hashlib.sha256(self._header())
         for name, array in self._arrays().items():
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
         """The content of the file `index`."""
         content = io.BytesIO()
-        np.savez(content, header=np.frombuffer(self._header(), np.uint8), **self._arrays())
+        np.savez(content, allow_pickle=False, header=np.frombuffer(self._header(), np.uint8), **self._arrays())
         return content.getvalue() + xxhash.xxh3_128(content.getvalue()).digest()
 
     @classmethod
@@ -213,7 +213,7 @@ def window_bytes(stacks: Mapping[str, ImageStack], index: StoreIndex, number: in
                 "opened: they have changed in the meantime; start again"
             )
         for array in (stack.pixels, stack.valid):
-            pieces.append(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b""))
+            pieces.append(np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b""))
             pieces.append(memoryview(bytes(-array.nbytes % _ALIGNMENT)))
     return pieces
 
