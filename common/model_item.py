@@ -149,7 +149,7 @@ def model_item(model: ModelDescription) -> dict[str, Any]:
     from pystac.extensions.mlm import AssetGeneralMLMExtension, Hyperparameters, MLMExtension
 
     first, last = model.period or _ANY_TIME
-    bands = [band for source in model.inputs for band in source.bands]
+    bands = [band.to_dict() for source in model.inputs for band in source.bands]
     properties: dict[str, Any] = {"title": model.title, "description": model.description}
     if model.license is not None:
         properties["license"] = model.license
@@ -160,7 +160,7 @@ def model_item(model: ModelDescription) -> dict[str, Any]:
         datetime=None,
         start_datetime=_moment(first),
         end_datetime=_moment(last),
-        properties=properties | {"bands": [band.to_dict() for band in bands]},
+        properties=properties | {"bands": bands},
         stac_extensions=[EO_SCHEMA, RASTER_SCHEMA, FILE_SCHEMA],
     )
     torch_version = _installed("torch")
@@ -182,7 +182,8 @@ def model_item(model: ModelDescription) -> dict[str, Any]:
         title="weights",
         media_type="application/octet-stream",
         roles=["mlm:model", "mlm:weights", "data"],
-        extra_fields={"file:size": model.size, "file:checksum": f"1220{model.sha256}"},  # multihash of a sha256
+        # The checksum is the multihash of a sha256. STAC wants the bands at an asset, the extension at the item as well.
+        extra_fields={"file:size": model.size, "file:checksum": f"1220{model.sha256}", "bands": bands},
     )
     item.add_asset("weights", weights)
     AssetGeneralMLMExtension.ext(weights).apply(artifact_type=model.artifact)

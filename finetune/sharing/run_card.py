@@ -37,7 +37,7 @@ def run_card(run: TrainedRun, license: str | None = None, datasets: Sequence[str
     names = [readable_name(c.name) for c in task.classes]
     card.paragraph(
         f"A model that maps {', '.join(names[:-1])} and {names[-1]} from series of {' and '.join(task.sources)} images: "
-        f"{_architecture(run)}, {run.parameters / 1e6:.2f} M parameters. Written by {LIBRARY} {library_version()}."
+        f"{_architecture(run)}, {run.parameters / 1e6:.2f} M {'numbers' if run.is_forest else 'parameters'}. Written by {LIBRARY} {library_version()}."
     )
     _add_map(card, run)
     _add_input(card, run)
@@ -173,8 +173,8 @@ def _training_rows(run: TrainedRun) -> list[list[Any]]:
         "peak learning rate": None if run.is_forest else settings.get("learning_rate"),
         "share of the labels": settings.get("label_fraction"),
         "seed": settings.get("seed"),
-        "best epoch": metrics.get("best_epoch"),
-        "chosen by": metrics.get("best_epoch_by"),
+        "best epoch": None if run.is_forest else metrics.get("best_epoch"),
+        "chosen by": None if run.is_forest else metrics.get("best_epoch_by"),
     }
     return [[name, value] for name, value in named.items() if value is not None]
 

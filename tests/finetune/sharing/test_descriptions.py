@@ -223,6 +223,20 @@ def test_the_item_is_what_pystac_reads(output: Path, record: TrainedRun) -> None
     assert all((output / asset.href).is_file() for asset in item.assets.values())
 
 
+def test_the_item_obeys_the_schema_of_stac(record: TrainedRun) -> None:
+    """That of STAC items, which pystac holds; those of extensions lie on a server."""
+    pytest.importorskip("jsonschema")
+    from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+    without_place = replace(record, metrics={name: v for name, v in record.metrics.items() if name != "training_origin"})
+    for one in (record, without_place):
+        values = json.loads(json.dumps(run_item(one)))
+        JsonSchemaSTACValidator().validate_core(values, pystac.STACObjectType.ITEM, values["stac_version"])
+    del values["properties"]["start_datetime"]
+    with pytest.raises(pystac.STACValidationError):
+        JsonSchemaSTACValidator().validate_core(values, pystac.STACObjectType.ITEM, values["stac_version"])
+
+
 def test_place_and_time_of_the_item_are_those_of_the_training_data(scenes: Path, record: TrainedRun) -> None:
     item = pystac.Item.from_dict(run_item(record))
     with rasterio.open(scenes / "a" / "crop_type.tif") as label:
