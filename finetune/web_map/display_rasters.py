@@ -18,11 +18,12 @@ from common.atomic_files import whole_file
 from common.grid import Grid
 from data_prep.landcover.label_base import LabelReader
 from data_prep.readers.base import SeriesReader
+from finetune.mapping.cog import GDAL_CACHE_MB
 from finetune.scoring.error_map import NOT_SCORED, error_map
 from finetune.task import IGNORE, Task
 
 STRIP_PX = 512  # rows that are read together
-PLACES = 4  # along each side of a scene, at which the clearness and the brightness of its images are measured
+PLACES = 3  # along each side of a scene, at which the clearness and the brightness of its images are measured
 PLACE_PX = 32
 NO_CLASS = 255
 OVERVIEW_SMALLEST_PX = 256
@@ -131,12 +132,12 @@ def _write(
         **grid.profile(),
     }
     with whole_file(path) as temporary:
-        with rasterio.open(temporary, "w", **profile) as raster:
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), rasterio.open(temporary, "w", **profile) as raster:
             for window, pixels in strips:
                 raster.write(pixels, window=window)
         factors: list[int] = []
         while max(grid.shape) / 2 ** len(factors) > OVERVIEW_SMALLEST_PX:
             factors.append(2 ** (len(factors) + 1))
         if factors:
-            with rasterio.open(temporary, "r+") as raster:
+            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), rasterio.open(temporary, "r+") as raster:
                 raster.build_overviews(factors, overviews)

@@ -1,6 +1,6 @@
 """A small web server for the maps of a run, on this machine only.
 
-It listens on 127.0.0.1, and answers only requests that name this address, so no page of another site can ask it. No part of a
+It listens on 127.0.0.1, and answers only requests that call it so or localhost: no page of another site can ask it. No part of a
 request is ever a path of a file: all addresses name a map by its number and a layer by its name.
 
     /                                        the page
@@ -38,6 +38,7 @@ from finetune.web_map.page import page_html, static_file
 from finetune.web_map.shown_map import Shown, check_task
 
 HOST = "127.0.0.1"
+NAMES = (HOST, "localhost")  # under which a request may call this server
 # The page may load from this server alone. Leaflet sets styles of elements.
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'"
 _LAYER = r"(?P<layer>[a-z]+)"
@@ -107,8 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with what was asked for, or with the reason why not, as JSON."""
-        port = self.server.server_address[1]
-        if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
+        name, _, port = str(self.headers.get("Host")).partition(":")
+        if name not in NAMES or not (port or "80").isdecimal():  # the port is another one where it is forwarded
             self._refuse(HTTPStatus.FORBIDDEN, "this server answers on its own address only")
             return
         parts = urlsplit(self.path)

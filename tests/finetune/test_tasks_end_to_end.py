@@ -113,6 +113,9 @@ def test_a_task_from_scenes_to_maps(scenes: Path, tmp_path: Path, name: str, mod
     assert all(
         text in report for text in (task.title, "Confusion matrix", "sacramento_2022", *(n.replace("_", " ") for n in classes))
     )
+    assert "Simulated data: the images and labels of this run are not real." in report
+    assert f"agrifm predict --model {run}" in report
+    assert "sacramento_2022" in metrics["simulated"]
     assert load_model(run)[1].task == replace(task, frames=8)
 
     if task.cut_dates:

@@ -63,7 +63,13 @@ async function showMap(number) {
 }
 
 function firstChoice(key, description) {
-  if (key === "image") return description.images.reduce((best, one) => (one.clear > best.clear ? one : best)).date;
+  if (key === "image") {
+    // Of the images that are about as clear as the clearest, the one nearest to the middle of the season.
+    const best = Math.max(...description.images.map((one) => one.clear));
+    const middle = (description.images.length - 1) / 2;
+    const near = description.images.map((one, at) => ({ ...one, away: Math.abs(at - middle) })).filter((one) => one.clear >= best - 0.02);
+    return near.reduce((nearest, one) => (one.away < nearest.away ? one : nearest)).date;
+  }
   return key === "probability" ? String(Math.min(1, description.classes.length - 1)) : "";
 }
 

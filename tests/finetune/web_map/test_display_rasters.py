@@ -80,7 +80,7 @@ def test_clear_shares_are_those_of_places_all_over_the_scene(scene: tuple[Path, 
     with open_reader(load_scene(folder), "landsat", load_sensors()) as reader:
         shares = clear_shares(reader, np.arange(6))
         valid = reader.read(0, 0, 80, 80, np.arange(6)).valid
-    places = [valid[:, row : row + 32, col : col + 32] for row in (0, 16, 32, 48) for col in (0, 16, 32, 48)]
+    places = [valid[:, row : row + 32, col : col + 32] for row in (0, 24, 48) for col in (0, 24, 48)]
     np.testing.assert_allclose(shares, np.mean(places, axis=(0, 2, 3)))
     assert len(set(shares)) > 1
 

@@ -120,7 +120,10 @@ def test_tiles_that_do_not_exist_and_other_methods_are_refused(shown: Shown) -> 
 def test_a_page_of_another_site_cannot_ask(shown: Shown) -> None:
     assert shown.get("/maps/0", Host="example.org").status == 403
     assert shown.get("/maps/0", Host=f"127.0.0.1.example.org:{shown.port}").status == 403
-    assert shown.get("/maps/0", Host=f"localhost:{shown.port}").status == 200
+    assert shown.get("/maps/0", Host="127.0.0.1:80@example.org").status == 403
+    assert shown.get("/maps/0", Host="").status == 403
+    for host in (f"localhost:{shown.port}", "localhost:9000", "127.0.0.1"):  # also through a port that is forwarded
+        assert shown.get("/maps/0", Host=host).status == 200
     assert shown.server.server_address[0] == "127.0.0.1"
 
 
