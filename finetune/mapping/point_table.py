@@ -92,7 +92,7 @@ class PointTablePredictor:
             "format": 1,
             "weights": weights_digest(self._model),
             "recipe": repr(self._recipe),
-            "table": repr(self.table),
+            "table": self.table.sha256(),
             "sensors": repr(self._sensors),
             "files": self._files.sha256(),
             "device": self._device.type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
@@ -225,6 +226,11 @@ class TableDescription(TableKeys):
                     f"{self.path}: {', '.join(sorted(stated))} of `blocks` has no effect, since the column "
                     f"{self.columns.split!r} says to which split a point belongs; leave one of them out"
                 )
+
+    def sha256(self) -> str:
+        """sha256 of what the table.yaml says, wherever it lies and whatever credentials it states."""
+        stated = [(key.name, getattr(self, key.name)) for key in fields(TableKeys) if key.name != "storage_options"]
+        return hashlib.sha256(repr(stated).encode()).hexdigest()
 
 
 def load_table(path: AnyPath) -> TableDescription:

@@ -69,7 +69,7 @@ class TableData(SampleData):
         super().__init__(self._samples_of, load_sensors(path.parent / "sources"), self._sha256, self._labels_of)
 
     def _sha256(self) -> str:
-        return hashlib.sha256("\n".join([repr(self.table), *self._files.sha256()]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([self.table.sha256(), *self._files.sha256()]).encode()).hexdigest()
 
     def windows(self, split: str, task: Task, *, augmentation: Augmentation | None = None, year: int | None) -> PointWindows:
         """The points of a split as windows of one pixel."""

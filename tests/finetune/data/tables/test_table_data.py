@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,8 @@ def test_a_fingerprint_changes_with_the_table_and_its_description(tmp_path: Path
     task = task_in(tmp_path)
     path = write_points(tmp_path, POINTS)
     before = open_data(path).fingerprint(task)
+    shutil.copytree(tmp_path, tmp_path / "elsewhere")
+    assert open_data(tmp_path / "elsewhere" / "table.yaml").fingerprint(task) == before
     assert open_data(path).fingerprint(task) == before
     write_points(tmp_path, POINTS, blocks={"side_deg": 0.5, "seed": 1})
     changed = open_data(path).fingerprint(task)
