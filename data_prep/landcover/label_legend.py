@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import is_data_error
 from data_prep.archive.scene import SCENE_FILE, Scene
 from data_prep.landcover.label_classes import with_classes
 
@@ -37,7 +38,8 @@ def label_legend_from_dict(values: Mapping[str, Any]) -> LabelLegend:
 
 
 def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[str, LabelLegend]:
-    """The legend of each source's label. `labels`: name of the label by source. Scenes without the label do not count.
+    """The legend of each source's label. `labels`: name of the label by source. Scenes without the label, or
+    whose file of it cannot be read, do not count.
 
     Raises ValueError when no scene with the source has the label, and when two scenes give it different codes.
     """
@@ -47,7 +49,12 @@ def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[st
         for scene in with_source:
             if name not in scene.labels:
                 continue
-            label = with_classes(scene.labels[name], f"{scene.folder / SCENE_FILE}, label {name}")
+            try:
+                label = with_classes(scene.labels[name], f"{scene.folder / SCENE_FILE}, label {name}")
+            except ValueError as error:
+                if not is_data_error(error):
+                    raise
+                continue  # the survey rejects its series
             here = LabelLegend(name=name, classes=dict(label.classes), nodata=label.nodata)
             first, other = found.setdefault(source, (here, scene.name))
             if here != first:

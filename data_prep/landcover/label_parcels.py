@@ -49,7 +49,7 @@ class ParcelLabel:
         years = [year for year in np.unique(self._found.years).tolist() if year != NO_YEAR]
         self.years: tuple[int, ...] = tuple(years) if label.year is None else (label.year,)
         self._tree = shapely.STRtree(self._found.geometry)
-        self._apart: dict[int | None, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._apart: dict[int | None, tuple[np.ndarray, np.ndarray, np.ndarray, shapely.STRtree]] = {}
         width = self._options.boundary_m
         if width is not None:
             side = float(np.max(pixel_sides_m(grid, np.array([grid.width / 2]), np.array([grid.height / 2]))))
@@ -99,9 +99,7 @@ class ParcelLabel:
 
     def _in(self, window: Window, year: int | None, reach_px: float = 0.0) -> np.ndarray:
         """Indices of the parcels of a year whose boxes touch a window or come within `reach_px` of it, ascending."""
-        row, col, height, width = window
-        box = shapely.box(col - reach_px, row - reach_px, col + width + reach_px, row + height + reach_px)
-        return np.intersect1d(self._tree.query(box), self._found.of_year(year))
+        return np.intersect1d(self._tree.query(_box(window, reach_px)), self._found.of_year(year))
 
     def _by_centre(self, window: Window, year: int | None) -> tuple[np.ndarray, np.ndarray]:
         some = self._in(window, year)
@@ -128,10 +126,13 @@ class ParcelLabel:
         _, _, height, width = window
         if year not in self._apart:
             of_year = self._found.of_year(year)
-            self._apart[year] = without_common_ground(self._found.geometry[of_year], self._found.codes[of_year])
-        geometry, codes, common = self._apart[year]
+            parts = without_common_ground(self._found.geometry[of_year], self._found.codes[of_year])
+            self._apart[year] = *parts, shapely.STRtree(parts[0])
+        geometry, codes, common, tree = self._apart[year]
         votes, covered = Votes((height, width), self.label.nodata), np.zeros((height, width))
-        inside, which = _clipped(geometry, window)
+        some = np.sort(tree.query(_box(window)))
+        inside, which = _clipped(geometry[some], window)
+        codes = codes[some]
         for code in np.unique(codes[which]).tolist():
             share = covered_shares(inside[codes[which] == code], height, width)
             votes.add(code, share)
@@ -157,6 +158,12 @@ class ParcelLabel:
         pass
 
 
+def _box(window: Window, reach_px: float = 0.0) -> shapely.Polygon:
+    """A window and what comes within a distance of it."""
+    row, col, height, width = window
+    return shapely.box(col - reach_px, row - reach_px, col + width + reach_px, row + height + reach_px)
+
+
 def _burnt(geometry: np.ndarray, codes: np.ndarray, window: Window) -> np.ndarray:
     """Code of the last polygon in which the centre of each pixel of a window lies, int32 (H, W), NOTHING where there is none.
 
@@ -174,14 +181,12 @@ def _burnt(geometry: np.ndarray, codes: np.ndarray, window: Window) -> np.ndarra
 
 def _clipped(geometry: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
     """The parts of polygons in a window, in its columns and rows, and the index of the polygon of each."""
-    row, col, height, width = window
-    box = shapely.box(col, row, col + width, row + height)
-    some = np.flatnonzero(shapely.intersects(box, geometry)) if len(geometry) else np.zeros(0, np.int64)
-    inside = shapely.intersection(geometry[some], box)
+    row, col, _, _ = window
+    inside = shapely.intersection(geometry, _box(window))
     inside = np.array([polygonal(part) for part in inside], dtype=object)
     kept = ~shapely.is_empty(inside) if len(inside) else np.zeros(0, bool)
     moved = shapely.transform(inside[kept], lambda at: at - np.array([col, row]))
-    return np.asarray(moved, dtype=object).reshape(-1), some[kept]
+    return np.asarray(moved, dtype=object).reshape(-1), np.flatnonzero(kept)
 
 
 def without_common_ground(geometry: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

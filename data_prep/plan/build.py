@@ -17,6 +17,7 @@ from data_prep.archive.sample_files import file_list_sha256
 from data_prep.archive.scene import SCENE_FILE, FoundScenes, Scene, labels_file, scan_archive, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
+from data_prep.landcover.label_opening import is_file_of_scene
 from data_prep.landcover.legend import Legend, load_legend
 from data_prep.landcover.sample_map import check_number_of_codes
 from data_prep.plan.plan import CANNOT_BE_READ, LAND_COVER_MAPS, PLAN, SNOW_APART, TABLES, Plan, Rejection, load_plan
@@ -147,14 +148,18 @@ def _shape(settings: PlanSettings) -> dict[str, Any]:
 
 
 def _features_sha256(scenes: Sequence[Scene], names: Set[str]) -> str | None:
-    """A digest of the vector files that labels are made from, and of labels.yaml; None without any."""
+    """A digest of labels.yaml and of the vector files that scenes share; None where labels come from none.
+
+    A file of one scene alone is not compared, as its images and label rasters are not: there may be 100,000 of them.
+    """
     files: dict[str, AnyPath] = {}
     for scene in scenes:
         of_scene = [label for name, label in scene.labels.items() if name in names and label.features is not None]
-        files |= {str(path): path for label in of_scene for path in label.files}
-    shared = labels_file(scenes[0].folder)
-    if files and shared is not None:
-        files[str(shared)] = shared
+        shared = [label for label in of_scene if not is_file_of_scene(label, scene)]
+        files |= {str(path): path for label in shared if str(label.path) not in files for path in label.files}
+    beside = labels_file(scenes[0].folder) if files else None
+    if beside is not None:
+        files[str(beside)] = beside
     digests = [sha256_of(path) for _, path in sorted(files.items())]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if digests else None
 

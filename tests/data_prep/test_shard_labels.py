@@ -10,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
+import shapely
 import webdataset
 import yaml
+from rasterio.features import shapes
 
 from data_prep.archive.scene import load_scene
 from data_prep.corpus.dataset import load_corpus
@@ -30,6 +34,7 @@ from finetune.task import IGNORE, load_task
 from pretrain.model import EncoderConfig
 from tests.support.archives import CODES, write_land_cover
 from tests.support.finetune_runs import run
+from tests.support.rice_scenes import CODES as CROPS
 from tests.support.rice_scenes import write_label, write_rice_scene
 
 SMALL = EncoderConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=(2, 3, 3), drop_path_rate=0.0)
@@ -152,6 +157,60 @@ def test_what_shards_lack_is_said(corpora: tuple[Path, Path, Path]) -> None:
         ShardSamples(load_corpus(labelled), "train", load_task("paddy_rice"))
     with pytest.raises(ValueError, match=r"has no train samples of sentinel2; it has landsat \(test\), landsat \(train\)"):
         ShardSamples(load_corpus(labelled), "train", load_task("cropland"))
+
+
+def to_parcels(scenes: Path, shared: bool) -> None:
+    """Parcels in place of the label rasters, with names as the codes; those of all scenes in one file, or in one for each.
+
+    Of scenes that lie at one place, one stays where they share a file.
+    """
+    tables = {}
+    for name in "be" if shared else ():
+        shutil.rmtree(scenes / name)
+    for name in "acd" if shared else "abcde":
+        with rasterio.open(scenes / name / "crop_type.tif") as raster:
+            codes, transform, crs = raster.read(1), raster.transform, raster.crs
+        found = [(shapely.geometry.shape(g), CROPS[int(code)]) for g, code in shapes(codes, mask=codes > 0, transform=transform)]
+        tables[name] = geopandas.GeoDataFrame({"crop": [c for _, c in found]}, geometry=[g for g, _ in found], crs=crs)
+    if shared:
+        pd.concat(tables.values()).to_parquet(scenes / "parcels.parquet")
+        (scenes / "labels.yaml").write_text(yaml.safe_dump({"crop_type": {"vector": "parcels.parquet"}}))
+    for name, table in tables.items():
+        if not shared:
+            table.to_file(scenes / name / "parcels.gpkg")
+        edit(scenes / name, labels={} if shared else {"crop_type": {"vector": "parcels.gpkg"}})
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_parcels_in_shards(corpora: tuple[Path, Path, Path], tmp_path: Path, shared: bool) -> None:
+    scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))
+    to_parcels(scenes, shared)
+    options: dict[str, Any] = {"input": scenes, "sources": ["landsat"], "chip_px": {"landsat": CHIP}}
+    options |= {"output": tmp_path / "corpus", "label": {"landsat": "crop_type"}}
+    assert shard(ShardConfig(**options)) == 0
+    assert load_corpus(tmp_path / "corpus").labels["landsat"].classes == {1: "maize", 2: "not_cropland", 3: "paddy_rice"}
+    of_rasters, codes = samples_of(corpora[1]), np.array([0, 3, 1, 2])
+    found = samples_of(tmp_path / "corpus")
+    assert len(found) == (4 if shared else 8)
+    for key, sample in found.items():
+        np.testing.assert_array_equal(sample["label.npy"], codes[of_rasters[key]["label.npy"]])
+        assert sample["label.npy"].dtype == np.uint8
+    assert shard(ShardConfig(**options)) == 0
+    if shared:
+        table = geopandas.read_parquet(scenes / "parcels.parquet")
+        table.iloc[1:].to_parquet(scenes / "parcels.parquet")
+        with pytest.raises(ValueError, match="holds a corpus of another plan"):
+            shard(ShardConfig(**options))
+
+
+def test_a_damaged_file_of_parcels_rejects_the_series_of_its_scene(corpora: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))
+    to_parcels(scenes, shared=False)
+    (scenes / "b" / "parcels.gpkg").write_bytes(b"no vector file")
+    settings = PlanSettings(sources=("landsat",), chip_px={"landsat": CHIP}, labels={"landsat": "crop_type"})
+    (rejected,) = make_plan(scenes, tmp_path / "corpus", settings).rejected()
+    assert rejected.scene == "b"
+    assert "parcels.gpkg cannot be read as a vector file" in rejected.reason
 
 
 def no_label(scenes: Path) -> dict[str, str]:
