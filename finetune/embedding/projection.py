@@ -4,8 +4,8 @@ Features are standardised before the components are computed, so that each level
 of its numbers. Components keep their variances: distances between embeddings are nearly those between standardised features.
 
 Stored in one byte, a number is `code * scale + offset`, with one scale and offset for each dimension. They are such that the
-range of the sample, wider by half, becomes the codes -127 to 127; -128 is no data. Numbers beyond are stored as the nearest
-code, and counted.
+range of the sample, wider by half, and six standard deviations become the codes -127 to 127; -128 is no data. Numbers beyond are
+stored as the nearest code, and counted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from common.notes import note
 FORMAT = "agrifm embedding components 1"
 _ABOUT = "components"  # the entry of the file's metadata
 LARGEST_CODE, NO_DATA_CODE = 127, -128
-_MARGIN = 1.5  # of the range of the sample: other scenes and years have other numbers
+# Other scenes and years have other numbers than the sample, all the more if that is small.
+_RANGES, _DEVIATIONS = 1.5, 6.0
 # Features that are constant in a small sample, such as those of a coarse source, differ by rounding alone; to divide by that
 # would make them larger than all others in the next scene. Nor is anything known of components without a variance.
 _SMALLEST_STD = 1e-3  # of the mean over features
@@ -148,7 +149,8 @@ def fit_projection(
         variance = sample.var(axis=0, dtype=np.float64)
         variance = variance / max(variance.sum(), np.finfo(np.float64).tiny)
     low, high = scores.min(axis=0).astype(np.float64), scores.max(axis=0).astype(np.float64)
-    half = np.where(high > low, _MARGIN * (high - low) / 2, 1.0)
+    half = np.maximum(_RANGES * (high - low) / 2, _DEVIATIONS * scores.std(axis=0, dtype=np.float64))
+    half = np.where(high > low, half, 1.0)
     return Projection(
         mean=mean.astype(np.float32),
         std=std.astype(np.float32),

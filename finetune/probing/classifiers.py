@@ -16,7 +16,7 @@ from finetune.training.forest import forest_classifier
 Kind = Literal["knn", "logistic", "forest"]
 TITLES: dict[Kind, str] = {"knn": "nearest neighbours", "logistic": "logistic regression", "forest": "random forest"}
 # Distances to all training pixels are computed for each pixel of a map.
-MOST_NEIGHBOURS_PX = 20_000
+MOST_NEIGHBOURS_PX = 10_000
 # Inverse strength of the penalty; the best on the validation pixels is used.
 PENALTIES = (0.01, 1.0, 100.0)
 MOST_ITERATIONS = 1000

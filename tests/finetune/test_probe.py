@@ -221,7 +221,7 @@ def test_a_probe_is_near_a_frozen_encoder_with_a_linear_decoder(tmp_path: Path) 
     """On scenes of their own fields, years of clouds and labels: F1 of paddy rice within three points, or above."""
     splits = {"a": "train", "b": "train", "c": "validation", "d": "test", "e": "test"}
     for seed, (name, split) in enumerate(splits.items()):
-        write_rice_scene(tmp_path / "scenes" / name, split, side=192, seed=seed, frames=24)
+        write_rice_scene(tmp_path / "scenes" / name, split, side=128, seed=seed, frames=24)
     shape = EncoderConfig(
         sources={"landsat": 6, "modis": 7}, embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=(4, 7, 7)
     )
@@ -232,7 +232,7 @@ def test_a_probe_is_near_a_frozen_encoder_with_a_linear_decoder(tmp_path: Path) 
     from finetune.fine_tuning import fine_tune
 
     options: dict[str, Any] = {"tuning.mode": "frozen", "decoder.kind": "linear", "training.learning_rate": 3e-3}
-    options |= {"training.epochs": 20, "training.batch_size": 4, "maps": False, "device": "cpu"}
+    options |= {"training.epochs": 30, "training.batch_size": 4, "maps": False, "device": "cpu"}
     config = finetune_config(
         task="paddy_rice",
         data=tmp_path / "scenes",
