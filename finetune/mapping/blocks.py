@@ -44,7 +44,7 @@ class BlockPredictor:
     probabilities: bool
 
     def predict(self, block: Block, progress: Progress = lambda _: None) -> dict[str, np.ndarray]:
-        """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where the finest source was never clear.
+        """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where the finest source was never clear in the season.
 
         If wanted, also `probabilities` uint8 (classes, height, width), scaled by `quantized`.
         """
@@ -55,7 +55,7 @@ class BlockPredictor:
         return result
 
     def blend(self, block: Block, progress: Progress = lambda _: None) -> tuple[np.ndarray, np.ndarray]:
-        """Class probabilities float32 (classes, height, width), and where the finest source was seen, bool (height, width)."""
+        """Class probabilities float32 (classes, height, width), and where the finest source was ever clear, bool (height, width)."""
         total = np.zeros((len(self.recipe.task.classes), block.height, block.width), dtype=np.float32)
         seen = np.zeros((block.height, block.width), dtype=bool)
         for batch in _read_ahead(self._batches(block)):
@@ -104,7 +104,7 @@ class Batch:
         origins: (row, col) of those windows that have a clear pixel. The others, which fill large parts of many scenes, have no
             data whatever the model would predict, so the model does not see them.
         data: frames of each source, float32 (B, T, C, H, W).
-        clear: for each window, where the finest source was clear in a chosen image, bool (size, size).
+        clear: for each window, where the finest source was clear in any image of the season, bool (size, size).
     """
 
     num_windows: int
@@ -123,9 +123,13 @@ def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _clear_pixels(stack: ImageStack, series: SceneSeries, size: int) -> np.ndarray:
-    """Where at least one image that the model sees is clear, on the map's grid: bool (size, size)."""
-    used = np.concatenate(series.seasons[series.finest].used(stack.valid))
-    clear = stack.valid[used].any(axis=0)
+    """Where at least one image of the season is clear, on the map's grid: bool (size, size).
+
+    All images count, also those that no period has chosen: a place that was observed is not without data. Where no chosen image
+    is clear the model sees zeros, and its class comes from the pixels around; `compositing: pixel` in the task lets it see more.
+    """
+    season = series.seasons[series.finest]
+    clear = stack.valid[season.days < season.seen_days].any(axis=0)
     rows = np.arange(size) * clear.shape[0] // size
     cols = np.arange(size) * clear.shape[1] // size
     return clear[np.ix_(rows, cols)]
