@@ -166,7 +166,7 @@ def _write_raster(path: Path, like: Any, dtype: str, content: Callable[[Window],
     """Write a raster with the grid of `like`, window by window: `content` gives the numbers (height, width) of a window."""
     profile = {"driver": "GTiff", "count": 1, "dtype": dtype, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer"}
     profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "height": like.height, "width": like.width}
-    with rasterio.open(path, "w", **profile, transform=PIXELS) as written:
+    with rasterio.open(path, "w", **profile, transform=like.transform) as written:
         for row in range(0, like.height, WINDOW_PX):
             for col in range(0, like.width, WINDOW_PX):
                 window = Window(col, row, min(WINDOW_PX, like.width - col), min(WINDOW_PX, like.height - row))
