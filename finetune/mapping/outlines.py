@@ -30,8 +30,8 @@ from finetune.mapping.cog import GDAL_CACHE_MB
 from finetune.mapping.ground_area import pixel_area
 
 WINDOW_PX = 1024
-# Outlines are traced in whole pixels, x = column and y = -row: rasterio takes the identity for the lack of a transform.
-PIXELS = Affine.scale(1, -1)
+# Outlines are traced in whole pixels, x = column + 1 and y = -(row + 1): GDAL takes the identity for the lack of a transform.
+PIXELS = Affine(1, 0, 1, 0, -1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +139,12 @@ def _grown(map_path: Path, folder: Path, boundary_index: int, steps: int) -> tup
 
     def numbers(window: Window) -> np.ndarray:
         col, row, width, height = window.flatten()
-        inside = np.sort(tree.query(shapely.box(col, -row - height, col + width, -row), "intersects"))
+        here = PIXELS @ Affine.translation(col, row)
+        inside = np.sort(tree.query(shapely.box(*here * (0, height), *here * (width, 0)), "intersects"))
         if not len(inside):
             return np.zeros((height, width), np.int32)
         numbered = ((polygons[index], int(index) + 1) for index in inside)
-        return np.asarray(rasterize(numbered, (height, width), transform=PIXELS @ Affine.translation(col, row), dtype="int32"))
+        return np.asarray(rasterize(numbered, (height, width), transform=here, dtype="int32"))
 
     def grown(window: Window) -> np.ndarray:
         col, row, width, height = window.flatten()
@@ -166,7 +167,7 @@ def _write_raster(path: Path, like: Any, dtype: str, content: Callable[[Window],
     """Write a raster with the grid of `like`, window by window: `content` gives the numbers (height, width) of a window."""
     profile = {"driver": "GTiff", "count": 1, "dtype": dtype, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer"}
     profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "height": like.height, "width": like.width}
-    with rasterio.open(path, "w", **profile, transform=like.transform) as written:
+    with rasterio.open(path, "w", **profile, transform=PIXELS) as written:
         for row in range(0, like.height, WINDOW_PX):
             for col in range(0, like.width, WINDOW_PX):
                 window = Window(col, row, min(WINDOW_PX, like.width - col), min(WINDOW_PX, like.height - row))
