@@ -44,7 +44,7 @@ class BlockPredictor:
     probabilities: bool
 
     def predict(self, block: Block, progress: Progress = lambda _: None) -> dict[str, np.ndarray]:
-        """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where the finest source was never clear in the season.
+        """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where no image of the finest source is clear.
 
         If wanted, also `probabilities` uint8 (classes, height, width), scaled by `quantized`.
         """
@@ -55,7 +55,7 @@ class BlockPredictor:
         return result
 
     def blend(self, block: Block, progress: Progress = lambda _: None) -> tuple[np.ndarray, np.ndarray]:
-        """Class probabilities float32 (classes, height, width), and where the finest source was ever clear, bool (height, width)."""
+        """Class probabilities float32 (classes, height, width), and where the finest source is ever clear, bool (...)."""
         total = np.zeros((len(self.recipe.task.classes), block.height, block.width), dtype=np.float32)
         seen = np.zeros((block.height, block.width), dtype=bool)
         for batch in _read_ahead(self._batches(block)):

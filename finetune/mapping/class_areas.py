@@ -1,7 +1,7 @@
 """Areas of the classes of maps, of the transitions between maps, and the classes of maps at points.
 
-Areas are those on the ellipsoid, whatever the CRS of the map: pixels of a map in degrees or in Web Mercator are of unequal size. A
-map is divided into cells of 64 x 64 pixels, and all pixels of a cell count as equal. Within a cell their areas differ by a few
+Areas are those on the ellipsoid, whatever the CRS of the map: pixels of a map in degrees or in Web Mercator are of unequal size.
+A map is divided into cells of 64 x 64 pixels, and all pixels of a cell count as equal. Within a cell their areas differ by a few
 parts in 10,000 at most, and these differences cancel.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,8 @@ def _areas_of_tile(grid: Grid, row: int, col: int, codes: np.ndarray, num_codes:
     rows, cols = (np.append(np.arange(0, side, CELL_PX), side) for side in (height, width))
     areas = quad_areas(grid, row + rows, col + cols)
     total = np.zeros(num_codes)
-    for r, (top, bottom) in enumerate(zip(rows[:-1], rows[1:], strict=True)):
-        for c, (left, right) in enumerate(zip(cols[:-1], cols[1:], strict=True)):
+    for r, (top, bottom) in enumerate(pairwise(rows)):
+        for c, (left, right) in enumerate(pairwise(cols)):
             inside = codes[top:bottom, left:right]
             total += np.bincount(inside.ravel(), minlength=num_codes) * (areas[r, c] / inside.size)
     return total

@@ -1,8 +1,8 @@
 """The connected areas of one class of a map as polygons: GeoParquet with the column names of fiboa.
 
 A field is a connected area of one class; pixels that share only a corner are not connected. Outlines follow the edges of pixels
-over the whole map, so the blocks in which the map was made, and the scenes of a mosaic, cut nothing. `finetune/mapping/outlines.py`
-makes them.
+over the whole map, so the blocks in which the map was made, and the scenes of a mosaic, cut nothing
+(`finetune/mapping/outlines.py`).
 
 Columns are those of fiboa's core specification 0.2.0 (https://github.com/fiboa/specification/tree/v0.2.0/core): `id`, `geometry`
 (longitude and latitude, fiboa's default), `area` in hectares, `perimeter` in metres, `determination_datetime` (the last image

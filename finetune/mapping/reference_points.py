@@ -48,7 +48,8 @@ def _read(path: Path) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     if path.suffix.lower() == ".csv":
         table = pd.read_csv(path)
         if missing := {"lon", "lat"} - set(table.columns):
-            raise ValueError(f"reference {path} has no column {' and no '.join(sorted(missing))}; it has {', '.join(table.columns)}")
+            lacks = " and no ".join(sorted(missing))
+            raise ValueError(f"reference {path} has no column {lacks}; it has {', '.join(table.columns)}")
         lon, lat = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in ("lon", "lat"))
         good = (np.abs(lon) <= 360) & (np.abs(lat) <= 90)
         if not good.all():

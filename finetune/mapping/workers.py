@@ -104,7 +104,7 @@ def predict_in_worker(job: BlockJob, number: int) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _model_and_series(
-    model: Path, scene: Path, year: int, device: str, missing_sources: str
+    model: Path, scene: AnyPath, year: int, device: str, missing_sources: str, compositing: Compositing
 ) -> tuple[nn.Module, Recipe, SceneSeries]:
     """Model and open scene; the worker process keeps them until it ends."""
     mapper, recipe = load_model(model)

@@ -51,7 +51,7 @@ class AreaTables:
                 counts = _counts(at_points[number], points.classes[number], len(names))
                 outside = len(points.lon) - int(counts.sum())
                 if outside:
-                    notes.append(f"{one.path.name}: {outside} of {len(points.lon)} points lie beside the map or where it has no data")
+                    notes.append(f"{one.path.name}: {outside} of {len(points.lon)} points lie outside the map or its data")
                 estimates = _estimated(one.path.name, names, areas[:-1], counts, leave_out, notes)
                 notes.append(
                     f"{one.path.name}: overall accuracy {100 * estimates.overall:.1f} % "
