@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.command_line import run_command
-from finetune.mapping.outlines import OutlineOptions
+from finetune.mapping.outlines import PolygonOptions
 from finetune.mapping.polygons import write_polygons
 
 
@@ -36,7 +36,7 @@ def fields(
     """
     if not map.is_file():
         raise ValueError(f"no map at {map}: give a GeoTIFF that finetune/predict.py wrote")
-    options = OutlineOptions(min_area_ha=min_area_ha, simplify_m=simplify_m, boundary=boundary, boundary_px=boundary_px)
+    options = PolygonOptions(min_area_ha=min_area_ha, simplify_m=simplify_m, boundary=boundary, boundary_px=boundary_px)
     output.parent.mkdir(parents=True, exist_ok=True)
     found = write_polygons(map, class_name, output, options)
     print(f"{output}: {len(found)} polygons of {class_name}, {found['area'].sum():.1f} ha")

@@ -30,7 +30,7 @@ class FinishedBlocks:
 
     Args:
         output: the path of the map.
-        identity: see `map_identity`.
+        identity: see `map_identity`, and `mosaic_identity` in region.py.
         check_lock: called before a block is written; raises when another job writes this map.
     """
 
@@ -100,7 +100,7 @@ def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
         "dates": {source: repr((s.length, s.days.tolist(), s.times.tolist())) for source, s in series.seasons.items()},
     }
     return {
-        "format": 1,
+        "format": 2,  # 2: no data is where no image of the season is clear, 1: no chosen one
         "weights": digest.hexdigest(),
         "recipe": repr(predictor.recipe),
         "scene": scene,

@@ -35,10 +35,11 @@ PIXELS = Affine(1, 0, 1, 0, -1, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutlineOptions:
-    """How the areas of a class become polygons.
+class PolygonOptions:
+    """Polygons of the connected areas of a class.
 
     Attributes:
+        class_name: the class; None for no polygons. `--polygons CLASS` is short for it.
         simplify_m: corners are taken away as long as the triangle with their neighbours is smaller than a square of this side, in
             metres; 0 keeps the steps of the pixels. Neighbours keep their common outline.
         min_area_ha: smaller areas are left out, in hectares.
@@ -49,6 +50,7 @@ class OutlineOptions:
     Raises ValueError for numbers out of range.
     """
 
+    class_name: str | None = None
     simplify_m: float = 0.0
     min_area_ha: float = 0.0
     boundary: str | None = None
@@ -68,7 +70,7 @@ class OutlineOptions:
 
 
 def class_outlines(
-    map_path: Path, class_index: int, boundary_index: int | None = None, options: OutlineOptions | None = None
+    map_path: Path, class_index: int, boundary_index: int | None = None, options: PolygonOptions | None = None
 ) -> list[shapely.Polygon]:
     """The connected areas of one class of a map, in the map's CRS, from its upper edge downwards.
 
@@ -76,7 +78,7 @@ def class_outlines(
     0.2 kB per vertex until the file is written, or 1 GB for 300,000 fields of 15 vertices; when outlines are simplified, each
     pixel along an outline is a vertex first, five times as many.
     """
-    options = options or OutlineOptions()
+    options = options or PolygonOptions()
     with tempfile.TemporaryDirectory() as name, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
         folder = Path(name)
         with rasterio.open(map_path) as raster:

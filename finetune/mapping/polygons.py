@@ -36,14 +36,14 @@ from common.atomic_files import whole_file
 from common.grid import GEOGRAPHIC
 from finetune.mapping.cog import class_names
 from finetune.mapping.ground_area import EQUAL_AREA
-from finetune.mapping.outlines import OutlineOptions, class_outlines
+from finetune.mapping.outlines import PolygonOptions, class_outlines
 
 FIBOA = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
 LARGEST_HA, LONGEST_M = 100_000, 125_000  # fiboa's limits of area and perimeter
 
 
 def write_polygons(
-    map_path: Path, class_name: str, output: Path, options: OutlineOptions | None = None
+    map_path: Path, class_name: str, output: Path, options: PolygonOptions | None = None
 ) -> geopandas.GeoDataFrame:
     """Write the connected areas of a class of a map as polygons, and return their table.
 
@@ -51,11 +51,11 @@ def write_polygons(
         map_path: a map of finetune/predict.py, or a VRT of several.
         class_name: the class.
         output: the GeoParquet to write.
-        options: how outlines are made; None uses the defaults of `OutlineOptions`.
+        options: how outlines are made; None uses the defaults of `PolygonOptions`.
 
     Raises ValueError for a map without class names, or without this class.
     """
-    options = options or OutlineOptions()
+    options = options or PolygonOptions()
     with rasterio.open(map_path) as raster:
         names = class_names(raster.tags(1))
         if not names:

@@ -91,7 +91,7 @@ def probabilities_on(grid: Grid, part: Block, scene: SceneMap, num_classes: int)
     that lies elsewhere. `part` may reach beyond the mosaic.
     """
     placed = _turned_to(scene.grid, grid, part)
-    offset = _offset(placed, grid, part)
+    offset = offset_in(placed, grid, part)
     if offset is not None:
         return _copied(scene, offset, part, num_classes)
     below = _below(placed, grid, part)
@@ -119,8 +119,8 @@ def is_geographic(crs: str) -> bool:
     return bool(CRS.from_user_input(crs).is_geographic)
 
 
-def _offset(scene: Grid, grid: Grid, part: Block) -> tuple[int, int] | None:
-    """Row and column in the scene of the first pixel of a part of the mosaic, if both have the same pixels; else None."""
+def offset_in(scene: Grid, grid: Grid, part: Block) -> tuple[int, int] | None:
+    """Row and column in `scene` of the first pixel of a part of `grid`, if both grids have the same pixels; else None."""
     placed = grid_in_crs(scene, grid.crs)
     if placed is None:
         return None
