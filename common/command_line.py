@@ -55,14 +55,20 @@ class _Parser(ArgumentParser):
 
     Attributes:
         renamed: new dotted names of options by their old dotted names.
+        short: dotted names of options by the names of their groups, which stand for them: `--polygons maize`.
         built_in: folder of the YAML files that `--config` finds by their bare names.
     """
 
     def __init__(
-        self, *positional: Any, renamed: Mapping[str, str] | None = None, built_in: Path | None = None, **options: Any
+        self,
+        *positional: Any,
+        renamed: Mapping[str, str] | None = None,
+        short: Mapping[str, str] | None = None,
+        built_in: Path | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(*positional, **options)
-        self.renamed, self.built_in = renamed or {}, built_in
+        self.renamed, self.short, self.built_in = renamed or {}, short or {}, built_in
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
         """Parse as jsonargparse does, with lone boolean options, lists as words, and dashes in names read as underscores."""
@@ -85,9 +91,9 @@ class _Parser(ArgumentParser):
         """Parse the content of a `--config` file as jsonargparse does, with old names of renamed keys allowed."""
         values = None
         with suppress(yaml.YAMLError):  # jsonargparse reports what is wrong with it
-            values = yaml.safe_load(content) if self.renamed else None
+            values = yaml.safe_load(content) if self.renamed or self.short else None
         try:
-            if isinstance(values, dict) and rename_keys(values, self.renamed, warn=True):
+            if isinstance(values, dict) and (rename_keys(values, self.short) | rename_keys(values, self.renamed, warn=True)):
                 content = yaml.safe_dump(values)
         except ValueError as error:
             self.error(f"{path}: {error}")
@@ -96,7 +102,7 @@ class _Parser(ArgumentParser):
     def _with_lists(self, words: Sequence[str]) -> list[str]:
         """Join the words of each list option to a YAML list: `--tasks rice wheat` -> `--tasks`, `[rice, wheat]`.
 
-        A single word that is not written as a YAML list becomes a list of one.
+        A single word that is not written as a YAML list becomes a list of one. Paths stay texts: in YAML 2021_06 is a number.
         """
         result: list[str] = []
         most = 1 if self._get_positional_actions() else len(words)  # the words after the first may be positionals
@@ -108,6 +114,8 @@ class _Parser(ArgumentParser):
                 while rest and len(values) < most and not rest[0].startswith("--"):
                     values.append(rest.pop(0))
                 written = len(values) == 1 and (values[0].startswith("[") or values[0] == "null")
+                if _is_list_of_paths(self._option_string_actions[result[-1]]._typehint) and not written:
+                    values = [json.dumps(value) for value in values]
                 result += values if written or not values else [f"[{', '.join(values)}]"]
         return result
 
@@ -153,6 +161,8 @@ class _Parser(ArgumentParser):
         parts = name.split(".")
         for count in range(len(parts), 0, -1):
             key = ".".join(parts[:count]).removeprefix("--").replace("-", "_")
+            if name.startswith("--") and key in self.short and count == len(parts):
+                return f"--{self.short[key]}" + equals + value
             if name.startswith("--") and key in self.renamed:
                 _warn_of_old_name(f"--{key}", f"--{self.renamed[key]}")
                 return ".".join([f"--{self.renamed[key]}", *parts[count:]]) + equals + value
@@ -182,6 +192,12 @@ class _Parser(ArgumentParser):
 def _is_list(hint: Any) -> bool:
     """Return True for the type of a list, also of an optional one."""
     return list in {get_origin(kind) for kind in (get_args(hint) if NoneType in get_args(hint) else [hint])}
+
+
+def _is_list_of_paths(hint: Any) -> bool:
+    """Return True for the type of a list of paths, also of an optional one."""
+    lists = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is list]
+    return any(kind is Path or Path in get_args(kind) for one in lists for kind in get_args(one))
 
 
 def _is_nested(hint: Any) -> bool:
@@ -248,14 +264,16 @@ def parse(
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
     built_in: Path | None = None,
+    short: Mapping[str, str] | None = None,
 ) -> Namespace:
     """Parse the parameters of `function`, or the fields of `config_class`, from the command line.
 
     `positional` makes positional arguments of the parameters without a default. `renamed`: new dotted names of options by their
-    old dotted names. `built_in`: folder of the YAML files that `--config` also finds by their bare names.
+    old dotted names. `built_in`: folder of the YAML files that `--config` also finds by their bare names. `short`: dotted names
+    of options by the names of their groups, which stand for them.
     """
     description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
-    parser = _Parser(description=description, allow_abbrev=False, renamed=renamed, built_in=built_in)
+    parser = _Parser(description=description, allow_abbrev=False, renamed=renamed, built_in=built_in, short=short)
     names = f", or one of {', '.join(sorted(path.stem for path in built_in.glob('*.yaml')))}" if built_in else ""
     parser.add_argument("--config", action="config", help=f"YAML file with any of the options below{names}")
     if config_class is None:
@@ -292,15 +310,16 @@ def run_command(
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
     built_in: Path | None = None,
+    short: Mapping[str, str] | None = None,
 ) -> NoReturn:
     """Parse the command line, call `function` and exit with the code that it returns, or with that of its error, and one line.
 
-    With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional`, `renamed`
-    and `built_in`: see `parse`.
+    With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional`, `renamed`,
+    `built_in` and `short`: see `parse`.
     """
     make_output_last()
     show_notes_as_lines()
-    parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in))
+    parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in, short))
     try:
         with interrupt_when_asked():
             code = function(**parameters) if config_class is None else function(config_class(**parameters))

@@ -1,111 +1,158 @@
-"""Command: the map of a scene by a trained model.
+"""Command: the map of a scene, or of a region of many scenes, by a trained model.
 
     python finetune/predict.py --model runs/paddy_rice --input scenes/SCENE --output map.tif
+    python finetune/predict.py --model runs/paddy_rice --input scenes/ --mosaic.crs EPSG:3035 --mosaic.pixel_m 10 --output map.tif
 
 The model predicts overlapping windows, and their class probabilities are blended (finetune/mapping/tiling.py). The map is made
-block by block in constant memory. Finished blocks are kept in a folder `.map.tif.parts`: an interrupted command resumes from them
-when it is started again.
+block by block in constant memory. Finished blocks are kept in a folder `.map.tif.parts`, maps of finished scenes of a mosaic in
+`.map.tif.scenes`: an interrupted command resumes from them when it is started again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from common.command_line import run_command
-from common.run_lock import LOCK, RunLock
+from common.exit_codes import INFRASTRUCTURE
 from common.storage import AnyPath
 from finetune.device import pick_device
-from finetune.mapping.cog import count_classes, probabilities_path
-from finetune.mapping.model_series import note_other_scale, series_for_model
-from finetune.mapping.polygons import check_class, write_polygons
-from finetune.mapping.scene import MapOptions, predict_scene
+from finetune.mapping.mosaic_grid import MosaicOptions
+from finetune.mapping.outlines import PolygonOptions
+from finetune.mapping.polygons import check_class
+from finetune.mapping.region import SceneMapper
+from finetune.mapping.scene import MapOptions
+from finetune.mapping.scene_inputs import scene_folders, searched_folder
 from finetune.mapping.workers import Workers
 from finetune.model.model_file import load_model
-from finetune.report.map_figure import draw_map, preview_label
+from finetune.prediction import Prediction
 from finetune.task import Task
+
+RASTERS = (".tif", ".tiff", ".vrt")
+SHORT_OPTIONS = {"polygons": "polygons.class_name"}
 
 
 def predict(
     model: Path,
-    input: AnyPath,
     output: Path,
+    input: list[AnyPath] | None = None,
+    search: Path | None = None,
     overlap: float = 0.5,
     batch_size: int = 16,
     year: int | None = None,
+    years: list[int] | None = None,
     device: str = "auto",
     probabilities: bool = False,
-    polygons: str | None = None,
+    polygons: PolygonOptions = PolygonOptions(),  # noqa: B008
+    mosaic: MosaicOptions = MosaicOptions(),  # noqa: B008
+    scene_maps: Path | None = None,
     workers: int = 1,
     engine: Literal["local", "dask"] = "local",
     scheduler: str | None = None,
     block_px: int | None = None,
     missing_sources: Literal["error", "allow"] | None = None,
-) -> None:
-    """Map a scene: a Cloud-Optimised GeoTIFF with class indices and, beside it, a PNG to look at.
+    compositing: Literal["image", "pixel"] | None = None,
+) -> int:
+    """Map a scene or a region: a Cloud-Optimised GeoTIFF with class indices and, beside it, a PNG to look at.
 
     Args:
         model: folder that finetune/run.py wrote, or its model.safetensors.
-        input: a scene, the folder or URL with its scene.yaml.
-        output: the GeoTIFF to write; the picture gets the same name with .png.
+        output: the GeoTIFF to write, of several scenes their mosaic; or a virtual raster .vrt over one GeoTIFF per scene; or a
+            folder for one GeoTIFF per scene. The picture gets the same name with .png.
+        input: scenes, and folders of scenes: the folders or URLs with a scene.yaml, or that hold such folders.
+        search: YAML with options of data_prep/scenes.py, whose scenes are searched in a STAC catalogue and mapped. Without
+            `output` in it they are written beside the map, to the folder NAME_scenes.
         overlap: share of a window that its neighbour covers too, 0 to 0.9.
         batch_size: windows per batch.
         year: year in which the season ends; the default is that of the scene's label, if scene.yaml states it, or the one with
             most images.
+        years: several such years, each with a map of its own: map_2019.tif, map_2020.tif.
         device: auto, cpu or cuda.
         probabilities: also write NAME_probabilities.tif, one band per class, stored number / 250.
         polygons: a class whose connected areas are also written as polygons, NAME_fields.parquet (GeoParquet, fiboa names).
+        mosaic: grid of the mosaic of several scenes.
+        scene_maps: folder that also keeps the map of each scene of a mosaic.
         workers: number of processes; if there are several, each computes with one thread.
         engine: local or dask, for several workers.
         scheduler: address of a running Dask cluster, or slurm to start one in SLURM jobs.
         block_px: side of the blocks in which the map is made, in pixels; the default is about eight windows.
         missing_sources: whether a scene may lack sources of the model, which are then replaced by zeros: error or allow. The
             default is the setting of the model's task.
+        compositing: what the model sees of a period: image, its clearest image; or pixel, where clouds are filled from the other
+            images. The default is the setting of the model's task, that of its training.
     """
-    if output.suffix.lower() not in (".tif", ".tiff"):
-        raise ValueError(f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif")
-    if workers < 1 or batch_size < 1:
-        raise ValueError(f"--workers is {workers} and --batch_size {batch_size}; both must be at least 1")
+    _check(output, input, search, year, years, polygons, workers, batch_size)
     mapper, recipe = load_model(model)
     torch_device = pick_device(device)
     options = MapOptions(overlap=overlap, batch_size=batch_size, block_px=block_px, probabilities=probabilities)
-    if polygons is not None:
-        check_class(polygons, [c.name for c in recipe.task.classes])
-    if missing_sources is not None:
-        recipe = replace(recipe, task=replace(recipe.task, missing_sources=missing_sources))
-    series = series_for_model(recipe, input, year)
-    series.check_window(recipe.task.window_px)
-    label = preview_label(series)
+    _check_classes(polygons, recipe.task)
+    changed = {"missing_sources": missing_sources, "compositing": compositing}
+    recipe = replace(recipe, task=replace(recipe.task, **{name: value for name, value in changed.items() if value is not None}))
+    folders = scene_folders(input or [searched_folder(search, output.with_name(f"{output.stem}_scenes"))])
     in_processes = workers > 1 or scheduler is not None or engine == "dask"
     processes = Workers(count=workers, engine=engine, scheduler=scheduler, model=model) if in_processes else None
-    written = [output, output.with_suffix(".png")]
-    with RunLock(output.with_name(f".{output.name}{LOCK}"), output) as lock, series:
-        lock.acquire()
-        note_other_scale(series, recipe)
-        predict_scene(mapper.to(torch_device), recipe, series, output, torch_device, options, processes, lock.check)
-        draw_map(written[1], recipe.task, series, output, label)
-        if probabilities:
-            written.append(probabilities_path(output))
-        if polygons is not None:
-            written.append(output.with_name(f"{output.stem}_fields.parquet"))
-            write_polygons(output, polygons, written[-1])
-    height, width = series.grid.shape
-    shares = _class_shares(output, recipe.task)
-    print(f"{height} x {width} px; season ending {series.year}; {shares}; {', '.join(map(str, written))}")
+    prediction = Prediction(
+        mapper=SceneMapper(model=mapper.to(torch_device), recipe=recipe, device=torch_device, options=options, workers=processes),
+        mosaic=mosaic,
+        polygons=polygons,
+        scene_maps=scene_maps,
+    )
+    is_region = len(folders) > 1 or output.suffix.lower() not in (".tif", ".tiff") or mosaic.is_given or scene_maps is not None
+    map_one = prediction.map_region if is_region else lambda folders, *rest: prediction.map_scene(folders[0], *rest)
+    codes = []
+    for one in years or [year]:
+        suffix = f"_{one}" if years else ""
+        is_raster = output.suffix.lower() in RASTERS
+        of_year = output.with_name(f"{output.stem}{suffix}{output.suffix}") if is_raster else output
+        codes.append(map_one(folders, of_year, one, suffix))
+    return INFRASTRUCTURE if INFRASTRUCTURE in codes else max(codes)
 
 
-def _class_shares(path: Path, task: Task) -> str:
-    """Shares of the classes in a map, and of no data, for people."""
-    counts = count_classes(path, len(task.classes))
-    with_data = max(counts[:-1].sum(), 1)
-    shares = ", ".join(f"{c.name} {100 * n / with_data:.1f} %" for c, n in zip(task.classes, counts[:-1], strict=True))
-    return f"{shares}; no data {100 * counts[-1] / counts.sum():.1f} %"
+def _check(
+    output: Path,
+    input: Sequence[AnyPath] | None,
+    search: Path | None,
+    year: int | None,
+    years: Sequence[int] | None,
+    polygons: PolygonOptions,
+    workers: int,
+    batch_size: int,
+) -> None:
+    """Raises ValueError for options that contradict each other, or are out of range."""
+    is_folder = not output.suffix or output.is_dir()
+    if output.suffix.lower() not in RASTERS and not is_folder:
+        raise ValueError(
+            f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif; or in .vrt for a virtual raster; or a "
+            "folder for one map per scene"
+        )
+    if bool(input) == (search is not None):
+        raise ValueError("what to map? give either --input with scenes or folders of scenes, or --search with a search")
+    if years is not None and (year is not None or len(set(years)) != len(years) or not years):
+        raise ValueError(f"--years is {list(years)} and --year {year}; give one year, or several different ones")
+    if polygons.class_name is None and polygons != PolygonOptions():
+        raise ValueError("options of polygons need a class: --polygons CLASS")
+    if polygons.class_name is not None and output.suffix.lower() not in RASTERS:
+        raise ValueError(
+            "polygons of one map per scene would be cut at the edges of the scenes: give a .tif or .vrt as --output, or make "
+            "them from each map with finetune/fields.py"
+        )
+    if workers < 1 or batch_size < 1:
+        raise ValueError(f"--workers is {workers} and --batch_size {batch_size}; both must be at least 1")
+
+
+def _check_classes(polygons: PolygonOptions, task: Task) -> None:
+    """Raises ValueError unless the classes of polygons are those of the task."""
+    if polygons.class_name is not None:
+        names = [c.name for c in task.classes]
+        check_class(polygons.class_name, names)
+        polygons.check_boundary(polygons.class_name, names)
 
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    run_command(predict)
+    run_command(predict, short=SHORT_OPTIONS)
 
 
 if __name__ == "__main__":

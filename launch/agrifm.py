@@ -35,8 +35,9 @@ COMMANDS = {
     "pretrain": ("pretrain.train", "pretrain the encoder; one rank for each GPU"),
     "export": ("pretrain.export", "the encoder of a pretraining run as one file"),
     "finetune": ("finetune.run", "fine-tune an encoder to a task, score it and map the test scenes"),
-    "predict": ("finetune.predict", "map a scene with a fine-tuned model"),
+    "predict": ("finetune.predict", "map a scene or a region with a fine-tuned model"),
     "fields": ("finetune.fields", "polygons of the objects of a map"),
+    "areas": ("finetune.areas", "areas of the classes of maps, and of their changes, with their uncertainty"),
     "compare": ("finetune.compare", "compare encoders over tasks, shares of the labels and seeds"),
     "join_comparisons": ("finetune.join_comparisons", "comparisons on several data side by side"),
 }

@@ -57,6 +57,7 @@ COMMANDS = (
     _script("finetune", "finetune/run.py"),
     _script("predict", "finetune/predict.py"),
     _script("fields", "finetune/fields.py"),
+    _script("areas", "finetune/areas.py"),
     _script("compare", "finetune/compare.py"),
     _script("join_comparisons", "finetune/join_comparisons.py"),
 )

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from rasterio.crs import CRS
 
 from common.atomic_files import whole_file
-from common.grid import Grid
+from common.grid import Grid, grid_summary
 from finetune.mapping.cog import NO_DATA, rgba
 from finetune.mapping.resampling import SceneMap, offset_in
 from finetune.mapping.tiling import Block
@@ -22,8 +22,6 @@ def write_vrt(path: Path, scenes: Sequence[SceneMap], grid: Grid, task: Task, ta
     """Write a VRT of the classes of scenes that lie on the pixels of `grid`, with names and colours of the classes.
 
     Where scenes overlap it shows the one whose name comes last, but for pixels without data. Paths are relative to the VRT.
-
-    Raises ValueError for a scene with other pixels.
     """
     root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     ElementTree.SubElement(root, "SRS").text = CRS.from_user_input(grid.crs).to_wkt()
@@ -41,14 +39,21 @@ def write_vrt(path: Path, scenes: Sequence[SceneMap], grid: Grid, task: Task, ta
         ElementTree.SubElement(colors, "Entry", {f"c{i}": str(value) for i, value in enumerate(rgba(c.color), 1)})
     for scene in sorted(scenes, key=lambda one: one.name):
         offset = offset_in(grid, scene.grid, Block(0, 0, *scene.grid.shape))
-        if offset is None:
-            raise ValueError(
-                f"scene {scene.name} has other pixels than the VRT; a VRT resamples nothing: give a .tif as --output, or a folder"
-            )
+        assert offset is not None, f"{scene.name}: see check_pixels"
         _source(band, scene, path.parent, offset)
     ElementTree.indent(root)
     with whole_file(path) as temporary:
         ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
+
+
+def check_pixels(grids: Mapping[str, Grid], grid: Grid) -> None:
+    """Raises ValueError unless all scenes lie on the pixels of `grid`."""
+    for name, other in grids.items():
+        if offset_in(grid, other, Block(0, 0, *other.shape)) is None:
+            raise ValueError(
+                f"the pixels of scene {name} ({grid_summary(other)}) are no pixels of the other scenes; a virtual raster "
+                "resamples nothing: give a .tif as --output, for a mosaic, or a folder"
+            )
 
 
 def _metadata(element: ElementTree.Element, tags: Mapping[str, Any]) -> None:

@@ -101,11 +101,11 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
     image = np.where(np.isnan(picture.image), to_rgb(NO_DATA_COLOR), picture.image)
     panels = [("satellite image, median of the season", image, 1.0)]  # with pixels of the map along a pixel of the panel
     if picture.label is not None:
-        panels.append(("label", _class_colors(picture.label, task), 1.0))
-    panels.append(("prediction", _class_colors(picture.predicted, task), 1.0))
+        panels.append(("label", class_colors(picture.label, task), 1.0))
+    panels.append(("prediction", class_colors(picture.predicted, task), 1.0))
     if picture.overview is not None:
         coarse = picture.predicted.shape[1] / picture.part[3] / picture.overview.shape[1]
-        panels.append(("prediction, all of the map", _class_colors(picture.overview, task), coarse))
+        panels.append(("prediction, all of the map", class_colors(picture.overview, task), coarse))
     height, width = picture.predicted.shape
     inches = PANEL_INCHES * len(panels), PANEL_INCHES * min(2.0, max(0.5, height / width)) + 1.0
     figure = Figure(figsize=inches, dpi=110, layout="constrained")
@@ -116,15 +116,20 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
         axes.set_yticks([])
         rows, cols, _ = colors.shape
         if picture.pixel_m is not None:
-            _scale_bar(axes, picture.pixel_m * factor, cols, rows)
+            scale_bar(axes, picture.pixel_m * factor, cols, rows)
         if factor != 1:
             row, col, tall, wide = (share * side for share, side in zip(picture.part, (rows, cols) * 2, strict=True))
             axes.add_patch(Rectangle((col, row), wide, tall, fill=False, edgecolor="black", linewidth=1.5))
-    patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
-    patches.append(Patch(facecolor=NO_DATA_COLOR, edgecolor="#555555", label="no data"))
+    patches = legend_patches(task)
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=11)
     figure.suptitle(picture.title, fontsize=13)
     return figure
+
+
+def legend_patches(task: Task) -> list[Patch]:
+    """The legend's entries: the classes and no data."""
+    patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
+    return [*patches, Patch(facecolor=NO_DATA_COLOR, edgecolor="#555555", label="no data")]
 
 
 def write_map_picture(path: Path, task: Task, picture: MapPicture) -> None:
@@ -177,7 +182,7 @@ def true_color(stack: ImageStack, sensor: Sensor) -> np.ndarray:
     return result
 
 
-def _class_colors(classes: np.ndarray, task: Task) -> np.ndarray:
+def class_colors(classes: np.ndarray, task: Task) -> np.ndarray:
     """Class indices (H, W) -> RGB (H, W, 3); any number that is not a class gets the colour of no data."""
     palette = np.array([to_rgb(c.color) for c in task.classes] + [to_rgb(NO_DATA_COLOR)])
     return palette[np.where((classes >= 0) & (classes < len(task.classes)), classes, len(task.classes))]
@@ -191,7 +196,7 @@ def pixel_width_m(grid: Grid) -> float | None:
     return float(Geod(ellps="WGS84").inv(lon[0], lat[0], lon[1], lat[1])[2])
 
 
-def _scale_bar(axes: Axes, pixel_m: float, width: int, height: int) -> None:
+def scale_bar(axes: Axes, pixel_m: float, width: int, height: int) -> None:
     """A bar of a round length, about a quarter of the panel, at its lower left; `width` and `height` count the panel's pixels."""
     target = width * pixel_m / 4
     magnitude = 10 ** np.floor(np.log10(target))
