@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -55,7 +55,8 @@ class _Parser(ArgumentParser):
 
     Attributes:
         renamed: new dotted names of options by their old dotted names.
-        short: dotted names of options by the names of their groups, which stand for them: `--polygons maize`.
+        short: dotted names of options by the names of their groups, which stand for them, as `--polygons maize`: a dataclass names
+            the field in SHORT_FOR.
         built_in: folder of the YAML files that `--config` finds by their bare names.
     """
 
@@ -63,12 +64,12 @@ class _Parser(ArgumentParser):
         self,
         *positional: Any,
         renamed: Mapping[str, str] | None = None,
-        short: Mapping[str, str] | None = None,
         built_in: Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*positional, **options)
-        self.renamed, self.short, self.built_in = renamed or {}, short or {}, built_in
+        self.renamed, self.built_in = renamed or {}, built_in
+        self.short: Mapping[str, str] = {}
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
         """Parse as jsonargparse does, with lone boolean options, lists as words, and dashes in names read as underscores."""
@@ -264,16 +265,16 @@ def parse(
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
     built_in: Path | None = None,
-    short: Mapping[str, str] | None = None,
 ) -> Namespace:
     """Parse the parameters of `function`, or the fields of `config_class`, from the command line.
 
     `positional` makes positional arguments of the parameters without a default. `renamed`: new dotted names of options by their
-    old dotted names. `built_in`: folder of the YAML files that `--config` also finds by their bare names. `short`: dotted names
-    of options by the names of their groups, which stand for them.
+    old dotted names. `built_in`: folder of the YAML files that `--config` also finds by their bare names.
     """
     description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
-    parser = _Parser(description=description, allow_abbrev=False, renamed=renamed, built_in=built_in, short=short)
+    parser = _Parser(description=description, allow_abbrev=False, renamed=renamed, built_in=built_in)
+    hints = get_type_hints(config_class or function)
+    parser.short = {name: f"{name}.{kind.SHORT_FOR}" for name, kind in hints.items() if hasattr(kind, "SHORT_FOR")}
     names = f", or one of {', '.join(sorted(path.stem for path in built_in.glob('*.yaml')))}" if built_in else ""
     parser.add_argument("--config", action="config", help=f"YAML file with any of the options below{names}")
     if config_class is None:
@@ -310,16 +311,15 @@ def run_command(
     config_class: type | None = None,
     renamed: Mapping[str, str] | None = None,
     built_in: Path | None = None,
-    short: Mapping[str, str] | None = None,
 ) -> NoReturn:
     """Parse the command line, call `function` and exit with the code that it returns, or with that of its error, and one line.
 
-    With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional`, `renamed`,
-    `built_in` and `short`: see `parse`.
+    With a dataclass `config_class`, the options are its fields and `function` takes an instance of it. `positional`, `renamed`
+    and `built_in`: see `parse`.
     """
     make_output_last()
     show_notes_as_lines()
-    parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in, short))
+    parameters = vars(parse(function, arguments, positional, config_class, renamed, built_in))
     try:
         with interrupt_when_asked():
             code = function(**parameters) if config_class is None else function(config_class(**parameters))

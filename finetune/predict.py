@@ -31,7 +31,6 @@ from finetune.prediction import Prediction
 from finetune.task import Task
 
 RASTERS = (".tif", ".tiff", ".vrt")
-SHORT_OPTIONS = {"polygons": "polygons.class_name"}
 
 
 def predict(
@@ -152,7 +151,7 @@ def _check_classes(polygons: PolygonOptions, task: Task) -> None:
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    run_command(predict, short=SHORT_OPTIONS)
+    run_command(predict)
 
 
 if __name__ == "__main__":

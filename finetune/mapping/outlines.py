@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import rasterio
@@ -49,6 +49,8 @@ class PolygonOptions:
 
     Raises ValueError for numbers out of range.
     """
+
+    SHORT_FOR: ClassVar[str] = "class_name"
 
     class_name: str | None = None
     simplify_m: float = 0.0
