@@ -55,8 +55,8 @@ class _Parser(ArgumentParser):
 
     Attributes:
         renamed: new dotted names of options by their old dotted names.
-        short: dotted names of options by the names of their groups, which stand for them, as `--polygons maize`: a dataclass names
-            the field in SHORT_FOR.
+        short: dotted names of options by the names of their groups, which stand for them, as in `--polygons maize`: a dataclass
+            names the field in SHORT_FOR.
         built_in: folder of the YAML files that `--config` finds by their bare names.
     """
 
