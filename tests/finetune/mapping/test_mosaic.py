@@ -176,7 +176,7 @@ def test_scenes_that_disagree_leave_no_seam(tmp_path: Path) -> None:
     first = np.where(probabilities[0] == NO_DATA, np.nan, probabilities[0].astype(float))
     middle = first[150].copy()
     for corner in ((30, 200), (300, 300)):  # where the edges of both meet, one side must be one scene and the other the other
-        first[corner[0] - 32 : corner[0] + 32, corner[1] - 32 : corner[1] + 32] = np.nan
+        first[max(corner[0] - 32, 0) : corner[0] + 32, corner[1] - 32 : corner[1] + 32] = np.nan
     for axis in (0, 1):
         # Two ramps of 64 px meet at most at a corner: 200 steps of 1/250 from one scene to the other over at least 32 px.
         assert np.nanmax(np.abs(np.diff(first, axis=axis))) <= 250 * 0.8 / (FEATHER_PX / 2)
