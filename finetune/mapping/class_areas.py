@@ -1,7 +1,7 @@
 """Areas of the classes of maps, of the transitions between maps, and the classes of maps at points.
 
 Areas are those on the ellipsoid, whatever the CRS of the map: pixels of a map in degrees or in Web Mercator are of unequal size.
-A map is divided into cells of 64 x 64 pixels, and all pixels of a cell count as equal. Within a cell their areas differ by a few
+A map is divided into cells of 16 x 16 pixels, and all pixels of a cell count as equal. Within a cell their areas differ by a few
 parts in 10,000 at most, and these differences cancel.
 """
 
@@ -21,7 +21,7 @@ from finetune.data.map_grid import TOLERANCE
 from finetune.mapping.cog import GDAL_CACHE_MB, class_names
 from finetune.mapping.ground_area import quad_areas
 
-CELL_PX = 64
+CELL_PX = 16
 TILE_PX = 1024  # read at once; whole cells, and whole tiles of our maps
 
 

@@ -144,7 +144,7 @@ def _grown(map_path: Path, folder: Path, boundary_index: int, steps: int) -> tup
     def numbers(window: Window) -> np.ndarray:
         col, row, width, height = window.flatten()
         here = PIXELS @ Affine.translation(col, row)
-        inside = np.sort(tree.query(shapely.box(*here * (0, height), *here * (width, 0)), "intersects"))
+        inside = np.sort(tree.query(shapely.box(*(here @ (0, height)), *(here @ (width, 0))), "intersects"))
         if not len(inside):
             return np.zeros((height, width), np.int32)
         numbered = ((polygons[index], int(index) + 1) for index in inside)

@@ -16,7 +16,8 @@ the equations of the paper are
                + P_j^2 sum_{i != j} N_i^2 n_ij/n_i (1 - n_ij/n_i) / (n_i - 1) ] / N_.j^2     (7)
     S(p_.j) = sqrt( sum_i (W_i p_ij - p_ij^2) / (n_i - 1) )                   (10)  standard error of the area proportion
 
-Intervals are normal ones, estimate +- 1.96 standard errors. With a handful of points of a class they are too narrow.
+Intervals are normal ones, estimate +- 1.96 standard errors. They are too narrow for a class with a handful of points, and for
+accuracies near 100 % (tests/finetune/scoring/test_area_estimation.py has a simulation).
 """
 
 from __future__ import annotations
