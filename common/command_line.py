@@ -110,12 +110,13 @@ class _Parser(ArgumentParser):
         rest = list(words)
         while rest:
             result.append(rest.pop(0))
-            if _is_list(getattr(self._option_string_actions.get(result[-1]), "_typehint", None)):
+            hint = getattr(self._option_string_actions.get(result[-1]), "_typehint", None)
+            if _is_list(hint):
                 values: list[str] = []
                 while rest and len(values) < most and not rest[0].startswith("--"):
                     values.append(rest.pop(0))
                 written = len(values) == 1 and (values[0].startswith("[") or values[0] == "null")
-                if _is_list_of_paths(self._option_string_actions[result[-1]]._typehint) and not written:
+                if _is_list_of_paths(hint) and not written:
                     values = [json.dumps(value) for value in values]
                 result += values if written or not values else [f"[{', '.join(values)}]"]
         return result

@@ -87,9 +87,15 @@ def predict(
     torch_device = pick_device(device)
     options = MapOptions(overlap=overlap, batch_size=batch_size, block_px=block_px, probabilities=probabilities)
     _check_classes(polygons, recipe.task)
-    changed = {"missing_sources": missing_sources, "compositing": compositing}
-    recipe = replace(recipe, task=replace(recipe.task, **{name: value for name, value in changed.items() if value is not None}))
-    folders = scene_folders(input or [searched_folder(search, output.with_name(f"{output.stem}_scenes"))])
+    task = replace(
+        recipe.task,
+        missing_sources=missing_sources or recipe.task.missing_sources,
+        compositing=compositing or recipe.task.compositing,
+    )
+    recipe = replace(recipe, task=task)
+    if search is not None:
+        input = [searched_folder(search, output.with_name(f"{output.stem}_scenes"))]
+    folders = scene_folders(input or [])
     in_processes = workers > 1 or scheduler is not None or engine == "dask"
     processes = Workers(count=workers, engine=engine, scheduler=scheduler, model=model) if in_processes else None
     prediction = Prediction(
@@ -101,7 +107,8 @@ def predict(
     is_region = len(folders) > 1 or output.suffix.lower() not in (".tif", ".tiff") or mosaic.is_given or scene_maps is not None
     map_one = prediction.map_region if is_region else lambda folders, *rest: prediction.map_scene(folders[0], *rest)
     codes = []
-    for one in years or [year]:
+    of_years: Sequence[int | None] = years or [year]
+    for one in of_years:
         suffix = f"_{one}" if years else ""
         is_raster = output.suffix.lower() in RASTERS
         of_year = output.with_name(f"{output.stem}{suffix}{output.suffix}") if is_raster else output

@@ -129,7 +129,7 @@ def _clear_pixels(stack: ImageStack, series: SceneSeries, size: int) -> np.ndarr
     is clear the model sees zeros, and its class comes from the pixels around; `compositing: pixel` in the task lets it see more.
     """
     season = series.seasons[series.finest]
-    clear = stack.valid[season.days < season.seen_days].any(axis=0)
+    clear = np.any(stack.valid[season.days < season.seen_days], axis=0)
     rows = np.arange(size) * clear.shape[0] // size
     cols = np.arange(size) * clear.shape[1] // size
     return clear[np.ix_(rows, cols)]

@@ -70,6 +70,6 @@ def _source(band: ElementTree.Element, scene: SceneMap, folder: Path, offset: tu
     name = ElementTree.SubElement(source, "SourceFilename", relativeToVRT="1")
     name.text = Path(os.path.relpath(scene.path, folder)).as_posix()
     ElementTree.SubElement(source, "SourceBand").text = "1"
-    ElementTree.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
-    ElementTree.SubElement(source, "DstRect", xOff=str(col), yOff=str(row), **size)
+    ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+    ElementTree.SubElement(source, "DstRect", {"xOff": str(col), "yOff": str(row), **size})
     ElementTree.SubElement(source, "NODATA").text = str(NO_DATA)
