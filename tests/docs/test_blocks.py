@@ -17,6 +17,7 @@ import yaml
 from data_prep.archive.scene import load_scene
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
+from data_prep.stac_search.settings import SearchSettings
 from docs.generate.commands import ROOT
 from finetune.task import load_task
 from pretrain.model import EncoderConfig, build_encoder, load_encoder, save_encoder
@@ -120,6 +121,8 @@ def test_yaml_is_read_by_what_it_is_for(code: CodeBlock, tmp_path: Path) -> None
         scene = load_scene(tmp_path)
         known = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reference/containers.md").read_text(), re.MULTILINE))
         assert {options["container"] for options in scene.sources.values()} <= known
+    elif "catalogue" in values:
+        assert SearchSettings(output=tmp_path, **values).sources()
     elif "gsd_m" in values:
         (tmp_path / "sources").mkdir()
         (tmp_path / "sources" / code.title).write_text(code.text)
