@@ -76,20 +76,21 @@ class Mosaic:
                 continue
             probabilities, classes = found
             valid = probabilities[0] != NO_DATA
-            weight = np.where(valid, edge_distance(valid, FEATHER_PX), 0)[inner]
+            weight = np.where(valid, edge_distance(valid, FEATHER_PX), 0)[inner].astype(np.float64)
             # Products are exact in 64 bits, so a pixel of one scene keeps its numbers.
-            total += weight * np.where(valid, probabilities, 0)[inner]
+            for band, into in zip(probabilities[inner], total, strict=True):
+                into += weight * band
             weights += weight
             count += weight > 0
             if classes is not None:
                 single = np.where(weight > 0, classes[inner], single)
-        mean = total / np.where(weights > 0, weights, 1)
-        best = mean.argmax(axis=0)
+        total /= np.where(weights > 0, weights, 1)
+        best = total.argmax(axis=0)
         # Of one scene alone the class is known; stored probabilities are rounded, and may be equal where they were not.
         best = np.where((count == 1) & (single != NO_DATA), single, best)
         result = {"classes": np.where(weights > 0, best, NO_DATA).astype(np.uint8)}
         if self.probabilities:
-            result["probabilities"] = np.where(weights > 0, np.rint(mean), NO_DATA).astype(np.uint8)
+            result["probabilities"] = np.where(weights > 0, np.rint(total), NO_DATA).astype(np.uint8)
         return result
 
 

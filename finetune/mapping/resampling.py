@@ -210,43 +210,49 @@ Places = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 def _interpolated(source: np.ndarray, places: Places, part: Block, ratio: float) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG001
     """Numbers between the four nearest pixels of `source` that have data, and where the pixel below has data."""
     rows, cols = places(part.row + 0.5 + np.arange(part.height), part.col + 0.5 + np.arange(part.width))
-    _, valid = _numbers(source, rows, cols)
-    total = np.zeros((len(source), part.height, part.width), dtype=np.float64)
-    weights = np.zeros((part.height, part.width))
-    row, col = rows - 0.5, cols - 0.5
+    known = source[0] != NO_DATA
+    index, inside = _index(source, rows, cols)
+    valid = inside & known.ravel()[index]
     with np.errstate(invalid="ignore"):
-        upper, left = np.floor(row), np.floor(col)
+        upper, left = np.floor(rows - 0.5), np.floor(cols - 0.5)
+    neighbours = []
+    total = np.zeros(valid.shape)
     for down in (0, 1):
         for right in (0, 1):
-            weight = (1 - np.abs(row - upper - down)) * (1 - np.abs(col - left - right))
-            numbers, known = _numbers(source, upper + down + 0.5, left + right + 0.5)
-            weight = np.where(known, weight, 0)
-            total += weight * numbers
-            weights += weight
-    valid &= weights > 0
-    return (total / np.where(valid, weights, 1)).astype(np.float32), valid
+            weight = (1 - np.abs(rows - 0.5 - upper - down)) * (1 - np.abs(cols - 0.5 - left - right))
+            index, inside = _index(source, upper + down + 0.5, left + right + 0.5)
+            weight = np.where(inside & known.ravel()[index], weight, 0)
+            neighbours.append((index, weight))
+            total += weight
+    total = np.where(valid, total, 1)  # the pixel below has a weight of a quarter at least
+    values = np.empty((len(source), *valid.shape), dtype=np.float32)
+    for band, into in zip(source, values, strict=True):  # class by class, so that no more than one is held in 64 bits
+        into[:] = sum(weight * band.ravel()[index] for index, weight in neighbours) / total
+    return values, valid
 
 
 def _averaged(source: np.ndarray, places: Places, part: Block, ratio: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean numbers of the pixels of `source` below each pixel that have data, and where half of them have."""
     side = ceil(ratio)
-    total = np.zeros((len(source), part.height, part.width), dtype=np.float64)
-    count = np.zeros((part.height, part.width), dtype=np.int64)
+    known = source[0] != NO_DATA
+    total = np.zeros((len(source), part.height, part.width), dtype=np.float32)  # of whole numbers, so it is exact
+    count = np.zeros((part.height, part.width), dtype=np.int32)
     for down in range(side):
         for right in range(side):
             at = part.row + (down + 0.5) / side + np.arange(part.height), part.col + (right + 0.5) / side + np.arange(part.width)
-            numbers, known = _numbers(source, *places(*at))
-            total += np.where(known, numbers, 0)
-            count += known
+            index, inside = _index(source, *places(*at))
+            counts = inside & known.ravel()[index]
+            for band, into in zip(source, total, strict=True):
+                into += np.where(counts, band.ravel()[index], 0)
+            count += counts
     valid = 2 * count >= side**2
-    return (total / np.where(valid, count, 1)).astype(np.float32), valid
+    total /= np.where(valid, count, 1)
+    return total, valid
 
 
-def _numbers(source: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (classes, ...) of the pixels of `source` that hold fractional rows and columns, and where these have data."""
+def _index(source: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index into a flat band of the pixels that hold fractional rows and columns, and where they lie in the bands at all."""
     _, height, width = source.shape
     with np.errstate(invalid="ignore"):
         inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
-    row, col = np.where(inside, rows, 0).astype(np.int64), np.where(inside, cols, 0).astype(np.int64)
-    numbers = source[:, row, col]
-    return numbers, inside & (numbers[0] != NO_DATA)
+    return np.where(inside, rows, 0).astype(np.int64) * width + np.where(inside, cols, 0).astype(np.int64), inside
