@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -58,14 +58,21 @@ class _Parser(ArgumentParser):
 
     Attributes:
         renamed: new dotted names of options by their old dotted names.
+        short: dotted names of options by the names of their groups, which stand for them, as in `--polygons maize`: a dataclass
+            names the field in SHORT_FOR.
         built_in: folder of the YAML files that `--config` finds by their bare names.
     """
 
     def __init__(
-        self, *positional: Any, renamed: Mapping[str, str] | None = None, built_in: Path | None = None, **options: Any
+        self,
+        *positional: Any,
+        renamed: Mapping[str, str] | None = None,
+        built_in: Path | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(*positional, **options)
         self.renamed, self.built_in = renamed or {}, built_in
+        self.short: Mapping[str, str] = {}
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:  # type: ignore[override]
         """Parse as jsonargparse does, with lone boolean options, lists as words, and dashes in names read as underscores."""
@@ -88,9 +95,9 @@ class _Parser(ArgumentParser):
         """Parse the content of a `--config` file as jsonargparse does, with old names of renamed keys allowed."""
         values = None
         with suppress(yaml.YAMLError):  # jsonargparse reports what is wrong with it
-            values = yaml.safe_load(content) if self.renamed else None
+            values = yaml.safe_load(content) if self.renamed or self.short else None
         try:
-            if isinstance(values, dict) and rename_keys(values, self.renamed, warn=True):
+            if isinstance(values, dict) and (rename_keys(values, self.short) | rename_keys(values, self.renamed, warn=True)):
                 content = yaml.safe_dump(values)
         except ValueError as error:
             self.error(f"{path}: {error}")
@@ -99,18 +106,21 @@ class _Parser(ArgumentParser):
     def _with_lists(self, words: Sequence[str]) -> list[str]:
         """Join the words of each list option to a YAML list: `--tasks rice wheat` -> `--tasks`, `[rice, wheat]`.
 
-        A single word that is not written as a YAML list becomes a list of one.
+        A single word that is not written as a YAML list becomes a list of one. Paths stay texts: in YAML 2021_06 is a number.
         """
         result: list[str] = []
         most = 1 if self._get_positional_actions() else len(words)  # the words after the first may be positionals
         rest = list(words)
         while rest:
             result.append(rest.pop(0))
-            if _is_list(getattr(self._option_string_actions.get(result[-1]), "_typehint", None)):
+            hint = getattr(self._option_string_actions.get(result[-1]), "_typehint", None)
+            if _is_list(hint):
                 values: list[str] = []
                 while rest and len(values) < most and not rest[0].startswith("--"):
                     values.append(rest.pop(0))
                 written = len(values) == 1 and (values[0].startswith("[") or values[0] == "null")
+                if _is_list_of_paths(hint) and not written:
+                    values = [json.dumps(value) for value in values]
                 result += values if written or not values else [f"[{', '.join(values)}]"]
         return result
 
@@ -156,6 +166,8 @@ class _Parser(ArgumentParser):
         parts = name.split(".")
         for count in range(len(parts), 0, -1):
             key = ".".join(parts[:count]).removeprefix("--").replace("-", "_")
+            if name.startswith("--") and key in self.short and count == len(parts):
+                return f"--{self.short[key]}" + equals + value
             if name.startswith("--") and key in self.renamed:
                 _warn_of_old_name(f"--{key}", f"--{self.renamed[key]}")
                 return ".".join([f"--{self.renamed[key]}", *parts[count:]]) + equals + value
@@ -189,6 +201,12 @@ class _Parser(ArgumentParser):
 def _is_list(hint: Any) -> bool:
     """Return True for the type of a list, also of an optional one."""
     return list in {get_origin(kind) for kind in (get_args(hint) if NoneType in get_args(hint) else [hint])}
+
+
+def _is_list_of_paths(hint: Any) -> bool:
+    """Return True for the type of a list of paths, also of an optional one."""
+    lists = [kind for kind in (hint, *get_args(hint)) if get_origin(kind) is list]
+    return any(kind is Path or Path in get_args(kind) for one in lists for kind in get_args(one))
 
 
 def _is_nested(hint: Any) -> bool:
@@ -263,6 +281,8 @@ def parse(
     """
     description = ((config_class or function).__doc__ or "").strip().split("\n\n")[0]
     parser = _Parser(description=description, allow_abbrev=False, renamed=renamed, built_in=built_in)
+    hints = get_type_hints(config_class or function)
+    parser.short = {name: f"{name}.{kind.SHORT_FOR}" for name, kind in hints.items() if hasattr(kind, "SHORT_FOR")}
     names = f", or one of {', '.join(sorted(path.stem for path in built_in.glob('*.yaml')))}" if built_in else ""
     parser.add_argument("--config", action="config", help=f"YAML file with any of the options below{names}")
     if config_class is None:

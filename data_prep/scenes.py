@@ -9,24 +9,13 @@ from __future__ import annotations
 from typing import NoReturn
 
 from common.command_line import run_command
-from data_prep.readers.signing import signer_named
-from data_prep.stac_search.area import load_area
-from data_prep.stac_search.catalogues import open_catalogue
-from data_prep.stac_search.scene_folders import write_scenes
-from data_prep.stac_search.search import begin_search, run_search
+from data_prep.stac_search.searching import search_scenes
 from data_prep.stac_search.settings import SearchSettings
 
 
 def scenes(settings: SearchSettings) -> None:
     """Search, write the scenes, and print what was found."""
-    signer_named(settings.signer_name(), "--signer")
-    area = load_area(settings.bbox, settings.area)
-    catalogue = open_catalogue(settings.catalogue)
-    begin_search(settings)
-    written = write_scenes(settings, area, run_search(settings, area, catalogue))
-    print(written.table(area))
-    if not any(found.scenes for found in written.collections.values()):
-        raise ValueError(f"{settings.catalogue} has no such item; search again, with another --output")
+    print(search_scenes(settings))
 
 
 def main() -> NoReturn:

@@ -1,120 +1,146 @@
-"""Command: the map of a scene, or the classes of the points of a table, by a trained model.
+"""Command: the map of a scene, or of a region of many scenes, or the classes of the points of a table, by a trained model.
 
     python finetune/predict.py --model runs/paddy_rice --input scenes/SCENE --output map.tif
+    python finetune/predict.py --model runs/paddy_rice --input scenes/ --mosaic.crs EPSG:3035 --mosaic.pixel_m 10 --output map.tif
     python finetune/predict.py --model runs/paddy_rice --input table.yaml --output predictions.parquet
 
 The model predicts overlapping windows, and their class probabilities are blended (finetune/mapping/tiling.py). The map is made
-block by block in constant memory. Finished blocks are kept in a folder `.map.tif.parts`: an interrupted command resumes from them
-when it is started again.
+block by block in constant memory. Finished blocks are kept in a folder `.map.tif.parts`, maps of finished scenes of a mosaic in
+`.map.tif.scenes`: an interrupted command resumes from them when it is started again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from common.command_line import run_command
+from common.exit_codes import INFRASTRUCTURE
 from common.hub import ModelPath
 from common.run_lock import LOCK, RunLock
 from common.storage import AnyPath
 from finetune.data.tables.table_data import TABLE_SUFFIXES
 from finetune.device import pick_device
-from finetune.mapping.cog import count_classes, probabilities_path
-from finetune.mapping.model_series import note_other_scale, series_for_model, with_map_window
+from finetune.mapping.model_series import with_map_window
+from finetune.mapping.mosaic_grid import MosaicOptions
+from finetune.mapping.outlines import PolygonOptions
 from finetune.mapping.point_table import PointTablePredictor
 from finetune.mapping.points import POINTS_PER_BATCH
-from finetune.mapping.polygons import check_class, write_polygons
-from finetune.mapping.scene import MapOptions, predict_scene
+from finetune.mapping.polygons import check_class
+from finetune.mapping.region import SceneMapper
+from finetune.mapping.scene import MapOptions
+from finetune.mapping.scene_inputs import scene_folders, searched_folder
 from finetune.mapping.workers import Workers
 from finetune.model.model_file import load_model, local_model
-from finetune.report.map_figure import draw_map, preview_label
+from finetune.prediction import Prediction
 from finetune.task import Task
 
+RASTERS = (".tif", ".tiff", ".vrt")
 WINDOWS_PER_BATCH = 16
 
 
 def predict(
     model: ModelPath,
-    input: AnyPath,
     output: Path,
+    input: list[AnyPath] | None = None,
+    search: Path | None = None,
     overlap: float = 0.5,
     batch_size: int | None = None,
     year: int | None = None,
+    years: list[int] | None = None,
     device: str = "auto",
     probabilities: bool = False,
-    polygons: str | None = None,
+    polygons: PolygonOptions = PolygonOptions(),  # noqa: B008
+    mosaic: MosaicOptions = MosaicOptions(),  # noqa: B008
+    scene_maps: Path | None = None,
     workers: int = 1,
     engine: Literal["local", "dask"] = "local",
     scheduler: str | None = None,
     block_px: int | None = None,
     missing_sources: Literal["error", "allow"] | None = None,
-) -> None:
-    """Map a scene, as a Cloud-Optimised GeoTIFF with class indices and a PNG to look at, or predict the points of a table.
+    compositing: Literal["image", "pixel"] | None = None,
+) -> int:
+    """Map a scene or a region: a Cloud-Optimised GeoTIFF with class indices and a PNG to look at; or predict points of a table.
 
     Args:
         model: folder that finetune/run.py wrote, its model.safetensors, or hf://OWNER/NAME[@REVISION] at Hugging Face's hub.
-        input: a scene, the folder or URL with its scene.yaml; or the YAML that describes a table of points (table.yaml).
-        output: the GeoTIFF to write; the picture gets the same name with .png. Of a table a Parquet file, with the id, place,
-            class and probabilities of each point.
+        output: the GeoTIFF to write, of several scenes their mosaic; or a virtual raster .vrt over one GeoTIFF per scene; or a
+            folder for one GeoTIFF per scene. The picture gets the same name with .png. Of a table a Parquet file, with the id,
+            place, class and probabilities of each point.
+        input: scenes, and folders of scenes: the folders or URLs with a scene.yaml, or that hold such folders; or the YAML that
+            describes a table of points (table.yaml).
+        search: YAML with options of data_prep/scenes.py, whose scenes are searched in a STAC catalogue and mapped. Without
+            `output` in it they are written beside the map, to the folder NAME_scenes.
         overlap: share of a window that its neighbour covers too, 0 to 0.9.
         batch_size: windows per batch, by default 16; of a table points per batch, by default 1024.
         year: year in which the season ends; the default is that of the scene's label, if scene.yaml states it, or the one with
             most images.
+        years: several such years, each with a map of its own: map_2019.tif, map_2020.tif.
         device: auto, cpu or cuda.
         probabilities: also write NAME_probabilities.tif, one band per class, stored number / 250.
         polygons: a class whose connected areas are also written as polygons, NAME_fields.parquet (GeoParquet, fiboa names).
+        mosaic: grid of the mosaic of several scenes.
+        scene_maps: folder that also keeps the map of each scene of a mosaic.
         workers: number of processes; if there are several, each computes with one thread.
         engine: local or dask, for several workers.
         scheduler: address of a running Dask cluster, or slurm to start one in SLURM jobs.
         block_px: side of the blocks in which the map is made, in pixels; the default is about eight windows.
         missing_sources: whether a scene may lack sources of the model, which are then replaced by zeros: error or allow. The
             default is the setting of the model's task.
+        compositing: what the model sees of a period: image, its clearest image; or pixel, where clouds are filled from the other
+            images. The default is the setting of the model's task, that of its training.
     """
-    if input.suffix in TABLE_SUFFIXES and not input.is_dir():
+    if any(path.suffix in TABLE_SUFFIXES and not path.is_dir() for path in input or []):
         for_maps = {
-            "overlap": overlap != 0.5, "probabilities": probabilities, "polygons": polygons is not None, "workers": workers != 1,
-            "engine": engine != "local", "scheduler": scheduler is not None, "block_px": block_px is not None,
+            "search": search is not None, "overlap": overlap != 0.5, "years": years is not None, "probabilities": probabilities,
+            "polygons": polygons != PolygonOptions(), "mosaic": mosaic.is_given, "scene_maps": scene_maps is not None,
+            "workers": workers != 1, "engine": engine != "local", "scheduler": scheduler is not None,
+            "block_px": block_px is not None, "compositing": compositing is not None,
         }  # fmt: skip
         without_effect = [f"--{name}" for name, is_given in for_maps.items() if is_given]
         if without_effect:
-            raise ValueError(f"{', '.join(without_effect)}: for maps of scenes only, and --input {input} is a table")
+            raise ValueError(f"{', '.join(without_effect)}: for maps of scenes only, and --input is a table")
+        if input is None or len(input) > 1:
+            raise ValueError(f"--input is {list(map(str, input or []))}; give one table, or scenes")
         batch_size = POINTS_PER_BATCH if batch_size is None else batch_size
-        predict_table(local_model(model), input, output, batch_size, year, device, missing_sources)
-        return
+        return predict_table(local_model(model), input[0], output, batch_size, year, device, missing_sources)
     batch_size = WINDOWS_PER_BATCH if batch_size is None else batch_size
-    if output.suffix.lower() not in (".tif", ".tiff"):
-        raise ValueError(f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif")
-    if workers < 1 or batch_size < 1:
-        raise ValueError(f"--workers is {workers} and --batch_size {batch_size}; both must be at least 1")
+    _check(output, input, search, year, years, polygons, workers, batch_size)
     file = local_model(model)
     mapper, recipe = load_model(file)
     recipe = with_map_window(recipe)
     torch_device = pick_device(device)
     options = MapOptions(overlap=overlap, batch_size=batch_size, block_px=block_px, probabilities=probabilities)
-    if polygons is not None:
-        check_class(polygons, [c.name for c in recipe.task.classes])
-    if missing_sources is not None:
-        recipe = replace(recipe, task=replace(recipe.task, missing_sources=missing_sources))
-    series = series_for_model(recipe, input, year)
-    series.check_window(recipe.task.window_px)
-    label = preview_label(series)
+    _check_classes(polygons, recipe.task)
+    task = replace(
+        recipe.task,
+        missing_sources=missing_sources or recipe.task.missing_sources,
+        compositing=compositing or recipe.task.compositing,
+    )
+    recipe = replace(recipe, task=task)
+    if search is not None:
+        input = [searched_folder(search, output.with_name(f"{output.stem}_scenes"))]
+    folders = scene_folders(input or [])
     in_processes = workers > 1 or scheduler is not None or engine == "dask"
     processes = Workers(count=workers, engine=engine, scheduler=scheduler, model=file) if in_processes else None
-    written = [output, output.with_suffix(".png")]
-    with RunLock(output.with_name(f".{output.name}{LOCK}"), output) as lock, series:
-        lock.acquire()
-        note_other_scale(series, recipe.normalization, recipe.task.window_px)
-        predict_scene(mapper.to(torch_device), recipe, series, output, torch_device, options, processes, lock.check)
-        draw_map(written[1], recipe.task, series, output, label)
-        if probabilities:
-            written.append(probabilities_path(output))
-        if polygons is not None:
-            written.append(output.with_name(f"{output.stem}_fields.parquet"))
-            write_polygons(output, polygons, written[-1])
-    height, width = series.grid.shape
-    shares = _class_shares(output, recipe.task)
-    print(f"{height} x {width} px; season ending {series.year}; {shares}; {', '.join(map(str, written))}")
+    prediction = Prediction(
+        mapper=SceneMapper(model=mapper.to(torch_device), recipe=recipe, device=torch_device, options=options, workers=processes),
+        mosaic=mosaic,
+        polygons=polygons,
+        scene_maps=scene_maps,
+    )
+    is_region = len(folders) > 1 or output.suffix.lower() not in (".tif", ".tiff") or mosaic.is_given or scene_maps is not None
+    map_one = prediction.map_region if is_region else lambda folders, *rest: prediction.map_scene(folders[0], *rest)
+    codes = []
+    of_years: Sequence[int | None] = years or [year]
+    for one in of_years:
+        suffix = f"_{one}" if years else ""
+        is_raster = output.suffix.lower() in RASTERS
+        of_year = output.with_name(f"{output.stem}{suffix}{output.suffix}") if is_raster else output
+        codes.append(map_one(folders, of_year, one, suffix))
+    return INFRASTRUCTURE if INFRASTRUCTURE in codes else max(codes)
 
 
 def predict_table(
@@ -125,7 +151,7 @@ def predict_table(
     year: int | None,
     device: str,
     missing_sources: Literal["error", "allow"] | None,
-) -> None:
+) -> int:
     """Predict the points of a table; the arguments are those of `predict`."""
     if output.suffix.lower() != ".parquet":
         raise ValueError(f"--output is {output}; predictions of a table are Parquet, give a name that ends in .parquet")
@@ -141,14 +167,47 @@ def predict_table(
         counts = predictor.write(output, lock.check)
     shares = ", ".join(f"{name} {100 * count / sum(counts.values()):.1f} %" for name, count in counts.items())
     print(f"{sum(counts.values())} points; {shares}; {output}")
+    return 0
 
 
-def _class_shares(path: Path, task: Task) -> str:
-    """Shares of the classes in a map, and of no data, for people."""
-    counts = count_classes(path, len(task.classes))
-    with_data = max(counts[:-1].sum(), 1)
-    shares = ", ".join(f"{c.name} {100 * n / with_data:.1f} %" for c, n in zip(task.classes, counts[:-1], strict=True))
-    return f"{shares}; no data {100 * counts[-1] / counts.sum():.1f} %"
+def _check(
+    output: Path,
+    input: Sequence[AnyPath] | None,
+    search: Path | None,
+    year: int | None,
+    years: Sequence[int] | None,
+    polygons: PolygonOptions,
+    workers: int,
+    batch_size: int,
+) -> None:
+    """Raises ValueError for options that contradict each other, or are out of range."""
+    is_folder = not output.suffix or output.is_dir()
+    if output.suffix.lower() not in RASTERS and not is_folder:
+        raise ValueError(
+            f"--output is {output}; the map is a GeoTIFF, give a name that ends in .tif; or in .vrt for a virtual raster; or a "
+            "folder for one map per scene"
+        )
+    if bool(input) == (search is not None):
+        raise ValueError("what to map? give either --input with scenes or folders of scenes, or --search with a search")
+    if years is not None and (year is not None or len(set(years)) != len(years) or not years):
+        raise ValueError(f"--years is {list(years)} and --year {year}; give one year, or several different ones")
+    if polygons.class_name is None and polygons != PolygonOptions():
+        raise ValueError("options of polygons need a class: --polygons CLASS")
+    if polygons.class_name is not None and output.suffix.lower() not in RASTERS:
+        raise ValueError(
+            "polygons of one map per scene would be cut at the edges of the scenes: give a .tif or .vrt as --output, or make "
+            "them from each map with finetune/fields.py"
+        )
+    if workers < 1 or batch_size < 1:
+        raise ValueError(f"--workers is {workers} and --batch_size {batch_size}; both must be at least 1")
+
+
+def _check_classes(polygons: PolygonOptions, task: Task) -> None:
+    """Raises ValueError unless the classes of polygons are those of the task."""
+    if polygons.class_name is not None:
+        names = [c.name for c in task.classes]
+        check_class(polygons.class_name, names)
+        polygons.check_boundary(polygons.class_name, names)
 
 
 def main() -> NoReturn:

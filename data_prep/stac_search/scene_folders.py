@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +83,19 @@ class Written:
 
 
 def write_scenes(settings: SearchSettings, area: Area, steps: Sequence[Step]) -> Written:
-    """Write the scenes of a search that is finished, year by year; equal items give equal files."""
+    """Write the scenes of a search that is finished, year by year if they are apart; equal items give equal files."""
     sources = settings.sources()
     sensors = load_sensors(settings.output / "sources")
     written = Written({name: CollectionSummary(source) for name, source in sources.items()})
-    for year in range(settings.first.year, settings.last.year + 1):
+    years = range(settings.first.year, settings.last.year + 1)
+    parts = [(f"_{year}", [year]) for year in years] if settings.by_year else [("", list(years))]
+    for suffix, of_part in parts:
         scenes: dict[str, dict[str, dict[str, FoundItem]]] = {}
-        for found in found_items(settings.output, steps, year):
+        for found in chain.from_iterable(found_items(settings.output, steps, year) for year in of_part):
             of_source = scenes.setdefault(found.tile, {}).setdefault(found.collection, {})
             of_source[found.item] = found  # points of several steps may lie in one tile
         for tile, collections in sorted(scenes.items()):
-            _write_scene(settings, area, tile, year, collections, sensors, written)
+            _write_scene(settings, area, tile, suffix, collections, sensors, written)
     return written
 
 
@@ -100,13 +103,13 @@ def _write_scene(
     settings: SearchSettings,
     area: Area,
     tile: str,
-    year: int,
+    suffix: str,
     collections: dict[str, dict[str, FoundItem]],
     sensors: dict[str, Sensor],
     written: Written,
 ) -> None:
     region = re.sub(r"[^\w-]", "_", tile)
-    folder = settings.output / f"{region}_{year}"
+    folder = settings.output / f"{region}{suffix}"
     folder.mkdir(exist_ok=True)
     sources = {}
     footprints = []

@@ -71,6 +71,8 @@ class SearchSettings:
         tiles: only these tiles, as in `31TFJ 31TGJ`; neighbouring tiles overlap.
         split: split of all scenes.
         signer: planetary_computer or none, which signs the URLs of files when they are read; default: that of the catalogue.
+        by_year: a scene for each tile and calendar year; false gives one for each tile, with all dates, as maps of a season over
+            New Year need.
         options: further options of scene.yaml by source (`--options.sentinel2.compose.every_days 16`).
         split_by_place: give each tile a split by its place instead.
         land_cover: land cover of the scenes, which pretraining learns.
@@ -86,6 +88,7 @@ class SearchSettings:
     tiles: list[str] | None = None
     split: Literal["train", "validation", "test"] = "train"
     signer: str | None = None
+    by_year: bool = True
     options: dict[str, Any] | None = None
     split_by_place: SplitConfig = field(default_factory=SplitConfig)
     land_cover: LandCoverSettings = field(default_factory=LandCoverSettings)
@@ -149,6 +152,8 @@ class SearchSettings:
         """What must be equal for a search to be resumed, as plain values: the settings, and the content of the area."""
         values = asdict(self)
         del values["output"]
+        if self.by_year:
+            del values["by_year"]  # as searches that were begun before there was this setting
         values["area"] = None if self.area is None else f"{self.area.name}, sha256 {sha256_of(self.area)}"
         return values
 

@@ -58,6 +58,7 @@ COMMANDS = (
     _script("finetune", "finetune/run.py"),
     _script("predict", "finetune/predict.py"),
     _script("fields", "finetune/fields.py"),
+    _script("areas", "finetune/areas.py"),
     _script("embed", "finetune/embed.py"),
     _script("probe", "finetune/probe.py"),
     _script("publish", "finetune/publish.py"),

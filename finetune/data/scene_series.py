@@ -35,6 +35,10 @@ BYTES_AT_ONCE = 256_000_000  # of windows that are read together
 MOST_READ_IN_VAIN = 4  # pixels that are read for each one that is wanted: windows with labels may lie far apart
 
 
+class NoImageError(ValueError):
+    """A scene has no image of any source in the season."""
+
+
 class SceneSeries:
     """The images of one scene in one season, for every source of a task.
 
@@ -64,7 +68,8 @@ class SceneSeries:
     With `missing_sources: allow` in the task, a source that the scene lacks, or that has no image in the season, gives stacks
     without images. Their size is that of the sensor's usual pixels (see `with_equal_scales`). One source must have images.
 
-    Raises ValueError if the scene lacks a source, the label or images in the season, or if grids are not aligned.
+    Raises ValueError if the scene lacks a source, the label or images in the season, or if grids are not aligned; NoImageError,
+    which is one, if no source has an image in the season.
     """
 
     def __init__(
@@ -88,7 +93,7 @@ class SceneSeries:
             self.sensors = {s: self.readers[s].sensor if s in self.readers else sensors[s] for s in task.sources}
         with_images = [source for source in self.sources if len(self.seasons[source].times)]
         if not with_images:
-            raise ValueError(f"scene {scene.name}: no image of any source in the season that ends in {self.year}")
+            raise NoImageError(f"scene {scene.name}: no image of any source in the season that ends in {self.year}")
         self.finest = min(with_images, key=lambda source: self.grids[source].pixel_side)
         self.grid = self._map_grid(pixel_size)
         try:
@@ -155,7 +160,9 @@ class SceneSeries:
         season = season_of_dates(dates, self.task, self.year)
         if not len(season.times) and self.task.missing_sources == "error":
             begin, end = self.task.season_of(self.year)
-            raise ValueError(
+            others = (season_of_dates(reader.dates, self.task, self.year) for reader in self.readers.values())
+            kind = ValueError if any(len(other.times) for other in others) else NoImageError
+            raise kind(
                 f"scene {self.scene.name}: no image of {source} between {begin} and {end}; it has {dates[0]} to {dates[-1]}"
             )
         return replace(season, upsample=self.task.upsample.get(source, 1))

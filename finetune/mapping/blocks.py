@@ -40,7 +40,7 @@ class BlockPredictor:
     probabilities: bool
 
     def predict(self, block: Block, progress: Progress = lambda _: None) -> dict[str, np.ndarray]:
-        """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where the finest source was never clear.
+        """A block as it is stored: `classes` uint8 (height, width), `NO_DATA` where no image of the finest source is clear.
 
         If wanted, also `probabilities` uint8 (classes, height, width), scaled by `quantized`.
         """
@@ -51,7 +51,7 @@ class BlockPredictor:
         return result
 
     def blend(self, block: Block, progress: Progress = lambda _: None) -> tuple[np.ndarray, np.ndarray]:
-        """Class probabilities float32 (classes, height, width), and where the finest source was seen, bool (height, width)."""
+        """Class probabilities float32 (classes, height, width), and where the finest source is ever clear, bool (...)."""
         task, size = self.recipe.task, self.tiling.window
         reader = WindowReader(
             series=self.series, sources=task.sources, normalization=self.recipe.normalization, batch_size=self.batch_size

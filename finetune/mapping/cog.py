@@ -51,7 +51,7 @@ def write_classes(
         tags: metadata of the file.
     """
     with new_cog(path, scratch, grid, 1, "mode") as raster:
-        raster.write_colormap(1, {i: _rgba(c.color) for i, c in enumerate(task.classes)})
+        raster.write_colormap(1, {i: rgba(c.color) for i, c in enumerate(task.classes)})
         raster.set_band_description(1, task.title)
         raster.update_tags(**tags)
         raster.update_tags(1, **{f"class_{i}": c.name for i, c in enumerate(task.classes)})
@@ -157,5 +157,6 @@ def raster_window(block: Block) -> Window:
     return Window(block.col, block.row, block.width, block.height)
 
 
-def _rgba(color: str) -> tuple[int, int, int, int]:
+def rgba(color: str) -> tuple[int, int, int, int]:
+    """Red, green, blue and opacity, 0 to 255, of a colour `#rrggbb`."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16), 255

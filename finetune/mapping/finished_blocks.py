@@ -35,7 +35,7 @@ class FinishedBlocks:
 
     Args:
         output: the path of the map.
-        identity: see `map_identity`.
+        identity: see `map_identity`, and `mosaic_identity` in region.py.
         check_lock: called before a block is written; raises when another job writes this map.
     """
 
@@ -122,7 +122,7 @@ def finish_blocks(
 def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
     """Everything that the blocks of a map depend on, as plain values: equal identities mean equal blocks."""
     return {
-        "format": 1,
+        "format": 2,  # 2: no data is where no image of the season is clear, 1: no chosen one
         "weights": weights_digest(predictor.model),
         "recipe": repr(predictor.recipe),
         "scene": scene_identity(predictor.series),

@@ -1,7 +1,8 @@
 """The connected areas of one class of a map as polygons: GeoParquet with the column names of fiboa.
 
 A field is a connected area of one class; pixels that share only a corner are not connected. Outlines follow the edges of pixels
-over the whole map, so the blocks in which the map was made cut nothing.
+over the whole map, so the blocks in which the map was made, and the scenes of a mosaic, cut nothing
+(`finetune/mapping/outlines.py`).
 
 Columns are those of fiboa's core specification 0.2.0 (https://github.com/fiboa/specification/tree/v0.2.0/core): `id`, `geometry`
 (longitude and latitude, fiboa's default), `area` in hectares, `perimeter` in metres, `determination_datetime` (the last image
@@ -18,8 +19,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +30,43 @@ import pyarrow.parquet as pq
 import rasterio
 import shapely
 from pyproj import Geod
-from rasterio.features import shapes
 from shapely.geometry.polygon import orient
 
 from common.atomic_files import whole_file
 from common.grid import GEOGRAPHIC
-from finetune.mapping.cog import GDAL_CACHE_MB, class_names
+from finetune.mapping.cog import class_names
+from finetune.mapping.ground_area import EQUAL_AREA
+from finetune.mapping.outlines import PolygonOptions, class_outlines
 
-EQUAL_AREA = "EPSG:6933"
 FIBOA = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
 LARGEST_HA, LONGEST_M = 100_000, 125_000  # fiboa's limits of area and perimeter
 
 
-def write_polygons(map_path: Path, class_name: str, output: Path, min_area_ha: float = 0.0) -> geopandas.GeoDataFrame:
+def write_polygons(
+    map_path: Path, class_name: str, output: Path, options: PolygonOptions | None = None
+) -> geopandas.GeoDataFrame:
     """Write the connected areas of a class of a map as polygons, and return their table.
 
     Args:
-        map_path: a map of finetune/predict.py.
+        map_path: a map of finetune/predict.py, or a VRT of several.
         class_name: the class.
         output: the GeoParquet to write.
-        min_area_ha: smaller areas are left out, in hectares.
+        options: how outlines are made; None uses the defaults of `PolygonOptions`.
 
     Raises ValueError for a map without class names, or without this class.
     """
+    options = options or PolygonOptions()
     with rasterio.open(map_path) as raster:
         names = class_names(raster.tags(1))
         if not names:
             raise ValueError(f"{map_path} does not name its classes; give a GeoTIFF that finetune/predict.py wrote")
         check_class(class_name, names)
+        options.check_boundary(class_name, names)
         tags, crs = raster.tags(), raster.crs
-    table = polygon_table(class_polygons(map_path, names.index(class_name)), crs)
-    table = _without_small(table, min_area_ha)
+    boundary = None if options.boundary is None else names.index(options.boundary)
+    outlines = class_outlines(map_path, names.index(class_name), boundary, options)
+    table = polygon_table(outlines, crs)
+    table = _without_small(table, options.min_area_ha)
     large = int(((table["area"] > LARGEST_HA) | (table["perimeter"] > LONGEST_M)).sum())
     if large:
         print(f"{large} areas are larger than fiboa allows for a field ({LARGEST_HA} ha, {LONGEST_M} m)")
@@ -75,26 +81,7 @@ def write_polygons(map_path: Path, class_name: str, output: Path, min_area_ha: f
     return table
 
 
-def class_polygons(map_path: Path, class_index: int) -> Iterator[shapely.Polygon]:
-    """The connected areas of one class of a map, in the map's CRS, from its upper edge downwards.
-
-    GDAL reads the map line by line and joins connected pixels. So memory grows with the outlines and not with the map: about
-    0.2 kB per vertex until the file is written, or 1 GB for 300,000 fields of 15 vertices.
-    """
-    with tempfile.TemporaryDirectory() as folder, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
-        mask = Path(folder) / "mask.tif"
-        with rasterio.open(map_path) as raster:
-            profile = raster.profile | {"driver": "GTiff", "compress": "deflate", "zlevel": 1, "nodata": None}
-            with rasterio.open(mask, "w", **profile) as written:
-                for _, window in raster.block_windows(1):
-                    written.write((raster.read(1, window=window) == class_index).astype(np.uint8), 1, window=window)
-        with rasterio.open(mask) as raster:
-            band = rasterio.band(raster, 1)
-            for geometry, _ in shapes(band, mask=band, connectivity=4, transform=raster.transform):
-                yield shapely.Polygon(geometry["coordinates"][0], geometry["coordinates"][1:])
-
-
-def polygon_table(polygons: Iterator[shapely.Polygon], crs: Any) -> geopandas.GeoDataFrame:
+def polygon_table(polygons: Sequence[shapely.Polygon], crs: Any) -> geopandas.GeoDataFrame:
     """Polygons in `crs` -> a table of `geometry` in longitude and latitude, `area` in ha and `perimeter` in m, both float32.
 
     A polygon across the antimeridian becomes a multipolygon that is cut there (RFC 7946, section 3.1.9).

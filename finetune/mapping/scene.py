@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def predict_scene(
     workers: Workers | None = None,
     check_lock: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the map of one scene as COG: class indices uint8, `NO_DATA` where the finest source was never clear.
+    """Write the map of one scene as COG: class indices uint8, `NO_DATA` where the finest source is never clear in the season.
 
     Memory does not grow with the scene: it holds the sums of one block and the windows that `SceneSeries.windows` reads together.
     Each file appears under its name only when it is complete. Until then, finished blocks are kept in a folder beside `output`,
@@ -86,6 +87,13 @@ def predict_scene(
         check_lock()
         finished.remove_if_empty()
         raise
+
+
+def scene_identity(
+    model: nn.Module, recipe: Recipe, series: SceneSeries, device: torch.device, options: MapOptions
+) -> dict[str, Any]:
+    """Everything that the map of a scene depends on; see `map_identity`. The series need not be open."""
+    return map_identity(_block_predictor(model, recipe, series, device, options))
 
 
 def predict_classes(

@@ -28,7 +28,7 @@ class Batch:
         origins: (row, col) of those windows that have a clear pixel. The others, which fill large parts of many scenes, have no
             data whatever the model would predict, so the model does not see them.
         data: frames of each source, float32 (B, T, C, H, W).
-        clear: for each window, where the finest source was clear in a chosen image, bool (size, size).
+        clear: for each window, where the finest source was clear in any image of the season, bool (size, size).
     """
 
     num_windows: int
@@ -90,8 +90,8 @@ def blend(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Blend what is predicted for windows over a block of a map: float32 (channels, height, width).
 
-    Also where the finest source was seen, bool (height, width). `batches`: the windows that overlap the block. A thread reads
-    the next batch while the model computes.
+    Also where the finest source is ever clear, bool (height, width). `batches`: the windows that overlap the block. A thread
+    reads the next batch while the model computes.
     """
     total = np.zeros((channels, block.height, block.width), dtype=np.float32)
     seen = np.zeros((block.height, block.width), dtype=bool)
@@ -116,9 +116,13 @@ def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _clear_pixels(stack: ImageStack, series: SceneSeries, size: int) -> np.ndarray:
-    """Where at least one image that the model sees is clear, on the map's grid: bool (size, size)."""
-    used = np.concatenate(series.seasons[series.finest].used(stack.valid))
-    clear = stack.valid[used].any(axis=0)
+    """Where at least one image of the season is clear, on the map's grid: bool (size, size).
+
+    All images count, also those that no period has chosen: a place that was observed is not without data. Where no chosen image
+    is clear the model sees zeros, and its class comes from the pixels around; `compositing: pixel` in the task lets it see more.
+    """
+    season = series.seasons[series.finest]
+    clear = np.any(stack.valid[season.days < season.seen_days], axis=0)
     rows = np.arange(size) * clear.shape[0] // size
     cols = np.arange(size) * clear.shape[1] // size
     return clear[np.ix_(rows, cols)]

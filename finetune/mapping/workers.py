@@ -20,6 +20,7 @@ from finetune.mapping.model_series import series_for_model
 from finetune.mapping.tiling import Tiling
 from finetune.model.model_file import load_model
 from finetune.model.recipe import Recipe
+from finetune.task import Compositing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Workers:
             year=predictor.series.year,
             device=predictor.device.type,
             missing_sources=predictor.recipe.task.missing_sources,
+            compositing=predictor.recipe.task.compositing,
             tiling=predictor.tiling,
             batch_size=predictor.batch_size,
             probabilities=predictor.probabilities,
@@ -63,7 +65,7 @@ class BlockJob:
         scene: the scene's folder.
         year: year in which the season ends.
         device: `cpu` or `cuda`.
-        missing_sources: see `Task`.
+        missing_sources, compositing: see `Task`.
         tiling, batch_size, probabilities: see `BlockPredictor`.
     """
 
@@ -72,6 +74,7 @@ class BlockJob:
     year: int
     device: str
     missing_sources: str
+    compositing: Compositing
     tiling: Tiling
     batch_size: int
     probabilities: bool
@@ -82,7 +85,9 @@ def predict_in_worker(job: BlockJob, number: int) -> dict[str, np.ndarray]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers share the cores
     try:
-        model, recipe, series = _model_and_series(job.model, job.scene, job.year, job.device, job.missing_sources)
+        model, recipe, series = _model_and_series(
+            job.model, job.scene, job.year, job.device, job.missing_sources, job.compositing
+        )
         predictor = BlockPredictor(
             model=model,
             recipe=recipe,
@@ -99,9 +104,9 @@ def predict_in_worker(job: BlockJob, number: int) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _model_and_series(
-    model: Path, scene: Path, year: int, device: str, missing_sources: str
+    model: Path, scene: AnyPath, year: int, device: str, missing_sources: str, compositing: Compositing
 ) -> tuple[nn.Module, Recipe, SceneSeries]:
     """Model and open scene; the worker process keeps them until it ends."""
     mapper, recipe = load_model(model)
-    recipe = replace(recipe, task=replace(recipe.task, missing_sources=missing_sources))
+    recipe = replace(recipe, task=replace(recipe.task, missing_sources=missing_sources, compositing=compositing))
     return mapper.to(device), recipe, series_for_model(recipe, scene, year).open()

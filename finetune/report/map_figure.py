@@ -110,16 +110,15 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
     image = np.where(np.isnan(picture.image), to_rgb(NO_DATA_COLOR), picture.image)
     seen = "simulated image" if picture.simulated else "satellite image"
     panels = [(f"{seen}, median of the season", image, 1.0)]  # with pixels of the map along a pixel of the panel
-    classes = [c.color for c in task.classes]
     if picture.label is not None:
-        panels.append(("label", _colors(picture.label, classes), 1.0))
-    panels.append(("prediction", _colors(picture.predicted, classes), 1.0))
+        panels.append(("label", class_colors(picture.label, task), 1.0))
+    panels.append(("prediction", class_colors(picture.predicted, task), 1.0))
     if picture.label is not None:
         errors = error_map(task, picture.label, picture.predicted)
         panels.append((ERRORS, _colors(errors, [outcome.color for outcome in outcomes(task)]), 1.0))
     if picture.overview is not None:
         coarse = picture.predicted.shape[1] / picture.part[3] / picture.overview.shape[1]
-        panels.append(("prediction, all of the map", _colors(picture.overview, classes), coarse))
+        panels.append(("prediction, all of the map", class_colors(picture.overview, task), coarse))
     height, width = picture.predicted.shape
     rows_of_panels = 1 if len(panels) < 4 else 2
     columns = -(-len(panels) // rows_of_panels)
@@ -136,7 +135,7 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
         axes.set_yticks([])
         rows, cols, _ = colors.shape
         if picture.pixel_m is not None:
-            _scale_bar(axes, picture.pixel_m * factor, cols, rows)
+            scale_bar(axes, picture.pixel_m * factor, cols, rows)
         if factor != 1:
             row, col, tall, wide = (share * side for share, side in zip(picture.part, (rows, cols) * 2, strict=True))
             axes.add_patch(Rectangle((col, row), wide, tall, fill=False, edgecolor="black", linewidth=1.5))
@@ -144,12 +143,17 @@ def map_figure(task: Task, picture: MapPicture) -> Figure:
             shown = [Patch(facecolor=outcome.color, edgecolor="#555555", label=outcome.name) for outcome in outcomes(task)]
             below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.005), "ncols": 2}
             axes.legend(handles=shown, frameon=False, fontsize=10, **below)
-    patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
-    patches.append(Patch(facecolor=NO_DATA_COLOR, edgecolor="#555555", label="no data"))
+    patches = legend_patches(task)
     ncols = min(len(patches), LEGEND_COLUMNS * columns)
     figure.legend(handles=patches, loc="outside lower center", ncols=ncols, frameon=False, fontsize=11)
     figure.suptitle("\n".join(textwrap.wrap(picture.title, round(LETTERS_PER_PANEL * columns))), fontsize=13)
     return figure
+
+
+def legend_patches(task: Task) -> list[Patch]:
+    """The legend's entries: the classes and no data."""
+    patches = [Patch(facecolor=c.color, edgecolor="#555555", label=c.name.replace("_", " ")) for c in task.classes]
+    return [*patches, Patch(facecolor=NO_DATA_COLOR, edgecolor="#555555", label="no data")]
 
 
 def write_map_picture(path: Path, task: Task, picture: MapPicture) -> None:
@@ -196,6 +200,11 @@ def true_color(stack: ImageStack, sensor: Sensor) -> np.ndarray:
     return result
 
 
+def class_colors(classes: np.ndarray, task: Task) -> np.ndarray:
+    """Class indices (H, W) -> RGB (H, W, 3); any number that is not a class gets the colour of no data."""
+    return _colors(classes, [c.color for c in task.classes])
+
+
 def _colors(numbers: np.ndarray, colors: Sequence[str]) -> np.ndarray:
     """Numbers (H, W) of classes or outcomes -> RGB (H, W, 3); any number without a colour gets that of no data."""
     palette = np.array([to_rgb(color) for color in [*colors, NO_DATA_COLOR]])
@@ -210,7 +219,7 @@ def pixel_width_m(grid: Grid) -> float | None:
     return float(Geod(ellps="WGS84").inv(lon[0], lat[0], lon[1], lat[1])[2])
 
 
-def _scale_bar(axes: Axes, pixel_m: float, width: int, height: int) -> None:
+def scale_bar(axes: Axes, pixel_m: float, width: int, height: int) -> None:
     """A bar of a round length, about a quarter of the panel, at its lower left; `width` and `height` count the panel's pixels."""
     target = width * pixel_m / 4
     magnitude = 10 ** np.floor(np.log10(target))

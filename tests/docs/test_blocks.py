@@ -17,6 +17,7 @@ import yaml
 from data_prep.archive.scene import LABELS_FILE, load_scene, shared_labels
 from data_prep.archive.sensor import load_sensors
 from data_prep.landcover.legend import load_legend
+from data_prep.stac_search.settings import SearchSettings
 from docs.generate.commands import ROOT
 from finetune.data.tables.description import load_table
 from finetune.embedding import load_projection
@@ -152,6 +153,8 @@ def test_yaml_is_read_by_what_it_is_for(code: CodeBlock, tmp_path: Path) -> None
     elif path.name == LABELS_FILE:
         path.write_text(code.text)
         assert sorted(shared_labels(tmp_path / "scene")) == sorted(values)
+    elif "catalogue" in values:
+        assert SearchSettings(output=tmp_path, **values).sources()
     elif "gsd_m" in values:
         (tmp_path / "sources").mkdir()
         (tmp_path / "sources" / code.title).write_text(code.text)

@@ -112,7 +112,7 @@ def test_the_map_is_that_of_a_source_without_a_clear_image(scenes: dict[str, Pat
         allow = "allow" if name in ("no_modis", "old_modis") else None
         output = tmp_path / f"{name}.tif"
         predict(
-            model=model, input=scenes[name], output=output, missing_sources=allow, year=2021, block_px=64,
+            model=model, input=[scenes[name]], output=output, missing_sources=allow, year=2021, block_px=64,
             probabilities=True,
         )  # fmt: skip
         with rasterio.open(tmp_path / f"{name}_probabilities.tif") as raster:
@@ -123,19 +123,19 @@ def test_the_map_is_that_of_a_source_without_a_clear_image(scenes: dict[str, Pat
     # As a worker process does it: the task's setting comes with the job, not with the model's file.
     tiling = Tiling(height=96, width=96, window=64, stride=32, step=1, block=96)
     job = BlockJob(
-        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", tiling=tiling, batch_size=16,
-        probabilities=True,
+        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", compositing="image",
+        tiling=tiling, batch_size=16, probabilities=True,
     )  # fmt: skip
     block = predict_in_worker(job, 0)["probabilities"].astype(int)
     assert np.abs(block - maps["no_modis"]).max() <= 1
     with pytest.raises(ValueError, match="scene no_modis has no modis"):
-        predict(model=model, input=scenes["no_modis"], output=tmp_path / "x.tif")
+        predict(model=model, input=[scenes["no_modis"]], output=tmp_path / "x.tif")
 
 
 def test_a_map_of_the_coarse_source_alone_has_the_pixels_of_the_model(
     scenes: dict[str, Path], model: Path, tmp_path: Path
 ) -> None:
-    predict(model=model, input=scenes["no_landsat"], output=tmp_path / "map.tif", missing_sources="allow")
+    predict(model=model, input=[scenes["no_landsat"]], output=tmp_path / "map.tif", missing_sources="allow")
     with rasterio.open(tmp_path / "map.tif") as raster:
         assert raster.shape == (96, 96)
         assert raster.res == (30.0, 30.0)
@@ -146,7 +146,7 @@ def test_a_map_of_the_coarse_source_alone_has_the_pixels_of_the_model(
     )
     message = r"has no landsat and no modis, .* it has sentinel2; choose others with --override.sources$"
     with pytest.raises(ValueError, match=message):
-        predict(model=model, input=nothing, output=tmp_path / "x.tif", missing_sources="allow")
+        predict(model=model, input=[nothing], output=tmp_path / "x.tif", missing_sources="allow")
 
 
 def test_a_run_over_scenes_some_of_which_lack_a_source(tmp_path: Path) -> None:
@@ -158,6 +158,6 @@ def test_a_run_over_scenes_some_of_which_lack_a_source(tmp_path: Path) -> None:
     settings |= {"training.batch_size": 2, "override.missing_sources": "allow"}
     run(data=tmp_path / "scenes", output=tmp_path / "run", **settings)
     assert (tmp_path / "run" / "maps" / "d.tif").is_file()
-    predict(model=tmp_path / "run", input=tmp_path / "scenes" / "d", output=tmp_path / "again.tif")  # the model's own setting
+    predict(model=tmp_path / "run", input=[tmp_path / "scenes" / "d"], output=tmp_path / "again.tif")  # the model's own setting
     with rasterio.open(tmp_path / "again.tif") as again, rasterio.open(tmp_path / "run" / "maps" / "d.tif") as first:
         np.testing.assert_array_equal(again.read(1), first.read(1))

@@ -127,7 +127,7 @@ def test_scenes_in_degrees_train_and_are_mapped(tmp_path: Path) -> None:
         transform = Affine(side, 0, side * (-450_000 + 1_000 * number), 0, -side, side * 143_000)
         place(scenes / name, "EPSG:4326", transform, "EPSG:4326", transform)
     run(data=scenes, output=tmp_path / "run", **SETTINGS)
-    predict(tmp_path / "run", scenes / "d", tmp_path / "map.tif")
+    predict(tmp_path / "run", tmp_path / "map.tif", [scenes / "d"])
     with rasterio.open(tmp_path / "map.tif") as found, rasterio.open(scenes / "d" / "crop_type.tif") as label:
         assert found.shape == label.shape
         np.testing.assert_allclose(tuple(found.transform)[:6], tuple(label.transform)[:6], rtol=1e-12)

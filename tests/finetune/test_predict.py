@@ -33,6 +33,7 @@ from common.storage import any_path
 from finetune.mapping import cog
 from finetune.mapping.blocks import BlockPredictor
 from finetune.mapping.cog import NO_DATA, count_classes
+from finetune.mapping.outlines import PolygonOptions
 from finetune.model.model_file import save_model
 from finetune.predict import predict
 from tests.support.launching import ROOT, wait_for
@@ -65,7 +66,7 @@ def undisturbed(scene: Path, models: tuple[Path, Path], tmp_path_factory: pytest
     output = tmp_path_factory.mktemp("undisturbed") / "map.tif"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    predict(model=models[0], input=scene, output=output, block_px=48, probabilities=True)
+    predict(model=models[0], input=[scene], output=output, block_px=48, probabilities=True)
     torch.set_num_threads(threads)
     return output
 
@@ -85,7 +86,7 @@ def test_the_map_of_a_scene_at_a_url(
     with web_server() as serve:
         place = any_path(f"{serve(scene.parent, lambda _: None)}/{scene.name}")
         options: dict[str, Any] = {"block_px": 48, "probabilities": True, "workers": workers}
-        predict(model=models[0], input=place, output=tmp_path / "map.tif", **options)
+        predict(model=models[0], input=[place], output=tmp_path / "map.tif", **options)
     assert same_files(tmp_path / "map.tif", undisturbed)
 
 
@@ -114,10 +115,10 @@ def test_interrupted_map_resumes_to_the_same_bytes(
     for count in (3, 2):
         interrupt_after(monkeypatch, count)
         with pytest.raises(KeyboardInterrupt):
-            predict(model=models[0], input=scene, output=output, block_px=48, probabilities=True)
+            predict(model=models[0], input=[scene], output=output, block_px=48, probabilities=True)
         assert os.listdir(tmp_path) == [".map.tif.parts"]
     interrupt_after(monkeypatch, 4)
-    predict(model=models[0], input=scene, output=output, block_px=48, probabilities=True)
+    predict(model=models[0], input=[scene], output=output, block_px=48, probabilities=True)
     assert "5 of 9 blocks are finished" in capsys.readouterr().out
     assert same_files(output, undisturbed)
 
@@ -211,11 +212,11 @@ def test_blocks_of_another_map_are_not_mixed_in(
     change: str,
 ) -> None:
     output = tmp_path / "map.tif"
-    arguments: dict[str, Any] = {"model": models[0], "input": scene, "block_px": 48, "probabilities": True}
+    arguments: dict[str, Any] = {"model": models[0], "input": [scene], "block_px": 48, "probabilities": True}
     other: dict[str, Any] = {"model": models[1]} if change == "model" else {"overlap": 0.0}
     if change == "scene":
         shutil.copytree(scene, tmp_path / "scenes" / "a")
-        other = {"input": tmp_path / "scenes" / "a"}
+        other = {"input": [tmp_path / "scenes" / "a"]}
     interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         predict(output=output, **(arguments | other))
@@ -229,12 +230,12 @@ def test_blocks_of_another_map_are_not_mixed_in(
 def test_damaged_block_is_named(scene: Path, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
-        predict(model=models[0], input=scene, output=tmp_path / "map.tif", block_px=48)
+        predict(model=models[0], input=[scene], output=tmp_path / "map.tif", block_px=48)
     monkeypatch.undo()
     block = tmp_path / ".map.tif.parts" / "0000002.npz"
     block.write_bytes(block.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"0000002.npz is damaged"):
-        predict(model=models[0], input=scene, output=tmp_path / "map.tif", block_px=48)
+        predict(model=models[0], input=[scene], output=tmp_path / "map.tif", block_px=48)
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.slow)])
@@ -242,14 +243,14 @@ def test_workers_make_the_same_map(
     scene: Path, models: tuple[Path, Path], undisturbed: Path, tmp_path: Path, engine: Any
 ) -> None:
     output = tmp_path / "map.tif"
-    predict(model=models[0], input=scene, output=output, block_px=48, probabilities=True, workers=2, engine=engine)
+    predict(model=models[0], input=[scene], output=output, block_px=48, probabilities=True, workers=2, engine=engine)
     assert same_files(output, undisturbed)
 
 
 def test_block_size_changes_nothing_that_is_seen(
     scene: Path, models: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
-    predict(model=models[0], input=scene, output=tmp_path / "map.tif", probabilities=True)
+    predict(model=models[0], input=[scene], output=tmp_path / "map.tif", probabilities=True)
     with (
         rasterio.open(tmp_path / "map_probabilities.tif") as one,
         rasterio.open(undisturbed.with_stem("map_probabilities")) as other,
@@ -290,7 +291,11 @@ def test_all_clouds_are_a_map_without_data(scene: Path, models: tuple[Path, Path
     shutil.copytree(scene, tmp_path / "scenes" / "a")
     zarr.open_group(tmp_path / "scenes" / "a" / "landsat.zarr")["Fmask"][:] = 2
     predict(
-        model=models[0], input=tmp_path / "scenes" / "a", output=tmp_path / "map.tif", probabilities=True, polygons="paddy_rice"
+        model=models[0],
+        input=[tmp_path / "scenes" / "a"],
+        output=tmp_path / "map.tif",
+        probabilities=True,
+        polygons=PolygonOptions(class_name="paddy_rice"),
     )
     for name in ("map.tif", "map_probabilities.tif"):
         with rasterio.open(tmp_path / name) as found:
@@ -315,9 +320,9 @@ def test_scene_in_degrees(tmp_path: Path) -> None:
     model, recipe = random_mapper()
     save_model(tmp_path / "metres.safetensors", model, recipe)
     with pytest.raises(ValueError, match=r"maps pixels of 30; the scene .*EPSG:4326\) has another unit"):
-        predict(model=tmp_path / "metres.safetensors", input=tmp_path / "a", output=tmp_path / "map.tif")
+        predict(model=tmp_path / "metres.safetensors", input=[tmp_path / "a"], output=tmp_path / "map.tif")
     save_model(tmp_path / "degrees.safetensors", model, replace(recipe, pixel=0.00025))
-    predict(model=tmp_path / "degrees.safetensors", input=tmp_path / "a", output=tmp_path / "map.tif")
+    predict(model=tmp_path / "degrees.safetensors", input=[tmp_path / "a"], output=tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as found:
         assert found.crs == "EPSG:4326"
         assert found.shape == (64, 64)
@@ -394,6 +399,6 @@ def test_numbers_on_another_scale_than_in_training_are_said(scene: Path, tmp_pat
         normalization = {source: {"mean": mean, "std": [1000.0] * len(mean)} for source, mean in means.items()}
         save_model(tmp_path / "model.safetensors", mapper, replace(recipe, normalization=normalization))
         with collected_notes() as notes:
-            predict(model=tmp_path / "model.safetensors", input=scene, output=tmp_path / "map.tif")
+            predict(model=tmp_path / "model.safetensors", input=[scene], output=tmp_path / "map.tif")
         found = [text for text in notes if "times those that the model was trained on" in text]
         assert len(found) == (len(recipe.task.sources) if expected else 0), (factor, notes)

@@ -92,7 +92,7 @@ def test_predict_needs_the_model_alone_and_makes_the_same_map(trained: Path, sce
     model = tmp_path / "somewhere" / "rice.safetensors"
     model.parent.mkdir()
     model.write_bytes((trained / "model.safetensors").read_bytes())
-    predict(model=model, input=scenes / "d", output=tmp_path / "maps" / "map.tif")
+    predict(model=model, input=[scenes / "d"], output=tmp_path / "maps" / "map.tif")
     with rasterio.open(tmp_path / "maps" / "map.tif") as again, rasterio.open(trained / "maps" / "d.tif") as first:
         np.testing.assert_array_equal(again.read(1), first.read(1))
     assert sorted(os.listdir(tmp_path / "maps")) == ["map.png", "map.tif", "map.tif.aux.xml"]

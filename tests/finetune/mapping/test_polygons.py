@@ -15,7 +15,8 @@ from rasterio.warp import transform as reproject
 from scipy import ndimage
 
 from finetune.mapping.cog import NO_DATA
-from finetune.mapping.polygons import class_polygons, write_polygons
+from finetune.mapping.outlines import class_outlines
+from finetune.mapping.polygons import write_polygons
 from tests.support.class_maps import PLACE, write_map
 
 WGS84 = Geod(ellps="WGS84")
@@ -50,7 +51,7 @@ def test_random_maps_against_components(tmp_path: Path, seed: int) -> None:
     classes = (smooth > 0).astype(np.uint8)
     classes[rng.random(classes.shape) < 0.02] = NO_DATA
     path = write_map(tmp_path / "map.tif", classes)
-    polygons = list(class_polygons(path, 1))
+    polygons = class_outlines(path, 1)
     components, count = ndimage.label(classes == 1)  # 4-connected
     assert len(polygons) == count
     assert shapely.is_valid(polygons).all()

@@ -182,7 +182,7 @@ def test_the_command_trains_and_maps_with_a_baseline(
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["encoder"] == name
     assert metrics["score"]["value"] > 0.85  # a map of rice everywhere has 0.5
-    predict(model=tmp_path / "run", input=scenes / "d", output=tmp_path / "map.tif")
+    predict(model=tmp_path / "run", input=[scenes / "d"], output=tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as again, rasterio.open(tmp_path / "run" / "maps" / "d.tif") as first:
         np.testing.assert_array_equal(again.read(1), first.read(1))
 

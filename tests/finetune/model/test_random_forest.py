@@ -105,7 +105,7 @@ def test_the_command_fits_and_maps(tmp_path: Path, capsys: pytest.CaptureFixture
     assert metrics["score"]["value"] > 0.85  # a map of rice everywhere has 0.5
     assert "steps" not in metrics["training"]
     assert (tmp_path / "run" / "report.html").is_file()
-    predict(model=tmp_path / "run", input=tmp_path / "scenes" / "c", output=tmp_path / "map.tif")
+    predict(model=tmp_path / "run", input=[tmp_path / "scenes" / "c"], output=tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as again, rasterio.open(tmp_path / "run" / "maps" / "c.tif") as first:
         np.testing.assert_array_equal(again.read(1), first.read(1))
     assert code_of_run(arguments) == 0

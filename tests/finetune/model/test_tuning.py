@@ -386,7 +386,7 @@ def test_a_model_tuned_by_lora_needs_no_peft_to_map(scenes: Path, tmp_path: Path
     model, _ = load_model(tmp_path / "run")
     start = build_encoder(SMALL)
     assert set(model.encoder.state_dict()) == set(start.state_dict())
-    predict(model=tmp_path / "run", input=scenes / "d", output=tmp_path / "map.tif")
+    predict(model=tmp_path / "run", input=[scenes / "d"], output=tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as again, rasterio.open(tmp_path / "run" / "maps" / "d.tif") as first:
         np.testing.assert_array_equal(again.read(1), first.read(1))
 
