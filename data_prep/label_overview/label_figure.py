@@ -72,7 +72,7 @@ def _figure(made: LabelMap, window: tuple[int, int, int, int], image: ClearImage
     codes = made.codes[row : row + height, col : col + width]
     colors = class_colors(made.label)
     below = np.full((height, width, 3), NO_IMAGE) if image is None else np.where(np.isnan(image.colors), NO_IMAGE, image.colors)
-    over = below.copy()
+    over = np.repeat(below.mean(axis=2, keepdims=True), 3, axis=2)  # grey, so that hues are those of classes
     for code, color in colors.items():
         over[codes == code] = LABEL_SHARE * np.array(to_rgb(color)) + (1 - LABEL_SHARE) * over[codes == code]
     panels = [(f"label {made.label.path.name}", over)]

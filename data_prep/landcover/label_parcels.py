@@ -50,6 +50,7 @@ class ParcelLabel:
         self.years: tuple[int, ...] = tuple(years) if label.year is None else (label.year,)
         self._tree = shapely.STRtree(self._found.geometry)
         self._apart: dict[int | None, tuple[np.ndarray, np.ndarray, np.ndarray, shapely.STRtree]] = {}
+        self._overlap_px: dict[int | None, int] = {}
         width = self._options.boundary_m
         if width is not None:
             side = float(np.max(pixel_sides_m(grid, np.array([grid.width / 2]), np.array([grid.height / 2]))))
@@ -69,15 +70,18 @@ class ParcelLabel:
     ) -> np.ndarray:
         """See `LabelReader`."""
         window = row, col, height or self.grid.height, width or self.grid.width
-        return self._codes(window, year)[0].astype(self.dtype)
+        codes, overlaps = self._codes(window, year)
+        if window == (0, 0, *self.grid.shape):
+            self._overlap_px[year] = int(overlaps.sum())
+        return codes.astype(self.dtype)
 
     def counts(self, year: int | None = None) -> LabelCounts:
-        """See `LabelReader`. The whole label is made to count overlaps."""
-        overlaps = 0
-        for row in range(0, self.grid.height, BLOCK_PX):
-            height = min(BLOCK_PX, self.grid.height - row)
-            overlaps += int(self._codes((row, 0, height, self.grid.width), year)[1].sum())
-        return replace(self._found.counts_of_year(year), overlap_px=overlaps)
+        """See `LabelReader`. The whole label is made to count overlaps, unless it has been read as a whole."""
+        if year not in self._overlap_px:
+            tops = range(0, self.grid.height, BLOCK_PX)
+            windows = ((row, 0, min(BLOCK_PX, self.grid.height - row), self.grid.width) for row in tops)
+            self._overlap_px[year] = sum(int(self._codes(window, year)[1].sum()) for window in windows)
+        return replace(self._found.counts_of_year(year), overlap_px=self._overlap_px[year])
 
     def _codes(self, window: Window, year: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Codes int32 of a window, and bool where parcels of different classes overlap."""

@@ -321,9 +321,10 @@ def read_classes(series: SceneSeries) -> np.ndarray:
     Pixels outside of the series' ground are not labelled.
     """
     with series.open_label() as label:
+        classes = _class_indices(series, label, 0, 0, *label.grid.shape)
         for text in label_notes(label.label, label.counts(series.year), series.scene):
             note(text)
-        return _class_indices(series, label, 0, 0, *label.grid.shape)
+        return classes
 
 
 def read_classes_of_window(series: SceneSeries, row: int, col: int, height: int, width: int) -> np.ndarray | None:
