@@ -147,7 +147,12 @@ def test_yaml_is_read_by_what_it_is_for(code: CodeBlock, tmp_path: Path) -> None
         assert {options["container"] for options in scene.sources.values()} <= known
     elif "table.yaml" in code.title:
         if code.title == "part of table.yaml":
-            values = {"files": "x.parquet", "layout": "wide", "dates": {"first": "2021-01-01", "every_days": 10}} | values
+            values = {
+                "files": "x.parquet",
+                "layout": "wide",
+                "columns": {},
+                "dates": {"first": "2021-01-01", "every_days": 10},
+            } | values
         (tmp_path / "table.yaml").write_text(yaml.safe_dump(values))
         assert load_table(tmp_path / "table.yaml").layout == values["layout"]
     elif path.name == LABELS_FILE:
