@@ -89,7 +89,7 @@ def _footprint(about: EmbeddingFile) -> shapely.Geometry:
     rows = np.concatenate([forth, ones, back, zeros]) * grid.height
     a, b, c, d, e, f = tuple(grid.transform)[:6]
     outline = shapely.Polygon(np.stack([a * cols + b * rows + c, d * cols + e * rows + f], axis=1))
-    return polygon_table(iter([outline]), grid.crs).geometry.iloc[0]
+    return polygon_table([outline], grid.crs).geometry.iloc[0]
 
 
 def _bbox(geometry: shapely.Geometry) -> list[float]:

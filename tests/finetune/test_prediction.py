@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +36,12 @@ from finetune.mapping.outlines import PolygonOptions
 from finetune.mapping.region import SceneMapper
 from finetune.mapping.resampling import SceneMap
 from finetune.mapping.scene import MapOptions
+from finetune.model.model_file import save_model
 from finetune.prediction import Prediction
 from tests.finetune.mapping.test_mosaic import blended, exactly_on
+from tests.support.launching import ROOT, wait_for
 from tests.support.region_scenes import GSD, wave, write_region_scene, write_two_zones
-from tests.support.stand_in_models import Pixelwise, make_recipe
+from tests.support.stand_in_models import Pixelwise, make_recipe, random_mapper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PREDICT_BLOCK, MOSAIC_BLOCK = BlockPredictor.predict, Mosaic.block
@@ -150,6 +154,34 @@ def test_an_interrupted_region_continues_to_the_same_bytes(
     assert made.map_region(two_zones[::-1], disturbed, None, "") == 0
     assert files_below(disturbed.parent) == files_below(straight.parent)
     assert len(files_below(straight.parent)) == 6
+
+
+@pytest.mark.slow
+def test_kills_of_the_command_change_no_byte(tmp_path: Path) -> None:
+    """SIGKILL twice while scenes are mapped, by the command as a user starts it."""
+    save_model(tmp_path / "model.safetensors", *random_mapper(0, ("landsat",)))
+    row_of_scenes(tmp_path / "scenes", 2)
+    command = [sys.executable, str(Path(predict_module.__file__)), "--model", str(tmp_path / "model.safetensors")]
+    command += ["--input", str(tmp_path / "scenes"), "--block_px", "16", "--polygons", "paddy_rice", "--probabilities", "true"]
+    command += ["--mosaic.crs", "EPSG:3035", "--mosaic.pixel_m", "30", "--output"]
+    straight, disturbed = tmp_path / "straight" / "map.tif", tmp_path / "disturbed" / "map.tif"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(straight)], check=True, capture_output=True, env=environment)
+    for until in (5, 20):  # each scene has 16 blocks; the blocks of a scene are removed when its map is written
+        process = subprocess.Popen(
+            [*command, str(disturbed)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        scenes = disturbed.parent / ".map.tif.scenes"
+        wait_for(
+            lambda: len(list(scenes.glob(".s0.tif.parts/*.npz"))) + 16 * (scenes / "s0.tif").exists()
+            + len(list(scenes.glob(".s1.tif.parts/*.npz"))) >= until or process.poll() is not None, 300,
+        )  # fmt: skip
+        assert process.poll() is None, "it was done before it could be killed"
+        process.kill()
+        process.wait(60)
+        assert not disturbed.exists()
+    subprocess.run([*command, str(disturbed)], check=True, capture_output=True, env=environment)
+    assert files_below(disturbed.parent) == files_below(straight.parent)
 
 
 def test_a_finished_region_is_not_mapped_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
