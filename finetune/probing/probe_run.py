@@ -100,9 +100,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
 
 def open_labels(config: ProbeConfig, task: Task, data: SceneData) -> LabelledSplits:
     """The labels of all splits, with the checks and the label fraction of fine-tuning. Raises ValueError as that does."""
-    training, validation = (
-        data.windows(split, task, augmentation=None, year=config.year) for split in ("train", "validation")
-    )
+    training, validation = (data.windows(split, task, augmentation=None, year=config.year) for split in ("train", "validation"))
     test = data.test_data(task, year=config.year)
     check_splits_apart(training, validation, test)
     labels = data.labels(task)

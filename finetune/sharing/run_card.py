@@ -35,10 +35,10 @@ def run_card(run: TrainedRun, license: str | None = None, datasets: Sequence[str
         scenes = f"{run.origin['simulated_scenes']} of {run.origin['scenes']} training scenes"
         card.paragraph(f"**Trained on simulated data** ({scenes}): its scores say nothing about real land.")
     names = [readable_name(c.name) for c in task.classes]
+    kind = "numbers" if run.is_forest else "parameters"
     card.paragraph(
         f"A model that maps {', '.join(names[:-1])} and {names[-1]} from series of {' and '.join(task.sources)} images: "
-        f"{_architecture(run)}, {run.parameters / 1e6:.2f} M {'numbers' if run.is_forest else 'parameters'}. "
-        f"Written by {LIBRARY} {library_version()}."
+        f"{_architecture(run)}, {run.parameters / 1e6:.2f} M {kind}. Written by {LIBRARY} {library_version()}."
     )
     _add_map(card, run)
     _add_input(card, run)

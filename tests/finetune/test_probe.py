@@ -148,7 +148,7 @@ def test_the_windows_of_a_label_fraction_are_those_of_fine_tuning(tmp_path: Path
 
     options = {"task": "paddy_rice", "data": tmp_path / "scenes", "output": tmp_path / "out"}
     for seed in (0, 1):
-        config = finetune_config(**options, label_fraction=0.3, seed=seed, cache_gb=0, encoder="random_forest")
+        config = finetune_config(**options, label_fraction=0.3, seed=seed, encoder="random_forest")
         task = load_task("paddy_rice")
         criterion = best_epoch_criterion(config.best, task)
         run = prepare(config, task, {}, open_data(config.data), criterion)

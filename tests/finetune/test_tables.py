@@ -367,7 +367,7 @@ def test_frames_are_those_of_the_dates(table: Path) -> None:
     """Twelve observations a month apart, twelve periods: each period has its own."""
     data = open_data(table)
     task = pixel_task(load_task(str(table.parent / "task.yaml")), 1)
-    windows = data.windows("train", task, augmentation=None, cache_gb=0.0, year=None)
+    windows = data.windows("train", task, augmentation=None, year=None)
     for index in range(5):
         window = windows.window(index)
         season, valid = window.seasons["sentinel2"], window.stacks["sentinel2"].valid

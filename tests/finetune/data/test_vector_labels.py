@@ -58,7 +58,7 @@ def with_parcels(folder: Path, **entry: Any) -> Path:
 
 
 def windows(data: SceneData, split: str) -> SceneWindows:
-    return data.windows(split, RICE, augmentation=None, cache_gb=0, year=None)
+    return data.windows(split, RICE, augmentation=None, year=None)
 
 
 def test_windows_of_parcels_are_those_of_the_raster(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_fields_without_a_class_of_the_rest_are_learned(tmp_path: Path) -> None:
             entry = {"vector": "parcels.gpkg", "boundary_m": 60} | ({} if outside is None else {"outside": outside})
             edit(folder / scene, labels={"fields": entry})
         data = SceneData(folder)
-        training = data.windows("train", task, augmentation=None, cache_gb=0, year=None)
+        training = data.windows("train", task, augmentation=None, year=None)
         background, interior, boundary = training.class_pixels()
         assert min(interior, boundary) > 100
         assert (background > 0) == (outside is not None)

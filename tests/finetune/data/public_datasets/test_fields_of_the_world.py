@@ -37,7 +37,7 @@ def task(data: Path) -> Task:
 
 
 def windows(data: Path, task: Task, split: str) -> SampleWindows:
-    found = open_data(data).windows(split, task, augmentation=None, cache_gb=0, year=None)
+    found = open_data(data).windows(split, task, augmentation=None, year=None)
     assert isinstance(found, SampleWindows)
     return found
 

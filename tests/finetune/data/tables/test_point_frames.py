@@ -62,7 +62,7 @@ def test_they_are_those_of_windows(tmp_path: Path, with_year: bool, season: tupl
     unseen = 0
     for compositing in ("image", "pixel"):
         of_kind = replace(task, compositing=compositing)
-        windows = data.windows("train", of_kind, augmentation=None, cache_gb=0, year=None)
+        windows = data.windows("train", of_kind, augmentation=None, year=None)
         frames = windows.frames(NORMALIZATION)
         for seen_days in (np.inf, 90, 3):
             found, seen = frames.read(slice(0, len(windows)), seen_days)

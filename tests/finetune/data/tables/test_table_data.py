@@ -42,7 +42,7 @@ def task_in(folder: Path, **changes: Any) -> Task:
 def windows_of(path: Path, task: Task, split: str = "train") -> Any:
     data = open_data(path)
     assert isinstance(data, TableData)
-    return data.windows(split, task, augmentation=None, cache_gb=1.0, year=None)
+    return data.windows(split, task, augmentation=None, year=None)
 
 
 def replaced(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -182,7 +182,7 @@ def test_points_of_two_years(tmp_path: Path) -> None:
         assert len(one.stacks["sentinel2"].valid) == TIMES
     data = open_data(path)
     with pytest.raises(ValueError, match=r"its label is of 202., but --year is 2019"):
-        data.windows("train", task, augmentation=None, cache_gb=1.0, year=2019)
+        data.windows("train", task, augmentation=None, year=2019)
 
 
 def test_sources_that_a_table_or_a_point_lacks(tmp_path: Path) -> None:
@@ -216,9 +216,9 @@ def test_a_fingerprint_changes_with_the_table_and_its_description(tmp_path: Path
 def test_the_cache_counts_what_small_windows_take(tmp_path: Path) -> None:
     task = task_in(tmp_path)
     data = open_data(write_table(tmp_path, long_table(POINTS), description("long")))
-    few = data.windows("train", task, augmentation=None, cache_gb=50_000 / 1e9, year=None)
+    few = data.windows("train", task, augmentation=None, year=None)
     assert 0 < len(few._cache) < 30
-    rest = data.windows("train", task, augmentation=None, cache_gb=0, year=None)
+    rest = data.windows("train", task, augmentation=None, year=None)
     for index in range(len(few)):
         one, other = (windows.window(index).stacks["sentinel2"] for windows in (few, rest))
         np.testing.assert_array_equal(one.pixels, other.pixels)
