@@ -23,7 +23,6 @@ from tests.support.point_tables import (
     MISSING,
     TIMES,
     description,
-    long_table,
     simulate_points,
     wide_table,
     write_points,
@@ -211,17 +210,6 @@ def test_a_fingerprint_changes_with_the_table_and_its_description(tmp_path: Path
     changed = open_data(path).fingerprint(task)
     write_table(tmp_path, replaced(wide_table(POINTS), "crop", POINTS.labels[::-1]), description("wide"))
     assert len({before, changed, open_data(path).fingerprint(task)}) == 3
-
-
-def test_the_cache_counts_what_small_windows_take(tmp_path: Path) -> None:
-    task = task_in(tmp_path)
-    data = open_data(write_table(tmp_path, long_table(POINTS), description("long")))
-    few = data.windows("train", task, augmentation=None, year=None)
-    assert 0 < len(few._cache) < 30
-    rest = data.windows("train", task, augmentation=None, year=None)
-    for index in range(len(few)):
-        one, other = (windows.window(index).stacks["sentinel2"] for windows in (few, rest))
-        np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
 def test_keys_that_occur_again_are_found() -> None:
