@@ -328,7 +328,7 @@ def _peak_of_prediction(model: Path, path: Path, output: Path) -> int:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(runs: dict[str, Path], tmp_path: Path) -> None:
     peaks = []
-    for times in (20, 160):
+    for times in (60, 240):
         part = simulate_points(150)
         table = wide_table(part)
         repeated = pa.concat_tables(
@@ -337,7 +337,7 @@ def test_memory_does_not_grow_with_the_table(runs: dict[str, Path], tmp_path: Pa
         path = write_table(tmp_path / str(times), repeated, description("wide", blocks=None))
         work = partial(_peak_of_prediction, runs["random_forest"], path, tmp_path / f"{times}.parquet")
         peaks.append(in_own_process(work))
-    assert pq.ParquetFile(tmp_path / "160.parquet").metadata.num_rows == 150 * 160
+    assert pq.ParquetFile(tmp_path / "240.parquet").metadata.num_rows == 150 * 240
     assert peaks[1] < peaks[0] + 100_000, peaks
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import geopandas
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pytest
 import shapely
 import yaml
 
+from common.storage import AnyPath, any_path
 from data_prep.archive.sensor import load_sensors
 from finetune.data.tables import files
 from finetune.data.tables.description import load_table
@@ -42,7 +44,9 @@ SENSORS = load_sensors()
 POINTS = simulate_points(40)
 
 
-def read(path: Path, *, in_order: bool = False, labelled: bool = True, sources: tuple[str, ...] = ("sentinel2",)) -> PointSeries:
+def read(
+    path: AnyPath, *, in_order: bool = False, labelled: bool = True, sources: tuple[str, ...] = ("sentinel2",)
+) -> PointSeries:
     sensors = load_sensors(path.parent / "sources")
     table = load_table(path)
     reader = TableReader(
@@ -434,3 +438,14 @@ def test_dates_of_steps_by_hand(tmp_path: Path) -> None:
     series = read(write_points(tmp_path, POINTS)).sources["sentinel2"]
     expected = [FIRST + np.timedelta64(30 * step, "D") for step in range(TIMES)]
     assert series.days[:TIMES].tolist() == [day.item() for day in expected]
+
+
+@pytest.mark.parametrize(("layout", "name"), [("wide", "points.csv"), ("nested", "part-1.parquet")])
+def test_a_table_at_a_url(tmp_path: Path, layout: str, name: str) -> None:
+    values = description(layout, files=name.replace("1", "*"))
+    local = write_table(tmp_path, TABLES[layout](POINTS), values | {"files": name}).parent
+    (local / "table.yaml").write_text(yaml.safe_dump(values))
+    storage = fsspec.filesystem("memory")
+    for file in local.iterdir():
+        storage.put_file(str(file), f"/bucket/{layout}/{file.name}")
+    assert_holds(read(any_path(f"memory://bucket/{layout}/table.yaml")), POINTS)
