@@ -99,22 +99,25 @@ class Prediction:
         Returns the exit code that says it.
         """
         opened, outcomes = open_scenes(self.mapper.recipe, folders, year)
-        if opened:
-            kind = {".tif": self._mosaic, ".tiff": self._mosaic, ".vrt": self._virtual}.get(output.suffix.lower(), self._folder)
-            outcomes += kind(opened, output, suffix, bool(outcomes) and any(one.code for one in outcomes))
+        if opened and output.suffix.lower() in (".tif", ".tiff"):
+            outcomes += self._mosaic(opened, output, suffix, any(one.code for one in outcomes))
+        elif opened and output.suffix.lower() == ".vrt":
+            outcomes += self._virtual(opened, output, suffix)
+        elif opened:
+            outcomes += self._folder(opened, output, suffix)
         print(outcome_table(outcomes))
         if not any(one.state == "mapped" for one in outcomes):
             print("no scene was mapped" + (f" for the season that ends in {year}" if year is not None else ""))
             return max((one.code for one in outcomes), default=USER_ERROR) or USER_ERROR
         return INFRASTRUCTURE if any(one.code == INFRASTRUCTURE for one in outcomes) else max(one.code for one in outcomes)
 
-    def _folder(self, opened: Mapping[str, SceneSeries], output: Path, suffix: str, failed: bool) -> list[SceneOutcome]:  # noqa: ARG002
+    def _folder(self, opened: Mapping[str, SceneSeries], output: Path, suffix: str) -> list[SceneOutcome]:
         """One map per scene in a folder."""
         with RunLock(output / LOCK, output) as lock:
             lock.acquire()
             return map_scenes(self.mapper, opened, _paths(output, opened, suffix), self._draw_scene, lock.check)[1]
 
-    def _virtual(self, opened: Mapping[str, SceneSeries], output: Path, suffix: str, failed: bool) -> list[SceneOutcome]:  # noqa: ARG002
+    def _virtual(self, opened: Mapping[str, SceneSeries], output: Path, suffix: str) -> list[SceneOutcome]:
         """One map per scene in a folder named as the virtual raster over them."""
         check_one_year(opened)
         if self.mosaic.is_given:
@@ -133,7 +136,7 @@ class Prediction:
         return outcomes
 
     def _mosaic(self, opened: Mapping[str, SceneSeries], output: Path, suffix: str, failed: bool) -> list[SceneOutcome]:
-        """The mosaic of all scenes. Their maps are kept until no scene fails."""
+        """The mosaic of all scenes. Their maps are kept until no scene fails; `failed`: whether one could not be opened."""
         check_one_year(opened)
         grid = mosaic_grid(_grids(opened), self.mosaic)
         mapper = self.mapper.with_probabilities()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,14 @@ def test_an_interrupted_region_continues_to_the_same_bytes(
     assert len(files_below(straight.parent)) == 6
 
 
+def _has_blocks(scenes: Path, count: int, process: subprocess.Popen[Any]) -> bool:
+    """Whether so many blocks of two scenes of 16 blocks are finished, or the process has ended."""
+    blocks = [
+        16 if (scenes / f"{name}.tif").exists() else len(list(scenes.glob(f".{name}.tif.parts/*.npz"))) for name in ("s0", "s1")
+    ]
+    return sum(blocks) >= count or process.poll() is not None
+
+
 @pytest.mark.slow
 def test_kills_of_the_command_change_no_byte(tmp_path: Path) -> None:
     """SIGKILL twice while scenes are mapped, by the command as a user starts it."""
@@ -171,11 +180,7 @@ def test_kills_of_the_command_change_no_byte(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [*command, str(disturbed)], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
-        scenes = disturbed.parent / ".map.tif.scenes"
-        wait_for(
-            lambda: len(list(scenes.glob(".s0.tif.parts/*.npz"))) + 16 * (scenes / "s0.tif").exists()
-            + len(list(scenes.glob(".s1.tif.parts/*.npz"))) >= until or process.poll() is not None, 300,
-        )  # fmt: skip
+        wait_for(partial(_has_blocks, disturbed.parent / ".map.tif.scenes", until, process), 300)
         assert process.poll() is None, "it was done before it could be killed"
         process.kill()
         process.wait(60)
