@@ -9,9 +9,12 @@ side by side under a slider, and for each pixel its series and the probabilities
 
 from __future__ import annotations
 
+import warnings
 import webbrowser
 from pathlib import Path
 from typing import NoReturn
+
+from rasterio.errors import NotGeoreferencedWarning
 
 from common.command_line import run_command
 from common.storage import AnyPath
@@ -39,6 +42,8 @@ def view(
         port: port on 127.0.0.1; 0 takes a free one.
         browser: also open the page in the browser of this machine.
     """
+    # Python silences warnings for all threads at once, so rasterio fails to silence its own where several threads draw tiles.
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     server = MapServer(maps_of(maps, data, input, model, fields), port)
     try:
         for note in server.shown.notes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,8 +26,6 @@ HALF_WORLD_M = math.pi * 6378137.0  # from the centre of the projection to its e
 DEEPEST_ZOOM = 24
 # Viridis, from 0 to 1: in order for colour-blind people and in grey, too.
 PROBABILITY_COLORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-# rasterio silences a warning while it warps, which Python does for all threads at once.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def tile_transform(zoom: int, x: int, y: int) -> Affine:
@@ -54,7 +51,7 @@ def read_tile(path: Path, zoom: int, x: int, y: int, bands: list[int], outside: 
         level = _overview_level(raster, transform)
         dtype = raster.dtypes[0]
     tile = np.full((len(bands), TILE_PX, TILE_PX), outside, dtype=dtype)
-    with _ONE_AT_A_TIME, rasterio.open(path, **({} if level is None else {"overview_level": level})) as raster:
+    with rasterio.open(path, **({} if level is None else {"overview_level": level})) as raster:
         reproject(
             rasterio.band(raster, bands),
             tile,
