@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from common.command_line import run_command
-from common.hub import ModelPath
+from common.hub import HubPath, ModelPath, commit_of
 from common.run_lock import LOCK, RunLock
 from common.storage import AnyPath
 from finetune.device import pick_device
@@ -69,6 +69,8 @@ def predict(
     if workers < 1 or batch_size < 1:
         raise ValueError(f"--workers is {workers} and --batch_size {batch_size}; both must be at least 1")
     file = local_model(model)
+    if isinstance(model, HubPath):
+        print(f"{model}: commit {commit_of(file)}")
     mapper, recipe = load_model(file)
     torch_device = pick_device(device)
     options = MapOptions(overlap=overlap, batch_size=batch_size, block_px=block_px, probabilities=probabilities)
