@@ -243,9 +243,9 @@ def _moment(day: date) -> datetime:
 
 
 def _name(text: str) -> str:
-    """A name as the extension allows it: letters, digits, `_`, `-` and `.`, with a letter first."""
+    """A name as the extension allows it: at least three letters, digits, `_`, `-` and `.`, with a letter first."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-")
-    return name if re.match(r"[A-Za-z].", name) else f"model_{name}".rstrip("_")
+    return name if len(name) > 2 and name[0].isalpha() else f"model_{name}".rstrip("_")
 
 
 def _installed(package: str) -> str | None:

@@ -30,7 +30,7 @@ from finetune.data.public_datasets.description import (
     PastisDescription,
     description_values,
 )
-from finetune.data.public_datasets.parcels import read_parcels
+from finetune.data.public_datasets.parcels import ParcelCrops, read_parcels
 from finetune.data.public_datasets.tasks import task_values
 
 LABELS_FILE = "labels.yaml"
@@ -47,6 +47,7 @@ def import_dataset(
     countries: list[str] | None = None,
     offset: int | None = None,
     label: str | None = None,
+    layer: str | None = None,
     column: str | None = None,
     name_column: str | None = None,
     year: int | None = None,
@@ -63,6 +64,7 @@ def import_dataset(
         offset: what is to be added to the numbers of the images of Fields of The World, which do not say it: 0, or -1000 where
             they are as processing baseline 04.00 stores them (products from 25 January 2022 on).
         label: name of the label that parcels become; the default is crop_type.
+        layer: layer of the file of parcels, where it has several.
         column: column with the crop's code; the default is that of EuroCrops or fiboa.
         name_column: column with the crop's name; the default is the one that belongs to that column.
         year: year of the parcels, in which their season ends; without it a date column of fiboa says it, if there is one.
@@ -70,13 +72,13 @@ def import_dataset(
     given: dict[str, dict[str, Any]] = {
         "pastis": {"validation_folds": validation_folds, "test_folds": test_folds},
         "fields_of_the_world": {"countries": countries, "offset": offset},
-        "parcels": {"label": label, "column": column, "name_column": name_column, "year": year},
+        "parcels": {"label": label, "layer": layer, "column": column, "name_column": name_column, "year": year},
     }
     stray = [name for other, options in given.items() if other != kind for name, value in options.items() if value is not None]
     if stray:
         raise ValueError(f"--kind {kind} knows no --{stray[0]}; it knows {', '.join(f'--{name}' for name in given[kind])}")
     if kind == "parcels":
-        _import_parcels(input, output, label or "crop_type", column, name_column, year)
+        _import_parcels(input, output, label or "crop_type", read_parcels(input, layer, column, name_column), year)
     elif kind == "pastis":
         folds = tuple(validation_folds or (4,)), tuple(test_folds or (5,))
         _import_pastis(PastisDescription(folder=input, validation_folds=folds[0], test_folds=folds[1]), output)
@@ -132,8 +134,7 @@ def _say_next(output: Path) -> None:
     print(f"python finetune/run.py --task {output / TASK_FILE} --data {output} --output RUN")
 
 
-def _import_parcels(path: Path, output: Path, label: str, column: str | None, name_column: str | None, year: int | None) -> None:
-    crops = read_parcels(path, column, name_column)
+def _import_parcels(path: Path, output: Path, label: str, crops: ParcelCrops, year: int | None) -> None:
     inside = path.resolve().is_relative_to(output.resolve())
     shown = os.path.relpath(path.resolve(), output.resolve()) if inside else str(path.resolve())
     entry = crops.label(shown, year)

@@ -18,7 +18,7 @@ from typing import Literal, NoReturn
 
 from common.command_line import run_command
 from common.exit_codes import INFRASTRUCTURE
-from common.hub import ModelPath
+from common.hub import HubPath, ModelPath, commit_of
 from common.run_lock import LOCK, RunLock
 from common.storage import AnyPath
 from finetune.data.tables.table_data import TABLE_SUFFIXES
@@ -105,10 +105,10 @@ def predict(
         if input is None or len(input) > 1:
             raise ValueError(f"--input is {list(map(str, input or []))}; give one table, or scenes")
         batch_size = POINTS_PER_BATCH if batch_size is None else batch_size
-        return predict_table(local_model(model), input[0], output, batch_size, year, device, missing_sources)
+        return predict_table(_local_file(model), input[0], output, batch_size, year, device, missing_sources)
     batch_size = WINDOWS_PER_BATCH if batch_size is None else batch_size
     _check(output, input, search, year, years, polygons, workers, batch_size)
-    file = local_model(model)
+    file = _local_file(model)
     mapper, recipe = load_model(file)
     recipe = with_map_window(recipe)
     torch_device = pick_device(device)
@@ -141,6 +141,14 @@ def predict(
         of_year = output.with_name(f"{output.stem}{suffix}{output.suffix}") if is_raster else output
         codes.append(map_one(folders, of_year, one, suffix))
     return INFRASTRUCTURE if INFRASTRUCTURE in codes else max(codes)
+
+
+def _local_file(model: Path | HubPath) -> Path:
+    """The file of a model; says which commit of the hub it is."""
+    file = local_model(model)
+    if isinstance(model, HubPath):
+        print(f"{model}: commit {commit_of(file)}")
+    return file
 
 
 def predict_table(

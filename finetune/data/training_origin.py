@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import RefusedError
 from common.grid import Grid, unwrapped
+from common.storage import AnyPath
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.scene_windows import SceneWindows
 from finetune.data.window_dataset import LabelledWindows
@@ -21,8 +23,8 @@ def training_origin(training: LabelledWindows) -> dict[str, Any]:
 
     "years": number of scenes or samples by the year in which their season ends. "regions": for each region of the scenes the box
     [west, south, east, north] in degrees around them, None without a place on the globe; west is larger than east across the
-    antimeridian. "scenes" and "simulated_scenes": numbers of scenes; "samples": number of samples. Of samples neither place nor
-    whether they are simulated is known.
+    antimeridian. "scenes" and "simulated_scenes": numbers of scenes, the second None where a storage does not tell; "samples":
+    number of samples. Of samples neither place nor whether they are simulated is known.
     """
     known: dict[str, Any] = {"years": {str(year): count for year, count in sorted(training.years.items())}, "regions": {}}
     if isinstance(training, SampleWindows):
@@ -33,11 +35,20 @@ def training_origin(training: LabelledWindows) -> dict[str, Any]:
         of_region = boxes.setdefault(series.scene.region, [])
         if series.grid.georeferenced:
             of_region.append(_border(series.grid))
+    simulated = [_is_simulated(series.scene.folder) for series in training.series]
     return known | {
         "regions": {region: _box(borders) for region, borders in sorted(boxes.items())},
         "scenes": len(training.series),
-        "simulated_scenes": sum((series.scene.folder / _SIMULATION_RECORD).is_file() for series in training.series),
+        "simulated_scenes": None if None in simulated else sum(map(bool, simulated)),
     }
+
+
+def _is_simulated(folder: AnyPath) -> bool | None:
+    """Whether simulate.py wrote the scene in a folder; None where its storage does not tell a missing file from a secret one."""
+    try:
+        return (folder / _SIMULATION_RECORD).is_file()
+    except RefusedError:
+        return None
 
 
 def _border(grid: Grid) -> np.ndarray:

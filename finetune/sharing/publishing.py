@@ -40,7 +40,8 @@ def published_files(model: Path, place: HubPath, license: str, datasets: Sequenc
         card, item, name = run_card(run, license, datasets, place), run_item(run, license), MODEL_FILE
     elif kind == encoder_files.FORMAT:
         load_encoder(file)  # checks every weight
-        record = encoder_record(file, file.parent)
+        # Beside a file of its own lie files of whatever else is in that folder.
+        record = encoder_record(file, model if model.is_dir() else None)
         card, item, name = encoder_card(record, license, place), encoder_item(record, license=license), ENCODER_FILE
     else:
         raise ValueError(f"{file} is of format {kind!r}; expected a model of finetune/run.py or an encoder of pretraining")

@@ -136,7 +136,7 @@ def _add_training(card: ModelCard, run: TrainedRun) -> None:
     rows = [
         ["windows", _windows(training)],
         ["scenes", origin.get("scenes", NOT_RECORDED)],
-        ["simulated scenes", origin.get("simulated_scenes", NOT_RECORDED)],
+        ["simulated scenes", NOT_RECORDED if origin.get("simulated_scenes") is None else origin["simulated_scenes"]],
         ["samples", origin["samples"]] if "samples" in origin else None,
         ["seasons end in", years or NOT_RECORDED],
         ["checksum of labels and descriptions", settings.get("data_sha256", NOT_RECORDED)],

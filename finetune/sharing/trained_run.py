@@ -49,33 +49,33 @@ class TrainedRun:
         return bool(self.origin.get("simulated_scenes"))
 
 
-def trained_run(folder: Path, settings: Mapping[str, Any] | None = None, metrics: Mapping[str, Any] | None = None) -> TrainedRun:
-    """The model in the folder of a run, or in a file of its own, with what is recorded beside it.
+def trained_run(path: Path, settings: Mapping[str, Any] | None = None, metrics: Mapping[str, Any] | None = None) -> TrainedRun:
+    """The model in the folder of a run, with what the run recorded; or that in a file of its own, of which nothing else is known.
 
     `settings` and `metrics`: contents of run.json and metrics.json, where they are not read from the folder.
 
     Raises ValueError when there is no model, when it is damaged, and for a folder whose run is not finished.
     """
-    file = folder / MODEL_FILE if folder.is_dir() else folder
+    is_run = path.is_dir()
+    file = path / MODEL_FILE if is_run else path
     model, recipe = load_model(file)
     is_forest = isinstance(model, RandomForest)
-    beside = file.parent
-    if metrics is None and folder.is_dir() and (beside / RUN_FILE).is_file() and not (beside / METRICS_FILE).is_file():
-        raise ValueError(f"{folder} holds a run that is not finished; start its finetune/run.py again to end it")
+    if metrics is None and is_run and (path / RUN_FILE).is_file() and not (path / METRICS_FILE).is_file():
+        raise ValueError(f"{path} holds a run that is not finished; start its finetune/run.py again to end it")
     return TrainedRun(
         recipe=recipe,
         parameters=sum(numbers.numel() for numbers in (model.state_dict().values() if is_forest else model.parameters())),
         is_forest=is_forest,
         size=file.stat().st_size,
         sha256=sha256_of(file),
-        settings=_recorded(beside / RUN_FILE, settings),
-        metrics=_recorded(beside / METRICS_FILE, metrics),
+        settings=_recorded(path / RUN_FILE if is_run else None, settings),
+        metrics=_recorded(path / METRICS_FILE if is_run else None, metrics),
     )
 
 
-def _recorded(path: Path, values: Mapping[str, Any] | None) -> dict[str, Any]:
+def _recorded(path: Path | None, values: Mapping[str, Any] | None) -> dict[str, Any]:
     """Values as they are in a JSON file: those given, else those of the file; none without a file."""
     if values is not None:
         plain: dict[str, Any] = json.loads(json.dumps(without_nan(dict(values))))
         return plain
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if path is not None and path.is_file() else {}

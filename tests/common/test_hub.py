@@ -92,6 +92,22 @@ def test_an_option_takes_a_path_or_a_model_at_the_hub(capsys: pytest.CaptureFixt
     assert "names no model at the hub" in capsys.readouterr().err
 
 
+def test_several_checkpoints_by_name() -> None:
+    seen: list[object] = []
+
+    def command(checkpoints: dict[str, ModelPath]) -> None:
+        """A command.
+
+        Args:
+            checkpoints: models by name.
+        """
+        seen.append(checkpoints)
+
+    with pytest.raises(SystemExit):
+        run_command(command, ["--checkpoints.map", "hf://me/model@v1", "--checkpoints.local", "runs/tiny"])
+    assert seen == [{"map": HubPath("me/model", "v1"), "local": Path("runs/tiny")}]
+
+
 def test_fetched_once_and_then_from_the_cache(hub: Hub) -> None:
     path = fetch(PLACE, FILE)
     assert path.read_bytes() == FIRST

@@ -85,6 +85,20 @@ def test_an_encoder_comes_back_with_equal_weights(hub: Hub, tmp_path: Path, caps
     pystac.Item.from_dict(json.loads(hub.repositories["me/encoder"].commits[0][1]["stac_item.json"]))
 
 
+def test_what_lies_beside_a_file_of_its_own_is_not_told(hub: Hub, tmp_path: Path) -> None:
+    """Its folder may hold the files of anything else."""
+    write_encoder(tmp_path / "encoder.safetensors")
+    write_model(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"fingerprint": "of another run"}))
+    for name in ("run.json", "metrics.json"):
+        (tmp_path / name).write_text(json.dumps({"seed": 4711, "validation": {"modis": {"mae": 0.1, "samples": 4711}}}))
+    publish(tmp_path / "encoder.safetensors", ENCODER, "other")
+    publish(tmp_path / "model.safetensors", MODEL, "other")
+    sent = b"".join(b"".join(repository.commits[0][1].values()) for repository in hub.repositories.values())
+    assert b"4711" not in sent
+    assert b"of another run" not in sent
+
+
 def test_started_again_it_sends_only_what_has_changed(hub: Hub, tmp_path: Path) -> None:
     file = tmp_path / "run/model.safetensors"
     write_model(file)

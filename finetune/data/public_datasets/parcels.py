@@ -35,6 +35,7 @@ class ParcelCrops:
     """The crops of a file of parcels.
 
     Attributes:
+        layer: layer of the file; None for a file without layers, and where there is one alone.
         column: column of the codes.
         names: name by code; the code itself where there is no name; None for HCAT's crops that nobody has named.
         parcels: number of parcels by code.
@@ -42,6 +43,7 @@ class ParcelCrops:
         date_column: column of the date for which a parcel holds; None without one.
     """
 
+    layer: str | None
     column: str
     names: dict[str, str | None]
     parcels: Counter[str]
@@ -53,23 +55,26 @@ class ParcelCrops:
         when: dict[str, Any] = {} if year is None else {"year": year}
         if year is None and self.date_column is not None:
             when = {"date_column": self.date_column}
-        return {"vector": path, "column": self.column, **when, "classes": self.names}
+        where = {"vector": path} if self.layer is None else {"vector": path, "layer": self.layer}
+        return {**where, "column": self.column, **when, "classes": self.names}
 
 
-def read_parcels(path: Path, column: str | None = None, name_column: str | None = None) -> ParcelCrops:
+def read_parcels(path: Path, layer: str | None = None, column: str | None = None, name_column: str | None = None) -> ParcelCrops:
     """The crops of a file of parcels.
 
     Args:
         path: GeoPackage, GeoParquet, shapefile or another vector file.
+        layer: layer of the file; None for its only one.
         column: column of the codes; None for that of EuroCrops or fiboa.
         name_column: column of the names; None for the one that belongs to the column of EuroCrops or fiboa.
 
     Raises ValueError when there is no such column, when several could be meant, and when a code has several names.
     """
-    present = _columns(path)
+    layer = _layer(path, layer)
+    present = _columns(path, layer)
     column, name_column = _chosen(path, present, column, name_column)
     dates = [name for name in DATES if name in present]
-    table = _read(path, [column] if name_column is None else [column, name_column])
+    table = _read(path, layer, [column] if name_column is None else [column, name_column])
     codes = [_text(value) for value in table[column]]
     given = codes if name_column is None else [_text(value) for value in table[name_column]]
     names: dict[str, str | None] = {}
@@ -84,6 +89,7 @@ def read_parcels(path: Path, column: str | None = None, name_column: str | None 
     if not names:
         raise ValueError(f"{path}: no parcel has a code in column {column}")
     return ParcelCrops(
+        layer=layer,
         column=column,
         names=dict(sorted(names.items())),
         parcels=Counter(code for code in codes if code is not None),
@@ -109,21 +115,38 @@ def _chosen(path: Path, present: Sequence[str], column: str | None, name_column:
     return column, name_column if name_column is not None else known.get(column)
 
 
-def _columns(path: Path) -> list[str]:
+def _layer(path: Path, layer: str | None) -> str | None:
+    """The layer that is meant; None for a file with one alone. Raises ValueError when several could be meant."""
+    if path.suffix.lower() in PARQUET:
+        if layer is not None:
+            raise ValueError(f"{path} has no layers; leave --layer out")
+        return None
+    try:
+        there = [str(name) for name in geopandas.list_layers(path)["name"]]
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a file of parcels: {error}") from error
+    if layer is None and len(there) == 1:
+        return None
+    if layer not in there:
+        raise ValueError(f"{path} has the layers {', '.join(there)}; say which one counts with --layer")
+    return layer
+
+
+def _columns(path: Path, layer: str | None) -> list[str]:
     """Names of the columns of a vector file. Raises ValueError when it cannot be read."""
     try:
         if path.suffix.lower() in PARQUET:
             return list(pyarrow.parquet.read_schema(path).names)
-        return [str(name) for name in geopandas.read_file(path, rows=1).columns]
+        return [str(name) for name in geopandas.read_file(path, layer=layer, rows=1).columns]
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a file of parcels: {error}") from error
 
 
-def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read(path: Path, layer: str | None, columns: list[str]) -> pd.DataFrame:
     """Columns of a vector file, without geometries."""
     if path.suffix.lower() in PARQUET:
         return pyarrow.parquet.read_table(path, columns=columns).to_pandas()
-    return pd.DataFrame(geopandas.read_file(path, columns=columns, ignore_geometry=True))
+    return pd.DataFrame(geopandas.read_file(path, layer=layer, columns=columns, ignore_geometry=True))
 
 
 def _text(value: Any) -> str | None:

@@ -178,7 +178,7 @@ def test_a_run_with_few_labels_has_the_scores_of_its_maps_with_and_without_them(
     assert (tmp_path / "with" / "maps" / "c.tif").is_file()
     assert (tmp_path / "with" / "report.html").is_file()
     assert {path.name for path in (tmp_path / "without").iterdir() if "events" not in path.name} == {
-        "run.json", "metrics.json", "model.safetensors", "last_epoch.pt", "previous_epoch.pt"
+        "run.json", "metrics.json", "model.safetensors", "last_epoch.pt", "previous_epoch.pt", "README.md", "stac_item.json"
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"other settings \(label_fraction\)"):
         run(data=tmp_path / "scenes", output=tmp_path / "without", label_fraction=0.5, maps=False, **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -253,6 +254,14 @@ def test_an_unfinished_run_has_no_card(output: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((output / name).read_bytes())
     with pytest.raises(ValueError, match=r"holds a run that is not finished; start its finetune/run\.py again"):
         trained_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "9 crops", "Reis & Mais", "水稻", "_x_"])
+def test_any_name_of_a_task_makes_a_name_of_a_model(record: TrainedRun, name: str) -> None:
+    """The pattern is that of the extension's schema."""
+    task = replace(record.recipe.task, name=name)
+    item = run_item(replace(record, recipe=replace(record.recipe, task=task)))
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", item["properties"]["mlm:name"])
 
 
 def test_text_of_users_breaks_no_table(record: TrainedRun) -> None:

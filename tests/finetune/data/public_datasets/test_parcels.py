@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import pytest
 import yaml
+from shapely.geometry import box
 
 from finetune.import_dataset import import_dataset
 from tests.support.public_datasets import write_parcels
@@ -68,6 +70,18 @@ def test_columns_of_ones_own(tmp_path: Path) -> None:
     assert labels_of(tmp_path)["crop_type"]["classes"] == {"12": "Mais", "7": "Weizen"}
     import_dataset("parcels", tmp_path / "a.gpkg", tmp_path, column="Kultur", label="codes")
     assert labels_of(tmp_path)["codes"]["classes"] == {"12": "12", "7": "7"}
+
+
+def test_the_layer_of_several_must_be_chosen(tmp_path: Path) -> None:
+    table = geopandas.GeoDataFrame(
+        {"EC_hcat_c": [str(WHEAT)], "EC_hcat_n": ["wheat"]}, geometry=[box(0, 0, 1, 1)], crs="EPSG:3035"
+    )
+    for layer in ("parcels_2020", "parcels_2021"):
+        table.to_file(tmp_path / "a.gpkg", layer=layer)
+    with pytest.raises(ValueError, match="has the layers parcels_2020, parcels_2021; say which one counts with --layer"):
+        import_dataset("parcels", tmp_path / "a.gpkg", tmp_path)
+    import_dataset("parcels", tmp_path / "a.gpkg", tmp_path, layer="parcels_2021", year=2021)
+    assert labels_of(tmp_path)["crop_type"]["layer"] == "parcels_2021"
 
 
 def test_several_columns_of_crops_must_be_chosen_from(tmp_path: Path) -> None:
