@@ -194,7 +194,7 @@ def test_of_many_that_begin_together_one_wins(tmp_path: Path, left_behind: bool)
         begin(job)
     lines = [said(job) for job in jobs]
     waiting = [said(job) if " if it lives" in line else line for job, line in zip(jobs, lines, strict=True)]
-    assert sorted(line.partition(":")[0] for line in waiting) == ["ValueError"] * 5 + ["has it"]
+    assert sorted(line.partition(":")[0] for line in waiting) == ["InUseError"] * 5 + ["has it"]
     for job in jobs:
         job.communicate()
     assert lock_files(tmp_path) == []
