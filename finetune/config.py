@@ -54,7 +54,7 @@ class TaskOverride:
 
     Attributes:
         sources: sources to read, for instance [sentinel2].
-        label: name of the label raster in scene.yaml.
+        label: name of the label in scene.yaml.
         frames: images per source.
         window_px: side of a window in pixels of the label.
         upsample: how often pixels of sources are repeated along rows and columns before the encoder, as in {modis: 4}.

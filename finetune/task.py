@@ -48,7 +48,7 @@ class Task:
 
     Attributes:
         name, title: for files and for people.
-        label: name of the label raster in `scene.yaml`; its grid is the grid of the map.
+        label: name of the label in `scene.yaml`, a raster, parcels or points; its grid is the grid of the map.
         classes: at most 255; a class's index is its value in the map. Each class lists the names in the label that belong to it;
             the first may list none, and then gets every labelled pixel that belongs to no other class.
         sources: sources the model reads, in the order of the decoder's channels.
