@@ -96,7 +96,7 @@ class StoreIndex:
         sizes = np.array([_places(shape, dtypes)[-1] for shape in shapes.tolist()], np.int64)
         digest = hashlib.sha256()
         for label in windows.labels:
-            digest.update(np.ascontiguousarray(label).data)
+            digest.update(label.tobytes())
         return cls(
             about=about,
             sources=sources,
@@ -121,13 +121,13 @@ class StoreIndex:
         digest = hashlib.sha256(self._header())
         for name, array in self._arrays().items():
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
         """The content of the file `index`."""
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, header=np.frombuffer(self._header(), np.uint8), **self._arrays())
+        np.savez(content, header=np.frombuffer(self._header(), np.uint8), **self._arrays())  # type: ignore[arg-type]  # names
         return content.getvalue() + xxhash.xxh3_128(content.getvalue()).digest()
 
     @classmethod
@@ -199,9 +199,9 @@ def _places(shapes: list[Shape], dtypes: tuple[str, ...]) -> list[int]:
     return places
 
 
-def window_bytes(stacks: Mapping[str, ImageStack], index: StoreIndex, number: int) -> list[memoryview]:
+def window_bytes(stacks: Mapping[str, ImageStack], index: StoreIndex, number: int) -> list[bytes]:
     """The bytes of window `number` in windows.bin, in pieces. Raises ValueError for other shapes than `index` says."""
-    pieces: list[memoryview] = []
+    pieces: list[bytes] = []
     group = index.windows[number, 0]
     shapes = index.shapes[group].tolist()
     for source, dtype, shape in zip(index.sources, index.dtypes, shapes, strict=True):
@@ -213,8 +213,7 @@ def window_bytes(stacks: Mapping[str, ImageStack], index: StoreIndex, number: in
                 "opened: they have changed in the meantime; start again"
             )
         for array in (stack.pixels, stack.valid):
-            pieces.append(np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b""))
-            pieces.append(memoryview(bytes(-array.nbytes % _ALIGNMENT)))
+            pieces += [array.tobytes(), bytes(-array.nbytes % _ALIGNMENT)]
     return pieces
 
 

@@ -127,7 +127,7 @@ def _opened(folder: Path, index: StoreIndex) -> WindowStore:
     store = WindowStore(folder)
     if store.index.key != index.key:
         raise NotStoredError(f"{INDEX} is of other windows")
-    if hashlib.sha256(np.ascontiguousarray(store.labels).data).hexdigest() != index.label_sha256:
+    if hashlib.sha256(store.labels.data).hexdigest() != index.label_sha256:
         raise NotStoredError(f"{LABELS} holds other labels")
     return store
 

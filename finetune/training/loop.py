@@ -92,7 +92,8 @@ class Trainer:
         self.precision = chosen_precision(job.schedule.precision, device)
         self.model = with_synchronized_batch_norm(job.model.to(device), device)
         if isinstance(self.model, UNet) and (job.schedule.channels_last or (job.schedule.channels_last is None and is_cuda)):
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of its weights; images follow
+            # Of its weights; the images follow. PyTorch's annotation lacks this argument.
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = parameter_groups(self.model, job.rates, job.schedule.weight_decay)
         # On CPUs the fused step rounds differently, and is no faster where the model takes nearly all of the time.
         self.optimizer = torch.optim.AdamW(groups, lr=job.schedule.learning_rate, fused=is_cuda or None)

@@ -47,7 +47,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, is_spoilt: Callable[[int, int], bool]
     def forward(trainer: Trainer, batch: WindowBatch) -> torch.Tensor:
         loss = FORWARD(trainer, batch)
         spoilt = is_spoilt(trainer.progress.epoch, len(trainer.progress.losses))
-        return InfiniteGradient.apply(loss) if spoilt else loss  # type: ignore[no-any-return]
+        return InfiniteGradient.apply(loss) if spoilt else loss
 
     monkeypatch.setattr(Trainer, "forward", forward)
 

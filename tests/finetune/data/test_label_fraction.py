@@ -138,9 +138,8 @@ def test_kept_windows_are_those_of_the_whole_dataset(tmp_path: Path, is_stored: 
     for name, seed in (("a", 0), ("b", 1)):
         write_rice_scene(tmp_path / name, "train", side=128, seed=seed, frames=6)
     scenes = [load_scene(tmp_path / name) for name in ("a", "b")]
-    whole, part = (SceneWindows(scenes, load_task("paddy_rice"), load_sensors()) for _ in range(2))
-    if is_stored:
-        whole, part = (stored_windows(each, tmp_path / "windows") for each in (whole, part))
+    straight = [SceneWindows(scenes, load_task("paddy_rice"), load_sensors()) for _ in range(2)]
+    whole, part = (stored_windows(each, tmp_path / "windows") if is_stored else each for each in straight)
     whole.normalization = part.normalization = {source: whole.statistics(source) for source in ("landsat", "modis")}
     part.keep_share(0.5, seed=3)
     assert (len(whole), len(part)) == (8, 4)

@@ -198,6 +198,10 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2 - 7)
 
 
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -207,7 +211,7 @@ def flip(path: Path) -> None:
 DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     (WINDOWS, truncate, r"windows.bin has \d+ bytes instead of \d+"),
     (WINDOWS, Path.unlink, r"windows.bin has 0 bytes instead of"),
-    (WINDOWS, lambda path: path.write_bytes(path.read_bytes() + b"x"), r"windows.bin has \d+ bytes instead of"),
+    (WINDOWS, lengthen, r"windows.bin has \d+ bytes instead of"),
     (LABELS, truncate, "labels.npy cannot be read"),
     (LABELS, flip, "labels.npy holds other labels"),
     (INDEX, flip, "its index has a wrong checksum"),
