@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import shapely
+from pyproj import CRS
 
+from common.grid import unwrapped
 from finetune.embedding.files import EmbeddingFile
 from finetune.embedding.projection import NO_DATA_CODE
 from finetune.mapping.polygons import polygon_table
@@ -75,8 +77,6 @@ def _projection(about: EmbeddingFile) -> dict[str, Any]:
 
 
 def _wkt2(crs: str) -> str:
-    from pyproj import CRS
-
     return str(CRS.from_user_input(crs).to_wkt())
 
 
@@ -88,8 +88,11 @@ def _footprint(about: EmbeddingFile) -> shapely.Geometry:
     cols = np.concatenate([zeros, forth, ones, back]) * grid.width  # counterclockwise, as GeoJSON asks
     rows = np.concatenate([forth, ones, back, zeros]) * grid.height
     a, b, c, d, e, f = tuple(grid.transform)[:6]
-    outline = shapely.Polygon(np.stack([a * cols + b * rows + c, d * cols + e * rows + f], axis=1))
-    return polygon_table([outline], grid.crs).geometry.iloc[0]
+    x, y = a * cols + b * rows + c, d * cols + e * rows + f
+    if CRS.from_user_input(grid.crs).is_geographic and np.abs(x).max() > 180:
+        x = unwrapped(x, 0.0)  # the grid crosses the antimeridian
+    outline = shapely.Polygon(np.stack([x, y], axis=1))
+    return polygon_table(iter([outline]), grid.crs).geometry.iloc[0]
 
 
 def _bbox(geometry: shapely.Geometry) -> list[float]:

@@ -9,15 +9,18 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import shapely
 import xarray
 import zarr
 from affine import Affine
 from pyproj import CRS
+from rasterio.warp import transform
 from rio_cogeo import cog_validate
 
 from common.grid import Grid
 from finetune.embedding import EmbeddingMap, load_projection
 from finetune.embedding.files import EmbeddingFile, write_zarr
+from finetune.embedding.stac_item import embedding_item
 from tests.support.embedded_scenes import STRIPE, run_embed, write_encoder, write_striped_scenes
 
 DIMENSIONS, CELLS, CELL_M = 12, 28, 120.0
@@ -149,6 +152,24 @@ def about(transform: Affine, crs: str = "EPSG:32631", size: int = 3) -> Embeddin
     grid = Grid(crs=crs, transform=transform, height=size, width=size)
     season = (np.datetime64("1970-01-01"), np.datetime64("1971-01-01"))
     return EmbeddingFile(grid=grid, names=["e00"], scale=None, offset=None, season=season, tags={})
+
+
+def test_a_footprint_across_the_antimeridian_is_cut_there(tmp_path: Path) -> None:
+    """In degrees beyond 180, and in metres of a UTM zone."""
+    step = 0.001
+    grids = [about(Affine(step, 0, 179.999, 0, -step, 44.0), "EPSG:4326")]
+    x, y = transform("EPSG:4326", "EPSG:32660", [179.999], [44.0])
+    grids.append(about(Affine(80, 0, x[0], 0, -111, y[0]), "EPSG:32660"))
+    for one in grids:
+        item = embedding_item(tmp_path / "a.tif", one, {}, tmp_path / "pca.safetensors")
+        west, south, east, north = item["bbox"]
+        assert (west, east) == (pytest.approx(179.999, abs=3e-4), pytest.approx(-179.998, abs=3e-4))
+        assert (south, north) == (pytest.approx(43.997, abs=3e-4), pytest.approx(44.0, abs=3e-4))
+        footprint = shapely.geometry.shape(item["geometry"])
+        assert footprint.geom_type == "MultiPolygon"
+        assert footprint.covers(shapely.Point(179.9995, 43.9985))
+        assert footprint.covers(shapely.Point(-179.9995, 43.9985))
+        assert not footprint.covers(shapely.Point(0, 43.9985))
 
 
 def scratch_in(folder: Path) -> Path:
