@@ -96,6 +96,7 @@ class PreparedRun:
         recipe: what the model's file holds beside the weights, with the task.
         model: the model with its initial weights.
         normalization_origins: where the band statistics of each source are from, in words.
+        training_origin: where and when the training data are from; see `finetune/data/training_origin.py`.
     """
 
     config: FinetuneConfig
@@ -111,6 +112,7 @@ class PreparedRun:
     recipe: Recipe
     model: nn.Module
     normalization_origins: dict[str, str]
+    training_origin: dict[str, Any]
 
     @property
     def task(self) -> Task:
@@ -207,6 +209,7 @@ def prepare(
     of_task = {name: getattr(task, name) for name in ("label", "season", "window_px")}
     about = {"data": settings["data_sha256"], "year": config.year, **of_task}
     folder = config.cache_folder or config.output / WINDOWS_FOLDER
+    origin = training_origin(training)
     training, validation = stored({"train": training, "validation": validation}, folder, about).values()
     # Before the label fraction: pixels without labels cost nothing, so all of them count in the statistics.
     known = pretrained.normalization if pretrained is not None else None
@@ -238,7 +241,7 @@ def prepare(
     return PreparedRun(
         config=config, settings=settings, data=data, training=training, validation=validation, test_data=test_data,
         all_windows=all_windows, criterion=criterion, notes=notes, loss=loss, recipe=recipe, model=model,
-        normalization_origins=origins,
+        normalization_origins=origins, training_origin=origin,
     )  # fmt: skip
 
 
@@ -350,7 +353,7 @@ def _run_metrics(run: PreparedRun, progress: Progress, result: dict[str, Any]) -
             "pixels": dict(zip(class_names, run.training.class_pixels().tolist(), strict=True)),
         }
         | ({} if isinstance(run.model, RandomForest) else {"steps": schedule.num_steps(len(run.training))}),
-        "training_origin": training_origin(run.training),
+        "training_origin": run.training_origin,
     }
 
 

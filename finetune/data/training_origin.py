@@ -8,14 +8,13 @@ import numpy as np
 
 from common.errors import RefusedError
 from common.grid import Grid, unwrapped
-from common.storage import AnyPath
+from data_prep.archive.scene import Scene, is_simulated
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.scene_windows import SceneWindows
 from finetune.data.window_dataset import LabelledWindows
 
 EDGE_POINTS = 16  # along each edge of a scene, which is curved in other projections
 DECIMALS = 4  # of degrees: ten metres
-_SIMULATION_RECORD = "simulation.json"  # in the folder of a scene that simulate.py wrote
 
 
 def training_origin(training: LabelledWindows) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def training_origin(training: LabelledWindows) -> dict[str, Any]:
         of_region = boxes.setdefault(series.scene.region, [])
         if series.grid.georeferenced:
             of_region.append(_border(series.grid))
-    simulated = [_is_simulated(series.scene.folder) for series in training.series]
+    simulated = [_is_simulated(series.scene) for series in training.series]
     return known | {
         "regions": {region: _box(borders) for region, borders in sorted(boxes.items())},
         "scenes": len(training.series),
@@ -43,10 +42,10 @@ def training_origin(training: LabelledWindows) -> dict[str, Any]:
     }
 
 
-def _is_simulated(folder: AnyPath) -> bool | None:
-    """Whether simulate.py wrote the scene in a folder; None where its storage does not tell a missing file from a secret one."""
+def _is_simulated(scene: Scene) -> bool | None:
+    """Whether a scene is simulated; None where its storage does not tell a missing file from a secret one."""
     try:
-        return (folder / _SIMULATION_RECORD).is_file()
+        return is_simulated(scene)
     except RefusedError:
         return None
 

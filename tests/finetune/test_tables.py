@@ -124,7 +124,7 @@ def test_every_model_trains_and_its_predictions_are_what_the_scores_saw(
     metrics = metrics_of(runs[name])
     test = numbers_in(table, "test")
     output = tmp_path / "predictions.parquet"
-    predict(model=runs[name], input=table, output=output, batch_size=37)
+    predict(model=runs[name], input=[table], output=output, batch_size=37)
     found = pq.read_table(output).to_pandas()
     assert found.columns.tolist() == ["id", "lon", "lat", "class", *(f"probability_{c}" for c in CLASSES)]
     assert found["id"].tolist() == POINTS.ids
@@ -146,12 +146,12 @@ def test_every_model_trains_and_its_predictions_are_what_the_scores_saw(
 
 
 def test_the_same_table_in_another_layout_is_predicted_alike(runs: dict[str, Path], table: Path, tmp_path: Path) -> None:
-    predict(model=runs["temporal_cnn"], input=table, output=tmp_path / "wide.parquet")
+    predict(model=runs["temporal_cnn"], input=[table], output=tmp_path / "wide.parquet")
     unlabelled = long_table(POINTS).drop_columns(["crop"])
     values = description("long", blocks=None)
     del values["columns"]["label"]
     path = write_table(tmp_path / "long", unlabelled, values)
-    predict(model=runs["temporal_cnn"], input=path, output=tmp_path / "long.parquet")
+    predict(model=runs["temporal_cnn"], input=[path], output=tmp_path / "long.parquet")
     wide, long = (pq.read_table(tmp_path / f"{layout}.parquet").to_pandas() for layout in ("wide", "long"))
     # Batches of other sizes are computed with other roundings.
     pandas.testing.assert_frame_equal(wide, long, rtol=0, atol=1e-5)
@@ -163,7 +163,7 @@ def test_points_without_a_clear_observation_have_no_class(runs: dict[str, Path],
     pixels[11, 1:] = MISSING
     dark = Points(**{**vars(POINTS), "pixels": pixels})
     output = tmp_path / "predictions.parquet"
-    predict(model=runs["random_forest"], input=write_points(tmp_path, dark), output=output)
+    predict(model=runs["random_forest"], input=[write_points(tmp_path, dark)], output=output)
     found = pq.read_table(output)
     missing = [4, 9] if (POINTS.pixels[11, 0] != MISSING).all() else [4, 9, 11]
     for name in ("class", *(f"probability_{c}" for c in CLASSES)):
@@ -175,7 +175,7 @@ def test_an_interrupted_prediction_resumes_to_the_same_table(
 ) -> None:
     monkeypatch.setattr(files, "BATCH_ROWS", 40)
     whole, output = tmp_path / "whole.parquet", tmp_path / "predictions.parquet"
-    predict(model=runs["random_forest"], input=table, output=whole)
+    predict(model=runs["random_forest"], input=[table], output=whole)
     assert pq.ParquetFile(whole).num_row_groups == 4
     predicted, parts = PointTablePredictor._predict, []
 
@@ -187,20 +187,20 @@ def test_an_interrupted_prediction_resumes_to_the_same_table(
 
     monkeypatch.setattr(PointTablePredictor, "_predict", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
-        predict(model=runs["random_forest"], input=table, output=output)
+        predict(model=runs["random_forest"], input=[table], output=output)
     assert not output.exists()
     assert len(list((tmp_path / ".predictions.parquet.parts").glob("*.npz"))) == 2
-    predict(model=runs["random_forest"], input=table, output=output)
+    predict(model=runs["random_forest"], input=[table], output=output)
     assert parts == [40, 40, 40, 40, 30]
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "whole.parquet"]
     # Parts of another model are not mixed in.
     parts.clear()
     with pytest.raises(KeyboardInterrupt):
-        predict(model=runs["random_forest"], input=table, output=output)
-    predict(model=runs["temporal_cnn"], input=table, output=output)
+        predict(model=runs["random_forest"], input=[table], output=output)
+    predict(model=runs["temporal_cnn"], input=[table], output=output)
     assert "holds blocks of another model" in capsys.readouterr().out
-    predict(model=runs["temporal_cnn"], input=table, output=whole)
+    predict(model=runs["temporal_cnn"], input=[table], output=whole)
     assert output.read_bytes() == whole.read_bytes()
 
 
@@ -215,7 +215,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(
 
     monkeypatch.setattr(point_table, "_batch", full)
     with pytest.raises(OSError, match=r"writing .*predictions.parquet: OSError: .* No space left"):
-        predict(model=runs["random_forest"], input=table, output=output)
+        predict(model=runs["random_forest"], input=[table], output=output)
     assert output.read_text() == "old"
 
 
@@ -231,7 +231,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(
 def test_bad_options_of_predictions(
     runs: dict[str, Path], table: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    options = {"model": runs["random_forest"], "input": table, "output": "predictions.parquet"} | options
+    options = {"model": runs["random_forest"], "input": [table], "output": "predictions.parquet"} | options
     with pytest.raises(ValueError, match=message):
         predict(**options | {"output": tmp_path / options["output"]})
     assert not list(tmp_path.iterdir())
@@ -299,8 +299,8 @@ def test_a_forest_of_points_maps_a_scene_as_it_predicts_its_pixels(tmp_path: Pat
     assert run(task="paddy_rice", data=path, output=tmp_path / "run", **options) == 0
     cubes, codes = write_rice_scene(tmp_path / "scenes" / "clear", "test", side=32, seed=2, cloudy=0.0)
     path = table_of_scene(tmp_path / "clear", cubes["landsat"], codes)
-    predict(model=tmp_path / "run", input=path, output=tmp_path / "predictions.parquet")
-    predict(model=tmp_path / "run", input=tmp_path / "scenes" / "clear", output=tmp_path / "map.tif")
+    predict(model=tmp_path / "run", input=[path], output=tmp_path / "predictions.parquet")
+    predict(model=tmp_path / "run", input=[tmp_path / "scenes" / "clear"], output=tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as raster:
         classes = raster.read(1)
     names = np.array(pq.read_table(tmp_path / "predictions.parquet")["class"].to_pylist()).reshape(classes.shape)
@@ -317,11 +317,11 @@ def test_a_model_that_reads_surroundings_predicts_no_points(table: Path, tmp_pat
     }  # fmt: skip
     assert run(task="paddy_rice", data=tmp_path / "scenes", output=tmp_path / "run", encoder="unet", **options) == 0
     with pytest.raises(ValueError, match=r"was trained on windows of 32 x 32 pixels and reads what surrounds a pixel"):
-        predict(model=tmp_path / "run", input=table, output=tmp_path / "predictions.parquet")
+        predict(model=tmp_path / "run", input=[table], output=tmp_path / "predictions.parquet")
 
 
 def _peak_of_prediction(model: Path, path: Path, output: Path) -> int:
-    predict(model=model, input=path, output=output)
+    predict(model=model, input=[path], output=output)
     return peak_kilobytes()
 
 
