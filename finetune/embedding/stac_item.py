@@ -92,7 +92,7 @@ def _footprint(about: EmbeddingFile) -> shapely.Geometry:
     if CRS.from_user_input(grid.crs).is_geographic and np.abs(x).max() > 180:
         x = unwrapped(x, 0.0)  # the grid crosses the antimeridian
     outline = shapely.Polygon(np.stack([x, y], axis=1))
-    return polygon_table(iter([outline]), grid.crs).geometry.iloc[0]
+    return polygon_table([outline], grid.crs).geometry.iloc[0]
 
 
 def _bbox(geometry: shapely.Geometry) -> list[float]:
