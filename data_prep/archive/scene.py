@@ -179,9 +179,15 @@ def load_scene(folder: AnyPath, shared: Mapping[str, Label] | None = None) -> Sc
     )
 
 
-def is_simulated(scene: Scene) -> bool:
-    """Whether the images of a scene are simulated: its scene.yaml says so, or the record of simulate.py lies beside it."""
-    return scene.stated_simulated or (scene.folder / SIMULATION_RECORD).is_file()
+def is_simulated(scene: Scene) -> bool | None:
+    """Whether the images of a scene are simulated: its scene.yaml says so, or the record of simulate.py lies beside it.
+
+    None where its storage does not tell a missing file from a secret one.
+    """
+    try:
+        return scene.stated_simulated or (scene.folder / SIMULATION_RECORD).is_file()
+    except RefusedError:
+        return None
 
 
 def labels_file(folder: AnyPath) -> AnyPath | None:

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import RefusedError
 from common.grid import Grid, unwrapped
-from data_prep.archive.scene import Scene, is_simulated
+from data_prep.archive.scene import is_simulated
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.scene_windows import SceneWindows
 from finetune.data.window_dataset import LabelledWindows
@@ -34,20 +33,12 @@ def training_origin(training: LabelledWindows) -> dict[str, Any]:
         of_region = boxes.setdefault(series.scene.region, [])
         if series.grid.georeferenced:
             of_region.append(_border(series.grid))
-    simulated = [_is_simulated(series.scene) for series in training.series]
+    simulated = [is_simulated(series.scene) for series in training.series]
     return known | {
         "regions": {region: _box(borders) for region, borders in sorted(boxes.items())},
         "scenes": len(training.series),
         "simulated_scenes": None if None in simulated else sum(map(bool, simulated)),
     }
-
-
-def _is_simulated(scene: Scene) -> bool | None:
-    """Whether a scene is simulated; None where its storage does not tell a missing file from a secret one."""
-    try:
-        return is_simulated(scene)
-    except RefusedError:
-        return None
 
 
 def _border(grid: Grid) -> np.ndarray:

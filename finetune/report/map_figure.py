@@ -86,7 +86,7 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
         if (height, width) != raster.shape:
             factor = max(raster.shape) / LARGEST_PREVIEW_PX
             overview = raster.read(1, out_shape=tuple(max(1, round(side / factor)) for side in raster.shape))
-    simulated = is_simulated(series.scene)
+    simulated = is_simulated(series.scene) is True
     title = f"{task.title}, {series.scene.name}{' (simulated)' if simulated else ''}, season ending {series.year}"
     if label is not None:
         names = [c.name for c in task.classes]

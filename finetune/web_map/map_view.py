@@ -168,7 +168,7 @@ class MapView:
             "name": shown.name,
             "task": shown.task_name,
             "year": shown.year,
-            "simulated": shown.scene is not None and is_simulated(shown.scene),
+            "simulated": shown.scene is not None and is_simulated(shown.scene) is True,
             "bounds": [[south, west], [north, east]],
             "classes": classes,
             "images": images,
