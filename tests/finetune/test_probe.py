@@ -143,6 +143,7 @@ def test_components_are_those_of_the_training_scenes(finished: Path) -> None:
 def test_the_windows_of_a_label_fraction_are_those_of_fine_tuning(tmp_path: Path) -> None:
     for name, split in (("a", "train"), ("c", "validation"), ("d", "test")):
         write_rice_scene(tmp_path / "scenes" / name, split, side=192, frames=4)
+    from common.run_lock import LOCK, RunLock
     from finetune.fine_tuning import prepare
     from finetune.training.best_epoch import best_epoch_criterion
 
@@ -151,7 +152,8 @@ def test_the_windows_of_a_label_fraction_are_those_of_fine_tuning(tmp_path: Path
         config = finetune_config(**options, label_fraction=0.3, seed=seed, encoder="random_forest")
         task = load_task("paddy_rice")
         criterion = best_epoch_criterion(config.best, task)
-        run = prepare(config, task, {}, open_data(config.data), criterion)
+        with RunLock(config.output / LOCK, config.output) as lock:
+            run = prepare(config, task, {"data_sha256": "0"}, open_data(config.data), criterion, lock)
         ours = open_labels(
             config_of(tmp_path / "scenes", tmp_path / "p", model=tmp_path, label_fraction=0.3, seed=seed),
             task,
