@@ -182,4 +182,4 @@ def test_reflectance_is_no_stored_number() -> None:
     sample["data"]["landsat"] = sample["data"]["landsat"] * np.float32(0.0001)
     sample["data"]["landsat"][:3] = np.nan
     with pytest.raises(ValueError, match=r"landsat: its largest number is 0\.\d+, as of reflectance; .* reflectance / 0\.0001"):
-        SampleWindows([sample], load_task("paddy_rice"), load_sensors())
+        SampleWindows([sample], load_task("paddy_rice"), load_sensors()).stacks(0)  # read when windows are stored
