@@ -8,7 +8,6 @@ from typing import Any
 
 from common.errors import is_data_error
 from data_prep.archive.scene import SCENE_FILE, Scene
-from data_prep.landcover.label_classes import with_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,9 @@ def label_legends(scenes: Sequence[Scene], labels: Mapping[str, str]) -> dict[st
 
     Raises ValueError when no scene with the source has the label, and when two scenes give it different codes.
     """
+    # Imported here because pandas comes along, which modules that only read a legend do without.
+    from data_prep.landcover.label_classes import with_classes
+
     found: dict[str, tuple[LabelLegend, str]] = {}
     for source, name in labels.items():
         with_source = [scene for scene in scenes if source in scene.sources]
