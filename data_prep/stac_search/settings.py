@@ -69,7 +69,8 @@ class SearchSettings:
         area: the area as polygons in a GeoJSON file, or another one that geopandas reads, to whose bounds scenes are cut; or a
             table of points (CSV or Parquet with the columns id, lon, lat), which `shard.py --sites` then cuts samples at.
         tiles: only these tiles, as in `31TFJ 31TGJ`; neighbouring tiles overlap.
-        split: split of all scenes.
+        split: split that all scenes state; default: none, so that shards count them as train and fine-tuning can divide their
+            ground (`finetune/run.py --split_blocks.side_m`).
         signer: planetary_computer or none, which signs the URLs of files when they are read; default: that of the catalogue.
         by_year: a scene for each tile and calendar year; false gives one for each tile, with all dates, as maps of a season over
             New Year need.
@@ -86,7 +87,7 @@ class SearchSettings:
     bbox: list[float] | None = None
     area: Path | None = None
     tiles: list[str] | None = None
-    split: Literal["train", "validation", "test"] = "train"
+    split: Literal["train", "validation", "test"] | None = None
     signer: str | None = None
     by_year: bool = True
     options: dict[str, Any] | None = None

@@ -19,7 +19,16 @@ from common.grid import SAME_SIZE
 from common.storage import AnyPath
 from data_prep.archive.footprints import LEAST_SHARE, Footprints, overlap_text
 from data_prep.archive.label import Label
-from data_prep.archive.scene import SCENE_FILE, SPLITS, Scene, find_scenes, is_simulated, labels_file, scene_file_sha256
+from data_prep.archive.scene import (
+    SCENE_FILE,
+    SPLITS,
+    Scene,
+    find_scenes,
+    home_of_scenes,
+    is_simulated,
+    labels_file,
+    scene_file_sha256,
+)
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_classes import with_classes
 from data_prep.landcover.label_parcels import pixel_sides_m
@@ -175,7 +184,7 @@ class SceneData:
     def __init__(self, folder: AnyPath, blocks: SplitBlocks | None = None) -> None:
         self._blocks = blocks if blocks is not None and blocks.side_m is not None else None
         self._scenes = scenes_by_split(folder) if self._blocks is None else dict.fromkeys(SPLITS, scenes_without_split(folder))
-        self.sensors = load_sensors(folder / "sources")
+        self.sensors = load_sensors(home_of_scenes(folder) / "sources")
         self.about_splits = ""
         self._grounds: dict[str, tuple[SplitGround, ...]] = {}  # by task and year
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +10,15 @@ from common.storage import AnyPath
 from finetune.config import TaskOverride
 from finetune.data.normalization import CHECKPOINT
 from finetune.embedding.components import SampleOptions
-from finetune.embedding.features import LEVELS, FeatureChoice, TimeAxis
+from finetune.embedding.features import LEVELS, TimeAxis
+from finetune.embedding.options import EmbeddingOptions
 from finetune.embedding.scene_blocks import WindowOptions
 from finetune.embedding.scene_map import Format, StoredType
 from finetune.embedding.workers import EmbedWorkers
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(EmbeddingOptions):
     """Embed scenes of one year: the features of an encoder as maps, or for points as a table.
 
     Attributes:
@@ -76,18 +77,11 @@ class EmbedConfig:
     override: TaskOverride = field(default_factory=TaskOverride)
 
     def __post_init__(self) -> None:
-        if self.pca is not None and self.dimensions != SampleOptions.dimensions:
-            raise ValueError(f"--dimensions {self.dimensions} has no effect with --pca {self.pca}; leave one of them out")
         if self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; expected at least 1")
         if self.block_cells is not None and self.block_cells < 1:
             raise ValueError(f"--block_cells is {self.block_cells}; expected at least 1")
-        _ = self.choice, self.options, self.sample
-
-    @property
-    def choice(self) -> FeatureChoice:
-        """What of the encoder's maps are features. Raises ValueError for other values."""
-        return FeatureChoice(levels=tuple(self.levels), time=self.time)
+        self.check_embedding()
 
     @property
     def processes(self) -> EmbedWorkers | None:
@@ -97,11 +91,6 @@ class EmbedConfig:
         return EmbedWorkers(count=self.workers, engine=self.engine, scheduler=self.scheduler)
 
     @property
-    def sample(self) -> SampleOptions:
-        """How components are computed. Raises ValueError for values out of range."""
-        return SampleOptions(dimensions=self.dimensions, pca_windows=self.pca_windows, seed=self.seed)
-
-    @property
     def options(self) -> WindowOptions:
-        """How windows cover a scene. Raises ValueError for values out of range."""
-        return WindowOptions(overlap=self.overlap, batch_size=self.batch_size, block_cells=self.block_cells)
+        """How windows and blocks cover a scene. Raises ValueError for values out of range."""
+        return replace(super().options, block_cells=self.block_cells)

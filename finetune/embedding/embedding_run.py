@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.run_lock import LOCK, RunLock
-from data_prep.archive.scene import SCENE_FILE, find_scenes
+from data_prep.archive.scene import find_scenes, home_of_scenes
 from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
 from finetune.device import pick_device
@@ -53,8 +53,7 @@ def embed(config: EmbedConfig) -> list[Path]:
 def _open(config: EmbedConfig) -> tuple[EmbeddingModel, list[SceneSeries]]:
     """The model, and the series of each scene."""
     scenes = find_scenes(config.input)
-    is_scene = (config.input / SCENE_FILE).is_file()
-    sensors = load_sensors((config.input.resolve().parent if is_scene else config.input) / "sources")
+    sensors = load_sensors(home_of_scenes(config.input) / "sources")
     model = load_embedding_model(
         config.model,
         scenes,

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import while_running
 from common.notes import note
 from common.storage import AnyPath
-from data_prep.archive.scene import load_scene
+from data_prep.archive.scene import home_of_scenes, load_scene
 from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.frames import Normalization
 from finetune.data.normalization import other_scale
@@ -42,7 +42,7 @@ def sensors_for_model(trained: Mapping[str, Sensor], sources: Sequence[str], sce
 
     Raises ValueError if one of the `sources` has other bands than in training.
     """
-    sensors = {**trained, **load_sensors(scene.resolve().parent / "sources")}
+    sensors = {**trained, **load_sensors(home_of_scenes(scene) / "sources")}
     for source in sources:
         if source in trained and sensors[source].bands != trained[source].bands:
             here = sensors[source].bands

@@ -10,13 +10,13 @@ from common.storage import AnyPath
 from finetune.config import TaskOverride
 from finetune.data.normalization import CHECKPOINT
 from finetune.embedding.components import SampleOptions
-from finetune.embedding.features import LEVELS, FeatureChoice, TimeAxis
-from finetune.embedding.scene_blocks import WindowOptions
+from finetune.embedding.features import LEVELS, TimeAxis
+from finetune.embedding.options import EmbeddingOptions
 from finetune.probing.classifiers import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
+class ProbeConfig(EmbeddingOptions):
     """Probe embeddings for a mapping task: classifiers on the embeddings of labelled pixels, scored as fine-tuning is.
 
     Attributes:
@@ -71,19 +71,4 @@ class ProbeConfig:
             raise ValueError(f"--probes are {self.probes}; expected some of {', '.join(get_args(Kind))}, each once")
         if self.k < 1:
             raise ValueError(f"--k is {self.k}; expected at least 1 neighbour")
-        _ = self.choice, self.sample, self.options
-
-    @property
-    def choice(self) -> FeatureChoice:
-        """What of the encoder's maps are features. Raises ValueError for other values."""
-        return FeatureChoice(levels=tuple(self.levels), time=self.time)
-
-    @property
-    def sample(self) -> SampleOptions:
-        """How components are computed. Raises ValueError for values out of range."""
-        return SampleOptions(dimensions=self.dimensions, pca_windows=self.pca_windows, seed=self.seed)
-
-    @property
-    def options(self) -> WindowOptions:
-        """How windows cover a scene. Raises ValueError for values out of range."""
-        return WindowOptions(overlap=self.overlap, batch_size=self.batch_size)
+        self.check_embedding()

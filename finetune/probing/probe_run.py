@@ -31,7 +31,7 @@ from finetune.probing.scene_embeddings import computed_maps, open_model, read_ma
 from finetune.run_folder import METRICS_FILE, REPORT_FILE, RUN_FILE
 from finetune.scoring.headline import headline, headline_interval
 from finetune.scoring.map_scores import MapScores
-from finetune.scoring.score_text import TABLE_HEADER, score_table
+from finetune.scoring.score_text import TABLE_HEADER, about_unlabelled_classes, score_table
 from finetune.task import Task, load_task
 
 EMBEDDINGS_FOLDER = "embeddings"
@@ -226,6 +226,8 @@ def _shown(config: ProbeConfig, task: Task) -> dict[str, Any]:
     print(f"\n{TITLES[metrics['probe']]}, the best on the validation windows")
     aligned = ("left", *["right"] * (len(TABLE_HEADER) - 1))
     print(tabulate(score_table(metrics["test"]), TABLE_HEADER, colalign=aligned, disable_numparse=True))
+    if note := about_unlabelled_classes(metrics["test"]):
+        print(note)
     print(f"report: {config.output / REPORT_FILE}")
     return metrics
 

@@ -11,7 +11,7 @@ from finetune.report.figures import confusion_figure, season_figure, training_fi
 from finetune.report.page import Page
 from finetune.report.run_context import RunContext
 from finetune.scoring.early_season import SeasonScores
-from finetune.scoring.score_text import percent, percent_interval, readable_name
+from finetune.scoring.score_text import about_unlabelled_classes, percent, percent_interval, readable_name
 from finetune.task import Task
 
 OVERALL = {"mean F1": "mean_f1", "mean IoU": "mean_iou", "overall accuracy": "overall_accuracy", "kappa × 100": "kappa"}
@@ -113,6 +113,8 @@ def _add_classes(page: Page, test: Mapping[str, Any], colors: Sequence[str]) -> 
         colors,
         folded="By class",
     )
+    if note := about_unlabelled_classes(test):
+        page.note(f"{note[0].upper()}{note[1:]}.")
 
 
 def _add_boundaries(page: Page, boundaries: Mapping[str, Any], colors: Sequence[str]) -> None:

@@ -29,6 +29,18 @@ def score_table(result: dict[str, Any]) -> list[list[str]]:
     return [*rows, ["all", *last, f"{result['pixels']:,}"]]
 
 
+def about_unlabelled_classes(result: dict[str, Any]) -> str:
+    """A note about classes that are mapped where scores were made and labelled nowhere there; "" for none.
+
+    Their F1 is 0, whatever the model can do, and the means count it.
+    """
+    names = [name for name, values in result["classes"].items() if values["pixels"] == 0 and values["f1"] == 0]
+    if not names:
+        return ""
+    shown = ", ".join(readable_name(name) for name in names)
+    return f"no test label holds {shown}: wherever it is mapped is wrong, so its F1 is 0, which the means over classes count"
+
+
 def percent(value: float | None) -> str:
     """A score as percent with two decimals; a dash if it is not defined."""
     return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from torch import nn
 
 from common.grid import Grid, corner_distance_px
-from data_prep.archive.scene import is_simulated
+from data_prep.archive.scene import home_of_scenes, is_simulated
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_base import LabelReader
 from data_prep.landcover.label_opening import grid_of_source, open_label
@@ -77,7 +77,7 @@ class MapView:
     @cached_property
     def _sensors(self) -> Mapping[str, Sensor]:
         assert self.shown.scene is not None, "a map without a scene has no images"
-        own = load_sensors(self.shown.scene.folder.resolve().parent / "sources")
+        own = load_sensors(home_of_scenes(self.shown.scene.folder) / "sources")
         return (self.recipe.sensors if self.recipe else {}) | own
 
     @contextmanager

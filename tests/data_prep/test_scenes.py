@@ -139,7 +139,9 @@ def test_scenes_are_cut_to_the_area_and_state_what_they_need(tmp_path: Path) -> 
     more = ("--options.sentinel2.compose.every_days", "16", "--options.sentinel2.incomplete", "leave_out")
     words = ("--collections", "sentinel2=sentinel-2-l2a", *PERIOD, "--area", tmp_path / "area.geojson", *more)
     assert run_scenes("--output", tmp_path / "scenes", "--catalogue", tmp_path / "items.json", *words) == 0
-    source = scene_yaml(tmp_path / "scenes" / "31TFJ_2021")["sources"]["sentinel2"]
+    written = scene_yaml(tmp_path / "scenes" / "31TFJ_2021")
+    assert "split" not in written  # so that fine-tuning can divide its ground
+    source = written["sources"]["sentinel2"]
     np.testing.assert_allclose(source.pop("bbox"), area.bounds, atol=1e-6)
     assert source == {
         "container": "stac",
@@ -215,7 +217,7 @@ def test_another_search_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     write_items(tmp_path / "items.json", items_of_two_tiles())
     assert search(tmp_path / "scenes", tmp_path / "items.json") == 0
     assert search(tmp_path / "scenes", tmp_path / "items.json", "--split", "test") == 2
-    assert "was begun by another search: split was train, is test; give another --output" in capsys.readouterr().err
+    assert "was begun by another search: split was None, is test; give another --output" in capsys.readouterr().err
     (tmp_path / "mine" / "one").mkdir(parents=True)
     (tmp_path / "mine" / "one" / "scene.yaml").write_text("")
     assert search(tmp_path / "mine", tmp_path / "items.json") == 2

@@ -32,14 +32,17 @@ def cog(path: Path, values: np.ndarray, transform: Affine, nodata: int | None = 
     write_raster(path, values, transform, driver="COG", BLOCKSIZE=128, COMPRESS="DEFLATE", nodata=nodata, crs=crs)
 
 
-def write_cogs(folder: Path, pixels: np.ndarray, scl: np.ndarray, dates: np.ndarray, transform: Affine = TRANSFORM_10M) -> None:
+def write_cogs(
+    folder: Path, pixels: np.ndarray, scl: np.ndarray, dates: np.ndarray, transform: Affine = TRANSFORM_10M, crs: str = CRS
+) -> None:
     """One COG per band and date, `DATE_BAND.tif`: bands of 20 m and SCL hold every second pixel of (T, C, H, W), (T, H, W)."""
     for time, date in enumerate(dates):
         stem = f"{date.item():%Y%m%d}"
         for channel, (band, metres) in enumerate(BAND_METRES.items()):
             values = pixels[time, channel]
-            cog(folder / f"{stem}_{band}.tif", values if metres == 10 else coarse(values), transform @ Affine.scale(metres // 10))
-        cog(folder / f"{stem}_SCL.tif", coarse(scl[time]), transform @ Affine.scale(2))
+            values = values if metres == 10 else coarse(values)
+            cog(folder / f"{stem}_{band}.tif", values, transform @ Affine.scale(metres // 10), crs=crs)
+        cog(folder / f"{stem}_SCL.tif", coarse(scl[time]), transform @ Affine.scale(2), crs=crs)
 
 
 def item_id(catalogue: str, date: np.datetime64, tile: str = TILE) -> str:
@@ -61,11 +64,12 @@ def sentinel2_item(
     tile: str = TILE,
     projection: bool = True,
     hour: int = 10,
+    crs: str = CRS,
 ) -> Item:
     """The item of one date of `write_cogs`, with relative hrefs. `shape`: rows and columns at 10 m."""
     height, width = shape
     west, north = transform.c, transform.f
-    box = transform_bounds(CRS, "EPSG:4326", west, north + transform.e * height, west + transform.a * width, north)
+    box = transform_bounds(crs, "EPSG:4326", west, north + transform.e * height, west + transform.a * width, north)
     ring = [[box[i], box[j]] for i, j in ((0, 1), (2, 1), (2, 3), (0, 3), (0, 1))]
     day = date.item()
     earth_search = collection.startswith("earth_search")
@@ -78,7 +82,7 @@ def sentinel2_item(
         collection=collection.partition("/")[2],
     )
     if projection:
-        item.properties["proj:code"] = CRS
+        item.properties["proj:code"] = crs
     if earth_search:
         item.properties |= {"grid:code": f"MGRS-{tile}", "earthsearch:boa_offset_applied": False}
     for number, band in enumerate((*BAND_METRES, "SCL")):

@@ -10,7 +10,7 @@ import numpy as np
 from common.json_files import without_nan
 from finetune.scoring.bootstrap import with_intervals
 from finetune.scoring.metrics import scores
-from finetune.scoring.score_text import TABLE_HEADER, percent, percent_interval, score_table
+from finetune.scoring.score_text import TABLE_HEADER, about_unlabelled_classes, percent, percent_interval, score_table
 
 
 def test_table() -> None:
@@ -29,6 +29,13 @@ def test_scores_of_nothing_are_not_defined_and_stay_printable() -> None:
     plain = without_nan(found)
     assert plain["mean_f1"] is None
     assert score_table(plain)[-1][1] == "-"
+
+
+def test_a_class_that_is_mapped_and_nowhere_labelled_is_named() -> None:
+    names = ["other", "durum_wheat", "never_mapped"]
+    assert about_unlabelled_classes(scores(np.array([[6, 2, 0], [1, 1, 0], [0, 0, 0]]), names)) == ""
+    note = about_unlabelled_classes(scores(np.array([[6, 2, 0], [0, 0, 0], [0, 0, 0]]), names))
+    assert note.startswith("no test label holds durum wheat: ")
 
 
 def test_table_shows_intervals_behind_f1_and_iou() -> None:
