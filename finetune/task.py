@@ -206,14 +206,14 @@ class Task:
     def class_indices(self, codes: np.ndarray, label: Label) -> np.ndarray:
         """Label codes -> class indices int64 of the same shape, `IGNORE` where not labelled.
 
-        Raises ValueError for a code without a name in `scene.yaml`, for a name that belongs to no class, and as `names_of_rest`
+        Raises ValueError for a code without a name in the label's `classes`, for a name that belongs to no class, and as `names_of_rest`
         does: a wrong raster must not count as "other".
         """
         self.names_of_rest(label)
         unknown = sorted(set(np.unique(codes).tolist()) - set(label.classes) - {label.nodata})
         if unknown:
             raise ValueError(
-                f"{label.path} holds codes {unknown[:5]} that scene.yaml does not name; known: {dict(label.classes)}"
+                f"{label.path} holds codes {unknown[:5]} that its `classes` do not name; known: {dict(label.classes)}"
             )
         indices = np.full(codes.shape, IGNORE, dtype=np.int64)
         owner = {name: index for index, c in enumerate(self.classes) for name in c.labels}
@@ -241,8 +241,8 @@ class Task:
             near = next((other for other in listed if _are_near(name, other)), None)
             if near is not None:
                 raise ValueError(
-                    f"{label.path}: scene.yaml names a class {name!r}, which is nearly {near!r} of task {self.name}, and would "
-                    f"count as {self.classes[0].name!r}; write {near!r} in scene.yaml if it is the same, else a name that "
+                    f"{label.path}: its `classes` name a class {name!r}, which is nearly {near!r} of task {self.name}, and would "
+                    f"count as {self.classes[0].name!r}; write {near!r} there if it is the same, else a name that "
                     "differs in more than a letter"
                 )
         return rest

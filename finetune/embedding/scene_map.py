@@ -43,8 +43,8 @@ def embedding_path(folder: Path, scene: str, year: int, kind: Format) -> Path:
 
 
 def item_path(path: Path) -> Path:
-    """The STAC item of an embedding."""
-    return path.with_suffix(".json")
+    """The STAC item of an embedding. Its name holds the format, as a scene may be embedded in both."""
+    return path.with_name(f"{path.name}.json")
 
 
 def embed_scene(

@@ -39,7 +39,7 @@ def embedding_item(path: Path, about: EmbeddingFile, properties: Mapping[str, An
     geometry = _footprint(about)
     begin, end = (day.astype("datetime64[s]").item().replace(tzinfo=UTC) for day in about.season)
     item = pystac.Item(
-        id=path.stem,
+        id=path.name,
         geometry=shapely.geometry.mapping(geometry),
         bbox=_bbox(geometry),
         datetime=None,

@@ -64,7 +64,7 @@ def undisturbed(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFact
 
 def same_files(one: Path, other: Path) -> bool:
     """Whether two folders hold the same embeddings, byte by byte, and nothing else."""
-    names = ["a_2021.json", "a_2021.tif", "b_2021.json", "b_2021.tif", "pca.safetensors"]
+    names = ["a_2021.tif", "a_2021.tif.json", "b_2021.tif", "b_2021.tif.json", "pca.safetensors"]
     assert sorted(os.listdir(one)) == names
     assert sorted(os.listdir(other)) == names
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
@@ -159,8 +159,8 @@ def test_interrupted_embeddings_resume_to_the_same_bytes(
     interrupt_after(monkeypatch, 7)  # the other five of the first scene, two of the second
     with pytest.raises(KeyboardInterrupt):
         run_embed(model, scenes, output, block_cells=10)
-    assert sorted(os.listdir(output)) == [".b_2021.tif.parts", "a_2021.json", "a_2021.tif", "pca.safetensors"]
-    (output / "a_2021.json").unlink()  # as if it had been killed between the two files of a scene
+    assert sorted(os.listdir(output)) == [".b_2021.tif.parts", "a_2021.tif", "a_2021.tif.json", "pca.safetensors"]
+    (output / "a_2021.tif.json").unlink()  # as if it had been killed between the two files of a scene
     monkeypatch.undo()
     run_embed(model, scenes, output, block_cells=10)
     said = capsys.readouterr().out

@@ -143,7 +143,7 @@ def one_pixel(folder: Path) -> None:
 WRONG = [
     (label_file_missing, "crop_type.tif does not exist"),
     (label_is_no_raster, "crop_type.tif: cannot be read as a raster"),
-    (class_without_a_name, "holds codes [7] that scene.yaml does not name; known: {1: 'paddy_rice'"),
+    (class_without_a_name, "holds codes [7] that its `classes` do not name; known: {1: 'paddy_rice'"),
     (label_in_another_crs, "scene a: the map's grid is in EPSG:32651, landsat in EPSG:32631; both must have one CRS"),
     (source_in_another_crs, "scene a: the map's grid is in EPSG:32631, modis in EPSG:32651; both must have one CRS"),
     (training_under_clouds, "source landsat has no clear pixel in the training windows"),

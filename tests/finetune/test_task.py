@@ -35,7 +35,7 @@ def test_label_codes_become_classes() -> None:
     task = load_task("paddy_rice")
     label = Label(path=Path("label.tif"), classes={1: "paddy_rice", 2: "maize", 7: "not_cropland"}, nodata=0)
     assert task.class_indices(np.array([[0, 1], [2, 7]]), label).tolist() == [[IGNORE, 1], [0, 0]]
-    with pytest.raises(ValueError, match=r"codes \[9\] that scene.yaml does not name"):
+    with pytest.raises(ValueError, match=r"codes \[9\] that its `classes` do not name"):
         task.class_indices(np.array([9, 1]), label)
 
 
@@ -45,7 +45,7 @@ def test_label_codes_become_classes() -> None:
 def test_a_name_that_is_nearly_one_of_a_class_is_refused(name: str) -> None:
     """It would count as the first class in silence."""
     label = Label(path=Path("label.tif"), classes={1: name, 2: "maize"}, nodata=0)
-    with pytest.raises(ValueError, match=rf"names a class '{name}', which is nearly 'paddy_rice' .* would count as 'other'"):
+    with pytest.raises(ValueError, match=rf"name a class '{name}', which is nearly 'paddy_rice' .* would count as 'other'"):
         load_task("paddy_rice").class_indices(np.array([1, 2]), label)
 
 

@@ -121,7 +121,7 @@ def test_gdal_reads_a_store(folders: dict[str, Path]) -> None:
 
 def test_the_stac_item_says_where_when_and_by_what(folders: dict[str, Path]) -> None:
     for folder, suffix in (("cog_int8", "tif"), ("zarr_float16", "zarr")):
-        path = folders[folder] / "a_2021.json"
+        path = folders[folder] / f"a_2021.{suffix}.json"
         item = pystac.Item.from_dict(json.loads(path.read_text()))
         with rasterio.open(folders["cog_int8"] / "a_2021.tif") as raster:
             bounds = rasterio.warp.transform_bounds(raster.crs, "EPSG:4326", *raster.bounds)
