@@ -4,16 +4,18 @@
     python finetune/run.py --task data/pastis/task.yaml --data data/pastis --output runs/pastis
 
 Of PASTIS and Fields of The World it writes a description, by which fine-tuning reads their files, and a task with their classes.
-Of parcels (EuroCrops, fiboa) it writes labels.yaml, by which the scenes in the same folder get them as a label.
+Of CropHarvest, which has a file per point, it writes a table. Of parcels (EuroCrops, fiboa) it writes labels.yaml, by which the
+scenes in the same folder get them as a label.
 """
 
 from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import yaml
 from tabulate import tabulate
@@ -21,7 +23,7 @@ from tabulate import tabulate
 from common.atomic_files import whole_file
 from common.command_line import run_command
 from common.yaml_files import read_yaml
-from finetune.data.public_datasets import fields_of_the_world, pastis
+from finetune.data.public_datasets import cropharvest, fields_of_the_world, pastis
 from finetune.data.public_datasets.description import (
     PUBLIC_FILE,
     TASK_FILE,
@@ -31,15 +33,16 @@ from finetune.data.public_datasets.description import (
     description_values,
 )
 from finetune.data.public_datasets.parcels import ParcelCrops, read_parcels
-from finetune.data.public_datasets.tasks import task_values
+from finetune.data.public_datasets.tasks import harvest_task_values, task_values
 
 LABELS_FILE = "labels.yaml"
 MISSING_FILE = "left_out.csv"
+TABLE_FILE = "table.yaml"
 MOST_CROPS = 12  # in a table
 
 
 def import_dataset(
-    kind: Literal["pastis", "fields_of_the_world", "parcels"],
+    kind: Literal["pastis", "fields_of_the_world", "cropharvest", "parcels"],
     input: Path,
     output: Path,
     validation_folds: list[int] | None = None,
@@ -52,12 +55,13 @@ def import_dataset(
     name_column: str | None = None,
     year: int | None = None,
 ) -> None:
-    """Describe a public data set of labels, so that fine-tuning reads it. No pixel is copied.
+    """Describe a public data set of labels, so that fine-tuning reads it. No pixel is copied but those of CropHarvest.
 
     Args:
-        kind: pastis, fields_of_the_world, or parcels, as of EuroCrops and fiboa.
+        kind: pastis, fields_of_the_world, cropharvest, or parcels, as of EuroCrops and fiboa.
         input: the unpacked folder of the data set; of parcels the vector file.
-        output: folder for the description, which becomes the --data of finetune/run.py; of parcels the folder of scenes.
+        output: folder for the description, which becomes the --data of finetune/run.py; of CropHarvest for a table, whose
+            table.yaml does; of parcels the folder of scenes.
         validation_folds: folds of PASTIS for validation; the default is 4.
         test_folds: folds of PASTIS for the test; the default is 5. All others are for training.
         countries: countries of Fields of The World, by the names of their folders.
@@ -65,20 +69,25 @@ def import_dataset(
             they are as processing baseline 04.00 stores them (products from 25 January 2022 on).
         label: name of the label that parcels become; the default is crop_type.
         layer: layer of the file of parcels, where it has several.
-        column: column with the crop's code; the default is that of EuroCrops or fiboa.
+        column: of parcels the column with the crop's code; the default is that of EuroCrops or fiboa. Of CropHarvest
+            classification_label (groups of crops, the default), label or is_crop.
         name_column: column with the crop's name; the default is the one that belongs to that column.
         year: year of the parcels, in which their season ends; without it a date column of fiboa says it, if there is one.
     """
     given: dict[str, dict[str, Any]] = {
         "pastis": {"validation_folds": validation_folds, "test_folds": test_folds},
         "fields_of_the_world": {"countries": countries, "offset": offset},
+        "cropharvest": {"column": column},
         "parcels": {"label": label, "layer": layer, "column": column, "name_column": name_column, "year": year},
     }
-    stray = [name for other, options in given.items() if other != kind for name, value in options.items() if value is not None]
+    values = {name: value for options in given.values() for name, value in options.items()}
+    stray = [name for name, value in values.items() if value is not None and name not in given[kind]]
     if stray:
         raise ValueError(f"--kind {kind} knows no --{stray[0]}; it knows {', '.join(f'--{name}' for name in given[kind])}")
     if kind == "parcels":
         _import_parcels(input, output, label or "crop_type", read_parcels(input, layer, column, name_column), year)
+    elif kind == "cropharvest":
+        _import_harvest(input, output, column or "classification_label")
     elif kind == "pastis":
         folds = tuple(validation_folds or (4,)), tuple(test_folds or (5,))
         _import_pastis(PastisDescription(folder=input, validation_folds=folds[0], test_folds=folds[1]), output)
@@ -120,6 +129,30 @@ def _import_fields(description: FieldsDescription, output: Path) -> None:
     if missing:
         print(f"{len(missing)} chips lack an image or a label: {output / MISSING_FILE}")
     _say_next(output)
+
+
+def _import_harvest(folder: Path, output: Path, column: str) -> None:
+    if column not in get_args(cropharvest.LabelColumn):
+        raise ValueError(f"--column is {column!r}; of CropHarvest expected one of {', '.join(get_args(cropharvest.LabelColumn))}")
+    points = cropharvest.read_points(folder, column)
+    ranked = points.crops.most_common()
+    if len(ranked) < 2:
+        raise ValueError(f"{folder}: points with an array have {len(ranked)} classes in {column}; expected at least two")
+    (output / "sources").mkdir(parents=True, exist_ok=True)
+    with whole_file(output / cropharvest.POINTS_FILE) as temporary:
+        points.table.to_parquet(temporary, index=False)
+    shutil.copyfile(cropharvest.SENSOR_FILE, output / "sources" / cropharvest.SENSOR_FILE.name)
+    _write_yaml(output / TABLE_FILE, cropharvest.table_values())
+    if not (output / TASK_FILE).is_file():
+        _write_yaml(output / TASK_FILE, harvest_task_values([name for name, _ in ranked]))
+    print(tabulate(ranked[:MOST_CROPS], ["class", "points"]))
+    others = len(ranked) - MOST_CROPS
+    unlabelled = int(points.table["crop"].isna().sum())
+    print(
+        f"{max(others, 0)} further classes; {unlabelled} points without a class, {points.without_array} without an array, which "
+        "are left out"
+    )
+    print(f"python finetune/run.py --task {output / TASK_FILE} --data {output / TABLE_FILE} --output RUN")
 
 
 def _write_description(description: Description, output: Path) -> None:

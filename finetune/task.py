@@ -206,8 +206,8 @@ class Task:
     def class_indices(self, codes: np.ndarray, label: Label) -> np.ndarray:
         """Label codes -> class indices int64 of the same shape, `IGNORE` where not labelled.
 
-        Raises ValueError for a code without a name in the label's `classes`, for a name that belongs to no class, and as `names_of_rest`
-        does: a wrong raster must not count as "other".
+        Raises ValueError for a code without a name in the label's `classes`, for a name that belongs to no class, and as
+        `names_of_rest` does: a wrong raster must not count as "other".
         """
         self.names_of_rest(label)
         unknown = sorted(set(np.unique(codes).tolist()) - set(label.classes) - {label.nodata})

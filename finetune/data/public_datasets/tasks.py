@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.colors import to_hex
 
-from finetune.data.public_datasets import fields_of_the_world, pastis
+from finetune.data.public_datasets import cropharvest, fields_of_the_world, pastis
 from finetune.data.public_datasets.description import Description, PastisDescription
 
 COLORS = 20  # of matplotlib's tab20
@@ -39,6 +40,24 @@ def task_values(description: Description) -> dict[str, Any]:
         "objects": "field",
         "loss": "balanced_cross_entropy",
         "classes": _classes(list(fields_of_the_world.LABELS["semantic_3class"].values())),
+    }
+
+
+def harvest_task_values(names: Sequence[str]) -> dict[str, Any]:
+    """A task with the most frequent crops of CropHarvest; where there are more than colours, a first class takes the others.
+
+    The season is that of most points, whose last step ends on 1 February.
+    """
+    rest = [{"name": "other", "color": "#d9d9d9"}] if len(names) > COLORS else []
+    return {
+        "name": "cropharvest",
+        "title": "Crops of CropHarvest",
+        "label": "crop",
+        "sources": [cropharvest.SOURCE],
+        "frames": cropharvest.STEPS,
+        "season": ["02-01", "01-31"],
+        "window_px": 1,
+        "classes": [*rest, *_classes(list(names[: COLORS - len(rest)]))],
     }
 
 
