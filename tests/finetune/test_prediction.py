@@ -189,6 +189,18 @@ def test_kills_of_the_command_change_no_byte(tmp_path: Path) -> None:
     assert files_below(disturbed.parent) == files_below(straight.parent)
 
 
+@pytest.mark.slow
+def test_several_processes_map_a_region_to_the_same_bytes(tmp_path: Path) -> None:
+    """Two local processes, and two of Dask."""
+    save_model(tmp_path / "model.safetensors", *random_mapper(0, ("landsat",)))
+    row_of_scenes(tmp_path / "scenes", 2)
+    options: dict[str, Any] = {"model": tmp_path / "model.safetensors", "input": [tmp_path / "scenes"], "block_px": 32}
+    for folder, how in (("one", {}), ("two", {"workers": 2}), ("dask", {"workers": 2, "engine": "dask"})):
+        assert predict_module.predict(output=tmp_path / folder / "map.tif", **options, **how) == 0
+        assert files_below(tmp_path / folder) == files_below(tmp_path / "one")
+    assert len(files_below(tmp_path / "one")) >= 3
+
+
 def test_a_finished_region_is_not_mapped_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = row_of_scenes(tmp_path / "scenes", 2)
     made = prediction()

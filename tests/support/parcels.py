@@ -13,6 +13,7 @@ from affine import Affine
 from pyproj import Transformer
 
 from common.grid import Grid
+from common.storage import AnyPath
 from data_prep.archive.label import label_from_values
 from data_prep.archive.scene import Scene
 from data_prep.landcover.label_base import LabelReader
@@ -49,6 +50,7 @@ def random_parcels(grid: Grid, seed: int, number: int = 25) -> np.ndarray:
 
 def write_parcels(path: Path, geometry: Sequence[Any], crs: Any, **columns: Any) -> Path:
     """A file of features with columns, in the format that its ending names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     table = geopandas.GeoDataFrame(columns, geometry=list(geometry), crs=crs, index=range(len(geometry)))
     if path.suffix == ".parquet":
         table.to_parquet(path)
@@ -57,7 +59,7 @@ def write_parcels(path: Path, geometry: Sequence[Any], crs: Any, **columns: Any)
     return path
 
 
-def scene_with(folder: Path, **entry: Any) -> Scene:
+def scene_with(folder: AnyPath, **entry: Any) -> Scene:
     """A scene without images whose label `crop` is an entry as in scene.yaml."""
     label = label_from_values(entry, folder, "here: label crop")
     return Scene(
@@ -65,7 +67,7 @@ def scene_with(folder: Path, **entry: Any) -> Scene:
     )
 
 
-def opened(folder: Path, grid: Grid, season_begin: tuple[int, int] | None = None, **entry: Any) -> LabelReader:
+def opened(folder: AnyPath, grid: Grid, season_begin: tuple[int, int] | None = None, **entry: Any) -> LabelReader:
     """The label that an entry describes, on a grid."""
     return open_label(scene_with(folder, **entry), "crop", ("landsat",), lambda _: grid, season_begin)
 

@@ -12,10 +12,14 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import shapely
+from aiohttp import web
 
+from common.errors import UNREACHABLE
+from common.storage import any_path
 from data_prep.landcover import label_files
 from data_prep.landcover.label_opening import label_notes
 from tests.support.parcels import GRIDS, by_points, on_ground, opened, random_parcels, scene_with, write_parcels
+from tests.support.web_server import web_server
 
 UTM = GRIDS["UTM north"]
 CLASSES = {1: "rice", 7: "wheat"}
@@ -43,6 +47,30 @@ def test_formats_and_heights(tmp_path: Path, name: str, heights: bool) -> None:
         assert len(label.label.files) == (5 if name.endswith("shp") else 1)
     with opened(tmp_path, UTM, path=name, **ENTRY) as label:  # the ending tells that it is no raster
         np.testing.assert_array_equal(label.read(), expected)
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.parquet"])
+def test_files_at_a_url(tmp_path: Path, name: str) -> None:
+    """The same labels, also of a scene at a URL; a server that refuses is the fault of the storage, not of the label."""
+    parcels, codes = patchwork()
+    write_parcels(tmp_path / "web" / name, parcels, UTM.crs, crop=codes)
+    refused = False
+
+    def answer(_: web.Request) -> None:
+        if refused:
+            raise web.HTTPForbidden
+
+    with web_server() as serve:
+        url = serve(tmp_path / "web", answer)
+        with opened(tmp_path, UTM, vector=f"{url}/{name}", **ENTRY) as label:
+            np.testing.assert_array_equal(label.read(), by_points(UTM, parcels, codes, UTM.crs))
+        with opened(any_path(url), UTM, vector=name, **ENTRY) as label:
+            np.testing.assert_array_equal(label.read(), by_points(UTM, parcels, codes, UTM.crs))
+        with pytest.raises(ValueError, match=f"b{Path(name).suffix} does not exist"):
+            opened(tmp_path, UTM, vector=f"{url}/b{Path(name).suffix}", **ENTRY)
+        refused = True
+        with pytest.raises(UNREACHABLE, match=f"{url}/{name}"):
+            opened(tmp_path, UTM, vector=f"{url}/{name}", **ENTRY)
 
 
 @pytest.mark.parametrize("name", ["a.gpkg", "a.parquet"])
