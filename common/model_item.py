@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from shapely.geometry import MultiPolygon, box, mapping
+import numpy as np
+import shapely
+from shapely.geometry import box, mapping
+from shapely.geometry.base import BaseGeometry
 
 from common.model_card import CARD_FILE, LIBRARY
 
@@ -22,6 +25,7 @@ RASTER_SCHEMA = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
 FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 # What STAC states for a time that is not known or not limited.
 _ANY_TIME = (date(1900, 1, 1), date(9999, 12, 31))
+_ALMOST_A_DAY = timedelta(hours=23, minutes=59, seconds=59)
 _SEMANTIC_VERSION = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.-]+)?")
 
 Box = tuple[float, float, float, float]  # west, south, east, north in degrees; west > east across the antimeridian
@@ -156,10 +160,10 @@ def model_item(model: ModelDescription) -> dict[str, Any]:
     item = pystac.Item(
         id=f"{_name(model.name)}-{model.sha256[:12]}",
         geometry=None if model.boxes is None else mapping(_polygons(model.boxes)),
-        bbox=None if model.boxes is None else list(_polygons(model.boxes).bounds),
+        bbox=None if model.boxes is None else _bounding_box(model.boxes),
         datetime=None,
         start_datetime=_moment(first),
-        end_datetime=_moment(last),
+        end_datetime=_moment(last) + _ALMOST_A_DAY,
         properties=properties | {"bands": bands},
         stac_extensions=[EO_SCHEMA, RASTER_SCHEMA, FILE_SCHEMA],
     )
@@ -229,13 +233,29 @@ def _task(name: str) -> Any:
     return TaskType(name)
 
 
-def _polygons(boxes: Sequence[Box]) -> MultiPolygon:
-    """Boxes as polygons in longitude and latitude; one across the antimeridian becomes two."""
+def _polygons(boxes: Sequence[Box]) -> BaseGeometry:
+    """The ground of boxes in longitude and latitude; one across the antimeridian is cut there."""
     parts = []
     for west, south, east, north in boxes:
         spans = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
         parts += [box(left, south, right, north) for left, right in spans]
-    return MultiPolygon(parts)
+    return shapely.union_all(parts)
+
+
+def _bounding_box(boxes: Sequence[Box]) -> list[float]:
+    """West, south, east, north of the smallest box around all; west is larger than east across the antimeridian (RFC 7946)."""
+    spans = sorted((west % 360, west % 360 + (east - west) % 360) for west, _, east, _ in boxes)
+    # The widest gap between spans, on the circle, lies outside.
+    ends = np.maximum.accumulate([end for _, end in spans])
+    begins = np.array([begin for begin, _ in spans])
+    gaps = np.append(begins[1:], begins[0] + 360) - ends
+    last = int(np.argmax(gaps))
+    if gaps[last] <= 0:
+        west, east = -180.0, 180.0
+    else:
+        west, east = (float((at + 180) % 360 - 180) for at in (begins[(last + 1) % len(begins)], ends[last]))
+        east = 180.0 if east == -180 else east
+    return [west, min(box[1] for box in boxes), east, max(box[3] for box in boxes)]
 
 
 def _moment(day: date) -> datetime:

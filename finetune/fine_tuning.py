@@ -45,7 +45,7 @@ from finetune.model.crop_mapper import CropMapper
 from finetune.model.initial_weights import check_bands, check_decoder
 from finetune.model.model_file import MODEL_FILE, load_model
 from finetune.model.random_forest import RandomForest
-from finetune.model.recipe import Recipe, build_model, encoder_of_recipe
+from finetune.model.recipe import SCRATCH, Recipe, build_model, encoder_of_recipe
 from finetune.model.tuning import apply_tuning
 from finetune.report.run_context import RunContext, software_versions, today
 from finetune.report.run_report import run_report
@@ -229,7 +229,7 @@ def prepare(
         pixel=pixel,
         encoder=encoder,
         channels=config.decoder.channels,
-        origin=str(config.checkpoint) if config.checkpoint else "scratch",
+        origin=str(config.checkpoint) if config.checkpoint else SCRATCH,
         detail_channels=0 if isinstance(encoder, str) or kind == "linear" else config.decoder.skip_channels,
         decoder=kind,
     )

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn
 
 import yaml
 from tabulate import tabulate
@@ -132,8 +132,8 @@ def _import_fields(description: FieldsDescription, output: Path) -> None:
 
 
 def _import_harvest(folder: Path, output: Path, column: str) -> None:
-    if column not in get_args(cropharvest.LabelColumn):
-        raise ValueError(f"--column is {column!r}; of CropHarvest expected one of {', '.join(get_args(cropharvest.LabelColumn))}")
+    if column not in cropharvest.LABEL_COLUMNS:
+        raise ValueError(f"--column is {column!r}; of CropHarvest expected one of {', '.join(cropharvest.LABEL_COLUMNS)}")
     points = cropharvest.read_points(folder, column)
     ranked = points.crops.most_common()
     if len(ranked) < 2:

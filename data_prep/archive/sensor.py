@@ -182,8 +182,13 @@ def sensor_from_dict(values: Mapping[str, Any], origin: str = "sensor") -> Senso
 
 def load_sensors(folder: AnyPath | None = None) -> dict[str, Sensor]:
     """All sensors by source name: the built-in ones and those in `folder`, which replace built-in ones of the same name."""
+    return described_sensors(BUILT_IN_SENSORS) | ({} if folder is None else described_sensors(folder))
+
+
+def described_sensors(folder: AnyPath) -> dict[str, Sensor]:
+    """The sensors that the YAML files in a folder describe, by source name; none where it does not exist."""
     sensors = {}
-    for path in [*listed(BUILT_IN_SENSORS, "*.yaml"), *([] if folder is None else listed(folder, "*.yaml"))]:
+    for path in listed(folder, "*.yaml"):
         sensor = sensor_from_dict(read_yaml(path), origin=str(path))
         sensors[sensor.name] = sensor
     return sensors

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.json_files import json_bytes
 from finetune.embedding.projection import Projection, fit_projection, load_projection
 from finetune.embedding.sampling import sample_features
 from finetune.embedding.scene_blocks import SceneCells
@@ -94,8 +96,15 @@ def _fit(
 
 
 def about_features(cells: SceneCells) -> dict[str, Any]:
-    """What the features are, with the digest of the encoder's weights: components fit no others."""
-    return {**cells.features.describe(), "weights": cells.model.digest}
+    """What the features are, with digests of the encoder's weights and of how it sees images: components fit no others."""
+    model = cells.model
+    seen = {
+        "normalization": model.normalization,
+        "images": [model.task.compositing, dict(model.task.upsample)],
+        "windows": [model.task.window_px, model.pixel],
+    }
+    digest = hashlib.sha256(json_bytes(seen)).hexdigest()
+    return {**cells.features.describe(), "weights": model.digest, "normalization, compositing and windows": digest}
 
 
 def check_features(projection: Projection, features: dict[str, Any], path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from common.run_lock import LOCK, RunLock
 from data_prep.archive.scene import find_scenes, home_of_scenes
-from data_prep.archive.sensor import load_sensors
 from finetune.data.scene_series import SceneSeries
 from finetune.device import pick_device
 from finetune.embedding.components import about_features, check_features, components_in
@@ -53,11 +52,10 @@ def embed(config: EmbedConfig) -> list[Path]:
 def _open(config: EmbedConfig) -> tuple[EmbeddingModel, list[SceneSeries]]:
     """The model, and the series of each scene."""
     scenes = find_scenes(config.input)
-    sensors = load_sensors(home_of_scenes(config.input) / "sources")
     model = load_embedding_model(
         config.model,
         scenes,
-        sensors,
+        home_of_scenes(config.input),
         task=config.task,
         override=config.override,
         season=config.season,

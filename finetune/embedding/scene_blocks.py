@@ -171,7 +171,7 @@ def embedding_identity(embedder: BlockEmbedder) -> dict[str, Any]:
     """Everything that an embedding of a scene depends on, as plain values, beside how it is stored."""
     cells, projection = embedder.cells, embedder.projection
     return {
-        "format": 1,
+        "format": 2,  # 2: with the year and the sensors of the scene
         "weights": cells.model.digest,
         "features": cells.features.describe(),
         "components": projection.digest,

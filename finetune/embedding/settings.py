@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from common.grid import grid_with_pixel_size
-from common.storage import any_path
-from data_prep.archive.scene import Scene
+from common.storage import AnyPath, any_path
+from data_prep.archive.scene import Scene, home_of_scenes
 from data_prep.archive.sensor import Sensor
 from finetune.config import TaskOverride
 from finetune.data.normalization import CHECKPOINT, BandStatistics, read_band_statistics
@@ -57,7 +57,7 @@ class EmbeddingModel:
 
         Raises ValueError as `SceneSeries` does, and if a source has other bands than the encoder knows.
         """
-        sensors = sensors_for_model(self.sensors, self.task.sources, scene.folder)
+        sensors = sensors_for_model(self.sensors, self.task.sources, home_of_scenes(scene.folder))
         check_bands(self.encoder, self.task, sensors, Path(self.origin))
         return SceneSeries(scene, self.task, sensors, pixel_size=FINEST, year=year)
 
@@ -72,7 +72,7 @@ class EmbeddingModel:
 def load_embedding_model(
     path: Path,
     scenes: Sequence[Scene],
-    sensors: Mapping[str, Sensor],
+    home: AnyPath,
     *,
     task: str | None = None,
     override: TaskOverride | None = None,
@@ -84,7 +84,7 @@ def load_embedding_model(
     Args:
         path: a pretraining run, an encoder.safetensors or AgriFM.pth; or a fine-tuning run or its model.safetensors.
         scenes: the scenes to embed; an encoder without a task reads those of its sources that they have.
-        sensors: all known sensors.
+        home: the folder of the scenes, whose folder `sources` may describe sensors.
         task: a task whose images an encoder reads; a fine-tuned model knows its own.
         override: values that replace those of the task.
         season: first and last day, MM-DD, in place of the task's season.
@@ -101,10 +101,12 @@ def load_embedding_model(
     chosen = (override or TaskOverride()).applied_to(known)
     chosen = replace(chosen, season=season) if season is not None else chosen
     chosen.season_of(2001)
-    known_sensors = {**trained, **sensors}
+    known_sensors = sensors_for_model(trained, chosen.sources, home)
     unknown = [source for source in chosen.sources if source not in known_sensors]
     if unknown:
-        raise ValueError(f"unknown source {', '.join(unknown)}; known: {', '.join(sensors)}; choose with --override.sources")
+        raise ValueError(
+            f"unknown source {', '.join(unknown)}; known: {', '.join(known_sensors)}; choose with --override.sources"
+        )
     read = {source: known_sensors[source] for source in chosen.sources}
     check_bands(stored.encoder, chosen, read, path)
     return EmbeddingModel(

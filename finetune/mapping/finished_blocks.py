@@ -122,7 +122,7 @@ def finish_blocks(
 def map_identity(predictor: BlockPredictor) -> dict[str, Any]:
     """Everything that the blocks of a map depend on, as plain values: equal identities mean equal blocks."""
     return {
-        "format": 2,  # 2: no data is where no image of the season is clear, 1: no chosen one
+        "format": 3,  # 3: with the year and the sensors; 2: no data is where no image of the season is clear, 1: no chosen one
         "weights": weights_digest(predictor.model),
         "recipe": repr(predictor.recipe),
         "scene": scene_identity(predictor.series),
@@ -143,7 +143,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def scene_identity(series: SceneSeries) -> dict[str, Any]:
-    """A scene and its season as plain values: its scene.yaml, its grids and its dates.
+    """A scene and its season as plain values: its scene.yaml, its sensors, its grids and its dates.
 
     Its pixels do not count; to read them all would take too long.
     """
@@ -151,6 +151,8 @@ def scene_identity(series: SceneSeries) -> dict[str, Any]:
         "name": series.scene.name,
         "folder": str(series.scene.folder.resolve()),
         "sources": repr({source: series.scene.sources[source] for source in series.sources}),
+        "sensors": repr({source: series.sensors[source] for source in series.sources}),
+        "year": series.year,
         "grid": repr(series.grid),
         "grids": repr(series.grids),
         "dates": {source: repr((s.length, s.days.tolist(), s.times.tolist())) for source, s in series.seasons.items()},

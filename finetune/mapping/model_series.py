@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -11,13 +11,14 @@ from common.errors import while_running
 from common.notes import note
 from common.storage import AnyPath
 from data_prep.archive.scene import home_of_scenes, load_scene
-from data_prep.archive.sensor import Sensor, load_sensors
+from data_prep.archive.sensor import Sensor, described_sensors, load_sensors
 from finetune.data.frames import Normalization
 from finetune.data.normalization import other_scale
 from finetune.data.scene_series import SceneSeries
 from finetune.model.recipe import Recipe, reads_single_pixels
 
 MAP_WINDOW_PX = 64  # of models that read single pixels; one pixel at a time would take a thousand times as long
+ABOUT_SAMPLES = ("title", "chip_px")  # what of a sensor says nothing of the meaning of its pixels
 PLACES = 3  # along each side of a scene, at which its numbers are compared with those of the model
 
 
@@ -33,21 +34,28 @@ def series_for_model(recipe: Recipe, scene: AnyPath, year: int | None) -> SceneS
 
     Raises ValueError if a source has other bands than in training.
     """
-    sensors = sensors_for_model(recipe.sensors, recipe.task.sources, scene)
+    sensors = sensors_for_model(recipe.sensors, recipe.task.sources, home_of_scenes(scene))
     return SceneSeries(load_scene(scene), recipe.task, sensors, pixel_size=recipe.pixel, year=year)
 
 
-def sensors_for_model(trained: Mapping[str, Sensor], sources: Sequence[str], scene: AnyPath) -> dict[str, Sensor]:
-    """All sensors that are known beside the scene in a folder, and those that a model was `trained` on.
+def sensors_for_model(trained: Mapping[str, Sensor], sources: Sequence[str], home: AnyPath) -> dict[str, Sensor]:
+    """The sensors by which a model reads images: those described in `home`/sources, then those it was `trained` on, then ours.
+
+    `home`: the folder of scenes, or of a table. A note names `sources` that it describes otherwise than in training.
 
     Raises ValueError if one of the `sources` has other bands than in training.
     """
-    sensors = {**trained, **load_sensors(home_of_scenes(scene) / "sources")}
+    own = described_sensors(home / "sources")
     for source in sources:
-        if source in trained and sensors[source].bands != trained[source].bands:
-            here = sensors[source].bands
-            raise ValueError(f"the model knows {source} with bands {list(trained[source].bands)}; here it has {list(here)}")
-    return sensors
+        if source not in trained or source not in own:
+            continue
+        before, here = trained[source], own[source]
+        if here.bands != before.bands:
+            raise ValueError(f"the model knows {source} with bands {list(before.bands)}; here it has {list(here.bands)}")
+        changed = [field.name for field in fields(here) if getattr(here, field.name) != getattr(before, field.name)]
+        if changed := [name for name in changed if name not in ABOUT_SAMPLES]:
+            note(f"{home / 'sources'} describes {source} otherwise than in training, and counts: {', '.join(changed)}")
+    return {**load_sensors(), **trained, **own}
 
 
 def note_other_scale(series: SceneSeries, normalization: Normalization, size: int) -> None:

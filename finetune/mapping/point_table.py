@@ -19,7 +19,6 @@ from common.errors import while_running
 from common.json_files import json_bytes
 from common.notes import note
 from common.storage import AnyPath
-from data_prep.archive.sensor import Sensor, load_sensors
 from finetune.data.normalization import other_scale
 from finetune.data.tables.description import load_table
 from finetune.data.tables.files import TableFiles
@@ -29,6 +28,7 @@ from finetune.data.tables.point_series import NO_YEAR, PointSeries
 from finetune.data.tables.reading import TableReader
 from finetune.mapping.cog import NO_DATA
 from finetune.mapping.finished_blocks import FinishedBlocks, weights_digest
+from finetune.mapping.model_series import sensors_for_model
 from finetune.mapping.points import POINTS_PER_BATCH, predict_points
 from finetune.model.recipe import Recipe, reads_single_pixels
 
@@ -71,7 +71,7 @@ class PointTablePredictor:
         self._model, self._device, self._batch_size, self._year = model, device, batch_size, year
         self._recipe = replace(recipe, task=task)
         self._files = TableFiles(self.table)
-        self._sensors = _sensors_of(recipe, path)
+        self._sensors = sensors_for_model(recipe.sensors, recipe.task.sources, path.resolve().parent)
         sources = [source for source in task.sources if source in self.table.sources]
         missing = [source for source in task.sources if source not in sources]
         if not sources or (missing and task.missing_sources == "error"):
@@ -207,13 +207,3 @@ def _batch(
     return pa.record_batch(
         [columns[name].cast(kind) for name, kind in zip(schema.names, schema.types, strict=True)], schema=schema
     )
-
-
-def _sensors_of(recipe: Recipe, path: AnyPath) -> dict[str, Sensor]:
-    """The sensors of a model, or those beside a table. Raises ValueError if a source has other bands than in training."""
-    sensors = recipe.sensors | load_sensors(path.resolve().parent / "sources")
-    for source in recipe.task.sources:
-        trained, here = recipe.sensors[source].bands, sensors[source].bands
-        if here != trained:
-            raise ValueError(f"the model knows {source} with bands {list(trained)}; here it has {list(here)}")
-    return sensors

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 import rasterio
 import shapely
 from pyproj import Geod
+from shapely.affinity import translate
 from shapely.geometry.polygon import orient
 
 from common.atomic_files import whole_file
@@ -90,11 +91,19 @@ def polygon_table(polygons: Sequence[shapely.Polygon], crs: Any) -> geopandas.Ge
     degrees = geometry.to_crs(GEOGRAPHIC)
     whole = degrees.copy()
     west, _, east, _ = degrees.bounds.to_numpy().T
-    across = east - west > 180  # no field is so wide: it crosses the antimeridian
-    whole[across] = shapely.transform(degrees[across].to_numpy(), lambda at: np.stack([at[:, 0] % 360, at[:, 1]], axis=1))
+    torn = east - west > 180  # no field is so wide: it crosses the antimeridian, where its longitudes jump
+    whole[torn] = shapely.transform(degrees[torn].to_numpy(), lambda at: np.stack([at[:, 0] % 360, at[:, 1]], axis=1))
+    # Longitudes of a map in degrees do not jump: they go on beyond 180.
+    west, _, east, _ = whole.bounds.to_numpy().T
+    turns = np.where(np.isfinite(west), np.floor((west + 180) / 360), 0)
+    turned = turns != 0
+    whole[turned] = [translate(one, -360 * turn) for one, turn in zip(whole[turned], turns[turned], strict=True)]
+    across = east - 360 * turns > 180
     # A cylindrical projection gives the same area at all longitudes; its own edge is the antimeridian.
     geometry = geometry.to_crs(EQUAL_AREA)
+    geometry[turned] = whole[turned].to_crs(EQUAL_AREA)
     geometry[across] = whole[across].translate(-180).to_crs(EQUAL_AREA)
+    degrees[turned] = whole[turned]
     degrees[across] = [_cut_at_antimeridian(polygon) for polygon in whole[across]]
     table = geopandas.GeoDataFrame(geometry=degrees)
     table["area"] = (geometry.area / 10_000).astype(np.float32)

@@ -54,14 +54,15 @@ class _Below:
         rows, cols: float64 (h + 1, w + 1), fractional pixels of the scene at the corners of all cells of the lattice; NaN outside
             of the domain of its CRS.
         row, col: pixel of the mosaic at the first corner, a multiple of `LATTICE_PX`.
-        ratio: side of the mosaic's pixels in pixels of the scene.
+        ratios: height and width of the mosaic's pixels in pixels of the scene. They differ where those of the mosaic are no
+            squares on the ground.
     """
 
     rows: np.ndarray
     cols: np.ndarray
     row: int
     col: int
-    ratio: float
+    ratios: tuple[float, float]
 
     def at(self, row: np.ndarray, col: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fractional rows and columns in the scene, (R, C) each, of fractional rows (R,) and columns (C,) of the mosaic."""
@@ -90,7 +91,7 @@ def probabilities_on(grid: Grid, part: Block, scene: SceneMap, num_classes: int)
     Beside them the classes uint8 (height, width) of a scene that lies on the mosaic's own pixels, else None. None for a scene
     that lies elsewhere. `part` may reach beyond the mosaic.
     """
-    placed = _turned_to(scene.grid, grid, part)
+    placed = turned_to(scene.grid, grid, part)
     offset = offset_in(placed, grid, part)
     if offset is not None:
         return _copied(scene, offset, part, num_classes)
@@ -100,7 +101,7 @@ def probabilities_on(grid: Grid, part: Block, scene: SceneMap, num_classes: int)
     return None if (result[0] == NO_DATA).all() else (result, None)
 
 
-def _turned_to(scene: Grid, grid: Grid, part: Block) -> Grid:
+def turned_to(scene: Grid, grid: Grid, part: Block) -> Grid:
     """The grid of a scene; in degrees, as the mosaic may be, with longitudes near those of the part of the mosaic."""
     if not (is_geographic(scene.crs) and is_geographic(grid.crs)):
         return scene
@@ -162,10 +163,15 @@ def _below(scene: Grid, grid: Grid, part: Block) -> _Below:
     in_col, in_row = (at.reshape(len(rows), len(cols)) for at in apply(~scene.transform, x, y))
     for at in (in_col, in_row):
         at[~np.isfinite(at)] = np.nan
+    ratios = _median_step(in_row, in_col, 0), _median_step(in_row, in_col, 1)
+    return _Below(rows=in_row, cols=in_col, row=first_row, col=first_col, ratios=ratios)
+
+
+def _median_step(rows: np.ndarray, cols: np.ndarray, axis: int) -> float:
+    """Pixels of a scene per pixel of the mosaic along an axis of the lattice; 1 where none is known."""
     with np.errstate(invalid="ignore"):
-        steps = np.hypot(np.diff(in_col, axis=1), np.diff(in_row, axis=1)) / LATTICE_PX
-    ratio = float(np.nanmedian(steps)) if np.isfinite(steps).any() else 1.0
-    return _Below(rows=in_row, cols=in_col, row=first_row, col=first_col, ratio=ratio)
+        steps = np.hypot(np.diff(cols, axis=axis), np.diff(rows, axis=axis)) / LATTICE_PX
+    return float(np.nanmedian(steps)) if np.isfinite(steps).any() else 1.0
 
 
 def _resample(scene: SceneMap, below: _Below, part: Block, result: np.ndarray) -> None:
@@ -176,7 +182,7 @@ def _resample(scene: SceneMap, below: _Below, part: Block, result: np.ndarray) -
     known = np.isfinite(rows) & np.isfinite(cols)
     if not known.any():
         return
-    margin = 2 + ceil(below.ratio)
+    margin = 2 + ceil(max(below.ratios))
     top, left = (max(int(at[known].min()) - margin, 0) for at in (rows, cols))
     bottom, right = (
         min(int(at[known].max()) + 1 + margin, side) for at, side in ((rows, scene.grid.height), (cols, scene.grid.width))
@@ -190,8 +196,8 @@ def _resample(scene: SceneMap, below: _Below, part: Block, result: np.ndarray) -
         return
     with rasterio.open(probabilities_path(scene.path)) as raster:
         source = raster.read(window=Window(left, top, right - left, bottom - top))
-    sample = _averaged if below.ratio > COARSER else _interpolated
-    values, valid = sample(source, lambda row, col: _moved(below.at(row, col), top, left), part, below.ratio)
+    sample = _averaged if max(below.ratios) > COARSER else _interpolated
+    values, valid = sample(source, lambda row, col: _moved(below.at(row, col), top, left), part, below.ratios)
     result[:, valid] = values[:, valid]
 
 
@@ -207,7 +213,7 @@ def _moved(at: tuple[np.ndarray, np.ndarray], top: int, left: int) -> tuple[np.n
 Places = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def _interpolated(source: np.ndarray, places: Places, part: Block, ratio: float) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG001
+def _interpolated(source: np.ndarray, places: Places, part: Block, _: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers between the four nearest pixels of `source` that have data, and where the pixel below has data."""
     rows, cols = places(part.row + 0.5 + np.arange(part.height), part.col + 0.5 + np.arange(part.width))
     known = source[0] != NO_DATA
@@ -231,21 +237,21 @@ def _interpolated(source: np.ndarray, places: Places, part: Block, ratio: float)
     return values, valid
 
 
-def _averaged(source: np.ndarray, places: Places, part: Block, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+def _averaged(source: np.ndarray, places: Places, part: Block, ratios: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Mean numbers of the pixels of `source` below each pixel that have data, and where half of them have."""
-    side = ceil(ratio)
+    height, width = (ceil(ratio) for ratio in ratios)
     known = source[0] != NO_DATA
     total = np.zeros((len(source), part.height, part.width), dtype=np.float32)  # of whole numbers, so it is exact
     count = np.zeros((part.height, part.width), dtype=np.int32)
-    for down in range(side):
-        for right in range(side):
-            at = part.row + (down + 0.5) / side + np.arange(part.height), part.col + (right + 0.5) / side + np.arange(part.width)
-            index, inside = _index(source, *places(*at))
+    for down in range(height):
+        for right in range(width):
+            rows, cols = part.row + (down + 0.5) / height, part.col + (right + 0.5) / width
+            index, inside = _index(source, *places(rows + np.arange(part.height), cols + np.arange(part.width)))
             counts = inside & known.ravel()[index]
             for band, into in zip(source, total, strict=True):
                 into += np.where(counts, band.ravel()[index], 0)
             count += counts
-    valid = 2 * count >= side**2
+    valid = 2 * count >= height * width
     total /= np.where(valid, count, 1)
     return total, valid
 

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from common.atomic_files import whole_file
 from common.grid import Grid, grid_summary
 from finetune.mapping.cog import NO_DATA, rgba
-from finetune.mapping.resampling import SceneMap, offset_in
+from finetune.mapping.resampling import SceneMap, offset_in, turned_to
 from finetune.mapping.tiling import Block
 from finetune.task import Task
 
@@ -38,7 +38,7 @@ def write_vrt(path: Path, scenes: Sequence[SceneMap], grid: Grid, task: Task, ta
         ElementTree.SubElement(names, "Category").text = c.name.replace("_", " ")
         ElementTree.SubElement(colors, "Entry", {f"c{i}": str(value) for i, value in enumerate(rgba(c.color), 1)})
     for scene in sorted(scenes, key=lambda one: one.name):
-        offset = offset_in(grid, scene.grid, Block(0, 0, *scene.grid.shape))
+        offset = _offset(grid, scene.grid)
         assert offset is not None, f"{scene.name}: see check_pixels"
         _source(band, scene, path.parent, offset)
     ElementTree.indent(root)
@@ -46,10 +46,16 @@ def write_vrt(path: Path, scenes: Sequence[SceneMap], grid: Grid, task: Task, ta
         ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
 
 
+def _offset(grid: Grid, scene: Grid) -> tuple[int, int] | None:
+    """Row and column of a scene in the grid of a virtual raster; None where the pixels are others."""
+    turned = turned_to(scene, grid, Block(0, 0, *grid.shape))  # in degrees a region may go on beyond 180
+    return offset_in(grid, turned, Block(0, 0, *scene.shape))
+
+
 def check_pixels(grids: Mapping[str, Grid], grid: Grid) -> None:
     """Raises ValueError unless all scenes lie on the pixels of `grid`."""
     for name, other in grids.items():
-        if offset_in(grid, other, Block(0, 0, *other.shape)) is None:
+        if _offset(grid, other) is None:
             raise ValueError(
                 f"the pixels of scene {name} ({grid_summary(other)}) are no pixels of the other scenes; a virtual raster "
                 "resamples nothing: give a .tif as --output, for a mosaic, or a folder"

@@ -26,12 +26,15 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
 
     LoRA adapters are merged into the weights, so that reading the file does not need peft.
     """
-    header = {"format": FORMAT, "recipe": json.dumps(asdict(recipe), sort_keys=True)}
     with whole_file(path) as temporary:
         # save() and not save_file(): the latter makes files that only their owner may read.
-        temporary.write_bytes(
-            save({name: weight.detach().cpu().contiguous() for name, weight in merged_weights(model).items()}, header)
-        )
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in merged_weights(model).items()}
+        temporary.write_bytes(save(weights, model_header(recipe)))
+
+
+def model_header(recipe: Recipe) -> dict[str, str]:
+    """The header of a model's safetensors file."""
+    return {"format": FORMAT, "recipe": json.dumps(asdict(recipe), sort_keys=True)}
 
 
 def local_model(path: ModelPath) -> Path:

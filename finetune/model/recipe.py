@@ -16,6 +16,8 @@ from finetune.model.initial_weights import take_over
 from finetune.task import Task
 from pretrain.model import EncoderConfig, MapDecoder, VideoSwin, build_encoder
 
+SCRATCH = "scratch"  # the origin of an encoder with random weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

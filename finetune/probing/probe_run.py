@@ -73,7 +73,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     if config.embeddings is not None:
         maps = read_maps(config.embeddings, series)
     else:
-        model = open_model(config, series, data.sensors)
+        model = open_model(config, series)
     settings = _settings(config, task, data.fingerprint(task), model, maps)
     if _is_finished(config.output, settings):
         print(f"{config.output} holds this probe, finished; remove the folder to run it again")

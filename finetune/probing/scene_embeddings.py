@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_prep.archive.sensor import Sensor
+from data_prep.archive.scene import home_of_scenes
 from finetune.data.scene_series import SceneSeries
 from finetune.device import pick_device
 from finetune.embedding.components import components_in
@@ -42,13 +42,14 @@ def read_maps(folder: Path, labelled: Sequence[SceneSeries]) -> Maps:
     return maps
 
 
-def open_model(config: ProbeConfig, labelled: Sequence[SceneSeries], sensors: dict[str, Sensor]) -> EmbeddingModel:
+def open_model(config: ProbeConfig, labelled: Sequence[SceneSeries]) -> EmbeddingModel:
     """The model that computes the embeddings. An encoder reads the images of the task, a fine-tuned model its own."""
     assert config.model is not None
     scenes = [series.scene for series in labelled]
     task = None if is_fine_tuned(config.model) else config.task
+    home = home_of_scenes(config.data)
     return load_embedding_model(
-        config.model, scenes, sensors, task=task, override=config.override, normalization=config.normalization
+        config.model, scenes, home, task=task, override=config.override, normalization=config.normalization
     )
 
 

@@ -41,27 +41,27 @@ class AreaTables:
         `estimate_areas` does.
         """
         names, notes = list(maps[0].names), []
+        titles = titles_of([one.path for one in maps])
         at_points = [] if points is None else [classes_at(one, points.lon, points.lat) for one in maps]
         classes, transitions, matrices = [], [], []
-        for number, one in enumerate(maps):
+        for number, (one, title) in enumerate(zip(maps, titles, strict=True)):
             areas = joint_areas([one])
-            notes.append(f"{one.path.name}: {areas[-1]:,.1f} ha without data, in none of the areas")
+            notes.append(f"{title}: {areas[-1]:,.1f} ha without data, in none of the areas")
             estimates = None
             if points is not None:
                 counts = _counts(at_points[number], points.classes[number], len(names))
                 outside = len(points.lon) - int(counts.sum())
                 if outside:
-                    notes.append(f"{one.path.name}: {outside} of {len(points.lon)} points lie outside the map or its data")
-                estimates = _estimated(one.path.name, names, areas[:-1], counts, leave_out, notes)
+                    notes.append(f"{title}: {outside} of {len(points.lon)} points lie outside the map or its data")
+                estimates = _estimated(title, names, areas[:-1], counts, leave_out, notes)
                 notes.append(
-                    f"{one.path.name}: overall accuracy {100 * estimates.overall:.1f} % "
-                    f"± {100 * Z_95 * estimates.overall_error:.1f} %"
+                    f"{title}: overall accuracy {100 * estimates.overall:.1f} % ± {100 * Z_95 * estimates.overall_error:.1f} %"
                 )
                 matrix = pd.DataFrame(counts, columns=names)
                 matrix.insert(0, "mapped", names)
-                matrix.insert(0, "map", one.path.name)
+                matrix.insert(0, "map", title)
                 matrices.append(matrix)
-            classes.append(_table({"map": one.path.name}, {"class": names}, areas[:-1], estimates))
+            classes.append(_table({"map": title}, {"class": names}, areas[:-1], estimates))
         for before, after in zip(range(len(maps)), range(1, len(maps)), strict=False):
             pair = [maps[before], maps[after]]
             areas = joint_areas(pair)[:-1, :-1].ravel()
@@ -72,11 +72,20 @@ class AreaTables:
                 mapped = np.where(both, at_points[before] * len(names) + at_points[after], -1)
                 counts = _counts(mapped, points.classes[before] * len(names) + points.classes[after], len(areas))
                 texts = [f"{a} to {b}" for a, b in zip(start, end, strict=True)]
-                label = " to ".join(one.path.name for one in pair)
-                estimates = _estimated(label, texts, areas, counts, leave_out, notes)
-            origin = {"map": pair[0].path.name, "next_map": pair[1].path.name}
+                estimates = _estimated(f"{titles[before]} to {titles[after]}", texts, areas, counts, leave_out, notes)
+            origin = {"map": titles[before], "next_map": titles[after]}
             transitions.append(_table(origin, {"from": list(start), "to": list(end)}, areas, estimates))
         return cls(classes=_joined(classes), transitions=_joined(transitions), error_matrices=_joined(matrices), notes=notes)
+
+
+def titles_of(paths: Sequence[Path]) -> list[str]:
+    """Names of files; where several have one name, with as many of the folders above as tell them apart."""
+    whole = [path.absolute() for path in paths]
+    for parts in range(1, max(len(path.parts) for path in whole) + 1):
+        titles = ["/".join(path.parts[-parts:]) for path in whole]
+        if len(set(titles)) == len(set(whole)):
+            break
+    return titles
 
 
 def _counts(mapped: np.ndarray, reference: np.ndarray, num: int) -> np.ndarray:
@@ -131,7 +140,7 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def write_area_tables(output: Path, tables: AreaTables) -> str:
-    """Write the tables into a folder, each file whole or not at all; returns the text of areas.md."""
+    """Write the tables into a folder, in place of earlier ones, each file whole or not at all; returns the text of areas.md."""
     for name, table in (
         ("areas.csv", tables.classes),
         ("transitions.csv", tables.transitions),
@@ -140,6 +149,8 @@ def write_area_tables(output: Path, tables: AreaTables) -> str:
         if len(table):
             with whole_file(output / name) as temporary:
                 table.to_csv(temporary, index=False, float_format="%.10g")
+        else:
+            (output / name).unlink(missing_ok=True)  # of other maps
     text = _readable(tables)
     with whole_file(output / "areas.md") as temporary:
         temporary.write_text(f"# Areas\n\n{text}\n")

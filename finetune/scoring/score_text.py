@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def score_table(result: dict[str, Any]) -> list[list[str]]:
     return [*rows, ["all", *last, f"{result['pixels']:,}"]]
 
 
-def about_unlabelled_classes(result: dict[str, Any]) -> str:
+def about_unlabelled_classes(result: Mapping[str, Any]) -> str:
     """A note about classes that are mapped where scores were made and labelled nowhere there; "" for none.
 
     Their F1 is 0, whatever the model can do, and the means count it.

@@ -10,6 +10,7 @@ from common.model_card import LIBRARY, ModelCard
 from common.model_item import ITEM_FILE, library_version
 from finetune.mapping.cog import NO_DATA
 from finetune.model.model_file import MODEL_FILE
+from finetune.model.recipe import SCRATCH
 from finetune.run_folder import METRICS_FILE
 from finetune.scoring.score_text import TABLE_HEADER, percent, percent_interval, readable_name, score_table
 from finetune.sharing.trained_run import TrainedRun
@@ -182,7 +183,7 @@ def _training_rows(run: TrainedRun) -> list[list[Any]]:
 
 def _initial_weights(run: TrainedRun) -> str:
     origin = run.recipe.origin
-    if origin == "scratch":
+    if origin == SCRATCH:
         return "random"
     return origin if is_hub_url(origin) else "a checkpoint on the author's machine"
 

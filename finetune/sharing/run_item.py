@@ -12,6 +12,7 @@ from common.model_item import Box, ModelDescription, ModelInput, ModelOutput, mo
 from data_prep.archive.sensor import Sensor
 from finetune.data.normalization import BandStatistics
 from finetune.model.model_file import MODEL_FILE
+from finetune.model.recipe import SCRATCH
 from finetune.sharing.trained_run import TrainedRun
 from pretrain.sharing import ARTIFACT, band_descriptions
 
@@ -73,7 +74,7 @@ def _input(sensor: Sensor, statistics: BandStatistics | None, frames: int) -> Mo
 
 def _pretrained_source(run: TrainedRun) -> str | None:
     origin = run.recipe.origin
-    if origin == "scratch":
+    if origin == SCRATCH:
         return None
     return origin if is_hub_url(origin) else f"encoder with sha256 {run.settings.get('checkpoint', 'not recorded')}"
 

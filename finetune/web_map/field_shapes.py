@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import pandas as pd
 import shapely
 
 from common.grid import GEOGRAPHIC
@@ -39,9 +40,14 @@ class FieldShapes:
     def inside(self, west: float, south: float, east: float, north: float) -> dict[str, Any]:
         """The polygons that touch a box in degrees, the largest first, at most MOST_SHAPES: a GeoJSON FeatureCollection.
 
-        Its key "left_out" counts those that are not among them.
+        Its key "left_out" counts those that are not among them. Longitudes are near those of the box, which may go on beyond 180.
         """
-        found = self._table.iloc[self._table.sindex.query(shapely.box(west, south, east, north), predicate="intersects")]
+        parts = []
+        for turn in (-360, 0, 360):
+            box = shapely.box(west - turn, south, east - turn, north)
+            there = self._table.iloc[self._table.sindex.query(box, predicate="intersects")]
+            parts.append(there.set_geometry(there.translate(turn)) if turn else there)
+        found = pd.concat(parts)
         extent = shapely.bounds(found.geometry.to_numpy())
         size = (extent[:, 2] - extent[:, 0]) * (extent[:, 3] - extent[:, 1]) if len(found) else []
         order = sorted(range(len(found)), key=lambda number: -size[number])[:MOST_SHAPES]

@@ -26,7 +26,7 @@ from data_prep.readers.opening import open_reader
 from finetune.data.map_grid import TOLERANCE
 from finetune.data.season import season_of_dates
 from finetune.mapping.cog import NO_DATA, PROBABILITY_STEPS
-from finetune.mapping.model_series import series_for_model
+from finetune.mapping.model_series import sensors_for_model, series_for_model
 from finetune.mapping.scene import MapOptions, predict_pixel
 from finetune.model.recipe import Recipe
 from finetune.scoring.error_map import NOT_SCORED, outcomes
@@ -77,8 +77,10 @@ class MapView:
     @cached_property
     def _sensors(self) -> Mapping[str, Sensor]:
         assert self.shown.scene is not None, "a map without a scene has no images"
-        own = load_sensors(home_of_scenes(self.shown.scene.folder) / "sources")
-        return (self.recipe.sensors if self.recipe else {}) | own
+        home = home_of_scenes(self.shown.scene.folder)
+        if self.recipe is None:
+            return load_sensors(home / "sources")
+        return sensors_for_model(self.recipe.sensors, self.recipe.task.sources, home)
 
     @contextmanager
     def _open_readers(self) -> Iterator[dict[str, SeriesReader]]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import geopandas
 import h5py
@@ -34,7 +34,7 @@ COLUMNS = (
 )
 BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")  # of the sensor
 INDEX_COLUMNS = ("dataset_index", "index")  # of present and earlier versions
-LabelColumn = Literal["label", "classification_label", "is_crop"]
+LABEL_COLUMNS = ("label", "classification_label", "is_crop")
 CROP_NAMES = {1: "crop", 0: "not_crop"}
 POINTS_FILE = "points.parquet"
 MOST_NAMES = 3
@@ -60,7 +60,7 @@ class HarvestPoints:
         return Counter(self.table["crop"].dropna())
 
 
-def read_points(folder: Path, column: LabelColumn) -> HarvestPoints:
+def read_points(folder: Path, column: str) -> HarvestPoints:
     """The points of the data set in `folder`. `column`: the column of labels.geojson that becomes the class.
 
     Raises ValueError when files or columns are missing, and for arrays of another form.
@@ -100,7 +100,7 @@ def table_values() -> dict[str, Any]:
     }
 
 
-def _labels(path: Path, column: LabelColumn) -> pd.DataFrame:
+def _labels(path: Path, column: str) -> pd.DataFrame:
     """The rows of labels.geojson: number, dataset, lon, lat, export_end_date and crop."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; --input is the folder that holds {LABELS} and {ARRAYS}/")
@@ -128,7 +128,7 @@ def _labels(path: Path, column: LabelColumn) -> pd.DataFrame:
     )
 
 
-def _crops(values: pd.Series, column: LabelColumn, path: Path) -> list[str | None]:
+def _crops(values: pd.Series, column: str, path: Path) -> list[str | None]:
     """The class of each point; None without one."""
     if column != "is_crop":
         return [None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in values]
