@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from pyproj import Geod
 
 from common.crs import crs_name, crs_text, same_crs
 
@@ -290,3 +291,13 @@ def grid_with_pixel_size(source_grid: Grid, pixel_size: float) -> Grid:
         factor = simple
     height, width = max(1, round(source_grid.height / factor)), max(1, round(source_grid.width / factor))
     return Grid(crs=source_grid.crs, transform=source_grid.transform @ Affine.scale(factor), height=height, width=width)
+
+
+def pixel_sides_m(grid: Grid, cols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Width and height of the pixels of a grid on the ground, at columns and rows (n,), in metres, float64 (2, n)."""
+    sides = []
+    for step_col, step_row in ((0.5, 0.0), (0.0, 0.5)):
+        lon, lat = grid.lon_lat(rows - step_row, cols - step_col)
+        other_lon, other_lat = grid.lon_lat(rows + step_row, cols + step_col)
+        sides.append(Geod(ellps="WGS84").inv(lon, lat, other_lon, other_lat)[2])
+    return np.array(sides)

@@ -3,9 +3,10 @@
     RUN/.lock-1      who owns the run (host, process, SLURM job, since when), and a counter that the owner raises every 10 s
 
 Network file systems may lack flock, and a job that is killed leaves its file behind. So a new job that finds a file decides
-whether the owner lives: on the same machine by its process; elsewhere it has ended if it was the same SLURM job, which was
-requeued, or if its counter stands still. The new job then creates the file with the next number, which only one of several jobs
-can do, and removes the old one. An owner that only seemed to have ended, such as a suspended process, finds its own file gone.
+whether the owner lives: on the same machine by its process; elsewhere it has ended if it was an earlier start of the same SLURM
+job, which was requeued, or if its counter stands still. The new job then creates the file with the next number, which only one of
+several jobs can do, and removes the old one. An owner that only seemed to have ended, such as a suspended process, finds its own
+file gone.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Owner:
             may be invisible.
         process, started: its number, and when it began (Unix, s).
         job: its SLURM job; None outside SLURM.
+        restart: how often SLURM had requeued that job when it began.
         since: local time at which it took the lock.
     """
 
@@ -52,6 +54,7 @@ class Owner:
     started: float
     job: str | None
     since: str
+    restart: int = 0
 
     @classmethod
     def this_process(cls) -> Self:
@@ -63,6 +66,7 @@ class Owner:
             started=psutil.Process().create_time(),
             job=os.environ.get("SLURM_JOB_ID"),
             since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         )
 
     def __str__(self) -> str:
@@ -168,8 +172,12 @@ class RunLock:
             if owner.lives_here():
                 raise self._in_use(owner)
             return True
-        if owner is not None and owner.job is not None and owner.job == self._owner.job:
-            return True  # SLURM has requeued the job: it runs nowhere else
+        if (
+            owner is not None
+            and owner.job is not None
+            and (owner.job, True) == (self._owner.job, owner.restart < self._owner.restart)
+        ):
+            return True  # SLURM has requeued the job since: that start of it runs nowhere any more
         print(f"{self._output} is in use by {owner or 'another job'}, if it lives: watching it for {WATCH_S:.0f} s", flush=True)
         deadline = time.monotonic() + WATCH_S
         while time.monotonic() < deadline:

@@ -176,6 +176,11 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"--num_workers is {self.num_workers}; expected 0 (read in the training process) or more processes")
+        if self.cache_folder is not None and self.cache_folder.absolute().is_relative_to(self.output.absolute()):
+            raise ValueError(
+                f"--cache_folder {self.cache_folder} lies in --output {self.output}, which is for this run alone; leave it out, "
+                "and the windows lie there until the run has finished, or give another folder"
+            )
         if self.training.compile and isinstance(self.encoder, str):
             raise ValueError(
                 f"--training.compile compiles blocks of the encoder, and --encoder {self.encoder} has none; leave it out"

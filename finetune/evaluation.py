@@ -121,8 +121,9 @@ def evaluate_points(model: nn.Module, recipe: Recipe, windows: PointWindows, dev
     predicted = predict_points(model, windows.frames(recipe.normalization), device, seen_days=windows.seen_days).classes
     labels = np.array([label[0, 0] for label in windows.labels])
     scenes = np.array([str(windows.scene_of(index)) for index in range(len(windows))])
-    for scene in np.unique(scenes):
-        map_scores.add_points(str(scene), labels[scenes == scene], predicted[scenes == scene])
+    names, first = np.unique(scenes[order := np.argsort(scenes, kind="stable")], return_index=True)
+    for name, points in zip(names, np.split(order, first[1:]), strict=True):
+        map_scores.add_points(str(name), labels[points], predicted[points])
     unseen = int((predicted == NO_DATA).sum())
     if unseen:
         note(f"{unseen} of {len(predicted)} test points have no clear observation in the season and are not scored")

@@ -34,9 +34,9 @@ from finetune.data.labelled_data import (
 from finetune.data.normalization import check_magnitudes, choose_normalization
 from finetune.data.opening import open_data
 from finetune.data.sample_windows import SampleWindows
+from finetune.data.stored_windows import StoredWindows
 from finetune.data.tables.table_data import TableData
 from finetune.data.training_origin import training_origin
-from finetune.data.window_dataset import LabelledWindows
 from finetune.data.window_store_writing import stored
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
@@ -102,8 +102,8 @@ class PreparedRun:
     config: FinetuneConfig
     settings: dict[str, Any]
     data: LabelledData
-    training: LabelledWindows
-    validation: LabelledWindows
+    training: StoredWindows
+    validation: StoredWindows
     test_data: LabelledScenes | SampleWindows
     all_windows: int
     criterion: BestEpochCriterion
@@ -118,6 +118,12 @@ class PreparedRun:
     def task(self) -> Task:
         """The task with every override."""
         return self.recipe.task
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What is seen of the data beside what run.json holds: the windows with their dates, and the years of the test data."""
+        years = {str(year): count for year, count in sorted(self.test_data.years.items())}
+        return {"training": self.training.key, "validation": self.validation.key, "years of the test data": years}
 
 
 def fine_tune(config: FinetuneConfig) -> int:
@@ -150,7 +156,7 @@ def fine_tune(config: FinetuneConfig) -> int:
         run = prepare(config, task, settings, data, criterion, lock)
         if ranks.announced_ranks()[1] > 1:
             device = ranks.start_ranks(device_type=device.type)
-        if not ranks.on_main(partial(claim_run_folder, config.output, settings, config.resume, lock)):
+        if not ranks.on_main(partial(claim_run_folder, config.output, settings, run.seen, config.resume, lock)):
             _show_beginning(run)
             progress = _train_until_stopped(run, device, lock)
             if progress is None:
@@ -159,7 +165,7 @@ def fine_tune(config: FinetuneConfig) -> int:
             if is_main:
                 with interrupt_when_asked(), while_running("scoring and mapping the test data"):
                     _score_and_report(run, progress, device, lock)
-        if is_main and config.cache_folder is None:
+        if is_main:
             remove_windows(config.output)
     if is_main:
         _show_scores(config, task)
@@ -207,7 +213,7 @@ def prepare(
     if ranks.announced_ranks()[0] == 0:
         lock.acquire()  # another job that has the folder is found now
     of_task = {name: getattr(task, name) for name in ("label", "season", "window_px")}
-    about = {"data": settings["data_sha256"], "year": config.year, **of_task}
+    about = {"path": settings["data"], "data": settings["data_sha256"], "year": config.year, **of_task}
     folder = config.cache_folder or config.output / WINDOWS_FOLDER
     origin = training_origin(training)
     training, validation = stored({"train": training, "validation": validation}, folder, about).values()

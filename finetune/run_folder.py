@@ -8,8 +8,9 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from common.atomic_files import TEMPORARY
 from common.hub import HubPath
-from common.json_files import write_json
+from common.json_files import read_json, write_json
 from common.run_lock import RunLock, is_lock
 from common.storage import any_path
 from finetune.config import FinetuneConfig
@@ -25,6 +26,7 @@ METRICS_FILE = "metrics.json"  # written last: its presence says that the run ha
 REPORT_FILE = "report.html"
 WINDOWS_FOLDER = "windows"  # the stores of its windows, unless they are in a --cache_folder; until it has finished
 MAPS_FOLDER = "maps"
+SEEN_FILE = "seen.json"  # digests of the windows of an unfinished run, which change with the dates of their images
 
 
 def recorded_settings(config: FinetuneConfig, task: Task, data_sha256: str) -> dict[str, Any]:
@@ -116,7 +118,8 @@ def is_finished(output: Path, settings: dict[str, Any]) -> bool:
 
 def _is_of_no_run(path: Path) -> bool:
     """Whether a file or folder in the folder of a run is there before its run.json is."""
-    return is_lock(path) or path.name == WINDOWS_FOLDER
+    left_by_a_kill = path.name.startswith(".") and path.name.endswith(TEMPORARY)
+    return is_lock(path) or path.name in (WINDOWS_FOLDER, SEEN_FILE) or left_by_a_kill
 
 
 def remove_windows(output: Path) -> None:
@@ -138,17 +141,29 @@ def _earlier_values() -> dict[str, Any]:
     return earlier
 
 
-def claim_run_folder(output: Path, settings: dict[str, Any], resume: str, lock: RunLock) -> bool:
+def claim_run_folder(output: Path, settings: dict[str, Any], seen: dict[str, Any], resume: str, lock: RunLock) -> bool:
     """Take the lock of a run and write its run.json; returns whether the run has finished in the meantime.
 
     Only rank 0 calls this. What was found without the lock is looked at again, as another job may have begun or ended a run.
-    Raises ValueError when the folder holds something else or another job writes there, and OSError when it cannot be written to.
+
+    `seen`: what the run sees of the data beside labels, scenes and sensors, such as the dates of images.
+
+    Raises ValueError when the folder holds something else, a run that saw other data, or another job writes there, and OSError
+    when it cannot be written to.
     """
     lock.acquire()
     if resume == "never":
         check_holds_no_run(output)
     if is_finished(output, settings):
         return True
+    before, now = output / SEEN_FILE, json.loads(json.dumps(seen))
+    if (output / RUN_FILE).is_file() and before.is_file() and (stored := read_json(before)) != now:
+        changed = sorted(name for name in stored.keys() | now.keys() if stored.get(name) != now.get(name))
+        raise ValueError(
+            f"--output {output} holds a run whose images have changed since it began ({', '.join(changed)}): there are images of "
+            "other dates, or the season is of another year; take them away, state --year, or choose another folder"
+        )
+    write_json(before, now)
     write_json(output / RUN_FILE, settings)
     return False
 

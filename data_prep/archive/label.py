@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common.crs import crs_text
@@ -173,9 +174,13 @@ class Label:
 
     @property
     def files(self) -> list[AnyPath]:
-        """All files that the label is read from, if they exist: a shapefile has several."""
-        parts = [self.path.with_suffix(ending) for ending in SHAPEFILE_PARTS] if self.path.suffix.lower() == ".shp" else []
-        return [path for path in (self.path, *parts) if path.is_file()]
+        """All files that the label is read from, if they exist: parts of a shapefile, a raster's mask, what a VRT is made of."""
+        found = [self.path, *shapefile_parts(self.path)]
+        if self.features is None:
+            mask = self.path.with_name(f"{self.path.name}.msk")
+            found += [mask] if mask.is_file() else []
+            found += _files_of_vrt(self.path) if self.path.suffix.lower() == ".vrt" else []
+        return [path for path in found if path.is_file()]
 
     def named_by(self, texts: list[str]) -> Label:
         """The label whose classes are these texts of its column, in this order, numbered from 1."""
@@ -189,6 +194,27 @@ class Label:
             codes = _numbered(texts, self.nodata)
             features = replace(features, codes=codes)
         return replace(self, classes={code: text for text, code in codes.items()}, features=features)
+
+
+def shapefile_parts(path: AnyPath) -> list[AnyPath]:
+    """The other files of a shapefile that are there, whose endings may be in capitals; none for another file."""
+    if path.suffix.lower() != ".shp":
+        return []
+    endings = [ending for part in SHAPEFILE_PARTS for ending in (part, part.upper())]
+    return [beside for beside in [path.with_suffix(ending) for ending in endings] if beside.is_file()]
+
+
+def _files_of_vrt(path: AnyPath) -> list[AnyPath]:
+    """The files that a virtual raster on this machine is made of, beside itself."""
+    if not isinstance(path, Path) or not path.is_file():
+        return []
+    import rasterio  # imported here because labels that are no virtual rasters do not need it
+
+    try:
+        with rasterio.open(path) as raster:
+            return [Path(name) for name in raster.files if Path(name) != path]
+    except rasterio.errors.RasterioIOError:
+        return []  # reading it says what is wrong
 
 
 def label_from_values(values: Mapping[str, Any], folder: AnyPath, origin: str) -> Label:

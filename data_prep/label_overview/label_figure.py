@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from common.atomic_files import whole_file
-from common.grid import Grid, apply
+from common.grid import Grid, apply, pixel_sides_m
 from common.plot_style import INK, MUTED
 from data_prep.archive.scene import Scene
 from data_prep.archive.sensor import Sensor
 from data_prep.label_overview.label_maps import LabelMap, class_colors
 from data_prep.landcover.label_features import transformed
-from data_prep.landcover.label_parcels import pixel_sides_m
 from data_prep.readers.base import SeriesReader
 from data_prep.readers.opening import open_reader
 

@@ -54,6 +54,13 @@ def _ground(scenes: list[Scene], config: LabelsConfig, sensors: Mapping[str, Sen
     ground = LabelledGround(config.split_blocks)
     made: LabelMap
     for scene in scenes:
-        for made in label_maps(scene, config, sensors):
+        maps = list(label_maps(scene, config, sensors))
+        if len(maps) > 1:
+            years = ", ".join(str(made.year) for made in maps)
+            raise ValueError(
+                f"the label of {scene.name} is of several years ({years}), and fine-tuning divides the ground of one of them: "
+                "state --year"
+            )
+        for made in maps:
             ground.add(made.grid, labelled(made))
     return ground.divided()[0]

@@ -14,13 +14,13 @@ import shapely
 from pyproj import CRS, Transformer
 
 from common.crs import crs_name, same_crs
-from common.grid import Grid, apply, grid_summary, unwrapped
+from common.grid import Grid, apply, grid_summary, pixel_sides_m, unwrapped
 from common.storage import version_of
 from data_prep.archive.label import Parcels, Points
 from data_prep.archive.scene import Label
 from data_prep.landcover.label_base import LabelCounts, is_of_other_year
 from data_prep.landcover.label_classes import column_texts, label_codes, with_classes
-from data_prep.landcover.label_files import GEOMETRY, Box, feature_file
+from data_prep.landcover.label_files import GEOMETRY, Box, feature_file, touching
 
 NO_YEAR = -1
 LATTICE = 11  # points along each side of a grid, at which its place in another CRS is looked at
@@ -36,13 +36,14 @@ OTHER_KIND = {Parcels: "that are no polygons", Points: "that are no points"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelFeatures:
-    """Features that touch a grid.
+    """Features that touch a grid, or label pixels of its edge from outside.
 
     Attributes:
         label: the label; its classes are known.
         geometry: shapely geometries (n,) in columns and rows of the grid, valid.
         codes: int32 (n,), `label.nodata` for those that are not labelled.
         years: the year in which the season of each ends, int32 (n,), NO_YEAR where no column states it.
+        inside: whether each shares ground with the grid, bool (n,); the others lie so near that they label pixels of its edge.
         counts: what became of the others.
     """
 
@@ -50,6 +51,7 @@ class LabelFeatures:
     geometry: np.ndarray
     codes: np.ndarray
     years: np.ndarray
+    inside: np.ndarray
     counts: LabelCounts
 
     def of_year(self, year: int | None) -> np.ndarray:
@@ -63,7 +65,8 @@ class LabelFeatures:
         """The counts, with the number of objects of a year by code."""
         if is_of_other_year(self.label, year):
             return self.counts
-        codes, numbers = np.unique(self.codes[self.of_year(year)], return_counts=True)
+        of_year = self.of_year(year)
+        codes, numbers = np.unique(self.codes[of_year[self.inside[of_year]]], return_counts=True)
         return replace(self.counts, objects=Counter(dict(zip(codes.tolist(), numbers.tolist(), strict=True))))
 
 
@@ -120,7 +123,8 @@ def _loaded(request: _Request) -> LabelFeatures:
         others = features.year_column, features.date_column
         of_class = None if is_boundary(label) else file.class_column(features.column, others)
         columns = [name for name in (of_class, when and file.known_column(when)) if name is not None]
-        boxes = boxes_of(grid, crs)
+        reach = _reach_px(features, grid)
+        boxes = boxes_of(grid, crs, reach)
         table = file.read(list(dict.fromkeys(columns)), boxes)
         total = file.features
     geometry = table[GEOMETRY].to_numpy()
@@ -134,13 +138,14 @@ def _loaded(request: _Request) -> LabelFeatures:
     pixels, rows, repaired, other = _in_pixels(geometry[near], crs, grid, isinstance(features, Parcels))
     left_out[OTHER_KIND[type(features)]] = other
     rows = near[rows]
-    inside = _inside(pixels, grid)
-    pixels, rows, repaired = pixels[inside], rows[inside], repaired[inside]
-    outside = total - len(np.unique(rows)) - left_out[NO_GEOMETRY] - other
+    near = _inside(pixels, grid, reach)
+    pixels, rows, repaired = pixels[near], rows[near], repaired[near]
+    inside = np.isin(np.arange(len(pixels)), _inside(pixels, grid))
+    outside = total - len(np.unique(rows[inside])) - left_out[NO_GEOMETRY] - other
     if not len(rows) and other:
         advice = "name points with `points`" if isinstance(features, Parcels) else "name polygons with `vector`"
         raise ValueError(f"{origin}: {label.path} holds {other} features {OTHER_KIND[type(features)]}, and no others; {advice}")
-    if not len(rows) and request.own_file:
+    if not inside.any() and request.own_file:
         raise ValueError(f"{origin}: {_none_inside(label, geometry[~missing], crs, total, grid)}")
 
     def values(name: str | None) -> list[Any]:
@@ -151,12 +156,14 @@ def _loaded(request: _Request) -> LabelFeatures:
     of_years = f"{origin}: column {when} of {label.path}"
     years = years_of(values(when), features.date_column is not None, request.season_begin, of_years)
     kept = np.array([text is not None for text in texts], bool)
-    left_out[NO_CLASS] = int((~kept).sum())
+    left_out[NO_CLASS] = int((inside & ~kept).sum())
     if features.has_years:
-        left_out[NO_YEAR_STATED] = int((kept & (years == NO_YEAR)).sum())
+        left_out[NO_YEAR_STATED] = int((inside & kept & (years == NO_YEAR)).sum())
         kept &= years != NO_YEAR
-    counts = LabelCounts(features=total, outside=outside, left_out=+left_out, repaired=int(repaired[kept].sum()))
-    return LabelFeatures(label=label, geometry=pixels[kept], codes=codes[kept], years=years[kept], counts=counts)
+    counts = LabelCounts(features=total, outside=outside, left_out=+left_out, repaired=int(repaired[kept & inside].sum()))
+    return LabelFeatures(
+        label=label, geometry=pixels[kept], codes=codes[kept], years=years[kept], inside=inside[kept], counts=counts
+    )
 
 
 def is_boundary(label: Label) -> bool:
@@ -183,17 +190,25 @@ def check_degrees(geometry: np.ndarray, crs: str, origin: str) -> None:
             )
 
 
-def boxes_of(grid: Grid, crs: str) -> list[Box]:
-    """Boxes (west, south, east, north) in a CRS that cover a grid; none where its place there is not known.
+def _reach_px(features: Parcels | Points, grid: Grid) -> float:
+    """How far beyond the grid a feature may lie that labels pixels in it, in pixels."""
+    if isinstance(features, Points):
+        return features.square_px // 2
+    reach_m = max((features.boundary_m or 0) / 2, features.inner_buffer_m)
+    middle = np.array([grid.width / 2]), np.array([grid.height / 2])
+    return reach_m / float(np.min(pixel_sides_m(grid, *middle))) if reach_m else 0.0
+
+
+def boxes_of(grid: Grid, crs: str, reach_px: float = 0.0) -> list[Box]:
+    """Boxes (west, south, east, north) in a CRS that cover a grid and `reach_px` around it; none where its place is not known.
 
     Of longitudes there are several, as those of a file may run from -180 to 180 or from 0 to 360.
     """
-    col, row = (at.ravel() for at in np.meshgrid(*(np.linspace(0, extent, LATTICE) for extent in grid.shape[::-1])))
+    sides = (np.linspace(-reach_px, extent + reach_px, LATTICE) for extent in grid.shape[::-1])
+    col, row = (at.ravel() for at in np.meshgrid(*sides))
+    x, y = transformed(*apply(grid.transform, col, row), grid.crs, crs)  # in the datum of the file, which may be another one
     if CRS.from_user_input(crs).is_geographic:
-        x, y = grid.lon_lat(row, col)
         x = unwrapped(x, x[len(x) // 2])
-    else:
-        x, y = transformed(*apply(grid.transform, col, row), grid.crs, crs)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return []
     margin_x, margin_y = BOX_MARGIN * np.ptp(x), BOX_MARGIN * np.ptp(y)
@@ -208,10 +223,7 @@ def _touches(geometry: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
     """Whether the box of each geometry touches one of `boxes`; all do without boxes."""
     if not boxes:
         return np.ones(len(geometry), bool)
-    west, south, east, north = shapely.bounds(geometry).reshape(-1, 4).T
-    found = [(west <= box[2]) & (east >= box[0]) & (south <= box[3]) & (north >= box[1]) for box in boxes]
-    touches: np.ndarray = np.logical_or.reduce(found)
-    return touches
+    return touching(shapely.bounds(geometry), boxes)
 
 
 def transformed(x: np.ndarray, y: np.ndarray, crs: str, target: str) -> tuple[np.ndarray, np.ndarray]:
@@ -298,17 +310,18 @@ def polygonal(geometry: shapely.Geometry) -> shapely.Geometry:
     return shapely.union_all([part for part in parts if not shapely.is_empty(part)]) if parts else shapely.Polygon()
 
 
-def _inside(pixels: np.ndarray, grid: Grid) -> np.ndarray:
-    """Indices of the geometries that share ground with the grid. A border that touches it from outside is none."""
+def _inside(pixels: np.ndarray, grid: Grid, reach_px: float = 0.0) -> np.ndarray:
+    """Indices of the geometries that share ground with the grid and `reach_px` around it. A border that touches it is none."""
     if not len(pixels):
         return np.zeros(0, np.int64)
     left, top, right, bottom = shapely.bounds(pixels).T
     # The longitudes of a polygon on the far side of the globe may be torn apart.
     widest = 180 / grid.pixel_side if CRS.from_user_input(grid.crs).is_geographic else np.inf
     is_point = shapely.get_type_id(pixels) == POINT
-    begins = np.where(is_point, (right >= 0) & (bottom >= 0), (right > 0) & (bottom > 0))
-    found = np.flatnonzero(begins & (left < grid.width) & (top < grid.height) & (right - left < widest))
-    area = shapely.box(0, 0, grid.width, grid.height)
+    first, width, height = -reach_px, grid.width + reach_px, grid.height + reach_px
+    begins = np.where(is_point, (right >= first) & (bottom >= first), (right > first) & (bottom > first))
+    found = np.flatnonzero(begins & (left < width) & (top < height) & (right - left < widest))
+    area = shapely.box(first, first, width, height)
     shapely.prepare(area)
     return found[is_point[found] | shapely.intersects(area, pixels[found])]
 

@@ -23,8 +23,8 @@ from pyproj.exceptions import CRSError
 from common.crs import crs_name, crs_text, same_crs
 from common.errors import UNREACHABLE
 from common.grid import GEOGRAPHIC
-from common.storage import AnyPath, scratch_folder
-from data_prep.archive.label import SHAPEFILE_PARTS, Points
+from common.storage import AnyPath, RemotePath, scratch_folder
+from data_prep.archive.label import Points, shapefile_parts
 from data_prep.archive.scene import Label
 
 READ_WHOLE = 50_000  # features of a file that is read without a look at where they lie, so that all of them are counted
@@ -183,22 +183,27 @@ class FeatureFile:
         with self._reading():
             if self._table is not None:
                 return self._points(columns)
-            boxed = self.features > READ_WHOLE and len(boxes) > 0
+            boxed = self.features > READ_WHOLE and len(boxes) > 0 and self._finds_boxes
             parts = [self._part(columns, box) for box in (boxes if boxed else [None])]
-        table = parts[0]
-        if len(parts) > 1:  # a feature may lie in several boxes; the rows of a GeoParquet have no number that tells them apart
-            table = pd.concat(parts)
-            twice = table.index if self._geo is None else pd.Series(shapely.to_wkb(table.geometry.to_numpy()))
-            table = table[~twice.duplicated()]
+        if boxed:  # a feature may lie in several boxes, and the rows of a GeoParquet have no number that tells them apart
+            bounds = [shapely.bounds(part.geometry.to_numpy()) for part in parts]
+            parts = [
+                part[touching(of_part, [box]) & ~touching(of_part, boxes[:number])]
+                for number, (part, of_part, box) in enumerate(zip(parts, bounds, boxes, strict=True))
+            ]
+        table = pd.concat(parts) if len(parts) > 1 else parts[0]
         geometry = shapely.force_2d(table.geometry.to_numpy())
         return pd.DataFrame({name: table[name].to_numpy() for name in columns} | {GEOMETRY: geometry})
 
+    @property
+    def _finds_boxes(self) -> bool:
+        """Whether the format finds the features of a box without reading all of them; GeoParquet does with a column of boxes."""
+        return self._geo is None or "covering" in self._geo["columns"][self._geometry_column]
+
     def _part(self, columns: Sequence[str], box: Box | None) -> geopandas.GeoDataFrame:
         if self._geo is None:
-            return pyogrio.read_dataframe(self._local, layer=self._layer, columns=list(columns), bbox=box, fid_as_index=True)
-        name = self._geometry_column
-        covered = box is not None and "covering" in self._geo["columns"][name]
-        return geopandas.read_parquet(self._local, columns=[*columns, name], bbox=box if covered else None)
+            return pyogrio.read_dataframe(self._local, layer=self._layer, columns=list(columns), bbox=box)
+        return geopandas.read_parquet(self._local, columns=[*columns, self._geometry_column], bbox=box)
 
     def _points(self, columns: Sequence[str]) -> pd.DataFrame:
         assert self._table is not None
@@ -232,6 +237,15 @@ class FeatureFile:
         self._stack.close()
 
 
+def touching(bounds: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
+    """Whether each of the bounds (n, 4) of geometries touches one of some boxes, bool (n,); those of no geometry do not."""
+    west, south, east, north = bounds.reshape(-1, 4).T
+    with np.errstate(invalid="ignore"):
+        found = [(west <= box[2]) & (east >= box[0]) & (south <= box[3]) & (north >= box[1]) for box in boxes]
+    touches: np.ndarray = np.logical_or.reduce(found) if found else np.zeros(len(west), bool)
+    return touches
+
+
 def feature_file(label: Label, origin: str) -> FeatureFile:
     """Open the file of a label of features. Raises ValueError as `FeatureFile` does."""
     features = label.features
@@ -255,8 +269,7 @@ def _on_this_machine(path: AnyPath) -> Iterator[Path]:
         return
     with scratch_folder(path) as folder:
         path.download(folder / path.name)
-        for part in SHAPEFILE_PARTS if path.suffix.lower() == ".shp" else ():
-            beside = path.with_suffix(part)
-            if beside.is_file():
-                beside.download(folder / beside.name)
+        for beside in shapefile_parts(path):
+            assert isinstance(beside, RemotePath)
+            beside.download(folder / beside.name)
         yield folder / path.name

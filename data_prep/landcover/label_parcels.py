@@ -8,12 +8,11 @@ from typing import Self
 import numpy as np
 import shapely
 from affine import Affine
-from pyproj import Geod
 from rasterio.features import rasterize
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from common.grid import Grid
+from common.grid import Grid, pixel_sides_m
 from data_prep.archive.label import BOUNDARY, Parcels
 from data_prep.archive.scene import Label
 from data_prep.landcover.coverage import covered_shares
@@ -133,17 +132,18 @@ class ParcelLabel:
             parts = without_common_ground(self._found.geometry[of_year], self._found.codes[of_year])
             self._apart[year] = *parts, shapely.STRtree(parts[0])
         geometry, codes, common, tree = self._apart[year]
-        votes, covered = Votes((height, width), self.label.nodata), np.zeros((height, width))
+        votes = Votes((height, width), self.label.nodata)
         some = np.sort(tree.query(_box(window)))
         inside, which = _clipped(geometry[some], window)
         codes = codes[some]
-        for code in np.unique(codes[which]).tolist():
-            share = covered_shares(inside[codes[which] == code], height, width)
-            votes.add(code, share)
-            covered += share
+        shares = {code: covered_shares(inside[codes[which] == code], height, width) for code in np.unique(codes[which]).tolist()}
         overlapping = covered_shares(_clipped(common, window)[0], height, width)
-        if self._options.outside is not None:
-            votes.add(self._options.outside, np.clip(1 - covered - overlapping, 0, 1))
+        outside = self._options.outside
+        if outside is not None:  # whose class parcels may have, too
+            covered = np.sum([np.zeros((height, width)), *shares.values()], axis=0)
+            shares[outside] = shares.get(outside, 0) + np.clip(1 - covered - overlapping, 0, 1)
+        for code, share in shares.items():
+            votes.add(code, share)
         found = votes.winners(self._options.least_share)
         return found, (overlapping > LEAST_AREA_PX) & (found == self.label.nodata)
 
@@ -243,13 +243,3 @@ def outline_bands(grid: Grid, geometry: np.ndarray, distance_m: float) -> np.nda
     at, owner = shapely.get_coordinates(bands, return_index=True)
     found: np.ndarray = shapely.set_coordinates(bands, at / sides.T[owner])
     return found
-
-
-def pixel_sides_m(grid: Grid, cols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Width and height of the pixels of a grid on the ground, at columns and rows (n,), in metres, float64 (2, n)."""
-    sides = []
-    for step_col, step_row in ((0.5, 0.0), (0.0, 0.5)):
-        lon, lat = grid.lon_lat(rows - step_row, cols - step_col)
-        other_lon, other_lat = grid.lon_lat(rows + step_row, cols + step_col)
-        sides.append(Geod(ellps="WGS84").inv(lon, lat, other_lon, other_lat)[2])
-    return np.array(sides)

@@ -16,6 +16,7 @@ from data_prep.landcover.label_features import transformed
 from data_prep.landcover.label_votes import Votes
 
 SAMPLES_AT_ONCE = 4_000_000
+WHOLE = 1e-3  # of a pixel, by which edges of pixels may differ that are the same
 
 
 class StoredRaster:
@@ -84,9 +85,15 @@ class ResampledRaster:
                 f"label {self.label.path} ({grid_summary(self._raster.grid)}) has pixels that are more than {LARGEST_FACTOR} "
                 f"times smaller than those of the images ({grid_summary(self.grid)}); is its coordinate reference system right?"
             )
-        ratio = float(steps.max())
-        nests = abs(ratio - round(ratio)) < 1e-6 * ratio and same_crs(self.grid.crs, self._raster.grid.crs)
-        return max(1, round(ratio) if nests else 2 * int(np.ceil(ratio)))
+        return max(1, self._whole_ratio() or 2 * int(np.ceil(float(steps.max()))))
+
+    def _whole_ratio(self) -> int | None:
+        """How many of the label's pixels lie side by side in a pixel of the grid, if the pixels of the grid are made of them."""
+        if not same_crs(self.grid.crs, self._raster.grid.crs):
+            return None
+        a, b, c, d, e, f = tuple(~self._raster.grid.transform @ self.grid.transform)[:6]
+        is_whole = all(abs(value - round(value)) < WHOLE for value in (a, c, e, f))
+        return round(a) if is_whole and round(a) == round(e) >= 1 and abs(b) + abs(d) < WHOLE else None
 
     def read(
         self, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None, year: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from finetune.comparison.run_options import RunOptions, dotted_options
 from finetune.comparison.seed_statistics import Outcome
 from finetune.comparison.titles import label_fraction_title
 from finetune.config import FinetuneConfig
-from finetune.run_folder import METRICS_FILE
+from finetune.data.labelled_data import check_sources
+from finetune.data.opening import open_data
+from finetune.data.tables.table_data import TableData
+from finetune.run_folder import METRICS_FILE, RUN_FILE, is_finished, recorded_settings
 from finetune.task import Task, load_task
 
 LOG, FINISHED = "log.txt", "finished.json"
@@ -29,6 +32,7 @@ class Run:
         folder: its folder, with the log and, in run/, the output of run.py.
         options: options of run.py by dotted name.
         weights: fingerprint of the checkpoint that it starts from, or None.
+        settings: what run.py would record of it now; None where that cannot be known, which the run itself will say.
         cache_folder: for its windows, which all runs of the comparison share; --run.cache_folder replaces it.
     """
 
@@ -40,6 +44,7 @@ class Run:
     cache_folder: Path
     options: dict[str, Any]
     weights: str | None
+    settings: dict[str, Any] | None
 
     @property
     def name(self) -> str:
@@ -75,7 +80,21 @@ class Run:
         # Runs on disk may have been recorded with old names of options.
         if identity | {"options": dotted_options(identity["options"])} != self.identity:
             return missing
+        if not self._is_of_now():
+            return missing
         return replace(missing, metrics=json.loads(metrics.read_text()), seconds=content["seconds"], error=None)
+
+    def _is_of_now(self) -> bool:
+        """Whether the finished run is of the data and the defaults of now; if not, run.py says what has changed."""
+        output = self.folder / "run"
+        if self.settings is None or not (output / RUN_FILE).is_file():
+            return True
+        # Runs may have been made on another machine, where the automatic precision is another one.
+        of_machine = {"precision": json.loads((output / RUN_FILE).read_text()).get("precision", self.settings["precision"])}
+        try:
+            return is_finished(output, self.settings | of_machine)
+        except ValueError:
+            return False
 
 
 def planned_runs(config: CompareConfig) -> list[Run]:
@@ -106,15 +125,40 @@ def planned_runs(config: CompareConfig) -> list[Run]:
                 | options.of(task.name, encoder, fraction)
             ),
             weights=options.weights(encoder),
+            settings=None,
         )
         for seed in range(config.seeds)  # the outer loop: after the first seed every cell of the table has a number
         for name_or_path, task in zip(config.tasks, tasks, strict=True)
         for fraction in sorted(config.label_fraction)
         for encoder in config.compared_encoders
     ]
-    for run in {(run.task.name, run.encoder, run.label_fraction): run for run in runs}.values():
-        parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)
-    return runs
+    opened: dict[str, tuple[Task, str]] = {}
+    settings = {}
+    for run in runs:
+        kind = run.task.name, run.encoder, run.label_fraction
+        if kind not in settings:
+            settings[kind] = _settings_now(vars(parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)), opened)
+    return [
+        replace(run, settings=None if known is None else known | {"seed": run.seed})
+        for run in runs
+        for known in (settings[run.task.name, run.encoder, run.label_fraction],)
+    ]
+
+
+def _settings_now(options: dict[str, Any], known: dict[str, tuple[Task, str]]) -> dict[str, Any] | None:
+    """What run.py would record of a run, None for one that it would refuse. `known`: tasks and fingerprints of opened data."""
+    try:
+        config = FinetuneConfig(**options)
+        task = config.override.applied_to(load_task(config.task))
+        key = json.dumps([str(config.data), asdict(config.split_blocks), task.to_dict()], default=str)
+        if key not in known:
+            data = open_data(config.data, config.split_blocks)
+            task = config.task_of_points(task) if isinstance(data, TableData) else task
+            check_sources(task, data.sensors)
+            known[key] = task, data.fingerprint(task)
+        return recorded_settings(config, *known[key])
+    except ValueError:
+        return None
 
 
 def _without_idle_minimum(options: dict[str, Any]) -> dict[str, Any]:

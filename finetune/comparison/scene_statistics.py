@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.scoring.bootstrap import percentiles, scene_draws
+from finetune.scoring.bootstrap import percentiles, sums_of_draws
 
 COUNTS = ("correct", "labelled", "predicted")
 RESAMPLES = 2000
@@ -79,7 +79,6 @@ def interval_over_scenes(
     known = [run for run in runs if run is not None]
     if len(known[0].scenes) < 2:
         return None
-    draws = scene_draws(len(known[0].scenes), resamples)
-    scores = np.stack([f1_scores(np.tensordot(draws, run.pixels, axes=1), run.target) for run in known])  # (runs, draws)
+    scores = np.stack([f1_scores(sums_of_draws(run.pixels, resamples), run.target) for run in known])  # (runs, draws)
     low, high = percentiles((scores[::2] - scores[1::2]).mean(axis=0), level).tolist()
     return low, high

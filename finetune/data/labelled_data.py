@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from common.checksums import sha256_of
-from common.grid import SAME_SIZE
+from common.grid import SAME_SIZE, pixel_sides_m
 from common.storage import AnyPath
 from data_prep.archive.footprints import LEAST_SHARE, Footprints, overlap_text
 from data_prep.archive.label import Label
@@ -31,7 +31,6 @@ from data_prep.archive.scene import (
 )
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_classes import with_classes
-from data_prep.landcover.label_parcels import pixel_sides_m
 from data_prep.plan.label_blocks import LabelledGround, SplitBlocks, SplitGround
 from data_prep.plan.splits import IN_BUFFER
 from finetune.data.augmentation import Augmentation

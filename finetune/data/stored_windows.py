@@ -52,6 +52,11 @@ class StoredWindows(LabelledWindows):
         """Folder of the store."""
         return self._store.folder
 
+    @property
+    def key(self) -> str:
+        """Digest of everything that the windows depend on, but for the pixels of images."""
+        return self._store.index.key
+
     def group(self, number: int) -> WindowGroup:
         """What the windows of scene or sample `number` have in common."""
         return self._store.index.group(number, self.task)

@@ -97,8 +97,8 @@ def _store(windows: LabelledWindows, folder: Path, index: StoreIndex, split: str
     while True:
         try:
             store = _opened(folder, index)
-        except NotStoredError as error:
-            damage = str(error)
+        except NotStoredError:
+            pass
         else:
             if not is_new:
                 check_unchanged(windows, store)
@@ -117,6 +117,11 @@ def _store(windows: LabelledWindows, folder: Path, index: StoreIndex, split: str
                 told = True
                 time.sleep(_POLL_S)
                 continue
+            try:  # another run may have finished it while this one waited
+                _opened(folder, index)
+                continue
+            except NotStoredError as error:
+                damage = str(error)
             if damage:
                 print(f"windows stored in {folder} are damaged and written again: {damage}", flush=True)
             is_new = _write(windows, folder, index, split, lock) == 0
@@ -146,27 +151,34 @@ def check_unchanged(windows: LabelledWindows, store: WindowStore) -> None:
 
 
 def _write(windows: LabelledWindows, folder: Path, index: StoreIndex, split: str, lock: RunLock) -> int:
-    """Write a store from the first window that is not on the disk, whose number is returned."""
+    """Write a store from the first window that is not on the disk, whose number is returned.
+
+    Each window is written to its place, so that a process that has lost the lock without knowing it writes the same bytes there.
+    """
     with _writing(folder, index):
         remove_leftovers(folder, everything=True)
         (folder / INDEX).unlink(missing_ok=True)
         done = _windows_written(folder, index)
-        file = (folder / WINDOWS).open("ab", buffering=0)
-        file.truncate(int(index.offsets[done]))
-    title = f"storing {split} windows"
-    with file, tqdm(total=len(windows), initial=done, desc=title, unit="window", leave=False) as bar:
-        noted = int(index.offsets[done])
-        for number, stacks in enumerate(windows.stacks_from(done) if done < len(windows) else (), done):
-            content = memoryview(b"".join(window_bytes(stacks, index, number)))
-            with _writing(folder, index):
-                while content:
-                    content = content[file.write(content) :]
-                if index.offsets[number + 1] - noted >= SYNC_BYTES or number + 1 == len(windows):
-                    lock.check()
-                    os.fsync(file.fileno())
-                    write_json(folder / PROGRESS, {"windows": number + 1})
-                    noted = int(index.offsets[number + 1])
-            bar.update()
+        file = os.open(folder / WINDOWS, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with _writing(folder, index):
+            os.truncate(file, int(index.offsets[done]))
+        with tqdm(total=len(windows), initial=done, desc=f"storing {split} windows", unit="window", leave=False) as bar:
+            noted = int(index.offsets[done])
+            for number, stacks in enumerate(windows.stacks_from(done) if done < len(windows) else (), done):
+                content, place = memoryview(b"".join(window_bytes(stacks, index, number))), int(index.offsets[number])
+                with _writing(folder, index):
+                    while content:
+                        written = os.pwrite(file, content, place)
+                        content, place = content[written:], place + written
+                    if index.offsets[number + 1] - noted >= SYNC_BYTES or number + 1 == len(windows):
+                        lock.check()
+                        os.fsync(file)
+                        write_json(folder / PROGRESS, {"windows": number + 1})
+                        noted = int(index.offsets[number + 1])
+                bar.update()
+    finally:
+        os.close(file)
     with _writing(folder, index):
         lock.check()
         with whole_file(folder / LABELS) as temporary, temporary.open("wb") as labels:

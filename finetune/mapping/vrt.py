@@ -38,7 +38,7 @@ def write_vrt(path: Path, scenes: Sequence[SceneMap], grid: Grid, task: Task, ta
         ElementTree.SubElement(names, "Category").text = c.name.replace("_", " ")
         ElementTree.SubElement(colors, "Entry", {f"c{i}": str(value) for i, value in enumerate(rgba(c.color), 1)})
     for scene in sorted(scenes, key=lambda one: one.name):
-        offset = _offset(grid, scene.grid)
+        offset = offset_in_region(grid, scene.grid)
         assert offset is not None, f"{scene.name}: see check_pixels"
         _source(band, scene, path.parent, offset)
     ElementTree.indent(root)
@@ -46,7 +46,7 @@ def write_vrt(path: Path, scenes: Sequence[SceneMap], grid: Grid, task: Task, ta
         ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
 
 
-def _offset(grid: Grid, scene: Grid) -> tuple[int, int] | None:
+def offset_in_region(grid: Grid, scene: Grid) -> tuple[int, int] | None:
     """Row and column of a scene in the grid of a virtual raster; None where the pixels are others."""
     turned = turned_to(scene, grid, Block(0, 0, *grid.shape))  # in degrees a region may go on beyond 180
     return offset_in(grid, turned, Block(0, 0, *scene.shape))
@@ -55,7 +55,7 @@ def _offset(grid: Grid, scene: Grid) -> tuple[int, int] | None:
 def check_pixels(grids: Mapping[str, Grid], grid: Grid) -> None:
     """Raises ValueError unless all scenes lie on the pixels of `grid`."""
     for name, other in grids.items():
-        if _offset(grid, other) is None:
+        if offset_in_region(grid, other) is None:
             raise ValueError(
                 f"the pixels of scene {name} ({grid_summary(other)}) are no pixels of the other scenes; a virtual raster "
                 "resamples nothing: give a .tif as --output, for a mosaic, or a folder"

@@ -34,6 +34,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
+        dtype, maps = maps.dtype, maps.float()  # in bf16 numbers of pixels above 256 are rounded
         count_here = maps.new_tensor([maps.numel() // maps.shape[1]])
         sums = sum_over_ranks(torch.cat([maps.sum(dim=(0, 2, 3)), count_here]))
         count = sums[-1].detach()
@@ -45,7 +46,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         normalised = centred * torch.rsqrt(variance + self.eps).view(-1, 1, 1)
-        return normalised * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+        return (normalised * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(dtype)
 
 
 def with_synchronized_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

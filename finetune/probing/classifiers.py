@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune.scoring.headline import headline
-from finetune.scoring.metrics import confusion, scores
+from finetune.scoring.metrics import confusion, scores_for_choosing
 from finetune.task import Task
 from finetune.training.forest import forest_classifier
 
@@ -76,7 +76,7 @@ def fit_probe(kind: Kind, training: Pixels, validation: Pixels, task: Task, k: i
         fitted = classifier.fit(used.embeddings, used.classes)
         probe = Probe(kind=kind, settings=settings, classifier=fitted, validation={})
         predicted = probe.predict(validation.embeddings)
-        found = scores(confusion(validation.classes[None], predicted[None], len(names)), names)
+        found = scores_for_choosing(confusion(validation.classes[None], predicted[None], len(names)), names)
         score = float(np.nan_to_num(headline(found, task.target)[1], nan=-1.0))
         if best is None or score > best_score:
             best, best_score = Probe(kind=kind, settings=settings, classifier=fitted, validation=found), score

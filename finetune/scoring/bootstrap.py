@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 # A score that is defined in only one of n scenes is NaN in (1 - 1/n)^n of the draws, which is 25 to 37 %; one that is defined in
 # two scenes is NaN in at most 14 %. This limit lies between: below it, at least two scenes define the score.
+DRAWN_AT_ONCE = 4_000_000  # scenes of all draws that are added up together
 MOST_UNDEFINED = 0.2
 
 
@@ -48,15 +49,26 @@ def interval(
     scenes = len(counts)
     if scenes == 1:
         return None
-    sums = np.tensordot(scene_draws(scenes, resamples, seed), counts, axes=1)
+    sums = sums_of_draws(counts, resamples, seed)
     return percentiles(np.array([statistic(total) for total in sums], dtype=np.float64), level)
 
 
-def scene_draws(scenes: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """How often each draw holds each scene, int64 (resamples, scenes). Sums over drawn scenes are matrix products with it."""
-    drawn = np.random.default_rng(seed).integers(0, scenes, (resamples, scenes))
-    times = np.bincount((drawn + scenes * np.arange(resamples)[:, None]).ravel(), minlength=resamples * scenes)
-    return times.reshape(resamples, scenes)
+def sums_of_draws(counts: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """Sums over the scenes of each draw: counts (scenes, ...) -> (resamples, ...), int64 of whole numbers, else float64.
+
+    The memory that this takes does not grow with the number of draws.
+    """
+    scenes, flat = len(counts), np.reshape(counts, (len(counts), -1)).astype(np.float64)  # exact, and added up much faster
+    rng = np.random.default_rng(seed)
+    sums = np.empty((resamples, flat.shape[1]))
+    at_once = max(1, DRAWN_AT_ONCE // scenes)
+    for first in range(0, resamples, at_once):
+        number = min(at_once, resamples - first)
+        drawn = rng.integers(0, scenes, (number, scenes))
+        times = np.bincount((drawn + scenes * np.arange(number)[:, None]).ravel(), minlength=number * scenes)
+        sums[first : first + number] = times.reshape(number, scenes) @ flat
+    whole = np.issubdtype(np.asarray(counts).dtype, np.integer)
+    return sums.astype(np.int64 if whole else np.float64).reshape(resamples, *np.shape(counts)[1:])
 
 
 def percentiles(values: np.ndarray, level: float) -> np.ndarray:

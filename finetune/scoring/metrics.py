@@ -58,6 +58,18 @@ def scores(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def scores_for_choosing(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """`scores` by which epochs and settings are compared: their means are those of the classes that the labels hold.
+
+    A stray pixel of a class without a label makes its F1 0 instead of undefined, and would lower the mean by a whole class.
+    """
+    found = scores(matrix, classes)
+    held = [values for values in found["classes"].values() if values["pixels"]]
+    for mean, name in (("mean_f1", "f1"), ("mean_iou", "iou")):
+        found[mean] = _mean(np.array([values[name] for values in held]))
+    return found
+
+
 def scored_pixels(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """The pixels that are scored: label and prediction, integer (H, W), both hold a class 0..num_classes-1. Gives bool (H, W).
 

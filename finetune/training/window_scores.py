@@ -14,7 +14,7 @@ from torch import nn
 from common import ranks
 from finetune.data.batches import BatchDraw
 from finetune.data.window_dataset import LabelledWindows
-from finetune.scoring.metrics import confusion, scores
+from finetune.scoring.metrics import confusion, scores_for_choosing
 from finetune.task import IGNORE
 from finetune.training.losses import MapLoss
 from finetune.training.precision import Precision, autocast
@@ -66,5 +66,5 @@ def score_windows(
             losses.append((start, loss_of(class_scores, label).item(), int((label != IGNORE).sum())))
     matrices, of_ranks = zip(*ranks.gather((matrix, losses)), strict=True)
     _, values, pixels = zip(*sorted(batch for of_rank in of_ranks for batch in of_rank), strict=True)
-    found = scores(sum(matrices), names)
+    found = scores_for_choosing(sum(matrices), names)
     return found | {"loss": float(np.average(values, weights=pixels))}

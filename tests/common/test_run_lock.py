@@ -147,9 +147,20 @@ def test_an_owner_on_another_machine_whose_counter_rises_is_left_alone(
 def test_a_requeued_job_takes_its_lock_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4242")
     write_lock(tmp_path, host="node-7", machine="another")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     begin_time = time.monotonic()
     with acquired(tmp_path):
         assert time.monotonic() - begin_time < 2
+
+
+def test_a_step_of_the_same_job_on_another_node_may_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4242")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(run_lock, "WATCH_S", 1.0)
+    write_lock(tmp_path, host="node-7", machine="another")
+    begin_time = time.monotonic()
+    with acquired(tmp_path):
+        assert time.monotonic() - begin_time >= 1
 
 
 def test_a_process_of_the_same_job_that_lives_here_keeps_its_lock(tmp_path: Path) -> None:

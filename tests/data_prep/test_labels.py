@@ -135,6 +135,9 @@ def test_each_year_of_a_column_is_a_map(scenes: Path, tmp_path: Path, capsys: py
     np.testing.assert_array_equal(
         *(rasterio.open(path).read(1) for path in (tmp_path / "one" / "a.tif", tmp_path / "labels" / "a_2020.tif"))
     )
+    edit(folder / "a", split=None)
+    with pytest.raises(ValueError, match=r"several years \(2020, 2021\), and fine-tuning divides the ground of one"):
+        labels(LabelsConfig(**options, split_blocks=SplitBlocks(side_m=500)))
     with pytest.raises(ValueError, match=r"no label 'crop_type' in .* is of 2019"):
         labels(LabelsConfig(**options, year=2019))
 

@@ -94,6 +94,23 @@ def test_without_points_areas_are_counted(world: dict[str, np.ndarray], tmp_path
     assert world
 
 
+def test_tables_of_other_maps_do_not_stay(world: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Maps of one name are told apart by their folders, and what an earlier call wrote is gone."""
+    write_points(tmp_path / "points.csv", world, 300, "EPSG:4326")
+    for year in world:
+        (tmp_path / year).mkdir()
+        (tmp_path / f"map_{year}.tif").rename(tmp_path / year / "map.tif")
+    maps = [tmp_path / year / "map.tif" for year in world]
+    columns = [f"class_{year}" for year in world]
+    output = ("--output", tmp_path / "areas")
+    assert run("--map", *maps, "--reference", tmp_path / "points.csv", "--reference_column", *columns, *output) == 0
+    assert list(pd.read_csv(tmp_path / "areas" / "areas.csv")["map"].unique()) == ["2019/map.tif", "2021/map.tif"]
+    assert len(os.listdir(tmp_path / "areas")) == 4
+    assert run("--map", maps[0], *output) == 0
+    assert sorted(os.listdir(tmp_path / "areas")) == ["areas.csv", "areas.md"]
+    assert list(pd.read_csv(tmp_path / "areas" / "areas.csv")["map"].unique()) == ["map.tif"]
+
+
 def test_strata_without_points_are_refused_or_left_out(world: dict[str, np.ndarray], tmp_path: Path) -> None:
     """Points in the 2019 map's rice alone say nothing of the rest of it."""
     write_points(tmp_path / "all.csv", world, 300, "EPSG:4326")

@@ -25,7 +25,7 @@ from finetune.config import RENAMED_OPTIONS
 from finetune.join_comparisons import join_comparisons
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
 from tests.support.comparison_outcomes import rows_of
-from tests.support.rice_scenes import write_rice_scene
+from tests.support.rice_scenes import write_label, write_rice_scene, write_split_scenes
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "support" / "stand_in_run.py"
@@ -72,6 +72,32 @@ def test_finished_runs_are_taken_and_others_are_run(plan: Path, tmp_path: Path, 
     # Other options are another run.
     compare(config(tmp_path, only={"unet": {"training.epochs": 3}}))
     assert [line.split()[2] for line in starts(plan)[8:]] == ["unet"] * 4
+
+
+def test_finished_runs_of_other_data_or_settings_do_not_count(tmp_path: Path) -> None:
+    """Their scores would stand beside those of new runs, as if nothing had changed."""
+    write_split_scenes(tmp_path / "scenes")
+    wanted = config(tmp_path / "scenes", output=tmp_path / "out", encoders=["unet"], label_fraction=[1.0], seeds=1)
+
+    def outcome() -> str | None:
+        (run,) = planned_runs(wanted)
+        return run.outcome().error
+
+    (run,) = planned_runs(wanted)
+    assert run.settings is not None
+    (run.folder / "run").mkdir(parents=True)
+    (run.folder / "run" / "metrics.json").write_text("{}")
+    (run.folder / "finished.json").write_text(json.dumps({"identity": run.identity, "seconds": 1}))
+    for name, value in (("precision", "bf16"), ("seed", 0)):
+        (run.folder / "run" / "run.json").write_text(json.dumps(run.settings | {name: value}))
+        assert outcome() is None, "the precision is that of the machine"
+    for name, value in (("learning_rate", 0.5), ("data_sha256", "of other labels")):
+        (run.folder / "run" / "run.json").write_text(json.dumps(run.settings | {name: value}))
+        assert outcome() == "not run yet"
+    (run.folder / "run" / "run.json").write_text(json.dumps(run.settings))
+    assert outcome() is None
+    write_label(tmp_path / "scenes" / "a" / "crop_type.tif", np.ones((64, 64), int))
+    assert outcome() == "not run yet"
 
 
 def test_cores_are_shared_among_jobs(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,13 @@ def test_a_fine_tuned_model_reads_the_images_of_its_task(scenes: Path, tmp_path:
         normalization=normalization, **same,
     )  # fmt: skip
     np.testing.assert_array_equal(EmbeddingMap.open(path).read(), EmbeddingMap.open(other).read())
+    others = {source: {"mean": [900.0] * len(of["mean"]), "std": of["std"]} for source, of in recipe.normalization.items()}
+    (tmp_path / "statistics.json").write_text(json.dumps(others))
+    with pytest.raises(ValueError, match="components of other features: normalization, compositing and windows"):
+        run_embed(
+            tmp_path / "encoder.safetensors", scenes / "b", tmp_path / "plain", dimensions=4, season=season,
+            normalization=normalization, **same,
+        )  # fmt: skip
     with pytest.raises(ValueError, match="was fine-tuned for task paddy_rice, whose images it reads; leave --task out"):
         run_embed(tmp_path / "model.safetensors", scenes / "a", tmp_path / "x", task="cropland")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 pytest.importorskip("huggingface_hub")
 
 from common.hub import HubPath, hub_path
-from finetune.model.model_file import load_model
+from finetune.model.model_file import load_model, save_model
 from finetune.publish import publish
 from pretrain.model import build_encoder, load_encoder
 from tests.support.finetune_runs import run
@@ -71,6 +73,21 @@ def test_a_model_comes_back_with_equal_weights(hub: Hub, tmp_path: Path, capsys:
     item = pystac.Item.from_dict(json.loads(files["stac_item.json"]))
     assert item.properties["license"] == "cc-by-4.0"
     assert sorted(asset.href for asset in item.assets.values()) == ["./README.md", "./model.safetensors"]
+
+
+def test_the_path_of_a_checkpoint_is_not_sent(hub: Hub, tmp_path: Path) -> None:
+    write_model(tmp_path / "run/model.safetensors")
+    local, recipe = load_model(tmp_path / "run")
+    save_model(tmp_path / "run/model.safetensors", local, replace(recipe, origin="/home/somebody/client/encoder.safetensors"))
+    publish(tmp_path / "run", MODEL, "cc-by-4.0")
+    ((_, files),) = hub.repositories["me/rice"].commits
+    assert not any(b"somebody" in content for content in files.values())
+    model, sent = load_model(MODEL)
+    assert_equal_weights(model, local)
+    assert replace(sent, origin="scratch") == recipe
+    weights = json.loads(files["stac_item.json"])["assets"]["weights"]
+    assert weights["file:checksum"] == f"1220{hashlib.sha256(files['model.safetensors']).hexdigest()}"
+    assert weights["file:size"] == len(files["model.safetensors"])
 
 
 def test_an_encoder_comes_back_with_equal_weights(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,14 +56,23 @@ def test_a_folder_in_use_is_refused_and_a_lost_one_is_left_alone(
     assert not list(run.glob(".lock*"))
 
 
+def test_a_run_whose_images_have_changed_does_not_go_on(tmp_path: Path) -> None:
+    settings = {"seed": 1, "data_sha256": "0" * 64}
+    with RunLock(tmp_path / LOCK, tmp_path) as lock:
+        for _ in range(2):
+            assert not claim_run_folder(tmp_path, settings, {"training": "abc", "validation": "d"}, "auto", lock)
+        with pytest.raises(ValueError, match=r"whose images have changed since it began \(training\)"):
+            claim_run_folder(tmp_path, settings, {"training": "xyz", "validation": "d"}, "auto", lock)
+
+
 def test_what_another_job_did_before_the_lock_was_free_counts(tmp_path: Path) -> None:
     """The folder was empty when the run looked, and is not when it has the lock."""
     settings = {"seed": 1, "data_sha256": "0" * 64}
     (tmp_path / RUN_FILE).write_text(json.dumps(settings))
     with RunLock(tmp_path / LOCK, tmp_path) as lock, pytest.raises(ValueError, match="holds a run already"):
-        claim_run_folder(tmp_path, settings, "never", lock)
+        claim_run_folder(tmp_path, settings, {}, "never", lock)
     with RunLock(tmp_path / LOCK, tmp_path) as lock, pytest.raises(ValueError, match=r"other settings \(seed\)"):
-        claim_run_folder(tmp_path, settings | {"seed": 2}, "auto", lock)
+        claim_run_folder(tmp_path, settings | {"seed": 2}, {}, "auto", lock)
     (tmp_path / "metrics.json").write_text("{}")
     with RunLock(tmp_path / LOCK, tmp_path) as lock:
-        assert claim_run_folder(tmp_path, settings, "auto", lock)
+        assert claim_run_folder(tmp_path, settings, {}, "auto", lock)

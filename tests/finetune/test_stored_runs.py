@@ -83,6 +83,12 @@ def test_a_run_that_was_stopped_reads_its_windows_from_its_folder_and_removes_th
     assert not (tmp_path / "run" / WINDOWS_FOLDER).exists()
 
 
+def test_a_cache_folder_in_the_folder_of_the_run_is_refused(tmp_path: Path) -> None:
+    for cache in (tmp_path / "run", tmp_path / "run" / "cache"):
+        with pytest.raises(ValueError, match=r"lies in --output .*, which is for this run alone; leave it out"):
+            finetune_config(task="paddy_rice", data=tmp_path, output=tmp_path / "run", cache_folder=cache)
+
+
 def test_runs_share_a_cache_folder_and_leave_it(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Path(shutil.copytree(scenes, tmp_path / "scenes"))
     settings = SETTINGS | UNET | {"data": data, "cache_folder": tmp_path / "windows"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -45,25 +45,23 @@ class TableFiles:
         with reading(path), self._opened(path, {}) as file:
             return list(file.schema.names if self.is_csv else file.schema_arrow.names)
 
-    @cached_property
-    def geo(self) -> Mapping[str, Any]:
-        """What the first file states of its columns of geometry (GeoParquet), by their names."""
-        if self.is_csv:
-            return {}
-        with reading(self.paths[0]), self._opened(self.paths[0], {}) as file:
-            content = (file.schema_arrow.metadata or {}).get(b"geo")
-            stated = json.loads(content) if content else {}
-        columns: Mapping[str, Any] = stated.get("columns", {})
-        return columns
-
-    def batches(self, columns: Mapping[str, str], csv_types: Mapping[str, pa.DataType]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    def batches(
+        self,
+        columns: Mapping[str, str],
+        csv_types: Mapping[str, pa.DataType],
+        choose: Callable[[Sequence[str]], Collection[str]] = lambda _: (),
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
         """Where rows are, for messages, and the rows themselves, at most BATCH_ROWS together.
+
+        The schema of rows of GeoParquet holds what their file states of its columns of geometry; see `stated_geometry`.
 
         Args:
             columns: what columns are for by their names.
             csv_types: types of those columns that a CSV shall be read as. A CSV has texts alone.
+            choose: the columns that would be chosen of a file, by the names of all of its columns: they are those of `columns`
+                that depend on the file, or it is refused.
 
-        Raises ValueError for a file that lacks a column or is damaged.
+        Raises ValueError for a file that lacks a column, has further ones of a kind that `columns` holds, or is damaged.
         """
         wanted = {what: name for name, what in columns.items()}
         for path in self.paths:
@@ -72,6 +70,12 @@ class TableFiles:
             twice = sorted({name for name in columns if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{path}: has several columns {twice[0]!r}; rename them")
+            more = sorted(set(choose(names)) - set(columns))
+            if more:
+                raise ValueError(
+                    f"{path}: has {len(more)} columns that {self.paths[0]} lacks, such as {more[0]!r}; the files of a table have "
+                    "the same columns: put them into two tables, or remove these columns"
+                )
             with self._opened(path, csv_types) as file:
                 first = 0
                 parts = iter(file if self.is_csv else file.iter_batches(BATCH_ROWS, columns=list(columns)))
@@ -80,6 +84,8 @@ class TableFiles:
                         batch = next(parts, None)
                     if batch is None:
                         break
+                    if not self.is_csv:
+                        batch = batch.replace_schema_metadata(file.schema_arrow.metadata)
                     for start in range(0, len(batch), BATCH_ROWS):
                         yield f"{path}, rows from {first + start}", batch.slice(start, BATCH_ROWS)
                     first += len(batch)
@@ -102,6 +108,13 @@ class TableFiles:
     def sha256(self) -> list[str]:
         """sha256 of each file."""
         return [sha256_of(path) for path in self.paths]
+
+
+def stated_geometry(rows: pa.RecordBatch) -> Mapping[str, Any]:
+    """What the file of some rows states of its columns of geometry (GeoParquet), by their names."""
+    content = (rows.schema.metadata or {}).get(b"geo")
+    columns: Mapping[str, Any] = (json.loads(content) if content else {}).get("columns", {})
+    return columns
 
 
 def _paths(table: TableDescription) -> list[AnyPath]:

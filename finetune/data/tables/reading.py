@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from data_prep.archive.sensor import Sensor
 from data_prep.readers.file_metadata import decode_days
 from finetune.data.tables import cells
 from finetune.data.tables.description import TableDates, TableDescription
-from finetune.data.tables.files import TableFiles
+from finetune.data.tables.files import TableFiles, stated_geometry
 from finetune.data.tables.point_series import NO_YEAR, PointSeries, RawObservations, source_series
 from finetune.data.tables.seen_keys import SeenKeys
 from finetune.data.tables.wide_columns import WideColumns, wide_columns
@@ -66,7 +67,7 @@ class TableReader:
             names[dates.column] = "dates"
         first = 0
         seen = SeenKeys()
-        for origin, batch in self.files.batches(names, self._csv_types(names)):
+        for origin, batch in self.files.batches(names, self._csv_types(names), self._series_columns):
             points = self._points(batch, origin, first)
             if self.table.columns.id is not None:
                 self._check_seen_once(points, seen, origin)
@@ -106,12 +107,20 @@ class TableReader:
             wanted["date of the first time step"] = dates.first_column
         return {name: what for what, name in wanted.items() if name is not None}
 
-    def _wide_columns(self) -> dict[str, WideColumns]:
-        path, held = self.table.path, self.files.names
-        found = {
-            source: wide_columns(held, self.table.sources[source], sensor, f"{path}: source {source}")
+    def _series_columns(self, held: Sequence[str]) -> list[str]:
+        """The columns of a wide table that hold the numbers of its sources, of all columns of a file."""
+        if self.table.layout != "wide":
+            return []
+        return [name for of_source in self._wide_columns_of(held).values() for name in of_source.all_names()]
+
+    def _wide_columns_of(self, held: Sequence[str]) -> dict[str, WideColumns]:
+        return {
+            source: wide_columns(held, self.table.sources[source], sensor, f"{self.table.path}: source {source}")
             for source, sensor in self.sensors.items()
         }
+
+    def _wide_columns(self) -> dict[str, WideColumns]:
+        path, found = self.table.path, self._wide_columns_of(self.files.names)
         for source, columns in found.items():
             if columns.kind == "step" and self.table.dates is None:
                 raise ValueError(
@@ -179,7 +188,7 @@ class TableReader:
         columns = self.table.columns
         if columns.geometry is not None:
             where = f"{origin}: column {columns.geometry!r}"
-            crs = cells.geometry_crs(columns.crs, self.files.geo, columns.geometry, where)
+            crs = cells.geometry_crs(columns.crs, stated_geometry(batch), columns.geometry, where)
             return cells.places_of_geometry(batch.column(columns.geometry), crs, where)
         if columns.lon is None or columns.lat is None:
             return np.full(len(batch), np.nan), np.full(len(batch), np.nan)
@@ -375,12 +384,22 @@ class TableReader:
 
 
 def _together(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """The rows of several batches as one. Raises ValueError for columns of different types."""
+    """The rows of several batches as one. Raises ValueError for columns of different types or reference systems."""
+    stated = {json.dumps({name: of.get("crs") for name, of in stated_geometry(batch).items()}) for batch in batches}
+    if len(stated) > 1:
+        raise ValueError("files of one long table state different coordinate reference systems; write them again with one")
     try:
         tables = [pa.Table.from_batches([batch]) for batch in batches]
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks().to_batches()[0]
+        table = pa.concat_tables(tables, promote_options="permissive")
+        # Columns of texts and of bytes have offsets of 32 bits: more than 2 GB of them stay in several pieces.
+        large = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+        fields = [field.with_type(large.get(field.type, field.type)) for field in table.schema]
+        schema = pa.schema(fields, metadata=batches[0].schema.metadata)
+        whole = table.cast(schema).combine_chunks().to_batches()
     except pa.ArrowException as error:
         raise ValueError(f"files of one table have columns of different types: {error}") from error
+    assert len(whole) == 1, f"{len(whole)} pieces of {len(table)} rows"
+    return whole[0]
 
 
 def _years(column: pa.Array, origin: str) -> np.ndarray:

@@ -12,13 +12,15 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import shapely
+from affine import Affine
 from aiohttp import web
 
 from common.errors import UNREACHABLE
+from common.grid import Grid
 from common.storage import any_path
 from data_prep.landcover import label_files
 from data_prep.landcover.label_opening import label_notes
-from tests.support.parcels import GRIDS, by_points, on_ground, opened, random_parcels, scene_with, write_parcels
+from tests.support.parcels import GRIDS, away_from_edges, by_points, on_ground, opened, random_parcels, scene_with, write_parcels
 from tests.support.web_server import web_server
 
 UTM = GRIDS["UTM north"]
@@ -69,7 +71,7 @@ def test_files_at_a_url(tmp_path: Path, name: str) -> None:
         with pytest.raises(ValueError, match=f"b{Path(name).suffix} does not exist"):
             opened(tmp_path, UTM, vector=f"{url}/b{Path(name).suffix}", **ENTRY)
         refused = True
-        with pytest.raises(UNREACHABLE, match=f"{url}/{name}"):
+        with pytest.raises(UNREACHABLE, match=f"{url}/a"):  # of one of its parts
             opened(tmp_path, UTM, vector=f"{url}/{name}", **ENTRY)
 
 
@@ -91,6 +93,56 @@ def test_files_with_many_features_are_read_around_the_scene(tmp_path: Path, name
     assert (found != expected).mean() < 0.001  # straight edges in degrees
     assert counts.features == len(table)
     assert counts.overlap_px > 10
+
+
+@pytest.mark.parametrize("covered", [False, True])
+@pytest.mark.parametrize("west", [-8.0, 3.0, 179.997])
+def test_alike_parcels_of_two_years_in_degrees(
+    tmp_path: Path, west: float, covered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """West of Greenwich the longitudes of a scene may be those of a file from -180 or from 0 degrees on."""
+    monkeypatch.setattr(label_files, "READ_WHOLE", 1)
+    grid = Grid(crs="EPSG:4326", transform=Affine(3e-4, 0, west, 0, -3e-4, 40), height=20, width=20)
+    squares = [shapely.box(west + 6e-4, 39.995, west + 24e-4, 39.999), shapely.box(west + 36e-4, 39.995, west + 54e-4, 39.999)]
+    columns = {"crop": [1, 7, 7], "year": [2020, 2021, 2021]}
+    table = geopandas.GeoDataFrame(columns, geometry=[squares[0], *squares], crs=4326, index=[5, 5, 6])
+    table.to_parquet(tmp_path / "a.parquet", write_covering_bbox=covered, schema_version="1.1.0")
+    with opened(tmp_path, grid, vector="a.parquet", year_column="year", **ENTRY) as label:
+        for year, codes, objects in ((2020, [1], {1: 1}), (2021, [7, 7], {7: 2})):
+            expected = by_points(grid, squares[: len(codes)], codes, grid.crs)
+            np.testing.assert_array_equal(label.read(year=year), expected)
+            counts = label.counts(year)
+            assert (counts.features, counts.outside, dict(counts.objects)) == (3, 0, objects)
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.parquet"])
+def test_a_file_of_another_datum(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ED50 places are some hundred metres from those in WGS 84, more than a small scene's margin."""
+    monkeypatch.setattr(label_files, "READ_WHOLE", 3)
+    grid = Grid(crs="EPSG:32631", transform=Affine(10, 0, 500_040, 0, -10, 5_000_040), height=64, width=64)
+    parcels = on_ground(random_parcels(grid, seed=3, number=30), grid)
+    codes = [1 if at % 3 else 7 for at in range(len(parcels))]
+    table = geopandas.GeoDataFrame({"crop": codes}, geometry=list(parcels), crs=grid.crs).segmentize(5)
+    table = geopandas.GeoDataFrame({"crop": codes}, geometry=table, crs=grid.crs).to_crs("EPSG:4230")
+    if name.endswith("gpkg"):
+        table.to_file(tmp_path / name)
+    else:
+        table.to_parquet(tmp_path / name, write_covering_bbox=True, schema_version="1.1.0")
+    with opened(tmp_path, grid, vector=name, **ENTRY) as label:
+        found = label.read()
+    expected, far = by_points(grid, parcels, codes, grid.crs), away_from_edges(grid, parcels, grid.crs, 0.05)
+    np.testing.assert_array_equal(found[far], expected[far])
+    assert (expected[:, [0, -1]] > 0).mean() > 0.5, "parcels lie at the edges"
+
+
+def test_a_shapefile_in_capitals_is_all_of_its_parts(tmp_path: Path) -> None:
+    parcels, codes = patchwork()
+    write_parcels(tmp_path / "made" / "a.shp", parcels, UTM.crs, crop=codes)
+    for part in (tmp_path / "made").iterdir():
+        part.rename(tmp_path / part.name.upper())
+    with opened(tmp_path, UTM, vector="A.SHP", **ENTRY) as label:
+        np.testing.assert_array_equal(label.read(), by_points(UTM, parcels, codes, UTM.crs))
+        assert {path.name for path in label.label.files} >= {"A.SHP", "A.DBF", "A.SHX", "A.PRJ"}
 
 
 def test_a_layer_is_named_where_there_are_several(tmp_path: Path) -> None:

@@ -193,6 +193,31 @@ def test_boundaries_of_fields(tmp_path: Path, outside: str | None) -> None:
     np.testing.assert_array_equal(part, found[10:30, 8:38])
 
 
+def test_parcels_beyond_the_edge_have_boundaries_in_the_scene(tmp_path: Path) -> None:
+    """Their outlines and inner buffers reach into the scene, as they do in the scene beside it."""
+    grid = GRIDS["UTM south"]  # pixels of 10 m
+    beyond = on_ground(np.array([shapely.box(-12, -5, -0.3, 60)]), grid)
+    inside = on_ground(np.array([shapely.box(20, 10, 30, 20)]), grid)
+    write_parcels(tmp_path / "a.gpkg", [*beyond, *inside], grid.crs)
+    with opened(tmp_path, grid, vector="a.gpkg", boundary_m=20, outside="not_field") as label:
+        names = np.array([label.label.classes.get(code, "") for code in range(5)])[label.read()]
+        assert label.counts().outside == 1
+    assert (names[:, 0] == "boundary").all(), "3 + 5 m from the outline"
+    assert (names[:, 1] == "not_field").all()
+
+
+def test_what_is_outside_of_parcels_and_parcels_of_its_class_are_one(tmp_path: Path) -> None:
+    grid = GRIDS["UTM south"]
+    parcels = on_ground(np.array([shapely.box(2, 2, 10.5, 10), shapely.box(20, 2, 30.4, 10)]), grid)
+    write_parcels(tmp_path / "a.gpkg", parcels, grid.crs, crop=[5, 1])
+    entry = {"column": "crop", "classes": {1: "maize", "*": "other"}, "outside": "other", "assign": "area", "least_share": 0.4}
+    with opened(tmp_path, grid, vector="a.gpkg", **entry) as label:
+        names = np.array([label.label.classes.get(code, "") for code in range(5)])[label.read()]
+    assert (names[2:10, 10] == "other").all(), "half of the parcel, half outside of all"
+    assert (names[2:10, 30] == "other").all(), "60 % of it"
+    assert (names[2:10, 20:30] == "maize").all()
+
+
 def test_boundaries_narrower_than_a_pixel_are_refused(tmp_path: Path) -> None:
     write_parcels(tmp_path / "parcels.gpkg", on_ground(random_parcels(UTM, 0), UTM), UTM.crs, crop=1)
     with pytest.raises(ValueError, match=r"boundary_m is 10, less than the side of a pixel, 30.* m, so that bound"):

@@ -51,7 +51,7 @@ def test_points_label_squares_of_pixels(tmp_path: Path, name: str, square: int) 
         found, counts = label.read(), label.counts()
         part = label.read(7, 11, 12, 9)
     inside = ((at >= 0) & (at < grid.shape[::-1])).all(axis=1)
-    expected, overlaps = by_squares(grid, at[inside], codes[inside], square)
+    expected, overlaps = by_squares(grid, at, codes, square)  # squares reach into the scene from beyond its edge, too
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(part, expected[7:19, 11:20])
     assert counts.overlap_px == overlaps
@@ -98,6 +98,19 @@ def test_dates_of_points_belong_to_seasons(tmp_path: Path) -> None:
             for year, codes in zip(years, labelled, strict=True):
                 found = label.read(year=year)
                 assert found[found != 0].tolist() == codes
+
+
+def test_squares_around_points_beyond_the_edge(tmp_path: Path) -> None:
+    grid = GRIDS["UTM south"]
+    places = on_ground(np.array([shapely.Point(-0.2, 5.5), shapely.Point(-1.2, 20.5)]), grid)
+    inside = on_ground(np.array([shapely.Point(10.5, 10.5)]), grid)
+    write_parcels(tmp_path / "a.gpkg", [*places, *inside], grid.crs, crop=["a", "a", "b"])
+    with opened(tmp_path, grid, points="a.gpkg", column="crop", square_px=3) as label:
+        found = label.read()
+    expected = np.zeros(grid.shape, int)
+    code = {name: code for code, name in label.label.classes.items()}
+    expected[4:7, 0], expected[9:12, 9:12] = code["a"], code["b"]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_several_points_in_one_feature(tmp_path: Path) -> None:

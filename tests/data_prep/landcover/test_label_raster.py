@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from pyproj import Transformer
 
@@ -103,6 +104,15 @@ def test_images_of_another_year_have_no_label(tmp_path: Path) -> None:
         assert (label.read(0, 0, 16, 2022) == 9).all()
 
 
+def test_files_that_a_raster_is_read_from(tmp_path: Path) -> None:
+    codes = np.ones(GRID.shape, np.uint8)
+    with_label(tmp_path, codes, GRID.crs, GRID.transform)
+    rasterio.shutil.copy(tmp_path / "label.tif", tmp_path / "label.vrt", driver="VRT")
+    (tmp_path / "label.tif.msk").write_bytes(b"")
+    for name, files in (("label.tif", {"label.tif", "label.tif.msk"}), ("label.vrt", {"label.tif", "label.vrt"})):
+        assert {path.name for path in Label(path=tmp_path / name, classes={1: "rice"}, nodata=9).files} == files
+
+
 def by_samples(codes: np.ndarray, of_codes: Grid, grid: Grid, points: int) -> np.ndarray:
     """The most frequent code (0 for none) of points x points places in each pixel of a grid, 0 for ties, one pixel at a time."""
     inverse, result = ~of_codes.transform, np.zeros(grid.shape, int)
@@ -127,6 +137,8 @@ def by_samples(codes: np.ndarray, of_codes: Grid, grid: Grid, points: int) -> np
         ("nearest", "EPSG:32636", Affine(10, 0, 600_003, 0, -10, -3_000_004), 1),
         ("nearest", "EPSG:4326", Affine(2.5e-4, 0, 33.999, 0, -2.5e-4, -27.119), 1),
         ("mode", "EPSG:32636", Affine(10, 0, 600_000, 0, -10, -3_000_000), 3),
+        ("mode", "EPSG:32636", Affine(30, 0, 599_985, 0, -30, -2_999_985), 2),  # half a pixel beside
+        ("mode", "EPSG:32636", Affine(15, 0, 599_992.5, 0, -15, -2_999_992.5), 4),
         ("mode", "EPSG:32636", Affine(90, 0, 599_970, 0, -90, -2_999_970), 2),
         ("mode", "EPSG:4326", Affine(1e-4, 0, 34.0005, 0, -1e-4, -27.1185), None),
     ],

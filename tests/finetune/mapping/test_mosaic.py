@@ -22,6 +22,7 @@ from finetune.mapping.mosaic import FEATHER_PX, Mosaic, default_mosaic_block, ed
 from finetune.mapping.mosaic_grid import MosaicOptions, mosaic_grid
 from finetune.mapping.resampling import SceneMap, probabilities_on
 from finetune.mapping.tiling import Block
+from finetune.mapping.vrt import check_pixels, offset_in_region
 from tests.support.launching import ROOT
 
 CLASSES = 3
@@ -210,6 +211,28 @@ def test_larger_pixels_are_the_mean_of_those_below(tmp_path: Path) -> None:
     known[:3, :3] = False
     np.testing.assert_array_equal(found[0][0] != NO_DATA, known)
     np.testing.assert_allclose(found[0][:, known], expected[:, known], atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "height"), [(10, 40), (30, 10)])
+def test_pixels_that_are_no_squares_are_the_mean_of_those_below(tmp_path: Path, width: int, height: int) -> None:
+    """As those of an equal-area or geographic CRS are in high latitudes."""
+    grid = square("EPSG:32631", 500_000, 5_000_000, 120)
+    one = scene_map(tmp_path, "a", grid, smooth(grid.shape, 0))
+    rows, cols = 1200 // height, 1200 // width
+    oblong = Grid(crs=grid.crs, transform=Affine(width, 0, 500_000, 0, -height, 5_000_000), height=rows, width=cols)
+    found = probabilities_on(oblong, Block(0, 0, rows, cols), one, CLASSES)
+    assert found is not None
+    expected = stored(one).astype(float).reshape(CLASSES, rows, height // 10, cols, width // 10).mean(axis=(2, 4))
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
+def test_a_virtual_raster_across_the_antimeridian_in_degrees() -> None:
+    west = Grid(crs="EPSG:4326", transform=Affine(1e-3, 0, 179.9, 0, -1e-3, -16), height=50, width=100)
+    east = Grid(crs="EPSG:4326", transform=Affine(1e-3, 0, -180, 0, -1e-3, -16.01), height=50, width=100)
+    grid = mosaic_grid({"west": west, "east": east}, MosaicOptions())
+    assert grid.shape == (60, 200)
+    check_pixels({"west": west, "east": east}, grid)
+    assert [offset_in_region(grid, scene) for scene in (west, east)] == [(0, 0), (10, 100)]
 
 
 def test_distances_do_not_depend_on_the_window() -> None:

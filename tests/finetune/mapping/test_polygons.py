@@ -108,6 +108,25 @@ def test_fields_across_the_antimeridian(tmp_path: Path) -> None:
         assert geometry.is_valid
 
 
+@pytest.mark.parametrize("west", [179.99, 180.5, -180.001, 539.99])
+def test_longitudes_of_a_map_in_degrees_go_on_beyond_180(tmp_path: Path, west: float) -> None:
+    """Against the same map elsewhere on its parallel."""
+    classes = (ndimage.gaussian_filter(np.random.default_rng(1).standard_normal((60, 60)), 3) > 0).astype(np.uint8)
+    tables = []
+    for name, edge in (("there", west), ("elsewhere", 10.0)):
+        path = write_map(tmp_path / f"{name}.tif", classes, "EPSG:4326", Affine(3e-4, 0, edge, 0, -3e-4, -16.8))
+        write_polygons(path, "paddy_rice", tmp_path / f"{name}.parquet")
+        tables.append(geopandas.read_parquet(tmp_path / f"{name}.parquet"))
+    there, elsewhere = tables
+    np.testing.assert_allclose(there["area"], elsewhere["area"], rtol=1e-5)
+    np.testing.assert_allclose(there["perimeter"], elsewhere["perimeter"], rtol=1e-5)
+    for geometry, moved in zip(there.geometry, elsewhere.geometry, strict=True):
+        parts = shapely.get_parts(geometry)
+        assert (np.abs(shapely.get_coordinates(geometry)[:, 0]) <= 180).all()
+        assert sum(part.area for part in parts) == pytest.approx(moved.area, rel=1e-6)
+        assert all(east - west < 0.02 for west, _, east, _ in shapely.bounds(parts))
+
+
 def test_the_same_map_gives_the_same_bytes(tmp_path: Path) -> None:
     classes = (np.random.default_rng(0).random((50, 50)) < 0.5).astype(np.uint8)
     for name, block in (("one", 16), ("other", 50)):

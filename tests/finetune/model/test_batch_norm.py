@@ -5,7 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
+from finetune.model import batch_norm
 from finetune.model.batch_norm import BatchNorm2d
+
+
+def test_bf16_on_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under autocast: the statistics are those of the numbers in float32, and of all pixels."""
+    monkeypatch.setattr(batch_norm, "rank_and_world_size", lambda: (0, 2))
+    monkeypatch.setattr(batch_norm, "sum_over_ranks", lambda values: values)
+    torch.manual_seed(0)
+    norm, theirs = BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+    maps = torch.randn(2, 3, 33, 33).bfloat16()
+    found = norm(maps)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), theirs(maps.float()), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(norm.running_mean, theirs.running_mean)
+    torch.testing.assert_close(norm.running_var, theirs.running_var)
 
 
 def test_a_single_value_is_normalised_as_it_will_be_in_use() -> None:

@@ -11,8 +11,9 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
+import finetune.scoring.bootstrap as bootstrap_module
 from common.json_files import without_nan
-from finetune.scoring.bootstrap import interval, with_intervals
+from finetune.scoring.bootstrap import interval, sums_of_draws, with_intervals
 from finetune.scoring.headline import headline_interval
 from finetune.scoring.metrics import scores
 from finetune.scoring.score_text import percent_interval
@@ -42,6 +43,15 @@ def test_interval_is_that_of_scipy(level: float) -> None:
         rng=np.random.default_rng(3),
     ).confidence_interval
     np.testing.assert_allclose(found, [expected.low, expected.high], rtol=1e-12)
+
+
+def test_draws_that_are_added_up_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = RNG.integers(0, 1000, (7, 3, 3))
+    at_once = sums_of_draws(counts, 100, seed=5)
+    drawn = np.random.default_rng(5).integers(0, 7, (100, 7))
+    np.testing.assert_array_equal(at_once, counts[drawn].sum(axis=1))
+    monkeypatch.setattr(bootstrap_module, "DRAWN_AT_ONCE", 20)
+    np.testing.assert_array_equal(sums_of_draws(counts, 100, seed=5), at_once)
 
 
 def test_scores_of_drawn_scenes_are_those_of_their_pixels() -> None:

@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 from data_prep.archive.scene import load_scene
 from finetune.data.scene_windows import SceneWindows
 from finetune.model.model_file import load_model
-from finetune.scoring.metrics import scores
+from finetune.scoring.metrics import scores, scores_for_choosing
 from finetune.task import load_task
 from finetune.training.best_epoch import BestEpochCriterion, best_epoch_criterion, usable_criterion
 from tests.support.finetune_runs import run
@@ -104,6 +104,17 @@ def test_without_the_target_class_the_scores_choose_the_map_that_has_none_of_it(
     never, sometimes = found(0.1, [[100, 0], [0, 0]]), found(0.3, [[90, 10], [0, 0]])
     for name in ("mean_f1", "mean_iou", "overall_accuracy", "loss"):
         assert BestEpochCriterion(name).is_better(never, sometimes)
+
+
+def test_stray_pixels_of_a_class_without_labels_do_not_choose_an_epoch() -> None:
+    names = ["other", "paddy_rice", "nowhere"]
+    worse, stray = [[70, 30, 0], [30, 70, 0], [0, 0, 0]], [[80, 19, 1], [20, 80, 0], [0, 0, 0]]
+    choosing = [scores_for_choosing(np.array(matrix), names) for matrix in (worse, stray)]
+    assert BestEpochCriterion("mean_f1").is_better(choosing[1], choosing[0])
+    assert BestEpochCriterion("mean_iou").is_better(choosing[1], choosing[0])
+    tested = [scores(np.array(matrix), names) for matrix in (worse, stray)]
+    assert tested[1]["mean_f1"] < tested[0]["mean_f1"], "which is why"
+    assert choosing[1]["mean_f1"] == pytest.approx(np.mean([tested[1]["classes"][name]["f1"] for name in names[:2]]))
 
 
 @pytest.mark.parametrize(

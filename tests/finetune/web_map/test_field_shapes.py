@@ -42,6 +42,15 @@ def test_the_polygons_of_a_box_are_given_in_degrees(tmp_path: Path, suffix: str)
     assert nothing == {"type": "FeatureCollection", "features": [], "left_out": 0}
 
 
+def test_fields_on_both_sides_of_the_antimeridian_lie_beside_each_other(tmp_path: Path) -> None:
+    shapes = [shapely.box(179.98, -17, 179.99, -16.99), shapely.box(-179.99, -17, -179.98, -16.99)]
+    geopandas.GeoDataFrame({"id": ["west", "east"]}, geometry=shapes, crs="EPSG:4326").to_parquet(tmp_path / "fields.parquet")
+    for middle, places in ((180, (179.98, 180.01)), (-180, (-180.02, -179.99))):
+        found = FieldShapes(tmp_path / "fields.parquet").inside(middle - 0.1, -18, middle + 0.1, -16)
+        lefts = {f["properties"]["id"]: shapely.geometry.shape(f["geometry"]).bounds[0] for f in found["features"]}
+        assert lefts == pytest.approx({"west": places[0], "east": places[1]})
+
+
 def test_of_too_many_the_largest_are_given_and_the_others_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(field_shapes, "MOST_SHAPES", 3)
     boxes().to_parquet(tmp_path / "fields.parquet")

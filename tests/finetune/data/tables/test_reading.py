@@ -319,6 +319,28 @@ def test_geometry_stands_for_longitude_and_latitude(tmp_path: Path) -> None:
         read(tmp_path / "table.yaml")
 
 
+def test_files_of_several_reference_systems_and_columns(tmp_path: Path) -> None:
+    """Each file says where its points are; one that has more time steps than the first is refused."""
+    values = description("wide", files="part-*.parquet")
+    values["columns"] = {"id": "sample_id", "geometry": "geometry", "label": "crop"}
+    write_table(tmp_path, wide_table(POINTS), values | {"files": "part-0.parquet"})
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(values))
+    frame = geopandas.GeoDataFrame(
+        wide_table(POINTS).drop_columns(["lon", "lat"]).to_pandas(),
+        geometry=geopandas.points_from_xy(POINTS.lon, POINTS.lat),
+        crs=4326,
+    )
+    frame.iloc[:20].to_crs(32632).to_parquet(tmp_path / "part-0.parquet")
+    frame.iloc[20:].to_crs(32633).to_parquet(tmp_path / "part-1.parquet")
+    found = read(tmp_path / "table.yaml")
+    np.testing.assert_allclose(found.lon, POINTS.lon, atol=1e-8)
+    np.testing.assert_allclose(found.lat, POINTS.lat, atol=1e-8)
+    more = {wide_name(band, TIMES): 500 for band in BANDS}
+    frame.iloc[20:].assign(**more).to_parquet(tmp_path / "part-1.parquet")
+    with pytest.raises(ValueError, match=r"part-1.parquet: has 10 columns that .*part-0.parquet lacks, such as 'S2-L2A-B02_ts12"):
+        read(tmp_path / "table.yaml")
+
+
 def test_geometry_as_text_needs_its_reference_system(tmp_path: Path) -> None:
     text = [shapely.Point(x, y).wkt for x, y in zip(POINTS.lon, POINTS.lat, strict=True)]
     table = wide_table(POINTS).append_column("where", pa.array(text))
