@@ -158,7 +158,7 @@ def test_a_lost_rank_leaves_no_process_behind(corpus: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_what_is_wrong_is_one_error_on_one_rank_and_leaves_no_process(corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
-    other = write_corpus(tmp_path_of(tmp_path, "other"), {"modis": 9, "landsat": 7, "sentinel2": 9}, side=12)
+    other = write_corpus(tmp_path_of(tmp_path, "other"), {"modis": 9, "landsat": 7, "sentinel2": 9}, side=12, maps=True)
     old = shutil.copytree(corpus, tmp_path / "old")
     described = json.loads((old / "dataset.json").read_text())
     (old / "dataset.json").write_text(json.dumps({**described, "version": 1}))
