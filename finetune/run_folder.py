@@ -123,7 +123,8 @@ def _is_of_no_run(path: Path) -> bool:
 
 
 def remove_windows(output: Path) -> None:
-    """Remove the windows that a run has stored in its folder: nothing reads them again, and they are as large as its images."""
+    """Remove the windows that a finished run has stored in its folder, which are as large as its images, and their digests."""
+    (output / SEEN_FILE).unlink(missing_ok=True)
     shutil.rmtree(output / WINDOWS_FOLDER, ignore_errors=True)
 
 

@@ -18,9 +18,10 @@ from data_prep.archive.sensor import load_sensors
 from finetune.data.augmentation import Augmentation
 from finetune.data.scene_windows import SceneWindows
 from finetune.mapping.cog import NO_DATA
+from finetune.mapping.finished_blocks import weights_digest
 from finetune.mapping.tiling import Tiling
 from finetune.mapping.workers import BlockJob, predict_in_worker
-from finetune.model.model_file import save_model
+from finetune.model.model_file import load_model, save_model
 from finetune.model.recipe import Recipe, build_model
 from finetune.predict import predict
 from finetune.task import load_task
@@ -123,7 +124,7 @@ def test_the_map_is_that_of_a_source_without_a_clear_image(scenes: dict[str, Pat
     # As a worker process does it: the task's setting comes with the job, not with the model's file.
     tiling = Tiling(height=96, width=96, window=64, stride=32, step=1, block=96)
     job = BlockJob(
-        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", compositing="image",
+        identity="x", weights=weights_digest(load_model(model)[0]), model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", compositing="image",
         tiling=tiling, batch_size=16, probabilities=True,
     )  # fmt: skip
     block = predict_in_worker(job, 0)["probabilities"].astype(int)

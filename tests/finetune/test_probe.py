@@ -153,7 +153,7 @@ def test_the_windows_of_a_label_fraction_are_those_of_fine_tuning(tmp_path: Path
         task = load_task("paddy_rice")
         criterion = best_epoch_criterion(config.best, task)
         with RunLock(config.output / LOCK, config.output) as lock:
-            run = prepare(config, task, {"data_sha256": "0"}, open_data(config.data), criterion, lock)
+            run = prepare(config, task, {"data": "d", "data_sha256": "0"}, open_data(config.data), criterion, lock)
         ours = open_labels(
             config_of(tmp_path / "scenes", tmp_path / "p", model=tmp_path, label_fraction=0.3, seed=seed),
             task,

@@ -13,7 +13,6 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -348,33 +347,25 @@ def test_a_disk_with_too_little_room_is_said_before(scenes: Path, tmp_path: Path
     assert both["train"].folder == again["train"].folder != again["validation"].folder, "what is there needs no room"
 
 
-class FullAfter(FileIO):
-    """A file on a disk that takes so many more bytes, and of the last write only a part."""
-
-    room = 0
-
-    def write(self, content: Any) -> int:
-        if not FullAfter.room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        part = memoryview(content)[: FullAfter.room]
-        FullAfter.room -= len(part)
-        return super().write(part)
-
-
 def test_a_disk_that_fills_up_is_said_and_what_is_written_stays(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = scene_windows(scenes)
     size = int(stored_windows(straight, tmp_path / "whole")._store.index.offsets[1])
-    open_file = Path.open
+    write, room = os.pwrite, 5 * size + 1000
 
-    def open_full(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
-        return FullAfter(path, mode) if path.name == WINDOWS and mode == "ab" else open_file(path, mode, *arguments, **named)
+    def write_until_full(file: int, content: Any, place: int) -> int:
+        """On a disk that takes so many bytes, and of the last write only a part."""
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part = memoryview(content)[:room]
+        room -= len(part)
+        return write(file, part, place)
 
     monkeypatch.setattr(window_store_writing, "SYNC_BYTES", size)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_full)
-        FullAfter.room = 5 * size + 1000
+        patch.setattr(os, "pwrite", write_until_full)
         with pytest.raises(InfrastructureError, match=r"takes no more windows: No space left on device; 0.00\d+ GB are still"):
             stored_windows(straight, tmp_path / "windows")
     assert not (only(tmp_path / "windows") / INDEX).exists()
