@@ -34,10 +34,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        dtype, maps = (
-            maps.dtype,
-            maps.to(torch.promote_types(maps.dtype, torch.float32)),
-        )  # in bf16 numbers of pixels above 256 are rounded
+        dtype = maps.dtype
+        maps = maps.to(torch.promote_types(dtype, torch.float32))  # in bf16 numbers of pixels above 256 are rounded
         count_here = maps.new_tensor([maps.numel() // maps.shape[1]])
         sums = sum_over_ranks(torch.cat([maps.sum(dim=(0, 2, 3)), count_here]))
         count = sums[-1].detach()

@@ -124,7 +124,8 @@ def test_the_map_is_that_of_a_source_without_a_clear_image(scenes: dict[str, Pat
     # As a worker process does it: the task's setting comes with the job, not with the model's file.
     tiling = Tiling(height=96, width=96, window=64, stride=32, step=1, block=96)
     job = BlockJob(
-        identity="x", weights=weights_digest(load_model(model)[0]), model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", compositing="image",
+        identity="x", weights=weights_digest(load_model(model)[0]),
+        model=model, scene=scenes["no_modis"], year=2021, device="cpu", missing_sources="allow", compositing="image",
         tiling=tiling, batch_size=16, probabilities=True,
     )  # fmt: skip
     block = predict_in_worker(job, 0)["probabilities"].astype(int)
