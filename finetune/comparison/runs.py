@@ -133,15 +133,15 @@ def planned_runs(config: CompareConfig) -> list[Run]:
         for encoder in config.compared_encoders
     ]
     opened: dict[str, tuple[Task, str]] = {}
-    settings = {}
+    of_kind: dict[tuple[str, str, float], dict[str, Any] | None] = {}
     for run in runs:
         kind = run.task.name, run.encoder, run.label_fraction
-        if kind not in settings:
-            settings[kind] = _settings_now(vars(parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)), opened)
+        if kind not in of_kind:
+            of_kind[kind] = _settings_now(vars(parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)), opened)
+    known = [of_kind[run.task.name, run.encoder, run.label_fraction] for run in runs]
     return [
-        replace(run, settings=None if known is None else known | {"seed": run.seed})
-        for run in runs
-        for known in (settings[run.task.name, run.encoder, run.label_fraction],)
+        replace(run, settings=None if settings is None else settings | {"seed": run.seed})
+        for run, settings in zip(runs, known, strict=True)
     ]
 
 

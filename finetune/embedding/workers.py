@@ -47,6 +47,7 @@ class EmbedWorkers:
         cells = embedder.cells
         job = EmbedJob(
             identity=hashlib.sha256(json_bytes(embedding_identity(embedder))).hexdigest(),
+            weights=cells.model.digest,
             model=Path(cells.model.origin).resolve(),
             task=cells.model.task,
             normalization=cells.model.normalization,
@@ -70,6 +71,7 @@ class EmbedJob:
 
     Attributes:
         identity: digest of everything that the blocks depend on.
+        weights: digest of the weights.
         model: path of the weights.
         task, sensors, normalization, pixel: see `EmbeddingModel`.
         scene: the scene's folder.
@@ -81,6 +83,7 @@ class EmbedJob:
     """
 
     identity: str
+    weights: str
     model: Path
     task: Task
     sensors: Mapping[str, Sensor]
@@ -95,8 +98,10 @@ class EmbedJob:
     device: str
 
     def open(self) -> BlockEmbedder:
-        """The embedder of the scene, which is open."""
+        """The embedder of the scene, which is open. Raises ValueError if the model's file holds other weights by now."""
         encoder = load_weights(self.model).encoder
+        if weights_digest(encoder) != self.weights:
+            raise ValueError(f"{self.model} has changed since its embedding was begun; start the command again")
         model = EmbeddingModel(
             encoder=encoder,
             task=self.task,
@@ -104,7 +109,7 @@ class EmbedJob:
             normalization=self.normalization,
             pixel=self.pixel,
             origin=str(self.model),
-            digest=weights_digest(encoder),
+            digest=self.weights,
         )
         features = EncoderFeatures(encoder, self.task.sources, self.task.frames, self.choice, torch.device(self.device))
         cells = scene_cells(model, features, model.series(load_scene(self.scene), self.year).open(), self.options)
