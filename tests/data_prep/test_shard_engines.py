@@ -137,7 +137,7 @@ def test_slurm_array_and_last_job(cluster: SlurmCluster, whole: dict[str, bytes]
     ("engine", "variable"),
     [
         (["--engine", "slurm"], "SBATCH_PARTITION"),
-        (["--engine", "dask", "--scheduler", "slurm"], "DASK_JOBQUEUE__SLURM__QUEUE"),
+        pytest.param(["--engine", "dask", "--scheduler", "slurm"], "DASK_JOBQUEUE__SLURM__QUEUE", marks=pytest.mark.slow),
     ],
 )
 def test_a_queue_that_does_not_exist(
@@ -204,6 +204,7 @@ def test_a_lost_node(cluster: SlurmCluster, whole_many: dict[str, bytes], comman
 # ---- Dask
 
 
+@pytest.mark.slow
 def test_dask_workers_as_slurm_jobs(cluster: SlurmCluster, whole: dict[str, bytes], command: list[str], tmp_path: Path) -> None:
     done = on_login(cluster, tmp_path, [*command, "--engine", "dask", "--scheduler", "slurm", "--workers", "2"])
     assert done.returncode == 0, done.stderr
@@ -254,6 +255,7 @@ def dask_on_hosts(cluster: SlurmCluster, folder: Path, **more: str) -> Iterator[
             process.wait()
 
 
+@pytest.mark.slow
 def test_dask_workers_on_hosts_of_which_one_is_killed(
     cluster: SlurmCluster, whole_many: dict[str, bytes], command: list[str], tmp_path: Path
 ) -> None:
@@ -272,6 +274,7 @@ def test_dask_workers_on_hosts_of_which_one_is_killed(
 # ---- ssh
 
 
+@pytest.mark.slow
 def test_two_hosts_that_are_stopped_and_resume(
     cluster: SlurmCluster, whole_many: dict[str, bytes], command: list[str], tmp_path: Path
 ) -> None:

@@ -312,6 +312,7 @@ print(f"{{number}};cluster")
 """
 
 
+@pytest.mark.slow
 def test_slurm_array_and_a_last_job(
     scenes: Path,
     whole: dict[str, bytes],
@@ -345,6 +346,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
     assert condition()
 
 
+@pytest.mark.slow
 def test_a_dask_scheduler_that_goes_away(scenes: Path, tmp_path: Path) -> None:
     arguments = ["--input", str(scenes), "--output", str(tmp_path / "corpus"), *CHIPS, "--shard_mb", "0.02"]
     with dask_cluster(tmp_path) as (address, scheduler):
@@ -383,7 +385,7 @@ def test_dask_says_nothing_of_its_own_after_a_signal_to_all(scenes: Path, tmp_pa
     assert without_progress(errors) == [ASKED_TO_STOP]
 
 
-@pytest.mark.parametrize("kind", ["kill -9 of the run", "SIGTERM", "kill -9 of a worker"])
+@pytest.mark.parametrize("kind", ["kill -9 of the run", "SIGTERM", pytest.param("kill -9 of a worker", marks=pytest.mark.slow)])
 def test_interrupted_and_started_again_gives_the_same_bytes(
     scenes: Path, whole: dict[str, bytes], tmp_path: Path, kind: str
 ) -> None:

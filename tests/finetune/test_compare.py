@@ -122,7 +122,8 @@ def test_a_failed_run_is_named_and_the_others_go_on(plan: Path, tmp_path: Path, 
     assert "Missing" not in (tmp_path / "out" / "comparison.md").read_text()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_ends_its_children_and_goes_on_later(plan: Path, tmp_path: Path, how: signal.Signals) -> None:
     plan.write_text(json.dumps({"temporal_cnn seed 0": "sleep"}))
     code = (

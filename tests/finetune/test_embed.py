@@ -189,7 +189,8 @@ def test_a_killed_command_resumes_to_the_same_bytes(model: Path, scenes: Path, u
     assert same_files(output, undisturbed)
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "dask"])
 def test_workers_make_the_same_files(model: Path, scenes: Path, undisturbed: Path, tmp_path: Path, engine: Any) -> None:
     run_embed(model, scenes, tmp_path / "out", block_cells=10, workers=2, engine=engine)
     assert same_files(tmp_path / "out", undisturbed)

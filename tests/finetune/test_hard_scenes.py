@@ -243,6 +243,7 @@ def mapped(model: Path, scene: Path, output: Path) -> np.ndarray:
     return values
 
 
+@pytest.mark.slow
 def test_the_models_file_alone_makes_the_map(model: Path, known_scenes: Path, tmp_path: Path) -> None:
     """Moved away from its run, by the command from an empty folder."""
     (tmp_path / "alone").mkdir()

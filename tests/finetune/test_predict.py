@@ -148,14 +148,8 @@ def test_two_jobs_never_write_the_same_map(
     assert not list((tmp_path / ".map.tif.parts").glob("*.npz"))
 
 
-@pytest.mark.parametrize(
-    ("number", "to_all"),
-    [
-        pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
-        (signal.SIGHUP, True),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)])
 def test_a_stop_signal_ends_command_and_workers_with_one_line_and_keeps_finished_blocks(
     scene: Path, models: tuple[Path, Path], tmp_path: Path, number: signal.Signals, to_all: bool
 ) -> None:

@@ -208,6 +208,7 @@ def test_a_published_pickle_executes_nothing(hub: Hub, tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_as_users_start_them(hub: Hub, tmp_path: Path) -> None:
     """publish.py and predict.py in processes of their own, which know the hub and the token by their environment alone."""
     scenes = write_split_scenes(tmp_path / "scenes")

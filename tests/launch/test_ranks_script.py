@@ -66,6 +66,7 @@ def test_bash_gives_ranks_all_the_time_they_need(
     assert (tmp_path / "saved-1").exists()
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills(tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]) -> None:
     process = start(["bash", SCRIPT], environment | {"SAVE_S": "80"}, started)
     each = ranks(tmp_path, 2)
@@ -80,6 +81,7 @@ def test_a_second_signal_kills(tmp_path: Path, environment: dict[str, str], star
     wait_for(lambda: not any(alive(rank[who]) for rank in each for who in ("pid", "parent")), 5)
 
 
+@pytest.mark.slow
 def test_no_moment_of_signals_hides_the_exit_code(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:
@@ -102,13 +104,8 @@ def test_no_moment_of_signals_hides_the_exit_code(
     assert all("asked to stop" in process.communicate()[0] for process in several)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["bash", SCRIPT],
-        pytest.param(["deepspeed", "--num_accelerators", "2", "--master_port", "0", SCRIPT], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["bash", SCRIPT], ["deepspeed", "--num_accelerators", "2", "--master_port", "0", SCRIPT]])
 def test_codes_of_ranks_come_out(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]], command: list[str]
 ) -> None:

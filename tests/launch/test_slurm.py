@@ -72,8 +72,8 @@ def test_slurm_ranks_save_and_the_job_is_queued_again(
         ({"0": [0, 0], "1": [0, 0], "2": [0, 0], "3": [0.5, 0]}, 0, False),
         ({"0": [0, 2], "1": [0, 2], "2": [0, 2], "3": [0, 2]}, 2, False),
         ({"0": [0.5, 1], "1": [0.5, 1], "2": [0.5, 1], "3": [0.5, 1]}, 1, False),
-        ({"0": [0.5, 74], "1": [0.5, 74], "2": [0.5, 74], "3": [0.5, 74]}, 74, True),
-        ({"1": [0, 1]}, 137, True),  # the others wait for it for ever, and are killed
+        pytest.param({"0": [0.5, 74], "1": [0.5, 74], "2": [0.5, 74], "3": [0.5, 74]}, 74, True, marks=pytest.mark.slow),
+        pytest.param({"1": [0, 1]}, 137, True, marks=pytest.mark.slow),  # the others wait for it for ever, and are killed
     ],
 )
 def test_slurm_queues_again_after_75_and_after_failures_that_may_pass(
@@ -90,6 +90,7 @@ def test_slurm_queues_again_after_75_and_after_failures_that_may_pass(
     assert requeued(tmp_path) == ["requeue 20012345"] * again
 
 
+@pytest.mark.slow
 def test_slurm_does_not_queue_again_what_fails_twice_at_the_same_step(
     tmp_path: Path, environment: dict[str, str], started: list[subprocess.Popen[str]]
 ) -> None:

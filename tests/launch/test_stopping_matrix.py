@@ -19,7 +19,7 @@ from tests.support.launching import ROOT
 from tests.support.stopped_runs import LAUNCHERS, Run, SlurmRun
 
 PAGE = ROOT / "docs/reference/stopping.md"
-ALWAYS_TESTED = {("SIGTERM", "HOSTFILE, pdsh"), ("SIGTERM", "SLURM")}  # the other cells take half an hour
+ALWAYS_TESTED = {("SIGTERM", "SLURM")}  # the other cells take half an hour
 NOT_TESTED = {"waits", "—"}
 
 

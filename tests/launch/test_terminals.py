@@ -32,15 +32,9 @@ def opened(environment: dict[str, str]) -> Iterator[Terminal]:
     terminal.end()
 
 
-@pytest.mark.parametrize(
-    ("stop", "pipe"),
-    [
-        (Terminal.ctrl_c, "| tee {log}"),
-        (Terminal.close, ""),
-        pytest.param(Terminal.ctrl_c, "", marks=pytest.mark.slow),
-        pytest.param(Terminal.close, "| tee {log}", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("pipe", ["| tee {log}", ""])
+@pytest.mark.parametrize("stop", [Terminal.ctrl_c, Terminal.close])
 def test_ranks_save_when_their_terminal_stops_them(
     tmp_path: Path, terminal: Terminal, stop: Callable[[Terminal], None], pipe: str
 ) -> None:

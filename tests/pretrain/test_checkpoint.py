@@ -102,7 +102,7 @@ for step in range(int(sys.argv[2]), 10_000):
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_while_saving_leaves_the_one_before(tmp_path: Path, kills: int) -> None:
     """At moments spread over the writing; each time the newest good one holds what belongs to its step."""
     step = 1

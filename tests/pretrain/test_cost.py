@@ -34,7 +34,14 @@ def printed_by(capsys: pytest.CaptureFixture[str], **options: object) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("bound", "storage", "batch"), [("storage", 1.0, 32), ("kernels", 1000.0, 32), ("launches", 1000.0, 2)])
+@pytest.mark.parametrize(
+    ("bound", "storage", "batch"),
+    [
+        pytest.param("storage", 1.0, 32, marks=pytest.mark.slow),
+        ("kernels", 1000.0, 32),
+        pytest.param("launches", 1000.0, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_the_time_is_that_of_the_roofline_or_of_storage(
     bound: str, storage: float, batch: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

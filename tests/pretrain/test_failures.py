@@ -61,12 +61,9 @@ def assert_ended_after_saving(ended: Ended, run: Path, code: int) -> int:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("num_workers", "error", "named"),
-    [
-        (0, web.HTTPNotFound, "FileNotFoundError"),
-        pytest.param(2, web.HTTPForbidden, "RefusedError", marks=pytest.mark.slow),
-    ],
+    ("num_workers", "error", "named"), [(0, web.HTTPNotFound, "FileNotFoundError"), (2, web.HTTPForbidden, "RefusedError")]
 )
 def test_storage_that_one_rank_loses_ends_all_after_saving(
     corpus: Path, serve: Serve, num_workers: int, error: type[web.HTTPException], named: str, tmp_path: Path
@@ -101,7 +98,8 @@ def test_a_damaged_sample_ends_all_ranks_after_saving(corpus: Path, tmp_path: Pa
     assert f"frames read of {key} are not as they were written" in ended.errors[0]
 
 
-@pytest.mark.parametrize("name", ["encoder.safetensors", pytest.param("metrics.json", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["encoder.safetensors", "metrics.json"])
 def test_a_last_file_that_cannot_be_written_is_one_error_of_all_ranks(corpus: Path, tmp_path: Path, name: str) -> None:
     """A folder in the place of the file stands for a storage that refuses it."""
     run = tmp_path / "run"
@@ -145,6 +143,7 @@ def test_a_run_gets_past_a_validation_that_always_fails(corpus: Path, tmp_path: 
     assert json.loads((run / "metrics.json").read_text())["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_and_does_not_validate(corpus: Path, tmp_path: Path) -> None:
     words = arguments(corpus, tmp_path / "run", "--num_steps", "2", "--validate_every", "1")
     ended = run_ranks(words, program="tests.support.disturbed_validation", environment={"VALIDATION": "stop"})

@@ -217,12 +217,13 @@ def test_a_finished_run_is_lengthened_on_the_schedule_of_its_new_length(run: Pat
     assert launch(corpus, longer, "--num_steps", str(STEPS), ranks=1).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--stream.global_batch_size", "5"], "global_batch_size of source"),
-        pytest.param(["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?", marks=pytest.mark.slow),
-        pytest.param(["--activation_checkpointing", "[0, 2]"], "the stages are numbered 1 to 4", marks=pytest.mark.slow),
+        (["--optimizer.learing_rate", "1"], "did you mean optimizer.learning_rate?"),
+        (["--activation_checkpointing", "[0, 2]"], "the stages are numbered 1 to 4"),
     ],
 )
 def test_users_mistakes_are_one_line_and_exit_code_2(arguments: list[str], expected: str, corpus: Path, tmp_path: Path):
@@ -281,6 +282,7 @@ def test_begins_with_the_weights_of_another_encoder(run: Path, corpus: Path, tmp
     assert "is an encoder of" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_samples(corpus: Path, tmp_path: Path):
     finished = launch(corpus, tmp_path / "run", "--optimizer.learning_rate", "1e36", "--optimizer.gradient_clipping", "0")
     assert finished.returncode not in (0, 2)

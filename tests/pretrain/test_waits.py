@@ -48,15 +48,9 @@ def test_work_on_the_device_is_not_recorded() -> None:
     assert not waits.found
 
 
-@pytest.mark.parametrize(
-    ("zero", "precision"),
-    [
-        ("zero1", "bf16"),
-        pytest.param("zero1", "fp32", marks=pytest.mark.slow),
-        pytest.param("zero2", "bf16", marks=pytest.mark.slow),
-        pytest.param("zero2", "fp32", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("zero", ["zero1", "zero2"])
 def test_no_wait_between_two_lines_of_the_log(zero: str, precision: str, tmp_path: Path) -> None:
     """Two ranks predict a map in equal parts of a batch, with the teacher, stochastic depth and a clipped gradient."""
     corpus, run = write_corpus(tmp_path, {"modis": 8, "landsat": 8}, side=12, maps=True), tmp_path / "run"

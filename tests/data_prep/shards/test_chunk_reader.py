@@ -66,7 +66,7 @@ def read_counting(
         ((35, 24, 24), 0.05, True),
         ((5, 12, 36), 0.05, True),
         ((35, 6, 4), 0.05, True),  # chunks nest in windows
-        ((1, 1, 50), 0.05, True),  # rows of a raster that is not tiled
+        pytest.param((1, 1, 50), 0.05, True, marks=pytest.mark.slow),  # rows of a raster that is not tiled
         ((10, 20, 20), 0.05, False),  # neither: windows straddle
         ((35, 31, 17), 0.05, False),
         ((35, 50, 50), 0.05, True),  # one chunk for all, larger than many shards

@@ -262,6 +262,7 @@ def test_coarse_pixels_are_means_of_fine_ones() -> None:
     np.testing.assert_allclose(coarse, block_mean(fine, 16), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_another_process_and_another_seed_not(italian: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; import sys; from data_prep.simulation.scene_folder import write_scene_folder; "

@@ -298,6 +298,7 @@ def test_writing_that_was_killed_goes_on_where_it_was(scenes: Path, tmp_path: Pa
     assert set(contents[0]) == {WINDOWS, LABELS, INDEX, PROGRESS}
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_write_a_store_once(scenes: Path, tmp_path: Path) -> None:
     arguments = [str(scenes), str(tmp_path), "0", "1000000"]
     both = [

@@ -377,6 +377,7 @@ def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", no_import)
 
 
+@pytest.mark.slow
 def test_a_model_tuned_by_lora_needs_no_peft_to_map(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = scenes / "encoder.safetensors"
     run(
@@ -402,7 +403,8 @@ def test_lora_without_peft_is_one_line_that_names_the_extra(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("tune", ["lora", pytest.param("frozen", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["lora", "frozen"])
 def test_an_interrupted_run_continues_to_the_same_weights(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tune: Any
 ) -> None:

@@ -70,6 +70,7 @@ def test_dates_are_scored_in_order_and_the_whole_season_last() -> None:
     assert [found["mean_f1"] for found in season.scores] == [count / 365 for count in seen]
 
 
+@pytest.mark.slow
 def test_a_model_is_good_from_the_date_on_that_tells_the_classes_apart(tmp_path: Path) -> None:
     for seed, name in enumerate(("train", "test")):
         write_turning_scene(tmp_path / name, seed)

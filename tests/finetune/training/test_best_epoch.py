@@ -70,6 +70,7 @@ def test_unknown_scores_are_refused(name: str) -> None:
         best_epoch_criterion(name, RICE)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_epoch_of_the_lowest_loss(tmp_path: Path) -> None:
     for seed, (name, split) in enumerate([("a", "train"), ("b", "train"), ("c", "validation"), ("d", "test")]):
         write_rice_scene(tmp_path / name, split, side=64 if split == "test" else 112, seed=seed, field=16)

@@ -103,7 +103,7 @@ def test_signals_for_all_processes_of_a_job_are_for_the_one_that_trains(corpus: 
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("draws", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_batches_of_thousands_of_samples_do_not_fill_the_socket(tmp_path: Path, draws: int) -> None:
     """A request, and an answer, of some megabytes: more than a socket holds."""
     loaded = load_corpus(write_corpus(tmp_path, {"modis": 40}, frames=(17, 18), side=1))

@@ -164,7 +164,8 @@ def validate_as_rank(rank: int, ranks: int, folder: Path, config: StreamConfig, 
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_gives_the_same_scores(corpus_folder: Path, tmp_path: Path, ranks: int) -> None:
     """Nine samples in batches of 6: the second batch runs on into the next epoch, where samples come again with other frames."""
     with socket.socket() as free:

@@ -30,10 +30,10 @@ def assert_right(rows: list[dict[str, Any]]) -> None:
 
 
 def test_random_shapes_equal_the_published_way_and_two_runs_give_the_same_bits() -> None:
-    rows = lines("tests.support.kernel_parity", "16", "2", TRITON_INTERPRET="1")
+    rows = lines("tests.support.kernel_parity", "34", "4", TRITON_INTERPRET="1")
     assert_right(rows)
     assert {row["shifted"] for row in rows} == {True, False}
-    assert min(row["groups"] for row in rows) > 2
+    assert max(row["groups"] for row in rows) > 2
 
 
 @pytest.mark.slow
