@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from pyproj import Geod
+from pyproj import CRS, Geod
 
 from common.crs import crs_name, crs_text, same_crs
 
@@ -57,6 +57,11 @@ class Grid:
         """Return the length of a pixel's upper side in units of the CRS."""
         return float(np.hypot(self.transform.a, self.transform.d))
 
+    @property
+    def is_in_degrees(self) -> bool:
+        """Return True for a geographic CRS of any datum."""
+        return _is_geographic(self.crs)
+
     def window(self, row: int, col: int, height: int, width: int) -> Grid:
         """Return the part of the grid that starts at (row, col). Raises ValueError when it reaches outside of the grid."""
         if row < 0 or col < 0 or row + height > self.height or col + width > self.width:
@@ -73,13 +78,18 @@ class Grid:
     def pixels_at(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return fractional (columns, rows) of points in degrees, each float64 (n,); infinite outside of the CRS's domain."""
         x, y = reprojected(GEOGRAPHIC, self.crs, lon, lat)
-        if self.crs == GEOGRAPHIC:  # the grid may cross the antimeridian, and begin at 180 degrees or more
+        if self.is_in_degrees:  # the grid may cross the antimeridian, and begin at 180 degrees or more
             x = unwrapped(x, (self.transform @ (self.width / 2, self.height / 2))[0])
         return apply(~self.transform, x, y)
 
     def profile(self) -> dict[str, Any]:
         """Return the georeferencing part of a rasterio profile."""
         return {"crs": self.crs, "transform": self.transform, "height": self.height, "width": self.width}
+
+
+@lru_cache(maxsize=1024)
+def _is_geographic(crs: str) -> bool:
+    return not crs.startswith(LOCAL) and bool(CRS.from_user_input(crs).is_geographic)
 
 
 def apply(affine: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -246,7 +246,8 @@ def _bounding_box(boxes: Sequence[Box]) -> list[float]:
     """West, south, east, north of the smallest box around all; west is larger than east across the antimeridian (RFC 7946)."""
     spans = sorted((west % 360, west % 360 + (east - west) % 360) for west, _, east, _ in boxes)
     # The widest gap between spans, on the circle, lies outside.
-    ends = np.maximum.accumulate([end for _, end in spans])
+    reached = np.array([end for _, end in spans])
+    ends = np.maximum(np.maximum.accumulate(reached), reached.max() - 360)  # one of the last may go round to the first
     begins = np.array([begin for begin, _ in spans])
     gaps = np.append(begins[1:], begins[0] + 360) - ends
     last = int(np.argmax(gaps))

@@ -15,8 +15,10 @@ from common.notes import note
 from finetune.data.labelled_data import LabelledScenes
 from finetune.data.sample_windows import SampleWindows
 from finetune.data.tables.point_windows import PointWindows
+from finetune.data.window_dataset import note_windows_of_other_scale
 from finetune.mapping.blocks import predict_windows
 from finetune.mapping.cog import NO_DATA
+from finetune.mapping.model_series import note_other_scale
 from finetune.mapping.points import predict_points
 from finetune.mapping.scene import MapOptions, predict_classes, predict_scene
 from finetune.model.recipe import Recipe
@@ -72,6 +74,7 @@ def evaluate_scenes(
     for series in scenes.series:
         name = series.scene.name
         with series:
+            note_other_scale(series, recipe.normalization, recipe.task.window_px)
             if maps is None:
                 predicted = predict_classes(model, recipe, series, device, MapOptions(overlap=overlap))
             else:
@@ -95,6 +98,7 @@ def evaluate_samples(
 
     Samples have no place on the ground, so there are no maps. A sample without a scene is a scene of its own.
     """
+    note_windows_of_other_scale(windows, "test", recipe.normalization)
     map_scores = MapScores(recipe.task)
     windows.normalization = recipe.normalization
     model.eval()
@@ -117,6 +121,7 @@ def evaluate_points(model: nn.Module, recipe: Recipe, windows: PointWindows, dev
 
     Points without a clear observation in the season have no prediction, like such pixels of a map, and are not scored.
     """
+    note_windows_of_other_scale(windows, "test", recipe.normalization)
     map_scores = MapScores(recipe.task)
     predicted = predict_points(model, windows.frames(recipe.normalization), device, seen_days=windows.seen_days).classes
     labels = np.array([label[0, 0] for label in windows.labels])
@@ -131,7 +136,10 @@ def evaluate_points(model: nn.Module, recipe: Recipe, windows: PointWindows, dev
 
 
 def _sample_maps(model: nn.Module, windows: SampleWindows, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Label int16 (H, W) and map uint8 (H, W) of each sample; the map has `NO_DATA` outside the labelled windows."""
+    """Label int16 (H, W) and map uint8 (H, W) of each sample.
+
+    The map has `NO_DATA` outside the labelled windows, and where no image of the season is clear, as maps of scenes have.
+    """
     size = windows.task.window_px
     windows_of: list[list[int]] = [[] for _ in windows.names]
     for index, (number, _, _) in enumerate(windows.windows):
@@ -146,8 +154,20 @@ def _sample_maps(model: nn.Module, windows: SampleWindows, device: torch.device)
             for index, window in zip(part, classes, strict=True):
                 _, row, col = windows.windows[index]
                 inside = predicted[row : row + size, col : col + size]
-                inside[:] = window[: inside.shape[0], : inside.shape[1]]
+                clear = _clear_pixels(windows, index)[: inside.shape[0], : inside.shape[1]]
+                inside[:] = np.where(clear, window[: inside.shape[0], : inside.shape[1]], NO_DATA)
         yield label, predicted
+
+
+def _clear_pixels(windows: SampleWindows, index: int) -> np.ndarray:
+    """Where an image of the finest source of a sample is clear in the part of the season that is seen: bool (size, size)."""
+    number = windows.windows[index][0]
+    sample = windows.sample(number)
+    source = max(sample.data, key=sample.scale)
+    days = windows.group(number).seasons[source].days
+    clear = np.any(windows.stacks(index)[source].valid[days < windows.seen_days], axis=0)
+    at = np.arange(windows.task.window_px) * clear.shape[0] // windows.task.window_px
+    return np.asarray(clear[np.ix_(at, at)])
 
 
 def _sample_picture(task: Task, windows: SampleWindows, number: int, label: np.ndarray, predicted: np.ndarray) -> MapPicture:

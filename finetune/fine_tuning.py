@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +36,7 @@ from finetune.data.sample_windows import SampleWindows
 from finetune.data.stored_windows import StoredWindows
 from finetune.data.tables.table_data import TableData
 from finetune.data.training_origin import training_origin
+from finetune.data.window_dataset import compared_windows, note_windows_of_other_scale
 from finetune.data.window_store_writing import stored
 from finetune.device import pick_device
 from finetune.evaluation import evaluate_test_data
@@ -76,7 +76,6 @@ from pretrain.model import load_decoder, load_encoder
 from pretrain.model.encoder_files import pinned_encoder
 
 MOST_WORKERS = 4  # processes of a rank that read ahead, unless the user chooses
-WINDOWS_COMPARED = 64  # whose magnitudes are compared with those of the sensor and the checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,8 +222,8 @@ def prepare(
     normalization, origins = choose_normalization(config.normalization, sensors, known, of_windows)
     for source, sensor in sensors.items():
         of_checkpoint = normalization[source] if origins[source] == "the checkpoint" else None
-        some = range(0, len(training), math.ceil(len(training) / WINDOWS_COMPARED))
-        check_magnitudes(source, training.statistics_of(some, source), sensor, of_checkpoint)
+        check_magnitudes(source, training.statistics_of(compared_windows(training), source), sensor, of_checkpoint)
+    note_windows_of_other_scale(validation, "validation", normalization)
     training.normalization = validation.normalization = normalization
     training.keep(kept)
     encoder = encoder_of_recipe(config.encoder, sensors, pretrained)

@@ -12,7 +12,7 @@ from common.grid import Grid
 from common.run_lock import LOCK, RunLock
 from common.storage import AnyPath
 from finetune.data.scene_series import SceneSeries
-from finetune.mapping.cog import count_classes, probabilities_path
+from finetune.mapping.cog import count_classes, fields_path, probabilities_path, remove_files_of_another_map
 from finetune.mapping.finished_map import FinishedMap
 from finetune.mapping.model_series import series_for_model
 from finetune.mapping.mosaic_grid import MosaicOptions, mosaic_grid
@@ -129,6 +129,7 @@ class Prediction:
             paths = _paths(self.scene_maps or output.with_suffix(""), opened, suffix if self.scene_maps else "")
             maps, outcomes = map_scenes(self.mapper, opened, paths, self._draw_scene, lock.check)
             if maps:
+                remove_files_of_another_map(output)
                 write_vrt(output, maps, grid, self.task, mosaic_tags(maps, self.task))
                 self._draw_region(output, opened, maps)
                 self._write_polygons(output)
@@ -190,7 +191,7 @@ class Prediction:
         draw_region(output.with_suffix(".png"), self.task, title, output, {one.name: one.grid for one in maps})
 
     def _polygon_files(self, output: Path) -> list[Path]:
-        return [] if self.polygons.class_name is None else [output.with_name(f"{output.stem}_fields.parquet")]
+        return [] if self.polygons.class_name is None else [fields_path(output)]
 
     def _write_polygons(self, output: Path) -> None:
         for path in self._polygon_files(output):

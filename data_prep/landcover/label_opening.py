@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -125,10 +125,19 @@ class LabelOnSource:
             inside[:] = self._label.read(rows[0], cols[0], inside.shape[0], inside.shape[1], year)
         return codes
 
-    def notes(self) -> list[str]:
-        """What people should know of the label; see `label_notes`. Pixels of features are those of all years together."""
-        counts = self._label.counts()
-        return label_notes(self._label.label, counts, self._scene)
+    def notes(self, years: Collection[int]) -> list[str]:
+        """What people should know of the label beside images of some years; see `label_notes`.
+
+        Pixels of features are those of all years together.
+        """
+        label = self._label.label
+        notes = label_notes(label, self._label.counts(), self._scene)
+        if len(years) > 1 and label.year is None and not (label.features is not None and label.features.has_years):
+            notes.append(
+                f"scene {self._scene.name}: {label.path.name} states no year, and its classes are written with the images of "
+                f"{', '.join(map(str, sorted(years)))}; where they are of one of these, state it in {SCENE_FILE} (`year`)"
+            )
+        return notes
 
     def __enter__(self) -> Self:
         return self

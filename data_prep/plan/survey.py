@@ -213,8 +213,9 @@ class _SceneSurvey:
         about_label: list[str] = []
         if source in self._labels:
             with LabelOnSource(self.scene, self._labels[source], source, series.grid, self._sensors) as label:
-                about_label = label.notes()  # opening it compares the grids
-        cover, reason, years = self.scene.land_cover, None, None
+                years = reader.dates.astype("datetime64[Y]").astype(int) + 1970
+                about_label = label.notes(set(years.tolist()))  # opening it compares the grids
+        cover, reason, cover_years = self.scene.land_cover, None, None
         if cover is None:
             reason = NO_LAND_COVER
         elif cover.quality is not None and cover.quality != source:
@@ -225,8 +226,10 @@ class _SceneSurvey:
             if file is None:
                 with self._map:
                     self._map.check(self.scene, series.grid)
-            years = None if cover.nearest_year else self._map.years_within(series.grid)
-        return Surveyed(series=series, split=self.scene.split, reason=reason, cover_years=years, notes=(*notes, *about_label))
+            cover_years = None if cover.nearest_year else self._map.years_within(series.grid)
+        return Surveyed(
+            series=series, split=self.scene.split, reason=reason, cover_years=cover_years, notes=(*notes, *about_label)
+        )
 
     def _open_land_cover(self) -> None:
         """Read legend and map. Raises ValueError when the land cover of the scene cannot be used."""

@@ -21,7 +21,8 @@ class Hdf5Images:
     Raises ValueError unless the bands are known and the sensor's are among them, and its type can hold the no-data number.
 
     Args:
-        dataset: the dataset. Its attribute `bands`, or that of its file, names its channels.
+        dataset: the dataset. Its attribute `bands`, or that of its file, or texts in the dataset `bands` of its file, name its
+            channels.
         sensor: meaning of the numbers.
         where: path of the file and name of the dataset, for messages.
         bands: names of the channels; None for those of the attribute, or without it those of the sensor in their order.
@@ -37,7 +38,7 @@ class Hdf5Images:
         self.shape, self.dtype = (frames, len(sensor.bands), height, width), dataset.dtype
         self.encoding: Encoding = cf_encoding(dataset.dtype, dataset.attrs, where)
         self._parts = WrittenParts(dataset, unobserved_number(dataset.dtype, sensor, where))
-        named = bands if bands is not None else attribute(dataset, "bands")
+        named = bands if bands is not None else _stored_bands(dataset)
         names = list(sensor.bands) if named is None else texts(named)
         if len(names) != channels:
             raise ValueError(f"{where}: has {channels} channels, but {len(names)} band names {names}; name them with `bands`")
@@ -53,17 +54,29 @@ class Hdf5Images:
         return self._parts.read((slice(0, self.shape[0]), channels, rows, cols))[:, self._channels]
 
 
+def _stored_bands(dataset: h5py.Dataset) -> object | None:
+    """The names of bands that a file states; None where it has none."""
+    named, beside = attribute(dataset, "bands"), dataset.file.get("bands")
+    if named is None and isinstance(beside, h5py.Dataset) and beside.dtype.kind in "OSU":
+        named = beside[()]
+    return named
+
+
 def stored_dates(images: h5py.Dataset, origin: str, name: str = "dates", names: Sequence[str] = ()) -> np.ndarray | None:
     """The dates of images (T, C, H, W) in their file, datetime64[D]; None where it has none.
 
     They are the dataset `name`; or in a group `name` the dataset that is called as the images are, or has one of the other
     `names` of their source; or the attribute `name` of the images or of their file. Raises ValueError for values that are no
-    dates.
+    dates, and for a group that holds those of other images alone.
     """
     found = images.file.get(name)
     if isinstance(found, h5py.Group):
         called = (images.name.rsplit("/", 1)[-1], *names)
-        found = next((found[one] for one in called if isinstance(found.get(one), h5py.Dataset)), None)
+        group, found = found, next((found[one] for one in called if isinstance(found.get(one), h5py.Dataset)), None)
+        if found is None and len(group):
+            raise ValueError(
+                f"{origin}: its {name} are those of {', '.join(group)}; none is called as the images are, {' or '.join(called)}"
+            )
     if isinstance(found, h5py.Dataset):
         return decode_days(np.atleast_1d(found[()]), found.attrs, f"{origin}{found.name}")
     values = attribute(images, name)

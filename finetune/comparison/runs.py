@@ -13,7 +13,7 @@ from finetune.comparison.run_options import RunOptions, dotted_options
 from finetune.comparison.seed_statistics import Outcome
 from finetune.comparison.titles import label_fraction_title
 from finetune.config import FinetuneConfig
-from finetune.data.labelled_data import check_sources
+from finetune.data.labelled_data import LabelledData, check_sources
 from finetune.data.opening import open_data
 from finetune.data.tables.table_data import TableData
 from finetune.run_folder import METRICS_FILE, RUN_FILE, is_finished, recorded_settings
@@ -70,7 +70,7 @@ class Run:
             encoder=self.encoder,
             label_fraction=self.label_fraction,
             seed=self.seed,
-            error=error,
+            error=error or "ended, but its folder holds no scores of these data and settings",
         )
         finished, metrics = self.folder / FINISHED, self.folder / "run" / METRICS_FILE
         if not finished.is_file() or not metrics.is_file():
@@ -132,12 +132,14 @@ def planned_runs(config: CompareConfig) -> list[Run]:
         for fraction in sorted(config.label_fraction)
         for encoder in config.compared_encoders
     ]
-    opened: dict[str, tuple[Task, str]] = {}
+    opened: dict[str, LabelledData] = {}
+    fingerprints: dict[str, str] = {}
     of_kind: dict[tuple[str, str, float], dict[str, Any] | None] = {}
     for run in runs:
         kind = run.task.name, run.encoder, run.label_fraction
         if kind not in of_kind:
-            of_kind[kind] = _settings_now(vars(parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig)), opened)
+            options_of_run = vars(parse(FinetuneConfig, run.arguments, config_class=FinetuneConfig))
+            of_kind[kind] = _settings_now(options_of_run, opened, fingerprints)
     known = [of_kind[run.task.name, run.encoder, run.label_fraction] for run in runs]
     return [
         replace(run, settings=None if settings is None else settings | {"seed": run.seed})
@@ -145,18 +147,26 @@ def planned_runs(config: CompareConfig) -> list[Run]:
     ]
 
 
-def _settings_now(options: dict[str, Any], known: dict[str, tuple[Task, str]]) -> dict[str, Any] | None:
-    """What run.py would record of a run, None for one that it would refuse. `known`: tasks and fingerprints of opened data."""
+def _settings_now(
+    options: dict[str, Any], opened: dict[str, LabelledData], fingerprints: dict[str, str]
+) -> dict[str, Any] | None:
+    """What run.py would record of a run, None for one that it would refuse.
+
+    `opened` keeps data, and `fingerprints` those by data and task, as all runs of a comparison share them.
+    """
     try:
         config = FinetuneConfig(**options)
         task = config.override.applied_to(load_task(config.task))
-        key = json.dumps([str(config.data), asdict(config.split_blocks), task.to_dict()], default=str)
-        if key not in known:
-            data = open_data(config.data, config.split_blocks)
-            task = config.task_of_points(task) if isinstance(data, TableData) else task
-            check_sources(task, data.sensors)
-            known[key] = task, data.fingerprint(task)
-        return recorded_settings(config, *known[key])
+        place = json.dumps([str(config.data), asdict(config.split_blocks)], default=str)
+        if place not in opened:
+            opened[place] = open_data(config.data, config.split_blocks)
+        data = opened[place]
+        check_sources(task, data.sensors)
+        task = config.task_of_points(task) if isinstance(data, TableData) else task  # that of a baseline is another
+        key = place + json.dumps(task.to_dict(), default=str)
+        if key not in fingerprints:
+            fingerprints[key] = data.fingerprint(task)
+        return recorded_settings(config, task, fingerprints[key])
     except ValueError:
         return None
 

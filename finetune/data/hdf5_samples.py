@@ -7,14 +7,14 @@
 The layout is that of the example at https://github.com/flyakon/AgriFM. Lists and files may also lie in FOLDER itself. A dataset
 has the name of its source or the published one (`PUBLISHED_NAMES`). Its attributes and dates count as in scenes, see
 `finetune/data/labelled_sample.py`: `bands`; `add_offset`, without which the numbers have no offset; and `dates` (T,) or
-`dates/SOURCE`, as ISO dates, with CF units, or in days since 1970-01-01. A file may also hold `valid/SOURCE` (T, H, W), and the
-attribute `year` of the label. The published files hold none of these.
+`dates/SOURCE`, as ISO dates, with CF units, or in days since 1970-01-01. A file may also hold `valid` or `valid/SOURCE`
+(T, H, W), and the attribute `year` of the label. The published files hold none of these.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -74,9 +74,23 @@ class Hdf5Samples:
         if "label" not in file:
             raise ValueError(f"{path} has no dataset label (H, W); it holds {sorted(file)}")
         item["label"] = file["label"]
-        if isinstance(file.get("valid"), h5py.Group):
-            item["valid"] = {s: found for s in self.sources if (found := _dataset(file["valid"], s)) is not None}
+        if "valid" in file:
+            item["valid"] = _validity(file, data, str(path))
         return item
+
+
+def _validity(file: h5py.File, data: Mapping[str, h5py.Dataset], path: str) -> dict[str, h5py.Dataset]:
+    """The validity of those sources in `data` that have one. Raises ValueError for one that is called as no images are."""
+    valid = file["valid"]
+    if isinstance(valid, h5py.Dataset):
+        return dict.fromkeys(data, valid)
+    names = {*file, *data, *(name for source in data for name in PUBLISHED_NAMES.get(source, ()))}
+    strangers = sorted(set(valid) - names)
+    if strangers:
+        raise ValueError(
+            f"{path}: valid holds {', '.join(strangers)}, as no images are called; the file holds {', '.join(sorted(file))}"
+        )
+    return {source: mask for source in data if (mask := _dataset(valid, source)) is not None}
 
 
 def published_fingerprint(folder: AnyPath) -> str:

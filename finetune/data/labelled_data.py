@@ -327,13 +327,13 @@ def check_classes(training: LabelledWindows, labels: Sequence[Label]) -> str:
     """A note about classes of the task without a pixel in the labelled training data, "" when there is none.
 
     The model cannot learn them. Raises ValueError where that is a mistake: for the task's target class, for classes whose names
-    none of the `labels` has, and when fewer than two classes have a pixel.
+    none of the `labels` has, where there are any, and when fewer than two classes have a pixel.
     """
     task, pixels = training.task, training.class_pixels()
     absent = [c for c, count in zip(task.classes, pixels, strict=True) if count == 0]
     named = {name for label in labels for name in label.classes.values()}
     # The class of the rest may have no pixel: labels of fields alone do not say what is none.
-    unknown = [c for c in absent if c.name == task.target or (c.labels and not named & set(c.labels))]
+    unknown = [c for c in absent if c.name == task.target or (labels and c.labels and not named & set(c.labels))]
     if unknown or len(task.classes) - len(absent) < 2:
         found = sorted(named)
         raise ValueError(

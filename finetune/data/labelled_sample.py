@@ -25,8 +25,8 @@ the product stores them, without an additive offset, also where their type is a 
 
 Of an h5py dataset the attributes count as in scenes (`data_prep/readers/hdf5_images.py`): `bands` puts the bands into the order
 of the sensor, `add_offset` is added, a scale or no-data number that is not the sensor's is an error, what was never written was
-not observed, and `dates` in its file are used where the item gives none. The `_FillValue` of a label means not labelled, and its
-attribute `year` is used where the item gives none.
+not observed, and `dates` in its file are used where the item gives none. The `_FillValue` or `missing_value` of a label, and what
+was never written of it, means not labelled, and its attribute `year` is used where the item gives none.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ import h5py
 import numpy as np
 
 from data_prep.archive.sensor import Sensor
-from data_prep.readers.encoding import check_numbers
+from data_prep.readers.encoding import cf_encoding, check_numbers
 from data_prep.readers.file_metadata import decode_days
-from data_prep.readers.hdf5_files import attribute
+from data_prep.readers.hdf5_files import WrittenParts, attribute
 from data_prep.readers.hdf5_images import Hdf5Images, stored_dates
 from data_prep.readers.offsets import offset_in_effect
 from data_prep.readers.radiometry import add_offset, as_stored
@@ -100,6 +100,13 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
     label = _class_indices(item["label"], name, task)
     stored = _sources_of_task(item["data"], name, task)
     data = {source: _checked_pixels(pixels, label, f"{name}: {source}", sensors[source]) for source, pixels in stored.items()}
+    for key in ("valid", "dates"):
+        strangers = set(item.get(key) or {}) - set(item["data"])
+        if strangers:
+            raise ValueError(
+                f"{name}: {key} are given for {', '.join(sorted(strangers))}, which data does not hold; it holds "
+                f"{', '.join(item['data'])}"
+            )
     valid = {source: mask for source, mask in (item.get("valid") or {}).items() if source in data}
     for source, mask in valid.items():
         expected = (data[source].shape[0], *data[source].shape[2:])
@@ -133,17 +140,22 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
 
 def _class_indices(label: Any, name: str, task: Task) -> np.ndarray:
     """A sample's label as int16 (H, W), `IGNORE` where not labelled. Raises ValueError for anything but the task's classes."""
-    fill = label.attrs.get("_FillValue") if isinstance(label, h5py.Dataset) else None
+    fill = None
+    if isinstance(label, h5py.Dataset) and np.issubdtype(label.dtype, np.integer):
+        fill = cf_encoding(label.dtype, label.attrs, f"{name}: label").nodata
+        # What was never written is not labelled, though HDF5 reads it as a class.
+        unsigned = np.issubdtype(label.dtype, np.unsignedinteger)
+        label = WrittenParts(label, UNSIGNED_IGNORE if unsigned else IGNORE).read(tuple(slice(0, n) for n in label.shape))
     label = np.asarray(label)
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f"{name}: label is {label.dtype}{label.shape}; expected whole numbers (H, W)")
     ignored = (label == IGNORE) | ((label == UNSIGNED_IGNORE) & np.issubdtype(label.dtype, np.unsignedinteger))
     if fill is not None:
-        fill = int(np.ravel(fill)[0])
-        if 0 <= fill < len(task.classes):
+        if fill in range(len(task.classes)):
             raise ValueError(
-                f"{name}: the attribute _FillValue of label says that {fill} means no data, but it is the index of class "
-                f"{task.classes[fill].name!r} of task {task.name}; remove the attribute, or write -1 for pixels without a label"
+                f"{name}: an attribute of label says that {fill:g} means no data, but it is the index of class "
+                f"{task.classes[int(fill)].name!r} of task {task.name}; remove the attribute, or write -1 for pixels without a "
+                "label"
             )
         ignored |= label == fill
     unknown = np.unique(label[~ignored & ((label < 0) | (label >= len(task.classes)))])

@@ -25,10 +25,16 @@ class ShardSamples:
     A sample in a shard has one source, so a task with several sources needs `missing_sources: allow`. Pixels are memory-mapped
     and read only when they are sliced; all other members are compared with their checksums. Of a corpus at a URL, all of a sample
     is fetched and compared. Raises ValueError if the corpus lacks a label for a source of the task, or has no sample in the
-    split.
+    split, and for a season over New Year, since a sample holds the images of a calendar year.
     """
 
     def __init__(self, corpus: Corpus, split: str, task: Task) -> None:
+        if task.begins_in_year_before() is not None:
+            raise ValueError(
+                f"a sample of a shard holds the images of a calendar year, and the season of task {task.name}, "
+                f"{' to '.join(task.season)}, begins in the year before: give the scenes themselves as --data, or another season "
+                "with --override.season"
+            )
         present = [source for source in task.sources if (source, split) in corpus.splits]
         unlabelled = [source for source in present if source not in corpus.labels]
         if unlabelled:
@@ -69,6 +75,7 @@ class ShardSamples:
             "data": {source: pixels},
             "valid": {source: valid},
             "dates": {source: dates},
+            "year": metadata["year"],
             "label": self._task.class_indices(codes, label),
         }
 

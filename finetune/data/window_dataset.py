@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.notes import note
 from data_prep.archive.sensor import Sensor
 from data_prep.shards.band_statistics import is_enough, with_limits
 from finetune.data.augmentation import Augmentation, augment
@@ -18,9 +19,12 @@ from finetune.data.frames import Normalization, model_frames
 from finetune.data.image_stack import ImageStack
 from finetune.data.label_fraction import label_subset
 from finetune.data.labelled_window import LabelledWindow
+from finetune.data.normalization import other_scale
 from finetune.data.season import seen_until
 from finetune.data.window_group import WindowGroup
 from finetune.task import IGNORE, Task
+
+WINDOWS_COMPARED = 64  # at most about so many
 
 
 class LabelledWindows(ABC):
@@ -184,6 +188,23 @@ class LabelledWindows(ABC):
         for label in self.labels:
             counts += np.bincount(label[label != IGNORE], minlength=len(counts))
         return counts
+
+
+def compared_windows(windows: LabelledWindows) -> range:
+    """The windows whose magnitudes are compared with those of the sensor, the checkpoint or other windows."""
+    return range(0, len(windows), math.ceil(len(windows) / WINDOWS_COMPARED))
+
+
+def note_windows_of_other_scale(windows: LabelledWindows, what: str, normalization: Normalization) -> None:
+    """Show a note when the numbers of `what` windows are on another scale than those that the model was trained on."""
+    for source in windows.task.sources:
+        found = windows.statistics_of(compared_windows(windows), source)
+        ratio = other_scale(found["mean"], normalization[source]["mean"]) if found is not None else None
+        if ratio is not None:
+            note(
+                f"the numbers of {source} in the {what} windows are {ratio:.2g} times those that the model was trained on; on "
+                "another scale what it says is worthless: check the scale and offset of the data"
+            )
 
 
 class _Sums:

@@ -35,10 +35,10 @@ def embed(config: EmbedConfig) -> list[Path]:
     with RunLock(config.output / LOCK, config.output) as lock:
         lock.acquire()
         projection = components_in(config.output, cells, config.sample, config.pca, lock.check)
+        for one in cells:
+            with one.series:
+                note_other_scale(one.series, model.normalization, one.geometry.window_px)
         if points is None:
-            for one in cells:
-                with one.series:
-                    note_other_scale(one.series, model.normalization, one.geometry.window_px)
             to = config.output, config.format, config.dtype
             return [embed_scene(one, projection, *to, config.processes, lock.check) for one in cells]
         path = config.output / f"{Path(str(config.points)).stem}_{config.year}.parquet"

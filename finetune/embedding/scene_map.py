@@ -120,15 +120,17 @@ def _identity(embedder: BlockEmbedder, kind: Format) -> dict[str, Any]:
     return embedding_identity(embedder) | {"file": kind, "in_one_byte": embedder.in_one_byte}
 
 
+def stated_identity(path: Path) -> str | None:
+    """Digest of everything that the embedding at `path` depends on; None where its STAC item does not state it."""
+    try:
+        return str(json.loads(item_path(path).read_bytes())["properties"][_IDENTITY])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # unfinished, or of another program
+
+
 def _is_finished(path: Path, digest: str) -> bool:
     """Whether the embedding with this identity lies at `path`, complete."""
-    item = item_path(path)
-    if not path.exists() or not item.is_file():
-        return False
-    try:
-        return bool(json.loads(item.read_bytes())["properties"][_IDENTITY] == digest)
-    except (ValueError, KeyError, TypeError):
-        return False  # of another program: it is replaced
+    return path.exists() and stated_identity(path) == digest
 
 
 def _write(embedder: BlockEmbedder, finished: FinishedBlocks, path: Path, kind: Format, digest: str) -> int:

@@ -80,6 +80,18 @@ def probabilities_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_probabilities.tif")
 
 
+def fields_path(output: Path) -> Path:
+    """Path of the polygons of a class of a map."""
+    return output.with_name(f"{output.stem}_fields.parquet")
+
+
+def remove_files_of_another_map(output: Path, *, keep_probabilities: bool = False) -> None:
+    """Remove polygons and probabilities of an earlier map at `output`, which people would take for those of the new one."""
+    fields_path(output).unlink(missing_ok=True)
+    if not keep_probabilities:
+        probabilities_path(output).unlink(missing_ok=True)
+
+
 def class_names(band_tags: dict[str, str]) -> list[str]:
     """Names of a map's classes by index, from the tags of its band."""
     found = {int(key.removeprefix("class_")): name for key, name in band_tags.items() if key.startswith("class_")}

@@ -67,7 +67,7 @@ def note_other_scale(series: SceneSeries, normalization: Normalization, size: in
     rows, cols = (
         sorted({int(at) // step * step for at in np.linspace(0, max(side - size, 0), PLACES)}) for side in series.grid.shape
     )
-    with while_running(f"mapping {series.scene.name}"):
+    with while_running(f"reading {series.scene.name}"):
         stacks = [series.read(row, col, size, size) for row in rows for col in cols]
     for source in series.sources:
         clear = [stack[source].pixels.transpose(1, 0, 2, 3)[:, stack[source].valid] for stack in stacks]  # (C, pixels) each
@@ -76,5 +76,5 @@ def note_other_scale(series: SceneSeries, normalization: Normalization, size: in
         if ratio is not None:
             note(
                 f"scene {series.scene.name}: the numbers of {source} are {ratio:.2g} times those that the model was trained on; "
-                "on another scale the map is worthless: check the scale and offset of the files"
+                "on another scale what it says is worthless: check the scale and offset of the files"
             )

@@ -24,7 +24,7 @@ from finetune.data.tables.description import load_table
 from finetune.data.tables.files import TableFiles
 from finetune.data.tables.pixel_task import pixel_task
 from finetune.data.tables.point_frames import PointFrames
-from finetune.data.tables.point_series import NO_YEAR, PointSeries
+from finetune.data.tables.point_series import PointSeries
 from finetune.data.tables.reading import TableReader
 from finetune.mapping.cog import NO_DATA
 from finetune.mapping.finished_blocks import FinishedBlocks, weights_digest
@@ -69,6 +69,7 @@ class PointTablePredictor:
                 )
             task = pixel_task(task, 1)
         self._model, self._device, self._batch_size, self._year = model, device, batch_size, year
+        self._has_noted_years = False
         self._recipe = replace(recipe, task=task)
         self._files = TableFiles(self.table)
         self._sensors = sensors_for_model(recipe.sensors, recipe.task.sources, path.resolve().parent)
@@ -89,7 +90,7 @@ class PointTablePredictor:
     def identity(self) -> dict[str, Any]:
         """Everything that the predictions depend on, as plain values: equal identities mean equal parts."""
         return {
-            "format": 1,
+            "format": 2,
             "weights": weights_digest(self._model),
             "recipe": repr(self._recipe),
             "table": self.table.sha256(),
@@ -101,14 +102,15 @@ class PointTablePredictor:
         }
 
     def schema(self) -> pa.Schema:
-        """The columns of the predictions. The metadata `task` holds the names of the classes by their indices."""
+        """The columns of the predictions; `year` is that in which the season that was read ends.
+
+        The metadata `agrifm` holds the names of the classes by their indices.
+        """
         columns = self.table.columns
         fields = [("id", pa.string())]
         if columns.has_place:
             fields += [("lon", pa.float64()), ("lat", pa.float64())]
-        if columns.year is not None:
-            fields += [("year", pa.int32())]
-        fields += [(CLASS_COLUMN, pa.string())]
+        fields += [("year", pa.int32()), (CLASS_COLUMN, pa.string())]
         fields += [(PROBABILITY_COLUMN.format(c.name), pa.float32()) for c in self._recipe.task.classes]
         about = {"task": self._recipe.task.name, "classes": [c.name for c in self._recipe.task.classes]}
         return pa.schema(fields, metadata={b"agrifm": json_bytes(about)})
@@ -156,11 +158,12 @@ class PointTablePredictor:
             year=self._year,
         )
         found = predict_points(self._model, frames, self._device, self._batch_size)
+        self._note_several_years(frames)
         return {
             "id": np.array(points.ids, dtype=str),
             "lon": points.lon,
             "lat": points.lat,
-            "year": points.years,
+            "year": frames.years_of(frames.chosen).astype(np.int32),
             "classes": found.classes,
             "probabilities": found.probabilities,
         }
@@ -179,6 +182,18 @@ class PointTablePredictor:
                 counts += np.bincount(indices, minlength=len(counts))
                 writer.write_batch(_batch(arrays, schema, names, known, indices))
         return dict(zip([*names, "no data"], counts.tolist(), strict=True))
+
+    def _note_several_years(self, frames: PointFrames) -> None:
+        """Show a note, once, when points have many images of several seasons and no year is stated."""
+        found = [] if self._has_noted_years else frames.of_several_years()
+        if found:
+            name, years = found[0]
+            note(
+                f"{self.table.path}: points have many images of several seasons, such as {name} of those that end in "
+                f"{' and '.join(map(str, years))}; the year with most images is used, which the column year tells: state another "
+                "with --year, or the year of each point in the table"
+            )
+            self._has_noted_years = True
 
     def _note_other_scale(self, points: PointSeries) -> None:
         """Show a note when numbers are on another scale than those that the model was trained on."""
@@ -199,8 +214,6 @@ def _batch(
 ) -> pa.RecordBatch:
     """Rows of the table of predictions."""
     columns: dict[str, Any] = {name: pa.array(arrays[name]) for name in ("id", "lon", "lat", "year") if name in schema.names}
-    if "year" in columns:
-        columns["year"] = pa.array(arrays["year"], mask=arrays["year"] == NO_YEAR)
     columns[CLASS_COLUMN] = pa.array(np.array([*names, ""])[indices], mask=~known)
     for index, name in enumerate(names):
         columns[PROBABILITY_COLUMN.format(name)] = pa.array(arrays["probabilities"][:, index], mask=~known)

@@ -18,7 +18,7 @@ from common.exit_codes import INFRASTRUCTURE, USER_ERROR
 from common.grid import Grid
 from common.storage import AnyPath
 from finetune.data.scene_series import NoImageError, SceneSeries
-from finetune.mapping.cog import probabilities_path, write_classes, write_probabilities
+from finetune.mapping.cog import probabilities_path, remove_files_of_another_map, write_classes, write_probabilities
 from finetune.mapping.finished_blocks import FinishedBlocks
 from finetune.mapping.finished_map import FinishedMap, digest
 from finetune.mapping.model_series import note_other_scale, series_for_model
@@ -225,6 +225,7 @@ def write_mosaic(
 
     check_lock()
     with while_running(f"writing {output}"):
+        remove_files_of_another_map(output, keep_probabilities=probabilities)
         if probabilities:
             write_probabilities(probabilities_path(output), finished.folder, grid, task, arrays("probabilities"), tags)
         write_classes(output, finished.folder, grid, task, arrays("classes"), tags)

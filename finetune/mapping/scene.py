@@ -14,7 +14,7 @@ from torch import nn
 from common.errors import while_running
 from finetune.data.scene_series import SceneSeries
 from finetune.mapping.blocks import BlockPredictor
-from finetune.mapping.cog import probabilities_path, write_classes, write_probabilities
+from finetune.mapping.cog import probabilities_path, remove_files_of_another_map, write_classes, write_probabilities
 from finetune.mapping.finished_blocks import FinishedBlocks, finish_blocks, map_identity
 from finetune.mapping.tiling import Block, Tiling, check_overlap, default_block
 from finetune.mapping.windows import Progress
@@ -177,6 +177,7 @@ def _write_map(predictor: BlockPredictor, finished: FinishedBlocks, output: Path
         return ((block, finished.read(number)[name]) for number, block in enumerate(predictor.tiling.blocks))
 
     tags = {"task": task.name, "scene": series.scene.name, "year": series.year, "last_image": last_image(series)}
+    remove_files_of_another_map(output, keep_probabilities=predictor.probabilities)
     if predictor.probabilities:
         path = probabilities_path(output)
         write_probabilities(path, finished.folder, series.grid, task, blocks("probabilities"), tags)

@@ -22,6 +22,7 @@ from finetune.data.labelled_data import (
 )
 from finetune.data.opening import open_data
 from finetune.data.scene_windows import SceneWindows
+from finetune.embedding.scene_map import stated_identity
 from finetune.embedding.settings import EmbeddingModel
 from finetune.probing.classifiers import TITLES, Pixels, Probe, fit_probe
 from finetune.probing.config import ProbeConfig
@@ -182,9 +183,9 @@ def _settings(
         "seed": config.seed,
     }
     if maps is not None:
-        about = {f"{scene}_{year}": found.tags for (scene, year), found in maps.items()}
         settings["embeddings"] = {
-            name: [tags.get("components"), tags.get("model_weights"), tags.get("last_image")] for name, tags in about.items()
+            f"{scene}_{year}": [stated_identity(found.path), *map(found.tags.get, ("components", "model_weights", "last_image"))]
+            for (scene, year), found in maps.items()
         }
     if model is not None:
         settings |= {

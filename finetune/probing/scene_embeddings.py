@@ -14,6 +14,7 @@ from finetune.embedding.reading import EmbeddingMap
 from finetune.embedding.scene_blocks import SceneCells, scene_cells
 from finetune.embedding.scene_map import SUFFIXES, embed_scene, embedding_path
 from finetune.embedding.settings import EmbeddingModel, is_fine_tuned, load_embedding_model
+from finetune.mapping.model_series import note_other_scale
 from finetune.probing.config import ProbeConfig
 from finetune.probing.labelled_pixels import Maps
 
@@ -70,5 +71,8 @@ def computed_maps(
 
     projection = components_in(folder, [cells_of(series) for series in training], config.sample, config.pca, check_lock)
     for series in (*training, *others):
-        embed_scene(cells_of(series), projection, folder, "cog", "int8", check_lock=check_lock)
+        cells = cells_of(series)
+        with cells.series:
+            note_other_scale(cells.series, model.normalization, cells.geometry.window_px)
+        embed_scene(cells, projection, folder, "cog", "int8", check_lock=check_lock)
     return read_maps(folder, [*training, *others])

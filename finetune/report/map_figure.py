@@ -77,7 +77,8 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
         task: the task of the map.
         series: the scene, open.
         map_path: the map's GeoTIFF. If it is too large to show all its pixels, its overviews show the whole map.
-        label: class indices of the map's `preview_window`; with it the title holds the scores of this part.
+        label: class indices of the map's `preview_window`; with it the title holds the scores of this part, over all labels that
+            the picture shows, whether or not the model was trained on them.
     """
     row, col, height, width = window = preview_window(*series.grid.shape)
     with rasterio.open(map_path) as raster:
@@ -92,7 +93,8 @@ def map_picture(task: Task, series: SceneSeries, map_path: Path, label: np.ndarr
         names = [c.name for c in task.classes]
         result = scores(confusion(label, predicted, len(names)), names)
         name, score = headline(result, task.target)
-        title += f": {name} {100 * score:.1f} %, overall accuracy {100 * result['overall_accuracy']:.1f} %"
+        accuracy = result["overall_accuracy"]
+        title += f"; over all labels shown: {name} {100 * score:.1f} %, overall accuracy {100 * accuracy:.1f} %"
     return MapPicture(
         title=title,
         image=true_color_preview(series, window),

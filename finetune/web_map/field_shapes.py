@@ -65,4 +65,6 @@ class FieldShapes:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int) else float(value)
+    if isinstance(value, str | int):
+        return value
+    return None if pd.isna(value) else float(value)

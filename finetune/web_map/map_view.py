@@ -271,7 +271,7 @@ class MapView:
             predicted = int(raster.read(1, window=window)[0, 0])
         with self._lock:
             has_label, _ = _or_reason(lambda: self.has_errors, False)
-            label = self._label_at(window) if has_label else None
+            label, about_label = _or_reason(lambda: self._label_at(window), None) if has_label else (None, "")
             unknown: tuple[list[float] | None, str] = None, ""
             (probabilities, origin), about = _or_reason(lambda: self._probabilities(row, col, window), unknown)
             series, about_series = _or_reason(lambda: self._series(lon, lat), _NOTHING)
@@ -281,6 +281,7 @@ class MapView:
             "prediction": None if predicted == NO_DATA else shown.classes[predicted],
             "label": label,
             "has_label": has_label,
+            "about_label": about_label,
             "probabilities": probabilities,
             "probabilities_from": about or origin,
             "series": series,

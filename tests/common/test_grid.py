@@ -132,8 +132,8 @@ def test_pixel_sizes_in_degrees_are_whole_multiples(times: int, of: int, noise: 
 def test_degrees_go_on_at_the_antimeridian() -> None:
     np.testing.assert_allclose(unwrapped(np.array([179.0, -179.0, -180.0, 180.0]), 179.5), [179, 181, 180, 180])
     np.testing.assert_allclose(unwrapped(np.array([179.0, -179.0, 180.0]), -179.5), [-181, -179, -180])
-    for west in (179.0, -181.0):
-        grid = Grid(crs="EPSG:4326", transform=Affine(0.1, 0, west, 0, -0.1, 10), height=20, width=20)
+    for west, crs in ((179.0, "EPSG:4326"), (-181.0, "EPSG:4326"), (179.0, "EPSG:4269")):
+        grid = Grid(crs=crs, transform=Affine(0.1, 0, west, 0, -0.1, 10), height=20, width=20)
         col, row = grid.pixels_at(np.array([179.55, -179.45]), np.array([9.95, 8.05]))
         np.testing.assert_allclose((col, row), ([5.5, 15.5], [0.5, 19.5]))
 

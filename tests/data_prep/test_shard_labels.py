@@ -21,7 +21,9 @@ import yaml
 from rasterio.features import shapes
 
 from data_prep.archive.scene import load_scene
+from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
+from data_prep.landcover.label_opening import LabelOnSource, grid_of_source
 from data_prep.plan.build import make_plan
 from data_prep.plan.settings import PlanSettings
 from data_prep.shard import ShardConfig, shard
@@ -155,8 +157,23 @@ def test_what_shards_lack_is_said(corpora: tuple[Path, Path, Path]) -> None:
         ShardSamples(load_corpus(plain), "train", RICE)
     with pytest.raises(ValueError, match=r"choose one with --override\.sources \[landsat\], or .* --missing_sources allow"):
         ShardSamples(load_corpus(labelled), "train", load_task("paddy_rice"))
+    over_new_year = replace(RICE, season=("10-01", "07-31"))
+    with pytest.raises(ValueError, match=r"the season of task paddy_rice, 10-01 to 07-31, begins in the year before: give"):
+        ShardSamples(load_corpus(labelled), "train", over_new_year)
     with pytest.raises(ValueError, match=r"has no train samples of sentinel2; it has landsat \(test\), landsat \(train\)"):
         ShardSamples(load_corpus(labelled), "train", load_task("cropland"))
+
+
+def test_a_label_without_a_year_beside_images_of_several_years_is_said(corpora: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(corpora[0] / "a", tmp_path / "a"))
+    for year, said in ((None, True), (2021, False)):
+        if year is not None:
+            edit(folder, labels={"crop_type": {"path": "crop_type.tif", "classes": CROPS, "year": year}})
+        scene, sensors = load_scene(folder), load_sensors()
+        with LabelOnSource(scene, "crop_type", "landsat", grid_of_source(scene, "landsat", sensors), sensors) as label:
+            found = label.notes({2021, 2022})
+            assert label.notes({2021}) == []
+        assert [("states no year" in text, "images of 2021, 2022" in text) for text in found] == ([(True, True)] if said else [])
 
 
 def to_parcels(scenes: Path, shared: bool) -> None:

@@ -25,6 +25,7 @@ from finetune.config import RENAMED_OPTIONS
 from finetune.join_comparisons import join_comparisons
 from pretrain.model import EncoderConfig, build_encoder, save_encoder
 from tests.support.comparison_outcomes import rows_of
+from tests.support.point_tables import simulate_points, write_points, write_task
 from tests.support.rice_scenes import write_label, write_rice_scene, write_split_scenes
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,21 @@ def test_finished_runs_of_other_data_or_settings_do_not_count(tmp_path: Path) ->
     assert outcome() is None
     write_label(tmp_path / "scenes" / "a" / "crop_type.tif", np.ones((64, 64), int))
     assert outcome() == "not run yet"
+    assert planned_runs(wanted)[0].outcome(None).error == "ended, but its folder holds no scores of these data and settings"
+
+
+def test_runs_on_a_table_are_recognised_whatever_they_are_compared_with(tmp_path: Path) -> None:
+    """A baseline reads single pixels, an encoder repeats them to fill a patch."""
+    write_task(tmp_path)
+    table = write_points(tmp_path, simulate_points())
+    encoders = ["scratch", "random_forest", "temporal_cnn"]
+    task = str(tmp_path / "task.yaml")
+    together = planned_runs(config(table, tasks=[task], encoders=encoders, seeds=1, label_fraction=[1.0]))
+    for name, run in zip(encoders, together, strict=True):
+        (alone,) = planned_runs(config(table, tasks=[task], encoders=[name], seeds=1, label_fraction=[1.0]))
+        assert run.settings == alone.settings
+        assert run.settings is not None
+    assert len({json.dumps(run.settings, sort_keys=True, default=str) for run in together}) == 3
 
 
 def test_cores_are_shared_among_jobs(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from common.command_line import run_command
 from common.exit_codes import INFRASTRUCTURE, USER_ERROR
 from common.grid import raster_grid
 from finetune.mapping.blocks import BlockPredictor
-from finetune.mapping.cog import NO_DATA, count_classes, probabilities_path
+from finetune.mapping.cog import NO_DATA, count_classes, fields_path, probabilities_path
 from finetune.mapping.finished_blocks import FinishedBlocks
 from finetune.mapping.mosaic import Mosaic
 from finetune.mapping.mosaic_grid import MosaicOptions, mosaic_grid
@@ -199,6 +199,20 @@ def test_several_processes_map_a_region_to_the_same_bytes(tmp_path: Path) -> Non
         assert predict_module.predict(output=tmp_path / folder / "map.tif", **options, **how) == 0
         assert files_below(tmp_path / folder) == files_below(tmp_path / "one")
     assert len(files_below(tmp_path / "one")) >= 3
+
+
+def test_a_new_map_leaves_no_files_of_the_one_before(tmp_path: Path) -> None:
+    """Probabilities and polygons of another model would be shown beside it."""
+    scenes = row_of_scenes(tmp_path / "scenes", 2)
+    full = prediction(probabilities=True, polygons=make_recipe(32).task.classes[1].name)
+    for output in (tmp_path / "map.tif", tmp_path / "mosaic.tif"):
+        beside = [probabilities_path(output), fields_path(output)]
+        for made, there in ((full, True), (prediction(LAEA if output.stem == "mosaic" else None), False)):
+            if output.stem == "map":
+                assert made.map_scene(scenes[0], output, None, "") == 0
+            else:
+                assert made.map_region(scenes, output, None, "") == 0
+            assert [path.is_file() for path in beside] == [there] * 2
 
 
 def test_a_finished_region_is_not_mapped_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import rasterio
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
+from common.notes import collected_notes
 from data_prep.archive.scene import SPLITS
 from finetune.data.opening import open_data
 from finetune.data.tables import files
@@ -126,8 +127,9 @@ def test_every_model_trains_and_its_predictions_are_what_the_scores_saw(
     output = tmp_path / "predictions.parquet"
     predict(model=runs[name], input=[table], output=output, batch_size=37)
     found = pq.read_table(output).to_pandas()
-    assert found.columns.tolist() == ["id", "lon", "lat", "class", *(f"probability_{c}" for c in CLASSES)]
+    assert found.columns.tolist() == ["id", "lon", "lat", "year", "class", *(f"probability_{c}" for c in CLASSES)]
     assert found["id"].tolist() == POINTS.ids
+    assert set(found["year"]) == {2021}
     np.testing.assert_array_equal(found["lon"], POINTS.lon)
     shares = found[[f"probability_{c}" for c in CLASSES]].to_numpy()
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
@@ -155,6 +157,22 @@ def test_the_same_table_in_another_layout_is_predicted_alike(runs: dict[str, Pat
     wide, long = (pq.read_table(tmp_path / f"{layout}.parquet").to_pandas() for layout in ("wide", "long"))
     # Batches of other sizes are computed with other roundings.
     pandas.testing.assert_frame_equal(wide, long, rtol=0, atol=1e-5)
+
+
+def test_the_season_of_points_of_two_years_is_told(runs: dict[str, Path], tmp_path: Path) -> None:
+    days = np.concatenate([POINTS.days, POINTS.days + 365])
+    series = Points(**{**vars(POINTS), "pixels": np.concatenate([POINTS.pixels] * 2, axis=1), "days": days})
+    values = description("long", blocks=None)
+    path = write_table(tmp_path / "unstated", long_table(series), values)
+    with collected_notes() as notes:
+        predict(model=runs["random_forest"], input=[path], output=tmp_path / "a.parquet")
+    (said,) = (text for text in notes if "several seasons" in text)
+    assert "of those that end in 2021 and 2022; the year with most images is used, which the column year tells" in said
+    assert set(pq.read_table(tmp_path / "a.parquet")["year"].to_pylist()) <= {2021, 2022}
+    with collected_notes() as notes:
+        predict(model=runs["random_forest"], input=[path], output=tmp_path / "b.parquet", year=2022)
+    assert not [text for text in notes if "several seasons" in text]
+    assert set(pq.read_table(tmp_path / "b.parquet")["year"].to_pylist()) == {2022}
 
 
 def test_points_without_a_clear_observation_have_no_class(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def wide_table(points: Points) -> pa.Table:
 def long_table(points: Points, seed: int = 1) -> pa.Table:
     """One row per point and date, those of a point together and their dates in no order; missing numbers are empty cells."""
     rng = np.random.default_rng(seed)
-    times = np.concatenate([rng.permutation(TIMES) for _ in points.ids])
-    row = np.repeat(np.arange(len(points.ids)), TIMES)
+    times = np.concatenate([rng.permutation(len(points.days)) for _ in points.ids])
+    row = np.repeat(np.arange(len(points.ids)), len(points.days))
     columns = {name: np.asarray(values)[row] for name, values in about_points(points).items()}
     columns["timestamp"] = points.days[times].astype("datetime64[ms]")
     numbers = points.pixels[row, times]

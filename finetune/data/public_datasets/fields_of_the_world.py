@@ -107,8 +107,12 @@ def whole_chips(description: FieldsDescription, label: str) -> tuple[list[Chip],
         places[label] = folder / country / "label_masks" / label
         held |= {(country, name, path.stem) for name, place in places.items() for path in listed(place, "*.tif")}
     chips = [chip for chip in read_chips(description) if chip.split is not None]
-    whole = [chip for chip in chips if all((chip.country, name, chip.name) in held for name in (*WINDOWS, label))]
-    return whole, [chip for chip in chips if chip not in set(whole)]
+    whole: list[Chip] = []
+    others: list[Chip] = []
+    for chip in chips:
+        is_whole = all((chip.country, name, chip.name) in held for name in (*WINDOWS, label))
+        (whole if is_whole else others).append(chip)
+    return whole, others
 
 
 def check_splits(description: FieldsDescription, chips: list[Chip]) -> None:

@@ -79,13 +79,16 @@ def read_parcels(path: Path, layer: str | None = None, column: str | None = None
     given = codes if name_column is None else [_text(value) for value in table[name_column]]
     names: dict[str, str | None] = {}
     for code, name in zip(codes, given, strict=True):
-        if code is None:
+        if code is None or name is None:
             continue
-        shown = None if name == NOT_KNOWN else name or code
+        shown = None if name == NOT_KNOWN else name
         if names.setdefault(code, shown) != shown:
             raise ValueError(
                 f"{path}: code {code} of {column} is named {names[code]!r} and {shown!r}; choose another --name_column"
             )
+    for code in codes:
+        if code is not None:
+            names.setdefault(code, code)  # it has no name anywhere
     if not names:
         raise ValueError(f"{path}: no parcel has a code in column {column}")
     return ParcelCrops(

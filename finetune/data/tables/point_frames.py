@@ -54,7 +54,7 @@ class PointFrames:
         a point whose year differs from `year`.
         """
         numbers = self.chosen[part]
-        years = self._years(numbers)
+        years = self.years_of(numbers)
         data, seen = {}, np.zeros(len(numbers), dtype=bool)
         for source in self.task.sources:
             bands, side = len(self.sensors[source].bands), self.task.upsample.get(source, 1)
@@ -116,8 +116,11 @@ class PointFrames:
         ends = np.array([self.task.season_of(year) for year in found.tolist()]).reshape(-1, 2)
         return ends[of_point, 0], (ends[:, 1] - ends[:, 0]).astype(np.int64)[of_point]
 
-    def _years(self, numbers: np.ndarray) -> np.ndarray:
-        """The year in which the season of each point ends, int64 (n,)."""
+    def years_of(self, numbers: np.ndarray) -> np.ndarray:
+        """The year in which the season of each of some points ends, int64 (n,).
+
+        Raises ValueError for a point whose year differs from `year`.
+        """
         years = self.points.years[numbers].astype(np.int64)
         unknown = years == NO_YEAR
         if self.year is not None:
@@ -137,6 +140,21 @@ class PointFrames:
                 known[key] = self.task.year_of(days)
             years[at] = known[key]
         return years
+
+    def of_several_years(self) -> list[tuple[str, list[int]]]:
+        """The chosen points of which no year is stated, and that have many dates in several seasons: name and years of each."""
+        if self.year is not None:
+            return []
+        known: dict[bytes, list[int]] = {}  # by dates, which many points share
+        found = []
+        for number in self.chosen[self.points.years[self.chosen] == NO_YEAR].tolist():
+            days = self._first_days(number)
+            key = days.tobytes()
+            if key not in known:
+                known[key] = self.task.likely_years(days)
+            if len(known[key]) > 1:
+                found.append((self.points.name(number), known[key]))
+        return found
 
     def _first_days(self, number: int) -> np.ndarray:
         """Dates of the first source of the task that a point has. Raises ValueError for a point without any."""

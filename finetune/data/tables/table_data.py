@@ -170,7 +170,7 @@ def codes_of_labels(points: PointSeries, table: TableDescription) -> tuple[np.nd
                 f"{column} holds {some}, which `classes` does not name; name them there, or in `not_labelled`; it names "
                 f"{', '.join(map(repr, table.classes))}"
             )
-        name_of = {label: table.classes[label] for label in found}
+        name_of = dict(table.classes)
     else:
         if all(isinstance(label, int) or label.strip().lstrip("-").isdecimal() for label in found):
             some = ", ".join(str(label) for label in list(found)[:MOST_NAMED])

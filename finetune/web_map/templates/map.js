@@ -17,6 +17,7 @@ let current = null; // { number, description, layers: { key: { on, opacity, choi
 let share = 0.5; // of the map's width that is left of the slider
 let mark = null;
 let asked = 0; // questions about pixels so far: late answers to earlier ones are not shown
+let choices = 0; // of a map so far: the same
 
 function make(tag, text, attributes) {
   const made = document.createElement(tag);
@@ -40,11 +41,13 @@ async function ask(path) {
 // --- Layers
 
 async function showMap(number) {
+  const choice = ++choices;
   say("reading…");
   for (const state of Object.values(current ? current.layers : {})) if (state.leaflet) state.leaflet.remove();
   if (mark) mark.remove();
   element("pixel").replaceChildren(make("p", "Click on the map to see the series of a pixel.", { class: "note" }));
   const description = await ask(`maps/${number}`);
+  if (choice !== choices) return;
   const layers = {};
   for (const layer of description.layers) {
     const first = SHOWN_FIRST[layer.key];
@@ -128,8 +131,9 @@ async function loadFields() {
   const view = map.getBounds();
   const box = `west=${view.getWest()}&south=${view.getSouth()}&east=${view.getEast()}&north=${view.getNorth()}`;
   try {
+    const asked = (state.asked = (state.asked || 0) + 1);
     const shapes = await ask(`maps/${current.number}/fields?${box}`);
-    if (!state.leaflet) return;
+    if (!state.leaflet || asked !== state.asked) return;
     state.leaflet.clearLayers().addData(shapes);
     if (shapes.left_out) say(`${shapes.left_out} small fields are left out: zoom in`);
   } catch (error) {
@@ -292,7 +296,8 @@ function drawPixel(pixel, lat, lng) {
   const parts = [make("h2", `Pixel in row ${pixel.row}, column ${pixel.col}`)];
   parts.push(make("p", `${Math.abs(lat).toFixed(5)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lng).toFixed(5)}° ${lng < 0 ? "W" : "E"}`, { class: "note" }));
   parts.push(make("p", `prediction: ${readable(pixel.prediction)}`, { id: "predicted" }));
-  if (pixel.has_label) parts.push(make("p", `label: ${pixel.label === null ? "not labelled" : readable(pixel.label)}`, { id: "labelled" }));
+  if (pixel.about_label) parts.push(make("p", `no label: ${pixel.about_label}`, { class: "note" }));
+  else if (pixel.has_label) parts.push(make("p", `label: ${pixel.label === null ? "not labelled" : readable(pixel.label)}`, { id: "labelled" }));
   if (pixel.probabilities) {
     const bars = make("div", null, { class: "bars", id: "probabilities" });
     current.description.classes.forEach((entry, index) => {

@@ -170,7 +170,7 @@ def test_fill_of_a_label_is_not_labelled_and_never_a_class(tmp_path: Path) -> No
     label = sentinel_windows(tmp_path, pixels, lambda file: fill(file, 99)).labels[0]
     assert (label[:4] == IGNORE).all()
     assert (label[4:] == 1).all()
-    with pytest.raises(ValueError, match="_FillValue of label says that 0 means no data, but it is the index of class 'other'"):
+    with pytest.raises(ValueError, match="an attribute of label says that 0 means no data, but it is the index of class 'other'"):
         sentinel_windows(tmp_path, pixels, lambda file: fill(file, 0))
 
 
@@ -183,3 +183,42 @@ def test_reflectance_is_no_stored_number() -> None:
     sample["data"]["landsat"][:3] = np.nan
     with pytest.raises(ValueError, match=r"landsat: its largest number is 0\.\d+, as of reflectance; .* reflectance / 0\.0001"):
         SampleWindows([sample], load_task("paddy_rice"), load_sensors()).stacks(0)  # read when windows are stored
+
+
+def test_what_was_never_written_of_a_label_is_not_labelled(tmp_path: Path) -> None:
+    """HDF5 reads it as 0, the index of a class. `missing_value` means the same as `_FillValue`."""
+
+    def fill(file: h5py.File) -> None:
+        del file["label"]
+        label = file.create_dataset("label", (SIDE, SIDE), np.uint8, chunks=(SIDE // 2, SIDE))
+        label[: SIDE // 2] = 1
+        label[:2] = 77
+        label.attrs["missing_value"] = np.uint8(77)
+
+    (label,) = sentinel_windows(tmp_path, np.full((FRAMES, 10, SIDE, SIDE), 2000, np.uint16), fill).labels
+    assert (label[:2] == IGNORE).all()
+    assert (label[2 : SIDE // 2] == 1).all()
+    assert (label[SIDE // 2 : SIDE] == IGNORE).all()
+
+
+def test_validity_and_names_of_bands_lie_in_datasets_too(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(500, 4000, (FRAMES, 10, SIDE, SIDE)).astype(np.uint16)
+    valid = np.random.default_rng(1).random((FRAMES, SIDE, SIDE)) < 0.5
+    bands = load_sensors()["sentinel2"].bands
+
+    def fill(file: h5py.File) -> None:
+        file["valid"] = valid
+        file["bands"] = bands[::-1]
+
+    stack = sentinel_windows(tmp_path, pixels, fill).window(0).stacks["sentinel2"]
+    np.testing.assert_array_equal(stack.valid[:, :SIDE, :SIDE], valid)
+    np.testing.assert_array_equal(stack.pixels[:, :, :SIDE, :SIDE], np.where(valid[:, None], pixels[:, ::-1], 0))
+
+
+def test_dates_and_validity_of_other_images_are_refused(tmp_path: Path) -> None:
+    """A name that is written otherwise must not mean that there are no dates and no clouds."""
+    pixels = np.full((FRAMES, 10, SIDE, SIDE), 2000, np.uint16)
+    with pytest.raises(ValueError, match="its dates are those of Sentinel-2; none is called as the images are, S2 or"):
+        sentinel_windows(tmp_path, pixels, lambda file: file.update({"dates/Sentinel-2": np.arange(FRAMES)}))
+    with pytest.raises(ValueError, match="valid holds s2, as no images are called; the file holds S2, label, valid"):
+        sentinel_windows(tmp_path, pixels, lambda file: file.update({"valid/s2": np.ones((FRAMES, SIDE, SIDE), bool)}))

@@ -39,6 +39,11 @@ def spoilt(**changes: Any) -> dict[str, Any]:
         ),
         (spoilt(data={"landsat": np.zeros((6, SIDE, SIDE)), "modis": np.zeros((8, 7, 2, 2))}), r"expected \(T, C, H, W\)"),
         (spoilt(valid={"modis": np.ones((8, 4, 4))}), r"valid of modis has shape \(8, 4, 4\); expected \(8, 2, 2\)"),
+        (
+            spoilt(valid={"Modis": np.ones((8, 2, 2))}),
+            "s7: valid are given for Modis, which data does not hold; it h",
+        ),
+        (spoilt(dates={"S2": ["2021-01-01"] * 8}), "s7: dates are given for S2, which data does not hold"),
         (spoilt(dates={"modis": ["2021-01-01"]}), "dates of modis: 1 dates for 8 images; each needs one"),
         (spoilt(dates={"modis": ["spring"] * 8}), "dates of modis: dates as text must be ISO 8601 like 2021-05-01, got 'spring'"),
         (spoilt(dates={"modis": np.array(["NaT"] * 8, "datetime64[D]")}), "8 of 8 dates are missing, before 1972"),

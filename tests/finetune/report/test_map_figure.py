@@ -190,7 +190,7 @@ def test_picture_of_a_large_map_shows_its_middle_and_all_of_it(
         np.testing.assert_array_equal(picture.overview, all_of_it)
     scored = (predicted != NO_DATA) & (truth != IGNORE)
     assert f"overall accuracy {100 * (predicted == truth)[scored].mean():.1f} %" in picture.title
-    assert picture.title.startswith(f"{recipe.task.title}, a, season ending 2021: paddy rice F1 ")
+    assert picture.title.startswith(f"{recipe.task.title}, a, season ending 2021; over all labels shown: paddy rice F1 ")
     assert imread(tmp_path / "map.png").ndim == 3
     assert not picture.simulated
 

@@ -51,6 +51,14 @@ def test_fields_on_both_sides_of_the_antimeridian_lie_beside_each_other(tmp_path
         assert lefts == pytest.approx({"west": places[0], "east": places[1]})
 
 
+def test_a_field_without_an_id(tmp_path: Path) -> None:
+    table = boxes().head(2)
+    table["id"] = ["a", None]
+    table.to_crs("EPSG:4326").to_file(tmp_path / "fields.geojson", driver="GeoJSON")
+    found = FieldShapes(tmp_path / "fields.geojson").inside(-180, -90, 180, 90)
+    assert {feature["properties"]["id"] for feature in found["features"]} == {"a", None}
+
+
 def test_of_too_many_the_largest_are_given_and_the_others_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(field_shapes, "MOST_SHAPES", 3)
     boxes().to_parquet(tmp_path / "fields.parquet")

@@ -99,6 +99,12 @@ def test_a_code_with_two_names_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "labels.yaml").exists()
 
 
+def test_parcels_without_a_name_have_that_of_their_code(tmp_path: Path) -> None:
+    write_parcels(tmp_path / "a.gpkg", {"crop": [110, 110, 7], "name": ["wheat", None, None]})
+    import_dataset("parcels", tmp_path / "a.gpkg", tmp_path, column="crop", name_column="name")
+    assert labels_of(tmp_path)["crop_type"]["classes"] == {"110": "wheat", "7": "7"}
+
+
 def test_a_label_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     write_parcels(tmp_path / "a.parquet", FIBOA)
     import_dataset("parcels", tmp_path / "a.parquet", tmp_path, year=2021)
