@@ -94,13 +94,20 @@ class CheckpointWriter:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise InfrastructureError(f"the checkpoint {final} cannot be written: {error}; the ones before it stay") from error
         with while_running(f"old checkpoints in {self._folder} cannot be removed"):
-            self._remove_old()
+            self._remove_old(step)
         return time.perf_counter() - begin
 
-    def _remove_old(self) -> None:
-        for step in sorted(finished_steps(self._folder))[: -self._keep]:
-            if not self._keep_every or step % self._keep_every:
-                shutil.rmtree(self._folder / f"step-{step:08d}")
+    def _remove_old(self, newest: int) -> None:
+        """Remove checkpoints before the last few, and those after `newest`, before which the run was resumed."""
+        steps = sorted(finished_steps(self._folder))
+        kept = [step for step in steps if step <= newest][-self._keep :]
+        for step in steps:
+            path = self._folder / f"step-{step:08d}"
+            if step > newest:
+                print(f"checkpoint {path} is removed: the run was resumed before it and has now saved step {newest}", flush=True)
+                shutil.rmtree(path)
+            elif step not in kept and (not self._keep_every or step % self._keep_every):
+                shutil.rmtree(path)
 
 
 def newest_good(folder: Path, step: int | None = None) -> Path | None:

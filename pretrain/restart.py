@@ -13,7 +13,7 @@ from typing import NoReturn
 from common.command_line import run_command
 from common.exit_codes import FAILED
 from common.json_files import append_json_lines, read_json_lines
-from pretrain.checkpoint import finished_steps
+from pretrain.checkpoint import newest_good, step_of
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.model.encoder_files import CHECKPOINTS
 
@@ -28,7 +28,8 @@ def worth_restarting(config: PretrainConfig) -> int:
 
     Raises OSError when the run's folder cannot be read or written.
     """
-    newest = max(finished_steps(config.output / CHECKPOINTS), default=0)
+    checkpoint = newest_good(config.output / CHECKPOINTS)  # no progress is a damaged one, before which the run resumed
+    newest = 0 if checkpoint is None else step_of(checkpoint)
     file = config.output / RESTARTS_FILE
     before = read_json_lines(file)
     if before and newest <= before[-1]["step"]:

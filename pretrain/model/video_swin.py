@@ -124,18 +124,19 @@ class Stage(nn.Module):
     With `activation_checkpointing` a block keeps only its input for the gradient, and runs twice (Chen et al., 2016).
     """
 
-    def __init__(self, blocks: list[Block], merging: PatchMerging | None, window: Size):
+    def __init__(self, blocks: list[Block], merging: PatchMerging | None, num_heads: int, window: Size):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.merging = merging
-        self.window = window
+        self.num_heads, self.window = num_heads, window
         self.activation_checkpointing = False
 
     def forward(self, tokens: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
         """(B, D, H, W, C) -> the merged map; in the last stage one of the same shape. `scales`: (blocks, 2, B), see `Block`."""
         batch, *sides, channels = tokens.shape
         size: Size = (sides[0], sides[1], sides[2])
-        layouts = [layout_of_map(size, self.window, shifted, tokens.device) for shifted in (False, True)]
+        head_channels = channels // self.num_heads
+        layouts = [layout_of_map(size, self.window, shifted, tokens.device, head_channels) for shifted in (False, True)]
         flat = tokens.reshape(batch, -1, channels)
         for number, block in enumerate(self.blocks):
             arguments = flat, layouts[number % 2], None if scales is None else scales[number]
@@ -172,7 +173,8 @@ class VideoSwin(nn.Module):
         for index, depth in enumerate(config.depths):
             dim = config.embed_dim * 2**index
             blocks = [Block(dim, config.num_heads[index], config.window_size, config.mlp_ratio) for _ in range(depth)]
-            self.stages.append(Stage(blocks, PatchMerging(dim) if index < len(config.depths) - 1 else None, config.window_size))
+            merging = PatchMerging(dim) if index < len(config.depths) - 1 else None
+            self.stages.append(Stage(blocks, merging, config.num_heads[index], config.window_size))
         self.norm = nn.LayerNorm(config.embed_dim * 2 ** (len(config.depths) - 1))
         self.apply(_init_linear)
 

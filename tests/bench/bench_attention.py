@@ -11,6 +11,7 @@ number. Variants take turns in one process; a ratio is of times in the same roun
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tabulate import tabulate
+from tqdm import tqdm
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
@@ -82,7 +84,7 @@ class Case:
 
     def bias(self, table: torch.Tensor) -> torch.Tensor:
         """(A, N, N)."""
-        index = relative_position_index(tuple(fitted(self.size, WINDOW, self.shifted)[0]), WINDOW).to(table.device)
+        index = relative_position_index(tuple(fitted(self.size, WINDOW, self.shifted)[0]), WINDOW, table.device)
         return table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).contiguous()
 
     def mask(self, like: torch.Tensor) -> torch.Tensor | None:
@@ -91,11 +93,11 @@ class Case:
         if not any(shift):
             return None
         padded = tuple(-(-side // width) * width for side, width in zip(self.size, window, strict=True))
-        return region_mask(padded, tuple(window), tuple(shift)).to(like)
+        return region_mask(padded, tuple(window), tuple(shift), like.device).to(like)
 
 
 def ours(case: Case, qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    return window_attention(qkv, padding, table, layout_of_map(case.size, WINDOW, case.shifted, qkv.device))
+    return window_attention(qkv, padding, table, layout_of_map(case.size, WINDOW, case.shifted, qkv.device, 32))
 
 
 def published(case: Case, qkv: torch.Tensor, padding: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
@@ -131,6 +133,7 @@ def candidates(case: Case, device: torch.device) -> dict[str, Attention]:
     if device.type == "cuda":
         from torch.nn.attention.flex_attention import flex_attention
 
+        torch._dynamo.reset()  # compiled anew for each shape; after eight it would run unfused, with no more than a warning
         found["flex"] = partial(flex, torch.compile(flex_attention, dynamic=False), case)
     return found
 
@@ -189,7 +192,11 @@ def bench_attention(
         if not shifted or any(fitted(size, WINDOW, shifted)[1])
     ]
     dtypes = torch.float32, torch.bfloat16
-    results = [measure(device, dtype, case, batch, rounds) for dtype in dtypes for case in cases]
+    results = []
+    for dtype, case in tqdm(list(itertools.product(dtypes, cases)), desc="attention", unit="case"):
+        results.append(measure(device, dtype, case, batch, rounds))
+        # What is there stays when the time is up.
+        write_report(output, ["torch"], {"rounds": rounds, "results": results}, device_and_threads(device))
     columns = [
         "dtype",
         "map",
@@ -202,7 +209,6 @@ def bench_attention(
         "published_over_ours",
     ]
     print(tabulate([[result.get(column) for column in columns] for result in results], columns))
-    write_report(output, ["torch"], {"rounds": rounds, "results": results}, device_and_threads(device))
 
 
 if __name__ == "__main__":

@@ -219,18 +219,18 @@ def bench_encoder(
     ]
     modes = [False, True] if (on_gpu if compiled is None else compiled) else [False]
     jobs = [(dtype, *shape, mode) for dtype in dtypes or ["float32", "bfloat16"] for shape in shapes for mode in modes]
-    results = []
+    results: list[dict[str, Any]] = []
+    products = {str(d).removeprefix("torch."): round(product_rate(device, d) / 1e9) for d in (torch.float32, torch.bfloat16)}
+    machine = {**device_and_threads(device), "matrix_product_gflop_s": products}
     # A process for each setting: what the allocator kept from a larger one changes the speed of the next.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         work = [(*job, rounds, datasheet, job[1] == shapes[-1][0] and job[0] == "bfloat16" and not job[-1]) for job in jobs]
         for found in tqdm(pool.imap(measure, work, chunksize=1), desc="encoder", unit="setting", total=len(work)):
             results += found
+            write_report(output, ["torch"], {"rounds": rounds, "results": results}, machine)  # it stays when the time is up
     columns = ["dtype", "batch", "frames", "side", "compiled", "kind", "speed_up", "samples_s", "share_of_matrix_product"]
     columns += ["peak_share", "mfu"] if on_gpu else ["peak_share"]
     print(tabulate([[r.get(c) for c in columns] for r in results if "speed_up" in r], columns))
-    products = {str(d).removeprefix("torch."): round(product_rate(device, d) / 1e9) for d in (torch.float32, torch.bfloat16)}
-    machine = {**device_and_threads(device), "matrix_product_gflop_s": products}
-    write_report(output, ["torch"], {"rounds": rounds, "results": results}, machine)
 
 
 if __name__ == "__main__":

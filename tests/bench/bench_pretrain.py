@@ -58,6 +58,7 @@ def bench_pretrain(
     chip_px: int | None = None,
     stages: list[str] | None = None,
     compile: bool = False,
+    corpus: Path | None = None,
 ) -> None:
     """Measure training steps with real reading against synthetic tensors, their MFU and memory, by ZeRO stage.
 
@@ -69,14 +70,17 @@ def bench_pretrain(
         chip_px: side of a sample; default: 128 on a GPU, 32 without.
         stages: names of files in launch/ without `.json`; default: zero1, zero2, zero3, zero2_offload.
         compile: let torch.compile fuse the blocks; not for zero3.
+        corpus: folder of the samples, which are written there if it does not exist; default: a temporary one.
     """
     gpus = torch.cuda.device_count()
     num_ranks, samples, side = gpus or 2, samples_a_rank or (32 if gpus else 8), chip_px or (128 if gpus else 32)
     results = []
+    device = torch.cuda.get_device_name() if gpus else "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        corpus = Path(folder, "corpus")
-        corpus.mkdir()
-        write_corpus(corpus, {"landsat": 4 * samples, "sentinel2": 4 * samples}, frames=(40, 60), side=side)
+        corpus = corpus or Path(folder, "corpus")
+        if not corpus.exists():
+            corpus.mkdir(parents=True)
+            write_corpus(corpus, {"landsat": 4 * samples, "sentinel2": 4 * samples}, frames=(40, 60), side=side)
         for stage in stages or _STAGES:
             settings = [str(corpus), str(samples * num_ranks), stage, str(rounds), str(steps), str(int(compile))]
             launcher = [str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error", "--no_local_rank"]
@@ -95,9 +99,9 @@ def bench_pretrain(
             if line is None:
                 raise RuntimeError(f"{stage} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
             results.append(json.loads(line))
+            about = {"device": device, "ranks": num_ranks, "chip_px": side, "results": results}
+            write_report(output, ["torch", "deepspeed"], about)  # what is there stays when the time is up
     print(tabulate([list(result.values()) for result in results], list(results[0]), floatfmt=".3f"))
-    device = torch.cuda.get_device_name() if gpus else "cpu"
-    write_report(output, ["torch", "deepspeed"], {"device": device, "ranks": num_ranks, "chip_px": side, "results": results})
 
 
 def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int, compiled: bool) -> None:

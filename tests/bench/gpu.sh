@@ -7,6 +7,8 @@
 # --small tries the script on a machine without a GPU: few rounds of small problems.
 # WHEELS=FOLDER: packages that the machine's Python lacks, as wheels; they are installed into an environment that is thrown away.
 # CORPUS=FOLDER: what the compiled and the eager run train on; default: bench-data/corpus (make bench-data).
+# PARTS=NAME,NAME: these parts alone, where a call may not take ten minutes: parity, bf16, attention, encoder, pretrain,
+# pretrain_compiled, compiled.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 small=
@@ -29,30 +31,33 @@ failed=()
 part() {  # part NAME SECONDS COMMAND...: run a part with a time limit
     local name=$1 limit=$2 begin=$SECONDS
     shift 2
-    echo "== $name (at most $limit s)"
+    case ",${PARTS:-$name}," in *",$name,"*) ;; *) return ;; esac
+    echo "== $name (at most $limit s)" >&2
     timeout --kill-after 10 "$limit" "$@" || failed+=("$name")
-    echo "== $name: $((SECONDS - begin)) s"
+    echo "== $name: $((SECONDS - begin)) s" >&2
 }
 
 if [ -n "$small" ]; then
-    parity="16 1" attention="--batch 1 --rounds 1 --kinds [padded]" encoder="--rounds 2 --batches [1] --sides [32] --dtypes [float32]"
-    pretrain="--rounds 2 --steps 1 --stages [zero1]" compiled="--steps 10 --batch 4"
+    parity="34 1" attention="--batch 1 --rounds 1 --kinds [padded]" encoder="--rounds 2 --batches [1] --sides [32] --dtypes [float32]"
+    pretrain="--rounds 2 --steps 1" stages="[zero1]" compiled="--steps 10 --batch 4"
     command -v nvidia-smi >/dev/null || export TRITON_INTERPRET=1
 else
-    parity="0 40" attention="--rounds 5" encoder="--rounds 5 --batches [32,128] --frames [16] --sides [128,224] --dtypes [bfloat16]"
-    pretrain="--rounds 3 --steps 4" compiled="--steps 3000"
+    parity="0 12" attention="--rounds 5" encoder="--rounds 3 --batches [32] --frames [16] --sides [128,224] --dtypes [bfloat16]"
+    pretrain="--rounds 3 --steps 4" stages="[zero1,zero2,zero3]" compiled="--steps 3000"
 fi
+# What counts most comes first. Each benchmark writes what it has after each of its results, so a time limit loses one of them.
 # shellcheck disable=SC2086  # the settings are words
 {
-    part parity 40 "$python" -m tests.support.kernel_parity $parity >"$output/parity.jsonl"
-    [ -n "$small" ] || part "parity in bfloat16" 40 "$python" -m tests.support.kernel_parity $parity bfloat16 >"$output/parity_bf16.jsonl"
+    part parity 50 "$python" -m tests.support.kernel_parity $parity >"$output/parity.jsonl"
+    [ -n "$small" ] || part bf16 40 "$python" -m tests.support.kernel_parity $parity bfloat16 >"$output/parity_bf16.jsonl"
     unset TRITON_INTERPRET
-    part attention 90 "$python" tests/bench/bench_attention.py $attention --output "$output/attention.json"
     part encoder 120 "$python" tests/bench/bench_encoder.py $encoder --output "$output/encoder.json"
-    part pretrain 90 "$python" tests/bench/bench_pretrain.py $pretrain --output "$output/pretrain.json"
-    part "pretrain, compiled" 80 "$python" tests/bench/bench_pretrain.py $pretrain --stages '[zero1]' --compile true \
-        --output "$output/pretrain_compiled.json"
-    part "compiled against eager" 130 "$python" tests/bench/bench_compiled.py $compiled --data "$corpus" --output "$output/compiled.json"
+    part pretrain 110 "$python" tests/bench/bench_pretrain.py $pretrain --stages $stages --corpus "$scratch/corpus" \
+        --output "$output/pretrain.json"
+    part attention 100 "$python" tests/bench/bench_attention.py $attention --output "$output/attention.json"
+    part pretrain_compiled 60 "$python" tests/bench/bench_pretrain.py $pretrain --stages '[zero1]' --compile true \
+        --corpus "$scratch/corpus" --output "$output/pretrain_compiled.json"
+    part compiled 110 "$python" tests/bench/bench_compiled.py $compiled --data "$corpus" --output "$output/compiled.json"
 }
 echo "== ${SECONDS} s in all; results: $(cd "$output" && ls | tr '\n' ' ')"
 if [ ${#failed[@]} -gt 0 ]; then

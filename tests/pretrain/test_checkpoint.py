@@ -55,6 +55,15 @@ def test_newest_and_every_nth_are_kept(tmp_path: Path, keep: int, keep_every: in
     assert set(finished_steps(tmp_path)) == left
 
 
+def test_a_new_one_is_kept_and_damaged_ones_after_it_are_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run resumed from step 2, as step 30 was damaged; it must count neither as the newest nor as the best one."""
+    write(tmp_path, [2, 30], keep=2)
+    cut(tmp_path / "step-00000030" / "student.safetensors")
+    write(tmp_path, [25], keep=1)
+    assert finished_steps(tmp_path) == [25]
+    assert "step-00000030 is removed: the run was resumed before it and has now saved step 25" in capsys.readouterr().out
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.checkpoint import CheckpointWriter
 from pretrain.config import PretrainConfig
 from pretrain.restart import worth_restarting
-from tests.support.pretraining import ROOT, python_environment
+from tests.support.pretraining import ROOT, python_environment, random_tensors
 
 
-def checkpoint(run: Path, step: int, name: str = "step-{:08d}") -> None:
-    (run / "checkpoints" / name.format(step)).mkdir(parents=True)
+def checkpoint(run: Path, step: int) -> Path:
+    writer = CheckpointWriter(run / "checkpoints", 100, 0, {})
+    writer.start(step, random_tensors(step))
+    writer.wait()
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def test_worth_while_the_newest_step_advances(
@@ -27,7 +31,8 @@ def test_worth_while_the_newest_step_advances(
     assert worth_restarting(config) == 1
     checkpoint(config.output, 20)
     assert worth_restarting(config) == 0
-    checkpoint(config.output, 30, "step-{:08d}.tmp")  # not finished
+    (checkpoint(config.output, 30) / "student.safetensors").write_bytes(b"damaged")
+    (config.output / "checkpoints" / "step-00000035.tmp").mkdir()  # not finished
     capsys.readouterr()
     assert worth_restarting(config) == 1
     assert "the newest checkpoint is of step 20, as at the failure before" in capsys.readouterr().out

@@ -193,5 +193,5 @@ def _counted_kernels(counter: KernelCounter) -> Iterator[None]:
 @contextlib.contextmanager
 def attention_in(kernels: bool) -> Iterator[None]:
     """Attention in the kernels of `cuda.py`, or in the operators of `cpu.py`, on any device."""
-    with mock.patch.object(home, "runs_in_kernels", lambda _: kernels):  # noqa: PT008 (torch.compile traces it)
+    with mock.patch.object(home, "runs_in_kernels", lambda *_: kernels):  # noqa: PT008 (torch.compile traces it)
         yield

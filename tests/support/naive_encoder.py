@@ -34,9 +34,9 @@ def fitted(size, table_window, shifted):
 
 
 @lru_cache
-def relative_position_index(window, table_window):
-    places = torch.tensor(list(itertools.product(*[range(s) for s in window])))  # (N, 3)
-    d, h, w = (places[:, None] - places[None] + torch.tensor(table_window) - 1).unbind(-1)  # (N, N) each
+def relative_position_index(window, table_window, device=None):
+    places = torch.tensor(list(itertools.product(*[range(s) for s in window])), device=device)  # (N, 3)
+    d, h, w = (places[:, None] - places[None] + torch.tensor(table_window, device=device) - 1).unbind(-1)  # (N, N) each
     return (d * (2 * table_window[1] - 1) + h) * (2 * table_window[2] - 1) + w
 
 
@@ -55,9 +55,9 @@ def join_windows(windows, window, padded):
 
 
 @lru_cache
-def region_mask(padded, window, shift):
+def region_mask(padded, window, shift, device=None):
     """(windows, N, N): 0 between tokens of one region, -100 between tokens that only the roll brought together."""
-    region = torch.zeros(1, *padded, 1)
+    region = torch.zeros(1, *padded, 1, device=device)
     bands = [[slice(0, -w), slice(-w, -s), slice(-s, None)] if s else [slice(None)] for w, s in zip(window, shift, strict=True)]
     for number, (d, h, w) in enumerate(itertools.product(*bands)):
         region[:, d, h, w] = number
@@ -78,10 +78,10 @@ def windowed_attention(x, w, prefix, heads, table_window, shifted):
     q, k, v = qkv.view(count, tokens, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
     scores = (q * (channels // heads) ** -0.5) @ k.transpose(-2, -1)
     table = w[prefix + "relative_position_bias_table"]
-    index = relative_position_index(tuple(window), tuple(table_window)).to(table.device)
+    index = relative_position_index(tuple(window), tuple(table_window), table.device)
     scores = scores + table[index.view(-1)].view(tokens, tokens, heads).permute(2, 0, 1).contiguous()
     if any(shift):
-        mask = region_mask(padded, tuple(window), tuple(shift)).to(scores)
+        mask = region_mask(padded, tuple(window), tuple(shift), scores.device).to(scores)
         scores = scores.view(batch, -1, heads, tokens, tokens) + mask[None, :, None]
         scores = scores.view(-1, heads, tokens, tokens)
     attended = (scores.softmax(-1) @ v).transpose(1, 2).reshape(count, tokens, channels)

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from pretrain.model.attention.home import runs_in_kernels
 
 pytest.importorskip("triton", reason="Triton is made for Linux only")
 ROOT = Path(__file__).parents[3]
@@ -34,6 +37,13 @@ def test_random_shapes_equal_the_published_way_and_two_runs_give_the_same_bits()
     assert_right(rows)
     assert {row["shifted"] for row in rows} == {True, False}
     assert max(row["groups"] for row in rows) > 2
+
+
+def test_heads_that_no_tile_fits_run_in_the_operators_of_pytorch() -> None:
+    """Triton takes tiles of powers of two, and products of at least 16 terms."""
+    found = [width for width in range(1, 129) if runs_in_kernels(torch.device("cuda"), width)]
+    assert found == [16, 32, 64, 128]
+    assert not runs_in_kernels(torch.device("cpu"), 32)
 
 
 @pytest.mark.slow
