@@ -78,7 +78,7 @@ def _gap(one: float, other: float) -> float:
 def _start(folder: Path, name: str, data: Path, steps: int, batch: int, precision: str) -> subprocess.Popen[bytes]:
     command = [str(Path(sys.executable).parent / "deepspeed"), "--log_level", "error"]
     command += ["--num_accelerators", "1", "--master_port", str(29_620 + list(RUNS).index(name)), "launch/pretrain.sh"]
-    command += ["--config", "tiny.yaml", "--data", str(data.resolve()), "--output", str(folder / name), *ENCODER, *ONE_SOURCE]
+    command += ["--config", "tiny", "--data", str(data.resolve()), "--output", str(folder / name), *ENCODER, *ONE_SOURCE]
     command += ["--num_steps", str(steps), "--stream.global_batch_size", str(batch), "--precision", precision]
     command += ["--log_every", str(max(1, steps // 300))]  # each line of the log waits for the device
     command += ["--save_every", str(steps), "--validate_every", str(steps), "--zero", "launch/zero1.json"]

@@ -218,9 +218,10 @@ def bench_encoder(
         for batch in batches or ([8, 32, 128] if on_gpu else [1, 4, 8, 16])
     ]
     modes = [False, True] if (on_gpu if compiled is None else compiled) else [False]
-    jobs = [(dtype, *shape, mode) for dtype in dtypes or ["float32", "bfloat16"] for shape in shapes for mode in modes]
+    jobs = [(dtype, *shape, mode) for dtype in dtypes for shape in shapes for mode in modes]
     results: list[dict[str, Any]] = []
-    products = {str(d).removeprefix("torch."): round(product_rate(device, d) / 1e9) for d in (torch.float32, torch.bfloat16)}
+    dtypes = dtypes or ["float32", "bfloat16"]
+    products = {dtype: round(product_rate(device, getattr(torch, dtype)) / 1e9) for dtype in dtypes}
     machine = {**device_and_threads(device), "matrix_product_gflop_s": products}
     # A process for each setting: what the allocator kept from a larger one changes the speed of the next.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

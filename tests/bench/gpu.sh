@@ -55,9 +55,9 @@ fi
     part pretrain 110 "$python" tests/bench/bench_pretrain.py $pretrain --stages $stages --corpus "$scratch/corpus" \
         --output "$output/pretrain.json"
     part attention 100 "$python" tests/bench/bench_attention.py $attention --output "$output/attention.json"
-    part pretrain_compiled 60 "$python" tests/bench/bench_pretrain.py $pretrain --stages '[zero1]' --compile true \
+    part pretrain_compiled $((${small:-0} ? 240 : 60)) "$python" tests/bench/bench_pretrain.py $pretrain --stages '[zero1]' --compile true \
         --corpus "$scratch/corpus" --output "$output/pretrain_compiled.json"
-    part compiled 110 "$python" tests/bench/bench_compiled.py $compiled --data "$corpus" --output "$output/compiled.json"
+    part compiled $((${small:-0} ? 240 : 110)) "$python" tests/bench/bench_compiled.py $compiled --data "$corpus" --output "$output/compiled.json"
 }
 echo "== ${SECONDS} s in all; results: $(cd "$output" && ls | tr '\n' ' ')"
 if [ ${#failed[@]} -gt 0 ]; then

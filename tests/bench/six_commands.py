@@ -56,7 +56,7 @@ SPLIT = ["--split_blocks.side_m", "1000", "--split_blocks.buffer_m", "50"]
 
 
 def six_commands(
-    output: Path | None = None, folder: Path | None = None, side_px: int = 600, steps: int = 400, seeds: int = 3
+    output: Path | None = None, folder: Path | None = None, side_px: int = 360, steps: int = 100, seeds: int = 3
 ) -> None:
     """Write the inputs, run the six commands, and compare the scores with those of raster labels.
 
