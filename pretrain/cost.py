@@ -149,7 +149,7 @@ def _source_cost(
     step = flops.training + recomputed + (flops.forward if _has_teacher(config) else 0)
     item = 2 if config.precision == "bf16" else 4
     size = config.stream.global_batch_size
-    in_all = size.get(source, 1) if isinstance(size, dict) else size
+    in_all = size[source] if isinstance(size, dict) else size
     batch = max(1, in_all // (config.gpus * config.gradient_accumulation_steps))
     pixels = frames, bands, rows, cols
     kernels = step_kernels(encoder, pixels, batch, item, _has_teacher(config), config.activation_checkpointing)
@@ -168,13 +168,18 @@ def _source_cost(
         recomputed=recomputed,
         published=forward_flops(encoder, bands, frames, rows, cols, padded=True).training,
         kept=activation_bytes(encoder, bands, frames, rows, cols, item, config.activation_checkpointing),
-        read=frames * rows * cols * (2 * bands + 1),  # 16-bit pixels and a byte of validity
+        read=_draws(config) * frames * rows * cols * (2 * bands + 1),  # 16-bit pixels and a byte of validity
         kernels=kernels,
     )
 
 
 def _has_teacher(config: CostConfig) -> bool:
     return config.objective.consistency_weight > 0
+
+
+def _draws(config: CostConfig) -> int:
+    """Draws of the frames of a sample that are read at once."""
+    return 2 if config.stream.teacher_dates == "own" else 1
 
 
 def _print_sources(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
@@ -199,6 +204,11 @@ def _print_sources(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
         f"a step: forward, backward{teacher}{again}; "
         "published: forward and backward with windows padded as the published code does\n"
     )
+    if config.objective.predicts_map:
+        print(
+            "the decoder of the map is not counted: a training with --objective.predict map has more parameters, FLOPs, kernels\n"
+            "and activations than this card says, and takes longer\n"
+        )
 
 
 def _print_steps(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
@@ -273,7 +283,24 @@ def _print_epoch(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
 
 
 def _shapes_and_samples(config: CostConfig) -> tuple[dict[str, Shape], dict[str, int]]:
-    """Shapes of frames, and numbers of samples to train on, by source. Raises ValueError for an unknown source."""
+    """Shapes of frames, and numbers of samples to train on, by source of the mixture.
+
+    Raises ValueError for an unknown source, and for one without a batch size.
+    """
+    shapes, samples = _all_sources(config)
+    mixture = shapes if config.stream.mixture is None else config.stream.mixture
+    unknown = sorted(set(mixture) - set(shapes))
+    if unknown:
+        raise ValueError(f"stream.mixture names sources {unknown}; there are {sorted(shapes)}")
+    sizes = config.stream.global_batch_size
+    sized = set(sizes) if isinstance(sizes, dict) else set(mixture)
+    if unsized := sorted(set(mixture) - sized):
+        raise ValueError(f"stream.global_batch_size has no entry for {', '.join(unsized)}, only for {', '.join(sorted(sized))}")
+    return {source: shapes[source] for source in shapes if source in mixture}, samples
+
+
+def _all_sources(config: CostConfig) -> tuple[dict[str, Shape], dict[str, int]]:
+    """The same of all sources of the corpus, or of those that are given."""
     if config.data is not None:
         corpus = load_corpus(config.data)
         trained_on = {source: corpus.splits.get((source, "train")) for source in corpus.shapes}

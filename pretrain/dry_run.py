@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -66,10 +67,8 @@ def dry_run(
         measured[batch.source] = _Measured(batch.to(run.device), time.perf_counter() - begin, [])
         begin = time.perf_counter()
     stepping: list[float] = []
-    order = list(itertools.chain.from_iterable([list(measured)] * _ROUNDS))
-    order += order[: -len(order) % run.micro_steps]  # to whole optimizer steps
     run.engine.train()
-    for number, source in enumerate(order):
+    for number, source in enumerate(micro_batches(list(measured), run.micro_steps)):
         step, micro_step = divmod(number, run.micro_steps)
         begin = _now(run.device)
         forward_backward(run, measured[source].batch, step, micro_step, run.config.objective.consistency_weight)
@@ -82,6 +81,12 @@ def dry_run(
     if run.is_main:
         _print_sources(measured, slowest)
         _print_run(run, measured, slowest)
+
+
+def micro_batches(sources: Sequence[str], micro_steps: int) -> list[str]:
+    """The source of each micro-batch: each source a few times, to whole optimizer steps of so many micro-steps."""
+    steps = math.ceil(_ROUNDS * len(sources) / micro_steps)
+    return list(itertools.islice(itertools.cycle(sources), steps * micro_steps))
 
 
 def _print_sources(measured: dict[str, _Measured], slowest: _Slowest) -> None:

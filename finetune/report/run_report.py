@@ -47,8 +47,7 @@ def run_report(
     interval = percent_interval(score.get("interval"))
     page.headline(f"{score['name']} {percent(score['value'])} %", ", ".join(filter(None, [interval, "on the test scenes"])))
     page.note(
-        f"Task {task.name}; sources {', '.join(task.sources)}; encoder: {metrics['encoder']}; "
-        f"best epoch {metrics['best_epoch']}."
+        f"Task {task.name}; sources {', '.join(task.sources)}; encoder: {metrics['encoder']}; best epoch {metrics['best_epoch']}."
     )
     if pictures:
         _add_pictures(page, pictures)

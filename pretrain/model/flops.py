@@ -61,7 +61,8 @@ def training_flops(
     """Model FLOPs of a training step for one sample, by source; `shapes` are bands, rows and columns of a frame.
 
     These are the student's forward and backward pass, and the forward pass of the teacher if there is one: what the method needs,
-    however it is implemented. Activation checkpointing does not count (PaLM, appendix B), nor does the linear head.
+    however it is implemented. Activation checkpointing does not count (PaLM, appendix B), nor do the linear head and the
+    decoder of the map, if there is one: the MFU of such a training is told too low.
     """
     flops = {source: forward_flops(config, shape[0], num_frames, *shape[1:]) for source, shape in shapes.items()}
     return {source: each.training + (each.forward if has_teacher else 0) for source, each in flops.items()}

@@ -246,9 +246,9 @@ class _Stage:
             yield from scaled
             yield from (self._linear(channels, channels), self._linear(channels, channels), self._passes_over(1))
             # Of queries, of keys and values, and of the bias: nine products, as each of the three computes scores again.
-            yield self._attention(layout, products=2, passes=6)
+            yield self._attention(layout, products=3, passes=6)
             yield self._attention(layout, products=4, passes=6)
-            yield self._attention(layout, products=3, passes=4)
+            yield self._attention(layout, products=2, passes=4)
             yield self._bias_backward(layout)
             yield self._passes_over(2)
             yield from (self._linear(3 * channels, channels), self._norm_backward(self.rows, channels))

@@ -207,10 +207,10 @@ def bench_window_store(
     windows: int = 20_000,
     window_px: int = 32,
     images: int = 24,
-    at_once: int = 2000,
+    at_once: int = 400,
     alone: int = 50,
     rounds: int = 7,
-    steps: int = 60,
+    steps: int = 16,
     training_rounds: int = 3,
     folder: Path | None = None,
 ) -> None:

@@ -1,6 +1,6 @@
 """Whether steps of pretraining on a CPU are as fast as at an earlier revision, and compute the same.
 
-    python tests/bench/compare_revisions.py --base 8b1c955 --output tests/bench/results/revisions.json
+    python tests/bench/compare_revisions.py --output tests/bench/results/revisions.json
 
 The files of both revisions are unpacked into folders of their own, and a process of each takes one step in turn, in an order that
 changes from round to round. Ratios are of neighbouring steps.
@@ -27,14 +27,15 @@ from launch.steps import PYTHON, ROOT  # noqa: E402
 from tests.bench.report import write_report  # noqa: E402
 from tests.bench.training_steps import SHAPES  # noqa: E402
 
+BEFORE_KERNELS = "8b1c955"  # the last revision in which attention had one home, on CPUs and GPUs alike
 STEPS = Path(__file__).with_name("training_steps.py")
 
 
-def compare_revisions(base: str, revision: str = "HEAD", output: Path | None = None, rounds: int = 9, threads: int = 1) -> None:
+def compare_revisions(base: str = BEFORE_KERNELS, revision: str = "HEAD", output: Path | None = None, rounds: int = 21, threads: int = 1) -> None:
     """Time the steps of two revisions in turn.
 
     Args:
-        base: the earlier revision, as git names it.
+        base: the earlier revision, as git names it; the default is the last one before there were kernels for GPUs.
         revision: the later one.
         output: JSON file to write; default: print only.
         rounds: steps of each source and revision that count; one more before them does not.
@@ -72,7 +73,7 @@ def _step(worker: subprocess.Popen[str], source: str) -> dict[str, float]:
     return json.loads(worker.stdout.readline())  # type: ignore[no-any-return]
 
 
-def _compared(source: str, workers: dict[str, subprocess.Popen[str]], base: str, revision: str, rounds: int) -> dict[str, Any]:
+def _compared(source: str, workers: dict[str, subprocess.Popen[str]], base: str = BEFORE_KERNELS, revision: str, rounds: int) -> dict[str, Any]:
     """Medians of seconds and of their ratios."""
     pairs = []
     for number in tqdm(range(rounds + 1), desc=source, unit="round"):

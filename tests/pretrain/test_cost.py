@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from pretrain.config import ObjectiveConfig
 from pretrain.cost import CostConfig, cost
 from pretrain.data.config import StreamConfig
 from pretrain.log.duration import duration
@@ -80,6 +81,31 @@ def test_recommended_batches_cost_alike_and_are_shared_equally(capsys):
     assert all(size % 8 == 0 for size in sizes.values())
     for source in ("modis", "landsat"):
         assert sizes[source] * flops[source] == pytest.approx(64 * flops["sentinel2"], rel=0.1)
+
+
+def test_sources_beyond_the_mixture_cost_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, object] = {"samples": {"sentinel2": 10**6, "modis": 10**6}, "chip_px": {"sentinel2": 32, "modis": 8}}
+    stream = StreamConfig(mixture={"modis": 1.0}, global_batch_size={"modis": 64})
+    cost(CostConfig(stream=stream, **options))  # type: ignore[arg-type]
+    printed = capsys.readouterr().out
+    assert "an epoch of 1.0 M samples" in printed
+    assert "sentinel2" not in printed
+    with pytest.raises(ValueError, match="global_batch_size has no entry for sentinel2, only for modis"):
+        cost(CostConfig(stream=StreamConfig(global_batch_size={"modis": 64}), **options))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"stream.mixture names sources \['landsat'\]; there are \['modis', 'sentinel2'\]"):
+        cost(CostConfig(stream=StreamConfig(mixture={"landsat": 1.0}), **options))  # type: ignore[arg-type]
+
+
+def test_dates_of_the_teachers_own_are_read_as_well_and_a_map_is_said_to_cost_more(capsys: pytest.CaptureFixture[str]) -> None:
+    read = []
+    for dates in ("same", "own"):
+        stream = StreamConfig(teacher_dates=dates, global_batch_size=64)  # type: ignore[arg-type]
+        objective = ObjectiveConfig(predict="map")
+        cost(CostConfig(samples={"modis": 10**9}, chip_px={"modis": 8}, stream=stream, objective=objective))
+        printed = capsys.readouterr().out
+        assert "the decoder of the map is not counted" in printed
+        read.append(float(re.search(r"([\d.]+) TB are read", printed)[1]))  # type: ignore[index]
+    assert read == pytest.approx([15.36, 30.72])  # 16 frames of 8 x 8 px, with 7 bands of two bytes and one of validity
 
 
 def test_mistakes_name_what_is_known():

@@ -48,7 +48,10 @@ def harvest_task_values(names: Sequence[str]) -> dict[str, Any]:
 
     The season is that of most points, whose last step ends on 1 February.
     """
-    rest = [{"name": "other", "color": "#d9d9d9"}] if len(names) > COLORS else []
+    listed, others = (names, []) if len(names) <= COLORS else (names[: COLORS - 1], list(names[COLORS - 1 :]))
+    # All by name: of names that are not listed, one that is nearly a listed one is refused.
+    name_of_rest = next(name for name in ("other", "all_others", "all_other_crops") if name not in listed)
+    rest = [{"name": name_of_rest, "color": "#d9d9d9", "labels": others}] if others else []
     return {
         "name": "cropharvest",
         "title": "Crops of CropHarvest",
@@ -57,7 +60,7 @@ def harvest_task_values(names: Sequence[str]) -> dict[str, Any]:
         "frames": cropharvest.STEPS,
         "season": ["02-01", "01-31"],
         "window_px": 1,
-        "classes": [*rest, *_classes(list(names[: COLORS - len(rest)]))],
+        "classes": [*rest, *_classes(list(listed))],
     }
 
 

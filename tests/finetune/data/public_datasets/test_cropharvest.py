@@ -16,9 +16,11 @@ import yaml
 from shapely import Point
 
 from common.command_line import run_command
+from data_prep.archive.label import Label
 from finetune.data.opening import open_data
+from finetune.data.public_datasets.tasks import harvest_task_values
 from finetune.import_dataset import import_dataset
-from finetune.task import load_task
+from finetune.task import load_task, task_from_dict
 from tests.support.finetune_runs import run
 
 # A column of the files for each band, in the order of the sensor's bands: counted by hand from the engineer of the data set.
@@ -133,3 +135,14 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: Callable[[Path], None], 
 def test_another_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one of label, classification_label, is_crop"):
         import_dataset(kind="cropharvest", input=tmp_path, output=tmp_path / "data", column="crop")
+
+
+def test_a_task_of_many_crops_names_them_all() -> None:
+    """One that is nearly another, or is called as the class of the rest would be, is no mistake of the user's."""
+    names = ["maize", "other", *(f"crop {number}" for number in range(25)), "Maize"]
+    task = task_from_dict(harvest_task_values(names))
+    assert [c.name for c in task.classes] == ["all_others", *names[:19]]
+    assert [name for c in task.classes for name in c.labels] == [*names[19:], *names[:19]]
+    codes = np.arange(1, len(names) + 1)
+    label = Label(path=Path("points.parquet"), classes=dict(enumerate(names, 1)), nodata=0)
+    assert task.class_indices(codes, label).tolist() == [*range(1, 20), *([0] * (len(names) - 19))]
