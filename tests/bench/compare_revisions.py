@@ -31,7 +31,13 @@ BEFORE_KERNELS = "8b1c955"  # the last revision in which attention had one home,
 STEPS = Path(__file__).with_name("training_steps.py")
 
 
-def compare_revisions(base: str = BEFORE_KERNELS, revision: str = "HEAD", output: Path | None = None, rounds: int = 21, threads: int = 1) -> None:
+def compare_revisions(
+    base: str = BEFORE_KERNELS,
+    revision: str = "HEAD",
+    output: Path | None = None,
+    rounds: int = 21,
+    threads: int = 1,
+) -> None:
     """Time the steps of two revisions in turn.
 
     Args:
@@ -73,7 +79,7 @@ def _step(worker: subprocess.Popen[str], source: str) -> dict[str, float]:
     return json.loads(worker.stdout.readline())  # type: ignore[no-any-return]
 
 
-def _compared(source: str, workers: dict[str, subprocess.Popen[str]], base: str = BEFORE_KERNELS, revision: str, rounds: int) -> dict[str, Any]:
+def _compared(source: str, workers: dict[str, subprocess.Popen[str]], base: str, revision: str, rounds: int) -> dict[str, Any]:
     """Medians of seconds and of their ratios."""
     pairs = []
     for number in tqdm(range(rounds + 1), desc=source, unit="round"):
