@@ -12,7 +12,7 @@ from common.grid import Grid
 from common.run_lock import LOCK, RunLock
 from common.storage import AnyPath
 from finetune.data.scene_series import SceneSeries
-from finetune.mapping.cog import count_classes, fields_path, probabilities_path, remove_files_of_another_map
+from finetune.mapping.cog import count_classes, fields_paths, probabilities_path, remove_files_of_another_map
 from finetune.mapping.finished_map import FinishedMap
 from finetune.mapping.model_series import series_for_model
 from finetune.mapping.mosaic_grid import MosaicOptions, mosaic_grid
@@ -191,7 +191,7 @@ class Prediction:
         draw_region(output.with_suffix(".png"), self.task, title, output, {one.name: one.grid for one in maps})
 
     def _polygon_files(self, output: Path) -> list[Path]:
-        return [] if self.polygons.class_name is None else [fields_path(output)]
+        return [] if self.polygons.class_name is None else [fields_paths(output)[0]]
 
     def _write_polygons(self, output: Path) -> None:
         for path in self._polygon_files(output):

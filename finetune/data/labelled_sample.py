@@ -101,7 +101,7 @@ def check_sample(item: Any, number: int, task: Task, sensors: Mapping[str, Senso
     stored = _sources_of_task(item["data"], name, task)
     data = {source: _checked_pixels(pixels, label, f"{name}: {source}", sensors[source]) for source, pixels in stored.items()}
     for key in ("valid", "dates"):
-        strangers = set(item.get(key) or {}) - set(item["data"])
+        strangers = set(item.get(key) or {}) - set(item["data"]) - set(task.sources)  # a sample may lack a source
         if strangers:
             raise ValueError(
                 f"{name}: {key} are given for {', '.join(sorted(strangers))}, which data does not hold; it holds "

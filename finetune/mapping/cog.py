@@ -80,16 +80,16 @@ def probabilities_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_probabilities.tif")
 
 
-def fields_path(output: Path) -> Path:
-    """Path of the polygons of a class of a map."""
-    return output.with_name(f"{output.stem}_fields.parquet")
+def fields_paths(output: Path) -> tuple[Path, Path]:
+    """Paths of the polygons of a class of a map: the GeoParquet that predict.py writes, and GeoJSON that people make of it."""
+    return output.with_name(f"{output.stem}_fields.parquet"), output.with_name(f"{output.stem}_fields.geojson")
 
 
 def remove_files_of_another_map(output: Path, *, keep_probabilities: bool = False) -> None:
     """Remove polygons and probabilities of an earlier map at `output`, which people would take for those of the new one."""
-    fields_path(output).unlink(missing_ok=True)
-    if not keep_probabilities:
-        probabilities_path(output).unlink(missing_ok=True)
+    stale = [*fields_paths(output), *([] if keep_probabilities else [probabilities_path(output)])]
+    for path in stale:
+        path.unlink(missing_ok=True)
 
 
 def class_names(band_tags: dict[str, str]) -> list[str]:

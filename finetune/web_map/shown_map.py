@@ -13,7 +13,7 @@ from common.grid import Grid, raster_grid, unwrapped
 from common.json_files import read_json
 from common.storage import AnyPath, any_path
 from data_prep.archive.scene import Scene, load_scene, scan_archive
-from finetune.mapping.cog import class_names, fields_path, probabilities_path
+from finetune.mapping.cog import class_names, fields_paths, probabilities_path
 from finetune.model.model_file import MODEL_FILE
 from finetune.run_folder import MAPS_FOLDER, RUN_FILE
 from finetune.task import Task
@@ -166,7 +166,7 @@ def opened_map(path: Path, scenes: dict[str, Scene], fields: Path | None, overla
     if not grid.georeferenced:
         raise ValueError(f"{path} has no place on the ground, so it cannot be shown on a web map; look at its picture instead")
     if fields is None:
-        fields = fields_path(path) if fields_path(path).is_file() else None
+        fields = next((file for file in fields_paths(path) if file.is_file()), None)
     stated = probabilities_path(path)
     name = tags.get("scene", "")
     year = tags.get("year", "")

@@ -29,7 +29,7 @@ from common.command_line import run_command
 from common.exit_codes import INFRASTRUCTURE, USER_ERROR
 from common.grid import raster_grid
 from finetune.mapping.blocks import BlockPredictor
-from finetune.mapping.cog import NO_DATA, count_classes, fields_path, probabilities_path
+from finetune.mapping.cog import NO_DATA, count_classes, fields_paths, probabilities_path
 from finetune.mapping.finished_blocks import FinishedBlocks
 from finetune.mapping.mosaic import Mosaic
 from finetune.mapping.mosaic_grid import MosaicOptions, mosaic_grid
@@ -206,7 +206,7 @@ def test_a_new_map_leaves_no_files_of_the_one_before(tmp_path: Path) -> None:
     scenes = row_of_scenes(tmp_path / "scenes", 2)
     full = prediction(probabilities=True, polygons=make_recipe(32).task.classes[1].name)
     for output in (tmp_path / "map.tif", tmp_path / "mosaic.tif"):
-        beside = [probabilities_path(output), fields_path(output)]
+        beside = [probabilities_path(output), fields_paths(output)[0]]
         for made, there in ((full, True), (prediction(LAEA if output.stem == "mosaic" else None), False)):
             if output.stem == "map":
                 assert made.map_scene(scenes[0], output, None, "") == 0
