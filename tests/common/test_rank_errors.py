@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from common.exit_codes import USER_ERROR
 from tests.support.pretraining import free_port, python_environment
 
@@ -54,6 +56,7 @@ def test_a_mistake_that_rank_0_finds_after_the_ranks_joined_is_printed_once() ->
     assert "error" not in silence
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_is_printed_by_that_rank() -> None:
     (_, _), (code, said) = outcomes("of rank 1")
     assert code == USER_ERROR

@@ -123,6 +123,7 @@ def test_members_other_than_checksums_stay_as_they_are(former: Path, anew: Path)
             assert changed == {"checksums.npy"}
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(scenes: Path, tmp_path: Path) -> None:
     small = ("--input", scenes, *CHIPS, "--shard_mb", "0.02")
     assert run_shard(*small, "--output", tmp_path / "former", "--land_cover_maps", "false") == 0

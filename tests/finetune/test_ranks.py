@@ -59,7 +59,8 @@ def test_two_ranks_learn_what_one_process_learns(scenes: Path, tmp_path: Path) -
     assert len(list((tmp_path / "two").glob("events*"))) == 1
 
 
-@pytest.mark.parametrize("model", [[], pytest.param(["--encoder", "unet"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [[], ["--encoder", "unet"]])
 def test_batches_of_one_small_window(scenes: Path, tmp_path: Path, model: list[str]) -> None:
     more = ["--override.window_px", "16", "--training.batch_size", "1", "--training.epochs", "1"]
     more += model or options(SMALL_ENCODER, "encoder")

@@ -19,7 +19,6 @@ from tests.support.launching import ROOT
 from tests.support.stopped_runs import LAUNCHERS, Run, SlurmRun
 
 PAGE = ROOT / "docs/reference/stopping.md"
-ALWAYS_TESTED = {("SIGTERM", "SLURM")}  # the other cells take half an hour
 NOT_TESTED = {"waits", "—"}
 
 
@@ -78,10 +77,10 @@ def test_the_table_has_all_events_and_launchers() -> None:
 def tried_cells() -> Iterator[Any]:
     for event, launcher, outcome in cells():
         if outcome not in NOT_TESTED:
-            marks = [] if (event, launcher) in ALWAYS_TESTED else [pytest.mark.slow]
-            yield pytest.param(event, launcher, outcome, id=f"{event}: {launcher}", marks=marks)
+            yield pytest.param(event, launcher, outcome, id=f"{event}: {launcher}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("event", "launcher", "outcome"), tried_cells())
 def test_what_is_kept_and_how_the_run_ends(tmp_path: Path, event: str, launcher: str, outcome: str) -> None:
     with ExitStack() as engines:

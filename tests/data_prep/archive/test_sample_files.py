@@ -208,6 +208,7 @@ def test_what_needs_a_place_rejects_files_that_have_none(archive: tuple[Path, An
         make_plan(folder / "scenes", folder / "sites", PlanSettings(sites=folder / "sites.parquet", **settings))
 
 
+@pytest.mark.slow
 def test_many_files_are_surveyed_some_at_a_time_and_by_several_processes(
     archive: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

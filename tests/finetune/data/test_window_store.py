@@ -277,6 +277,7 @@ print(len(calls))
 """
 
 
+@pytest.mark.slow
 def test_writing_that_was_killed_goes_on_where_it_was(scenes: Path, tmp_path: Path) -> None:
     straight = scene_windows(scenes)
     stored_windows(straight, tmp_path / "undisturbed")

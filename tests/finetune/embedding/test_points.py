@@ -86,6 +86,7 @@ def test_tables_of_all_kinds_give_the_same(tmp_path: Path) -> None:
     assert tables[0].columns.tolist() == ["id", "lon", "lat", "plot", "crop"]
 
 
+@pytest.mark.slow
 def test_interrupted_points_resume_to_the_same_bytes(
     embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,7 @@ def test_windows_of_another_size_are_refused(windows: StoredWindows) -> None:
             next(reading.batches(windows, [BatchDraw(indices=(0,), first=0, size=1)], False))
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_trains(windows: StoredWindows) -> None:
     program = (
         "import os, pickle, signal, sys, psutil, torch; from finetune.training.reading import BatchReading;"
