@@ -21,6 +21,7 @@ from finetune.mapping.cog import NO_DATA
 from finetune.mapping.model_series import note_other_scale
 from finetune.mapping.points import predict_points
 from finetune.mapping.scene import MapOptions, predict_classes, predict_scene
+from finetune.mapping.windows import clear_pixels
 from finetune.model.recipe import Recipe
 from finetune.report.map_figure import MapPicture, draw_map, preview_label, true_color, write_map_picture
 from finetune.scoring.headline import headline
@@ -165,9 +166,7 @@ def _clear_pixels(windows: SampleWindows, index: int) -> np.ndarray:
     sample = windows.sample(number)
     source = max(sample.data, key=sample.scale)
     days = windows.group(number).seasons[source].days
-    clear = np.any(windows.stacks(index)[source].valid[days < windows.seen_days], axis=0)
-    at = np.arange(windows.task.window_px) * clear.shape[0] // windows.task.window_px
-    return np.asarray(clear[np.ix_(at, at)])
+    return clear_pixels(windows.stacks(index)[source], days, windows.seen_days, windows.task.window_px)
 
 
 def _sample_picture(task: Task, windows: SampleWindows, number: int, label: np.ndarray, predicted: np.ndarray) -> MapPicture:

@@ -67,6 +67,7 @@ class WindowReader:
 
     def _batch(self, windows: Sequence[tuple[int, int, dict[str, ImageStack]]], side: int) -> Batch:
         series, cell = self.series, self.cell_px
+        of_finest = series.seasons[series.finest]
         with_data = [(row, col, stacks) for row, col, stacks in windows if stacks[series.finest].valid.any()]
         data = {}
         for source in self.sources if with_data else ():
@@ -76,7 +77,10 @@ class WindowReader:
             num_windows=len(windows),
             origins=[(row // cell, col // cell) for row, col, _ in with_data],
             data=data,
-            clear=[_any_of_cells(_clear_pixels(stacks[series.finest], series, side), cell) for _, _, stacks in with_data],
+            clear=[
+                _any_of_cells(clear_pixels(stacks[series.finest], of_finest.days, of_finest.seen_days, side), cell)
+                for _, _, stacks in with_data
+            ],
         )
 
 
@@ -115,14 +119,15 @@ def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _clear_pixels(stack: ImageStack, series: SceneSeries, size: int) -> np.ndarray:
-    """Where at least one image of the season is clear, on the map's grid: bool (size, size).
+def clear_pixels(stack: ImageStack, days: np.ndarray, seen_days: float, size: int) -> np.ndarray:
+    """Where at least one image of the first `seen_days` of the season is clear, on the map's grid: bool (size, size).
+
+    `days`: those of the images in the season, (T,).
 
     All images count, also those that no period has chosen: a place that was observed is not without data. Where no chosen image
     is clear the model sees zeros, and its class comes from the pixels around; `compositing: pixel` in the task lets it see more.
     """
-    season = series.seasons[series.finest]
-    clear = np.any(stack.valid[season.days < season.seen_days], axis=0)
+    clear = np.any(stack.valid[days < seen_days], axis=0)
     rows = np.arange(size) * clear.shape[0] // size
     cols = np.arange(size) * clear.shape[1] // size
     return clear[np.ix_(rows, cols)]
