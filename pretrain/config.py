@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.data.config import StreamConfig
-from pretrain.model import EncoderConfig
+from pretrain.model import EncoderConfig, MapDecoderConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 LAUNCH = Path(__file__).parents[1] / "launch"
@@ -80,6 +80,14 @@ class ObjectiveConfig:
     @property
     def predicts_map(self) -> bool:
         return self.predict == "map"
+
+    def decoder(self, frames: int, num_classes: int) -> MapDecoderConfig | None:
+        """Shape of the decoder for series of `frames` images; None if no map is predicted."""
+        if not self.predicts_map:
+            return None
+        return MapDecoderConfig(
+            frames=frames, num_classes=num_classes, channels=self.decoder_channels, pixel_channels=self.pixel_channels
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

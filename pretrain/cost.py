@@ -12,20 +12,27 @@ from typing import NoReturn
 
 import torch
 from tabulate import tabulate
+from torch import nn
 
 from common.command_line import run_command
 from data_prep.archive.sensor import load_sensors
 from data_prep.corpus.dataset import load_corpus
+from data_prep.landcover.legend import load_legend
 from pretrain.config import CONFIGS, RENAMED_OPTIONS, PretrainConfig
 from pretrain.log.duration import duration
-from pretrain.model import EncoderConfig, VideoSwin
+from pretrain.model import MapDecoder, VideoSwin
+from pretrain.model.decoder_cost import DecoderCost, decoder_cost
 from pretrain.model.flops import forward_flops, recomputed_flops
 from pretrain.model.gpus import GPUS, LAUNCH_SECONDS
 from pretrain.model.memory import activation_bytes, model_bytes
 from pretrain.model.roofline import Kernels, roofline, step_kernels, update_kernels
+from pretrain.objective.model import LandCoverModel
+from pretrain.objective.targets import LandCoverTargets
 
 # Samples of each source in the paper.
 PUBLISHED_SAMPLES = {"modis": 1_500_000, "landsat": 13_400_000, "sentinel2": 10_300_000}
+
+BUILT_IN_LEGEND = "glc_fcs30d"
 
 Shape = tuple[int, int, int]  # bands, rows and columns of a frame
 PREDICTED_ON = ("a100", "h100", "h200")
@@ -38,8 +45,8 @@ class CostConfig(PretrainConfig):
     The command accepts every option of pretraining, and those below. Options that do not change the costs are ignored.
 
     Attributes:
-        data: corpus, a path or URL, that gives sources, sizes and numbers of samples; default: the built-in sensors and the
-            numbers of samples of the paper.
+        data: corpus, a path or URL, that gives sources, sizes, legends and numbers of samples; default: the built-in sensors, the
+            built-in legend of the groupings, and the numbers of samples of the paper.
         output: ignored.
         samples: samples of each source, when there is no corpus yet.
         chip_px: side of a sample in pixels, by source; default: that of the sensor.
@@ -74,18 +81,13 @@ class CostConfig(PretrainConfig):
 def cost(config: CostConfig) -> None:
     """Print parameters, costs and predicted times by source, memory by ZeRO stage, and time and bytes of an epoch."""
     shapes, samples = _shapes_and_samples(config)
-    encoder_config = replace(config.encoder, sources={source: shape[0] for source, shape in shapes.items()})
-    with torch.device("meta"):
-        encoder = VideoSwin(encoder_config)
-    print(tabulate(_parameter_rows(encoder), ["parameters", "M"], floatfmt=".2f"), end="\n\n")
-    parameters = sum(p.numel() for p in encoder.parameters())
-    costs = {
-        source: _source_cost(config, encoder_config, parameters, source, shape, samples[source])
-        for source, shape in shapes.items()
-    }
+    model = _model_without_numbers(config, {source: shape[0] for source, shape in shapes.items()})
+    print(tabulate(_parameter_rows(model), ["parameters", "M"], floatfmt=".2f"), end="\n\n")
+    costs = {source: _source_cost(config, model, source, shape, samples[source]) for source, shape in shapes.items()}
     _print_sources(config, costs)
     print(_batch_sizes_line(config, {source: each.step for source, each in costs.items()}) + "\n")
     _print_steps(config, costs)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     _print_zero_stages(config, parameters, max(each.kept for each in costs.values()))
     _print_epoch(config, costs)
 
@@ -104,6 +106,8 @@ class _SourceCost:
         published: FLOPs of a forward and backward pass in the published code.
         kept, read: bytes of one sample that are kept for the gradient, and that are read.
         kernels: those of a micro-batch on one GPU, by part; with its share of the teacher's update.
+
+    All but `published` contain the decoder of the map, if there is one.
     """
 
     pixels: tuple[int, int, int, int]
@@ -140,37 +144,62 @@ class _SourceCost:
         return self.batch * (self.step - self.recomputed)
 
 
-def _source_cost(
-    config: CostConfig, encoder: EncoderConfig, parameters: int, source: str, shape: Shape, samples: int
-) -> _SourceCost:
-    (bands, rows, cols), frames = shape, config.stream.num_frames
+def _model_without_numbers(config: CostConfig, bands: dict[str, int]) -> LandCoverModel:
+    """The model of a training on sources with so many bands, on the meta device."""
+    groupings = config.objective.groupings
+    if config.data is not None:
+        classes = LandCoverTargets(load_corpus(config.data), groupings).classes
+    else:
+        classes = load_legend(groupings.get(BUILT_IN_LEGEND, BUILT_IN_LEGEND)).classes
+    shape = config.objective.decoder(config.stream.num_frames, len(classes))
+    with torch.device("meta"):
+        encoder = VideoSwin(replace(config.encoder, sources=bands))
+        return LandCoverModel(encoder, len(classes), None if shape is None else MapDecoder(encoder, list(bands), shape))
+
+
+def _source_cost(config: CostConfig, model: LandCoverModel, source: str, shape: Shape, samples: int) -> _SourceCost:
+    (bands, rows, cols), frames, encoder = shape, config.stream.num_frames, model.encoder.config
     flops = forward_flops(encoder, bands, frames, rows, cols)
     recomputed = recomputed_flops(encoder, (frames, rows, cols), config.activation_checkpointing)
-    step = flops.training + recomputed + (flops.forward if _has_teacher(config) else 0)
+    forward, step = flops.forward, flops.training + recomputed
     item = 2 if config.precision == "bf16" else 4
+    kept = activation_bytes(encoder, bands, frames, rows, cols, item, config.activation_checkpointing)
     size = config.stream.global_batch_size
     in_all = size[source] if isinstance(size, dict) else size
     batch = max(1, in_all // (config.gpus * config.gradient_accumulation_steps))
     pixels = frames, bands, rows, cols
     kernels = step_kernels(encoder, pixels, batch, item, _has_teacher(config), config.activation_checkpointing)
+    if model.decoder is not None:
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        decoding = decoder_cost(model.encoder, model.decoder.config, source, pixels, batch, dtype)
+        forward, step = forward + decoding.forward_flops / batch, step + decoding.training_flops / batch
+        kept += decoding.kept // batch
+        kernels |= _decoder_kernels(decoding, _has_teacher(config))
     micro_batches = (config.micro_steps or len(encoder.sources)) * config.gradient_accumulation_steps
     # One update follows all micro-batches of a step; a share of its launches and bytes counts for each.
     kernels["teacher's update"] = [
         Kernels(nbytes=each.nbytes / micro_batches, launches=round(each.launches / micro_batches))
-        for each in update_kernels(encoder, parameters, item)
+        for each in update_kernels([parameter.numel() for parameter in model.parameters()], item)
     ]
     return _SourceCost(
         pixels=pixels,
         samples=samples,
         batch=batch,
-        forward=flops.forward,
-        step=step,
+        forward=forward,
+        step=step + (forward if _has_teacher(config) else 0),
         recomputed=recomputed,
         published=forward_flops(encoder, bands, frames, rows, cols, padded=True).training,
-        kept=activation_bytes(encoder, bands, frames, rows, cols, item, config.activation_checkpointing),
+        kept=kept,
         read=_draws(config) * frames * rows * cols * (2 * bands + 1),  # 16-bit pixels and a byte of validity
         kernels=kernels,
     )
+
+
+def _decoder_kernels(cost: DecoderCost, has_teacher: bool) -> dict[str, list[Kernels]]:
+    """Kernels of a micro-batch by part, as `step_kernels` names them."""
+    passes = {"teacher": cost.forward} if has_teacher else {}
+    passes |= {"forward": cost.forward, "backward": cost.backward}
+    return {f"map decoder, {name}": kernels for name, kernels in passes.items()}
 
 
 def _has_teacher(config: CostConfig) -> bool:
@@ -202,13 +231,8 @@ def _print_sources(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
     again = ", checkpointed blocks again" if any(each.recomputed for each in costs.values()) else ""
     print(
         f"a step: forward, backward{teacher}{again}; "
-        "published: forward and backward with windows padded as the published code does\n"
+        "published: forward and backward of the encoder with windows padded as the published code does\n"
     )
-    if config.objective.predicts_map:
-        print(
-            "the decoder of the map is not counted: a training with --objective.predict map has more parameters, FLOPs, kernels\n"
-            "and activations than this card says, and takes longer\n"
-        )
 
 
 def _print_steps(config: CostConfig, costs: dict[str, _SourceCost]) -> None:
@@ -315,13 +339,15 @@ def _all_sources(config: CostConfig) -> tuple[dict[str, Shape], dict[str, int]]:
     return {source: (len(sensors[source].bands), side, side) for source, side in sides.items()}, dict(config.samples)
 
 
-def _parameter_rows(encoder: VideoSwin) -> Iterator[tuple[str, float]]:
-    parts = {f"patch embedding, {name}": module for name, module in encoder.patch_embeds.items()}
-    parts |= {f"stage {number}": stage for number, stage in enumerate(encoder.stages, 1)} | {
-        "final norm": encoder.norm,
-        "all": encoder,
-    }
-    for name, module in parts.items():
+def _parameter_rows(model: LandCoverModel) -> Iterator[tuple[str, float]]:
+    encoder, decoder = model.encoder, model.decoder
+    parts: dict[str, nn.Module] = {f"patch embedding, {name}": module for name, module in encoder.patch_embeds.items()}
+    parts |= {f"stage {number}": stage for number, stage in enumerate(encoder.stages, 1)}
+    parts |= {"final norm": encoder.norm, "encoder": encoder, "head of the fractions": model.head}
+    if decoder is not None:
+        parts |= {f"map decoder, {name}": module for name, module in decoder.sources.items()}
+        parts |= {"map decoder, head": decoder.head}
+    for name, module in {**parts, "all": model}.items():
         yield name, sum(p.numel() for p in module.parameters()) / 1e6
 
 

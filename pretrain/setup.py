@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from pretrain.compilation import compile_compared
 from pretrain.config import PretrainConfig, read_zero_json
 from pretrain.data.batch import Batch, Statistics, normalize
 from pretrain.data.stream import Stream
-from pretrain.model import MapDecoder, MapDecoderConfig, VideoSwin, build_encoder, load_encoder
+from pretrain.model import MapDecoder, VideoSwin, build_encoder, load_encoder
 from pretrain.model.encoder_files import CHECKPOINTS, encoder_metadata
-from pretrain.model.flops import training_flops
 from pretrain.model.gpus import peak_flops
+from pretrain.model.training_flops import training_flops
 from pretrain.objective.mean_teacher import MeanTeacher, Normalize, views
 from pretrain.objective.model import LandCoverModel
 from pretrain.objective.targets import LandCoverTargets
@@ -88,12 +88,14 @@ class TrainingRun:
         """Metadata of the weights in a checkpoint: shape and normalisation of the encoder, shape of the decoder."""
         return encoder_metadata(self.encoder, self.engine.module.decoder)
 
-    @property
+    @cached_property
     def flops_per_sample(self) -> dict[str, float]:
         """Model FLOPs of a training step for one sample, by source."""
         shapes = {source: self.corpus.shapes[source] for source in self.stream.draws.sources}
-        has_teacher = self.config.objective.consistency_weight > 0
-        return training_flops(self.encoder.config, shapes, self.config.stream.num_frames, has_teacher)
+        has_teacher, decoder = self.config.objective.consistency_weight > 0, self.engine.module.decoder
+        return training_flops(
+            self.encoder, shapes, self.config.stream.num_frames, has_teacher, None if decoder is None else decoder.config
+        )
 
     @property
     def peak_flops(self) -> float | None:
@@ -198,16 +200,8 @@ def new_model(config: PretrainConfig, corpus: Corpus, sources: list[str], num_cl
     if initial is not None:
         encoder.load_state_dict(initial.state_dict())
     encoder.checkpoint_activations(config.activation_checkpointing)
-    objective, decoder = config.objective, None
-    if objective.predicts_map:
-        shape = MapDecoderConfig(
-            frames=config.stream.num_frames,
-            num_classes=num_classes,
-            channels=objective.decoder_channels,
-            pixel_channels=objective.pixel_channels,
-        )
-        decoder = MapDecoder(encoder, sources, shape)
-    return LandCoverModel(encoder, num_classes, decoder)
+    shape = config.objective.decoder(config.stream.num_frames, num_classes)
+    return LandCoverModel(encoder, num_classes, None if shape is None else MapDecoder(encoder, sources, shape))
 
 
 def _compile(

@@ -19,7 +19,8 @@ class StepReport:
 
     Args:
         sources: all sources of the run, the same on all ranks.
-        flops_per_sample: model FLOPs of a training step for one sample of each source (`pretrain.model.flops.training_flops`).
+        flops_per_sample: model FLOPs of a training step for one sample of each source, from
+            `pretrain.model.training_flops.training_flops`.
         peak_flops: FLOP/s of one device by its datasheet (`pretrain.model.gpus.peak_flops`); None if it is not known.
     """
 

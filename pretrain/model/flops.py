@@ -7,7 +7,6 @@ They are those of the matrix products, two for each multiplication and addition,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pretrain.model.attention.layout import Size, fit_window
@@ -53,19 +52,6 @@ def forward_flops(config: EncoderConfig, bands: int, frames: int, rows: int, col
         if stage < len(sizes) - 1:
             merging += 2 * math.prod(sizes[stage + 1]) * 4 * channels * 2 * channels
     return Flops(patch_embedding=patch, projections=projections, attention=attention, merging=merging)
-
-
-def training_flops(
-    config: EncoderConfig, shapes: Mapping[str, tuple[int, int, int]], num_frames: int, has_teacher: bool
-) -> dict[str, float]:
-    """Model FLOPs of a training step for one sample, by source; `shapes` are bands, rows and columns of a frame.
-
-    These are the student's forward and backward pass, and the forward pass of the teacher if there is one: what the method needs,
-    however it is implemented. Activation checkpointing does not count (PaLM, appendix B), nor do the linear head and the
-    decoder of the map, if there is one: the MFU of such a training is told too low.
-    """
-    flops = {source: forward_flops(config, shape[0], num_frames, *shape[1:]) for source, shape in shapes.items()}
-    return {source: each.training + (each.forward if has_teacher else 0) for source, each in flops.items()}
 
 
 def count_windows(size: Size, window: Size, shifted: bool, padded: bool) -> tuple[int, int]:

@@ -12,7 +12,7 @@ code itself runs on tensors without numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -145,15 +145,21 @@ def step_kernels(
     return parts
 
 
-def update_kernels(config: EncoderConfig, parameters: int, item: int) -> list[Kernels]:
+def update_kernels(weights: Sequence[int], item: int) -> list[Kernels]:
     """Kernels of the teacher's update after an optimizer step on one GPU; those of AdamW and DeepSpeed are not counted.
 
-    The fp32 weights are averaged, and the average is copied to one tensor, and from there to the teacher that computes.
+    The fp32 weights are averaged, and the average is copied to one tensor, and from there to the teacher that computes. `weights`
+    are the numbers of elements of all tensors.
     """
-    tensors = sum(config.depths) * 13 + 3 * (len(config.depths) - 1) + 2 + 2 + 2 * len(config.sources)
-    each = max(math.ceil(tensors / TENSORS_OF_LIST), math.ceil(parameters / CHUNK / CHUNKS_OF_LIST))
+    parameters = sum(weights)
+    each = max(math.ceil(len(weights) / TENSORS_OF_LIST), math.ceil(parameters / CHUNK / CHUNKS_OF_LIST))
     moved = 12, item, 4 + item, 2 * item  # averaged, filled with zeros, copied twice
     return [Kernels(nbytes=sum(moved) * parameters, launches=1 + 3 * each)]
+
+
+def norm_backward_launches(rows: int, channels: int) -> int:
+    """Kernels of the gradients of a layer norm: of its input, and of weight and bias, over many rows in parts that are summed."""
+    return 4 if rows > ROWS_OF_PARTS and channels < 1728 else 2
 
 
 def _moved(numbers: float, item: int, launches: int = 1) -> Kernels:
@@ -196,8 +202,7 @@ class _Stage:
         return _product(self.rows, inputs, outputs, self.item)
 
     def _norm_backward(self, rows: int, channels: int) -> Kernels:
-        is_long = rows > ROWS_OF_PARTS and channels < 1728
-        return _moved(3 * rows * channels, self.item, 4 if is_long else 2)
+        return _moved(3 * rows * channels, self.item, norm_backward_launches(rows, channels))
 
     def _layouts(self) -> Iterator[WindowLayout]:
         """The windows of each block."""

@@ -39,7 +39,6 @@ from pretrain.data.batch import Batch  # noqa: E402
 from pretrain.data.config import StreamConfig  # noqa: E402
 from pretrain.log.step_report import peak_memory_bytes  # noqa: E402
 from pretrain.model import EncoderConfig  # noqa: E402
-from pretrain.model.flops import training_flops  # noqa: E402
 from pretrain.model.gpus import peak_flops  # noqa: E402
 from pretrain.setup import TrainingRun, set_up_run  # noqa: E402
 from pretrain.train import forward_backward, optimizer_step  # noqa: E402
@@ -127,7 +126,7 @@ def measure(corpus: str, global_batch: int, stage: str, rounds: int, steps: int,
     for _ in range(rounds):
         real.append(take_steps(run, steps, lambda _: next(batches)))
         synthetic.append(take_steps(run, steps, lambda i: kept[order[i]]))
-    flops = training_flops(run.encoder.config, run.corpus.shapes, config.stream.num_frames, has_teacher=True)
+    flops = run.flops_per_sample
     of_step = sum(flops[source] for source in order) * global_batch
     peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
     seconds = statistics.median(real) / steps

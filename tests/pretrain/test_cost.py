@@ -7,15 +7,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 from pretrain.config import ObjectiveConfig
 from pretrain.cost import CostConfig, cost
 from pretrain.data.config import StreamConfig
 from pretrain.log.duration import duration
-from pretrain.model import EncoderConfig, build_encoder
+from pretrain.model import EncoderConfig, MapDecoder, build_encoder
+from pretrain.model.decoder_cost import decoder_cost
 from pretrain.model.flops import forward_flops
 from pretrain.model.roofline import roofline, step_kernels, update_kernels
+from pretrain.objective.model import LandCoverModel
 from tests.support.pretraining import ROOT
 
 
@@ -24,10 +27,15 @@ def test_card_states_parameters_and_an_epoch(capsys):
         CostConfig(samples={"sentinel2": 1000}, chip_px={"sentinel2": 128}, gpus=2, gpu="a100", utilisation=0.5, storage_gb_s=1e3)
     )
     printed = capsys.readouterr().out
-    total = sum(p.numel() for p in build_encoder(EncoderConfig(sources={"sentinel2": 10})).parameters())
+    total = sum(p.numel() for p in model_of().parameters())
     assert f"{total / 1e6:.2f}" in printed
     flops = forward_flops(EncoderConfig(sources={"sentinel2": 10}), 10, 16, 128, 128)
     assert duration(1000 * (flops.training + flops.forward) / (2 * 312e12 * 0.5)) in printed
+
+
+def model_of(config: EncoderConfig = EncoderConfig(sources={"sentinel2": 10})) -> LandCoverModel:  # noqa: B008
+    """Encoder and linear head of the fractions of eight classes."""
+    return LandCoverModel(build_encoder(config), 8)
 
 
 def printed_by(capsys: pytest.CaptureFixture[str], **options: object) -> str:
@@ -48,7 +56,7 @@ def test_the_time_is_that_of_the_roofline_or_of_storage(
 ) -> None:
     """32 samples of 5.5 MB on a GPU take 0.18 s at 1 GB/s; two give the kernels less to do than launching them takes."""
     encoder = EncoderConfig(sources={"sentinel2": 10})
-    update = update_kernels(encoder, sum(p.numel() for p in build_encoder(encoder).parameters()), 2)
+    update = update_kernels([p.numel() for p in model_of(encoder).parameters()], 2)
     kernels = [*(k for part in step_kernels(encoder, (16, 10, 128, 128), batch, 2).values() for k in part), *update]
     predicted, read = roofline(kernels, "h100"), batch * 16 * 128 * 128 * 21
     seconds = max(predicted.gpu_seconds, predicted.launch_seconds, read / (storage * 1e9))
@@ -96,16 +104,34 @@ def test_sources_beyond_the_mixture_cost_nothing(capsys: pytest.CaptureFixture[s
         cost(CostConfig(stream=StreamConfig(mixture={"landsat": 1.0}), **options))  # type: ignore[arg-type]
 
 
-def test_dates_of_the_teachers_own_are_read_as_well_and_a_map_is_said_to_cost_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dates_of_the_teachers_own_are_read_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     read = []
     for dates in ("same", "own"):
         stream = StreamConfig(teacher_dates=dates, global_batch_size=64)  # type: ignore[arg-type]
-        objective = ObjectiveConfig(predict="map")
-        cost(CostConfig(samples={"modis": 10**9}, chip_px={"modis": 8}, stream=stream, objective=objective))
+        cost(CostConfig(samples={"modis": 10**9}, chip_px={"modis": 8}, stream=stream))
         printed = capsys.readouterr().out
-        assert "the decoder of the map is not counted" in printed
         read.append(float(re.search(r"([\d.]+) TB are read", printed)[1]))  # type: ignore[index]
     assert read == pytest.approx([15.36, 30.72])  # 16 frames of 8 x 8 px, with 7 bands of two bytes and one of validity
+
+
+def test_the_decoder_of_the_map_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters and FLOPs of the card are those of the model that a training with this legend has."""
+    groupings = {"glc_fcs30d": "glc_fcs30d_fine"}
+    flops = {}
+    for predict in ("fractions", "map"):
+        printed = printed_by(capsys, objective=ObjectiveConfig(predict=predict, groupings=groupings))  # type: ignore[arg-type]
+        found = re.search(r"sentinel2 +16 x 10 x 128 x 128 +([\d.]+) +([\d.]+)", printed)
+        assert found is not None
+        flops[predict] = [float(number) for number in found.groups()]
+    shape = ObjectiveConfig(predict="map").decoder(16, 15)
+    assert shape is not None
+    encoder = model_of().encoder
+    model = LandCoverModel(encoder, 15, MapDecoder(encoder, ["sentinel2"], shape))
+    assert f"all {sum(p.numel() for p in model.parameters()) / 1e6:.2f}" in re.sub(" +", " ", printed)
+    decoder = decoder_cost(encoder, shape, "sentinel2", (16, 10, 128, 128), 2, torch.bfloat16)
+    added = [(of_map - of_fractions) * 1e9 for of_map, of_fractions in zip(flops["map"], flops["fractions"], strict=True)]
+    assert added == pytest.approx([decoder.forward_flops / 2, (decoder.training_flops + decoder.forward_flops) / 2], abs=0.02e9)
+    assert "map decoder" in printed.split("GB moved")[1]
 
 
 def test_mistakes_name_what_is_known():

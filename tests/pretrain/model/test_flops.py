@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.model import EncoderConfig, build_encoder
-from pretrain.model.flops import forward_flops, training_flops
+from pretrain.model.flops import forward_flops
+from pretrain.model.training_flops import training_flops
 from pretrain.model.video_swin import map_sizes
 from tests.support.naive_encoder import naive_encoder
 
@@ -52,11 +53,12 @@ def test_flops_of_real_tokens_are_those_of_our_projections(shape):
 
 def test_a_training_step_is_the_students_passes_and_the_teachers():
     shapes = {"sentinel2": (10, 48, 48), "modis": (7, 8, 8)}
+    encoder = build_encoder(SMALL)
     for source, (bands, rows, cols) in shapes.items():
         flops = forward_flops(SMALL, bands, 16, rows, cols)
-        alone = training_flops(SMALL, shapes, 16, has_teacher=False)[source]
+        alone = training_flops(encoder, shapes, 16, has_teacher=False)[source]
         assert alone == flops.training == 3 * flops.forward - flops.patch_embedding  # nobody asks for the pixels' gradient
-        assert training_flops(SMALL, shapes, 16, has_teacher=True)[source] == alone + flops.forward
+        assert training_flops(encoder, shapes, 16, has_teacher=True)[source] == alone + flops.forward
 
 
 def test_without_padding_both_ways_cost_the_same():

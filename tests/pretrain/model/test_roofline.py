@@ -46,8 +46,8 @@ def test_launches_and_bytes_are_those_counted(
     whole = roofline((kernel for part in stated.values() for kernel in part), "h100")
     assert whole.launches == pytest.approx(sum(launches for launches, _ in found.values()), rel=0.03)
     assert whole.nbytes == pytest.approx(sum(nbytes for _, nbytes in found.values()), rel=0.05)
-    parameters = sum(p.numel() for p in _model_of(config).parameters())
-    update = roofline(update_kernels(config, parameters, ITEM[dtype]), "h100")
+    weights = [p.numel() for p in _model_of(config).parameters()]
+    update = roofline(update_kernels(weights, ITEM[dtype]), "h100")
     assert (update.launches, pytest.approx(update.nbytes, rel=1e-3)) == counter.total("teacher's update")
 
 
