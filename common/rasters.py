@@ -117,9 +117,10 @@ def opened_raster(path: AnyPath) -> Iterator[Any]:
 
 
 class Raster:
-    """The first band of a raster file, open for reading, north-up whatever the order of its rows.
+    """A raster file of one band, open for reading, north-up whatever the order of its rows.
 
-    Raises ValueError, which begins with `what` the raster is, when it is missing, cannot be read or is not georeferenced.
+    Raises ValueError, which begins with `what` the raster is, when it is missing, cannot be read, is not georeferenced, or has
+    several bands; one for transparency does not count.
 
     Attributes:
         grid: its grid, north-up.
@@ -136,13 +137,18 @@ class Raster:
         except ValueError as error:
             raise ValueError(f"{what} {error}") from error
         try:
+            self._mask = RasterMask.of(self._dataset)
+            if self._mask.num_bands != 1:
+                raise ValueError(
+                    f"{what} {path} has {self._mask.num_bands} bands; expected one, since nothing says which is meant: write the "
+                    f"one to use into a file of its own (gdal_translate -b 1 {path.name} OUTPUT.tif)"
+                )
             self.grid, self._flips = north_up(raster_grid(self._dataset, f"{what} {path}"))
         except ValueError:
             self._dataset.close()
             raise
         self.dtype = np.dtype(self._dataset.dtypes[0])
         self.nodata: float | None = self._dataset.nodata
-        self._mask = RasterMask.of(self._dataset)
 
     def read(
         self, unobserved: int, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None

@@ -74,6 +74,25 @@ def test_another_crs_is_named(tmp_path: Path) -> None:
         on_source(labelled)
 
 
+@pytest.mark.parametrize("resample", [None, "nearest"])
+def test_a_raster_of_several_bands_is_refused_unless_the_last_is_alpha(tmp_path: Path, resample: str | None) -> None:
+    """Codes of two years beside each other: nothing says which of them is meant."""
+    codes = np.random.default_rng(0).integers(0, 5, (2, *GRID.shape)).astype(np.uint8)
+    labelled = with_label(tmp_path, codes[0], GRID.crs, GRID.transform, resample=resample)
+
+    def write(**last: Any) -> None:
+        profile = {"driver": "GTiff", "count": 2, "dtype": "uint8", "height": GRID.height, "width": GRID.width, **last}
+        with rasterio.open(tmp_path / "label.tif", "w", crs=GRID.crs, transform=GRID.transform, **profile) as raster:
+            raster.write(codes)
+
+    write()
+    with pytest.raises(ValueError, match=r"label.tif has 2 bands; expected one, .*gdal_translate -b 1 label.tif"):
+        on_source(labelled)
+    write(alpha="yes")
+    with on_source(labelled) as label:
+        np.testing.assert_array_equal(label.read(0, 0, 40, 2021), np.where(codes[1] == 0, 9, codes[0])[:, :40])
+
+
 def test_no_data_of_the_raster_is_not_labelled(tmp_path: Path) -> None:
     """Codes count from 0, which is a class; the raster says that 200 means no data."""
     codes = np.random.default_rng(0).choice([0, 1, 200], GRID.shape).astype(np.uint8)
