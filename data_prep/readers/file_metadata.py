@@ -13,6 +13,7 @@ UNIX_EPOCH = "days since 1970-01-01"
 # Days since 1970 between the launch of Landsat 1 and 2100. A number like 20210103 or 194 does not count days since 1970, and
 # times of 0 in 1970 were never written.
 FIRST_PLAUSIBLE_DAY, LAST_PLAUSIBLE_DAY = 934, 47_482
+YEARS = 1972, 2100  # the first and last of these days
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian")  # these are equal from GREGORIAN on
 GREGORIAN = datetime(1582, 10, 15)
 # Milliseconds of each unit of time (UDUNITS), and for shorter units how many of them a millisecond has.
@@ -52,7 +53,7 @@ def crs_attribute(value: Any) -> int | str:
 def decode_days(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
     """Decode times, numbers with CF `units`, ISO texts or datetime64, to days in UTC: datetime64[D] (T,).
 
-    Whole numbers without units are days since 1970-01-01. A time without a time zone is in UTC.
+    Whole numbers without units are days since 1970-01-01, unless they may be years. A time without a time zone is in UTC.
     Raises ValueError for values that are not dates, and for dates before the launch of Landsat 1 (1972-07-23) or after 2100.
     Sources: CF Conventions 1.11, section 4.4; UDUNITS; ISO 8601.
     """
@@ -100,6 +101,12 @@ def _decode_numbers(values: np.ndarray, attributes: Mapping[str, Any], origin: s
     units = attributes.get("units")
     if units is None:
         whole = np.isfinite(values) & (np.rint(values) == values)
+        as_years = (values >= YEARS[0]) & (values <= YEARS[1])  # as days they lie in 1975, before all sensors of this project
+        if as_years.any():
+            raise ValueError(
+                f"{origin}: {values[as_years].ravel()[0]} without units may be a year, which is no date; write ISO texts like "
+                f"2021-05-01, or numbers with an attribute units, as in '{UNIX_EPOCH}'"
+            )
         if not whole.all() or (values < 0).any() or (values > LAST_PLAUSIBLE_DAY).any():
             example = values.ravel()[0]
             raise ValueError(

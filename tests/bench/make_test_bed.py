@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,14 +39,16 @@ ROOT = Path(__file__).parents[2]
 WINDOW_PX = 64
 CORPORA = {"same": "pretraining_same", "held_out": "pretraining_held_out"}
 FOLDERS = ("pretraining_same", "pretraining_held_out", "finetuning", "tuning")
+# Rounds of landscapes for pretraining. Round 2 is for its validation; those from 7 on have labels or are for validation and test.
+PRETRAINING_ROUNDS = (0, 1, 3, 4, 5, 6, *range(20, 100))
 _CLIMATES = {
     split: [number for number, region in enumerate(CONTEXT_REGIONS) if region.split == split]
     for split in ("train", "validation", "test")
 }
 
 
-def scenes_of(folder: str, seed: int, side_px: int = 192) -> list[SceneSettings]:
-    """The scenes of a folder of the bed, `side_px` Sentinel-2 pixels wide; those for pretraining twice that.
+def scenes_of(folder: str, seed: int, landscapes: int = 120, side_px: int = 192) -> list[SceneSettings]:
+    """The scenes of a folder of the bed, `side_px` Sentinel-2 pixels wide; `landscapes` of twice that width for pretraining.
 
     Validation and test landscapes have seeds of their own, `seed` + 1 and + 2, beside rounds that no other folder has.
     """
@@ -57,12 +60,23 @@ def scenes_of(folder: str, seed: int, side_px: int = 192) -> list[SceneSettings]
     labelled = [small(train[0], 7 + i, "train", seed=seed) for i in range(6)]
     checked = [small(climate, 7, "validation", seed=seed + 1) for climate in validation]
     folders = {
-        "pretraining_same": [scene(climate, turn, "train") for climate in train + validation + test for turn in (0, 1)],
-        "pretraining_held_out": [scene(climate, turn, "train") for climate in train for turn in (0, 1, 3, 4, 5, 6)],
+        "pretraining_same": _pretraining(scene, train + validation + test, landscapes),
+        "pretraining_held_out": _pretraining(scene, train, landscapes),
         "finetuning": [*labelled, *checked, *(small(c, 7 + i, "test", seed=seed + 2) for c in test for i in range(5))],
         "tuning": [*labelled, *checked, *(small(c, 8 + i, "test", seed=seed + 1) for c in validation for i in range(2))],
     }
     return folders[folder] + (pretraining_validation if folder in CORPORA.values() else [])
+
+
+def _pretraining(scene: Callable[..., SceneSettings], climates: Sequence[int], landscapes: int) -> list[SceneSettings]:
+    """So many landscapes for pretraining, equally many of each climate."""
+    rounds = PRETRAINING_ROUNDS[: landscapes // len(climates)]
+    if landscapes < 1 or landscapes != len(climates) * len(rounds):
+        raise ValueError(
+            f"--landscapes is {landscapes}; expected a multiple of {len(climates)} climates, at most "
+            f"{len(climates) * len(PRETRAINING_ROUNDS)}"
+        )
+    return [scene(climate, turn, "train") for climate in climates for turn in rounds]
 
 
 def _scene(climate: int, turn: int, split: str, *, seed: int, side_px: int, errors: MapErrors | None) -> SceneSettings:
@@ -80,12 +94,19 @@ def _scene(climate: int, turn: int, split: str, *, seed: int, side_px: int, erro
     )
 
 
-def make_test_bed(output: Path, seed: int = 0, parts: list[str] = list(FOLDERS), workers: int = 2) -> None:  # noqa: B006
+def make_test_bed(
+    output: Path,
+    seed: int = 0,
+    landscapes: int = 120,
+    parts: list[str] = list(FOLDERS),  # noqa: B006
+    workers: int = 2,
+) -> None:
     """Make the scenes and corpora of the test bed.
 
     Args:
         output: folder of the bed.
         seed: seed of the bed.
+        landscapes: number of those to pretrain on in each corpus, a multiple of 15.
         parts: folders of scenes, with their corpora: pretraining_same, pretraining_held_out, finetuning, tuning.
         workers: number of processes.
     """
@@ -94,7 +115,7 @@ def make_test_bed(output: Path, seed: int = 0, parts: list[str] = list(FOLDERS),
         raise ValueError(f"--parts are {parts}; expected some of {', '.join(FOLDERS)}")
     rows = []
     for folder in parts:
-        jobs = scenes_of(folder, seed)
+        jobs = scenes_of(folder, seed, landscapes)
         target = output / "scenes" / folder
         target.mkdir(parents=True, exist_ok=True)
         made = map_local(partial(write_scene_folder, output=target), jobs, workers)

@@ -89,6 +89,8 @@ def test_numbers_without_units_are_days_since_1970() -> None:
     [
         (np.array([20210103]), {}, "numbers like 20210103 without units"),
         (np.array([18_628.5]), {}, r"numbers like 18628\.5 without units"),
+        (np.array([18_628, 2021]), {}, r"2021 without units may be a year, which is no date; write ISO texts"),
+        (np.array([2021.0, np.nan]), {}, r"2021\.0 without units may be a year"),
         (np.array([np.nan]), {}, "numbers like nan without units"),
         (np.array([11, 29]), {}, "2 of 2 dates are missing, before 1972-07-23 or after 2100, first 1970-01-12 for 11"),
         (np.array([20210103]), {"units": "days since 1970-01-01"}, "first 57303-05-21 for 20210103"),
