@@ -169,20 +169,28 @@ def check_centres(grid: Grid, x: np.ndarray, y: np.ndarray, origin: str) -> None
 def grid_from_centres(x: np.ndarray, y: np.ndarray, crs: int | str, origin: str) -> Grid:
     """Grid from the coordinates of pixel centres, x (W,) and y (H,).
 
-    Raises ValueError unless they are evenly spaced to a hundredth of a pixel.
+    Raises ValueError unless they are evenly spaced to a hundredth of a pixel, beside the rounding of float32.
     """
-    steps = []
-    for name, centres in (("x", x), ("y", y)):
-        if len(centres) < 2:
-            raise ValueError(f"{origin}: {name} has {len(centres)} coordinate; two are needed to know the pixel size")
-        step = (float(centres[-1]) - float(centres[0])) / (len(centres) - 1)
-        regular = float(centres[0]) + step * np.arange(len(centres))
-        if step == 0 or not np.allclose(centres, regular, rtol=0, atol=abs(step) / 100):
-            raise ValueError(f"{origin}: coordinates {name} are not evenly spaced; regrid the images first")
-        steps.append(step)
-    dx, dy = steps
-    transform = Affine(dx, 0.0, float(x[0]) - dx / 2, 0.0, dy, float(y[0]) - dy / 2)
+    (x0, dx), (y0, dy) = (_even_spacing(centres, name, origin) for name, centres in (("x", x), ("y", y)))
+    transform = Affine(dx, 0.0, x0 - dx / 2, 0.0, dy, y0 - dy / 2)
     return Grid(crs=crs_text(crs, origin), transform=transform, height=len(y), width=len(x))
+
+
+def _even_spacing(centres: np.ndarray, name: str, origin: str) -> tuple[float, float]:
+    """The first of evenly spaced coordinates (N,), and their distance."""
+    if len(centres) < 2:
+        raise ValueError(f"{origin}: {name} has {len(centres)} coordinate; two are needed to know the pixel size")
+    numbers, index = centres.astype(np.float64), np.arange(len(centres))
+    first, step = float(numbers[0]), float(numbers[-1] - numbers[0]) / (len(numbers) - 1)
+    if step != 0 and np.allclose(numbers, first + step * index, rtol=0, atol=abs(step) / 100):
+        return first, step
+    # Degrees as float32 are rounded by some hundredths of a pixel of 10 m, the ends, too. The fit over all is 100 times as exact.
+    rounding = float(np.spacing(np.float32(np.abs(numbers).max()))) / 2
+    if (numbers.astype(np.float32) == numbers).all() and rounding < abs(step) / 10:
+        slope, at_first = np.polyfit(index, numbers, 1)
+        if np.allclose(numbers, at_first + slope * index, rtol=0, atol=abs(slope) / 100 + rounding):
+            return float(at_first), float(slope)
+    raise ValueError(f"{origin}: coordinates {name} are not evenly spaced; regrid the images first")
 
 
 def stated_grid(

@@ -11,7 +11,15 @@ from pyproj import Transformer
 from rasterio.transform import rowcol, xy
 
 from common.crs import crs_name
-from common.grid import Grid, corner_distance_px, grid_in_crs, grid_with_pixel_size, nesting_factor, unwrapped
+from common.grid import (
+    Grid,
+    corner_distance_px,
+    grid_from_centres,
+    grid_in_crs,
+    grid_with_pixel_size,
+    nesting_factor,
+    unwrapped,
+)
 from common.north_up import north_up
 from tests.support.archives import HLS_WKT
 
@@ -141,3 +149,27 @@ def test_degrees_go_on_at_the_antimeridian() -> None:
 def test_short_names() -> None:
     assert crs_name("EPSG:32610") == "EPSG:32610"
     assert crs_name(HLS_WKT) == "'UTM Zone 10, Northern Hemisphere'"
+
+
+@pytest.mark.parametrize("west", [5.1234567, -58.7654321, 113.1357911])
+@pytest.mark.parametrize("pixel", [8.983152841e-5, 2.694945852e-4, 2.0833333333e-3])
+def test_degrees_as_float32(west: float, pixel: float) -> None:
+    """Pixels of 10 m, 30 m and 231 m, whose centres a file holds as float32: the grid is right to a hundredth of a pixel."""
+    true = Grid(crs="EPSG:4326", transform=Affine(pixel, 0, west, 0, -pixel, 47.7654321), height=800, width=1200)
+    cols, rows = np.arange(true.width) + 0.5, np.arange(true.height) + 0.5
+    x, y = west + pixel * cols, 47.7654321 - pixel * rows
+    exact = grid_from_centres(x, y, "EPSG:4326", "g")
+    rounded = grid_from_centres(x.astype(np.float32), y.astype(np.float32), "EPSG:4326", "g")
+    assert corner_distance_px(exact, true) < 1e-6
+    assert corner_distance_px(rounded, true) < 0.01
+
+
+def test_float32_does_not_excuse_uneven_coordinates() -> None:
+    pixel, y = 8.983152841e-5, np.array([1.0, 0.5])
+    x = 113.1 + pixel * np.arange(1000)
+    x[600:] += pixel / 5
+    with pytest.raises(ValueError, match="g: coordinates x are not evenly spaced"):
+        grid_from_centres(x.astype(np.float32), y, "EPSG:4326", "g")
+    fine = 113.1 + 9e-6 * np.arange(1000)  # a metre, less than float32 tells apart
+    with pytest.raises(ValueError, match="g: coordinates x are not evenly spaced"):
+        grid_from_centres(fine.astype(np.float32), y, "EPSG:4326", "g")
