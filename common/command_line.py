@@ -20,7 +20,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -36,6 +35,7 @@ from common.lasting_output import make_output_last
 from common.notes import show_notes_as_lines
 from common.stop_signals import interrupt_when_asked
 from common.storage import RemotePath, any_path
+from common.yaml_files import RepeatedKeyError, load_yaml
 
 _NO_PATH = "is a URL; expected a path on this machine"
 
@@ -94,8 +94,12 @@ class _Parser(ArgumentParser):
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", *more: Any, **named: Any) -> Any:
         """Parse the content of a `--config` file as jsonargparse does, with old names of renamed keys allowed."""
         values = None
-        with suppress(yaml.YAMLError):  # jsonargparse reports what is wrong with it
-            values = yaml.safe_load(content) if self.renamed or self.short else None
+        try:
+            values = load_yaml(content)
+        except RepeatedKeyError as error:
+            self.error(f"{path}: {error}")
+        except yaml.YAMLError:  # jsonargparse reports what is wrong with it
+            pass
         try:
             if isinstance(values, dict) and (rename_keys(values, self.short) | rename_keys(values, self.renamed, warn=True)):
                 content = yaml.safe_dump(values)

@@ -210,11 +210,7 @@ class Task:
         `names_of_rest` does: a wrong raster must not count as "other".
         """
         self.names_of_rest(label)
-        unknown = sorted(set(np.unique(codes).tolist()) - set(label.classes) - {label.nodata})
-        if unknown:
-            raise ValueError(
-                f"{label.path} holds codes {unknown[:5]} that its `classes` do not name; known: {dict(label.classes)}"
-            )
+        label.check_codes(codes)
         indices = np.full(codes.shape, IGNORE, dtype=np.int64)
         owner = {name: index for index, c in enumerate(self.classes) for name in c.labels}
         for code, name in label.classes.items():

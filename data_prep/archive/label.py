@@ -24,6 +24,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from common.crs import crs_text
 from common.storage import AnyPath, joined
 from common.value_types import check_value
@@ -166,6 +168,12 @@ class Label:
                 f"label {self.path}: code {self.nodata} is class {self.classes[self.nodata]!r} and also `nodata`, not labelled; "
                 "remove one of them"
             )
+
+    def check_codes(self, codes: np.ndarray) -> None:
+        """Raises ValueError for codes that `classes` do not name: a wrong raster must not count as "other"."""
+        unknown = sorted(set(np.unique(codes).tolist()) - set(self.classes) - {self.nodata})
+        if unknown:
+            raise ValueError(f"{self.path} holds codes {unknown[:5]} that its `classes` do not name; known: {dict(self.classes)}")
 
     @property
     def is_stored_raster(self) -> bool:

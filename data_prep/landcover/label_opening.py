@@ -107,6 +107,13 @@ class LabelOnSource:
                     f"{limits.min} to {limits.max}"
                 )
             self._row, self._col = _first_pixel(self._label.grid, grid, origin)
+            height, width = self._label.grid.shape
+            is_apart = not (-grid.height < self._row < height and -grid.width < self._col < width)
+            if is_apart and is_file_of_scene(label, scene):  # a file of many scenes may end before this one
+                raise ValueError(
+                    f"{origin}: {label.path} ({grid_summary(self._label.grid)}) shares no pixel with the images "
+                    f"({grid_summary(grid)}); give the file of this scene"
+                )
         except ValueError:
             self.__exit__()
             raise

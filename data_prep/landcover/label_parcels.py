@@ -85,7 +85,9 @@ class ParcelLabel:
     def _codes(self, window: Window, year: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Codes int32 of a window, and bool where parcels of different classes overlap."""
         _, _, height, width = window
-        if is_of_other_year(self.label, year):
+        # In a year of which the file has no parcel here, nobody has looked at what lies outside of parcels.
+        is_unknown = self._options.has_years and year is not None and year not in self.years
+        if is_unknown or is_of_other_year(self.label, year):
             return np.full((height, width), self.label.nodata, np.int32), np.zeros((height, width), bool)
         by = self._by_centre if self._options.assign == "centre" else self._by_area
         codes, overlaps = by(window, year)

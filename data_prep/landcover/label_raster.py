@@ -158,18 +158,25 @@ def read_codes(
 ) -> np.ndarray:
     """A window (height, width) of the codes of a label, by default all; `label.nodata` where the raster has no data.
 
-    Raises ValueError when the no-data number that the raster states is a class, and scene.yaml does not say what no data is.
+    Raises ValueError when the no-data number that the raster states is a class, and scene.yaml does not say what no data is; and
+    for codes that are no class.
     """
     codes = raster.read(label.nodata, row, col, height, width)
-    if raster.nodata is None or raster.nodata == label.nodata:
-        return codes
-    if raster.nodata in label.classes:
+    if raster.nodata is not None and raster.nodata != label.nodata:
+        codes = _without_nodata(codes, raster.nodata, label)
+    label.check_codes(codes)
+    return codes
+
+
+def _without_nodata(codes: np.ndarray, nodata: float, label: Label) -> np.ndarray:
+    """Codes with `label.nodata` in place of the no-data number that the raster states."""
+    if nodata in label.classes:
         if label.nodata_stated:
             return codes
         raise ValueError(
-            f"{label.path} states that {raster.nodata:g} means no data, but scene.yaml names it as class "
-            f"{label.classes[int(raster.nodata)]!r}; say there which code means not labelled (`nodata: {label.nodata}` if every "
+            f"{label.path} states that {nodata:g} means no data, but scene.yaml names it as class "
+            f"{label.classes[int(nodata)]!r}; say there which code means not labelled (`nodata: {label.nodata}` if every "
             "pixel is labelled), or remove the class"
         )
-    missing = np.isnan(codes) if np.isnan(raster.nodata) else codes == raster.nodata
+    missing = np.isnan(codes) if np.isnan(nodata) else codes == nodata
     return np.where(missing, np.array(label.nodata), codes)

@@ -117,7 +117,7 @@ class LandCoverMap:
             shape = shape or tile_shape
             band = tile.band_of(of_tile)
             assert band is not None, tile
-            codes = self._warped(tile, band, _regridded(footprint, shape))
+            codes = self._codes_on(tile, band, _regridded(footprint, shape))
             found = codes if found is None else np.where(unmapped, codes, found)
         return np.full(shape or (1, 1), self._legend.fill[0]) if found is None else found
 
@@ -133,17 +133,21 @@ class LandCoverMap:
                 found.append((tile, of_tile, shape))
         return sorted(found, key=lambda of_year: (abs(of_year[1] - year), of_year[1]))  # stable: in the order of the tiles
 
-    def _warped(self, tile: Tile, band: int, grid: Grid) -> np.ndarray:
-        """Codes of a band of a tile on a grid, nearest neighbour; fill where the tile maps nothing."""
+    def _codes_on(self, tile: Tile, band: int, grid: Grid) -> np.ndarray:
+        """Codes of a band of a tile on a grid, nearest neighbour; fill where the tile maps nothing.
+
+        GDAL's warping knows no masks. And it changes pixels that hold the number of those that it leaves empty: that must be no
+        code of the legend, nor lie beside one. Where it left any empty, the stored pixels say whether they are.
+        """
         dataset, mask = self._dataset(tile)
-        fill = self._legend.fill[0]
+        empty = _number_of_no_code(np.dtype(dataset.dtypes[band - 1]), self._legend)
         with self._opener.reading(tile.path):
-            with WarpedVRT(dataset, resampling=Resampling.nearest, nodata=fill, **grid.profile()) as warped:
-                codes: np.ndarray = warped.read(band)
-            # GDAL's warping knows no mask beside the no-data number.
-            may_be_hidden = mask.has_mask or mask.alpha is not None or (mask.may_be_sparse and (codes == 0).any())
-            hidden = _hidden(tile, dataset, mask, band, grid) if may_be_hidden else None
-        return codes if hidden is None else np.where(hidden, np.array(fill), codes)
+            if empty is not None and not mask.has_mask and mask.alpha is None:
+                with WarpedVRT(dataset, resampling=Resampling.nearest, nodata=empty, **grid.profile()) as warped:
+                    codes: np.ndarray = warped.read(band)
+                if not (codes == empty).any() and not (mask.may_be_sparse and (codes == 0).any()):
+                    return codes
+            return _codes_at_centres(tile, dataset, mask, band, grid, self._legend.fill[0])
 
     def check(self, scene: Scene, grid: Grid) -> None:
         """Check a few parts of the map within the scene.
@@ -232,21 +236,27 @@ def _regridded(footprint: Grid, shape: tuple[int, int]) -> Grid:
     return Grid(crs=footprint.crs, transform=affine, height=height, width=width)
 
 
-def _hidden(tile: Tile, dataset: Any, mask: RasterMask, band: int, grid: Grid) -> np.ndarray | None:
-    """Which pixels of a grid have their centres in pixels of a tile that were not observed; None for none."""
+def _number_of_no_code(dtype: np.dtype, legend: Legend) -> int | None:
+    """The largest number of an integer type that is no code of a legend and lies beside none; None where there is none."""
+    if not np.issubdtype(dtype, np.integer):
+        return None
+    known, limits = {*legend.codes, *legend.fill}, np.iinfo(dtype)
+    tried = range(int(limits.max), max(int(limits.min), int(limits.max) - 4 * len(known) - 4), -1)
+    return next((number for number in tried if known.isdisjoint((number - 1, number, number + 1))), None)
+
+
+def _codes_at_centres(tile: Tile, dataset: Any, mask: RasterMask, band: int, grid: Grid, fill: int) -> np.ndarray:
+    """Codes of the pixels of a tile in which the centres of the pixels of a grid lie; `fill` where the tile maps nothing."""
     col, row = (at.ravel() for at in np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5))
     rows, cols = _stored_pixels(tile, grid, row, col)
     inside = _inside(dataset, rows, cols)
-    if not inside.any():
-        return None
-    rows, cols = rows[inside].astype(np.int64), cols[inside].astype(np.int64)
-    window = _window_around(rows, cols)
-    unobserved = mask.unobserved(window, dataset.read(band, window=window), band)
-    if unobserved is None:
-        return None
-    hidden = np.zeros(len(inside), dtype=np.bool_)
-    hidden[inside] = unobserved[rows - window.row_off, cols - window.col_off]
-    return hidden.reshape(grid.shape)
+    codes = np.full(inside.shape, fill, np.result_type(dataset.dtypes[band - 1], np.min_scalar_type(fill)))
+    if inside.any():
+        rows, cols = rows[inside].astype(np.int64), cols[inside].astype(np.int64)
+        window = _window_around(rows, cols)
+        stored = stored_codes(dataset, mask, band, window, fill)
+        codes[inside] = stored[rows - window.row_off, cols - window.col_off]
+    return codes.reshape(grid.shape)
 
 
 def _stored_pixels(tile: Tile, grid: Grid, row: np.ndarray, col: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,12 @@ def open_land_cover(scene: Scene, legend: Legend) -> LandCoverReader:
     if cover.quality is not None:
         return QualityLandCover(legend)
     if cover.label is not None:
+        for source, options in scene.sources.items():
+            if "paths" in options:
+                raise ValueError(
+                    f"{scene.folder / SCENE_FILE}: land_cover is a dataset beside the images, but source {source} has several "
+                    "files (`paths`), and which of them holds it is not known; give a raster, or one file (`path`)"
+                )
         return SampleLandCover(scene, cover.label)
     return LandCoverMap(cover, legend, str(scene.folder / SCENE_FILE))
 
@@ -80,10 +86,13 @@ class SampleLandCover:
             label = file.get(self._dataset)
             if not isinstance(label, h5py.Dataset) or label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
                 raise ValueError(f"{path}: no dataset {self._dataset!r} of whole numbers (H, W); it holds {held_names(file)}")
-            _, flips = north_up(_stored_grid(file, window.source, options, path))
+            grid, flips = north_up(_stored_grid(file, window.source, options, path))
+            # Of the images that scene.yaml crops (`bbox`), the dataset has those pixels, too, that are cut off.
+            crop = ~grid.transform @ window.grid.transform
+            begin = window.row + round(crop.f), window.col + round(crop.c)
             (row, end_row), (col, end_col) = (
                 (round(start * extent / whole), round((start + window.size) * extent / whole))
-                for start, extent, whole in zip((window.row, window.col), label.shape, window.grid.shape, strict=True)
+                for start, extent, whole in zip(begin, label.shape, grid.shape, strict=True)
             )
 
             def stored(row: int, col: int, height: int, width: int) -> np.ndarray:

@@ -14,7 +14,16 @@ from common.errors import is_data_error, portable_text
 from common.executors import MapJobs, in_this_process
 from common.storage import AnyPath, relative_path
 from data_prep.archive.sample_files import file_list_sha256
-from data_prep.archive.scene import SCENE_FILE, FoundScenes, Scene, home_of_scenes, labels_file, scan_archive, scene_file_sha256
+from data_prep.archive.scene import (
+    SCENE_FILE,
+    FoundScenes,
+    Scene,
+    home_of_scenes,
+    labels_file,
+    scan_archive,
+    scene_file_sha256,
+    shared_labels,
+)
 from data_prep.archive.sensor import Sensor, load_sensors
 from data_prep.landcover.label_legend import label_legends
 from data_prep.landcover.label_opening import is_file_of_scene
@@ -26,7 +35,7 @@ from data_prep.plan.settings import PlanSettings
 from data_prep.plan.survey import survey
 from data_prep.plan.survey_journal import JOURNAL, SurveyJournal
 
-FEATURES = "label_features_sha256"  # in the settings of a plan whose labels come from vector files
+FEATURES = "label_features_sha256"  # in the settings of a plan whose labels come from labels.yaml or vector files
 
 
 def make_plan(
@@ -55,6 +64,8 @@ def make_plan(
             arguments.pop(SNOW_APART)
         if not plan.has_maps:
             arguments.pop(LAND_COVER_MAPS, None)
+        if FEATURES not in plan.settings:  # an earlier version did not look at a labels.yaml of rasters
+            arguments.pop(FEATURES, None)
         if (plan.settings, plan.sensors, plan.legends) != (arguments, sensors, legends):
             raise ValueError(
                 f"{output} holds a corpus of another plan (other arguments, or scenes that changed): "
@@ -148,7 +159,7 @@ def _shape(settings: PlanSettings) -> dict[str, Any]:
 
 
 def _features_sha256(scenes: Sequence[Scene], names: Set[str]) -> str | None:
-    """A digest of labels.yaml and of the vector files that scenes share; None where labels come from none.
+    """A digest of labels.yaml and of the vector files that scenes share; None where labels come from neither.
 
     A file of one scene alone is not compared, as its images and label rasters are not: there may be 100,000 of them.
     """
@@ -157,8 +168,8 @@ def _features_sha256(scenes: Sequence[Scene], names: Set[str]) -> str | None:
         of_scene = [label for name, label in scene.labels.items() if name in names and label.features is not None]
         shared = [label for label in of_scene if not is_file_of_scene(label, scene)]
         files |= {str(path): path for label in shared if str(label.path) not in files for path in label.files}
-    beside = labels_file(scenes[0].folder) if files else None
-    if beside is not None:
+    beside = labels_file(scenes[0].folder)
+    if beside is not None and (files or names & set(shared_labels(scenes[0].folder))):
         files[str(beside)] = beside
     digests = [sha256_of(path) for _, path in sorted(files.items())]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if digests else None

@@ -71,19 +71,23 @@ def write_plan(
     """
     is_new = isinstance(output, Path) and not output.exists()
     output.mkdir(parents=True, exist_ok=True)
+    is_placed = False
     try:
         with ExitStack() as stack:
             files = {name: stack.enter_context(whole_file(output / file)) for name, file in TABLES.items()}
             values = _write_tables(files, output, surveyed, settings, sensors)
             values["table_sha256"] = {TABLES[name]: sha256_of(path) for name, path in files.items()}
+            is_placed = True  # in a moment, one by one
         values |= {"version": PLAN_VERSION, "settings": dict(arguments)}
         values |= {"sensors": {name: sensor.to_dict() for name, sensor in sensors.items()}}
         values |= {"legends": {name: legend.to_dict() for name, legend in legends.items()}}
         with whole_file(output / PLAN) as temporary:
             temporary.write_bytes(json_bytes(values))
     except BaseException:
-        for file in TABLES.values():
-            (output / file).unlink(missing_ok=True)
+        # Another run may have planned the same corpus in the meantime, and write its shards by these tables.
+        if is_placed and not (output / PLAN).is_file():
+            for file in TABLES.values():
+                (output / file).unlink(missing_ok=True)
         if is_new and isinstance(output, Path) and not any(output.iterdir()):  # the journal of the survey may stay
             output.rmdir()
         raise

@@ -15,6 +15,7 @@ from typing import IO, Any, Self
 
 import xxhash
 
+from common.errors import is_data_error
 from common.json_files import json_bytes
 from common.storage import AnyPath
 from data_prep.plan.plan import series_from_row
@@ -79,7 +80,8 @@ class SurveyJournal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._file is not None:
             self._file.close()
-        if self._path is not None and (error is None or isinstance(error, ValueError)):  # there is a plan, or will be none
+        # There is a plan, or the archive gives none. A package that is missing can be installed.
+        if self._path is not None and (error is None or (isinstance(error, ValueError) and is_data_error(error))):
             self._path.unlink(missing_ok=True)
             if error is not None and self._is_new_folder:
                 with suppress(OSError):

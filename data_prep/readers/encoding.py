@@ -105,14 +105,17 @@ def check_quality(dtype: np.dtype, attributes: Mapping[str, Any], sensor: Sensor
 
 
 def _nodata(attributes: Mapping[str, Any], origin: str) -> float | None:
-    """The number for no data (CF Conventions); None where none is stated. Raises ValueError for anything but numbers."""
-    nodata = attributes.get("_FillValue", attributes.get("missing_value"))
+    """The number for no data; None where none is stated. Raises ValueError for anything but numbers.
+
+    It is `_FillValue` or `missing_value` (CF Conventions), or `nodata`, as rioxarray and the Open Data Cube write it.
+    """
+    nodata = next((attributes[name] for name in ("_FillValue", "missing_value", "nodata") if name in attributes), None)
     if nodata is None or isinstance(nodata, str | bytes):  # Zarr version 3 may hold an encoded text
         return None
     try:
         return float(np.ravel(nodata)[0])
     except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{origin}: _FillValue or missing_value is {nodata!r}; expected a number") from error
+        raise ValueError(f"{origin}: _FillValue, missing_value or nodata is {nodata!r}; expected a number") from error
 
 
 def _number(attributes: Mapping[str, Any], name: str, origin: str) -> float | None:

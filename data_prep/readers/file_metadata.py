@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ def crs_attribute(value: Any) -> int | str:
 def decode_days(values: np.ndarray, attributes: Mapping[str, Any], origin: str) -> np.ndarray:
     """Decode times, numbers with CF `units`, ISO texts or datetime64, to days in UTC: datetime64[D] (T,).
 
-    Whole numbers without units are days since 1970-01-01, unless they may be years. A time without a time zone is in UTC.
+    Whole numbers without units are days since 1970-01-01, but for those of the future and those that may be years. A time without
+    a time zone is in UTC.
     Raises ValueError for values that are not dates, and for dates before the launch of Landsat 1 (1972-07-23) or after 2100.
     Sources: CF Conventions 1.11, section 4.4; UDUNITS; ISO 8601.
     """
@@ -107,8 +108,9 @@ def _decode_numbers(values: np.ndarray, attributes: Mapping[str, Any], origin: s
                 f"{origin}: {values[as_years].ravel()[0]} without units may be a year, which is no date; write ISO texts like "
                 f"2021-05-01, or numbers with an attribute units, as in '{UNIX_EPOCH}'"
             )
-        if not whole.all() or (values < 0).any() or (values > LAST_PLAUSIBLE_DAY).any():
-            example = values.ravel()[0]
+        tomorrow = (datetime.now(UTC).date() - date(1970, 1, 1)).days + 1  # numbers since 1900 or 1950 lie beyond it
+        if not whole.all() or (values < 0).any() or (values > tomorrow).any():
+            example = values[~whole | (values < 0) | (values > tomorrow)].ravel()[0]
             raise ValueError(
                 f"{origin}: numbers like {example} without units are no dates; write ISO texts like 2021-05-01, or numbers "
                 f"with an attribute units, as in '{UNIX_EPOCH}'"

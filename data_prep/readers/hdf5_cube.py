@@ -12,6 +12,7 @@ import numpy as np
 from common.grid import Grid, stated_grid
 from common.north_up import Flips, north_up
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.axes import check_order
 from data_prep.readers.cube_layers import (
     Bands,
     Chosen,
@@ -163,11 +164,8 @@ class Hdf5Cube(LayeredCube):
             if isinstance(found, h5py.Dataset):
                 if found.ndim != ndim:
                     raise ValueError(f"{dataset_name(found)}: has shape {found.shape}; expected {shape}")
-                axes = [scale for scale in _dimensions(found) if scale in ("time", "y", "x")]
-                if axes and axes != [axis for axis in ("time", "y", "x") if axis in axes]:
-                    raise ValueError(
-                        f"{dataset_name(found)}: its axes are {_dimensions(found)}; expected time, y, x, so transpose it"
-                    )
+                axes = ("time", "band", "y", "x") if ndim == 4 else ("time", "y", "x")
+                check_order(_dimensions(found), axes, dataset_name(found), {"time": self._time_name})
                 return found
         held = sorted({name for file in self._files for name in held_names(file)})
         raise ValueError(f"{self._origin}: no dataset {name!r} {shape}; found {held}")

@@ -138,12 +138,13 @@ class ZarrCube(LayeredCube):
         self._names = {"time": time, "x": x, "y": y}
         self._read: dict[str, np.ndarray] = {}  # coordinates by path, as variables share them
         self._group = ZarrGroup(path, storage_options)
-        codes = self._group.array(quality or sensor.quality.name, VARIABLE)
+        axes = {**self._names, "band": band}
+        codes = self._group.array(quality or sensor.quality.name, VARIABLE, axes)
         if variables is None:
-            layers = [self._stack_layer(self._group.array(reflectance, STACK), band, bands)]
+            layers = [self._stack_layer(self._group.array(reflectance, STACK, axes), band, bands)]
         else:
             named = variable_of(variables, sensor, path)
-            layers = [self._reflectance_layer(self._group.array(name, VARIABLE), of) for of, name in named.items()]
+            layers = [self._reflectance_layer(self._group.array(name, VARIABLE, axes), of) for of, name in named.items()]
         marked = codes.quality(sensor, codes.attributes)
         array = _Codes(marked, codes, sensor.quality) if absent_quality == ABSENT_QUALITY[0] else _Array(codes)
         self._join(path, sensor, layers, self._layer(codes, array), resampling=resampling, same_day=same_day, offset=offset)

@@ -11,6 +11,7 @@ import zarr
 
 from common.errors import is_data_error
 from data_prep.archive.sensor import Sensor
+from data_prep.readers.axes import check_order
 from data_prep.readers.encoding import check_quality
 from data_prep.readers.radiometry import unobserved_code, unobserved_number
 from data_prep.readers.zarr_chunks import ChunkCheckingStore, with_fill_value
@@ -108,12 +109,12 @@ class ZarrGroup:
             raise ValueError(f"{self.path}: metadata of {name} cannot be read: {error}") from error
         return StoredArray(found, self._store, f"{self.path}/{name}") if isinstance(found, zarr.Array) else None
 
-    def array(self, name: str, dimensions: tuple[str, ...]) -> StoredArray:
-        """The array `name`. Raises ValueError unless it is there, with `dimensions`."""
+    def array(self, name: str, dimensions: tuple[str, ...], names: Mapping[str, str] | None = None) -> StoredArray:
+        """The array `name`. Raises ValueError unless it is there, with `dimensions`; `names`: see `check_order`."""
         found = self.find(name)
         if found is None:
             raise ValueError(f"{self.path}: no array {name!r}; it holds {self._held()}")
-        check_dimensions(found, dimensions)
+        check_dimensions(found, dimensions, names)
         return found
 
     def coordinate(self, stored: StoredArray, name: str) -> StoredArray:
@@ -147,13 +148,14 @@ def _scopes(stored: StoredArray) -> list[str]:
     return ["/".join(groups[:depth]) for depth in range(len(groups), -1, -1)]
 
 
-def check_dimensions(stored: StoredArray, dimensions: tuple[str, ...]) -> None:
-    """Raises ValueError unless an array has as many axes as `dimensions`, in this order where it names them."""
+def check_dimensions(stored: StoredArray, dimensions: tuple[str, ...], names: Mapping[str, str] | None = None) -> None:
+    """Raises ValueError unless an array has as many axes as `dimensions`, in this order where it names them.
+
+    `names`: see `check_order`.
+    """
     array = stored.array
     # Zarr version 3 stores names of dimensions itself; for version 2, xarray writes them as an attribute.
-    names: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    named: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     if array.ndim != len(dimensions):
         raise ValueError(f"{stored.where}: has shape {array.shape}; expected the axes {dimensions}")
-    order = [dimension for dimension in names or () if dimension in dimensions]
-    if order and order != [dimension for dimension in dimensions if dimension in order]:
-        raise ValueError(f"{stored.where}: axes are {tuple(names)}; expected the order {dimensions}, so transpose it")
+    check_order([str(name) for name in named or ()], dimensions, stored.where, names)

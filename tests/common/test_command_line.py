@@ -311,6 +311,15 @@ def test_renamed_keys_of_a_configuration_file(tmp_path: Path, capsys: pytest.Cap
     assert "both are given" in capsys.readouterr().err
 
 
+def test_a_key_that_repeats_in_a_configuration_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parser would keep the last one in silence."""
+    (tmp_path / "a.yaml").write_text("stream: {seed: 2}\nstream: {num_workers: 3}\n")
+    with pytest.raises(SystemExit) as stopped:
+        parse(pretrain, ["--data", "c", "--output", "o", "--config", str(tmp_path / "a.yaml")], config_class=PretrainConfig)
+    assert stopped.value.code == 2
+    assert "the key 'stream' is in lines 1 and 2; expected each key once" in capsys.readouterr().err
+
+
 def test_arguments_for_another_process_are_the_same() -> None:
     given_ = [
         "--input",

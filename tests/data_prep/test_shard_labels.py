@@ -245,6 +245,12 @@ def other_place(scenes: Path) -> dict[str, str]:
     return {"landsat": "crop_type"}
 
 
+def other_scene(scenes: Path) -> dict[str, str]:
+    """The raster of a scene twelve kilometres to the east, whose pixels lie on the same lines."""
+    write_label(scenes / "b" / "crop_type.tif", np.ones((80, 80), int), west=500_040.0 + 400 * 30)
+    return {"landsat": "crop_type"}
+
+
 def other_pixels(scenes: Path) -> dict[str, str]:
     write_label(scenes / "b" / "crop_type.tif", np.ones((240, 240), int), gsd=10.0)
     return {"landsat": "crop_type"}
@@ -260,6 +266,7 @@ def no_raster(scenes: Path) -> dict[str, str]:
     [
         (no_label, "b", "scene b has no label 'crop_type'; it has none"),
         (other_place, "b", r"its pixels \(.* of 30 from \(500050, .* are not those of the images \(.* from \(500040"),
+        (other_scene, "b", r"crop_type.tif \(80 x 80 px .* from \(512040, .* shares no pixel with the images \(.* from \(500040"),
         (other_pixels, "b", r"its pixels \(240 x 240 px of 10 from .* labels are not resampled"),
         (no_raster, "c", "crop_type.tif: cannot be read"),
     ],
@@ -313,3 +320,37 @@ def test_a_label_smaller_than_the_images_is_no_data_outside(corpora: tuple[Path,
     np.testing.assert_array_equal(sample["label.npy"], expected)
     with pytest.raises(ValueError, match="holds a corpus of another plan"):
         shard(ShardConfig(input=scenes, output=tmp_path / "c", sources=["landsat"], chip_px={"landsat": 64}))
+
+
+def test_codes_without_a_name_reject_their_samples(corpora: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """One pixel of scene b has a code that `classes` do not name: the sample around it is not written."""
+    scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))
+    with rasterio.open(scenes / "b" / "crop_type.tif", "r+") as raster:
+        codes = raster.read(1)
+        codes[40, 40] = 77
+        raster.write(codes, 1)
+    options: dict[str, Any] = {"input": scenes, "sources": ["landsat"], "chip_px": {"landsat": CHIP}, "max_failed_share": 0.1}
+    assert shard(ShardConfig(output=tmp_path / "c", label={"landsat": "crop_type"}, **options)) == 0
+    rejected = [json.loads(line) for line in (tmp_path / "c" / "rejected.jsonl").read_text().splitlines()]
+    (reason,) = (entry["reason"] for entry in rejected if entry["key"].startswith("landsat-b"))
+    assert re.search(r"crop_type.tif holds codes \[77\] that its `classes` do not name", reason)
+    assert len(samples_of(tmp_path / "c")) == 7
+
+
+def test_rasters_of_labels_yaml_that_are_described_anew_are_another_plan(
+    corpora: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """The year of the shared raster is changed between two runs: one corpus must not hold labels of both."""
+    scenes = Path(shutil.copytree(corpora[0], tmp_path / "scenes"))
+    shutil.copy(scenes / "a" / "crop_type.tif", scenes / "crops.tif")
+    classes = yaml.safe_load((scenes / "a" / "scene.yaml").read_text())["labels"]["crop_type"]["classes"]
+    for scene in ("a", "b", "c", "d", "e"):
+        edit(scenes / scene, labels={})
+    shared = {"path": "crops.tif", "classes": classes, "nodata": 0}
+    (scenes / "labels.yaml").write_text(yaml.safe_dump({"crop_type": shared}))
+    settings = PlanSettings(sources=("landsat",), chip_px={"landsat": CHIP}, labels={"landsat": "crop_type"})
+    plan = make_plan(scenes, tmp_path / "corpus", settings)
+    assert make_plan(scenes, tmp_path / "corpus", settings).hash == plan.hash
+    (scenes / "labels.yaml").write_text(yaml.safe_dump({"crop_type": shared | {"year": 2020}}))
+    with pytest.raises(ValueError, match="holds a corpus of another plan"):
+        make_plan(scenes, tmp_path / "corpus", settings)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from affine import Affine
+from pyproj import Transformer
 
 from common.grid import Grid
 from data_prep.archive.scene import load_scene
@@ -64,9 +65,13 @@ def test_shards_are_those_of_the_scene_stored_north_up(tmp_path: Path, flipped: 
     assert [hashlib.sha256(shard).hexdigest() for shard in found] == [hashlib.sha256(shard).hexdigest() for shard in expected]
 
 
+@pytest.mark.parametrize("is_cropped", [False, True])
 @pytest.mark.parametrize("side", [6, 12])
-def test_land_cover_in_the_file_of_a_sample_is_flipped_with_its_images(tmp_path: Path, side: int) -> None:
-    """`label` has half the resolution of the images, and is stored in the same order of rows and columns."""
+def test_land_cover_in_the_file_of_a_sample_is_flipped_with_its_images(tmp_path: Path, side: int, is_cropped: bool) -> None:
+    """`label` has half the resolution of the images, and is stored in the same order of rows and columns.
+
+    A box in scene.yaml leaves only the pixels of the window, and the file keeps the label of all.
+    """
     rng, placed = np.random.default_rng(0), (-10.0, 0.0, 500_160.0, 0.0, 10.0, 5_000_000.0)
     pixels, label = rng.integers(1, 9_000, (4, 10, 12, 12)).astype(np.uint16), rng.choice([10, 61, 190], (6, 6))
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -74,14 +79,22 @@ def test_land_cover_in_the_file_of_a_sample_is_flipped_with_its_images(tmp_path:
         file["images"].attrs.update({"crs": CRS, "transform": placed})
     dates = {"start": "2021-01-04", "every_days": 90}
     options = {"container": "hdf5_sample", "path": "a.h5", "dataset": "images", "dates": dates, "offset": 0}
+    if is_cropped:
+        to_degrees = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
+        west, south = to_degrees.transform(500_043, 5_000_003)
+        east, north = to_degrees.transform(500_037 + 10 * side, 4_999_997 + 10 * side)
+        options["bbox"] = [west, south, east, north]
     values = {"name": "s", "sources": {"sentinel2": options}, "land_cover": {"label": "label", "legend": "glc_fcs30d"}}
     (tmp_path / "scene.yaml").write_text(yaml.safe_dump(values))
     scene = load_scene(tmp_path)
     with open_reader(scene, "sentinel2", SENSORS) as reader:
         grid = reader.grid
-        images = reader.read(12 - side, 0, side, side, slice(None))
-    assert grid == Grid(crs=CRS, transform=Affine(10, 0, 500_040, 0, -10, 5_000_120), height=12, width=12)
-    window = SampleWindow(source="sentinel2", file=None, grid=grid, row=12 - side, col=0, size=side, year=2021)
+        row = 0 if is_cropped else 12 - side
+        images = reader.read(row, 0, side, side, slice(None))
+    extent = side if is_cropped else 12
+    north = 5_000_000 + 10 * extent
+    assert grid == Grid(crs=CRS, transform=Affine(10, 0, 500_040, 0, -10, north), height=extent, width=extent)
+    window = SampleWindow(source="sentinel2", file=None, grid=grid, row=row, col=0, size=side, year=2021)
     with open_land_cover(scene, load_legend("glc_fcs30d")) as land_cover:
         codes = land_cover.codes(window, None)
     # The window is the south-west, which is stored last in columns and first in rows.

@@ -247,6 +247,9 @@ def test_years_of_a_column(tmp_path: Path, assign: str) -> None:
             expected = by_points(UTM, parcels[some], np.array(columns["crop"])[some].tolist(), UTM.crs)
             np.testing.assert_array_equal(label.read(year=year), expected)
             assert label.counts(year).overlap_px == (100 if year == 2021 else 0)
+    with opened(tmp_path, UTM, **entry, outside="not_cropland") as label:  # nobody says what the ground was in 2023
+        assert [bool((label.read(year=year) == 301).any()) for year in (2021, 2022, 2023)] == [True, True, False]
+        assert not label.read(year=2023).any()
     entry.pop("year_column")
     with opened(tmp_path, UTM, **entry, year=2021) as label:
         assert label.years == (2021,)

@@ -45,7 +45,8 @@ def on_source(scene: Scene) -> LabelOnSource:
 def test_windows_of_a_label_of_another_extent(tmp_path: Path, crs: str, origin: float, down: int) -> None:
     """The label begins `down` rows below the images and five columns to their left; outside of it nothing is labelled."""
     codes = np.random.default_rng(0).integers(0, 5, (36, 44)).astype(np.uint8)
-    labelled = with_label(tmp_path, codes, crs, Affine(30, 0, 600_000 - 150, 0, -30, origin - 30 * down))
+    classes = {code: f"class {code}" for code in range(5)}
+    labelled = with_label(tmp_path, codes, crs, Affine(30, 0, 600_000 - 150, 0, -30, origin - 30 * down), classes=classes)
     expected = np.full((100, 100), 9, np.uint8)
     expected[30 + down : 66 + down, 25:69] = codes
     with on_source(labelled) as label:
@@ -78,7 +79,8 @@ def test_another_crs_is_named(tmp_path: Path) -> None:
 def test_a_raster_of_several_bands_is_refused_unless_the_last_is_alpha(tmp_path: Path, resample: str | None) -> None:
     """Codes of two years beside each other: nothing says which of them is meant."""
     codes = np.random.default_rng(0).integers(0, 5, (2, *GRID.shape)).astype(np.uint8)
-    labelled = with_label(tmp_path, codes[0], GRID.crs, GRID.transform, resample=resample)
+    classes = {code: f"class {code}" for code in range(5)}
+    labelled = with_label(tmp_path, codes[0], GRID.crs, GRID.transform, resample=resample, classes=classes)
 
     def write(**last: Any) -> None:
         profile = {"driver": "GTiff", "count": 2, "dtype": "uint8", "height": GRID.height, "width": GRID.width, **last}

@@ -20,6 +20,7 @@ from common.grid import Grid
 from common.rasters import Raster
 from common.storage import any_path
 from data_prep.archive.scene import LandCover, load_scene
+from data_prep.landcover.base import SampleWindow
 from data_prep.landcover.legend import load_legend
 from data_prep.landcover.maps import LandCoverMap, map_tiles
 from data_prep.plan.build import make_plan
@@ -85,6 +86,38 @@ def test_a_map_in_degrees_under_other_grids(tmp_path: Path, footprint: Grid) -> 
     # About the map's own pixel size: a pixel of 0.00025 degrees is 27.8 m high and 27.8 m times the cosine of 45 degrees wide.
     area = abs(footprint.transform.determinant) * footprint.height * footprint.width
     assert found.size == pytest.approx(area / (27.8**2 * np.cos(np.radians(45.1))), rel=0.08)
+
+
+@pytest.mark.parametrize("nodata", [None, 200, 254])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "float32"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_stored_codes_that_are_a_fill_are_not_changed(tmp_path: Path, dtype: str, nodata: int | None, first: int) -> None:
+    """GDAL writes a code that equals the no-data number of its result as the next one, which may be a class."""
+    footprint, corner = UTM, corner_of(UTM)
+    codes = patches(np.random.default_rng(0), 80)
+    codes[first::7] = 0
+    codes[:, 3::9] = 250
+    profile = {
+        "driver": "GTiff",
+        "count": 1,
+        "crs": "EPSG:4326",
+        "transform": Affine(MAP_STEP, 0, corner[0], 0, -MAP_STEP, corner[1]),
+    }
+    with rasterio.open(tmp_path / "m.tif", "w", height=80, width=80, dtype=dtype, nodata=nodata, **profile) as raster:
+        raster.write(codes.astype(dtype), 1)
+    window = SampleWindow(source="sentinel2", file=None, grid=footprint, row=0, col=0, size=64, year=2021)
+    with open_map(tmp_path / "m.tif") as land_cover:
+        found = land_cover.codes(window, None)
+        cells = Grid(
+            crs=footprint.crs,
+            transform=footprint.transform @ Affine.scale(64 / found.shape[1], 64 / found.shape[0]),
+            height=found.shape[0],
+            width=found.shape[1],
+        )
+    expected = indexed(cells, codes, corner)
+    assert {0, 250} < set(np.unique(expected).tolist())
+    assert (found == expected).mean() > 0.99  # edges of pixels may be rounded
+    assert set(np.unique(found).tolist()) <= set(np.unique(codes).tolist())
 
 
 def test_tiles_are_one_map(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import InfrastructureError
+from common.errors import InfrastructureError, MissingPackageError
 from data_prep.plan import survey
 from data_prep.plan.build import make_plan
 from data_prep.plan.settings import PlanSettings
@@ -57,7 +57,9 @@ def number_of_jobs(scenes: Path, output: Path, settings: PlanSettings = SETTINGS
     return jobs.done
 
 
-@pytest.mark.parametrize("error", [Stopped(), InfrastructureError("the storage is away")])
+@pytest.mark.parametrize(
+    "error", [Stopped(), InfrastructureError("the storage is away"), MissingPackageError("pyhdf is not installed")]
+)
 def test_what_was_opened_is_not_opened_again(scenes: Path, tmp_path: Path, error: BaseException) -> None:
     whole = number_of_jobs(scenes, tmp_path / "whole")
     assert whole > 2
@@ -93,6 +95,25 @@ def test_a_last_line_that_is_damaged_is_forgotten(scenes: Path, tmp_path: Path, 
     with pytest.raises(Stopped):
         make_plan(scenes, tmp_path / "plan", SETTINGS, Jobs(1))
     assert number_of_jobs(scenes, tmp_path / "plan") == whole - 2
+    assert contents(tmp_path / "plan") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("error", [Stopped(), InfrastructureError("the storage is away"), ValueError("damaged")])
+def test_a_run_that_fails_leaves_the_plan_of_another_one(scenes: Path, tmp_path: Path, error: BaseException) -> None:
+    """Two hosts plan one new corpus; the first has finished, and writes shards, when the second is stopped."""
+    number_of_jobs(scenes, tmp_path / "whole")
+
+    class LateJobs(Jobs):
+        def __call__(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+            for number, result in enumerate(super().__call__(function, jobs)):
+                if number == 1:
+                    make_plan(scenes, tmp_path / "plan", SETTINGS)
+                    raise error
+                yield result
+
+    with pytest.raises(type(error)):
+        make_plan(scenes, tmp_path / "plan", SETTINGS, LateJobs())
+    assert number_of_jobs(scenes, tmp_path / "plan") == 0
     assert contents(tmp_path / "plan") == contents(tmp_path / "whole")
 
 

@@ -221,12 +221,15 @@ def test_zarr_of_another_type_bands_or_axes(tmp_path: Path) -> None:
         open_reader(here, "sentinel2", SENSORS)
     array = group.create_array("turned", shape=pixels.shape, dtype=pixels.dtype, dimension_names=["time", "band", "x", "y"])
     assert array.shape == pixels.shape
-    with pytest.raises(ValueError, match="expected the order"):
-        open_reader(
-            scene(tmp_path, "sentinel2", container="zarr_cube", path="s2.zarr", offset=0, reflectance="turned"),
-            "sentinel2",
-            SENSORS,
-        )
+    group.create_array("geographic", shape=pixels.shape, dtype=pixels.dtype, dimension_names=["time", "band", "lon", "lat"])
+    group.create_array("named", shape=pixels.shape, dtype=pixels.dtype, dimension_names=["time", "band", "spalte", "zeile"])
+    for name, axes in (("turned", {}), ("geographic", {}), ("named", {"x": "spalte", "y": "r10m/zeile"})):
+        with pytest.raises(ValueError, match=r"axes are .*; expected time, band, y, x, so transpose it"):
+            open_reader(
+                scene(tmp_path, "sentinel2", container="zarr_cube", path="s2.zarr", offset=0, reflectance=name, **axes),
+                "sentinel2",
+                SENSORS,
+            )
 
 
 @pytest.mark.filterwarnings("ignore")

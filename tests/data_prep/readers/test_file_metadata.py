@@ -89,6 +89,8 @@ def test_numbers_without_units_are_days_since_1970() -> None:
     [
         (np.array([20210103]), {}, "numbers like 20210103 without units"),
         (np.array([18_628.5]), {}, r"numbers like 18628\.5 without units"),
+        (np.array([18_628, 25_933]), {}, "numbers like 25933 without units"),  # days since 1950
+        (np.array([44_197]), {}, "numbers like 44197 without units"),  # days since 1900, as in spreadsheets
         (np.array([18_628, 2021]), {}, r"2021 without units may be a year, which is no date; write ISO texts"),
         (np.array([2021.0, np.nan]), {}, r"2021\.0 without units may be a year"),
         (np.array([np.nan]), {}, "numbers like nan without units"),

@@ -22,8 +22,8 @@ SENSOR = SENSORS["landsat"]
     [
         ("bands", 5, r"band names \['5'\]"),
         ("bands", "abc", r"band names \['abc'\]"),
-        ("_FillValue", np.array([]), "_FillValue or missing_value is .*; expected a number"),
-        ("missing_value", np.array([]), "_FillValue or missing_value is .*; expected a number"),
+        ("_FillValue", np.array([]), "_FillValue, missing_value or nodata is .*; expected a number"),
+        ("missing_value", np.array([]), "_FillValue, missing_value or nodata is .*; expected a number"),
         ("transform", np.array(["a", "b"], dtype="S1"), "transform is .*; expected the six numbers"),
     ],
 )
@@ -43,8 +43,8 @@ def test_attributes_of_hdf5(tmp_path: Path, container: str, name: str, value: An
     [
         ("transform", {"a": 1}, "transform is .*; expected the six numbers"),
         ("transform", None, "transform is .*; expected the six numbers"),
-        ("_FillValue", {"a": 1}, "_FillValue or missing_value is .*; expected a number"),
-        ("_FillValue", [], "_FillValue or missing_value is .*; expected a number"),
+        ("_FillValue", {"a": 1}, "_FillValue, missing_value or nodata is .*; expected a number"),
+        ("_FillValue", [], "_FillValue, missing_value or nodata is .*; expected a number"),
     ],
 )
 def test_attributes_of_zarr(tmp_path: Path, name: str, value: Any, message: str) -> None:
