@@ -58,11 +58,11 @@ class Hdf5Cube(LayeredCube):
     and a grid mapping `spatial_ref`, or with the attributes above. Variables may lie in groups; coordinates and the grid mapping
     are looked for in the group of a variable, then in those around it.
 
-    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A file does not say
-    which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
-    (common_name, center_wavelength, radiation_wavelength) state them. Chunks and datasets that were never written were not
-    observed, whatever their fill value; but chunks that were allocated when the file was made, as parallel HDF5 does, cannot be
-    told from written ones.
+    The attributes scale_factor, add_offset and _FillValue (or missing_value, nodata) of the reflectance must agree with the
+    sensor. A file does not say which product it is from: bands are told by their names, and by common names and wavelengths where
+    attributes or coordinates (common_name, center_wavelength, radiation_wavelength) state them. Chunks and datasets that were
+    never written were not observed, whatever their fill value; but chunks that were allocated when the file was made, as parallel
+    HDF5 does, cannot be told from written ones.
 
     Options of scene.yaml:
         path: path or fsspec URL of the file.

@@ -83,9 +83,9 @@ class ZarrCube(LayeredCube):
     may lie in subgroups and on nested grids; coordinates, `spatial_ref`, `crs` and `transform` are looked for in the group of a
     variable, then in those around it.
 
-    The attributes scale_factor, add_offset and _FillValue of the reflectance must agree with the sensor. A group does not say
-    which product it is from: bands are told by their names, and by common names and wavelengths where attributes or coordinates
-    (common_name, center_wavelength, radiation_wavelength) state them.
+    The attributes scale_factor, add_offset and _FillValue (or missing_value, nodata) of the reflectance must agree with the
+    sensor. A group does not say which product it is from: bands are told by their names, and by common names and wavelengths
+    where attributes or coordinates (common_name, center_wavelength, radiation_wavelength) state them.
 
     What an absent chunk holds was not observed, whatever the fill value of the array. A quality array of which no chunk is
     stored has one code, its fill value, if the store can be listed. An absent chunk of the coordinates holds the fill value.

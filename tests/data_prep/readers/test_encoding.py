@@ -198,8 +198,9 @@ def test_what_is_no_scale_is_named() -> None:
         with pytest.raises(ValueError, match=r"r: scale_factor is .*; expected one number"):
             cf_encoding(dtype, {"scale_factor": value}, "r")
     assert check_encoding(cf_encoding(dtype, {"scale_factor": [0.0001, 0.0001]}, "r"), sensor, "r") is None
-    with pytest.raises(ValueError, match="r: no data is 0 in the file, but -9999 for source landsat"):
-        check_encoding(cf_encoding(dtype, {"missing_value": np.int16(0)}, "r"), sensor, "r")
+    for name in ("missing_value", "nodata"):
+        with pytest.raises(ValueError, match="r: no data is 0 in the file, but -9999 for source landsat"):
+            check_encoding(cf_encoding(dtype, {name: np.int16(0)}, "r"), sensor, "r")
 
 
 def test_a_baseline_in_file_names_contradicts_a_wrong_offset(tmp_path: Path) -> None:
