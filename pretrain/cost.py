@@ -27,7 +27,6 @@ from pretrain.model.gpus import GPUS, LAUNCH_SECONDS
 from pretrain.model.memory import activation_bytes, model_bytes
 from pretrain.model.roofline import Kernels, roofline, step_kernels, update_kernels
 from pretrain.objective.model import LandCoverModel
-from pretrain.objective.targets import LandCoverTargets
 
 # Samples of each source in the paper.
 PUBLISHED_SAMPLES = {"modis": 1_500_000, "landsat": 13_400_000, "sentinel2": 10_300_000}
@@ -147,14 +146,14 @@ class _SourceCost:
 def _model_without_numbers(config: CostConfig, bands: dict[str, int]) -> LandCoverModel:
     """The model of a training on sources with so many bands, on the meta device."""
     groupings = config.objective.groupings
-    if config.data is not None:
-        classes = LandCoverTargets(load_corpus(config.data), groupings).classes
-    else:
-        classes = load_legend(groupings.get(BUILT_IN_LEGEND, BUILT_IN_LEGEND)).classes
-    shape = config.objective.decoder(config.stream.num_frames, len(classes))
+    legends = {BUILT_IN_LEGEND: load_legend(BUILT_IN_LEGEND)} if config.data is None else load_corpus(config.data).legends
+    # A training wants the same classes of all legends, and says so.
+    grouped = [load_legend(groupings[name]) if name in groupings else legend for name, legend in legends.items()]
+    num_classes = max(len(legend.classes) for legend in grouped)
+    shape = config.objective.decoder(config.stream.num_frames, num_classes)
     with torch.device("meta"):
         encoder = VideoSwin(replace(config.encoder, sources=bands))
-        return LandCoverModel(encoder, len(classes), None if shape is None else MapDecoder(encoder, list(bands), shape))
+        return LandCoverModel(encoder, num_classes, None if shape is None else MapDecoder(encoder, list(bands), shape))
 
 
 def _source_cost(config: CostConfig, model: LandCoverModel, source: str, shape: Shape, samples: int) -> _SourceCost:
