@@ -5,7 +5,7 @@
 
 To choose by, on the landscapes for tuning:
 
-    python tests/bench/table_test_bed.py --bed bed/ --output bed/tuning --scenes tuning --settings same --label_fraction 0.05 --seeds 3
+    python tests/bench/table_test_bed.py --bed bed/ --output tune/ --scenes tuning --settings same --label_fraction 0.05 --seeds 3
 
 Setting `same` has landscapes in the climates of the test in its pretraining, `held_out` has none. What needs no pretraining is
 run once, for both. Started again, it resumes, and keeps what has finished; it takes 30 hours on two cores.
